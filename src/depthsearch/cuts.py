@@ -1,0 +1,288 @@
+"""The candidate cuts of a model: where the border between frozen and trainable may lie.
+
+A cut is named by its first trainable layer; everything executed before that layer is frozen. Candidates
+that freeze the same parameters and statistics are one cut, named after the last of them (the least is left to
+compute), with the others as aliases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from depthsearch.errors import CutError, TraceError
+from depthsearch.graph import Layer, LayerGraph, trace
+from depthsearch.numbering import Numbered, number_layers
+
+__all__ = ["KINDS", "Cut", "find_cut", "find_head", "list_cuts"]
+
+KINDS = ("conv", "pool", "concat", "block")
+DEFAULT_KINDS = ("conv", "pool", "concat")
+# Which name a cut carries when several candidates start at the same layer.
+PRECEDENCE = ("head", "conv", "pool", "concat", "block")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A border between frozen and trainable layers.
+
+    Attributes:
+        index: Position among the listed candidates by depth; 0 freezes nothing.
+        layer: Number of the first trainable layer, counted from 1 as Keras prints a model.
+        name: Module path of that layer or block.
+        kind: ``conv``, ``pool``, ``concat`` or ``block``; ``head``: the whole backbone is frozen.
+        keras_name: Its name in ``keras.applications``, or None where Keras has no such model.
+        aliases: Other candidates that freeze the same parameters.
+        first_layer: Name of the operation that the suffix starts with.
+        frozen_mac_share: Share of the backbone's forward MACs before the cut, in [0, 1].
+        frozen_parameter_share: Share of the backbone's parameters before the cut, in [0, 1].
+        trainable_parameters: Parameters of the backbone at or behind the cut; the head's come on top.
+        boundary_bytes: Bytes of the tensors alive across the cut, per image, as computed (float32: 4 each).
+    """
+
+    index: int
+    layer: int
+    name: str
+    kind: str
+    keras_name: str | None
+    aliases: tuple[str, ...]
+    first_layer: str
+    frozen_mac_share: float
+    frozen_parameter_share: float
+    trainable_parameters: int
+    boundary_bytes: int
+
+    def __str__(self) -> str:
+        """Name the cut as every output does: number, Keras name, module path."""
+        names = [self.keras_name, self.name] if self.keras_name else [self.name]
+        return f"layer {self.layer} ({', '.join(names)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    position: int
+    first_layer: str
+    name: str
+    kind: str
+
+
+def list_cuts(
+    model: nn.Module,
+    kinds: Sequence[str] = DEFAULT_KINDS,
+    *,
+    image_size: int | None = None,
+    head: str | None = None,
+) -> list[Cut]:
+    """List the candidate cuts of a model by depth.
+
+    The first freezes nothing, the last the whole backbone; the classifier's own layers are no candidates.
+
+    Args:
+        model: A CNN that torch.fx can trace. Left as it was.
+        kinds: Which layers are candidates: any of ``conv``, ``pool``, ``concat``, ``block``.
+        image_size: Height and width for which costs and sizes are given, in pixels; default: the model's own.
+        head: Module path of the classifier, where it is not the one that timm or the last layer names.
+
+    Raises:
+        TraceError: If the model cannot be followed.
+        CutError: If a kind is unknown or the model has no candidate.
+    """
+    return cuts_of(trace(model, image_size=image_size), model, kinds, head=head)
+
+
+def cuts_of(
+    graph: LayerGraph, model: nn.Module, kinds: Sequence[str] = DEFAULT_KINDS, *, head: str | None = None
+) -> list[Cut]:
+    """List the candidate cuts of a model that is traced already; see `list_cuts`."""
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown or not kinds:
+        raise CutError(f"No candidate kind {', '.join(map(repr, unknown)) or '(none given)'}: give some of "
+                       f"{', '.join(KINDS)}.")  # fmt: skip
+    end, head_name = find_head(graph, model, head)
+    backbone = [layer for layer in graph.layers if layer.position < end]
+    if not any(layer.parameters for layer in backbone):
+        raise CutError(
+            f"{type(model).__name__} has no layer with parameters before its classifier "
+            f"'{head_name}': there is nothing to freeze. Name the classifier's module, or take a CNN."
+        )
+    candidates = list(_candidates(backbone, model, kinds))
+    if not candidates:
+        found = sorted({layer.kind for layer in backbone} & set(KINDS)) or ["none of these"]
+        raise CutError(
+            f"{type(model).__name__} has no {' or '.join(kinds)} layer to cut at; it has: {', '.join(found)}."
+        )
+    first = next(layer for layer in backbone if layer.parameters)
+    candidates.append(_Candidate(position=first.position, first_layer=first.name, name=first.name,
+                                 kind=_kind_of(first)))  # fmt: skip
+    at_end = next((layer.name for layer in graph.layers if layer.position >= end), "output")
+    candidates.append(_Candidate(position=end, first_layer=at_end, name=head_name, kind="head"))
+    return _describe(graph, backbone, _merge(candidates, graph, backbone))
+
+
+def find_cut(cuts: Iterable[Cut], name: str | int) -> Cut:
+    """Find a cut by layer number, module path, Keras name or alias.
+
+    Raises:
+        CutError: If there is none, with the names that come nearest.
+    """
+    cuts = list(cuts)
+    wanted = str(name)
+    for cut in cuts:
+        if wanted in (str(cut.layer), cut.name, cut.keras_name, *cut.aliases):
+            return cut
+    near = [str(cut) for cut in cuts if wanted in cut.name] or [str(cut) for cut in cuts]
+    more = ", ..." if len(near) > 4 else ""
+    raise CutError(f"No cut {wanted!r}. Cuts: {', '.join(near[:4])}{more}. See `depthsearch cuts`.")
+
+
+def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> tuple[int, str]:
+    """Find where the classifier starts: its first node's position and its module path.
+
+    That is the given module, the one timm names, or the last layer where it is linear (with the
+    container around it, if that holds no convolution). A model without one ends in its output.
+
+    Raises:
+        CutError: If the given module is not one of the model's, or never runs.
+    """
+    path = head or _timm_head(model) or _last_linear(graph, model)
+    if path is None:
+        return len(graph.nodes) - 1, "output"
+    positions = [layer.position for layer in graph.layers if _is_within(layer.module, path)]
+    if not positions:
+        raise CutError(
+            f"No module '{path}' runs in {type(model).__name__}. Its last layers: "
+            f"{', '.join(layer.name for layer in graph.layers[-3:])}."
+        )
+    return min(positions), path
+
+
+def _timm_head(model: nn.Module) -> str | None:
+    """Module path of the classifier that a timm model's configuration names."""
+    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    path = named if isinstance(named, str) else None
+    return path if path and path in dict(model.named_modules()) else None
+
+
+def _last_linear(graph: LayerGraph, model: nn.Module) -> str | None:
+    last = next((layer for layer in reversed(graph.layers) if layer.parameters), None)
+    modules = dict(model.named_modules())
+    if last is None or not isinstance(modules.get(last.module), nn.Linear):
+        return None
+    top = last.module.split(".")[0]
+    has_convolution = any(isinstance(m, _ConvNd) for m in modules[top].modules())
+    return last.module if has_convolution else top
+
+
+def _is_within(module: str, path: str) -> bool:
+    return module == path or module.startswith(path + ".")
+
+
+def _kind_of(layer: Layer) -> str:
+    return layer.kind if layer.kind in KINDS else "block"
+
+
+def _candidates(backbone: Sequence[Layer], model: nn.Module, kinds: Sequence[str]) -> Iterator[_Candidate]:
+    for layer in backbone:
+        if layer.kind in kinds:
+            yield _Candidate(
+                position=layer.position, first_layer=layer.name, name=layer.name, kind=layer.kind
+            )
+    if "block" in kinds:
+        for path in find_blocks(model):
+            inside = [layer for layer in backbone if _is_within(layer.module, path)]
+            if inside:
+                start = min(inside, key=lambda layer: layer.position)
+                yield _Candidate(position=start.position, first_layer=start.name, name=path, kind="block")
+
+
+def find_blocks(model: nn.Module) -> list[str]:
+    """Find the repeated units of a model: residual blocks, dense layers, transformer blocks.
+
+    A unit is the innermost module with at least two weighted layers whose class stands several times under
+    one parent; modules at the same place of the hierarchy (``blocks.0.0`` beside ``blocks.3.1``) are units too.
+    """
+    units = {
+        path: module
+        for path, module in model.named_modules()
+        if path and not _is_container(module) and _n_weighted(module) >= 2
+    }
+    siblings = Counter((path.rpartition(".")[0], type(module)) for path, module in units.items())
+    classes = {kind for (_, kind), n in siblings.items() if n >= 2}
+    repeated = {path for path, module in units.items() if type(module) in classes}
+    places = {_place(path) for path in repeated}
+    paths = [p for p in units if p in repeated or _place(p) in places]
+    return [p for p in paths if not any(q.startswith(p + ".") for q in paths)]
+
+
+def _is_container(module: nn.Module) -> bool:
+    return type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def _n_weighted(module: nn.Module) -> int:
+    return sum(isinstance(m, _ConvNd | nn.Linear) for m in module.modules())
+
+
+def _place(path: str) -> str:
+    return re.sub(r"\d+", "*", path)
+
+
+def _merge(
+    candidates: Sequence[_Candidate], graph: LayerGraph, backbone: Sequence[Layer]
+) -> list[tuple[_Candidate, tuple[str, ...]]]:
+    """Join the candidates that freeze the same tensors; drop those where no boundary can be kept."""
+
+    def frozen(candidate: _Candidate) -> int:
+        return sum(len(layer.tensors) for layer in backbone if layer.position < candidate.position)
+
+    def depth(candidate: _Candidate) -> tuple[int, int]:
+        return candidate.position, -PRECEDENCE.index(candidate.kind)
+
+    def possible(candidate: _Candidate) -> bool:
+        try:
+            return bool(graph.boundary(candidate.position))
+        except TraceError:
+            return False
+
+    ordered = sorted(filter(possible, candidates), key=depth)
+    merged = []
+    for _, group in groupby(ordered, key=frozen):
+        *others, last = group
+        names = dict.fromkeys(c.name for c in others if c.name != last.name)
+        merged.append((last, tuple(names)))
+    return merged
+
+
+def _describe(
+    graph: LayerGraph, backbone: Sequence[Layer], merged: Sequence[tuple[_Candidate, tuple[str, ...]]]
+) -> list[Cut]:
+    numbers = number_layers(graph)
+    behind = Numbered(number=max(n.number for n in numbers.values()) + 1, keras_name=None)
+    macs = sum(layer.macs for layer in backbone)
+    parameters = sum(layer.parameters for layer in backbone)
+    cuts = []
+    for index, (candidate, aliases) in enumerate(merged):
+        before = [layer for layer in backbone if layer.position < candidate.position]
+        frozen_parameters = sum(layer.parameters for layer in before)
+        numbered = numbers.get(candidate.first_layer, behind)
+        cuts.append(
+            Cut(
+                index=index,
+                layer=numbered.number,
+                name=candidate.name,
+                kind=candidate.kind,
+                keras_name=numbered.keras_name if candidate.kind != "head" else None,
+                aliases=aliases,
+                first_layer=candidate.first_layer,
+                frozen_mac_share=sum(layer.macs for layer in before) / macs if macs else 0.0,
+                frozen_parameter_share=frozen_parameters / parameters,
+                trainable_parameters=parameters - frozen_parameters,
+                boundary_bytes=sum(graph.bytes_per_image[n] for n in graph.boundary(candidate.position)),
+            )
+        )
+    return cuts

@@ -1,0 +1,72 @@
+"""A data set as the rest of the program sees it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageSet:
+    """The ``n`` images of one split: rows of the store that all splits share.
+
+    Attributes:
+        images: ``(n_stored, 3, s, s)``, uint8, memory-mapped; not this split alone.
+        rows: ``(n,)``, int64, where each image of this split stands in ``images``.
+        labels: ``(n,)``, int64.
+    """
+
+    images: Tensor
+    rows: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.rows)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Copy some images out of the store.
+
+        Args:
+            index: ``(b,)``, int64, places in this split in [0, n).
+
+        Returns:
+            ``(b, 3, s, s)``, uint8.
+        """
+        return self.images.index_select(0, self.rows[index])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataSet:
+    """Labelled images in three splits.
+
+    Attributes:
+        name: What to call it: the folder's name, or ``"digits"``.
+        source: The folder's full path, or ``"digits"``.
+        classes: Names of the classes, sorted; a label is a place in it.
+        train: What the suffix learns from.
+        val: What prunes and chooses.
+        test: What is read once, at the end.
+        fingerprint: Hash of the files' bytes, their paths in the source, their splits and the
+            classes. The same for a copy elsewhere, whatever its times; it says nothing of image
+            size, crop and interpolation.
+        skipped: Paths of the images left out because they cannot be read.
+        duplicates: Groups of paths whose files are the same to the byte and lie in different
+            splits.
+        image_size: Side of the images in pixels.
+    """
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    fingerprint: str
+    skipped: tuple[str, ...]
+    duplicates: tuple[tuple[str, ...], ...]
+    image_size: int
+
+    @property
+    def num_classes(self) -> int:
+        """Count the classes."""
+        return len(self.classes)

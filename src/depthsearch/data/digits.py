@@ -1,0 +1,47 @@
+"""Scikit-learn's handwritten digits: real images that need no download.
+
+Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+Repository, 1998; the test part, as ``sklearn.datasets.load_digits`` carries it.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from depthsearch.data.decode import Decoded, Geometry, cut_square
+from depthsearch.data.listing import Listing
+
+_INK_LEVELS = 16
+
+
+def list_digits() -> Listing:
+    """List the 1,797 greyscale images of 8 x 8 pixels in 10 classes.
+
+    A digit fills its image, so decoding keeps it whole: the crop share does not apply.
+    """
+    # Imported here because a folder of images does not need it.
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.argsort(digits.target, kind="stable")
+    ink = digits.images[order]
+    grey = np.round(ink * (255 / _INK_LEVELS)).astype(np.uint8)
+    labels = digits.target[order].astype(np.int64)
+
+    def decode(index: int, geometry: Geometry) -> Decoded:
+        image = Image.fromarray(grey[index]).convert("RGB")
+        digest = hashlib.blake2b(grey[index].tobytes(), digest_size=16).hexdigest()
+        return Decoded(pixels=cut_square(image, replace(geometry, crop_share=1.0)), digest=digest)
+
+    return Listing(
+        name="digits",
+        source="digits",
+        classes=tuple(str(name) for name in digits.target_names),
+        paths=tuple(f"{label}/{place:04d}" for label, place in zip(labels, order, strict=True)),
+        labels=labels,
+        splits=np.full(len(labels), "train"),
+        stamp=hashlib.blake2b(grey.tobytes(), digest_size=16).hexdigest(),
+        decode=decode,
+    )

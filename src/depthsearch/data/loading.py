@@ -1,0 +1,117 @@
+"""From a source of images to a data set, in one call."""
+
+import hashlib
+import json
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from numpy.typing import NDArray
+
+from depthsearch.data.dataset import DataSet, ImageSet
+from depthsearch.data.decode import Geometry
+from depthsearch.data.digits import list_digits
+from depthsearch.data.folder import list_folder
+from depthsearch.data.listing import Listing
+from depthsearch.data.splits import assign_splits, check_shares, require_every_class
+from depthsearch.data.store import Store, open_store
+
+
+def load_data(
+    source: str | Path,
+    *,
+    image_size: int,
+    crop_share: float = 1.0,
+    interpolation: str = "bicubic",
+    val_share: float = 0.2,
+    test_share: float = 0.2,
+    seed: int = 0,
+    skip_unreadable: bool = False,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DataSet:
+    """Load labelled images, decoded once and kept for every later call.
+
+    Args:
+        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``; or
+            ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
+        image_size: Side of the square images in pixels.
+        crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
+            Digits are always kept whole.
+        interpolation: Filter to resize with: nearest, box, bilinear, hamming, bicubic or lanczos.
+        val_share: Share of the training images taken for validation where there is no such folder.
+        test_share: Share of the training images taken for the test where there is no such folder.
+        seed: Decides which images are taken.
+        skip_unreadable: Whether to leave out images that cannot be read, instead of stopping.
+        cache: Folder to keep the decoded images in; by default the user's cache folder.
+        progress: Called with (done, total) after each image decoded; not called where all are kept.
+
+    Returns:
+        The data set, its images mapped from the cache.
+
+    Raises:
+        DataError: If the source, one of its images, the cache or an argument cannot be used.
+    """
+    geometry = Geometry(image_size=image_size, crop_share=crop_share, interpolation=interpolation)
+    check_shares(val_share=val_share, test_share=test_share)
+    listing = list_digits() if source == "digits" else list_folder(Path(source))
+    splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        store = open_store(
+            listing,
+            geometry,
+            folder=(cache or Path(platformdirs.user_cache_dir("depthsearch"))) / "images",
+            skip_unreadable=skip_unreadable,
+            progress=progress,
+        )
+    readable = np.array([digest is not None for digest in store.digests])
+    require_every_class(listing, splits, readable)
+
+    def image_set(split: str) -> ImageSet:
+        rows = np.flatnonzero((splits == split) & readable)
+        return ImageSet(
+            images=store.images,
+            rows=torch.from_numpy(rows),
+            labels=torch.from_numpy(listing.labels[rows]),
+        )
+
+    return DataSet(
+        name=listing.name,
+        source=listing.source,
+        classes=listing.classes,
+        train=image_set("train"),
+        val=image_set("val"),
+        test=image_set("test"),
+        fingerprint=_fingerprint(listing, splits, store),
+        skipped=tuple(listing.paths[row] for row in np.flatnonzero(~readable)),
+        duplicates=_duplicates(listing, splits, store),
+        image_size=image_size,
+    )
+
+
+def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> str:
+    images = [
+        image
+        for image in zip(listing.paths, splits.tolist(), store.digests, strict=True)
+        if image[-1] is not None
+    ]
+    content = json.dumps([listing.classes, images]).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _duplicates(listing: Listing, splits: NDArray[np.str_], store: Store) -> tuple[tuple[str, ...], ...]:
+    same = defaultdict(list)
+    for row, digest in enumerate(store.digests):
+        if digest is not None:
+            same[digest].append(row)
+    return tuple(
+        tuple(listing.paths[row] for row in rows)
+        for rows in same.values()
+        if len({splits[row] for row in rows}) > 1
+    )

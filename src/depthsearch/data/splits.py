@@ -1,0 +1,101 @@
+"""Which image trains, which chooses, which tests."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthsearch.data.listing import Listing
+from depthsearch.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+def check_shares(*, val_share: float, test_share: float) -> None:
+    """Refuse shares that leave a split without images.
+
+    Raises:
+        DataError: If a share is not in (0, 1), or nothing is left to train on.
+    """
+    for name, share in (("val", val_share), ("test", test_share)):
+        if not 0 < share < 1:
+            raise DataError(f"{name} share {share} is not a share of the images. Give one in (0, 1).")
+    if val_share + test_share >= 1:
+        raise DataError(
+            f"val share {val_share} and test share {test_share} leave no image to train on. "
+            "Give shares that add up to less than 1."
+        )
+
+
+def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed: int) -> NDArray[np.str_]:
+    """Take the splits that the source lacks from its training images.
+
+    Stratified by class. Of ``n`` training images, test takes ``ceil(test_share * n)`` as
+    scikit-learn rounds it, and val ``round(val_share * n)``. Which images depends on the order of
+    the paths, the labels and the seed only.
+
+    Returns:
+        ``(n,)``: ``"train"``, ``"val"`` or ``"test"`` of each image of the listing.
+
+    Raises:
+        DataError: If a class is too small to be in each split.
+    """
+    shares = {"test": test_share, "val": val_share}
+    missing = [split for split in shares if split not in listing.splits]
+    if not missing:
+        return listing.splits
+    # Imported here because a folder with its own splits does not need it.
+    from sklearn.model_selection import train_test_split
+
+    splits = listing.splits.astype("<U5")
+    pool = splits == "train"
+    for split in missing:
+        exact = shares[split] * pool.sum()
+        n_taken = math.ceil(exact) if split == "test" else round(exact)
+        rest = np.flatnonzero(splits == "train")
+        try:
+            _, taken = train_test_split(
+                rest, test_size=n_taken, stratify=listing.labels[rest], random_state=seed
+            )
+        except ValueError as error:
+            raise _too_small(listing, pool, _rarest(listing, pool), missing) from error
+        splits[taken] = split
+    for split in ("train", *missing):
+        absent = set(range(len(listing.classes))) - set(listing.labels[splits == split])
+        if absent:
+            raise _too_small(listing, pool, min(absent), missing)
+    return splits
+
+
+def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: NDArray[np.bool_]) -> None:
+    """Refuse to go on where leaving out unreadable images has emptied a class.
+
+    Args:
+        listing: The images.
+        splits: ``(n,)``, as assigned.
+        readable: ``(n,)``, whether each image could be read.
+
+    Raises:
+        DataError: If a class has no image left in some split.
+    """
+    for split in SPLITS:
+        present = set(listing.labels[(splits == split) & readable])
+        for label, name in enumerate(listing.classes):
+            if label not in present:
+                raise DataError(
+                    f"Class {name!r} of {listing.source} has no readable image in {split}. "
+                    "Mend its images or add others."
+                )
+
+
+def _rarest(listing: Listing, pool: NDArray[np.bool_]) -> int:
+    return int(np.bincount(listing.labels[pool], minlength=len(listing.classes)).argmin())
+
+
+def _too_small(listing: Listing, pool: NDArray[np.bool_], label: int, missing: list[str]) -> DataError:
+    count = int((listing.labels[pool] == label).sum())
+    return DataError(
+        f"Class {listing.classes[label]!r} of {listing.source} has {count} image(s), too few to "
+        f"take {' and '.join(missing)} from by the shares given. Add images to it, change the "
+        "shares, or give the splits as folders."
+    )

@@ -1,0 +1,118 @@
+"""Where to compute, and in which precision and memory layout."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from depthsearch.errors import SettingsError
+
+__all__ = ["Device", "choose_device", "is_out_of_memory", "release_memory"]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "bf16", "float32")
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device with the precision and layout that it computes best in.
+
+    Attributes:
+        kind: ``cpu``, ``cuda`` or ``mps``.
+        bf16: Whether to compute under bfloat16 autocast.
+        channels_last: Whether to keep images and kernels in NHWC order.
+    """
+
+    kind: str
+    bf16: bool
+    channels_last: bool
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The torch device."""
+        return torch.device(self.kind)
+
+    @property
+    def precision(self) -> str:
+        """``bf16`` or ``float32``."""
+        return "bf16" if self.bf16 else "float32"
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Compute in the device's precision inside this context."""
+        return torch.autocast(self.kind, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    def move(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Bring a tensor to the device."""
+        if self.kind == "cuda":
+            return tensor.pin_memory().to(self.torch_device, non_blocking=True)
+        return tensor.to(self.torch_device)
+
+    def layout(self, images: torch.Tensor) -> torch.Tensor:
+        """Bring images ``(n, c, h, w)`` into the device's memory order."""
+        if self.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def place(self, module: Module) -> Module:
+        """Move a module to the device, kernels in its memory order."""
+        module = module.to(self.torch_device)
+        if self.channels_last:
+            for parameter in module.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return module
+
+
+def choose_device(kind: str = "auto", precision: str = "auto") -> Device:
+    """Choose a device, and bfloat16 where it is computed in hardware.
+
+    Raises:
+        SettingsError: If the device is not there or cannot compute in that precision.
+    """
+    if kind not in DEVICES or precision not in PRECISIONS:
+        raise SettingsError(
+            f"No device {kind!r} with precision {precision!r}: devices are {', '.join(DEVICES)}, "
+            f"precisions {', '.join(PRECISIONS)}."
+        )
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind == "auto":
+        kind = next(k for k in ("cuda", "mps", "cpu") if there[k])
+    if not there[kind]:
+        raise SettingsError(
+            f"No {kind} device here: this torch {torch.__version__} sees "
+            f"{', '.join(k for k, found in there.items() if found)}. Give --device auto."
+        )
+    bf16 = _has_bf16(kind) if precision == "auto" else precision == "bf16"
+    if bf16 and kind == "mps":
+        raise SettingsError("bf16 is not supported on mps. Give --precision float32.")
+    return Device(kind=kind, bf16=bf16, channels_last=kind != "mps")
+
+
+def _has_bf16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the memory did not suffice, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate" in words)
+
+
+def release_memory() -> None:
+    """Give memory of a failed training back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

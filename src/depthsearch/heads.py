@@ -1,0 +1,104 @@
+"""The new classifier on top of a backbone."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from depthsearch.errors import SettingsError
+
+__all__ = ["make_head", "with_head"]
+
+
+def make_head(
+    in_features: int,
+    num_classes: int,
+    *,
+    width: int = 0,
+    depth: int = 1,
+    dropout: float = 0.0,
+    pooled: bool = True,
+) -> nn.Module:
+    """Make a head: global pooling where the backbone has none, hidden layers, the classifier.
+
+    Args:
+        in_features: Channels of the backbone's output.
+        num_classes: Logits to give.
+        width: Width of the hidden layers; 0: none, a linear classifier.
+        depth: Number of hidden layers, where there are any.
+        dropout: Probability of dropping a feature before each linear layer but the first hidden one.
+        pooled: Whether the input is ``(n, in_features)`` already, not ``(n, in_features, h, w)``.
+
+    Returns:
+        A module from features to logits ``(n, num_classes)``; a plain ``nn.Linear`` if nothing else is asked
+        for, so that its tensors keep the names that timm gives them.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if not pooled:
+        layers["pool"] = nn.AdaptiveAvgPool2d(1)
+        layers["flatten"] = nn.Flatten(1)
+    features = in_features
+    for i in range(1, depth + 1 if width else 1):
+        layers[f"hidden{i}"] = nn.Linear(features, width)
+        layers[f"norm{i}"] = nn.LayerNorm(width)
+        layers[f"activation{i}"] = nn.ReLU()
+        features = width
+        if dropout and i < depth:
+            layers[f"dropout{i}"] = nn.Dropout(dropout)
+    if dropout:
+        layers["dropout"] = nn.Dropout(dropout)
+    classifier = nn.Linear(features, num_classes)
+    if not layers:
+        return classifier
+    layers["classifier"] = classifier
+    return nn.Sequential(layers)
+
+
+def with_head(
+    model: nn.Module,
+    classifier: str,
+    num_classes: int,
+    *,
+    width: int = 0,
+    depth: int = 1,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> nn.Module:
+    """Copy a model with a new, seeded head in the place of its classifier.
+
+    Args:
+        model: Backbone with its old classifier. Left unchanged.
+        classifier: Module path of that classifier, a linear layer or a 1 × 1 convolution.
+        num_classes: Logits of the new one.
+        width: See `make_head`.
+        depth: See `make_head`.
+        dropout: See `make_head`.
+        seed: Seeds the head's initial weights.
+
+    Raises:
+        SettingsError: If the classifier is something else.
+    """
+    old = model.get_submodule(classifier)
+    features = getattr(old, "in_features", None) or getattr(old, "in_channels", None)
+    if features is None:
+        raise SettingsError(
+            f"The classifier '{classifier}' of {type(model).__name__} is a {type(old).__name__}, neither "
+            "linear nor a convolution: its input's width is unknown. Take another backbone."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = make_head(
+            features,
+            num_classes,
+            width=width,
+            depth=depth,
+            dropout=dropout,
+            pooled=hasattr(old, "in_features"),
+        )
+    copied = copy.deepcopy(model)
+    parent, _, name = classifier.rpartition(".")
+    setattr(copied.get_submodule(parent), name, head)
+    return copied

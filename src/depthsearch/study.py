@@ -1,0 +1,386 @@
+"""The coordinator: it alone owns an Optuna study, asks, tells and prunes.
+
+The Optuna study is the only state. A trial found RUNNING at the start is an orphan of a stopped process and
+is adopted under its own number, from its checkpoint if there is one. The suggestion of trial *n* is seeded
+from (seed, n), so that a resumed study neither repeats itself nor differs from one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import Trial, TrialState
+
+from depthsearch.devices import is_out_of_memory, release_memory
+from depthsearch.errors import DivergedError, SettingsError, StudyError
+from depthsearch.interrupts import deferred
+from depthsearch.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.sampling import make_pruner, make_sampler
+from depthsearch.space import Point, SearchSpace
+from depthsearch.training import METRICS, EpochResult, seed_from
+
+__all__ = [
+    "EpochDone",
+    "Event",
+    "TrialEnded",
+    "TrialStarted",
+    "open_storage",
+    "open_study",
+    "search",
+]
+
+# A coordinator on another machine that has not renewed its lease for so long is taken for dead.
+LEASE_SECONDS = 900.0
+ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
+# Good learning rates fall as more layers learn; anchors take theirs from between these two.
+ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialStarted:
+    """A trial begins, or goes on after an interruption."""
+
+    number: int
+    point: Point
+    origin: str
+    adopted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochDone:
+    """A trial's epoch is reported."""
+
+    number: int
+    result: EpochResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialEnded:
+    """A trial is told: its state, its last score, and why it ended early."""
+
+    number: int
+    point: Point
+    state: TrialState
+    score: float | None
+    reason: str | None
+
+
+Event = TrialStarted | EpochDone | TrialEnded
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Open or create the database that studies live in.
+
+    Args:
+        url: SQLAlchemy's, such as ``sqlite:///depthsearch.db``.
+
+    Raises:
+        SettingsError: If there is no such database or it cannot be used.
+    """
+    if "://" not in url:
+        raise SettingsError(f"--storage {url!r} is no database URL: give sqlite:///{url} or another.")
+    # SQLite gives up on a lock after 5 s by default; a dashboard or a backup may hold it longer.
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    try:
+        return RDBStorage(url, engine_kwargs=options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingsError(f"--storage {url} cannot be opened: {reason}") from error
+
+
+def open_study(
+    storage: RDBStorage, name: str, task: Task, space: SearchSpace, provenance: Mapping[str, Any]
+) -> optuna.Study:
+    """Create a study, or open the one of that name if it searches the same.
+
+    Args:
+        storage: Where it lives.
+        name: Its name.
+        task: What is trained.
+        space: What is searched.
+        provenance: What else to keep with a new study: versions, where data and weights come from.
+
+    Raises:
+        StudyError: If the study of that name has other settings, naming each difference.
+    """
+    direction = StudyDirection[METRICS[task.recipe.metric].upper()]
+    settings = _settings(task, space)
+    names = optuna.get_all_study_names(storage)
+    if name in names:
+        study = optuna.load_study(study_name=name, storage=storage)
+        _refuse_differences(study, name, settings)
+    else:
+        with deferred():
+            study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+    with deferred():
+        if "settings" not in study.user_attrs:
+            _describe_study(study, task, space, provenance)
+            study.set_user_attr("settings", settings)
+        _enqueue_anchors(study, space)
+    return study
+
+
+def search(
+    study: optuna.Study,
+    task: Task,
+    space: SearchSpace,
+    *,
+    n_trials: int,
+    sampler: str,
+    pruner: str,
+    checkpoints: Path,
+) -> Generator[Event, None, None]:
+    """Run trials until the study has as many as wanted, and yield what happens.
+
+    An interrupt (KeyboardInterrupt) leaves the running trial for the next call to go on with. Close the
+    generator to stop likewise.
+
+    Args:
+        study: From `open_study`.
+        task: What to train.
+        space: What to search.
+        n_trials: How many finished trials the study is to have in total.
+        sampler: Resolved name, see `sampling.resolve`.
+        pruner: Resolved name.
+        checkpoints: Folder for the checkpoints of running trials.
+
+    Raises:
+        StudyError: If another coordinator runs this study.
+    """
+    study.pruner = make_pruner(pruner, task.recipe.epochs)
+    folder = checkpoints / str(study.user_attrs["checkpoint_id"])
+    with _lease(study) as renew:
+        for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            trial = Trial(study, orphan._trial_id)
+            yield from _run(study, trial, task, space, folder, adopted=True, renew=renew)
+        while len(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
+            with deferred():
+                number = len(study.get_trials(deepcopy=False))
+                study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, number))
+                trial = study.ask()
+                space.suggest(trial)
+            yield from _run(study, trial, task, space, folder, adopted=False, renew=renew)
+
+
+def _run(
+    study: optuna.Study,
+    trial: Trial,
+    task: Task,
+    space: SearchSpace,
+    folder: Path,
+    *,
+    adopted: bool,
+    renew: Callable[[], None],
+) -> Iterator[Event]:
+    """Train one trial to its end and tell it."""
+    point = space.suggest(trial)
+    origin = str(trial.user_attrs.get("origin", "sampler"))
+    checkpoint = folder / f"trial-{trial.number}.pt"
+    yield TrialStarted(number=trial.number, point=point, origin=origin, adopted=adopted)
+    state, reason = TrialState.COMPLETE, None
+    results: list[EpochResult] = []
+    reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+    seed = seed_from(task.recipe.seed, trial.number)
+    training = train_point(task, point, seed=seed, checkpoint=checkpoint)
+    try:
+        for result in training:
+            results.append(result)
+            with deferred():
+                renew()
+                if result.epoch not in reported:
+                    trial.report(result.score, step=result.epoch)
+            yield EpochDone(number=trial.number, result=result)
+            if origin != "baseline" and result.epoch < task.recipe.epochs and trial.should_prune():
+                state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
+                break
+    except DivergedError as error:
+        state, reason = TrialState.PRUNED, f"diverged: {error}"
+    except Exception as error:
+        if not is_out_of_memory(error):
+            _tell(study, trial, TrialState.FAIL, results, f"{type(error).__name__}: {error}", checkpoint)
+            raise
+        state, reason = TrialState.FAIL, f"out of memory on {task.device.kind}: {_first_line(error)}"
+    finally:
+        training.close()
+    release_memory()
+    _tell(study, trial, state, results, reason, checkpoint)
+    score = results[-1].score if results else None
+    yield TrialEnded(number=trial.number, point=point, state=state, score=score, reason=reason)
+
+
+def _tell(
+    study: optuna.Study,
+    trial: Trial,
+    state: TrialState,
+    results: list[EpochResult],
+    reason: str | None,
+    checkpoint: Path,
+) -> None:
+    with deferred():
+        trial.set_user_attr("results", [asdict(result) for result in results])
+        trial.set_user_attr("macs", sum(result.macs for result in results))
+        trial.set_user_attr("seconds", round(sum(result.seconds for result in results), 3))
+        if reason is not None:
+            trial.set_user_attr("reason", reason)
+        value = results[-1].score if state == TrialState.COMPLETE else None
+        study.tell(trial, value, state=state)
+        checkpoint.unlink(missing_ok=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _settings(task: Task, space: SearchSpace) -> dict[str, Any]:
+    """All that makes two trials comparable: a study does not go on with any of it changed."""
+    recipe = asdict(task.recipe)
+    for searched in ("learning_rate", "weight_decay", "optimizer"):
+        recipe.pop(searched)
+    ranges = asdict(space)
+    cuts = ranges.pop("cuts")
+    return {
+        "backbone": task.backbone.name,
+        "weights": f"{task.backbone.weights} [{task.backbone.digest[:12]}]",
+        "data": f"{task.data.name} [{task.data.fingerprint[:12]}]",
+        "image size": task.backbone.preprocessing.image_size,
+        "cuts": f"{len(cuts)} from {cuts[0]['name']} to {cuts[-1]['name']} "
+        f"[{seed_from(*(ord(c) for cut in cuts for c in cut['name']))}]",
+        **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
+        **{key.replace("_", " "): value for key, value in recipe.items()},
+    }
+
+
+def _refuse_differences(study: optuna.Study, name: str, settings: Mapping[str, Any]) -> None:
+    stored = study.user_attrs.get("settings")
+    if stored is None and study.get_trials(deepcopy=False):
+        raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
+    differences = [
+        f"{key} is {stored.get(key)!r} there, {settings.get(key)!r} here"
+        for key in {**(stored or {}), **settings}
+        if stored is not None and stored.get(key) != settings.get(key)
+    ]
+    if differences:
+        raise StudyError(f"Study {name!r} is another: {'; '.join(differences)}. Give another --name.")
+
+
+def _describe_study(
+    study: optuna.Study, task: Task, space: SearchSpace, provenance: Mapping[str, Any]
+) -> None:
+    data = task.data
+    study.set_user_attr("checkpoint_id", uuid.uuid4().hex)
+    study.set_user_attr("cuts", [asdict(cut) for cut in space.cuts])
+    study.set_user_attr("full_fine_tune_macs", full_fine_tune_macs(task))
+    study.set_user_attr(
+        "data",
+        {
+            "name": data.name,
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "classes": list(data.classes),
+            "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+            "skipped": list(data.skipped),
+            "duplicates": [list(group) for group in data.duplicates],
+        },
+    )
+    study.set_user_attr(
+        "backbone",
+        {
+            "name": task.backbone.name,
+            "weights": task.backbone.weights,
+            "digest": task.backbone.digest,
+            "preprocessing": asdict(task.backbone.preprocessing),
+        },
+    )
+    study.set_user_attr("recipe", asdict(task.recipe))
+    study.set_user_attr("provenance", dict(provenance))
+
+
+def _enqueue_anchors(study: optuna.Study, space: SearchSpace) -> None:
+    """Enqueue the two baselines and a spread over depth, once."""
+    if study.user_attrs.get("anchors"):
+        return
+    last = len(space.cuts) - 1
+    spread = [round(depth * last) for depth in ANCHOR_DEPTHS]
+    for index in dict.fromkeys([last, 0, *spread]):
+        params = _anchor(space, index)
+        origin = "baseline" if index in (0, last) else "anchor"
+        study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)
+    study.set_user_attr("anchors", True)
+
+
+def _anchor(space: SearchSpace, index: int) -> dict[str, Any]:
+    """Give the sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
+    low, high = ANCHOR_LEARNING_RATES
+    learning_rate = low * (high / low) ** (index / max(1, len(space.cuts) - 1))
+    point = Point(cut=space.cuts[index], learning_rate=learning_rate)
+    params: dict[str, Any] = {}
+    for name, distribution in space.distributions().items():
+        value = index if name == "cut" else getattr(point, name)
+        if isinstance(distribution, CategoricalDistribution):
+            params[name] = value if value in distribution.choices else distribution.choices[0]
+        elif isinstance(distribution, IntDistribution | FloatDistribution):
+            params[name] = min(max(value, distribution.low), distribution.high)
+    return params
+
+
+@contextlib.contextmanager
+def _lease(study: optuna.Study) -> Iterator[Callable[[], None]]:
+    """Hold the study's lease: a second coordinator is refused while the first lives."""
+    holder = study.user_attrs.get("coordinator")
+    if holder and _lives(holder):
+        raise StudyError(
+            f"Study {study.study_name!r} is being run by process {holder['pid']} on {holder['host']}. "
+            "Stop that one first, or give another --name."
+        )
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _start_of(os.getpid())}
+    last_renewed = 0.0
+
+    def renew() -> None:
+        nonlocal last_renewed
+        if time.time() - last_renewed > LEASE_SECONDS / 30:
+            last_renewed = time.time()
+            study.set_user_attr("coordinator", {**mine, "renewed": last_renewed})
+
+    with deferred():
+        renew()
+    try:
+        yield renew
+    finally:
+        study.set_user_attr("coordinator", None)
+
+
+def _lives(holder: Mapping[str, Any]) -> bool:
+    if holder["host"] != socket.gethostname():
+        return bool(time.time() - holder["renewed"] < LEASE_SECONDS)
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    # The same number may have been given to another process since.
+    return bool(_start_of(holder["pid"]) == holder["started"])
+
+
+def _start_of(pid: int) -> str | None:
+    """Start time of a process in clock ticks since boot, where the system tells it."""
+    if platform.system() != "Linux":
+        return None
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None

@@ -1,0 +1,253 @@
+"""Train the suffix on boundary tensors, one result an epoch.
+
+Everything random is seeded by (seed, epoch), so a training that goes on from a checkpoint ends in the same
+weights as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import f1_score, recall_score
+from torch import nn
+
+from depthsearch.devices import Device
+from depthsearch.errors import DivergedError
+from depthsearch.features import BoundarySource
+
+__all__ = ["METRICS", "OPTIMIZERS", "SCHEDULES", "EpochResult", "Recipe", "seed_from", "train"]
+
+METRICS = {
+    "accuracy": "maximize",
+    "balanced_accuracy": "maximize",
+    "macro_f1": "maximize",
+    "loss": "minimize",
+}
+SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adamw", "sgd")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a step; the last batches of an epoch are evened out.
+        learning_rate: Its peak.
+        weight_decay: Decoupled, on matrices and kernels only.
+        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
+        schedule: ``cosine`` to zero over all steps, or ``constant``.
+        label_smoothing: Probability given to the other classes, in [0, 1).
+        metric: What to score validation with: a key of `METRICS`.
+        seed: Seeds batch order and dropout.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    label_smoothing: float = 0.0
+    metric: str = "accuracy"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochResult:
+    """What one epoch gave.
+
+    Attributes:
+        epoch: Counted from 1.
+        train_loss: Mean over the epoch's steps.
+        val_loss: Cross entropy on validation, without label smoothing.
+        score: The recipe's metric on validation.
+        seconds: Training and validation together.
+        images_per_second: Training images over training seconds.
+        macs: MACs spent: prefix, suffix forward, suffix backward.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    score: float
+    seconds: float
+    images_per_second: float
+    macs: int
+
+
+def train(
+    suffix: nn.Module,
+    train_source: BoundarySource,
+    val_source: BoundarySource,
+    recipe: Recipe,
+    device: Device,
+    *,
+    suffix_macs: int,
+    checkpoint: Path | None = None,
+) -> Generator[EpochResult, None, None]:
+    """Train a suffix in place and yield a result after each epoch; close the generator to stop.
+
+    Args:
+        suffix: Maps boundary tensors ``(b, ...)`` to logits ``(b, num_classes)``.
+        train_source: Boundaries to learn from.
+        val_source: Boundaries to score on.
+        recipe: How to train.
+        device: Where, and in which precision.
+        suffix_macs: Forward MACs of the suffix for one image.
+        checkpoint: File to go on from if it is there, and to write after each epoch; removed by nobody here.
+            Results of epochs trained before are yielded again.
+
+    Yields:
+        One result for each epoch, the first for epoch 1.
+
+    Raises:
+        DivergedError: If the loss is not finite.
+    """
+    suffix = device.place(suffix)
+    optimizer = _optimizer(suffix, recipe, device)
+    done = _load_checkpoint(checkpoint, suffix, optimizer)
+    yield from done
+    for epoch in range(len(done) + 1, recipe.epochs + 1):
+        started = time.perf_counter()
+        spent_before = train_source.macs_spent + val_source.macs_spent
+        train_loss = _train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
+        trained = time.perf_counter() - started
+        logits = _predict(suffix, val_source, recipe, device)
+        val_loss = F.cross_entropy(logits, val_source.labels).item()
+        if not math.isfinite(val_loss):
+            raise DivergedError(f"validation loss {val_loss} in epoch {epoch}")
+        n_train, n_val = len(train_source.labels), len(val_source.labels)
+        prefix_macs = train_source.macs_spent + val_source.macs_spent - spent_before
+        result = EpochResult(
+            epoch=epoch,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            score=_score(recipe.metric, logits, val_source.labels, val_loss),
+            seconds=time.perf_counter() - started,
+            images_per_second=n_train / trained,
+            macs=prefix_macs + suffix_macs * (3 * n_train + n_val),
+        )
+        done = [*done, result]
+        if checkpoint is not None and epoch < recipe.epochs:
+            _save_checkpoint(checkpoint, suffix, optimizer, done)
+        yield result
+
+
+def _train_epoch(
+    suffix: nn.Module,
+    source: BoundarySource,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    device: Device,
+    epoch: int,
+) -> float:
+    """Run one epoch of steps; return the mean loss."""
+    suffix.train()
+    n = len(source.labels)
+    torch.manual_seed(seed_from(recipe.seed, epoch))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_from(recipe.seed, epoch)))
+    # Batches of almost one size: a last one of a single image would stop batch normalisation.
+    batches = order.tensor_split(math.ceil(n / recipe.batch_size))
+    total = torch.zeros((), device=device.torch_device)
+    for step, index in enumerate(batches):
+        done = (epoch - 1 + step / len(batches)) / recipe.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(recipe, done)
+        labels = device.move(source.labels[index])
+        boundary = source.batch(index)
+        with device.autocast():
+            logits = suffix(boundary)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(index)
+    mean = float(total) / n
+    if not math.isfinite(mean):
+        raise DivergedError(f"training loss {mean} in epoch {epoch}")
+    return mean
+
+
+def _learning_rate(recipe: Recipe, done: float) -> float:
+    """Learning rate after a share of the training, in [0, 1)."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def _predict(suffix: nn.Module, source: BoundarySource, recipe: Recipe, device: Device) -> torch.Tensor:
+    """Logits ``(n, num_classes)`` of all images, float32 on the CPU."""
+    suffix.eval()
+    logits = []
+    for index in torch.arange(len(source.labels)).split(2 * recipe.batch_size):
+        boundary = source.batch(index)
+        with device.autocast():
+            logits.append(suffix(boundary).float().cpu())
+    return torch.cat(logits)
+
+
+def _score(metric: str, logits: torch.Tensor, labels: torch.Tensor, loss: float) -> float:
+    predicted = logits.argmax(1)
+    if metric == "accuracy":
+        return (predicted == labels).double().mean().item()
+    if metric == "balanced_accuracy":
+        return float(recall_score(labels, predicted, average="macro", zero_division=0.0))
+    if metric == "macro_f1":
+        return float(f1_score(labels, predicted, average="macro", zero_division=0.0))
+    return loss
+
+
+def _optimizer(suffix: nn.Module, recipe: Recipe, device: Device) -> torch.optim.Optimizer:
+    trainable = [p for p in suffix.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = device.kind in ("cpu", "cuda")
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True, fused=fused)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
+
+
+def seed_from(*numbers: int) -> int:
+    """Mix several numbers into one seed, so that neighbouring seeds are unrelated."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _save_checkpoint(
+    path: Path, suffix: nn.Module, optimizer: torch.optim.Optimizer, done: list[EpochResult]
+) -> None:
+    state = {
+        "suffix": suffix.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "done": [asdict(result) for result in done],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".tmp")
+    torch.save(state, written)
+    written.replace(path)
+
+
+def _load_checkpoint(
+    path: Path | None, suffix: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[EpochResult]:
+    """Go on from a checkpoint; one that cannot be read counts as none."""
+    if path is None or not path.exists():
+        return []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 (a torn file fails in many ways; the trial starts over)
+        return []
+    suffix.load_state_dict(state["suffix"])
+    optimizer.load_state_dict(state["optimizer"])
+    return [EpochResult(**result) for result in state["done"]]

@@ -1,0 +1,143 @@
+"""What a person sees while a study runs: a live panel in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from optuna.trial import TrialState
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from depthsearch.space import Point
+from depthsearch.study import EpochDone, Event, TrialEnded, TrialStarted
+
+__all__ = ["View"]
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class View:
+    """Follows the events of a study; use it as a context manager."""
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        n_trials: int,
+        epochs: int,
+        maximize: bool,
+        n_done: int,
+        n_pruned: int,
+        best: tuple[float, str] | None,
+    ) -> None:
+        """Start from where the study stands.
+
+        Args:
+            console: Where to draw.
+            n_trials: Finished trials wanted in total.
+            epochs: Epochs of a trial that is not pruned.
+            maximize: Whether a higher score is better.
+            n_done: Trials finished before.
+            n_pruned: Trials pruned among them.
+            best: Best score so far and its cut's names.
+        """
+        self.console = console
+        self.n_trials = n_trials
+        self.epochs = epochs
+        self.maximize = maximize
+        self.n_done = self.n_done_before = n_done
+        self.n_pruned = n_pruned
+        self.best = best
+        self.running = ""
+        self.scores: list[float] = []
+        self.started = time.monotonic()
+        self.live = (
+            Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        )
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def update(self, event: Event) -> None:
+        """Take in one event and show it."""
+        if isinstance(event, TrialStarted):
+            again = ", continued" if event.adopted else ""
+            self.running = f"trial {event.number} ({event.origin}{again}): {_describe(event.point)}"
+            self.scores = []
+            self._line(self.running)
+        elif isinstance(event, EpochDone):
+            self.scores.append(event.result.score)
+            self._line(
+                f"  epoch {event.result.epoch}/{self.epochs}: score {event.result.score:.4f}, "
+                f"validation loss {event.result.val_loss:.4f}, {event.result.seconds:.1f} s"
+            )
+        else:
+            self._end(event)
+        if self.live:
+            self.live.update(self._panel())
+
+    def _end(self, event: TrialEnded) -> None:
+        self.n_done += 1
+        self.n_pruned += event.state == TrialState.PRUNED
+        if event.state == TrialState.COMPLETE and event.score is not None:
+            better = self.best is None or (
+                event.score > self.best[0] if self.maximize else event.score < self.best[0]
+            )
+            if better:
+                self.best = (event.score, str(event.point.cut))
+        score = "" if event.score is None else f", score {event.score:.4f}"
+        reason = f": {event.reason}" if event.reason else ""
+        summary = f"trial {event.number} {event.state.name.lower()}{score}{reason}"
+        if self.live:
+            self.console.print(f"{summary}  [dim]{_describe(event.point)}[/dim]", highlight=False)
+        self._line(f"{summary} [{self.n_done}/{self.n_trials}{self._time_left()}]")
+        self.running = ""
+
+    def _line(self, text: str) -> None:
+        if not self.live:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _time_left(self) -> str:
+        n_here = self.n_done - self.n_done_before
+        n_left = self.n_trials - self.n_done
+        if not n_here or n_left <= 0:
+            return ""
+        seconds = (time.monotonic() - self.started) / n_here * n_left
+        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+
+    def _panel(self) -> RenderableType:
+        progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+        words = f"{self.n_done}/{self.n_trials}, {self.n_pruned} pruned{self._time_left()}"
+        task: TaskID = progress.add_task("trials", total=max(1, self.n_trials), words=words)
+        progress.update(task, completed=self.n_done)
+        best = f"best so far {self.best[0]:.4f} at {self.best[1]}" if self.best else "no complete trial yet"
+        curve = f"  {sparkline(self.scores)} {self.scores[-1]:.4f}" if self.scores else ""
+        epoch = f"  epoch {len(self.scores)}/{self.epochs}{curve}" if self.running else ""
+        return Group(progress, Text(best, style="green"), Text(self.running), Text(epoch, style="cyan"))
+
+
+def sparkline(scores: list[float]) -> str:
+    """Draw scores as a row of blocks, the lowest of them the lowest block."""
+    low, high = min(scores), max(scores)
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[round((s - low) / span * (len(BLOCKS) - 1))] for s in scores)
+
+
+def _describe(point: Point) -> str:
+    head = f"head {point.head_width}" if point.head_width else "linear head"
+    return f"{point.cut}, lr {point.learning_rate:.2g}, {head}"

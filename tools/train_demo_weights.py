@@ -1,0 +1,178 @@
+"""Train the DenseNet121 weights that depthsearch ships for its demo.
+
+timm's ``densenet121``, architecture unchanged, on CIFAR-100, at growing image sizes: early epochs see
+small images, which are cheap, late ones the 64 px that the demo uses. Everything a run needs to go on is
+written after each epoch, so the same command continues a stopped run.
+
+    python tools/train_demo_weights.py cifar100/ --out runs/densenet121 --schedule 32x8,48x4,64x6
+    python tools/train_demo_weights.py cifar100/ --out runs/densenet121 --schedule 64x40 --device cuda
+
+``cifar100/`` holds ``{train,test}/<class>/<image>`` at 32 px (50,000 and 10,000 images). The result is
+``densenet121_cifar100.safetensors`` (half precision) and ``log.json`` (one record an epoch).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+PAD = 4
+
+
+def read_split(folder: Path, cache: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode ``folder/<class>/<image>`` to uint8 ``(n, 3, 32, 32)`` and labels ``(n,)``, once."""
+    if not cache.exists():
+        classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        files = [(f, i) for i, c in enumerate(classes) for f in sorted((folder / c).iterdir())]
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(lambda f: np.asarray(Image.open(f[0]).convert("RGB")), files))
+        labels = np.array([i for _, i in files])
+        np.savez(cache, images=np.stack(images).transpose(0, 3, 1, 2), labels=labels)
+    with np.load(cache) as data:
+        return torch.from_numpy(data["images"]), torch.from_numpy(data["labels"])
+
+
+def to_input(images: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
+    """Normalise uint8 images ``(n, 3, h, w)`` and enlarge them to ``size`` pixels."""
+    x = images.to(device, non_blocking=True).float().div_(255)
+    x = (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
+    if size != x.shape[-1]:
+        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Shift each image by up to ``PAD`` pixels (reflected border) and mirror half of them."""
+    n, _, h, w = images.shape
+    padded = F.pad(images.float(), (PAD,) * 4, mode="reflect").to(torch.uint8)
+    top, left = torch.randint(0, 2 * PAD + 1, (2, n), generator=generator)
+    rows = (top[:, None] + torch.arange(h))[:, :, None]
+    columns = left[:, None] + torch.arange(w)
+    mirrored = torch.rand(n, generator=generator) < 0.5
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)[:, None, :]
+    return padded[torch.arange(n)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Decay matrices and kernels only, not biases and normalisation."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def one_cycle(step: int, n_steps: int, *, peak: float, warm_up: float = 0.2) -> float:
+    """Learning rate: linear to ``peak`` over the first share of steps, then cosine to zero."""
+    turn = warm_up * n_steps
+    if step < turn:
+        return peak * (0.04 + 0.96 * step / turn)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - turn) / (n_steps - turn)))
+
+
+@torch.no_grad()
+def accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int) -> float:
+    """Share of correct predictions."""
+    model.eval()
+    device = next(model.parameters()).device
+    correct = 0
+    for x, y in zip(images.split(250), labels.split(250), strict=True):
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = model(to_input(x, size, device)).argmax(1)
+        correct += int((predicted.cpu() == y).sum())
+    return correct / len(labels)
+
+
+def main() -> None:
+    """Train, or go on with a stopped run."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--schedule", default="32x8,48x4,64x6", help="SIZExEPOCHS, comma-separated")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--peak-learning-rate", type=float, default=0.2)
+    parser.add_argument("--weight-decay", type=float, default=5e-4)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    train = read_split(arguments.data / "train", arguments.out / "train.npz")
+    test = read_split(arguments.data / "test", arguments.out / "test.npz")
+    stages = [tuple(map(int, stage.split("x"))) for stage in arguments.schedule.split(",")]
+    sizes = [size for size, epochs in stages for _ in range(epochs)]
+
+    torch.manual_seed(arguments.seed)
+    device = torch.device(arguments.device)
+    model = timm.create_model("densenet121", num_classes=100)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, arguments.weight_decay), lr=0.1, momentum=0.9, nesterov=True
+    )
+    log: list[dict[str, float]] = []
+    checkpoint = arguments.out / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        log = state["log"]
+
+    steps_per_epoch = len(train[1]) // arguments.batch_size
+    for epoch in range(len(log), len(sizes)):
+        started = time.perf_counter()
+        size = sizes[epoch]
+        generator = torch.Generator().manual_seed(arguments.seed * 1000 + epoch)
+        order = torch.randperm(len(train[1]), generator=generator)
+        model.train()
+        total_loss = 0.0
+        for step in range(steps_per_epoch):
+            at = epoch * steps_per_epoch + step
+            for group in optimizer.param_groups:
+                group["lr"] = one_cycle(at, len(sizes) * steps_per_epoch, peak=arguments.peak_learning_rate)
+            index = order[step * arguments.batch_size : (step + 1) * arguments.batch_size]
+            x = to_input(augment(train[0][index], generator), size, device)
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = model(x)
+            loss = F.cross_entropy(logits.float(), train[1][index].to(device), label_smoothing=0.1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total_loss += loss.item()
+            if step % 50 == 0:
+                rate = (step + 1) * arguments.batch_size / (time.perf_counter() - started)
+                print(f"epoch {epoch} step {step} loss {loss.item():.3f} {rate:.0f}/s", flush=True)
+        record = {
+            "epoch": epoch + 1,
+            "image_size": size,
+            "train_loss": total_loss / steps_per_epoch,
+            "test_accuracy": accuracy(model, *test, max(size, 32)),
+            "seconds": time.perf_counter() - started,
+        }
+        log.append(record)
+        print(record, flush=True)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    weights = {k: v.contiguous().cpu() for k, v in weights.items()}
+    save_file(weights, arguments.out / "densenet121_cifar100.safetensors", {"format": "pt"})
+    (arguments.out / "log.json").write_text(json.dumps(log, indent=1))
+
+
+if __name__ == "__main__":
+    main()
