@@ -225,7 +225,7 @@ def _ask_hub(repository: str) -> None:
 
 
 def _answers(ask: Callable[[], None]) -> bool:
-    """Whether a question to a hub is answered in time; looking up its host may hang longer than any timeout."""
+    """Whether a hub answers in time; looking up its host alone may hang longer than any timeout."""
     answered = threading.Event()
 
     def try_it() -> None:
@@ -264,7 +264,7 @@ def _load_in_order(model: nn.Module, path: Path) -> None:
 def _load_file(name: str, model: nn.Module, path: Path) -> str:
     if not path.is_file():
         raise WeightsError(
-            f"No weights file {str(path)!r}. Give --weights auto, random, or a safetensors or state-dict file."
+            f"No weights file {str(path)!r}. Give auto, random, or a safetensors or state-dict file."
         )
     try:
         state = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)

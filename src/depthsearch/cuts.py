@@ -205,7 +205,7 @@ def find_blocks(model: nn.Module) -> list[str]:
     """Find the repeated units of a model: residual blocks, dense layers, transformer blocks.
 
     A unit is the innermost module with at least two weighted layers whose class stands several times under
-    one parent; modules at the same place of the hierarchy (``blocks.0.0`` beside ``blocks.3.1``) are units too.
+    one parent; modules at the same place of the hierarchy (``blocks.0.0`` beside ``blocks.3.1``) are too.
     """
     units = {
         path: module

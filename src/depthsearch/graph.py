@@ -3,7 +3,7 @@
 A model is traced with ``torch.fx`` and run once on one image, which gives every operation its output's
 shape and its multiply-accumulates (MACs). Everything about cuts follows from this one list.
 
-Notation: ``n`` images, ``c`` channels, ``h × w`` pixels. A *position* is an index into the traced nodes: the
+Notation: ``n`` images, ``c`` channels, ``h x w`` pixels. A *position* is an index into the traced nodes: the
 border before node ``position``; what is executed before it is frozen.
 """
 

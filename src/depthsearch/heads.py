@@ -71,7 +71,7 @@ def with_head(
 
     Args:
         model: Backbone with its old classifier. Left unchanged.
-        classifier: Module path of that classifier, a linear layer or a 1 × 1 convolution.
+        classifier: Module path of that classifier, a linear layer or a 1 x 1 convolution.
         num_classes: Logits of the new one.
         width: See `make_head`.
         depth: See `make_head`.

@@ -84,6 +84,11 @@ class Summary:
         """Count the trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
+    @property
+    def n_finished(self) -> int:
+        """Count the trials that are over, however they ended."""
+        return sum(self.count(state) for state in ("complete", "pruned", "fail"))
+
     def top_cuts(self, n: int = 5) -> list[TrialSummary]:
         """List the best complete trial of each cut, best first."""
         ranked = rank(self.trials, maximize=self.maximize)

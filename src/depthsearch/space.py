@@ -87,7 +87,7 @@ class SearchSpace:
             widest, step = self.head_width
             if not 0 < step <= widest or widest % step:
                 raise SettingsError(
-                    f"head_width {self.head_width}: give the widest head and a step that divides it."
+                    f"head_width {self.head_width}: give the widest and a step that divides it."
                 )
         unknown = set(self.optimizer or ()) - set(OPTIMIZERS)
         if unknown or self.optimizer == ():

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from depthsearch.report import Summary
 from depthsearch.space import Point
 from depthsearch.study import EpochDone, Event, TrialEnded, TrialStarted
 
@@ -23,41 +24,27 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 class View:
     """Follows the events of a study; use it as a context manager."""
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        n_trials: int,
-        epochs: int,
-        maximize: bool,
-        n_done: int,
-        n_pruned: int,
-        best: tuple[float, str] | None,
-    ) -> None:
+    def __init__(self, console: Console, before: Summary, *, n_trials: int, epochs: int) -> None:
         """Start from where the study stands.
 
         Args:
             console: Where to draw.
+            before: The study so far.
             n_trials: Finished trials wanted in total.
             epochs: Epochs of a trial that is not pruned.
-            maximize: Whether a higher score is better.
-            n_done: Trials finished before.
-            n_pruned: Trials pruned among them.
-            best: Best score so far and its cut's names.
         """
         self.console = console
         self.n_trials = n_trials
         self.epochs = epochs
-        self.maximize = maximize
-        self.n_done = self.n_done_before = n_done
-        self.n_pruned = n_pruned
-        self.best = best
+        self.maximize = before.maximize
+        self.n_pruned = before.count("pruned")
+        self.n_done = self.n_done_before = before.n_finished
+        best = before.best
+        self.best = (best.score, str(best.cut)) if best and best.score is not None else None
         self.running = ""
         self.scores: list[float] = []
         self.started = time.monotonic()
-        self.live = (
-            Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        )
+        self.live = Live(console=console, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self.live:

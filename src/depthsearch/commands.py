@@ -1,0 +1,267 @@
+"""What each command does. Imported once a command runs: this module loads PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import platformdirs
+import timm
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from depthsearch import __version__
+from depthsearch.backbones import Preprocessing, load_backbone, make_model
+from depthsearch.cuts import list_cuts
+from depthsearch.dashboard import serve
+from depthsearch.data import DataSet, load_data
+from depthsearch.devices import choose_device
+from depthsearch.errors import SettingsError
+from depthsearch.objective import Task
+from depthsearch.report import as_json, render, render_trials, summarize
+from depthsearch.sampling import resolve
+from depthsearch.space import SearchSpace
+from depthsearch.study import open_storage, open_study, search
+from depthsearch.training import Recipe
+from depthsearch.view import View
+
+__all__ = ["cuts", "dashboard", "report", "study"]
+
+# Without a terminal there is no width to keep to.
+PLAIN_WIDTH = 160
+OPTIONAL_RANGES: dict[str, Any] = {
+    "head_depth": (1, 3),
+    "dropout": (0.0, 0.5),
+    "weight_decay": (1e-5, 1e-1),
+    "optimizer": ("adamw", "sgd"),
+}
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def study(arguments: argparse.Namespace) -> None:
+    """Search for the best cut and print it.
+
+    Raises:
+        DepthsearchError: If the study cannot be run, or no trial of it is complete.
+    """
+    console = _console(stderr=True)
+    if arguments.data is None:
+        _say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
+    storage = open_storage(arguments.storage)
+    task, space = _prepare(arguments, console)
+    name = arguments.name or f"{arguments.backbone}-{task.data.name}"
+    stored = open_study(storage, name, task, space, _provenance(arguments, task))
+    _search(arguments, console, stored, task, space)
+    summary = summarize(stored)
+    results = _console(stderr=arguments.json)
+    results.print(render(summary))
+    option = f" --storage {shlex.quote(arguments.storage)}"
+    _say(results, f"Study     {name} in {arguments.storage}; watch it: depthsearch dashboard{option}")
+    if arguments.json:
+        print(json.dumps(as_json(summary)))
+    if summary.best is None:
+        raise SettingsError(
+            f"No trial of {name} is complete. See why: depthsearch report --name {shlex.quote(name)}{option}"
+        )
+
+
+def cuts(arguments: argparse.Namespace) -> None:
+    """List a backbone's candidate cuts."""
+    found = list_cuts(make_model(arguments.backbone), arguments.kinds, image_size=arguments.image_size)
+    if arguments.json:
+        print(json.dumps([asdict(cut) for cut in found]))
+        return
+    table = Table(title=f"{arguments.backbone}: {len(found)} candidate cuts", title_justify="left")
+    for heading in ("index", "layer"):
+        table.add_column(heading, justify="right")
+    for heading in ("first trainable", "kind", "Keras", "also"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("frozen MACs", "trainable", "boundary"):
+        table.add_column(heading, justify="right")
+    for cut in found:
+        table.add_row(
+            str(cut.index),
+            str(cut.layer),
+            cut.name,
+            cut.kind,
+            cut.keras_name or "",
+            ", ".join(cut.aliases),
+            f"{cut.frozen_mac_share:.4f}",
+            f"{cut.trainable_parameters:,}",
+            f"{cut.boundary_bytes / 1024:,.0f} KiB",
+        )
+    _console().print(table)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Show a stored study, every trial of it.
+
+    Raises:
+        SettingsError: If there is no such study.
+    """
+    storage = open_storage(_existing(arguments.storage))
+    names = optuna.get_all_study_names(storage)
+    name = arguments.name or (names[0] if len(names) == 1 else None)
+    if name not in names:
+        asked = f"No study {name!r}" if name else "Which study? Give --name"
+        raise SettingsError(f"{asked}; {arguments.storage} has: {', '.join(names) or 'none'}.")
+    summary = summarize(optuna.load_study(study_name=name, storage=storage))
+    if arguments.json:
+        print(json.dumps(as_json(summary)))
+    else:
+        _console().print(render(summary), render_trials(summary))
+
+
+def dashboard(arguments: argparse.Namespace) -> None:
+    """Serve optuna-dashboard on the stored studies until interrupted."""
+    if arguments.port > 65535:
+        raise SettingsError(f"--port {arguments.port} is no port: give one up to 65535.")
+    serve(open_storage(_existing(arguments.storage)), arguments.host, arguments.port)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else PLAIN_WIDTH)
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _is_demo(arguments: argparse.Namespace) -> bool:
+    return arguments.data in (None, "digits")
+
+
+def _prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, SearchSpace]:
+    """Load backbone and images and say in a line each what they are."""
+    device = choose_device(arguments.device, arguments.precision)
+    backbone = load_backbone(
+        arguments.backbone,
+        arguments.weights,
+        image_size=arguments.image_size,
+        demo=_is_demo(arguments),
+        seed=arguments.seed,
+    )
+    if backbone.weights.startswith("shipped"):
+        warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
+        _say(console, warning, style="bold yellow")
+    data = _load_images(arguments, console, backbone.preprocessing)
+    space = SearchSpace.for_model(
+        backbone.model,
+        arguments.kinds,
+        image_size=backbone.preprocessing.image_size,
+        learning_rate=arguments.learning_rate,
+        head_width=arguments.head_width,
+        **{name: OPTIONAL_RANGES[name] for name in arguments.also},
+    )
+    recipe = Recipe(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        schedule=arguments.schedule,
+        label_smoothing=arguments.label_smoothing,
+        metric=arguments.metric,
+        seed=arguments.seed,
+    )
+    _say(
+        console,
+        f"Backbone {backbone.name}, weights: {backbone.weights}; {len(space.cuts)} candidate cuts; "
+        f"{backbone.preprocessing.image_size} px; {device.kind}, {device.precision}.",
+    )
+    return Task(backbone=backbone, data=data, recipe=recipe, device=device), space
+
+
+def _load_images(arguments: argparse.Namespace, console: Console, preprocessing: Preprocessing) -> DataSet:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("Decoding images", visible=False)
+        data = load_data(
+            arguments.data or "digits",
+            image_size=preprocessing.image_size,
+            crop_share=preprocessing.crop_share,
+            interpolation=preprocessing.interpolation,
+            val_share=arguments.val_share,
+            test_share=arguments.test_share,
+            seed=arguments.seed,
+            skip_unreadable=arguments.skip_unreadable,
+            progress=lambda done, total: bar.update(shown, completed=done, total=total, visible=True),
+        )
+    _say(
+        console,
+        f"Data {data.name}: {data.num_classes} classes; {len(data.train)} train, {len(data.val)} validation, "
+        f"{len(data.test)} test images.",
+    )
+    if data.skipped:
+        _list(console, f"{len(data.skipped)} unreadable images left out", data.skipped)
+    if data.duplicates:
+        groups = [" = ".join(group) for group in data.duplicates]
+        _list(console, f"{len(groups)} images stand in several splits", groups)
+    return data
+
+
+def _list(console: Console, what: str, items: Sequence[str], n_shown: int = 5) -> None:
+    more = f", and {len(items) - n_shown} more (all in the study)" if len(items) > n_shown else ""
+    _say(console, f"{what}: {', '.join(items[:n_shown])}{more}.", style="yellow")
+
+
+def _search(
+    arguments: argparse.Namespace,
+    console: Console,
+    stored: optuna.Study,
+    task: Task,
+    space: SearchSpace,
+) -> None:
+    """Run the missing trials and show them."""
+    sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials)
+    view = View(console, summarize(stored), n_trials=arguments.trials, epochs=task.recipe.epochs)
+    _say(
+        console,
+        f"Study {stored.study_name}: {view.n_done} of {arguments.trials} trials done; "
+        f"{task.recipe.epochs} epochs each; sampler {sampler}, pruner {pruner}.",
+    )
+    events = search(
+        stored,
+        task,
+        space,
+        n_trials=arguments.trials,
+        sampler=sampler,
+        pruner=pruner,
+        checkpoints=Path(platformdirs.user_cache_dir("depthsearch")) / "checkpoints",
+    )
+    with closing(events), view:
+        for event in events:
+            view.update(event)
+
+
+def _provenance(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
+    return {
+        "versions": {
+            "depthsearch": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "timm": timm.__version__,
+            "optuna": optuna.__version__,
+        },
+        "machine": f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
+        "device": task.device.kind,
+        "precision": task.device.precision,
+        "weights option": arguments.weights,
+    }
+
+
+def _existing(url: str) -> str:
+    """Refuse a database file that is not there: opening it would make an empty one."""
+    path = url.removeprefix("sqlite:///")
+    if path != url and not Path(path).is_file():
+        raise SettingsError(f"No file {path!r} with studies. Run depthsearch study, or give --storage.")
+    return url
