@@ -111,7 +111,7 @@ def _add_run(add: Any) -> None:
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="auto: bf16 in hardware")
-    add("--seed", type=_at_least(0), default=0, metavar="N", help="of everything random (0)")
+    add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
     _add_storage(add)
     add("--name", help="of the study; the same name goes on (default: BACKBONE-DATA)")
     add("--json", action="store_true", help="print the result as JSON, in the last line of stdout")
@@ -154,6 +154,13 @@ def _at_least(lowest: int) -> Any:
         return value
 
     return whole_number
+
+
+def _seed(text: str) -> int:
+    seed: int = _at_least(0)(text)
+    if seed >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**32 - 1")
+    return seed
 
 
 def _share(text: str) -> float:

@@ -24,6 +24,7 @@ __all__ = ["KINDS", "Cut", "find_cut", "find_head", "list_cuts"]
 
 KINDS = ("conv", "pool", "concat", "block")
 DEFAULT_KINDS = ("conv", "pool", "concat")
+NORM_KINDS = ("norm", "norm_act")
 # Which name a cut carries when several candidates start at the same layer.
 PRECEDENCE = ("head", "conv", "pool", "concat", "block")
 
@@ -238,7 +239,12 @@ def _merge(
     """Join the candidates that freeze the same tensors; drop those where no boundary can be kept."""
 
     def frozen(candidate: _Candidate) -> int:
-        return sum(len(layer.tensors) for layer in backbone if layer.position < candidate.position)
+        # A constant, such as the kernel of a blur, is the same frozen or not.
+        return sum(
+            layer.position < candidate.position and (layer.parameters > 0 or layer.kind in NORM_KINDS)
+            for layer in backbone
+            if layer.tensors
+        )
 
     def depth(candidate: _Candidate) -> tuple[int, int]:
         return candidate.position, -PRECEDENCE.index(candidate.kind)

@@ -19,6 +19,7 @@ import timm.layers
 import torch
 import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d, GroupNormAct, LayerNormAct
+from timm.models.nfnet import NormFreeBlock
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -48,6 +49,7 @@ POOLINGS = {
     torch.max_pool2d,
 }
 CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
+DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout}
 REDUCTIONS = {torch.mean, torch.amax, "mean", "amax"}
 POOLING_MODULES = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd)
 NORM_ACTIVATIONS = (BatchNormAct2d, GroupNormAct, LayerNormAct)
@@ -140,16 +142,22 @@ class _Tracer(fx.Tracer):
     def __init__(self, whole: set[str]) -> None:
         super().__init__(autowrap_functions=tuple(timm.layers.get_notrace_functions()))
         self.whole = whole
-        self.leaf_types = tuple(timm.layers.get_notrace_modules())
+        # timm keeps this one whole because torch.fx takes its mul_() for dead code; nothing is removed here.
+        self.leaf_types = tuple({*timm.layers.get_notrace_modules()} - {NormFreeBlock})
         self.failed_at: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep whole: torch's own modules, timm's untraceable ones, and mode switches without layers."""
-        if module_qualified_name in self.whole or isinstance(m, self.leaf_types):
+        """Keep whole: torch's modules, weighted layers, what timm cannot trace, mode switches without layers.
+
+        A block with layers inside is entered even if timm does not trace it: should that fail, it is kept
+        whole the next time.
+        """
+        if module_qualified_name in self.whole or _is_weighted(m):
             return True
-        return super().is_leaf_module(m, module_qualified_name) or (
-            _asks_for_mode(m) and not any(_is_weighted(child) for child in m.modules())
-        )
+        if super().is_leaf_module(m, module_qualified_name):
+            return True
+        has_layers = any(_is_weighted(child) for child in m.modules())
+        return not has_layers and (isinstance(m, self.leaf_types) or _asks_for_mode(m))
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note the innermost module in which tracing fails."""
@@ -241,6 +249,9 @@ def _follow(model: nn.Module) -> tuple[fx.Graph, tuple[str, ...]]:
 def _unfreeze_modes(graph: fx.Graph) -> None:
     """Let a traced ``training=False`` follow the mode of the module that runs the graph."""
     for node in graph.nodes:
+        if node.target in DROPOUTS and len(node.args) > 2:
+            node.kwargs = {**node.kwargs, "training": node.args[2]}
+            node.args = node.args[:2]
         # A literal training=True (weight standardisation by batch norm) has nothing to do with the mode.
         if node.op == "call_function" and node.kwargs.get("training") is False:
             with graph.inserting_before(node):

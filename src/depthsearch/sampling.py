@@ -90,7 +90,10 @@ class ExtrapolatingGPSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Suggest the setting that promises most."""
-        return self._gp.sample_relative(_shadow(study), trial, search_space)
+        shadow = _shadow(study)
+        # GPSampler notes its suggestion at the trial it is for, so the shadow needs one of its own.
+        shadow.ask()
+        return self._gp.sample_relative(shadow, shadow.get_trials(deepcopy=False)[-1], search_space)
 
     def sample_independent(
         self,
@@ -138,7 +141,7 @@ def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[float
         if trial.state == TrialState.COMPLETE and trial.value is not None:
             return float(trial.value)
         if not trial.intermediate_values:
-            return sign * finals[0]
+            return sign * min(finals[0], ceiling)
         step, score = max(trial.intermediate_values.items())
         gains = [
             sign * (float(t.value) - t.intermediate_values[step])

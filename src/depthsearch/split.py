@@ -8,7 +8,7 @@ worth keeping.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -47,15 +47,15 @@ class Prefix(nn.Module):
 class Suffix(nn.Module):
     """The trainable part, the head included: the boundary to logits ``(n, num_classes)``.
 
-    Modules that the prefix runs as well (a kernel used twice) are frozen here too.
+    Modules and parameters that the prefix uses as well (a kernel used twice) are frozen here too.
     """
 
-    def __init__(self, graph: fx.GraphModule, shared: Sequence[str]) -> None:
+    def __init__(self, graph: fx.GraphModule, shared: Sequence[str], frozen: Collection[str]) -> None:
         super().__init__()
-        self.graph = graph.requires_grad_(True)
+        self.graph = graph
         self.shared = tuple(shared)
-        for path in self.shared:
-            graph.get_submodule(path).requires_grad_(False)
+        for name, parameter in graph.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(name not in frozen)
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -114,7 +114,11 @@ def split_at(model: nn.Module, cut: Cut, *, image_size: int | None = None) -> Sp
     return Split(
         cut=cut,
         prefix=Prefix(copy.deepcopy(_prefix_graph(graph, position))),
-        suffix=Suffix(copy.deepcopy(_suffix_graph(graph, position)), sorted(before & behind)),
+        suffix=Suffix(
+            copy.deepcopy(_suffix_graph(graph, position)),
+            sorted(before & behind),
+            _frozen_parameters(graph, model, position),
+        ),
         prefix_macs=sum(layer.macs for layer in layers if layer.position < position),
         suffix_macs=sum(layer.macs for layer in layers if layer.position >= position),
         boundary_bytes=sum(graph.bytes_per_image[node] for node in graph.boundary(position)),
@@ -176,10 +180,8 @@ def freeze_before(model: nn.Module, cut: Cut) -> Frozen:
     """
     graph = trace(model)
     position = _position(graph, model, cut)
-    names = {t for layer in graph.layers if layer.position < position for t in layer.tensors}
-    parameters = {
-        p: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False) if name in names
-    }
+    names = _frozen_parameters(graph, model, position)
+    parameters = {model.get_parameter(name): model.get_parameter(name).requires_grad for name in names}
     modules = {m: m.training for m in _frozen_modules(graph, model, position)}
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -218,6 +220,14 @@ def _module_paths(graph: LayerGraph, position: int) -> tuple[set[str], set[str]]
     return {p for i, p in called if i < position}, {p for i, p in called if i >= position}
 
 
+def _frozen_parameters(graph: LayerGraph, model: nn.Module, position: int) -> list[str]:
+    """List the parameters first used before a position, each by all the names that it has."""
+    first = {t for layer in graph.layers if layer.position < position for t in layer.tensors}
+    named = list(model.named_parameters(remove_duplicate=False))
+    frozen = {parameter for name, parameter in named if name in first}
+    return [name for name, parameter in named if parameter in frozen]
+
+
 def _frozen_modules(graph: LayerGraph, model: nn.Module, position: int) -> list[nn.Module]:
     """List the modules that run before a position, and those around them that run nothing behind it."""
     before, behind = _module_paths(graph, position)
@@ -239,9 +249,10 @@ def _prefix_graph(graph: LayerGraph, position: int) -> fx.GraphModule:
     for node in graph.nodes[:position]:
         copies[node] = prefix.node_copy(node, copies.__getitem__)
     prefix.output(tuple(copies[node] for node in graph.boundary(position)))
-    for node in reversed(prefix.nodes):
-        if node.op == "get_attr" and not node.users:
-            prefix.erase_node(node)
+    # A parameter, or a view of one, that only the suffix needs is the suffix's own.
+    for node in reversed(graph.nodes[:position]):
+        if node.op != "placeholder" and not graph.carried[node] and not copies[node].users:
+            prefix.erase_node(copies[node])
     return fx.GraphModule(graph.traced, prefix)
 
 

@@ -122,7 +122,7 @@ def open_study(
     names = optuna.get_all_study_names(storage)
     if name in names:
         study = optuna.load_study(study_name=name, storage=storage)
-        _refuse_differences(study, name, settings)
+        _refuse_differences(study, name, settings, direction)
     else:
         with deferred():
             study = optuna.create_study(study_name=name, storage=storage, direction=direction)
@@ -165,6 +165,7 @@ def search(
     folder = checkpoints / str(study.user_attrs["checkpoint_id"])
     with _lease(study) as renew:
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, orphan.number))
             trial = Trial(study, orphan._trial_id)
             yield from _run(study, trial, task, space, folder, adopted=True, renew=renew)
         while len(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
@@ -172,7 +173,6 @@ def search(
                 number = len(study.get_trials(deepcopy=False))
                 study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, number))
                 trial = study.ask()
-                space.suggest(trial)
             yield from _run(study, trial, task, space, folder, adopted=False, renew=renew)
 
 
@@ -187,13 +187,15 @@ def _run(
     renew: Callable[[], None],
 ) -> Iterator[Event]:
     """Train one trial to its end and tell it."""
-    point = space.suggest(trial)
+    with deferred():
+        point = space.suggest(trial)
     origin = str(trial.user_attrs.get("origin", "sampler"))
     checkpoint = folder / f"trial-{trial.number}.pt"
     yield TrialStarted(number=trial.number, point=point, origin=origin, adopted=adopted)
     state, reason = TrialState.COMPLETE, None
     results: list[EpochResult] = []
     reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+    last_reported = max(reported, default=0)
     seed = seed_from(task.recipe.seed, trial.number)
     training = train_point(task, point, seed=seed, checkpoint=checkpoint)
     try:
@@ -204,7 +206,9 @@ def _run(
                 if result.epoch not in reported:
                     trial.report(result.score, step=result.epoch)
             yield EpochDone(number=trial.number, result=result)
-            if origin != "baseline" and result.epoch < task.recipe.epochs and trial.should_prune():
+            # Optuna judges the last epoch reported; one that is only told again was judged before.
+            judged = origin != "baseline" and last_reported <= result.epoch < task.recipe.epochs
+            if judged and trial.should_prune():
                 state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
                 break
     except DivergedError as error:
@@ -264,9 +268,11 @@ def _settings(task: Task, space: SearchSpace) -> dict[str, Any]:
     }
 
 
-def _refuse_differences(study: optuna.Study, name: str, settings: Mapping[str, Any]) -> None:
+def _refuse_differences(
+    study: optuna.Study, name: str, settings: Mapping[str, Any], direction: StudyDirection
+) -> None:
     stored = study.user_attrs.get("settings")
-    if stored is None and study.get_trials(deepcopy=False):
+    if stored is None and (study.get_trials(deepcopy=False) or study.directions != [direction]):
         raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
     differences = [
         f"{key} is {stored.get(key)!r} there, {settings.get(key)!r} here"

@@ -155,8 +155,8 @@ def _train_epoch(
     n = len(source.labels)
     torch.manual_seed(seed_from(recipe.seed, epoch))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_from(recipe.seed, epoch)))
-    # Batches of almost one size: a last one of a single image would stop batch normalisation.
-    batches = order.tensor_split(math.ceil(n / recipe.batch_size))
+    # Batches of almost one size: one of a single image would stop batch normalisation.
+    batches = order.tensor_split(max(1, min(math.ceil(n / recipe.batch_size), n // 2)))
     total = torch.zeros((), device=device.torch_device)
     for step, index in enumerate(batches):
         done = (epoch - 1 + step / len(batches)) / recipe.epochs

@@ -88,8 +88,7 @@ class View:
             if better:
                 self.best = (event.score, str(event.point.cut))
         score = "" if event.score is None else f", score {event.score:.4f}"
-        reason = f": {event.reason}" if event.reason else ""
-        summary = f"trial {event.number} {event.state.name.lower()}{score}{reason}"
+        summary = f"trial {event.number} {event.reason or event.state.name.lower()}{score}"
         if self.live:
             self.console.print(f"{summary}  [dim]{_describe(event.point)}[/dim]", highlight=False)
         self._line(f"{summary} [{self.n_done}/{self.n_trials}{self._time_left()}]")

@@ -1,0 +1,430 @@
+"""The command line, run as a user runs it."""
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from PIL import Image
+
+from depthsearch import cli, commands
+from depthsearch.cli import main
+from depthsearch.cuts import Cut
+from depthsearch.study import FINISHED
+
+NOTICES = ("Data ", "Backbone ", "No --data")
+
+
+@pytest.fixture(scope="module")
+def pictures(digits, tmp_path_factory) -> Path:
+    """Noughts and ones as files, fourteen each."""
+    root = tmp_path_factory.mktemp("pictures")
+    for label, name in ((0, "nought"), (1, "one")):
+        (root / name).mkdir()
+        rows = digits.train.rows[digits.train.labels == label][:14]
+        for place, pixels in enumerate(digits.train.images[rows]):
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(root / name / f"{place:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Holds the database of the study that the tests of this module share."""
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="module")
+def arguments(pictures: Path, folder: Path) -> list[str]:
+    """Give the command of the study that the tests of this module share."""
+    return study_arguments(pictures, f"sqlite:///{folder}/studies.db")
+
+
+def study_arguments(pictures: Path, url: str, *, epochs: int = 1) -> list[str]:
+    options = "--backbone test_resnet --weights random --image-size 16 --device cpu --precision float32"
+    counts = f"--trials 3 --epochs {epochs} --pruner none --head-width 16:16 --name noughts"
+    return ["study", "--data", str(pictures), *options.split(), *counts.split(), "--storage", url]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run that study to its end, in a process of its own."""
+    command = [sys.executable, "-m", "depthsearch", *arguments, "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def status_of(argv: list[str]) -> int:
+    """Run a command here; give its exit status, also where the parser exits by itself."""
+    try:
+        return main(argv)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+def complaint(captured: str) -> str:
+    """Give the one line that says what is wrong; before it only what was loaded may be told."""
+    *before, line = captured.splitlines()
+    assert all(earlier.startswith(NOTICES) for earlier in before), captured
+    assert line.startswith("depthsearch"), captured
+    return line
+
+
+def n_finished_in(storage: optuna.storages.RDBStorage) -> int:
+    """Count the finished trials of the study that most tests make."""
+    return len(optuna.load_study(study_name="noughts", storage=storage).get_trials(states=FINISHED))
+
+
+# --- study and report ---------------------------------------------------------------------------
+
+
+def test_the_result_is_the_last_line_of_stdout_and_all_else_goes_to_stderr(finished) -> None:
+    assert finished.returncode == 0, finished.stderr
+    (line,) = finished.stdout.splitlines()
+    result = json.loads(line)
+    assert result["study"] == "noughts"
+    assert result["backbone"] == "test_resnet"
+    assert result["weights"] == "random (seed 0)"
+    assert result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
+    assert result["best"]["cut"].keys() == {"index", "layer", "name", "kind", "keras_name"}
+    assert result["cost"]["full_fine_tunes"] > 0
+    for told in (
+        "Data pictures",
+        "Backbone test_resnet",
+        "0 of 3 trials done",
+        "trial 2 (anchor)",
+        "Best cut",
+    ):
+        assert told in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert "Warning" not in finished.stderr
+
+
+def test_a_study_that_has_its_trials_is_only_shown(finished, arguments, capsys) -> None:
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert "Study noughts: 3 of 3 trials done" in told.err
+    assert "trial 3" not in told.err
+    assert "Best cut" in told.out
+
+
+def test_the_report_is_what_the_study_said(finished, arguments, capsys) -> None:
+    assert main(["report", "--storage", arguments[-1], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(finished.stdout)
+
+
+def test_the_report_shows_every_trial(finished, arguments, capsys) -> None:
+    assert main(["report", "--storage", arguments[-1], "--name", "noughts"]) == 0
+    shown = capsys.readouterr().out
+    assert "Best cut" in shown
+    assert re.findall(r"^│\s+([012]) │.* │ complete │", shown, re.MULTILINE) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "difference"),
+    [
+        ("--epochs", "2", "epochs is 1 there, 2 here"),
+        ("--learning-rate", "1e-4:1e-3", "space: learning_rate is [1e-05, 0.01] there, [0.0001, 0.001] here"),
+        ("--image-size", "24", "image size is 16 there, 24 here"),
+    ],
+)
+def test_the_same_name_with_other_settings_is_refused(
+    finished, arguments, capsys, option: str, value: str, difference: str
+) -> None:
+    assert status_of([*arguments, option, value]) == 2
+    said = complaint(capsys.readouterr().err)
+    assert said.startswith("depthsearch study: Study 'noughts' is another: ")
+    assert difference in said
+
+
+def test_a_study_in_which_nothing_completes_says_where_to_look(pictures, tmp_path, capsys) -> None:
+    argv = [*study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"), "--learning-rate", "1e39:1e40"]
+    assert status_of(argv) == 2
+    assert (
+        "No trial of noughts is complete. See why: depthsearch report --name noughts"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [(["--backbone", "x"], (12, 4)), (["--backbone", "x", "--data", "photos"], (30, 10))],
+)
+def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch, argv, expected) -> None:
+    given = []
+    monkeypatch.setattr(commands, "study", given.append)
+    assert main(["study", *argv]) == 0
+    assert (given[0].trials, given[0].epochs) == expected
+
+
+# --- bad values ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def values(tmp_path: Path, folder: Path, pictures: Path) -> dict[str, str]:
+    """Files and databases that a bad value may name, by a word for each."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "garbage.pt").write_bytes(b"no weights, and no database either; " * 200)
+    return {
+        "MISSING": str(tmp_path / "missing"),
+        "EMPTY": str(tmp_path / "empty"),
+        "GARBAGE": str(tmp_path / "garbage.pt"),
+        "NO_DATABASE": f"sqlite:///{tmp_path}/garbage.pt",
+        "UNOPENABLE": f"sqlite:///{tmp_path}/no/folder/s.db",
+        "ABSENT_DATABASE": f"sqlite:///{tmp_path}/absent.db",
+        "STUDIES": f"sqlite:///{folder}/studies.db",
+    }
+
+
+# Command, option, value (or a word of the above), what the complaint has to say.
+BAD = [
+    ("study", "--backbone", "nonesuch", "no model 'nonesuch'"),
+    ("study", "--data", "MISSING", "No folder"),
+    ("study", "--data", "EMPTY", "No images in"),
+    ("study", "--data", "GARBAGE", "garbage.pt is a file"),
+    ("study", "--weights", "MISSING", "No weights file"),
+    ("study", "--weights", "GARBAGE", "neither a safetensors file nor a state dict"),
+    ("study", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
+    ("study", "--image-size", "big", "--image-size: 'big' is no whole number"),
+    ("study", "--val-share", "1", "--val-share: '1' is no number in [0, 1)"),
+    ("study", "--val-share", "nan", "--val-share: 'nan' is no number in [0, 1)"),
+    ("study", "--val-share", "0", "val share 0.0 is not a share"),
+    ("study", "--test-share", "-0.1", "--test-share: '-0.1' is no number in [0, 1)"),
+    ("study", "--test-share", "0.9", "leave no image to train on"),
+    ("study", "--skip-unreadable", "=yes", "--skip-unreadable: ignored explicit argument 'yes'"),
+    ("study", "--epochs", "0", "--epochs: '0' is no whole number from 1 on"),
+    ("study", "--epochs", "1.5", "--epochs: '1.5' is no whole number from 1 on"),
+    ("study", "--batch-size", "1", "--batch-size: '1' is no whole number from 2 on"),
+    ("study", "--metric", "auc", "--metric: invalid choice: 'auc'"),
+    ("study", "--schedule", "linear", "--schedule: invalid choice: 'linear'"),
+    ("study", "--label-smoothing", "1", "--label-smoothing: '1' is no number in [0, 1)"),
+    ("study", "--kinds", "conv,norm", "--kinds: 'norm' is none of conv, pool, concat, block"),
+    ("study", "--kinds", "", "--kinds: '' is none of"),
+    ("study", "--kinds", "concat", "has no concat layer to cut at"),
+    ("study", "--learning-rate", "0:1", "--learning-rate: '0:1' is no LOW:HIGH"),
+    ("study", "--learning-rate", "1:0.1", "--learning-rate: '1:0.1' is no LOW:HIGH"),
+    ("study", "--learning-rate", "1e-3:inf", "--learning-rate: '1e-3:inf' is no LOW:HIGH"),
+    ("study", "--learning-rate", "fast", "--learning-rate: 'fast' is no LOW:HIGH"),
+    ("study", "--head-width", "100:30", "--head-width: '100:30' is neither 0 nor MAX:STEP"),
+    ("study", "--head-width", "0:0", "--head-width: '0:0' is neither 0 nor MAX:STEP"),
+    ("study", "--head-width", "wide", "--head-width: 'wide' is neither 0 nor MAX:STEP"),
+    ("study", "--also", "momentum", "--also: 'momentum' is none of head_depth, dropout"),
+    ("study", "--sampler", "grid", "--sampler: invalid choice: 'grid'"),
+    ("study", "--pruner", "hyperband", "--pruner: invalid choice: 'hyperband'"),
+    ("study", "--trials", "0", "--trials: '0' is no whole number from 1 on"),
+    ("study", "--device", "tpu", "--device: invalid choice: 'tpu'"),
+    ("study", "--device", "cuda", "No cuda device here"),
+    ("study", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),
+    ("study", "--seed", "-1", "--seed: '-1' is no whole number"),
+    ("study", "--seed", "4294967296", "--seed: '4294967296' is no whole number"),
+    ("study", "--storage", "studies.db", "--storage 'studies.db' is no database URL"),
+    ("study", "--storage", "nonesuch://host/db", "--storage nonesuch://host/db cannot be opened"),
+    ("study", "--storage", "UNOPENABLE", "cannot be opened: "),
+    ("study", "--storage", "NO_DATABASE", "file is not a database"),
+    ("study", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
+    ("cuts", "BACKBONE", "nonesuch", "no model 'nonesuch'"),
+    ("cuts", "--kinds", "norm", "--kinds: 'norm' is none of conv"),
+    ("cuts", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
+    ("cuts", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
+    ("report", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
+    ("report", "--storage", "NO_DATABASE", "file is not a database"),
+    ("report", "--name", "nonesuch", "No study 'nonesuch'; sqlite:///"),
+    ("report", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
+    ("dashboard", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
+    ("dashboard", "--storage", "studies.db", "'studies.db' is no database URL"),
+    ("dashboard", "--host", "203.0.113.7", "Cannot listen on 203.0.113.7:"),
+    ("dashboard", "--port", "65536", "--port 65536 is no port: give one up to 65535"),
+    ("dashboard", "--port", "-1", "--port: '-1' is no whole number from 0 on"),
+    ("dashboard", "--port", "http", "--port: 'http' is no whole number"),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "value", "expected"), BAD)
+def test_a_bad_value_is_one_line_and_status_2(
+    finished,
+    values,
+    pictures,
+    tmp_path,
+    capsys,
+    monkeypatch,
+    command: str,
+    option: str,
+    value: str,
+    expected: str,
+) -> None:
+    if value == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    monkeypatch.chdir(tmp_path)
+    argv = {
+        "study": study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"),
+        "cuts": ["cuts", "test_resnet"],
+        "report": ["report", "--storage", values["STUDIES"]],
+        "dashboard": ["dashboard", "--storage", values["STUDIES"]],
+    }[command]
+    value = values.get(value, value)
+    given = [f"{option}{value}"] if value.startswith("=") else [f"{option}={value}"]
+    before = sorted(tmp_path.iterdir())
+    assert status_of([command, value] if option == "BACKBONE" else [*argv, *given]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert expected in complaint(told.err)
+    if command != "study":
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def options_of(command: str) -> list[str]:
+    parser = cli._parser()._subparsers._group_actions[0].choices[command]
+    return [next(iter(a.option_strings), a.metavar) for a in parser._actions if a.dest != "help"]
+
+
+@pytest.mark.parametrize("command", ["study", "cuts", "report", "dashboard"])
+def test_every_option_has_a_bad_value_in_these_tests(command: str) -> None:
+    tested = {option for name, option, *_ in BAD if name == command}
+    # The name of a study takes any text; a taken one has a test of its own.
+    assert tested | {"--name"} >= set(options_of(command))
+
+
+@pytest.mark.parametrize("command", ["study", "cuts", "report", "dashboard"])
+def test_the_help_of_a_command_has_each_option(command: str, capsys) -> None:
+    assert status_of([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [option for option in options_of(command) if not re.search(rf"{option}\b", shown)] == []
+
+
+def test_a_command_is_needed(capsys) -> None:
+    assert status_of([]) == 2
+    assert complaint(capsys.readouterr().err) == (
+        "depthsearch: the following arguments are required: COMMAND (see depthsearch --help)"
+    )
+
+
+def test_the_study_of_somebody_else_is_neither_gone_on_with_nor_reported(
+    pictures, tmp_path, capsys, open_quick_storage
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    storage = open_quick_storage(url)
+    foreign = optuna.create_study(study_name="noughts", storage=storage)
+    foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    for argv in (study_arguments(pictures, url), ["report", "--storage", url]):
+        assert status_of(argv) == 2
+        said = complaint(capsys.readouterr().err)
+        assert said.startswith(f"depthsearch {argv[0]}: Study 'noughts' was not made by depthsearch.")
+    assert n_finished_in(storage) == 1
+
+
+def test_a_report_asks_which_study_where_there_are_several(tmp_path, capsys, open_quick_storage) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    for name in ("first", "second"):
+        optuna.create_study(study_name=name, storage=open_quick_storage(url))
+    assert status_of(["report", "--storage", url]) == 2
+    assert f"Which study? Give --name; {url} has: first, second." in complaint(capsys.readouterr().err)
+
+
+def test_a_port_that_is_taken_is_refused(finished, arguments, capsys) -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert status_of(["dashboard", "--storage", arguments[-1], "--port", str(port)]) == 2
+    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in complaint(capsys.readouterr().err)
+
+
+# --- cuts ---------------------------------------------------------------------------------------
+
+
+def test_cuts_as_json_have_every_attribute_and_keras_numbers(capsys) -> None:
+    assert main(["cuts", "densenet121", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {tuple(cut) for cut in found} == {tuple(field.name for field in fields(Cut))}
+    assert [cut["index"] for cut in found] == list(range(len(found)))
+    by_layer = {cut["layer"]: cut for cut in found}
+    assert by_layer[144]["keras_name"] == "conv4_block1_1_conv"
+    assert by_layer[144]["name"] == "features.denseblock3.denselayer1.conv1"
+
+
+def test_cuts_are_a_table_of_every_candidate(capsys) -> None:
+    assert main(["cuts", "test_resnet", "--kinds", "conv", "--image-size", "32"]) == 0
+    shown = capsys.readouterr().out
+    n_cuts = int(re.search(r"test_resnet: (\d+) candidate cuts", shown)[1])
+    assert len(re.findall(r"^│\s+\d+ │", shown, re.MULTILINE)) == n_cuts > 10
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes to end with the test, whatever happens in it."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def start(started: list[subprocess.Popen[str]], argv: list[str]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "depthsearch", *argv],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    started.append(process)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(
+    pictures, tmp_path, started, capsys, open_quick_storage, number: signal.Signals
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    argv = study_arguments(pictures, url, epochs=10)
+    process = start(started, argv)
+    assert any("epoch 2/10" in line for line in process.stderr)
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = rest.splitlines()[-1]
+    said, _, command = last.partition(" go on with: ")
+    assert said == "Stopped. What is finished is kept;"
+    assert "Traceback" not in rest
+    assert main(shlex.split(command)[1:]) == 0
+    told = capsys.readouterr().err
+    assert "trial 0 (baseline, continued)" in told
+    assert n_finished_in(open_quick_storage(url)) == 3
+
+
+def test_the_dashboard_is_served_on_loopback_until_interrupted(finished, arguments, started) -> None:
+    process = start(started, ["dashboard", "--storage", arguments[-1], "--port", "0"])
+    line = process.stderr.readline()
+    address = re.fullmatch(r"Dashboard on (http://127\.0\.0\.1:\d+/) \(Ctrl-C stops it\)\n", line)
+    assert address, line
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for path in ("", "dashboard", "api/studies"):
+        with opener.open(address[1] + path, timeout=30) as response:
+            assert response.status == 200
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "Stopped.\n")
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    code = (
+        "import sys, depthsearch.cli as cli\n"
+        "try:\n    cli.main(['study', '--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'timm', 'optuna', 'numpy', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "--backbone" in ended.stdout

@@ -1,0 +1,270 @@
+"""Candidate cuts: which there are, in which order, under which names, and what they freeze."""
+
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
+from depthsearch.errors import CutError
+
+MODELS = [
+    "densenet121",
+    "resnet50",
+    "resnetblur50",
+    "seresnet50",
+    "vgg16",
+    "mobilenetv3_large_100",
+    "efficientnet_b0",
+    "inception_v3",
+    "convnext_atto",
+    "dm_nfnet_f0",
+]
+
+
+@cache
+def build(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+@cache
+def cuts_of(name: str, kinds: tuple[str, ...] = ("conv", "pool", "concat")) -> list[Cut]:
+    with torch.device("meta"):
+        return list_cuts(build(name), kinds)
+
+
+def aliases_of(cuts: list[Cut]) -> dict[str, tuple[str, ...]]:
+    return {cut.name: cut.aliases for cut in cuts}
+
+
+def torchvision_cuts(name: str, **options: object) -> list[Cut]:
+    with torch.device("meta"):
+        return list_cuts(torchvision.models.get_model(name, weights=None), **options)
+
+
+@pytest.mark.parametrize(
+    "name", [144, "144", "conv4_block1_1_conv", "features.denseblock3.denselayer1.conv1"]
+)
+def test_cut_is_found_by_number_keras_name_and_path(name):
+    cut = find_cut(cuts_of("densenet121"), name)
+    assert (cut.layer, cut.keras_name) == (144, "conv4_block1_1_conv")
+    assert cut.name == cut.first_layer == "features.denseblock3.denselayer1.conv1"
+    assert str(cut) == "layer 144 (conv4_block1_1_conv, features.denseblock3.denselayer1.conv1)"
+
+
+def test_densenet121_freezes_most_of_its_work_before_layer_144():
+    cut = find_cut(cuts_of("densenet121"), 144)
+    assert cut.frozen_mac_share == pytest.approx(0.733, abs=0.001)
+    assert cut.frozen_parameter_share == pytest.approx(0.206, abs=0.001)
+
+
+def test_cut_is_found_by_an_alias():
+    assert find_cut(cuts_of("resnet50"), "maxpool").name == "layer1.0.conv1"
+
+
+def test_unknown_name_is_an_error_with_the_names_that_come_nearest():
+    message = (
+        r"^No cut 'layer4\.2'\. Cuts: layer 166 \(conv5_block3_1_conv, layer4\.2\.conv1\), "
+        r".*layer4\.2\.conv3\)\. See `depthsearch cuts`\.$"
+    )
+    with pytest.raises(CutError, match=message):
+        find_cut(cuts_of("resnet50"), "layer4.2")
+    with pytest.raises(CutError, match=r"^No cut 'layer9'\. Cuts: layer 3 \(conv1_conv, conv1\), .*, \.\.\.\. "):
+        find_cut(cuts_of("resnet50"), "layer9")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cuts_are_ordered_by_depth(name):
+    for kinds in (("conv", "pool", "concat"), KINDS):
+        cuts = cuts_of(name, kinds)
+        assert [cut.index for cut in cuts] == list(range(len(cuts)))
+        for before, after in pairwise(cuts):
+            assert before.frozen_mac_share <= after.frozen_mac_share
+            assert before.frozen_parameter_share < after.frozen_parameter_share
+            assert before.trainable_parameters > after.trainable_parameters
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_first_cut_freezes_nothing_and_the_last_the_whole_backbone(name):
+    cuts = cuts_of(name)
+    first, last = cuts[0], cuts[-1]
+    classifier = build(name).get_classifier()
+    n_parameters = sum(p.numel() for p in build(name).parameters())
+    n_classifier = sum(p.numel() for p in classifier.parameters())
+    assert (first.frozen_mac_share, first.frozen_parameter_share) == (0, 0)
+    assert first.trainable_parameters == n_parameters - n_classifier
+    assert (last.kind, last.trainable_parameters) == ("head", 0)
+    assert (last.frozen_mac_share, last.frozen_parameter_share) == (1, 1)
+    assert [cut.kind for cut in cuts].count("head") == 1
+    assert build(name).get_submodule(last.name) is classifier
+
+
+def test_first_layer_is_a_cut_even_where_its_kind_is_no_candidate():
+    assert cuts_of("resnet50", ("block",))[0].name == "conv1"
+    assert cuts_of("densenet121", ("concat",))[0].trainable_parameters == 6_953_856
+
+
+def test_pooling_and_the_convolution_behind_it_are_one_cut():
+    assert aliases_of(cuts_of("resnet50"))["layer1.0.conv1"] == ("maxpool",)
+    vgg16 = aliases_of(cuts_of("vgg16"))
+    pools = {name: aliases for name, aliases in vgg16.items() if aliases}
+    assert pools == {
+        "features.5": ("features.4",),
+        "features.10": ("features.9",),
+        "features.17": ("features.16",),
+        "features.24": ("features.23",),
+        "head.fc": ("head.global_pool.pool",),
+    }
+
+
+def test_batch_norm_between_pooling_and_convolution_makes_two_cuts():
+    names = [cut.name for cut in cuts_of("densenet121")]
+    place = names.index("features.transition2.pool")
+    assert names[place + 1] == "features.denseblock3.denselayer1.conv1"
+
+
+def test_fixed_blur_makes_no_cut_of_its_own():
+    cuts = {cut.name: cut for cut in cuts_of("resnetblur50")}
+    assert "layer2.0.aa.conv2d" in cuts["layer2.0.conv3"].aliases
+    assert "layer2.0.aa.conv2d" not in cuts
+
+
+def test_statistics_without_parameters_make_a_cut_of_their_own():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(4, affine=False),
+        nn.AvgPool2d(2),
+        nn.Conv2d(4, 4, 1),
+        nn.Flatten(),
+        nn.Linear(16, 2),
+    )
+    assert aliases_of(list_cuts(model, image_size=8)) == {"0": (), "1": (), "4": ("3",), "6": ()}
+
+
+@pytest.mark.parametrize("name", ["vgg16", "mobilenet_v3_large", "alexnet"])
+def test_linear_layers_of_a_classifier_container_are_no_candidates(name):
+    cuts = torchvision_cuts(name)
+    assert (cuts[-1].name, cuts[-1].kind) == ("classifier", "head")
+    assert not any(n.startswith("classifier") for cut in cuts[:-1] for n in (cut.name, *cut.aliases))
+
+
+def test_classifier_that_is_a_convolution_is_named_by_the_caller():
+    cuts = torchvision_cuts("squeezenet1_1", head="classifier")
+    assert (cuts[-1].name, cuts[-2].name) == ("classifier", "features.12.expand3x3")
+    with_conv = torchvision_cuts("squeezenet1_1")
+    assert (with_conv[-1].name, with_conv[-2].name) == ("output", "classifier.1")
+
+
+def test_classifier_that_timm_names_may_be_a_convolution():
+    cuts = cuts_of("dpn68")
+    assert isinstance(build("dpn68").classifier, nn.Conv2d)
+    assert (cuts[-1].name, cuts[-1].kind) == ("classifier", "head")
+    assert "classifier" not in [cut.name for cut in cuts[:-1]]
+
+
+def test_head_that_is_no_module_is_an_error():
+    with pytest.raises(CutError, match=r"No module 'top' runs in SqueezeNet\. Its last layers: classifier\.2, "):
+        torchvision_cuts("squeezenet1_1", head="top")
+
+
+@pytest.mark.parametrize("kind", ["conv", "pool", "concat"])
+def test_only_the_kinds_asked_for_are_candidates(kind):
+    cuts = cuts_of("densenet121", (kind,))
+    n_cuts = {"conv": 120, "pool": 5, "concat": 58}
+    assert {cut.kind for cut in cuts[1:-1]} == {kind}
+    names = {n for cut in cuts[1:-1] for n in (cut.name, *cut.aliases)} | set(cuts[-1].aliases)
+    assert len(names | {cuts[0].name}) == n_cuts[kind] + (kind != "conv")
+
+
+@pytest.mark.parametrize(
+    ("name", "n_blocks", "first", "last"),
+    [
+        ("resnet50", 16, "layer1.0", "layer4.2"),
+        ("densenet121", 58, "features.denseblock1.denselayer1", "features.denseblock4.denselayer16"),
+        ("efficientnet_b0", 16, "blocks.0.0", "blocks.6.0"),
+        ("convnext_atto", 12, "stages.0.blocks.0", "stages.3.blocks.1"),
+        ("dm_nfnet_f0", 12, "stages.0.0", "stages.3.2"),
+    ],
+)
+def test_blocks_are_the_repeated_units(name, n_blocks, first, last):
+    stem, *blocks, head = cuts_of(name, ("block",))
+    assert (len(blocks), blocks[0].name, blocks[-1].name) == (n_blocks, first, last)
+    assert {cut.kind for cut in blocks} == {"block"}
+    assert (stem.frozen_parameter_share, head.kind) == (0, "head")
+
+
+def test_block_lends_its_name_to_the_cut_at_its_start():
+    cuts = cuts_of("resnet50", KINDS)
+    assert find_cut(cuts, "layer3.2").name == "layer3.2.conv1"
+    assert find_cut(cuts, "layer3.2").aliases == ("layer3.2",)
+
+
+@pytest.mark.parametrize(
+    ("name", "boundary_bytes"),
+    [
+        # The transition's convolution gives 256 channels of 28 x 28 pixels, its pooling 14 x 14.
+        ("features.transition2.pool", 256 * 28 * 28 * 4),
+        ("features.denseblock3.denselayer1", 256 * 14 * 14 * 4),
+        # The first convolution of a dense layer reads its norm's output; the block goes on with its input.
+        ("features.denseblock3.denselayer1.conv1", 2 * 256 * 14 * 14 * 4),
+        ("features.denseblock3.denselayer1.conv2", (256 + 128) * 14 * 14 * 4),
+        ("features.denseblock3.denselayer2.cat", (256 + 32) * 14 * 14 * 4),
+        ("classifier", 1024 * 4),
+    ],
+)
+def test_boundary_has_the_bytes_counted_by_hand(name, boundary_bytes):
+    kinds = ("block",) if name.endswith("denselayer1") else ("conv", "pool", "concat")
+    assert find_cut(cuts_of("densenet121", kinds), name).boundary_bytes == boundary_bytes
+
+
+def test_image_size_scales_bytes_and_not_numbers():
+    with torch.device("meta"):
+        large = list_cuts(build("densenet121"), image_size=448)
+    usual = cuts_of("densenet121")
+    assert [replace(cut, boundary_bytes=0, frozen_mac_share=0) for cut in large] == [
+        replace(cut, boundary_bytes=0, frozen_mac_share=0) for cut in usual
+    ]
+    assert [cut.boundary_bytes for cut in large[:-1]] == [4 * cut.boundary_bytes for cut in usual[:-1]]
+    assert large[-1].boundary_bytes == usual[-1].boundary_bytes
+
+
+@pytest.mark.parametrize("name", ["densenet121", "vgg16", "mobilenetv3_small_050"])
+def test_number_of_classes_does_not_matter(name):
+    with torch.device("meta"):
+        assert list_cuts(timm.create_model(name, num_classes=7)) == cuts_of(name)
+
+
+def test_backbone_without_classifier_has_the_same_cuts():
+    with torch.device("meta"):
+        cuts = list_cuts(timm.create_model("resnet18", num_classes=0))
+    assert [cut.name for cut in cuts] == [cut.name for cut in cuts_of("resnet18")]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (("conv", "layer"), r"^No candidate kind 'layer': give some of conv, pool, concat, block\.$"),
+        ((), r"^No candidate kind \(none given\): give some of "),
+    ],
+)
+def test_unknown_kind_is_an_error(kinds, message):
+    with pytest.raises(CutError, match=message):
+        list_cuts(build("resnet18"), kinds)
+
+
+def test_model_without_a_layer_of_the_kind_is_an_error():
+    with pytest.raises(CutError, match=r"^VGG has no block or concat layer to cut at; it has: conv, pool\.$"):
+        cuts_of("vgg16", ("block", "concat"))
+
+
+def test_model_that_is_only_a_classifier_is_an_error():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+    with pytest.raises(CutError, match=r"^Sequential has no layer with parameters before its classifier '1'"):
+        list_cuts(model, image_size=8)

@@ -1,0 +1,161 @@
+"""What is read out of a stored study, and nothing but that."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+
+from depthsearch.errors import StudyError
+from depthsearch.objective import full_fine_tune_macs
+from depthsearch.report import as_json, render, render_trials, summarize
+from depthsearch.study import open_study
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.fixture
+def store(url: str, task, space, open_quick_storage) -> Callable[..., optuna.Study]:
+    """Make a stored study of finished trials: (cut, score, state) each; give it as read anew."""
+
+    def make(*trials: tuple[int, float | None, str], metric: str = "accuracy") -> optuna.Study:
+        measured = replace(task, recipe=replace(task.recipe, metric=metric))
+        study = open_study(open_quick_storage(url), "s", measured, space, {})
+        for number, (cut, score, state) in enumerate(trials):
+            study.add_trial(
+                create_trial(
+                    state=TrialState[state],
+                    value=score if state == "COMPLETE" else None,
+                    params={"cut": cut, "learning_rate": 1e-3 * (number + 1), "head_width": 16},
+                    distributions=space.distributions(),
+                    intermediate_values={} if score is None else {1: 0.1, 2: score},
+                    user_attrs={"macs": 1000 * (number + 1), "seconds": 0.5, "reason": "why it ended"},
+                )
+            )
+        return optuna.load_study(study_name="s", storage=open_quick_storage(url))
+
+    return make
+
+
+def drawn(renderable: object) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_the_best_is_the_best_complete_trial(store) -> None:
+    summary = summarize(store((3, 0.5, "COMPLETE"), (5, 0.7, "COMPLETE"), (6, 0.9, "PRUNED")))
+    assert (summary.best.number, summary.best.cut.index, summary.best.score) == (7, 5, 0.7)
+
+
+def test_of_equal_scores_the_deeper_cut_is_best_then_the_earlier_trial(store) -> None:
+    trials = [(3, 0.7, "COMPLETE"), (9, 0.7, "COMPLETE"), (9, 0.7, "COMPLETE"), (5, 0.7, "COMPLETE")]
+    best = summarize(store(*trials)).best
+    assert (best.cut.index, best.number) == (9, 7)
+
+
+def test_the_lowest_loss_is_best(store) -> None:
+    trials = [(3, 0.7, "COMPLETE"), (5, 0.2, "COMPLETE"), (4, 0.2, "COMPLETE")]
+    summary = summarize(store(*trials, metric="loss"))
+    assert (summary.best.score, summary.best.cut.index) == (0.2, 5)
+    assert [trial.cut.index for trial in summary.top_cuts()] == [5, 4, 3]
+
+
+def test_top_cuts_are_distinct_and_each_with_its_best_trial(store) -> None:
+    trials = [(3, 0.5, "COMPLETE"), (5, 0.6, "COMPLETE"), (3, 0.8, "COMPLETE"), (7, 0.7, "COMPLETE")]
+    top = summarize(store(*trials)).top_cuts(2)
+    assert [(trial.cut.index, trial.score) for trial in top] == [(3, 0.8), (7, 0.7)]
+
+
+def test_baselines_are_the_best_scores_at_both_ends(store, space) -> None:
+    last = len(space.cuts) - 1
+    trials = [(last, 0.4, "COMPLETE"), (0, 0.6, "COMPLETE"), (last, 0.5, "COMPLETE"), (0, 0.9, "PRUNED")]
+    summary = summarize(store(*trials))
+    assert (summary.feature_extraction, summary.full_fine_tuning) == (0.5, 0.6)
+
+
+def test_the_cost_is_that_of_all_trials_in_full_fine_tunes(store, task) -> None:
+    summary = summarize(store((3, 0.5, "COMPLETE"), (5, 0.6, "PRUNED"), (6, None, "FAIL")))
+    assert summary.cost_seconds == 1.5
+    assert summary.cost_full_fine_tunes == pytest.approx(6000 / full_fine_tune_macs(task))
+
+
+def test_trials_are_counted_by_how_they_ended(store) -> None:
+    trials = [(3, 0.5, "COMPLETE"), (5, 0.6, "PRUNED"), (6, 0.6, "PRUNED"), (6, None, "FAIL")]
+    summary = summarize(store(*trials))
+    assert as_json(summary)["trials"] == {"complete": 1, "pruned": 2, "failed": 1}
+    assert summary.n_finished == 4
+
+
+def test_the_json_has_the_documented_keys(store, space) -> None:
+    found = as_json(summarize(store((3, 0.5, "COMPLETE"), (0, 0.25, "COMPLETE"))))
+    documented = {"study", "backbone", "weights", "data", "best", "baselines", "trials", "cost"}
+    assert documented <= found.keys()
+    assert {"cut", "learning_rate", "head_width", "score"} <= found["best"].keys()
+    cut = space.cuts[3]
+    assert found["best"]["cut"] == {
+        "index": 3,
+        "layer": cut.layer,
+        "name": cut.name,
+        "kind": cut.kind,
+        "keras_name": cut.keras_name,
+    }
+    assert (found["best"]["learning_rate"], found["best"]["head_width"]) == (1e-3, 16)
+    assert found["baselines"] == {"feature_extraction": None, "full_fine_tuning": 0.25}
+    assert found["cost"].keys() == {"full_fine_tunes", "seconds"}
+    assert (found["study"], found["backbone"], found["data"]) == ("s", "test_resnet", "digits")
+
+
+def test_a_head_width_that_was_not_searched_is_linear_in_the_json(store, url: str, space) -> None:
+    study = store()
+    study.add_trial(
+        create_trial(
+            value=0.5,
+            params={"cut": 3, "learning_rate": 1e-3},
+            distributions={name: space.distributions()[name] for name in ("cut", "learning_rate")},
+        )
+    )
+    assert as_json(summarize(study))["best"]["head_width"] == 0
+
+
+def test_reading_changes_nothing(store) -> None:
+    study = store((3, 0.5, "COMPLETE"))
+    before = study.get_trials(), study.user_attrs
+    drawn(render(summarize(study)))
+    assert (study.get_trials(), study.user_attrs) == before
+
+
+def test_a_study_of_somebody_else_has_no_summary(url: str, open_quick_storage) -> None:
+    study = optuna.create_study(study_name="theirs", storage=open_quick_storage(url))
+    with pytest.raises(StudyError, match=r"^Study 'theirs' was not made by depthsearch\.$"):
+        summarize(study)
+
+
+def test_a_study_without_a_complete_trial_can_be_shown(store) -> None:
+    summary = summarize(store((5, 0.6, "PRUNED"), (6, None, "FAIL")))
+    assert summary.best is None
+    assert as_json(summary)["best"] is None
+    assert drawn(render(summary)) == "Study s: no trial is complete yet.\n"
+    assert drawn(render_trials(summary)).count("why it ended") == 2
+
+
+def test_the_answer_names_the_cut_by_number_and_path(store, space) -> None:
+    text = drawn(render(summarize(store((3, 0.5, "COMPLETE"), (0, 0.25, "COMPLETE")))))
+    cut = space.cuts[3]
+    assert f"test_resnet: train from layer {cut.layer} ({cut.name})" in text
+    assert "validation accuracy 0.5000, lr 0.001, head 16 (trial 6)" in text
+    assert "feature extraction – · full fine-tuning 0.2500" in text  # noqa: RUF001 (a dash for nothing)
+    assert "2 trials (2 complete, 0 pruned, 0 failed)" in text
+
+
+def test_every_trial_is_a_row(store) -> None:
+    trials = [(3, 0.5, "COMPLETE"), (5, 0.6, "PRUNED"), (6, None, "FAIL")]
+    text = drawn(render_trials(summarize(store(*trials))))
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("│")] == ["6", "7", "8"]

@@ -1,0 +1,551 @@
+"""The coordinator: what it trains first, how trials end, and that nothing is lost or counted twice."""
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from depthsearch import study as study_module
+from depthsearch import training
+from depthsearch.backbones import load_backbone
+from depthsearch.cli import main
+from depthsearch.data import load_data
+from depthsearch.errors import SettingsError, StudyError
+from depthsearch.interrupts import deferred
+from depthsearch.objective import Task, train_point
+from depthsearch.space import SearchSpace
+from depthsearch.study import EpochDone, TrialEnded, TrialStarted, open_storage, open_study, search
+
+N_ANCHORS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A database and a folder for checkpoints, with one study in it."""
+
+    folder: Path
+    storage: optuna.storages.RDBStorage
+
+    def open(self, task: Task, space: SearchSpace) -> optuna.Study:
+        return open_study(self.storage, "s", task, space, {})
+
+    def start(self, task: Task, space: SearchSpace, n_trials: int, **names: str) -> Iterator[Any]:
+        """Open the study anew, as another process does, and search."""
+        names = {"sampler": "tpe", "pruner": "none", **names}
+        study = self.open(task, space)
+        return search(study, task, space, n_trials=n_trials, checkpoints=self.folder / "checkpoints", **names)
+
+    def run(self, task: Task, space: SearchSpace, n_trials: int, **names: str) -> optuna.Study:
+        for _ in self.start(task, space, n_trials, **names):
+            pass
+        return self.open(task, space)
+
+
+@pytest.fixture(scope="module")
+def place_in(open_quick_storage) -> Callable[[Path], Place]:
+    """Make places for studies."""
+
+    def make(folder: Path) -> Place:
+        folder.mkdir(exist_ok=True)
+        return Place(folder=folder, storage=open_quick_storage(f"sqlite:///{folder}/studies.db"))
+
+    return make
+
+
+@pytest.fixture
+def place(place_in, tmp_path: Path) -> Place:
+    return place_in(tmp_path / "place")
+
+
+@pytest.fixture(scope="module")
+def longer(task) -> Task:
+    """Three epochs, so that a trial can be stopped in its middle."""
+    return replace(task, recipe=replace(task.recipe, epochs=3))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(longer, space, place_in, tmp_path_factory) -> list[dict[str, Any]]:
+    """What nine trials store that run without a stop: anchors, suggestions, some pruned."""
+    place = place_in(tmp_path_factory.mktemp("uninterrupted"))
+    return stored(place.run(longer, space, 9, pruner="halving"))
+
+
+def stored(study: optuna.Study) -> list[dict[str, Any]]:
+    """Give all that trials store but their times."""
+    trials = []
+    for trial in study.get_trials():
+        attributes = {k: v for k, v in trial.user_attrs.items() if k not in ("seconds", "results")}
+        epochs = [
+            {k: v for k, v in result.items() if "second" not in k}
+            for result in trial.user_attrs.get("results", [])
+        ]
+        trials.append(
+            {
+                "number": trial.number,
+                "state": trial.state.name,
+                "params": trial.params,
+                "values": trial.values,
+                "intermediate": trial.intermediate_values,
+                "epochs": epochs,
+                **attributes,
+            }
+        )
+    return trials
+
+
+def tell_anchors(study: optuna.Study, space: SearchSpace) -> None:
+    """Give what is enqueued a score without training it."""
+    for trial in study.get_trials():
+        if trial.state == TrialState.WAITING:
+            asked = study.ask()
+            study.tell(asked, space.suggest(asked).cut.frozen_mac_share)
+
+
+# --- what is trained ----------------------------------------------------------------------------
+
+
+def test_the_baselines_come_first_then_a_spread_over_depth(place, task, space) -> None:
+    study = place.open(task, space)
+    last = len(space.cuts) - 1
+    enqueued = [trial.system_attrs["fixed_params"] for trial in study.get_trials()]
+    assert [params["cut"] for params in enqueued] == [
+        last,
+        0,
+        *(round(d * last) for d in (0.25, 0.5, 0.75, 0.9)),
+    ]
+    assert [t.user_attrs["origin"] for t in study.get_trials()] == ["baseline"] * 2 + ["anchor"] * 4
+    assert {params["head_width"] for params in enqueued} == {0}
+    rates = [p["learning_rate"] for p in sorted(enqueued, key=lambda p: p["cut"])]
+    assert rates == sorted(rates)
+    assert (rates[0], rates[-1]) == pytest.approx((3e-4, 3e-3))
+
+
+def test_opening_a_study_again_enqueues_nothing_twice(place, task, space) -> None:
+    place.open(task, space)
+    assert len(place.open(task, space).get_trials()) == N_ANCHORS
+
+
+def test_anchors_stay_within_the_ranges_that_are_searched(place, task, space) -> None:
+    narrow = SearchSpace(
+        cuts=space.cuts,
+        learning_rate=(1e-6, 1e-5),
+        head_width=None,
+        head_depth=(2, 3),
+        weight_decay=(0.1, 0.2),
+        optimizer=("sgd",),
+    )
+    for trial in place.open(task, narrow).get_trials():
+        for name, distribution in narrow.distributions().items():
+            value = trial.system_attrs["fixed_params"][name]
+            assert distribution._contains(distribution.to_internal_repr(value)), name
+
+
+def test_baselines_are_never_pruned_and_everything_else_can_be(
+    place, longer, space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always = optuna.pruners.ThresholdPruner(lower=2.0)
+    monkeypatch.setattr(study_module, "make_pruner", lambda *_: always)
+    trials = place.run(longer, space, 4).get_trials()[:4]
+    assert [t.state.name for t in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    assert [trials[0].params["cut"], trials[1].params["cut"]] == [len(space.cuts) - 1, 0]
+
+
+def test_a_pruned_trial_says_after_which_epoch(place, longer, space, monkeypatch: pytest.MonkeyPatch) -> None:
+    always = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
+    monkeypatch.setattr(study_module, "make_pruner", lambda *_: always)
+    events = list(place.start(longer, space, 3))
+    trial = place.open(longer, space).get_trials()[2]
+    assert trial.user_attrs["reason"] == "pruned after epoch 2"
+    assert list(trial.intermediate_values) == [1, 2]
+    assert len(trial.user_attrs["results"]) == 2
+    assert (events[-1].state, events[-1].reason) == (TrialState.PRUNED, "pruned after epoch 2")
+
+
+def test_a_trial_stores_its_cut_scores_cost_and_results(place, task, space) -> None:
+    trial = place.run(task, space, 1).get_trials()[0]
+    results = trial.user_attrs["results"]
+    assert trial.intermediate_values == {result["epoch"]: result["score"] for result in results}
+    assert trial.value == results[-1]["score"]
+    assert trial.user_attrs["macs"] == sum(result["macs"] for result in results)
+    assert trial.user_attrs["seconds"] == pytest.approx(sum(r["seconds"] for r in results), abs=1e-3)
+    assert trial.user_attrs["cut_name"] == space.cuts[-1].name
+
+
+def test_events_tell_each_trial_from_its_start_to_its_end(place, task, space) -> None:
+    events = list(place.start(task, space, 2))
+    kinds = [TrialStarted, EpochDone, EpochDone, TrialEnded]
+    assert [type(event) for event in events] == kinds * 2
+    assert [event.number for event in events] == [0] * 4 + [1] * 4
+    assert [event.origin for event in events if isinstance(event, TrialStarted)] == ["baseline"] * 2
+    ended = events[-1]
+    assert (ended.state, ended.reason) == (TrialState.COMPLETE, None)
+    assert ended.score == events[-2].result.score
+
+
+def test_the_number_of_trials_is_a_total(place, task, space) -> None:
+    place.run(task, space, 2)
+    assert len(list(place.start(task, space, 3))) == 4
+    assert list(place.start(task, space, 3)) == []
+    finished = place.open(task, space).get_trials(states=study_module.FINISHED)
+    assert [trial.number for trial in finished] == [0, 1, 2]
+
+
+# --- how trials end -----------------------------------------------------------------------------
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    """Let the training of one trial raise after its first epoch."""
+    calls = itertools.count()
+
+    def failing(*given, **named):
+        training = train_point(*given, **named)
+        if next(calls) == number:
+            yield next(training)
+            raise error
+        yield from training
+
+    monkeypatch.setattr(study_module, "train_point", failing)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate"), "CUDA out of memory. Tried"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "[enforce fail] Defau"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_trial_out_of_memory_fails_and_the_study_goes_on(
+    place, task, space, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    fail_at(monkeypatch, 0, error)
+    first, second, *_ = place.run(task, space, 2).get_trials()
+    assert (first.state, first.value) == (TrialState.FAIL, None)
+    assert first.user_attrs["reason"].startswith(f"out of memory on cpu: {reason}")
+    assert second.state == TrialState.COMPLETE
+
+
+def test_any_other_error_fails_its_trial_and_surfaces(
+    place, task, space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(monkeypatch, 1, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        place.run(task, space, 4)
+    trials = place.open(task, space).get_trials()
+    assert [t.state.name for t in trials[:3]] == ["COMPLETE", "FAIL", "WAITING"]
+    assert trials[1].user_attrs["reason"] == "RuntimeError: a bug"
+    monkeypatch.undo()
+    trials = place.run(task, space, 3).get_trials()
+    assert [t.state.name for t in trials[:3]] == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_trials_that_diverge_are_pruned_with_the_epoch(place, task, space) -> None:
+    wild = replace(space, learning_rate=(1e39, 1e39))
+    trials = place.run(task, wild, N_ANCHORS + 1).get_trials()
+    assert {trial.state for trial in trials} == {TrialState.PRUNED}
+    for trial in trials:
+        assert trial.user_attrs["reason"].startswith(("diverged: training loss", "diverged: validation loss"))
+        assert " in epoch " in trial.user_attrs["reason"]
+
+
+def test_a_finished_trial_leaves_no_checkpoint(place, task, space) -> None:
+    place.run(task, space, 2)
+    assert not [path for path in (place.folder / "checkpoints").rglob("*") if path.is_file()]
+
+
+# --- the same study again -----------------------------------------------------------------------
+
+
+def test_the_reference_study_has_every_kind_of_trial(uninterrupted) -> None:
+    assert {trial["state"] for trial in uninterrupted} == {"COMPLETE", "PRUNED"}
+    assert sum("origin" not in trial for trial in uninterrupted) == 3
+
+
+def test_the_same_seed_gives_the_same_study(place, longer, space, uninterrupted) -> None:
+    assert stored(place.run(longer, space, 9, pruner="halving")) == uninterrupted
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
+def test_the_same_seed_gives_the_same_suggestions(place_in, tmp_path, task, space, sampler: str) -> None:
+    studies = []
+    for name in ("first", "again"):
+        place = place_in(tmp_path / name)
+        tell_anchors(place.open(task, space), space)
+        studies.append(stored(place.run(task, space, N_ANCHORS + 2, sampler=sampler)))
+    assert studies[0] == studies[1]
+    assert studies[0][-1]["params"] != studies[0][-2]["params"]
+
+
+def test_another_seed_gives_another_study(place, longer, space, uninterrupted) -> None:
+    other = replace(longer, recipe=replace(longer.recipe, seed=1))
+    first = stored(place.run(other, space, 1))[0]
+    assert first["params"] == uninterrupted[0]["params"]
+    assert [e["val_loss"] for e in first["epochs"]] != [e["val_loss"] for e in uninterrupted[0]["epochs"]]
+    study = place.open(other, space)
+    tell_anchors(study, space)
+    assert stored(place.run(other, space, N_ANCHORS + 1))[-1]["params"] != uninterrupted[N_ANCHORS]["params"]
+
+
+def test_a_study_stopped_after_every_epoch_ends_as_one_never_stopped(
+    place, longer, space, uninterrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    real = training._train_epoch
+    monkeypatch.setattr(training, "_train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
+    seen: set[tuple[int, int]] = set()
+    for attempt in range(60):
+        events = place.start(longer, space, 9, pruner="halving")
+        for event in events:
+            if isinstance(event, EpochDone) and (event.number, event.result.epoch) not in seen:
+                seen.add((event.number, event.result.epoch))
+                break
+        else:
+            break
+        if attempt % 2:
+            events.close()
+        else:
+            with pytest.raises(KeyboardInterrupt, match=r"^Ctrl-C$"):
+                events.throw(KeyboardInterrupt("Ctrl-C"))
+    trials = stored(place.open(longer, space))
+    assert trials == uninterrupted
+    # Only a last epoch, behind which no checkpoint is written, is trained once more.
+    n_complete = sum(trial["state"] == "COMPLETE" for trial in trials)
+    assert len(trained) == sum(len(trial["epochs"]) for trial in trials) + n_complete
+
+
+def test_an_orphan_is_adopted_under_its_own_number(place, longer, space) -> None:
+    events = place.start(longer, space, 2)
+    assert isinstance(list(itertools.islice(events, 2))[-1], EpochDone)
+    events.close()
+    assert place.open(longer, space).get_trials()[0].state == TrialState.RUNNING
+    started, *later = place.start(longer, space, 1)
+    assert (started.number, started.adopted, started.origin) == (0, True, "baseline")
+    assert [event.result.epoch for event in later[:-1]] == [1, 2, 3]
+    trial = place.open(longer, space).get_trials()[0]
+    assert (trial.state, list(trial.intermediate_values)) == (TrialState.COMPLETE, [1, 2, 3])
+
+
+def test_an_orphan_without_its_checkpoint_is_trained_from_its_start(place, longer, space) -> None:
+    events = place.start(longer, space, 1)
+    list(itertools.islice(events, 3))
+    events.close()
+    (checkpoint,) = (place.folder / "checkpoints").rglob("*.pt")
+    checkpoint.unlink()
+    trial = place.run(longer, space, 1).get_trials()[0]
+    assert [result["epoch"] for result in trial.user_attrs["results"]] == [1, 2, 3]
+
+
+def test_an_orphan_that_was_asked_for_and_not_yet_given_values_gets_those_of_its_seed(
+    place_in, tmp_path, task, space
+) -> None:
+    trials = []
+    for asked in (False, True):
+        place = place_in(tmp_path / str(asked))
+        study = place.open(task, space)
+        tell_anchors(study, space)
+        if asked:
+            study.ask()
+        trials.append(stored(place.run(task, space, N_ANCHORS + 1))[-1])
+    assert trials[0] == trials[1]
+
+
+def test_signals_wait_while_the_study_is_written_to() -> None:
+    written = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117 (the order inside is what is tested)
+        with deferred():
+            signal.raise_signal(signal.SIGINT)
+            written.append("all of it")
+    assert written == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# --- another study ------------------------------------------------------------------------------
+
+
+def with_recipe(**changes: Any) -> Callable[[Task, SearchSpace], tuple[Task, SearchSpace]]:
+    return lambda task, space: (replace(task, recipe=replace(task.recipe, **changes)), space)
+
+
+def with_backbone(name: str, **options: Any) -> Callable[[Task, SearchSpace], tuple[Task, SearchSpace]]:
+    options = {"image_size": 16, **options}
+    return lambda task, space: (replace(task, backbone=load_backbone(name, "random", **options)), space)
+
+
+def with_other_split(task: Task, space: SearchSpace) -> tuple[Task, SearchSpace]:
+    return replace(task, data=load_data("digits", image_size=16, seed=1)), space
+
+
+def with_poolings(task: Task, space: SearchSpace) -> tuple[Task, SearchSpace]:
+    return task, SearchSpace.for_model(task.backbone.model, ("pool",), image_size=16, head_width=(16, 16))
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (with_backbone("test_efficientnet"), r"backbone is 'test_resnet' there, 'test_efficientnet' here"),
+        (
+            with_backbone("test_resnet", seed=1),
+            r"weights is 'random \(seed 0\) \[\w{12}\]' there, 'random \(s",
+        ),
+        (with_backbone("test_resnet", image_size=24), r"image size is 16 there, 24 here"),
+        (with_other_split, r"data is 'digits \[\w{12}\]' there, 'digits \[\w{12}\]' here"),
+        (with_poolings, r"cuts is '16 from .* there, '\d+ from .* here"),
+        (
+            lambda task, space: (task, replace(space, learning_rate=(1e-4, 1e-2))),
+            r"space: learning_rate is \[1e-05, 0\.01\] there, \[0\.0001, 0\.01\] here",
+        ),
+        (
+            lambda task, space: (task, replace(space, dropout=(0.0, 0.5))),
+            r"space: dropout is None there, \[0\.0, 0\.5\] here",
+        ),
+        (with_recipe(seed=1), r"seed is 0 there, 1 here"),
+        (with_recipe(epochs=5), r"epochs is 2 there, 5 here"),
+        (with_recipe(metric="loss"), r"metric is 'accuracy' there, 'loss' here"),
+    ],
+)
+def test_a_study_of_that_name_with_other_settings_is_refused(place, task, space, change, difference) -> None:
+    place.open(task, space)
+    with pytest.raises(StudyError, match=rf"^Study 's' is another: .*{difference}.*Give another --name\.$"):
+        place.open(*change(task, space))
+    assert len(place.open(task, space).get_trials()) == N_ANCHORS
+
+
+def test_a_study_of_somebody_else_is_refused(place, task, space) -> None:
+    foreign = optuna.create_study(study_name="s", storage=place.storage)
+    foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(StudyError, match=r"^Study 's' was not made by depthsearch\. Give another --name\.$"):
+        place.open(task, space)
+
+
+def test_an_empty_study_that_goes_the_other_way_is_refused(place, task, space) -> None:
+    optuna.create_study(study_name="s", storage=place.storage, direction="minimize")
+    with pytest.raises(StudyError, match=r"^Study 's' was not made by depthsearch\. Give another --name\.$"):
+        place.open(task, space)
+
+
+def test_a_loss_is_minimized(place, task, space) -> None:
+    by_loss = replace(task, recipe=replace(task.recipe, metric="loss"))
+    assert place.open(by_loss, space).direction == optuna.study.StudyDirection.MINIMIZE
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("studies.db", r"--storage 'studies\.db' is no database URL: give sqlite:///studies\.db or another"),
+        ("nonesuch://x", r"^--storage nonesuch://x cannot be opened: .*nonesuch"),
+        ("sqlite:////no/such/folder/s.db", r"--storage .* cannot be opened: .*unable to open database file"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_named(url: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        open_storage(url)
+
+
+def test_a_file_that_is_no_database_is_no_storage(tmp_path: Path) -> None:
+    (tmp_path / "s.db").write_bytes(b"something else entirely, and long enough to look at" * 50)
+    with pytest.raises(SettingsError, match=r"cannot be opened: .*file is not a database"):
+        open_storage(f"sqlite:///{tmp_path}/s.db")
+
+
+# --- the lease ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def neighbour() -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that lives."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def lease(
+    pid: int, *, host: str | None = None, started: str | None = None, age: float = 0.0
+) -> dict[str, Any]:
+    return {
+        "host": host or socket.gethostname(),
+        "pid": pid,
+        "started": started or study_module._start_of(pid),
+        "renewed": time.time() - age,
+    }
+
+
+def test_a_second_coordinator_is_refused_while_the_first_lives(place, task, space, neighbour) -> None:
+    place.open(task, space).set_user_attr("coordinator", lease(neighbour.pid))
+    with pytest.raises(
+        StudyError, match=rf"^Study 's' is being run by process {neighbour.pid} on .*Stop that"
+    ):
+        place.run(task, space, 1)
+    neighbour.kill()
+    neighbour.wait()
+    assert place.run(task, space, 1).get_trials()[0].state == TrialState.COMPLETE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process was started")
+def test_the_number_of_a_dead_coordinator_given_to_another_process_holds_nothing(
+    place, task, space, neighbour
+) -> None:
+    place.open(task, space).set_user_attr("coordinator", lease(neighbour.pid, started="1"))
+    assert place.run(task, space, 1).get_trials()[0].state == TrialState.COMPLETE
+
+
+def test_a_coordinator_elsewhere_is_dead_once_it_has_been_silent_for_long(place, task, space) -> None:
+    study = place.open(task, space)
+    study.set_user_attr("coordinator", lease(1, host="elsewhere", age=600))
+    with pytest.raises(StudyError, match=r"is being run by process 1 on elsewhere"):
+        place.run(task, space, 1)
+    study.set_user_attr("coordinator", lease(1, host="elsewhere", age=1000))
+    assert place.run(task, space, 1).get_trials()[0].state == TrialState.COMPLETE
+
+
+def test_the_lease_is_held_while_trials_run_and_given_back_after(place, task, space) -> None:
+    events = place.start(task, space, 1)
+    next(events)
+    holder = place.open(task, space).user_attrs["coordinator"]
+    assert (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname())
+    with pytest.raises(StudyError, match=rf"is being run by process {os.getpid()} on"):
+        place.run(task, space, 1)
+    events.close()
+    assert place.open(task, space).user_attrs["coordinator"] is None
+
+
+# --- a killed process ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_nothing_that_was_finished(place_in, tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        options = (
+            "--backbone test_resnet --weights random --image-size 16 --trials 3 --epochs 6 --pruner none"
+        )
+        device = "--device cpu --precision float32 --name s --head-width 0"
+        url = f"sqlite:///{tmp_path / name}/studies.db"
+        return ["study", *options.split(), *device.split(), "--storage", url]
+
+    killed, whole = place_in(tmp_path / "killed"), place_in(tmp_path / "whole")
+    arguments = [sys.executable, "-m", "depthsearch", *command("killed")]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        number = None
+        for line in process.stderr:
+            number = line.split()[1] if line.startswith("trial ") else number
+            if number == "1" and "epoch 2/6" in line:
+                process.kill()
+                break
+    study = optuna.load_study(study_name="s", storage=killed.storage)
+    assert [trial.state.name for trial in study.get_trials()[:3]] == ["COMPLETE", "RUNNING", "WAITING"]
+    assert main(command("killed")) == 0
+    assert main(command("whole")) == 0
+    again = optuna.load_study(study_name="s", storage=killed.storage)
+    straight = optuna.load_study(study_name="s", storage=whole.storage)
+    assert stored(again) == stored(straight)

@@ -1,0 +1,163 @@
+"""Contract 1 on timm's families: both parts together are the model, bitwise, wherever it is cut.
+
+The default run splits the fast models at five cuts; ``-m slow`` splits every model at every cut.
+"""
+
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from depthsearch.cuts import KINDS, Cut, list_cuts
+from depthsearch.split import split_at
+
+# A small variant of each family and an image size at which it runs, in pixels.
+FAST = {
+    "test_convnext": 64,
+    "test_efficientnet": 64,
+    "test_nfnet": 64,
+    "test_resnet": 64,
+    "convnext_atto": 64,
+    "cs3darknet_s": 64,
+    "cspnext_tiny": 64,
+    "cspresnet50": 64,
+    "darknet17": 64,
+    "densenet121": 64,
+    "dla34": 64,
+    "ecaresnet26t": 64,
+    "edgenext_xx_small": 64,
+    "efficientvit_b0": 64,
+    "ese_vovnet19b_slim_dw": 64,
+    "fasternet_t0": 64,
+    "fbnetc_100": 64,
+    "gernet_s": 64,
+    "ghostnet_050": 64,
+    "hardcorenas_a": 64,
+    "hgnet_tiny": 64,
+    "inception_next_atto": 64,
+    "lcnet_035": 64,
+    "legacy_seresnet18": 64,
+    "mambaout_femto": 64,
+    "mixnet_s": 64,
+    "mnasnet_small": 64,
+    "mobilenetv1_100": 64,
+    "mobilenetv2_035": 64,
+    "mobilenetv3_small_050": 64,
+    "mobilenetv4_conv_small_050": 64,
+    "mobileone_s0": 64,
+    "mobilevit_xxs": 64,
+    "nf_resnet26": 64,
+    "poolformer_s12": 64,
+    "regnetx_002": 64,
+    "regnety_002": 64,
+    "repghostnet_050": 64,
+    "repvgg_a0": 64,
+    "resnest14d": 64,
+    "resnet18": 64,
+    "resnetblur18": 64,
+    "resnetv2_18": 64,
+    "resnext26ts": 64,
+    "rexnet_100": 64,
+    "selecsls42": 64,
+    "semnasnet_050": 64,
+    "seresnet18": 64,
+    "skresnet18": 64,
+    "spnasnet_100": 64,
+    "starnet_s050": 64,
+    "tf_efficientnet_lite0": 64,
+    "tinynet_e": 64,
+    "vgg11_bn": 64,
+}
+SLOW = {
+    "convformer_s18": 64,
+    "convmixer_768_32": 64,
+    "convnextv2_atto": 64,
+    "cspdarknet53": 64,
+    "dla46_c": 64,
+    "dla60_res2net": 64,
+    "dm_nfnet_f0": 64,
+    "dpn48b": 64,
+    "eca_nfnet_l0": 64,
+    "efficientnet_b0": 64,
+    "efficientnetv2_rw_t": 64,
+    "fastvit_t8": 64,
+    "fbnetv3_b": 64,
+    "ghostnetv2_100": 64,
+    "hgnetv2_b0": 64,
+    "hrnet_w18_small": 64,
+    "inception_resnet_v2": 96,
+    "inception_v3": 96,
+    "inception_v4": 96,
+    "lcnetv2_small": 64,
+    "legacy_seresnext26_32x4d": 64,
+    "legacy_xception": 64,
+    "mobilevitv2_050": 64,
+    "nasnetalarge": 96,
+    "nf_regnet_b0": 64,
+    "pnasnet5large": 96,
+    "rdnet_tiny": 64,
+    "regnetz_005": 64,
+    "repvit_m0_9": 64,
+    "res2net50_14w_8s": 64,
+    "resnest26d": 64,
+    "resnet50": 64,
+    "resnext50_32x4d": 64,
+    "rexnetr_100": 64,
+    "seresnet50": 64,
+    "shvit_s1": 64,
+    "tf_mobilenetv3_small_minimal_100": 64,
+    "tresnet_m": 64,
+    "vovnet39a": 64,
+    "xception41": 64,
+}
+# torch.fx and timm themselves warn; what they warn of is no matter of splitting.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
+
+
+def build(name: str) -> nn.Module:
+    """Make a model with random weights, none of them zero: a layer scale of zero would hide a wrong block."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def spread(cuts: list[Cut], n_cuts: int) -> list[Cut]:
+    """Take the first, the last, and others evenly between them."""
+    places = [round(i * (len(cuts) - 1) / (n_cuts - 1)) for i in range(n_cuts)]
+    return [cuts[place] for place in dict.fromkeys(places)]
+
+
+def assert_splits_at(model: nn.Module, cuts: list[Cut], image_size: int) -> None:
+    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(images)
+        assert expected.std() > 0
+        for cut in cuts:
+            split = split_at(model, cut, image_size=image_size)
+            split.suffix.eval()
+            boundary = split.prefix(images)
+            # The suffix gets copies, as from a store, and may not change them.
+            kept = [tensor.clone() for tensor in boundary]
+            assert torch.equal(split.suffix(kept), expected), cut
+            assert all(map(torch.equal, kept, boundary)), cut
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_model_is_split_into_what_it_computes(name):
+    model = build(name)
+    cuts = list_cuts(model, KINDS, image_size=FAST[name])
+    assert all(a.trainable_parameters > b.trainable_parameters for a, b in pairwise(cuts))
+    assert_splits_at(model, spread(cuts, 5), FAST[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
+def test_model_is_split_at_every_cut(name):
+    image_size = {**FAST, **SLOW}[name]
+    model = build(name)
+    assert_splits_at(model, list_cuts(model, KINDS, image_size=image_size), image_size)

@@ -1,0 +1,367 @@
+"""Training the suffix: results, costs, metrics, schedules, checkpoints."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
+from torch import nn
+
+from depthsearch import objective, training
+from depthsearch.devices import choose_device
+from depthsearch.errors import DivergedError
+from depthsearch.objective import boundary_source, model_for, train_point
+from depthsearch.space import Point
+from depthsearch.split import Split, split_at
+from depthsearch.training import EpochResult, Recipe, seed_from, train
+
+CPU = choose_device("cpu", "float32")
+
+
+class Rows:
+    """Boundary tensors that are there already, counting what they would have cost."""
+
+    def __init__(self, features: torch.Tensor, labels: torch.Tensor, macs: int = 0) -> None:
+        self.features, self.labels, self.macs = features, labels, macs
+        self.macs_spent = 0
+        self.sizes: list[int] = []
+        self.order: list[int] = []
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.macs_spent += self.macs * len(index)
+        self.sizes.append(len(index))
+        self.order += index.tolist()
+        return (self.features[index],)
+
+
+class First(nn.Module):
+    """Applies a module to the only tensor of a boundary."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, boundary: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return self.module(boundary[0])
+
+
+@pytest.fixture(scope="module")
+def rows(digits) -> Callable[..., Rows]:
+    """Make sources of digits, flattened, without a backbone."""
+
+    def make(n: int = 100, macs: int = 0) -> Rows:
+        places = torch.arange(0, len(digits.train), len(digits.train) // n)[:n]
+        pixels = digits.train.gather(places)[:, 0, ::2, ::2].flatten(1).float() / 255
+        return Rows(pixels, digits.train.labels[places], macs)
+
+    return make
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return First(nn.Linear(64, 10))
+
+
+def fit(rows, recipe: Recipe, *, n: int = 100, suffix: nn.Module | None = None) -> list[EpochResult]:
+    return list(train(suffix or linear(), rows(n), rows(50), recipe, CPU, suffix_macs=640))
+
+
+def split_of(task, space, index: int, seed: int = 0) -> tuple[Split, Point]:
+    point = Point(cut=space.cuts[index], learning_rate=1e-3)
+    return split_at(model_for(task, point, seed), point.cut, image_size=16), point
+
+
+def train_split(task, split: Split, recipe: Recipe, checkpoint: Path | None = None):
+    sources = (boundary_source(task, split, images) for images in (task.data.train, task.data.val))
+    return train(split.suffix, *sources, recipe, CPU, suffix_macs=split.suffix_macs, checkpoint=checkpoint)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def without_time(results: list[EpochResult]) -> list[EpochResult]:
+    return [replace(result, seconds=0.0, images_per_second=0.0) for result in results]
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def test_each_epoch_yields_one_result(rows) -> None:
+    results = fit(rows, Recipe(epochs=3, batch_size=32))
+    assert [result.epoch for result in results] == [1, 2, 3]
+    assert all(result.seconds > 0 and result.images_per_second > 0 for result in results)
+
+
+def test_training_learns(rows) -> None:
+    results = fit(rows, Recipe(epochs=15, batch_size=20, learning_rate=0.05))
+    assert results[-1].train_loss < results[0].train_loss / 4
+    assert results[-1].score > 0.9
+
+
+def test_macs_are_prefix_once_and_suffix_thrice_where_it_learns(rows) -> None:
+    recipe = Recipe(epochs=2, batch_size=32)
+    results = list(train(linear(), rows(100, 7), rows(50, 7), recipe, CPU, suffix_macs=640))
+    assert [r.macs for r in results] == [7 * (100 + 50) + 640 * (3 * 100 + 50)] * 2
+
+
+@pytest.mark.parametrize("index", [0, 7, -1])
+def test_macs_of_a_cut_add_up_from_its_split(task, space, index: int) -> None:
+    split, point = split_of(task, space, index)
+    n_train, n_val = len(task.data.train), len(task.data.val)
+    expected = split.prefix_macs * (n_train + n_val) + split.suffix_macs * (3 * n_train + n_val)
+    assert [result.macs for result in train_point(task, point, seed=0)] == [expected, expected]
+
+
+def test_full_fine_tuning_costs_one_full_fine_tune(task, space) -> None:
+    point = Point(cut=space.cuts[0], learning_rate=1e-3)
+    spent = sum(result.macs for result in train_point(task, point, seed=0))
+    assert spent == objective.full_fine_tune_macs(task)
+
+
+# --- seeds and checkpoints ----------------------------------------------------------------------
+
+
+def test_the_same_seed_ends_in_the_same_weights_and_another_elsewhere(task, space) -> None:
+    ends = []
+    for seed in (0, 0, 1):
+        split, _ = split_of(task, space, 7)
+        list(train_split(task, split, replace(task.recipe, seed=seed)))
+        ends.append(split.suffix.state_dict())
+    assert same(ends[0], ends[1])
+    assert not same(ends[0], ends[2])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_going_on_from_a_checkpoint_ends_in_the_same_weights(
+    task, space, tmp_path: Path, optimizer: str, stop_after: int
+) -> None:
+    recipe = Recipe(epochs=3, batch_size=32, optimizer=optimizer, seed=4)
+    straight, _ = split_of(task, space, 7)
+    expected = list(train_split(task, straight, recipe))
+
+    checkpoint = tmp_path / "folder" / "trial.pt"
+    stopped = train_split(task, split_of(task, space, 7)[0], recipe, checkpoint)
+    list(itertools.islice(stopped, stop_after))
+    stopped.close()
+    torch.manual_seed(99)
+    resumed, _ = split_of(task, space, 7)
+    results = list(train_split(task, resumed, recipe, checkpoint))
+    assert without_time(results) == without_time(expected)
+    assert same(resumed.suffix.state_dict(), straight.suffix.state_dict())
+
+
+def test_going_on_repeats_no_epoch(task, space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, checkpoint = Recipe(epochs=3, batch_size=32), tmp_path / "trial.pt"
+    stopped = train_split(task, split_of(task, space, -1)[0], recipe, checkpoint)
+    list(itertools.islice(stopped, 2))
+    stopped.close()
+    epochs = []
+    real = training._train_epoch
+    monkeypatch.setattr(training, "_train_epoch", lambda *given: epochs.append(given[-1]) or real(*given))
+    list(train_split(task, split_of(task, space, -1)[0], recipe, checkpoint))
+    assert epochs == [3]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: bytes(reversed(data)),
+    ],
+)
+def test_a_damaged_checkpoint_starts_over(task, space, tmp_path: Path, damage) -> None:
+    recipe, checkpoint = Recipe(epochs=2, batch_size=32), tmp_path / "trial.pt"
+    straight, _ = split_of(task, space, 9)
+    expected = list(train_split(task, straight, recipe, checkpoint))
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    again, _ = split_of(task, space, 9)
+    results = list(train_split(task, again, recipe, checkpoint))
+    assert without_time(results) == without_time(expected)
+    assert same(again.suffix.state_dict(), straight.suffix.state_dict())
+
+
+def test_the_frozen_prefix_is_bit_identical_after_training(
+    task, space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = []
+
+    def remember(*given, **named):
+        splits.append(split_at(*given, **named))
+        return splits[-1]
+
+    monkeypatch.setattr(objective, "split_at", remember)
+    point = Point(cut=space.cuts[7], learning_rate=1e-2)
+    backbone_before = {name: t.clone() for name, t in task.backbone.model.state_dict().items()}
+    list(train_point(task, point, seed=0))
+    prefix = splits[0].prefix.graph.state_dict()
+    assert any("running_mean" in name for name in prefix)
+    assert all(torch.equal(tensor, backbone_before[name]) for name, tensor in prefix.items())
+    assert same(task.backbone.model.state_dict(), backbone_before)
+    suffix = splits[0].suffix.graph.state_dict()
+    assert any(not torch.equal(suffix[n], backbone_before[n]) for n in suffix if not n.startswith("fc."))
+
+
+# --- divergence ---------------------------------------------------------------------------------
+
+
+def test_a_learning_rate_far_too_high_diverges(task, space) -> None:
+    point = Point(cut=space.cuts[-1], learning_rate=1e39)
+    with pytest.raises(DivergedError, match=r"(training|validation) loss (nan|inf) in epoch \d"):
+        list(train_point(task, point, seed=0))
+
+
+def test_features_that_are_not_numbers_diverge_at_once(rows) -> None:
+    source = rows(100)
+    source.features[3] = float("nan")
+    with pytest.raises(DivergedError, match=r"^training loss nan in epoch 1$"):
+        list(train(linear(), source, rows(50), Recipe(epochs=2), CPU, suffix_macs=640))
+
+
+def test_a_validation_loss_that_is_not_finite_diverges(rows) -> None:
+    source = rows(50)
+    source.features[3] = float("inf")
+    with pytest.raises(DivergedError, match=r"^validation loss nan in epoch 1$"):
+        list(train(linear(), rows(100), source, Recipe(epochs=2), CPU, suffix_macs=640))
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 2, 2])
+CHOSEN = torch.tensor([0, 0, 0, 1, 2, 1, 0, 2, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "oracle"),
+    [
+        ("accuracy", accuracy_score),
+        ("balanced_accuracy", balanced_accuracy_score),
+        ("macro_f1", lambda labels, chosen: f1_score(labels, chosen, average="macro")),
+    ],
+)
+def test_a_metric_is_scikit_learns(metric: str, oracle) -> None:
+    logits = F.one_hot(CHOSEN, 3).float() * 2
+    source = Rows(logits, LABELS)
+    recipe = Recipe(epochs=1, batch_size=5, learning_rate=1e-30, metric=metric)
+    (result,) = train(still(), source, source, recipe, CPU, suffix_macs=0)
+    assert result.score == pytest.approx(oracle(LABELS, CHOSEN), abs=1e-12)
+    assert training.METRICS[metric] == "maximize"
+
+
+def still() -> nn.Module:
+    """A suffix that hands the logits on; its weights stay as they are at a vanishing learning rate."""
+    suffix = First(nn.Linear(3, 3))
+    with torch.no_grad():
+        suffix.module.weight.copy_(torch.eye(3))
+        suffix.module.bias.zero_()
+    return suffix
+
+
+def test_the_loss_as_metric_is_the_validation_loss_and_is_minimized() -> None:
+    logits = torch.tensor([[2.0, 0.1, -1.0], [0.5, 0.2, 0.3]]).repeat(5, 1)
+    source = Rows(logits, LABELS)
+    recipe = Recipe(epochs=1, batch_size=5, learning_rate=1e-30, metric="loss")
+    (result,) = train(still(), source, source, recipe, CPU, suffix_macs=0)
+    assert result.score == result.val_loss
+    assert result.score == pytest.approx(log_loss(LABELS, logits.double().softmax(1)), abs=1e-6)
+    assert training.METRICS["loss"] == "minimize"
+
+
+def test_label_smoothing_changes_the_training_loss_and_not_what_validation_is_measured_with() -> None:
+    source = Rows(F.one_hot(CHOSEN, 3).float() * 2, LABELS)
+    plain, smoothed = (
+        next(train(still(), source, source, recipe, CPU, suffix_macs=0))
+        for recipe in (
+            Recipe(epochs=1, batch_size=5, learning_rate=1e-30),
+            Recipe(epochs=1, batch_size=5, learning_rate=1e-30, label_smoothing=0.3),
+        )
+    )
+    assert plain.val_loss == smoothed.val_loss == pytest.approx(plain.train_loss)
+    assert smoothed.train_loss > plain.train_loss + 0.01
+
+
+# --- steps --------------------------------------------------------------------------------------
+
+
+def rates(rows, monkeypatch: pytest.MonkeyPatch, **recipe: object) -> list[float]:
+    """Give the learning rate of every step."""
+    used = []
+    step = torch.optim.AdamW.step
+
+    def record(self, *given):
+        used.append(self.param_groups[0]["lr"])
+        return step(self, *given)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    fit(rows, Recipe(epochs=2, batch_size=25, learning_rate=0.1, **recipe))
+    return used
+
+
+def test_cosine_falls_from_the_peak_towards_zero_over_all_steps(rows, monkeypatch) -> None:
+    used = rates(rows, monkeypatch, schedule="cosine")
+    expected = [0.05 * (1 + torch.tensor(torch.pi * step / 8).cos().item()) for step in range(8)]
+    assert used == pytest.approx(expected)
+
+
+def test_constant_stays(rows, monkeypatch) -> None:
+    assert rates(rows, monkeypatch, schedule="constant") == [0.1] * 8
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 16, 33])
+@pytest.mark.parametrize("n_batches", [1, 3])
+def test_no_batch_is_of_a_single_image(rows, batch_size: int, n_batches: int) -> None:
+    source = rows(n_batches * batch_size + 1)
+    list(train(linear(), source, rows(50), Recipe(epochs=1, batch_size=batch_size), CPU, suffix_macs=0))
+    assert min(source.sizes) >= 2
+    assert max(source.sizes) <= max(batch_size, 3)
+    assert sum(source.sizes) == len(source.labels)
+
+
+def test_every_epoch_sees_every_image_once_in_another_order(rows) -> None:
+    source = rows(100)
+    list(train(linear(), source, rows(50), Recipe(epochs=2, batch_size=32), CPU, suffix_macs=0))
+    first, second = source.order[:100], source.order[100:]
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first != second
+
+
+def test_weight_decay_is_for_matrices_only() -> None:
+    """With a gradient of nearly nothing, decay alone moves weights."""
+    source = Rows(torch.eye(3).repeat(4, 1) * 100, torch.arange(3).repeat(4))
+    suffix = still()
+    with torch.no_grad():
+        suffix.module.bias.fill_(0.5)
+    recipe = Recipe(epochs=1, batch_size=12, learning_rate=0.01, weight_decay=1.0, schedule="constant")
+    list(train(suffix, source, source, recipe, CPU, suffix_macs=0))
+    torch.testing.assert_close(suffix.module.weight.detach(), 0.99 * torch.eye(3))
+    torch.testing.assert_close(suffix.module.bias.detach(), torch.full((3,), 0.5))
+
+
+def test_frozen_parameters_of_a_suffix_do_not_move(rows) -> None:
+    suffix = First(nn.Sequential(nn.Linear(64, 16), nn.Linear(16, 10)))
+    suffix.module[0].requires_grad_(False)
+    before = suffix.module[0].weight.clone()
+    fit(rows, Recipe(epochs=1, learning_rate=0.1, weight_decay=0.5), suffix=suffix)
+    assert torch.equal(suffix.module[0].weight, before)
+
+
+def test_validation_does_not_move_statistics_or_drop_features(rows) -> None:
+    suffix = First(nn.Sequential(nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10)))
+    train_source, val_source = rows(96), rows(50)
+    results = train(suffix, train_source, val_source, Recipe(epochs=1, batch_size=32), CPU, suffix_macs=0)
+    (result,) = results
+    assert suffix.module[0].num_batches_tracked == 3
+    logits = suffix.eval()((val_source.features,))
+    assert result.val_loss == pytest.approx(F.cross_entropy(logits, val_source.labels).item(), rel=1e-6)
+
+
+def test_neighbouring_seeds_are_unrelated() -> None:
+    seeds = {seed_from(a, b) for a in range(20) for b in range(20)}
+    assert len(seeds) == 400
+    assert seed_from(1, 2) == seed_from(1, 2) != seed_from(2, 1)
