@@ -75,7 +75,9 @@ def test_unknown_name_is_an_error_with_the_names_that_come_nearest():
     )
     with pytest.raises(CutError, match=message):
         find_cut(cuts_of("resnet50"), "layer4.2")
-    with pytest.raises(CutError, match=r"^No cut 'layer9'\. Cuts: layer 3 \(conv1_conv, conv1\), .*, \.\.\.\. "):
+    with pytest.raises(
+        CutError, match=r"^No cut 'layer9'\. Cuts: layer 3 \(conv1_conv, conv1\), .*, \.\.\.\. "
+    ):
         find_cut(cuts_of("resnet50"), "layer9")
 
 
@@ -170,7 +172,9 @@ def test_classifier_that_timm_names_may_be_a_convolution():
 
 
 def test_head_that_is_no_module_is_an_error():
-    with pytest.raises(CutError, match=r"No module 'top' runs in SqueezeNet\. Its last layers: classifier\.2, "):
+    with pytest.raises(
+        CutError, match=r"No module 'top' runs in SqueezeNet\. Its last layers: classifier\.2, "
+    ):
         torchvision_cuts("squeezenet1_1", head="top")
 
 

@@ -1,4 +1,4 @@
-"""Contracts 1 and 2: both parts together are the model, and the frozen one is a fixed function of an image."""
+"""Contracts 1 and 2: both parts together are the model; the frozen one is a fixed function of an image."""
 
 import copy
 import pickle
@@ -13,7 +13,7 @@ from torch import nn
 
 from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.errors import CutError, TraceError
-from depthsearch.split import Frozen, freeze_before, joined_state, split_at
+from depthsearch.split import freeze_before, joined_state, split_at
 
 
 class SqueezeExcite(nn.Module):
@@ -311,7 +311,9 @@ def test_model_is_as_it_was_after_an_error(model):
     model.block1.train()
     before, switched = state_of(model), switches(model)
     cut = cut_of("twice")
-    with pytest.raises(TraceError, match=r"SmallNet does not run on one image of 1 x 1 x 1: .* another image"):
+    with pytest.raises(
+        TraceError, match=r"SmallNet does not run on one image of 1 x 1 x 1: .* another image"
+    ):
         split_at(model, cut, image_size=1)
     assert same(model.state_dict(), before)
     assert switches(model) == switched
@@ -382,12 +384,9 @@ def test_undo_gives_everything_back(model):
 def test_frozen_model_is_given_back_after_an_exception(model):
     model.train()
     before = switches(model)
-    with (
-        pytest.raises(RuntimeError, match="out of memory"),
-        freeze_before(model, cut_of("twice")) as frozen,
-    ):
-        assert isinstance(frozen, Frozen)
-        assert not model.stem.weight.requires_grad
+    frozen = freeze_before(model, cut_of("twice"))
+    assert not model.stem.weight.requires_grad
+    with pytest.raises(RuntimeError, match="out of memory"), frozen:
         raise RuntimeError("out of memory")
     assert switches(model) == before
 

