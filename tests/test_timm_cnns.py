@@ -112,6 +112,8 @@ SLOW = {
     "vovnet39a": 64,
     "xception41": 64,
 }
+# Not VGG's 100 million weights behind its convolutions.
+OPTIONS = {"vgg11_bn": {"num_features": 64}}
 # torch.fx and timm themselves warn; what they warn of is no matter of splitting.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
 
@@ -119,7 +121,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::Use
 def build(name: str) -> nn.Module:
     """Make a model with random weights, none of them zero: a layer scale of zero would hide a wrong block."""
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=5).eval()
+    model = timm.create_model(name, num_classes=5, **OPTIONS.get(name, {})).eval()
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)

@@ -19,7 +19,6 @@ import timm.layers
 import torch
 import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d, GroupNormAct, LayerNormAct
-from timm.models.nfnet import NormFreeBlock
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -142,8 +141,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, whole: set[str]) -> None:
         super().__init__(autowrap_functions=tuple(timm.layers.get_notrace_functions()))
         self.whole = whole
-        # timm keeps this one whole because torch.fx takes its mul_() for dead code; nothing is removed here.
-        self.leaf_types = tuple({*timm.layers.get_notrace_modules()} - {NormFreeBlock})
+        self.leaf_types = tuple(timm.layers.get_notrace_modules())
         self.failed_at: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
