@@ -59,8 +59,8 @@ def study(arguments: argparse.Namespace) -> None:
     console = _console(stderr=True)
     if arguments.data is None:
         _say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
-    storage = open_storage(arguments.storage)
     task, space = _prepare(arguments, console)
+    storage = open_storage(arguments.storage)
     name = arguments.name or f"{arguments.backbone}-{task.data.name}"
     stored = open_study(storage, name, task, space, _provenance(arguments, task))
     _search(arguments, console, stored, task, space)

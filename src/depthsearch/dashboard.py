@@ -14,7 +14,7 @@ from depthsearch.errors import SettingsError
 
 __all__ = ["serve"]
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class _Server(ThreadingMixIn, WSGIServer):

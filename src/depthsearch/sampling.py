@@ -17,6 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -110,7 +111,9 @@ def _shadow(study: optuna.Study) -> optuna.Study:
     """Copy a study with every pruned trial completed."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-    shadow = optuna.create_study(direction=study.direction, sampler=RandomSampler(seed=0))
+    storage = InMemoryStorage()
+    storage.create_new_study([study.direction], "shadow")
+    shadow = optuna.Study("shadow", storage, sampler=RandomSampler(seed=0))
     shadow.add_trials(
         [
             create_trial(params=t.params, distributions=t.distributions, value=value)

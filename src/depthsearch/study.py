@@ -371,7 +371,8 @@ def _lease(study: optuna.Study) -> Iterator[Callable[[], None]]:
 
 
 def _lives(holder: Mapping[str, Any]) -> bool:
-    if holder["host"] != socket.gethostname():
+    # On Windows, os.kill would end the process that it asks for.
+    if holder["host"] != socket.gethostname() or os.name == "nt":
         return bool(time.time() - holder["renewed"] < LEASE_SECONDS)
     try:
         os.kill(holder["pid"], 0)
