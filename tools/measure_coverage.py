@@ -74,7 +74,8 @@ def convolution_share(model: nn.Module) -> float:
 def attempt(name: str, device: str) -> Outcome | None:
     """Take one model through every step, up to the first that fails; None if it is not convolutional."""
     started = time.perf_counter()
-    step, n_cuts, opaque = "build", 0, ()
+    step, n_cuts = "build", 0
+    opaque: tuple[str, ...] = ()
     error: Exception | None = None
     try:
         with torch.device(device), torch.no_grad():
