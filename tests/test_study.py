@@ -361,6 +361,15 @@ def test_an_orphan_that_was_asked_for_and_not_yet_given_values_gets_those_of_its
     assert trials[0] == trials[1]
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Python's own handler of SIGINT: whoever starts the tests in the background may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_signals_wait_while_the_study_is_written_to() -> None:
     written = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117 (the order inside is what is tested)

@@ -113,7 +113,7 @@ SLOW = {
     "xception41": 64,
 }
 # Not VGG's 100 million weights behind its convolutions.
-OPTIONS = {"vgg11_bn": {"num_features": 64}}
+OPTIONS = {"vgg11_bn": {"mlp_ratio": 0.02}}
 # torch.fx and timm themselves warn; what they warn of is no matter of splitting.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
 
