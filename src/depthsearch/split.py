@@ -107,7 +107,11 @@ def split_at(model: nn.Module, cut: Cut, *, image_size: int | None = None) -> Sp
         TraceError: If the model cannot be followed.
         CutError: If ``cut`` is not a cut of this model.
     """
-    graph = trace(model, image_size=image_size)
+    return split_traced(trace(model, image_size=image_size), model, cut)
+
+
+def split_traced(graph: LayerGraph, model: nn.Module, cut: Cut) -> Split:
+    """Split a model that is traced already; see `split_at`."""
     position = _position(graph, model, cut)
     before, behind = _module_paths(graph, position)
     layers = graph.layers
