@@ -233,7 +233,7 @@ def test_a_trial_out_of_memory_fails_and_the_study_goes_on(
     fail_at(monkeypatch, 0, error)
     first, second, *_ = place.run(task, space, 2).get_trials()
     assert (first.state, first.value) == (TrialState.FAIL, None)
-    assert first.user_attrs["reason"].startswith(f"out of memory on cpu: {reason}")
+    assert first.user_attrs["reason"].startswith(f"out of memory on cpu at batch size 32: {reason}")
     assert second.state == TrialState.COMPLETE
 
 

@@ -9,12 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from depthsearch.backbones import load_backbone
     from depthsearch.cuts import Cut, find_cut, list_cuts
     from depthsearch.data import DataSet, load_data
+    from depthsearch.devices import choose_device
     from depthsearch.errors import DepthsearchError
     from depthsearch.objective import Objective, Task
     from depthsearch.space import Point, SearchSpace
     from depthsearch.split import Frozen, Split, freeze_before, joined_state, split_at
+    from depthsearch.training import Recipe
 
 __version__ = "0.1.0"
 
@@ -25,13 +28,16 @@ _HOMES = {
     "Frozen": "split",
     "Objective": "objective",
     "Point": "space",
+    "Recipe": "training",
     "SearchSpace": "space",
     "Split": "split",
     "Task": "objective",
+    "choose_device": "devices",
     "find_cut": "cuts",
     "freeze_before": "split",
     "joined_state": "split",
     "list_cuts": "cuts",
+    "load_backbone": "backbones",
     "load_data": "data",
     "split_at": "split",
 }
@@ -43,14 +49,17 @@ __all__ = [
     "Frozen",
     "Objective",
     "Point",
+    "Recipe",
     "SearchSpace",
     "Split",
     "Task",
     "__version__",
+    "choose_device",
     "find_cut",
     "freeze_before",
     "joined_state",
     "list_cuts",
+    "load_backbone",
     "load_data",
     "split_at",
 ]

@@ -142,7 +142,12 @@ def _create(name: str, seed: int) -> nn.Module:
         raise SettingsError(f"timm {timm.__version__} has no model {name!r}. {hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = timm.create_model(name, pretrained=False)
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False)
+        except RuntimeError as error:
+            raise SettingsError(
+                f"timm cannot build {name!r}: {error}. timm.list_pretrained() lists the names with a tag."
+            ) from error
     return model
 
 

@@ -244,7 +244,7 @@ def render_trials(summary: Summary) -> RenderableType:
             str(trial.cut.layer),
             _names(trial.cut),
             _params(trial),
-            trial.reason or trial.state,
+            Text(trial.reason or trial.state),
             _score(trial.score),
             str(trial.epochs),
             f"{trial.seconds:.1f}",

@@ -21,6 +21,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from depthsearch.errors import SettingsError
+
 __all__ = ["PRUNERS", "SAMPLERS", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
 
 SAMPLERS = ("auto", "gp", "tpe", "random")
@@ -41,6 +43,8 @@ def resolve(sampler: str, pruner: str, n_trials: int) -> tuple[str, str]:
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
     """Make a sampler for one suggestion; ``name`` is resolved."""
+    if name not in SAMPLERS[1:]:
+        raise SettingsError(f"No sampler {name!r}: give one of {', '.join(SAMPLERS[1:])}.")
     if name == "gp":
         return ExtrapolatingGPSampler(seed=seed)
     if name == "tpe":
@@ -54,6 +58,8 @@ def make_pruner(name: str, epochs: int) -> BasePruner:
     Halving keeps the better half at each doubling of epochs; median stops what is worse than the median of
     the trials before it, once ten are complete. A tie with the limit goes on.
     """
+    if name not in PRUNERS[1:]:
+        raise SettingsError(f"No pruner {name!r}: give one of {', '.join(PRUNERS[1:])}.")
     if name == "halving":
         return SuccessiveHalvingPruner(min_resource=math.ceil(epochs / 5), reduction_factor=2)
     if name == "median":
@@ -143,7 +149,7 @@ def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[float
     def final(trial: FrozenTrial) -> float:
         if trial.state == TrialState.COMPLETE and trial.value is not None:
             return float(trial.value)
-        if not trial.intermediate_values:
+        if trial.user_attrs.get("diverged") or not trial.intermediate_values:
             return sign * min(finals[0], ceiling)
         step, score = max(trial.intermediate_values.items())
         gains = [

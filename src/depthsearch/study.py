@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import socket
 import time
 import uuid
@@ -20,6 +21,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
@@ -209,16 +211,34 @@ def _run(
             # Optuna judges the last epoch reported; one that is only told again was judged before.
             judged = last_reported <= result.epoch < task.recipe.epochs
             # Baselines are judged too, as halving compares only with trials that were, but never stopped.
-            if judged and trial.should_prune() and origin != "baseline":
+            # The pruner answers only once, so its verdict is kept: an interrupt must not lose it.
+            with deferred():
+                verdict = trial.user_attrs.get("prune_at") == result.epoch or (
+                    judged and trial.should_prune() and origin != "baseline"
+                )
+                if verdict:
+                    trial.set_user_attr("prune_at", result.epoch)
+            if verdict:
                 state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
                 break
     except DivergedError as error:
         state, reason = TrialState.PRUNED, f"diverged: {error}"
+        trial.set_user_attr("diverged", True)
+    except StorageInternalError as error:
+        raise StudyError(
+            f"Trial {trial.number} stopped, as the storage does not answer: {_first_line(error)}. "
+            "Run the same command to go on."
+        ) from error
+    except (OSError, StudyError):
+        # A full disk or a lost lease says nothing of the trial: the next start goes on with it.
+        raise
     except Exception as error:
         if not is_out_of_memory(error):
             _tell(study, trial, TrialState.FAIL, results, f"{type(error).__name__}: {error}", checkpoint)
             raise
-        state, reason = TrialState.FAIL, f"out of memory on {task.device.kind}: {_first_line(error)}"
+        size = task.recipe.batch_size
+        reason = f"out of memory on {task.device.kind} at batch size {size}: {_first_line(error)}"
+        state = TrialState.FAIL
     finally:
         training.close()
     release_memory()
@@ -255,13 +275,16 @@ def _settings(task: Task, space: SearchSpace) -> dict[str, Any]:
     recipe = asdict(task.recipe)
     for searched in ("learning_rate", "weight_decay", "optimizer"):
         recipe.pop(searched)
+    preprocessing = asdict(task.backbone.preprocessing)
     ranges = asdict(space)
     cuts = ranges.pop("cuts")
     return {
         "backbone": task.backbone.name,
         "weights": f"{task.backbone.weights} [{task.backbone.digest[:12]}]",
         "data": f"{task.data.name} [{task.data.fingerprint[:12]}]",
-        "image size": task.backbone.preprocessing.image_size,
+        "image size": preprocessing.pop("image_size"),
+        "preprocessing": ", ".join(f"{key} {value}" for key, value in preprocessing.items()),
+        "precision": task.device.precision,
         "cuts": f"{len(cuts)} from {cuts[0]['name']} to {cuts[-1]['name']} "
         f"[{seed_from(*(ord(c) for cut in cuts for c in cut['name']))}]",
         **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
@@ -278,10 +301,16 @@ def _refuse_differences(
     differences = [
         f"{key} is {stored.get(key)!r} there, {settings.get(key)!r} here"
         for key in {**(stored or {}), **settings}
-        if stored is not None and stored.get(key) != settings.get(key)
+        if stored is not None and _content(stored.get(key)) != _content(settings.get(key))
     ]
     if differences:
         raise StudyError(f"Study {name!r} is another: {'; '.join(differences)}. Give another --name.")
+
+
+def _content(value: Any) -> Any:
+    """Take the fingerprint of a setting that has one: a file or folder may be renamed or cached since."""
+    found = re.search(r"\[(\w+)\]$", value) if isinstance(value, str) else None
+    return found[1] if found else value
 
 
 def _describe_study(
@@ -353,21 +382,35 @@ def _lease(study: optuna.Study) -> Iterator[Callable[[], None]]:
             f"Study {study.study_name!r} is being run by process {holder['pid']} on {holder['host']}. "
             "Stop that one first, or give another --name."
         )
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _start_of(os.getpid())}
+    token = uuid.uuid4().hex
+    mine = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": _start_of(os.getpid()),
+        "token": token,
+    }
     last_renewed = 0.0
+
+    def held() -> bool:
+        return (study.user_attrs.get("coordinator") or {}).get("token") == token
 
     def renew() -> None:
         nonlocal last_renewed
+        if last_renewed and not held():
+            raise StudyError(f"Study {study.study_name!r} was taken over by another process.")
         if time.time() - last_renewed > LEASE_SECONDS / 30:
             last_renewed = time.time()
             study.set_user_attr("coordinator", {**mine, "renewed": last_renewed})
 
     with deferred():
         renew()
+    # Of two that started in the same moment the first finds itself replaced here.
+    renew()
     try:
         yield renew
     finally:
-        study.set_user_attr("coordinator", None)
+        if held():
+            study.set_user_attr("coordinator", None)
 
 
 def _lives(holder: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score, recall_score
 from torch import nn
 
 from depthsearch.devices import Device
-from depthsearch.errors import DivergedError
+from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import BoundarySource
 
 __all__ = ["METRICS", "OPTIMIZERS", "SCHEDULES", "EpochResult", "Recipe", "seed_from", "train"]
@@ -59,6 +59,16 @@ class Recipe:
     label_smoothing: float = 0.0
     metric: str = "accuracy"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be trained with."""
+        for name, known in (("metric", tuple(METRICS)), ("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                raise SettingsError(f"No {name} {getattr(self, name)!r}: give one of {', '.join(known)}.")
+        if self.epochs < 1 or self.batch_size < 2:
+            raise SettingsError(
+                f"{self.epochs} epochs of batches of {self.batch_size}: give at least 1 and at least 2."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

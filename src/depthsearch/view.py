@@ -90,7 +90,7 @@ class View:
         score = "" if event.score is None else f", score {event.score:.4f}"
         summary = f"trial {event.number} {event.reason or event.state.name.lower()}{score}"
         if self.live:
-            self.console.print(f"{summary}  [dim]{_describe(event.point)}[/dim]", highlight=False)
+            self.console.print(Text.assemble(summary, "  ", (_describe(event.point), "dim")))
         self._line(f"{summary} [{self.n_done}/{self.n_trials}{self._time_left()}]")
         self.running = ""
 
