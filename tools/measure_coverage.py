@@ -184,6 +184,8 @@ def main() -> None:
     started = time.perf_counter()
     names = sampled(timm.list_models(options.filter, pretrained=False), options.every)
     outcomes = list(measure(names))
+    if not outcomes:
+        parser.error(f"no convolutional model of timm has a name like {options.filter!r}")
     report(outcomes)
     print(f"{len(names)} models looked at in {time.perf_counter() - started:.0f} s; "
           f"timm {timm.__version__}, torch {torch.__version__}")  # fmt: skip

@@ -32,7 +32,7 @@ from depthsearch.objective import Task
 from depthsearch.report import as_json, render, render_trials, summarize
 from depthsearch.sampling import resolve
 from depthsearch.space import SearchSpace
-from depthsearch.study import open_storage, open_study, search
+from depthsearch.study import open_storage, open_study, search, without_password
 from depthsearch.training import Recipe
 from depthsearch.view import View
 
@@ -67,8 +67,9 @@ def study(arguments: argparse.Namespace) -> None:
     summary = summarize(stored)
     results = _console(stderr=arguments.json)
     results.print(render(summary))
-    option = f" --storage {shlex.quote(arguments.storage)}"
-    _say(results, f"Study     {name} in {arguments.storage}; watch it: depthsearch dashboard{option}")
+    storage_url = without_password(arguments.storage)
+    option = f" --storage {shlex.quote(storage_url)}"
+    _say(results, f"Study     {name} in {storage_url}; watch it: depthsearch dashboard{option}")
     if arguments.json:
         print(json.dumps(as_json(summary)))
     if summary.best is None:
@@ -116,7 +117,9 @@ def report(arguments: argparse.Namespace) -> None:
     name = arguments.name or (names[0] if len(names) == 1 else None)
     if name not in names:
         asked = f"No study {name!r}" if name else "Which study? Give --name"
-        raise SettingsError(f"{asked}; {arguments.storage} has: {', '.join(names) or 'none'}.")
+        raise SettingsError(
+            f"{asked}; {without_password(arguments.storage)} has: {', '.join(names) or 'none'}."
+        )
     summary = summarize(optuna.load_study(study_name=name, storage=storage))
     if arguments.json:
         print(json.dumps(as_json(summary)))

@@ -88,7 +88,7 @@ class LayerGraph:
         traced: The traced model; it shares the model's modules.
         layers: Its operations in execution order.
         carried: Per node: whether its value is a tensor made from the image, so that a boundary carries
-            it. Sizes, parameters and views of several tensors are recomputed behind a cut instead.
+            it. Sizes, parameters and slices of tensors are recomputed behind a cut instead.
         bytes_per_image: Per node: size of such a tensor for one image, in bytes.
         opaque: Paths of modules with layers inside that tracing could not enter.
         image_size: Height and width of the image it was run on, in pixels.
@@ -266,6 +266,7 @@ class _Run(fx.Interpreter):
         self.macs: dict[fx.Node, int] = {}
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.bytes: dict[fx.Node, int] = {}
+        self.partial: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         before = self.counter.get_total_flops()
@@ -274,6 +275,9 @@ class _Run(fx.Interpreter):
         if isinstance(result, torch.Tensor):
             self.shapes[n] = tuple(result.shape)
             self.bytes[n] = result.numel() * result.element_size()
+            # A slice of another tensor: a copy of it has other strides, and may be summed in another order.
+            if n.op != "call_module" and torch.empty_like(result).stride() != result.stride():
+                self.partial.add(n)
         return result
 
 
@@ -313,7 +317,7 @@ def _describe(
     for node in nodes:
         if node.op == "placeholder" or not from_image.isdisjoint(node.all_input_nodes):
             from_image.add(node)
-    carried = {node: node in from_image and node in run.shapes for node in nodes}
+    carried = {node: node in from_image and node in run.shapes and node not in run.partial for node in nodes}
     modules = dict(model.named_modules())
     owned = _first_uses(model, nodes, carried)
     names: dict[str, int] = {}

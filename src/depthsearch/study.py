@@ -93,6 +93,7 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         SettingsError: If there is no such database or it cannot be used.
     """
+    shown = without_password(url)
     if "://" not in url:
         raise SettingsError(f"--storage {url!r} is no database URL: give sqlite:///{url} or another.")
     # SQLite gives up on a lock after 5 s by default; a dashboard or a backup may hold it longer.
@@ -101,7 +102,12 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url, engine_kwargs=options)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise SettingsError(f"--storage {url} cannot be opened: {reason}") from error
+        raise SettingsError(f"--storage {shown} cannot be opened: {reason}") from error
+
+
+def without_password(url: str) -> str:
+    """Hide the password of a database URL, for output."""
+    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", url)
 
 
 def open_study(

@@ -129,7 +129,8 @@ def train(
     for epoch in range(len(done) + 1, recipe.epochs + 1):
         started = time.perf_counter()
         spent_before = train_source.macs_spent + val_source.macs_spent
-        train_loss = _train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            train_loss = _train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
         trained = time.perf_counter() - started
         logits = _predict(suffix, val_source, recipe, device)
         val_loss = F.cross_entropy(logits, val_source.labels).item()
@@ -251,13 +252,17 @@ def _save_checkpoint(
 def _load_checkpoint(
     path: Path | None, suffix: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[EpochResult]:
-    """Go on from a checkpoint; one that cannot be read counts as none."""
+    """Go on from a checkpoint; one that cannot be read, or is another version's, counts as none."""
     if path is None or not path.exists():
         return []
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        done = [EpochResult(**result) for result in state["done"]]
+        kept = {name: tensor.shape for name, tensor in state["suffix"].items()}
     except Exception:  # noqa: BLE001 (a torn file fails in many ways; the trial starts over)
+        return []
+    if kept != {name: tensor.shape for name, tensor in suffix.state_dict().items()}:
         return []
     suffix.load_state_dict(state["suffix"])
     optimizer.load_state_dict(state["optimizer"])
-    return [EpochResult(**result) for result in state["done"]]
+    return done
