@@ -215,29 +215,20 @@ def _run(
                     trial.report(result.score, step=result.epoch)
             yield EpochDone(number=trial.number, result=result)
             # Optuna judges the last epoch reported; one that is only told again was judged before.
-            judged = last_reported <= result.epoch < task.recipe.epochs
-            # Baselines are judged too, as halving compares only with trials that were, but never stopped.
-            # The pruner answers only once, so its verdict is kept: an interrupt must not lose it.
-            with deferred():
-                verdict = trial.user_attrs.get("prune_at") == result.epoch or (
-                    judged and trial.should_prune() and origin != "baseline"
-                )
-                if verdict:
-                    trial.set_user_attr("prune_at", result.epoch)
-            if verdict:
+            judge = last_reported <= result.epoch < task.recipe.epochs
+            if _is_weak(trial, result.epoch, judge=judge, baseline=origin == "baseline"):
                 state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
                 break
     except DivergedError as error:
         state, reason = TrialState.PRUNED, f"diverged: {error}"
         trial.set_user_attr("diverged", True)
-    except StorageInternalError as error:
-        raise StudyError(
-            f"Trial {trial.number} stopped, as the storage does not answer: {_first_line(error)}. "
-            "Run the same command to go on."
-        ) from error
-    except (OSError, StudyError):
-        # A full disk or a lost lease says nothing of the trial: the next start goes on with it.
+    except StudyError:
         raise
+    except (StorageInternalError, OSError) as error:
+        # A database that is locked or a disk that is full says nothing of the trial.
+        raise StudyError(
+            f"Trial {trial.number} stopped: {_first_line(error)}. Mend that and run the same command again."
+        ) from error
     except Exception as error:
         if not is_out_of_memory(error):
             _tell(study, trial, TrialState.FAIL, results, f"{type(error).__name__}: {error}", checkpoint)
@@ -251,6 +242,18 @@ def _run(
     _tell(study, trial, state, results, reason, checkpoint)
     score = results[-1].score if results else None
     yield TrialEnded(number=trial.number, point=point, state=state, score=score, reason=reason)
+
+
+def _is_weak(trial: Trial, epoch: int, *, judge: bool, baseline: bool) -> bool:
+    """Ask the pruner once, and keep its verdict: it answers otherwise the second time.
+
+    Baselines are judged too, as halving compares only with trials that were, but they are never stopped.
+    """
+    with deferred():
+        weak = trial.user_attrs.get("prune_at") == epoch or (judge and trial.should_prune() and not baseline)
+        if weak:
+            trial.set_user_attr("prune_at", epoch)
+    return bool(weak)
 
 
 def _tell(
