@@ -6,6 +6,7 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from depthsearch.errors import SettingsError
 from depthsearch.sampling import ExtrapolatingGPSampler, extrapolated, make_pruner, make_sampler, resolve
 
 RANGE = {"x": FloatDistribution(0.0, 1.0)}
@@ -215,3 +216,18 @@ def test_less_is_better_where_the_study_minimizes(pruner: str) -> None:
 def test_no_pruner_never_prunes() -> None:
     study = study_with("none", 10)
     assert [stopped_after(study, [score] * 10) for score in (0.9, 0.8, 0.0)] == [None] * 3
+
+
+def test_a_trial_that_diverged_counts_as_the_worst_however_well_it_began() -> None:
+    scores = {"state": TrialState.COMPLETE, "value": 0.6}, {"state": TrialState.COMPLETE, "value": 0.9}
+    complete = [optuna.trial.create_trial(**score, intermediate_values={1: 0.5}) for score in scores]
+    diverged = optuna.trial.create_trial(
+        state=TrialState.PRUNED, intermediate_values={1: 0.8}, user_attrs={"diverged": True}
+    )
+    assert extrapolated([*complete, diverged])[-1] == 0.6
+
+
+@pytest.mark.parametrize("make", [make_sampler, make_pruner])
+def test_an_unknown_name_is_refused(make) -> None:
+    with pytest.raises(SettingsError, match="'typo': give one of"):
+        make("typo", 3)

@@ -13,7 +13,7 @@ from torch import nn
 
 from depthsearch import objective, training
 from depthsearch.devices import choose_device
-from depthsearch.errors import DivergedError
+from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.objective import boundary_source, model_for, train_point
 from depthsearch.space import Point
 from depthsearch.split import Split, split_at
@@ -365,3 +365,9 @@ def test_neighbouring_seeds_are_unrelated() -> None:
     seeds = {seed_from(a, b) for a in range(20) for b in range(20)}
     assert len(seeds) == 400
     assert seed_from(1, 2) == seed_from(1, 2) != seed_from(2, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"metric": "auc"}, {"schedule": "linear"}, {"optimizer": "adam"}])
+def test_a_recipe_that_cannot_be_trained_is_refused(wrong) -> None:
+    with pytest.raises(SettingsError, match="give one of"):
+        Recipe(epochs=1, **wrong)
