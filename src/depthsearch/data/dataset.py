@@ -1,5 +1,6 @@
 """A data set as the rest of the program sees it."""
 
+import hashlib
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,11 +14,19 @@ class ImageSet:
         images: ``(n_stored, 3, s, s)``, uint8, memory-mapped; not this split alone.
         rows: ``(n,)``, int64, where each image of this split stands in ``images``.
         labels: ``(n,)``, int64.
+        digests: Hash of the bytes of each stored image; None for one that could not be read.
     """
 
     images: Tensor
     rows: Tensor
     labels: Tensor
+    digests: tuple[str | None, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of which images these are, in their order; of labels and paths it says nothing."""
+        content = ",".join(str(self.digests[row]) for row in self.rows.tolist())
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         """Count the images."""

@@ -79,6 +79,7 @@ def load_data(
             images=store.images,
             rows=torch.from_numpy(rows),
             labels=torch.from_numpy(listing.labels[rows]),
+            digests=store.digests,
         )
 
     return DataSet(

@@ -10,8 +10,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
-import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -27,10 +25,10 @@ from torch import Tensor
 from depthsearch.data.decode import Geometry, UnreadableError
 from depthsearch.data.listing import Listing
 from depthsearch.errors import DataError
+from depthsearch.files import remove_abandoned, written_whole
 
 _FORMAT = 1
 _BATCH = 256
-_ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,35 +137,24 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> list[str | None]:
     """Decode all images into a file of its own, then give it the store's name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path.parent)
-    partial = path.with_suffix(f".{secrets.token_hex(8)}.partial")
+    remove_abandoned(path.parent)
     digests: list[str | None] = []
-    try:
-        with (
-            partial.open("xb") as file,
-            closing(_decode_into(file, listing, geometry, skip_unreadable)) as decoded,
-        ):
-            for digest in decoded:
-                digests.append(digest)
-                if progress is not None:
-                    progress(len(digests), len(listing.paths))
-            file.write(json.dumps({"key": key, "digests": digests}).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        written_whole(path, durable=True) as file,
+        closing(_decode_into(file, listing, geometry, skip_unreadable)) as decoded,
+    ):
+        for digest in decoded:
+            digests.append(digest)
+            if progress is not None:
+                progress(len(digests), len(listing.paths))
+        file.write(json.dumps({"key": key, "digests": digests}).encode())
     return digests
 
 
 def _decode_into(
     file: BinaryIO, listing: Listing, geometry: Geometry, skip_unreadable: bool
 ) -> Generator[str | None]:
-    """Decode in threads, write in order, yield the digests.
-
-    Written as bytes and not through a memory map, where a full disk kills the process with SIGBUS.
-    """
+    """Decode in threads, write in order, yield the digests."""
     unread = bytes(3 * geometry.image_size**2)
 
     def decode(index: int) -> tuple[bytes, str | None]:
@@ -189,13 +176,3 @@ def _decode_into(
                 yield digest
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes that were killed while writing have left behind."""
-    for partial in folder.glob("*.partial"):
-        try:
-            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
-                partial.unlink()
-        except OSError:
-            continue
