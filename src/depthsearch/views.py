@@ -1,0 +1,240 @@
+"""Views of images: augmentations that are the same each time they are asked for.
+
+View 0 is the plain image. Views 1, 2, ... are a random resized crop, a horizontal flip, a small rotation and
+a colour jitter, drawn once by (seed, view, place of the image in its set). A view of an image is thus a
+fixed image: it does not depend on the batch, on the number of images in the set or on the image size, and
+what a frozen prefix makes of it can be kept.
+
+torchvision's v2 transforms draw one set of parameters for a whole batch. Here each image has its own, and
+a batch is still a few operations on whole tensors. ``b c s`` below: images, channels, side in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+__all__ = ["RANGES", "Ranges", "View", "view_of"]
+
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue, as in torchvision
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """What the views are drawn from, each uniformly between two bounds.
+
+    There is no hue: it tells some classes apart, and the way to HSV and back costs more than all the rest.
+
+    Attributes:
+        scale: Area of the crop, as a share of the image's.
+        ratio: Width of the crop over its height; its logarithm is uniform.
+        flip: Probability of a horizontal flip, in [0, 1].
+        degrees: Rotation, counter-clockwise.
+        brightness: Factor of all pixels.
+        contrast: Factor of the distance to the image's mean grey.
+        saturation: Factor of the distance to the pixel's grey.
+    """
+
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    degrees: tuple[float, float] = (-10.0, 10.0)
+    brightness: tuple[float, float] = (0.8, 1.2)
+    contrast: tuple[float, float] = (0.8, 1.2)
+    saturation: tuple[float, float] = (0.8, 1.2)
+
+
+RANGES = Ranges()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Parameters:
+    """Parameters of ``n`` images, each ``(n,)``; lengths are shares of the image's side."""
+
+    left: Numbers
+    top: Numbers
+    width: Numbers
+    height: Numbers
+    flipped: npt.NDArray[np.bool_]
+    degrees: Numbers
+    brightness: Numbers
+    contrast: Numbers
+    saturation: Numbers
+
+
+def view_of(epoch: int, n_views: int) -> int:
+    """Name the view of an epoch, counted from 1: the plain image comes last in each round."""
+    return epoch % n_views
+
+
+class View:
+    """One view of an image set."""
+
+    def __init__(self, number: int, *, seed: int, n_images: int) -> None:
+        """Draw the parameters of all images.
+
+        Args:
+            number: 0 for the plain images, 1, 2, ... for the others.
+            seed: In [0, 2**64), like ``number``.
+            n_images: How many images the set has. Image i has the same view in a larger set.
+        """
+        self.number = number
+        # Per image the six entries of its matrix, then brightness, contrast, saturation; float32 (n, 9).
+        self._table = None if number == 0 else _table(_draw(number, seed, n_images))
+
+    def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Show some images in this view.
+
+        Args:
+            images: ``(b, c, s, s)``, uint8, on any device and in any memory format.
+            index: ``(b,)``, int64, on the CPU: places of the images in their set, in [0, n_images).
+
+        Returns:
+            ``(b, c, s, s)``, float32, in [0, 255], on the images' device: new, so free to be overwritten.
+        """
+        if self._table is None:
+            return images.float()
+        # From pageable memory, CUDA has copied the rows before the call returns; elsewhere there is no gain.
+        rows = self._table[index].to(images.device, non_blocking=images.is_cuda)
+        return _adjust_colours(_warp(images.float(), rows[:, :6].view(-1, 2, 3)), rows[:, 6:])
+
+
+# --- parameters -------------------------------------------------------------------------------------
+
+
+def _draw(number: int, seed: int, n_images: int, ranges: Ranges = RANGES) -> _Parameters:
+    """Draw the parameters of ``n_images`` images, the first ones the same whatever their number.
+
+    The crop is torchvision's RandomResizedCrop, with area, logarithm of the ratio and position uniform, but
+    for two things. Sides are not rounded to pixels. And where torchvision draws again because a side exceeds
+    the image (26% of the draws), that side is cut to the image's, so that each image takes the same number
+    of draws. Area and ratio stay in their ranges: cut are only areas above 3/4, and to no less than that.
+    """
+    area, ratio, left, top, flip, degrees, brightness, contrast, saturation = _uniform(number, seed, n_images)
+    area = _between(area, ranges.scale)
+    ratio = np.exp(_between(ratio, (math.log(ranges.ratio[0]), math.log(ranges.ratio[1]))))
+    width = np.minimum(np.sqrt(area * ratio), 1)
+    height = np.minimum(np.sqrt(area / ratio), 1)
+    return _Parameters(
+        left=left * (1 - width),
+        top=top * (1 - height),
+        width=width,
+        height=height,
+        flipped=flip < ranges.flip,
+        degrees=_between(degrees, ranges.degrees),
+        brightness=_between(brightness, ranges.brightness),
+        contrast=_between(contrast, ranges.contrast),
+        saturation=_between(saturation, ranges.saturation),
+    )
+
+
+def _uniform(number: int, seed: int, n_images: int) -> Numbers:
+    """Draw ``(9, n_images)`` numbers in [0, 1).
+
+    From the bits of the generator, which numpy keeps between versions; its distributions it may change.
+    """
+    bits = np.random.Philox(key=np.array([seed, number], dtype=np.uint64)).random_raw(9 * n_images)
+    numbers = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.ascontiguousarray(numbers.reshape(n_images, 9).T)
+
+
+def _between(uniform: Numbers, bounds: tuple[float, float]) -> Numbers:
+    return bounds[0] + uniform * (bounds[1] - bounds[0])
+
+
+def _table(parameters: _Parameters) -> torch.Tensor:
+    """Put the matrices' entries and the colour factors of ``n`` images side by side: float32 ``(n, 9)``."""
+    matrices = _matrices(parameters).reshape(-1, 6)
+    colours = np.stack((parameters.brightness, parameters.contrast, parameters.saturation), axis=1)
+    return torch.from_numpy(np.concatenate((matrices, colours), axis=1)).float()
+
+
+def _matrices(parameters: _Parameters) -> Numbers:
+    """Compose crop, flip and rotation, applied in this order, so that pixels are interpolated once.
+
+    Returns:
+        ``(n, 2, 3)``, from a place (x, y, 1) in the view to the place in the image it shows. The image
+        spans [-1, 1] from left to right and from top to bottom.
+    """
+    angle = np.deg2rad(parameters.degrees)
+    width = np.where(parameters.flipped, -parameters.width, parameters.width)
+    height = parameters.height
+    x = (width * np.cos(angle), -width * np.sin(angle), 2 * parameters.left + parameters.width - 1)
+    y = (height * np.sin(angle), height * np.cos(angle), 2 * parameters.top + height - 1)
+    return np.stack((np.stack(x, axis=1), np.stack(y, axis=1)), axis=1)
+
+
+# --- pixels -----------------------------------------------------------------------------------------
+#
+# Every step treats a pixel alike wherever it stands in the batch. That rules out matrix products (as in
+# F.affine_grid), floating-point sums over an image, whose order changes with the shape, and fused forms
+# such as add(alpha=) and lerp, which may round in another way in the last few elements of a tensor.
+
+
+def _warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Show the images through the matrices, bilinearly; places outside an image mirror its inside.
+
+    A crop is never larger than the view, so nothing is shrunk and no antialiasing is missed.
+
+    Args:
+        images: ``(b, c, s, s)``, float32.
+        matrices: ``(b, 2, 3)``, float32, as of ``_matrices``.
+
+    Returns:
+        ``(b, c, s, s)``.
+    """
+    side = images.shape[-1]
+    centres = torch.arange(1, 2 * side, 2, dtype=torch.float32, device=images.device) / side - 1
+    by_x, by_y, shift = matrices[:, None, None].unbind(-1)  # each (b, 1, 1, 2)
+    grid = (by_x * centres[:, None] + shift) + by_y * centres[:, None, None]
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _adjust_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Change brightness, then contrast, then saturation, as torchvision defines them.
+
+    Args:
+        images: ``(b, c, s, s)``, float32, in [0, 255]; overwritten.
+        factors: ``(b, 3)``, float32: of brightness, contrast and saturation.
+
+    Returns:
+        ``images``, in [0, 255]; without a change of saturation unless ``c`` is 3.
+    """
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
+    images.mul_(brightness).clamp_(0, 255)
+    _blend(images, _mean(_grey(images)), contrast)
+    if images.shape[1] == 3:
+        _blend(images, _grey(images), saturation)
+    return images
+
+
+def _blend(images: torch.Tensor, others: torch.Tensor, factors: torch.Tensor) -> None:
+    """Move images in place to (factor 0) or away from (factor above 1) others, within [0, 255]."""
+    images.mul_(factors).add_(others * (1 - factors)).clamp_(0, 255)
+
+
+def _grey(images: torch.Tensor) -> torch.Tensor:
+    """Weigh the channels of ``(b, c, s, s)`` into ``(b, 1, s, s)``, all alike unless they are three."""
+    n_channels = images.shape[1]
+    weights = GREY_WEIGHTS if n_channels == 3 else (1 / n_channels,) * n_channels
+    grey = images[:, :1] * weights[0]
+    for channel in range(1, n_channels):
+        grey.add_(images[:, channel : channel + 1] * weights[channel])
+    return grey
+
+
+def _mean(grey: torch.Tensor) -> torch.Tensor:
+    """Average each of ``(b, 1, s, s)`` greys in [0, 255]: ``(b, 1, 1, 1)``, the same in any order of sums.
+
+    The sum is over integers, of 2**-16 grey levels: fine enough, and small enough for float32 and int32.
+    """
+    steps = grey.mul(2**16).round_().to(torch.int32)
+    total = steps.sum((1, 2, 3), keepdim=True, dtype=torch.int64)
+    return total.to(torch.float32) / (2**16 * grey[0].numel())
