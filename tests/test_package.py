@@ -18,6 +18,7 @@ SOURCE = Path(depthsearch.__file__).parent
 ORDER = (
     "errors",
     "interrupts",
+    "files",
     "data",
     "graph",
     "numbering",
@@ -26,7 +27,9 @@ ORDER = (
     "backbones",
     "heads",
     "devices",
+    "views",
     "features",
+    "probe",
     "training",
     "space",
     "sampling",

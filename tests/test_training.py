@@ -14,9 +14,10 @@ from torch import nn
 from depthsearch import objective, training
 from depthsearch.devices import choose_device
 from depthsearch.errors import DivergedError, SettingsError
-from depthsearch.objective import boundary_source, model_for, train_point
+from depthsearch.features import Boundaries, Spent
+from depthsearch.objective import model_for, train_point
 from depthsearch.space import Point
-from depthsearch.split import Split, split_at
+from depthsearch.split import Split, split_at, suffix_of
 from depthsearch.training import EpochResult, Recipe, seed_from, train
 
 CPU = choose_device("cpu", "float32")
@@ -26,13 +27,17 @@ class Rows:
     """Boundary tensors that are there already, counting what they would have cost."""
 
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, macs: int = 0) -> None:
-        self.features, self.labels, self.macs = features, labels, macs
-        self.macs_spent = 0
+        self.features, self.labels, self.macs_per_image = features, labels, macs
+        self.spent = Spent()
+        self.epochs: list[int] = []
         self.sizes: list[int] = []
         self.order: list[int] = []
 
+    def prepare(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self.macs_spent += self.macs * len(index)
+        self.spent.macs += self.macs_per_image * len(index)
         self.sizes.append(len(index))
         self.order += index.tolist()
         return (self.features[index],)
@@ -76,7 +81,8 @@ def split_of(task, space, index: int, seed: int = 0) -> tuple[Split, Point]:
 
 
 def train_split(task, split: Split, recipe: Recipe, checkpoint: Path | None = None):
-    sources = (boundary_source(task, split, images) for images in (task.data.train, task.data.val))
+    position = task.position(split.cut)
+    sources = (Boundaries(task.features, views, position) for views in (task.train_views, task.val_views))
     return train(split.suffix, *sources, recipe, CPU, suffix_macs=split.suffix_macs, checkpoint=checkpoint)
 
 
@@ -107,6 +113,16 @@ def test_macs_are_prefix_once_and_suffix_thrice_where_it_learns(rows) -> None:
     recipe = Recipe(epochs=2, batch_size=32)
     results = list(train(linear(), rows(100, 7), rows(50, 7), recipe, CPU, suffix_macs=640))
     assert [r.macs for r in results] == [7 * (100 + 50) + 640 * (3 * 100 + 50)] * 2
+    assert [r.prefix_macs for r in results] == [7 * (100 + 50)] * 2
+    assert [r.forward_macs for r in results] == [640 * (100 + 50)] * 2
+    assert [r.backward_macs for r in results] == [640 * 2 * 100] * 2
+    assert [r.plain_macs for r in results] == [r.macs for r in results]
+
+
+def test_sources_are_prepared_for_each_epoch_before_it(rows) -> None:
+    train_source, val_source = rows(100), rows(50)
+    list(train(linear(), train_source, val_source, Recipe(epochs=3), CPU, suffix_macs=640))
+    assert train_source.epochs == val_source.epochs == [1, 2, 3]
 
 
 @pytest.mark.parametrize("index", [0, 7, -1])
@@ -187,25 +203,24 @@ def test_a_damaged_checkpoint_starts_over(task, space, tmp_path: Path, damage) -
     assert same(again.suffix.state_dict(), straight.suffix.state_dict())
 
 
-def test_the_frozen_prefix_is_bit_identical_after_training(
+def test_what_is_frozen_is_bit_identical_after_training(
     task, space, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    splits = []
+    suffixes = []
 
-    def remember(*given, **named):
-        splits.append(split_at(*given, **named))
-        return splits[-1]
+    def remember(*given):
+        suffixes.append(suffix_of(*given))
+        return suffixes[-1]
 
-    monkeypatch.setattr(objective, "split_at", remember)
+    monkeypatch.setattr(objective, "suffix_of", remember)
     point = Point(cut=space.cuts[7], learning_rate=1e-2)
-    backbone_before = {name: t.clone() for name, t in task.backbone.model.state_dict().items()}
+    before = {name: t.clone() for name, t in task.backbone.model.state_dict().items()}
     list(train_point(task, point, seed=0))
-    prefix = splits[0].prefix.graph.state_dict()
-    assert any("running_mean" in name for name in prefix)
-    assert all(torch.equal(tensor, backbone_before[name]) for name, tensor in prefix.items())
-    assert same(task.backbone.model.state_dict(), backbone_before)
-    suffix = splits[0].suffix.graph.state_dict()
-    assert any(not torch.equal(suffix[n], backbone_before[n]) for n in suffix if not n.startswith("fc."))
+    assert any("running_mean" in name for name in before)
+    assert same(task.features.frozen.module.state_dict(), before)
+    assert same(task.backbone.model.state_dict(), before)
+    suffix = suffixes[0].graph.state_dict()
+    assert any(not torch.equal(suffix[n], before[n]) for n in suffix if not n.startswith("fc."))
 
 
 # --- divergence ---------------------------------------------------------------------------------

@@ -44,6 +44,16 @@ class Device:
         """``bf16`` or ``float32``."""
         return "bf16" if self.bf16 else "float32"
 
+    @property
+    def fingerprint(self) -> str:
+        """All that decides, besides the numbers themselves, how they are rounded."""
+        if self.kind == "cuda":
+            hardware = torch.cuda.get_device_name()
+        else:
+            hardware = torch.backends.cpu.get_cpu_capability() if self.kind == "cpu" else ""
+        layout = "channels last" if self.channels_last else "channels first"
+        return f"{self.kind} {hardware} {self.precision} {layout} torch {torch.__version__}"
+
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Compute in the device's precision inside this context."""
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.bf16, cache_enabled=False)

@@ -90,6 +90,7 @@ class LayerGraph:
         carried: Per node: whether its value is a tensor made from the image, so that a boundary carries
             it. Sizes, parameters and slices of tensors are recomputed behind a cut instead.
         bytes_per_image: Per node: size of such a tensor for one image, in bytes.
+        changed: Nodes whose value is changed in place before a later use: it is not what was computed.
         opaque: Paths of modules with layers inside that tracing could not enter.
         image_size: Height and width of the image it was run on, in pixels.
     """
@@ -98,6 +99,7 @@ class LayerGraph:
     layers: tuple[Layer, ...]
     carried: dict[fx.Node, bool]
     bytes_per_image: dict[fx.Node, int]
+    changed: frozenset[fx.Node]
     opaque: tuple[str, ...]
     image_size: int
 
@@ -113,6 +115,26 @@ class LayerGraph:
             TraceError: If something other than a tensor would have to be carried.
         """
         return [n for n in self.needed(position) if self.carried[n]]
+
+    def boundaries(self) -> list[list[fx.Node]]:
+        """List the boundary at every position; empty where none can be carried."""
+        nodes = self.nodes
+        order = {node: i for i, node in enumerate(nodes)}
+        last: dict[fx.Node, int] = {}
+        for node in reversed(nodes):
+            # What is recomputed behind a cut needs its inputs there for as long as it is needed itself.
+            uses = (order[u] if self.carried[u] else max(order[u], last[u]) for u in node.users)
+            last[node] = max(uses, default=-1)
+        alive: list[list[fx.Node]] = [[] for _ in nodes]
+        impossible: set[int] = set()
+        for node in nodes:
+            positions = range(order[node] + 1, last[node] + 1)
+            if self.carried[node]:
+                for position in positions:
+                    alive[position].append(node)
+            elif node.op == "call_module":
+                impossible.update(positions)
+        return [[] if position in impossible else found for position, found in enumerate(alive)]
 
     def needed(self, position: int) -> list[fx.Node]:
         """List the nodes before a position whose values the rest needs, in execution order.
@@ -267,13 +289,19 @@ class _Run(fx.Interpreter):
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.bytes: dict[fx.Node, int] = {}
         self.partial: set[fx.Node] = set()
+        self.versions: dict[fx.Node, int] = {}
+        self.changed: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
+        for source in n.all_input_nodes:
+            if source in self.versions and self.env[source]._version != self.versions[source]:
+                self.changed.add(source)
         before = self.counter.get_total_flops()
         result = super().run_node(n)
         self.macs[n] = (self.counter.get_total_flops() - before) // 2
         if isinstance(result, torch.Tensor):
             self.shapes[n] = tuple(result.shape)
+            self.versions[n] = result._version
             self.bytes[n] = result.numel() * result.element_size()
             # A slice of another tensor: a copy of it has other strides, and may be summed in another order.
             if n.op != "call_module" and torch.empty_like(result).stride() != result.stride():
@@ -344,6 +372,7 @@ def _describe(
         layers=tuple(layers),
         carried=carried,
         bytes_per_image={n: run.bytes[n] for n in nodes if carried[n]},
+        changed=frozenset(run.changed),
         opaque=opaque,
         image_size=image_size,
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from depthsearch.errors import SettingsError
 
-__all__ = ["make_head", "with_head"]
+__all__ = ["head_macs", "make_head", "with_head"]
 
 
 def make_head(
@@ -102,3 +102,8 @@ def with_head(
     parent, _, name = classifier.rpartition(".")
     setattr(copied.get_submodule(parent), name, head)
     return copied
+
+
+def head_macs(head: nn.Module) -> int:
+    """MACs of a head of `make_head` for one image: each of its weights is used once."""
+    return sum(m.in_features * m.out_features for m in head.modules() if isinstance(m, nn.Linear))

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import optuna
 from torch import nn
 
 from depthsearch.backbones import Backbone
-from depthsearch.data import DataSet, ImageSet
+from depthsearch.cuts import Cut
+from depthsearch.data import DataSet
 from depthsearch.devices import Device
 from depthsearch.errors import DivergedError
-from depthsearch.features import BoundarySource, RecomputedBoundary
-from depthsearch.graph import trace
-from depthsearch.heads import with_head
+from depthsearch.features import Asks, Boundaries, Budget, FeatureStore, FrozenBackbone, ViewedImages
+from depthsearch.graph import LayerGraph, trace
+from depthsearch.heads import head_macs, with_head
 from depthsearch.space import Point, SearchSpace
-from depthsearch.split import Split, split_at
+from depthsearch.split import Suffix, position_of, suffix_of
 from depthsearch.training import EpochResult, Recipe, seed_from, train
+from depthsearch.views import view_of
 
 __all__ = ["Objective", "Task", "full_fine_tune_macs", "train_point"]
 
+# Expected of a foreign study, which does not say how many it will run.
+TRIALS_TO_COME = 20
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What stays the same from trial to trial.
 
@@ -32,21 +38,54 @@ class Task:
         data: Images and labels.
         recipe: How to train; each point brings its own learning rate, weight decay and optimizer.
         device: Where.
+        budget: How much of what the frozen layers compute may be kept; None: nothing.
     """
 
     backbone: Backbone
     data: DataSet
     recipe: Recipe
     device: Device
+    budget: Budget | None = None
 
     @property
     def num_classes(self) -> int:
         """Classes to tell apart."""
         return len(self.data.classes)
 
+    @cached_property
+    def graph(self) -> LayerGraph:
+        """The backbone, traced once for all trials."""
+        return trace(self.backbone.model, image_size=self.backbone.preprocessing.image_size)
+
+    @cached_property
+    def features(self) -> FeatureStore:
+        """What the frozen layers have computed, shared by all trials."""
+        frozen = FrozenBackbone(self.graph, self.backbone.preprocessing, self.device)
+        return FeatureStore(frozen, self.budget, name=self.backbone.name)
+
+    @cached_property
+    def train_views(self) -> list[ViewedImages]:
+        """The training images in each view; every cut sees the same."""
+        seed = self.recipe.seed
+        return [ViewedImages(self.data.train, v, seed=seed) for v in range(self.recipe.views)]
+
+    @cached_property
+    def val_views(self) -> list[ViewedImages]:
+        """The validation images as they are."""
+        return [ViewedImages(self.data.val)]
+
+    def position(self, cut: Cut) -> int:
+        """Find a cut's place in the graph."""
+        return position_of(self.graph, self.backbone.model, cut)
+
 
 def train_point(
-    task: Task, point: Point, *, seed: int, checkpoint: Path | None = None
+    task: Task,
+    point: Point,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    upcoming: Mapping[Cut, float] | None = None,
 ) -> Generator[EpochResult, None, None]:
     """Train one point and yield a result after each epoch; close the generator to stop.
 
@@ -55,11 +94,13 @@ def train_point(
         point: Cut, learning rate, head.
         seed: Of the head's weights, batch order and dropout.
         checkpoint: See `training.train`.
+        upcoming: How many more trials may come at each cut: what is worth keeping for them is kept.
 
     Raises:
         DivergedError: If the loss is not finite.
     """
-    split = split_at(model_for(task, point, seed), point.cut, image_size=_image_size(task))
+    suffix = suffix_of(task.graph, model_for(task, point, seed), point.cut)
+    position = task.position(point.cut)
     recipe = replace(
         task.recipe,
         learning_rate=point.learning_rate,
@@ -67,20 +108,34 @@ def train_point(
         optimizer=point.optimizer,
         seed=seed,
     )
+    task.features.expect(_asks(task, point.cut, upcoming or {}))
     yield from train(
-        split.suffix,
-        boundary_source(task, split, task.data.train),
-        boundary_source(task, split, task.data.val),
+        suffix,
+        Boundaries(task.features, task.train_views, position),
+        Boundaries(task.features, task.val_views, position),
         recipe,
         task.device,
-        suffix_macs=split.suffix_macs,
+        suffix_macs=suffix_macs(task, suffix, position),
         checkpoint=checkpoint,
     )
 
 
-def boundary_source(task: Task, split: Split, images: ImageSet) -> BoundarySource:
-    """Give a cut's boundary tensors for some images."""
-    return RecomputedBoundary(images, split, task.backbone.preprocessing, task.device)
+def _asks(task: Task, cut: Cut, upcoming: Mapping[Cut, float]) -> list[Asks[ViewedImages]]:
+    """Count the passes over each view that may still come: of this trial but its first, and of others."""
+    epochs, n_views = task.recipe.epochs, len(task.train_views)
+    shown = {
+        viewed: sum(view_of(epoch, n_views) == viewed.number for epoch in range(1, epochs + 1))
+        for viewed in task.train_views
+    }
+    shown |= dict.fromkeys(task.val_views, epochs)
+    asks = []
+    for viewed, times in shown.items():
+        passes = {task.position(c): n_trials * times for c, n_trials in upcoming.items()}
+        here = task.position(cut)
+        passes[here] = passes.get(here, 0.0) + max(0, times - 1)
+        if times:
+            asks.append(Asks(group=viewed, n_images=len(viewed), passes=passes))
+    return asks
 
 
 def model_for(task: Task, point: Point, seed: int) -> nn.Module:
@@ -96,15 +151,21 @@ def model_for(task: Task, point: Point, seed: int) -> nn.Module:
     )
 
 
+def suffix_macs(task: Task, suffix: Suffix, position: int) -> int:
+    """Forward MACs of a suffix for one image, its own head included."""
+    classifier = task.backbone.classifier
+    before_head = (
+        layer.macs for layer in task.graph.layers if layer.position >= position and layer.module != classifier
+    )
+    return sum(before_head) + head_macs(suffix.graph.get_submodule(classifier))
+
+
 def full_fine_tune_macs(task: Task) -> int:
     """MACs of training everything once with a linear head: the unit that costs are given in."""
     model = with_head(task.backbone.model, task.backbone.classifier, task.num_classes)
-    macs = sum(layer.macs for layer in trace(model, image_size=_image_size(task)).layers)
+    macs = sum(layer.macs for layer in task.graph.layers if layer.module != task.backbone.classifier)
+    macs += head_macs(model.get_submodule(task.backbone.classifier))
     return task.recipe.epochs * macs * (3 * len(task.data.train) + len(task.data.val))
-
-
-def _image_size(task: Task) -> int:
-    return task.backbone.preprocessing.image_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +187,10 @@ class Objective:
             optuna.TrialPruned: If the study's pruner says so, or the training diverges.
         """
         point = self.space.suggest(trial)
+        seed = seed_from(self.task.recipe.seed, trial.number)
         score = float("nan")
         try:
-            for result in train_point(self.task, point, seed=seed_from(self.task.recipe.seed, trial.number)):
+            for result in train_point(self.task, point, seed=seed, upcoming=self._upcoming()):
                 score = result.score
                 trial.report(score, step=result.epoch)
                 if result.epoch < self.task.recipe.epochs and trial.should_prune():
@@ -136,3 +198,7 @@ class Objective:
         except DivergedError as error:
             raise optuna.TrialPruned(str(error)) from error
         return score
+
+    def _upcoming(self) -> dict[Cut, float]:
+        """Expect any cut: how many trials a foreign study will have is not known."""
+        return dict.fromkeys(self.space.cuts, TRIALS_TO_COME / len(self.space.cuts))

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import fx, nn
@@ -20,7 +20,18 @@ from depthsearch.cuts import Cut, find_head
 from depthsearch.errors import CutError
 from depthsearch.graph import LayerGraph, trace
 
-__all__ = ["Frozen", "Prefix", "Split", "Suffix", "freeze_before", "joined_state", "split_at"]
+__all__ = [
+    "Frozen",
+    "Prefix",
+    "Split",
+    "Suffix",
+    "freeze_before",
+    "joined_state",
+    "position_of",
+    "split_at",
+    "split_traced",
+    "suffix_of",
+]
 
 
 class Prefix(nn.Module):
@@ -112,20 +123,35 @@ def split_at(model: nn.Module, cut: Cut, *, image_size: int | None = None) -> Sp
 
 def split_traced(graph: LayerGraph, model: nn.Module, cut: Cut) -> Split:
     """Split a model that is traced already; see `split_at`."""
-    position = _position(graph, model, cut)
-    before, behind = _module_paths(graph, position)
+    position = position_of(graph, model, cut)
     layers = graph.layers
     return Split(
         cut=cut,
         prefix=Prefix(copy.deepcopy(_prefix_graph(graph, position))),
-        suffix=Suffix(
-            copy.deepcopy(_suffix_graph(graph, position)),
-            sorted(before & behind),
-            _frozen_parameters(graph, model, position),
-        ),
+        suffix=suffix_of(graph, model, cut),
         prefix_macs=sum(layer.macs for layer in layers if layer.position < position),
         suffix_macs=sum(layer.macs for layer in layers if layer.position >= position),
         boundary_bytes=sum(graph.bytes_per_image[node] for node in graph.boundary(position)),
+    )
+
+
+def suffix_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> Suffix:
+    """Copy the trainable part of a model that is traced already.
+
+    The model may have another head than the traced one, where that is a single module under the same path.
+    """
+    position = position_of(graph, model, cut)
+    before, behind = _module_paths(graph, position)
+    piece = _suffix_graph(graph, position)
+    owned = {
+        str(node.target): _attribute(model, str(node.target), graph.traced)
+        for node in piece.nodes
+        if node.op in ("call_module", "get_attr")
+    }
+    return Suffix(
+        copy.deepcopy(fx.GraphModule(owned, piece, type(model).__name__)),
+        sorted(before & behind),
+        _frozen_parameters(graph, model, position),
     )
 
 
@@ -183,7 +209,7 @@ def freeze_before(model: nn.Module, cut: Cut) -> Frozen:
         CutError: If ``cut`` is not a cut of this model.
     """
     graph = trace(model)
-    position = _position(graph, model, cut)
+    position = position_of(graph, model, cut)
     names = _frozen_parameters(graph, model, position)
     parameters = {model.get_parameter(name): model.get_parameter(name).requires_grad for name in names}
     modules = {m: m.training for m in _frozen_modules(graph, model, position)}
@@ -206,7 +232,12 @@ class _StaysInEvalMode:
         return self.module
 
 
-def _position(graph: LayerGraph, model: nn.Module, cut: Cut) -> int:
+def position_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> int:
+    """Find the place of a cut in a model's graph.
+
+    Raises:
+        CutError: If it is not a cut of this model.
+    """
     if cut.kind == "head":
         return find_head(graph, model, cut.name if cut.name != "output" else None)[0]
     for layer in graph.layers:
@@ -260,7 +291,7 @@ def _prefix_graph(graph: LayerGraph, position: int) -> fx.GraphModule:
     return fx.GraphModule(graph.traced, prefix)
 
 
-def _suffix_graph(graph: LayerGraph, position: int) -> fx.GraphModule:
+def _suffix_graph(graph: LayerGraph, position: int) -> fx.Graph:
     suffix = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     needed = graph.needed(position)
@@ -269,4 +300,15 @@ def _suffix_graph(graph: LayerGraph, position: int) -> fx.GraphModule:
             copies[node] = suffix.placeholder(node.name)
     for node in [n for n in needed if not graph.carried[n]] + graph.nodes[position:]:
         copies[node] = suffix.node_copy(node, copies.__getitem__)
-    return fx.GraphModule(graph.traced, suffix)
+    return suffix
+
+
+def _attribute(model: nn.Module, path: str, traced: fx.GraphModule) -> Any:
+    """Get a module or tensor of the model, or what tracing has added to it."""
+    for owner in (model, traced):
+        found: Any = owner
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    raise CutError(f"{type(model).__name__} has no '{path}': it is not the model that was traced.")

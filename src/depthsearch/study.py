@@ -14,7 +14,8 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
+from depthsearch.cuts import Cut
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError
 from depthsearch.interrupts import deferred
@@ -175,13 +177,13 @@ def search(
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, orphan.number))
             trial = Trial(study, orphan._trial_id)
-            yield from _run(study, trial, task, space, folder, adopted=True, renew=renew)
+            yield from _run(study, trial, task, space, folder, n_trials=n_trials, adopted=True, renew=renew)
         while len(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
             with deferred():
                 number = len(study.get_trials(deepcopy=False))
                 study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, number))
                 trial = study.ask()
-            yield from _run(study, trial, task, space, folder, adopted=False, renew=renew)
+            yield from _run(study, trial, task, space, folder, n_trials=n_trials, adopted=False, renew=renew)
 
 
 def _run(
@@ -191,6 +193,7 @@ def _run(
     space: SearchSpace,
     folder: Path,
     *,
+    n_trials: int,
     adopted: bool,
     renew: Callable[[], None],
 ) -> Iterator[Event]:
@@ -205,7 +208,8 @@ def _run(
     reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
     last_reported = max(reported, default=0)
     seed = seed_from(task.recipe.seed, trial.number)
-    training = train_point(task, point, seed=seed, checkpoint=checkpoint)
+    upcoming = upcoming_trials(study.get_trials(deepcopy=False), space, n_trials=n_trials)
+    training = train_point(task, point, seed=seed, checkpoint=checkpoint, upcoming=upcoming)
     try:
         for result in training:
             results.append(result)
@@ -244,6 +248,25 @@ def _run(
     yield TrialEnded(number=trial.number, point=point, state=state, score=score, reason=reason)
 
 
+def upcoming_trials(trials: Sequence[FrozenTrial], space: SearchSpace, *, n_trials: int) -> dict[Cut, float]:
+    """Expect how many more trials will come at each cut.
+
+    Those enqueued are known. Of the others each cut gets an even share, and more where trials have been: a
+    sampler comes back to where it was. (The mean of a Dirichlet distribution, one trial spread evenly for
+    each that was.)
+    """
+    cuts = space.cuts
+    waiting = [
+        t.system_attrs.get("fixed_params", {}).get("cut") for t in trials if t.state == TrialState.WAITING
+    ]
+    known = Counter(cut for cut in waiting if cut is not None)
+    been = Counter(t.params["cut"] for t in trials if "cut" in t.params)
+    others = max(0, n_trials - len(trials))
+    total = 2 * been.total() or 1
+    even = (been.total() or 1) / len(cuts)
+    return {cut: known[i] + others * (been[i] + even) / total for i, cut in enumerate(cuts)}
+
+
 def _is_weak(trial: Trial, epoch: int, *, judge: bool, baseline: bool) -> bool:
     """Ask the pruner once, and keep its verdict: it answers otherwise the second time.
 
@@ -266,7 +289,8 @@ def _tell(
 ) -> None:
     with deferred():
         trial.set_user_attr("results", [asdict(result) for result in results])
-        trial.set_user_attr("macs", sum(result.macs for result in results))
+        for name in ("macs", "plain_macs", "kept_bytes", "read_bytes"):
+            trial.set_user_attr(name, sum(getattr(result, name) for result in results))
         trial.set_user_attr("seconds", round(sum(result.seconds for result in results), 3))
         if reason is not None:
             trial.set_user_attr("reason", reason)

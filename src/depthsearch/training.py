@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import nn
 
 from depthsearch.devices import Device
 from depthsearch.errors import DivergedError, SettingsError
-from depthsearch.features import BoundarySource
+from depthsearch.features import BoundarySource, Spent
 
 __all__ = ["METRICS", "OPTIMIZERS", "SCHEDULES", "EpochResult", "Recipe", "seed_from", "train"]
 
@@ -47,7 +47,9 @@ class Recipe:
         schedule: ``cosine`` to zero over all steps, or ``constant``.
         label_smoothing: Probability given to the other classes, in [0, 1).
         metric: What to score validation with: a key of `METRICS`.
-        seed: Seeds batch order and dropout.
+        seed: Seeds batch order, dropout and views.
+        views: Fixed augmentations of each training image, the plain image among them: epoch e shows view
+            e mod views. 1: no augmentation. From one more than the epochs on, no epoch repeats another's.
     """
 
     epochs: int
@@ -59,6 +61,7 @@ class Recipe:
     label_smoothing: float = 0.0
     metric: str = "accuracy"
     seed: int = 0
+    views: int = 1
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
@@ -69,6 +72,8 @@ class Recipe:
             raise SettingsError(
                 f"{self.epochs} epochs of batches of {self.batch_size}: give at least 1 and at least 2."
             )
+        if self.views < 1:
+            raise SettingsError(f"{self.views} views: give at least 1, the plain image.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +87,12 @@ class EpochResult:
         score: The recipe's metric on validation.
         seconds: Training and validation together.
         images_per_second: Training images over training seconds.
-        macs: MACs spent: prefix, suffix forward, suffix backward.
+        prefix_macs: MACs spent on the frozen prefix.
+        forward_macs: MACs spent on the suffix, forward, validation included.
+        backward_macs: MACs spent on the suffix, backward: twice those forward.
+        plain_macs: MACs of the same epoch with the whole prefix run for every image.
+        kept_bytes: Written to the feature store.
+        read_bytes: Read from the feature store.
     """
 
     epoch: int
@@ -91,7 +101,17 @@ class EpochResult:
     score: float
     seconds: float
     images_per_second: float
-    macs: int
+    prefix_macs: int
+    forward_macs: int
+    backward_macs: int
+    plain_macs: int
+    kept_bytes: int
+    read_bytes: int
+
+    @property
+    def macs(self) -> int:
+        """MACs spent in all."""
+        return self.prefix_macs + self.forward_macs + self.backward_macs
 
 
 def train(
@@ -128,29 +148,47 @@ def train(
     yield from done
     for epoch in range(len(done) + 1, recipe.epochs + 1):
         started = time.perf_counter()
-        spent_before = train_source.macs_spent + val_source.macs_spent
+        before = [replace(source.spent) for source in (train_source, val_source)]
+        train_source.prepare(epoch)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             train_loss = _train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
         trained = time.perf_counter() - started
+        val_source.prepare(epoch)
         logits = _predict(suffix, val_source, recipe, device)
         val_loss = F.cross_entropy(logits, val_source.labels).item()
         if not math.isfinite(val_loss):
             raise DivergedError(f"validation loss {val_loss} in epoch {epoch}")
-        n_train, n_val = len(train_source.labels), len(val_source.labels)
-        prefix_macs = train_source.macs_spent + val_source.macs_spent - spent_before
         result = EpochResult(
             epoch=epoch,
             train_loss=train_loss,
             val_loss=val_loss,
             score=_score(recipe.metric, logits, val_source.labels, val_loss),
             seconds=time.perf_counter() - started,
-            images_per_second=n_train / trained,
-            macs=prefix_macs + suffix_macs * (3 * n_train + n_val),
+            images_per_second=len(train_source.labels) / trained,
+            **_costs(train_source, val_source, before, suffix_macs),
         )
         done = [*done, result]
         if checkpoint is not None and epoch < recipe.epochs:
             _save_checkpoint(checkpoint, suffix, optimizer, done)
         yield result
+
+
+def _costs(
+    train_source: BoundarySource, val_source: BoundarySource, before: Sequence[Spent], suffix_macs: int
+) -> dict[str, int]:
+    """Add up what an epoch cost, and what it would have cost without a feature store."""
+    n_train, n_val = len(train_source.labels), len(val_source.labels)
+    forward, backward = suffix_macs * (n_train + n_val), 2 * suffix_macs * n_train
+    whole_prefix = train_source.macs_per_image * n_train + val_source.macs_per_image * n_val
+    spent = [(source.spent, old) for source, old in zip((train_source, val_source), before, strict=True)]
+    return {
+        "prefix_macs": sum(now.macs - old.macs for now, old in spent),
+        "forward_macs": forward,
+        "backward_macs": backward,
+        "plain_macs": whole_prefix + forward + backward,
+        "kept_bytes": sum(now.kept_bytes - old.kept_bytes for now, old in spent),
+        "read_bytes": sum(now.read_bytes - old.read_bytes for now, old in spent),
+    }
 
 
 def _train_epoch(

@@ -1,0 +1,20 @@
+"""What the frozen prefix makes of the images: computed once, kept within a budget, reused exactly."""
+
+from depthsearch.features.budget import Budget, choose_budget
+from depthsearch.features.images import ViewedImages
+from depthsearch.features.parts import FrozenBackbone
+from depthsearch.features.rule import Asks
+from depthsearch.features.sources import Boundaries, BoundarySource
+from depthsearch.features.store import FeatureStore, Spent
+
+__all__ = [
+    "Asks",
+    "Boundaries",
+    "BoundarySource",
+    "Budget",
+    "FeatureStore",
+    "FrozenBackbone",
+    "Spent",
+    "ViewedImages",
+    "choose_budget",
+]

@@ -1,0 +1,82 @@
+"""What determines a value of the frozen backbone: the operations and weights it is made by, nothing else.
+
+Each node of the graph has a digest of its operation, its constants, its weights and its inputs' digests. Layers
+behind a value, names of modules and the head say nothing about it and are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from depthsearch.graph import LayerGraph
+
+__all__ = ["value_digests"]
+
+PLAIN = (bool, int, float, str, torch.dtype, type(None))
+# Counts the batches seen in training; in eval mode nothing reads it.
+COUNTER = "num_batches_tracked"
+
+
+def value_digests(graph: LayerGraph) -> dict[fx.Node, str]:
+    """Give each node the digest of all that determines its value in eval mode, the image left open."""
+    found: dict[fx.Node, str] = {}
+    before: list[str] = []
+    for node in graph.nodes:
+        args = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
+        parts = [node.op, _operation(graph.traced, node), repr(args)]
+        if not graph.changed.isdisjoint(node.all_input_nodes):
+            # What it reads was changed in place by something in between.
+            parts += before
+        found[node] = _digest(*parts)
+        before.append(found[node])
+    return found
+
+
+def _operation(traced: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return _module(traced.get_submodule(str(node.target)))
+    if node.op == "get_attr":
+        owner, _, name = str(node.target).rpartition(".")
+        value = getattr(traced.get_submodule(owner), name)
+        return _tensor(value) if isinstance(value, torch.Tensor) else name
+    if node.op == "call_function":
+        return _function(node.target)
+    return str(node.target) if node.op == "call_method" else ""
+
+
+def _module(module: nn.Module) -> str:
+    parts = []
+    for path, part in module.named_modules():
+        settings = {name: _setting(value) for name, value in vars(part).items() if not name.startswith("_")}
+        settings.pop("training")
+        parts += [path, _function(type(part)), repr(sorted(settings.items()))]
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if not name.endswith(COUNTER):
+            parts += [name, _tensor(tensor)]
+    return _digest(*parts)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_setting, value))})"
+    if isinstance(value, PLAIN):
+        return repr(value)
+    return _function(value) if hasattr(value, "__qualname__") else _function(type(value))
+
+
+def _function(function: Any) -> str:
+    return f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', function)}"
+
+
+def _tensor(tensor: torch.Tensor) -> str:
+    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return f"{tensor.dtype} {tuple(tensor.shape)} {digest}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()

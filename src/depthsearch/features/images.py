@@ -1,0 +1,46 @@
+"""An image set as one view shows it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from depthsearch.data import ImageSet
+from depthsearch.devices import Device
+from depthsearch.views import View
+
+__all__ = ["ViewedImages"]
+
+
+class ViewedImages:
+    """The images of one set in one view: a fixed augmentation of each; view 0 is the plain image.
+
+    Attributes:
+        labels: Class of each image, int64 ``(n,)``, on the CPU.
+        number: Of the view.
+        fingerprint: Hash of all that determines the pixels that the backbone is shown.
+    """
+
+    def __init__(self, images: ImageSet, number: int = 0, *, seed: int = 0) -> None:
+        """Look at a set.
+
+        Args:
+            images: The decoded images.
+            number: Of the view.
+            seed: Of the views but the plain one.
+        """
+        self.labels = images.labels
+        self.number = number
+        self._images = images
+        self._view = View(number, seed=seed, n_images=len(images))
+        seen = [images.fingerprint, *([number, seed] if number else [])]
+        self.fingerprint = hashlib.blake2b(repr(seen).encode(), digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.labels)
+
+    def pixels(self, index: torch.Tensor, device: Device) -> torch.Tensor:
+        """Give the images at ``index`` ``(b,)``: ``(b, c, s, s)`` float32 in [0, 255] on the device."""
+        return self._view(device.move(self._images.gather(index)), index)

@@ -1,0 +1,222 @@
+"""The frozen backbone, any part of which can be run: from tensors at hand to tensors wanted.
+
+Notation: ``n`` images in a set, ``b`` of them in a batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx
+
+from depthsearch.backbones import Preprocessing
+from depthsearch.devices import Device
+from depthsearch.features.digests import value_digests
+from depthsearch.graph import LayerGraph
+
+__all__ = ["FrozenBackbone", "Layout", "Part"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a node's value is laid out in memory, image by image.
+
+    Attributes:
+        dtype: As computed, 16 bits where autocast computes in 16 bits.
+        shape: Of one image's row, its dimensions from the slowest to the fastest in memory.
+        order: The tensor's dimensions from the slowest to the fastest in memory; 0 is the batch.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: torch.Tensor) -> Layout:
+        """Take the layout of a value ``(b, ...)``."""
+        strides = value.stride()
+        order = tuple(sorted(range(value.ndim), key=lambda d: (-strides[d], d)))
+        return cls(dtype=value.dtype, shape=tuple(value.shape[d] for d in order if d), order=order)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one image's row."""
+        size = self.dtype.itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+    def to_rows(self, value: torch.Tensor) -> torch.Tensor:
+        """Bring a value ``(b, ...)`` into rows ``(b, *shape)``, contiguous."""
+        return value.permute(0, *(d for d in self.order if d)).contiguous()
+
+    def from_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Bring rows ``(b, *shape)`` back into the value ``(b, ...)``, strides as computed."""
+        dims = [0, *(d for d in self.order if d)]
+        value = rows.permute(_inverse(dims))
+        if self.order[0] == 0:
+            return value
+        return value.permute(self.order).contiguous().permute(_inverse(self.order))
+
+
+def _inverse(dims: Sequence[int]) -> list[int]:
+    return sorted(range(len(dims)), key=dims.__getitem__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A piece of the frozen backbone.
+
+    Attributes:
+        inputs: Nodes whose values it starts from; the image's own node where it needs pixels.
+        computed: Nodes that it computes.
+        macs: MACs for one image.
+        module: Maps the inputs' values to the tuple of those wanted.
+    """
+
+    inputs: tuple[fx.Node, ...]
+    computed: frozenset[fx.Node] = field(repr=False)
+    macs: int
+    module: fx.GraphModule = field(repr=False)
+
+
+class FrozenBackbone:
+    """A backbone on its device, in eval mode, without gradients.
+
+    Attributes:
+        graph: The traced backbone.
+        device: Where it computes, and in which precision.
+        preprocessing: What it expects of images.
+        image: The node that stands for the image.
+        module: The whole backbone on the device.
+    """
+
+    def __init__(self, graph: LayerGraph, preprocessing: Preprocessing, device: Device) -> None:
+        """Copy the backbone to the device."""
+        self.graph = graph
+        self.device = device
+        self.preprocessing = preprocessing
+        self.image = next(node for node in graph.nodes if node.op == "placeholder")
+        self._position = {node: i for i, node in enumerate(graph.nodes)}
+        self._macs = {layer.position: layer.macs for layer in graph.layers}
+        self.module = device.place(copy.deepcopy(graph.traced).requires_grad_(False).eval())
+        # One multiply and add on bytes: (pixel / 255 - mean) / std.
+        mean = torch.tensor(preprocessing.mean, device=device.torch_device).view(-1, 1, 1)
+        std = torch.tensor(preprocessing.std, device=device.torch_device).view(-1, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._shift = mean / std
+
+    @cached_property
+    def digests(self) -> dict[fx.Node, str]:
+        """What determines each node's value, the image apart; see `digests.value_digests`."""
+        return value_digests(self.graph)
+
+    @cached_property
+    def layouts(self) -> dict[fx.Node, Layout]:
+        """How the value of each node that can be kept lies in memory, found by running two images.
+
+        A value that is changed in place before a later use cannot be kept: it is not what was computed.
+        """
+        found: dict[fx.Node, Layout] = {}
+
+        def look(node: fx.Node, value: torch.Tensor) -> None:
+            found[node] = Layout.of(value)
+
+        wanted = {n for n, carried in self.graph.carried.items() if carried} - self.graph.changed
+        wanted -= {self.image}
+        channels = len(self.preprocessing.mean)
+        images = torch.zeros(2, channels, self.graph.image_size, self.graph.image_size, dtype=torch.uint8)
+        last = self.graph.nodes[-1].all_input_nodes
+        whole = self.part((), [n for n in last if self.graph.carried[n]])
+        self.run(whole, {self.image: self.normalise(self.device.move(images))}, wanted, look)
+        return found
+
+    def position(self, node: fx.Node) -> int:
+        """Give a node's place in the order of execution."""
+        return self._position[node]
+
+    def macs_before(self, position: int) -> int:
+        """Sum up the MACs of everything before a position, for one image."""
+        return sum(macs for at, macs in self._macs.items() if at < position)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Make the backbone's input of pixels ``(b, c, s, s)`` in [0, 255] on the device."""
+        return self.device.layout(images.float().mul(self._scale).sub_(self._shift))
+
+    def part(self, known: Collection[fx.Node], wanted: Sequence[fx.Node]) -> Part:
+        """Find the least that has to run: from the wanted values back to known ones, or to the image.
+
+        Args:
+            known: Nodes whose values are at hand.
+            wanted: Nodes whose values to compute; known ones are handed through.
+        """
+        inputs: set[fx.Node] = set()
+        computed: set[fx.Node] = set()
+        waiting = list(wanted)
+        while waiting:
+            node = waiting.pop()
+            if node in known or node is self.image:
+                inputs.add(node)
+            elif node not in computed:
+                computed.add(node)
+                waiting.extend(node.all_input_nodes)
+        piece = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        ordered = sorted(inputs, key=self._position.__getitem__)
+        for node in ordered:
+            copies[node] = piece.placeholder(node.name)
+        for node in sorted(computed, key=self._position.__getitem__):
+            copies[node] = piece.node_copy(node, copies.__getitem__)
+        piece.output(tuple(copies[node] for node in wanted))
+        return Part(
+            inputs=tuple(ordered),
+            computed=frozenset(computed),
+            macs=sum(self._macs.get(self._position[node], 0) for node in computed),
+            module=fx.GraphModule(self.module, piece),
+        )
+
+    def run(
+        self,
+        part: Part,
+        values: dict[fx.Node, torch.Tensor],
+        watched: Collection[fx.Node],
+        look: Callable[[fx.Node, torch.Tensor], None],
+    ) -> None:
+        """Run a part and show some values at the moment they are computed.
+
+        Later operations may change a value in place, so that whoever looks has to copy what it keeps.
+
+        Args:
+            part: What to run.
+            values: Of the part's inputs.
+            watched: Nodes to show, those among them that the part computes.
+            look: Called with each of them and its value.
+        """
+        by_name = {node.name: node for node in watched}
+        with torch.no_grad(), self.device.autocast():
+            _Watched(part.module, by_name, look).run(*(values[node] for node in part.inputs))
+
+
+class _Watched(fx.Interpreter):
+    """Runs a graph and shows some of its values as they are computed."""
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        watched: dict[str, fx.Node],
+        look: Callable[[fx.Node, torch.Tensor], None],
+    ) -> None:
+        super().__init__(module)
+        self.watched = watched
+        self.look = look
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.op not in ("placeholder", "output") and n.name in self.watched:
+            self.look(self.watched[n.name], result)
+        return result

@@ -1,0 +1,70 @@
+"""Boundary tensors for training: what the frozen prefix makes of the images.
+
+Training asks for the boundary of some images and does not see whether it is computed or read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from depthsearch.features.images import ViewedImages
+from depthsearch.features.store import FeatureStore, Spent
+from depthsearch.views import view_of
+
+__all__ = ["Boundaries", "BoundarySource"]
+
+
+class BoundarySource(Protocol):
+    """The boundary tensors of one image set, by index.
+
+    Attributes:
+        labels: Class of each image, int64 ``(n,)``, on the CPU.
+        macs_per_image: MACs of the whole frozen prefix.
+        spent: What making the boundaries has cost so far.
+    """
+
+    labels: torch.Tensor
+    macs_per_image: int
+    spent: Spent
+
+    def prepare(self, epoch: int) -> None:
+        """Make ready for an epoch, counted from 1: choose its view, compute what is worth keeping."""
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Give the boundary of the images at ``index`` ``(b,)``: tensors ``(b, ...)`` on the device."""
+
+
+class Boundaries:
+    """Boundary tensors from a feature store, what is not kept there recomputed without gradients."""
+
+    def __init__(self, store: FeatureStore, views: Sequence[ViewedImages], position: int) -> None:
+        """Stand at a position of the graph.
+
+        Args:
+            store: Where to read and to keep; one without a budget recomputes everything.
+            views: The set in each of its views; epoch e sees view e mod V.
+            position: Of the cut, see `graph.LayerGraph`.
+        """
+        self.labels = views[0].labels
+        self.macs_per_image = store.frozen.macs_before(position)
+        self.spent = Spent()
+        self._store = store
+        self._views = views
+        self._boundary = store.frozen.graph.boundary(position)
+
+    def prepare(self, epoch: int) -> None:
+        """Choose the epoch's view and where its batches start; compute first what is worth keeping."""
+        self._viewed = self._views[view_of(epoch, len(self._views))]
+        self._part, self._rows = self._store.open(self._viewed, self._boundary, self.spent)
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Give the boundary of the images at ``index`` ``(b,)``; `prepare` comes first."""
+        frozen = self._store.frozen
+        inputs = self._store.values(self._viewed, self._part, self._rows, index, self.spent)
+        self.spent.macs += self._part.macs * len(index)
+        with torch.no_grad(), frozen.device.autocast():
+            boundary: tuple[torch.Tensor, ...] = self._part.module(*inputs.values())
+        return boundary

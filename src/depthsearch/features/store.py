@@ -1,0 +1,491 @@
+"""The feature store: boundaries that were computed once, in memory and on disk, each tier within its budget.
+
+What is kept is a tensor: one node's values for all images of a set in one view. Its key says everything that
+determines it and nothing else, so that other trials, studies and processes find it. Which tensors are worth
+their bytes is decided in `rule`; what is not in the plan goes when its place is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import timm
+import torch
+from torch import fx
+
+from depthsearch.features.budget import Budget
+from depthsearch.features.images import ViewedImages
+from depthsearch.features.parts import FrozenBackbone, Layout, Part
+from depthsearch.features.rowfile import SUFFIX, MappedRows, RowWriter, content_of, is_whole, kept_files
+from depthsearch.features.rule import Asks, Starts, choose
+from depthsearch.files import remove_abandoned
+
+__all__ = ["FeatureStore", "Rows", "Spent"]
+
+FORMAT = 1
+# Images run at once when a tensor is computed to be kept.
+PASS_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
+READ_BATCH = 1024
+# MACs that a device computes while it reads a byte: what a kept byte has to save to be worth reading.
+# On CPUs measured (benchmarks/RESULTS.md); on GPUs reckoned from 15 T MACs/s and 2 TB/s (its own memory),
+# 5 GB/s (the host's), 2 GB/s (a disk).
+MACS_PER_BYTE = {
+    "cpu": {"memory": 20.0, "disk": 80.0},
+    "cuda": {"device": 10.0, "memory": 4e3, "disk": 1e4},
+    "mps": {"memory": 100.0, "disk": 2e3},
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Spent:
+    """What boundaries have cost so far.
+
+    Attributes:
+        macs: Computed, of the frozen prefix.
+        kept_bytes: Written to the store.
+        read_bytes: Read from the store.
+    """
+
+    macs: int = 0
+    kept_bytes: int = 0
+    read_bytes: int = 0
+
+
+class Rows(Protocol):
+    """Rows of a kept tensor by image."""
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """Copy the rows ``(b, *shape)`` of the images at ``index`` ``(b,)``."""
+
+
+class _Resident:
+    """Rows in memory, of the host or of a device."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        return self.rows.index_select(0, index.to(self.rows.device, non_blocking=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One tensor that may be kept: a node's values for one set in one view."""
+
+    key: str
+    node: fx.Node
+    layout: Layout
+    viewed: ViewedImages
+
+    @property
+    def n_bytes(self) -> int:
+        return self.layout.row_bytes * len(self.viewed)
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.node.name}, view {self.viewed.number} of {len(self.viewed)} images)"
+
+
+class _Memory:
+    """Tensors kept in one memory, the longest unused first."""
+
+    def __init__(self, name: str, device: torch.device, budget_bytes: int) -> None:
+        self.name = name
+        self.device = device
+        self.budget_bytes = budget_bytes
+        self.wanted: frozenset[str] = frozenset()
+        self.rows: dict[str, _Resident] = {}
+        self._promised: dict[str, int] = {}
+
+    def find(self, key: str) -> _Resident | None:
+        found = self.rows.pop(key, None)
+        if found is not None:
+            self.rows[key] = found
+        return found
+
+    def allocate(self, item: _Item) -> torch.Tensor | None:
+        """Make room for a wanted tensor: what is not in the plan goes, the longest unused first."""
+        if item.key not in self.wanted:
+            return None
+        for key in [key for key in self.rows if key not in self.wanted]:
+            if self._used_bytes() + item.n_bytes <= self.budget_bytes:
+                break
+            log.debug("%s: %s goes, %d bytes", self.name, key, self.rows.pop(key).rows.nbytes)
+        if self._used_bytes() + item.n_bytes > self.budget_bytes:
+            log.debug("%s: no room for %s, %d bytes", self.name, item, item.n_bytes)
+            return None
+        self._promised[item.key] = item.n_bytes
+        return torch.empty(len(item.viewed), *item.layout.shape, dtype=item.layout.dtype, device=self.device)
+
+    def keep(self, item: _Item, rows: torch.Tensor) -> _Resident:
+        """Keep the tensor that was allocated, now filled."""
+        self.forget(item)
+        self.rows[item.key] = _Resident(rows)
+        log.debug("%s: keeps %s, %d bytes", self.name, item, item.n_bytes)
+        return self.rows[item.key]
+
+    def forget(self, item: _Item) -> None:
+        """Take back the promise of room."""
+        self._promised.pop(item.key, None)
+
+    def _used_bytes(self) -> int:
+        return sum(kept.rows.nbytes for kept in self.rows.values()) + sum(self._promised.values())
+
+
+class _Disk:
+    """Tensors kept as files; shared with other processes, and with studies of other days."""
+
+    def __init__(self, folder: Path, budget_bytes: int) -> None:
+        self.folder = folder
+        self.budget_bytes = budget_bytes
+        self.wanted: frozenset[str] = frozenset()
+        self._mapped: dict[str, MappedRows] = {}
+        self._promised: dict[str, int] = {}
+        if budget_bytes:
+            with contextlib.suppress(OSError):
+                remove_abandoned(folder)
+
+    def keys(self) -> set[str]:
+        """List the keys of the files there, whole or not, and of those mapped already."""
+        found = set(self._mapped)
+        if self.budget_bytes:
+            with contextlib.suppress(OSError):
+                names = {entry.name for entry in os.scandir(self.folder)}
+                found |= {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
+        return found
+
+    def find(self, item: _Item) -> MappedRows | None:
+        """Open a file if it is whole; one that is damaged is removed."""
+        if item.key in self._mapped:
+            return self._mapped[item.key]
+        path = self._path(item.key)
+        try:
+            if not is_whole(path, content_of(item.key, item.layout, len(item.viewed))):
+                log.debug("disk: %s is damaged or foreign, and removed", path)
+                path.unlink(missing_ok=True)
+                return None
+            os.utime(path)
+            rows = self._mapped[item.key] = MappedRows(path, item.layout, len(item.viewed))
+        except (OSError, ValueError) as error:
+            log.debug("disk: %s cannot be used: %s", path, error)
+            return None
+        return rows
+
+    def begin(self, item: _Item) -> RowWriter | None:
+        """Begin a wanted file if there is room; what is not in the plan goes, the longest unused first."""
+        if item.key not in self.wanted:
+            return None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._make_room(item.n_bytes):
+                log.debug("disk: no room for %s, %d bytes", item, item.n_bytes)
+                return None
+            writer = RowWriter(self._path(item.key))
+        except OSError as error:
+            self.give_up(error)
+            return None
+        self._promised[item.key] = item.n_bytes
+        return writer
+
+    def end(self, item: _Item, writer: RowWriter, words: Mapping[str, object]) -> None:
+        """Give a complete file its name.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self.forget(item)
+        writer.end(content_of(item.key, item.layout, len(item.viewed)), words)
+        log.debug("disk: keeps %s, %d bytes", item, item.n_bytes)
+
+    def forget(self, item: _Item) -> None:
+        """Take back the promise of room."""
+        self._promised.pop(item.key, None)
+
+    def give_up(self, error: OSError) -> None:
+        """Write no more: the disk is full, or the folder cannot be written to."""
+        log.warning("Features are no longer kept on disk: %s", error)
+        self.wanted = frozenset()
+        self.budget_bytes = 0
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{SUFFIX}"
+
+    def _make_room(self, n_bytes: int) -> bool:
+        there = sorted(kept_files(self.folder), key=lambda file: file.used)
+        used = sum(file.n_bytes for file in there if file.path.suffix == SUFFIX)
+        used += sum(self._promised.values())
+        for file in there:
+            if used + n_bytes <= self.budget_bytes:
+                break
+            if file.path.suffix == SUFFIX and file.path.stem not in self.wanted:
+                log.debug("disk: %s goes, %d bytes", file.path.stem, file.n_bytes)
+                file.path.unlink(missing_ok=True)
+                used -= file.n_bytes
+        free = shutil.disk_usage(self.folder).free - sum(self._promised.values())
+        return used + n_bytes <= self.budget_bytes and n_bytes <= free
+
+
+class _Filling:
+    """A tensor on its way into memory, onto the disk, or both."""
+
+    def __init__(self, item: _Item, memories: Sequence[_Memory], disk: _Disk) -> None:
+        self.item = item
+        self.disk = disk
+        self.memory: _Memory | None = None
+        self.rows: torch.Tensor | None = None
+        for memory in memories:
+            if self.rows is None:
+                self.memory, self.rows = memory, memory.allocate(item)
+        self.writer = disk.begin(item)
+        self.n_done = 0
+
+    @property
+    def has_place(self) -> bool:
+        """Whether there is room for it anywhere."""
+        return self.rows is not None or self.writer is not None
+
+    def add(self, value: torch.Tensor) -> None:
+        """Take the values of the next images ``(b, ...)``."""
+        rows = self.item.layout.to_rows(value)
+        if rows.dtype != self.item.layout.dtype or rows.shape[1:] != self.item.layout.shape:
+            raise RuntimeError(f"{self.item} is {rows.dtype} {tuple(rows.shape)}, not {self.item.layout}")
+        if self.rows is not None:
+            self.rows[self.n_done : self.n_done + len(rows)].copy_(rows)
+        if self.writer is not None:
+            try:
+                self.writer.write(rows.cpu())
+            except OSError as error:
+                self._stop_writing(error)
+        self.n_done += len(rows)
+
+    def end(self, words: Mapping[str, object]) -> int:
+        """Keep what was computed; return how many bytes."""
+        if self.memory is not None and self.rows is not None:
+            self.memory.keep(self.item, self.rows)
+        if self.writer is not None:
+            try:
+                self.disk.end(self.item, self.writer, words)
+            except OSError as error:
+                self._stop_writing(error)
+        return self.item.n_bytes if self.has_place else 0
+
+    def abandon(self, reason: BaseException) -> None:
+        """Keep nothing."""
+        if self.memory is not None:
+            self.memory.forget(self.item)
+        if self.writer is not None:
+            self.disk.forget(self.item)
+            with contextlib.suppress(type(reason)):
+                self.writer.abandon(reason)
+
+    def _stop_writing(self, error: OSError) -> None:
+        self.disk.forget(self.item)
+        self.disk.give_up(error)
+        if self.writer is not None:
+            with contextlib.suppress(OSError):
+                self.writer.abandon(error)
+        self.writer = None
+
+
+class FeatureStore:
+    """Keeps what the frozen backbone makes of images, and says where a pass over them may start."""
+
+    def __init__(self, frozen: FrozenBackbone, budget: Budget | None, *, name: str = "") -> None:
+        """Open a store.
+
+        Args:
+            frozen: The backbone whose values are kept.
+            budget: How much may be kept, and where; None: nothing.
+            name: Of the backbone, for people who look at the files.
+        """
+        device = frozen.device
+        budget = budget or Budget(memory_bytes=0, device_bytes=0, disk_bytes=0, folder=Path())
+        self.frozen = frozen
+        self._name = name
+        self._costs = MACS_PER_BYTE[device.kind]
+        self._memories = [_Memory("memory", torch.device("cpu"), budget.memory_bytes)]
+        if "device" in self._costs:
+            self._memories.insert(0, _Memory("device", device.torch_device, budget.device_bytes))
+        self._disk = _Disk(budget.folder, budget.disk_bytes)
+        self._keeps = any(m.budget_bytes for m in self._memories) or budget.disk_bytes > 0
+        self._items: dict[str, dict[fx.Node, _Item]] = {}
+
+    def expect(self, asks: Sequence[Asks[ViewedImages]]) -> None:
+        """Plan what to keep for the passes that may still be asked for; see `rule`.
+
+        Nothing is computed or removed yet.
+        """
+        if not self._keeps:
+            return
+        starts, nodes = self._starts
+        in_memory: dict[ViewedImages, set[int]] = {asked.group: set() for asked in asks}
+        for memory in self._memories:
+            chosen = choose(
+                starts,
+                asks,
+                budget_bytes=memory.budget_bytes,
+                macs_per_byte=self._costs[memory.name],
+                given=in_memory,
+            )
+            memory.wanted = self._keys(chosen, nodes)
+            in_memory = {group: in_memory[group] | columns for group, columns in chosen.items()}
+        # What is in memory is written as well where that pays: the next study reads it.
+        budget, cost = self._disk.budget_bytes, self._costs["disk"]
+        chosen = choose(starts, asks, budget_bytes=budget, macs_per_byte=cost)
+        self._disk.wanted = self._keys(chosen, nodes)
+
+    def open(
+        self, viewed: ViewedImages, targets: Sequence[fx.Node], spent: Spent
+    ) -> tuple[Part, list[Rows | None]]:
+        """Prepare for batches of some values, computing first what is worth keeping on the way.
+
+        Args:
+            viewed: The images.
+            targets: Nodes whose values are wanted.
+            spent: Counts what it costs.
+
+        Returns:
+            What is left to run for a batch, and the rows of each of its inputs (None for the images).
+        """
+        part, rows = self._start(viewed, targets)
+        items = self.items(viewed)
+        missing = [items[node] for node in part.computed if node in items and self._wants(items[node])]
+        if missing:
+            missing.sort(key=lambda item: self.frozen.position(item.node))
+            self._fill(viewed, missing, spent)
+            part, rows = self._start(viewed, targets)
+        return part, rows
+
+    def items(self, viewed: ViewedImages) -> dict[fx.Node, _Item]:
+        """List all that could be kept of a set in a view."""
+        if not self._keeps:
+            return {}
+        found = self._items.get(viewed.fingerprint)
+        if found is None:
+            found = self._items[viewed.fingerprint] = {
+                node: _Item(self._key(node, viewed), node, layout, viewed)
+                for node, layout in self.frozen.layouts.items()
+            }
+        return found
+
+    def _key(self, node: fx.Node, viewed: ViewedImages) -> str:
+        """Name everything that determines a kept tensor."""
+        parts = [
+            FORMAT,
+            self.frozen.digests[node],
+            viewed.fingerprint,
+            asdict(self.frozen.preprocessing),
+            self.frozen.device.fingerprint,
+            timm.__version__,
+        ]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+    def _keys(self, chosen: Mapping[ViewedImages, set[int]], nodes: Sequence[fx.Node]) -> frozenset[str]:
+        return frozenset(
+            self.items(viewed)[nodes[column]].key for viewed, columns in chosen.items() for column in columns
+        )
+
+    def _wants(self, item: _Item) -> bool:
+        return item.key in self._disk.wanted or any(item.key in m.wanted for m in self._memories)
+
+    def _start(self, viewed: ViewedImages, targets: Sequence[fx.Node]) -> tuple[Part, list[Rows | None]]:
+        """Find the least that is left to run, from what is kept and whole."""
+        items = self.items(viewed)
+        named = self._disk.keys() | {key for memory in self._memories for key in memory.rows}
+        known = {node for node, item in items.items() if item.key in named}
+        while True:
+            part = self.frozen.part(known, targets)
+            rows = {node: self._find(items[node]) for node in part.inputs if node is not self.frozen.image}
+            damaged = {node for node, found in rows.items() if found is None}
+            if not damaged:
+                return part, [rows.get(node) for node in part.inputs]
+            known -= damaged
+
+    def _find(self, item: _Item) -> Rows | None:
+        """Find a tensor in the fastest memory; one that belongs there and lies on disk is read in."""
+        for memory in self._memories:
+            resident = memory.find(item.key)
+            if resident is not None:
+                return resident
+        mapped = self._disk.find(item)
+        if mapped is None:
+            return None
+        for memory in self._memories:
+            rows = memory.allocate(item)
+            if rows is not None:
+                for index in torch.arange(len(rows)).split(READ_BATCH):
+                    rows[index[0] : index[-1] + 1] = mapped[index].to(rows.device)
+                return memory.keep(item, rows)
+        return mapped
+
+    def _fill(self, viewed: ViewedImages, missing: Sequence[_Item], spent: Spent) -> None:
+        """Compute tensors in one pass over the images and keep them, where there is room."""
+        fillings = [_Filling(item, self._memories, self._disk) for item in missing]
+        by_node = {filling.item.node: filling for filling in fillings if filling.has_place}
+        if not by_node:
+            return
+        try:
+            part, inputs = self._start(viewed, list(by_node))
+            for index in torch.arange(len(viewed)).split(PASS_BATCH[self.frozen.device.kind]):
+                values = self.values(viewed, part, inputs, index, spent)
+                spent.macs += part.macs * len(index)
+                self.frozen.run(part, values, by_node, lambda node, value: by_node[node].add(value))
+        except BaseException as error:
+            for filling in fillings:
+                filling.abandon(error)
+            raise
+        for filling in by_node.values():
+            spent.kept_bytes += filling.end({"backbone": self._name, "view": viewed.number})
+
+    def values(
+        self,
+        viewed: ViewedImages,
+        part: Part,
+        rows: Sequence[Rows | None],
+        index: torch.Tensor,
+        spent: Spent,
+    ) -> dict[fx.Node, torch.Tensor]:
+        """Read a part's inputs for the images at ``index`` ``(b,)``, on the device."""
+        found = {}
+        for node, kept in zip(part.inputs, rows, strict=True):
+            if kept is None:
+                found[node] = self.frozen.normalise(viewed.pixels(index, self.frozen.device))
+            else:
+                read = kept[index]
+                spent.read_bytes += read.nbytes
+                found[node] = self.frozen.layouts[node].from_rows(self.frozen.device.move(read))
+        return found
+
+    @cached_property
+    def _starts(self) -> tuple[Starts, list[fx.Node]]:
+        """List the places where a pass may start, and the nodes that the columns of their needs stand for."""
+        graph = self.frozen.graph
+        nodes = list(self.frozen.layouts)
+        column = {node: i for i, node in enumerate(nodes)}
+        macs = {layer.position: layer.macs for layer in graph.layers}
+        work, found = 0, []
+        for position, alive in enumerate(graph.boundaries()):
+            if alive and all(node in column for node in alive):
+                found.append((position, work, [column[node] for node in alive]))
+            work += macs.get(position, 0)
+        needs = np.zeros((len(found), len(nodes)), dtype=bool)
+        for row, (_, _, columns) in enumerate(found):
+            needs[row, columns] = True
+        return Starts(
+            positions=np.array([position for position, _, _ in found], dtype=np.int64),
+            work=np.array([before for _, before, _ in found], dtype=np.float64),
+            needs=needs,
+            tensor_bytes=np.array([self.frozen.layouts[n].row_bytes for n in nodes], dtype=np.float64),
+        ), nodes
