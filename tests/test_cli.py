@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import optuna
+import platformdirs
 import pytest
 import torch
 from PIL import Image
@@ -224,6 +225,10 @@ BAD = [
     ("study", "--device", "tpu", "--device: invalid choice: 'tpu'"),
     ("study", "--device", "cuda", "No cuda device here"),
     ("study", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),
+    ("study", "--views", "0", "--views: '0' is no whole number from 1 on"),
+    ("study", "--compile", "=yes", "--compile: ignored explicit argument 'yes'"),
+    ("study", "--keep-memory", "lots", "--keep-memory: 'lots' is no size, such as 0, 512MiB or 4GiB"),
+    ("study", "--keep-disk", "-1", "--keep-disk: '-1' is no size"),
     ("study", "--seed", "-1", "--seed: '-1' is no whole number"),
     ("study", "--seed", "4294967296", "--seed: '4294967296' is no whole number"),
     ("study", "--storage", "studies.db", "--storage 'studies.db' is no database URL"),
@@ -245,6 +250,8 @@ BAD = [
     ("dashboard", "--port", "65536", "--port 65536 is no port: give one up to 65535"),
     ("dashboard", "--port", "-1", "--port: '-1' is no whole number from 0 on"),
     ("dashboard", "--port", "http", "--port: 'http' is no whole number"),
+    ("cache", "--clear", "everything", "--clear: invalid choice: 'everything'"),
+    ("cache", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
 ]
 
 
@@ -269,6 +276,7 @@ def test_a_bad_value_is_one_line_and_status_2(
         "cuts": ["cuts", "test_resnet"],
         "report": ["report", "--storage", values["STUDIES"]],
         "dashboard": ["dashboard", "--storage", values["STUDIES"]],
+        "cache": ["cache"],
     }[command]
     value = values.get(value, value)
     given = [f"{option}{value}"] if value.startswith("=") else [f"{option}={value}"]
@@ -286,18 +294,61 @@ def options_of(command: str) -> list[str]:
     return [next(iter(a.option_strings), a.metavar) for a in parser._actions if a.dest != "help"]
 
 
-@pytest.mark.parametrize("command", ["study", "cuts", "report", "dashboard"])
+@pytest.mark.parametrize("command", ["study", "cuts", "report", "dashboard", "cache"])
 def test_every_option_has_a_bad_value_in_these_tests(command: str) -> None:
     tested = {option for name, option, *_ in BAD if name == command}
     # The name of a study takes any text; a taken one has a test of its own.
     assert tested | {"--name"} >= set(options_of(command))
 
 
-@pytest.mark.parametrize("command", ["study", "cuts", "report", "dashboard"])
+@pytest.mark.parametrize("command", ["study", "cuts", "report", "dashboard", "cache"])
 def test_the_help_of_a_command_has_each_option(command: str, capsys) -> None:
     assert status_of([command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert [option for option in options_of(command) if not re.search(rf"{option}\b", shown)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("0", 0),
+        ("17", 17),
+        ("512MiB", 2**29),
+        ("4GiB", 2**32),
+        ("4G", 2**32),
+        ("1.5 kB", 1500),
+        ("2TB", 2e12),
+    ],
+)
+def test_a_size_is_read_as_it_is_written(text: str, n_bytes: int) -> None:
+    assert cli._size(text) == n_bytes
+
+
+def test_the_cache_is_shown_and_cleared_and_a_study_fills_it_again(
+    pictures, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_: str(tmp_path / "cache"))
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+
+    def cache(*options: str) -> dict[str, object]:
+        capsys.readouterr()
+        assert status_of(["cache", "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert cache()["kept"] == []
+    assert status_of(argv) == 0
+    found = cache()
+    kinds = {file["kind"] for file in found["kept"]}
+    assert kinds == {"features", "images"}
+    assert found["bytes"] == sum(Path(file["path"]).stat().st_size for file in found["kept"])
+    assert status_of(["cache"]) == 0
+    assert re.search(r"Kept .* in \d+ files of", capsys.readouterr().out)
+    assert {file["kind"] for file in cache("--clear", "features")["cleared"]} == {"features"}
+    assert {file["kind"] for file in cache()["kept"]} == {"images"}
+    assert status_of([*argv, "--name", "again"]) == 0
+    assert {file["kind"] for file in cache()["kept"]} == kinds
+    cache("--clear", "all")
+    assert cache()["kept"] == []
 
 
 def test_a_command_is_needed(capsys) -> None:

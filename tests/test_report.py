@@ -36,7 +36,14 @@ def store(url: str, task, space, open_quick_storage) -> Callable[..., optuna.Stu
                     params={"cut": cut, "learning_rate": 1e-3 * (number + 1), "head_width": 16},
                     distributions=space.distributions(),
                     intermediate_values={} if score is None else {1: 0.1, 2: score},
-                    user_attrs={"macs": 1000 * (number + 1), "seconds": 0.5, "reason": "why it ended"},
+                    user_attrs={
+                        "macs": 1000 * (number + 1),
+                        "plain_macs": 10000 * (number + 1),
+                        "kept_bytes": number + 1,
+                        "read_bytes": 10 * (number + 1),
+                        "seconds": 0.5,
+                        "reason": "why it ended",
+                    },
                 )
             )
         return optuna.load_study(study_name="s", storage=open_quick_storage(url))
@@ -85,8 +92,24 @@ def test_baselines_are_the_best_scores_at_both_ends(store, space) -> None:
 
 def test_the_cost_is_that_of_all_trials_in_full_fine_tunes(store, task) -> None:
     summary = summarize(store((3, 0.5, "COMPLETE"), (5, 0.6, "PRUNED"), (6, None, "FAIL")))
-    assert summary.cost_seconds == 1.5
-    assert summary.cost_full_fine_tunes == pytest.approx(6000 / full_fine_tune_macs(task))
+    unit = full_fine_tune_macs(task)
+    assert summary.cost.seconds == 1.5
+    assert summary.cost.full_fine_tunes == pytest.approx(6000 / unit)
+    assert summary.cost.plain_full_fine_tunes == pytest.approx(60000 / unit)
+    assert (summary.cost.kept_bytes, summary.cost.read_bytes) == (6, 60)
+
+
+def test_the_cost_has_the_probes_in_it_and_the_curve_is_shown(store, task, url, open_quick_storage) -> None:
+    study = store((3, 0.5, "COMPLETE"))
+    point = {"layer": 4, "name": "conv1", "n_features": 8, "n_val": 100}
+    points = [{**point, "cut": 1, "score": 0.6}, {**point, "cut": 2, "layer": 9, "score": 0.9}]
+    curve = {"points": points, "macs": 500, "seconds": 2.5, "kept_bytes": 7}
+    study.set_user_attr("transfer_curve", curve)
+    summary = summarize(optuna.load_study(study_name="s", storage=open_quick_storage(url)))
+    assert summary.cost.full_fine_tunes == pytest.approx(1500 / full_fine_tune_macs(task))
+    assert (summary.cost.seconds, summary.cost.kept_bytes) == (3.0, 8)
+    assert "▁█ accuracy of a linear probe at 2 depths, from 0.6000 (layer 4)" in drawn(render(summary))
+    assert as_json(summary)["transfer_curve"] == points
 
 
 def test_trials_are_counted_by_how_they_ended(store) -> None:
@@ -98,7 +121,17 @@ def test_trials_are_counted_by_how_they_ended(store) -> None:
 
 def test_the_json_has_the_documented_keys(store, space) -> None:
     found = as_json(summarize(store((3, 0.5, "COMPLETE"), (0, 0.25, "COMPLETE"))))
-    documented = {"study", "backbone", "weights", "data", "best", "baselines", "trials", "cost"}
+    documented = {
+        "study",
+        "backbone",
+        "weights",
+        "data",
+        "best",
+        "baselines",
+        "trials",
+        "cost",
+        "transfer_curve",
+    }
     assert documented <= found.keys()
     assert {"cut", "learning_rate", "head_width", "score"} <= found["best"].keys()
     cut = space.cuts[3]
@@ -111,7 +144,8 @@ def test_the_json_has_the_documented_keys(store, space) -> None:
     }
     assert (found["best"]["learning_rate"], found["best"]["head_width"]) == (1e-3, 16)
     assert found["baselines"] == {"feature_extraction": None, "full_fine_tuning": 0.25}
-    assert found["cost"].keys() == {"full_fine_tunes", "seconds"}
+    account = {"full_fine_tunes", "plain_full_fine_tunes", "seconds", "kept_bytes", "read_bytes"}
+    assert found["cost"].keys() == account
     assert (found["study"], found["backbone"], found["data"]) == ("s", "test_resnet", "digits")
 
 

@@ -23,10 +23,20 @@ from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
+from depthsearch.features import Budget
 from depthsearch.interrupts import deferred
 from depthsearch.objective import Task, train_point
 from depthsearch.space import SearchSpace
-from depthsearch.study import EpochDone, TrialEnded, TrialStarted, open_storage, open_study, search
+from depthsearch.study import (
+    CurveDrawn,
+    EpochDone,
+    TrialEnded,
+    TrialStarted,
+    open_storage,
+    open_study,
+    search,
+    upcoming_trials,
+)
 
 N_ANCHORS = 6
 
@@ -178,7 +188,10 @@ def test_a_trial_stores_its_cut_scores_cost_and_results(place, task, space) -> N
     results = trial.user_attrs["results"]
     assert trial.intermediate_values == {result["epoch"]: result["score"] for result in results}
     assert trial.value == results[-1]["score"]
-    assert trial.user_attrs["macs"] == sum(result["macs"] for result in results)
+    spent = ("prefix_macs", "forward_macs", "backward_macs")
+    assert trial.user_attrs["macs"] == sum(result[name] for result in results for name in spent)
+    for name in ("plain_macs", "kept_bytes", "read_bytes"):
+        assert trial.user_attrs[name] == sum(result[name] for result in results)
     assert trial.user_attrs["seconds"] == pytest.approx(sum(r["seconds"] for r in results), abs=1e-3)
     assert trial.user_attrs["cut_name"] == space.cuts[-1].name
 
@@ -186,12 +199,55 @@ def test_a_trial_stores_its_cut_scores_cost_and_results(place, task, space) -> N
 def test_events_tell_each_trial_from_its_start_to_its_end(place, task, space) -> None:
     events = list(place.start(task, space, 2))
     kinds = [TrialStarted, EpochDone, EpochDone, TrialEnded]
-    assert [type(event) for event in events] == kinds * 2
+    curve, *events = events
+    assert [type(event) for event in (curve, *events)] == [CurveDrawn, *kinds * 2]
     assert [event.number for event in events] == [0] * 4 + [1] * 4
     assert [event.origin for event in events if isinstance(event, TrialStarted)] == ["baseline"] * 2
     ended = events[-1]
     assert (ended.state, ended.reason) == (TrialState.COMPLETE, None)
     assert ended.score == events[-2].result.score
+
+
+def test_the_transfer_curve_is_drawn_once_and_stored(place, task, space) -> None:
+    (curve, *_), again = list(place.start(task, space, 1)), list(place.start(task, space, 2))
+    stored = place.open(task, space).user_attrs["transfer_curve"]
+    assert [point["cut"] for point in stored["points"]] == [point.cut for point in curve.curve.points]
+    assert stored["points"][-1]["cut"] == space.cuts[-1].index
+    assert stored["macs"] == curve.curve.macs > 0
+    assert not any(isinstance(event, CurveDrawn) for event in again)
+
+
+def test_a_study_on_kept_features_is_the_one_without(place, place_in, task, space, tmp_path: Path) -> None:
+    budget = Budget(memory_bytes=2**28, device_bytes=0, disk_bytes=2**28, folder=tmp_path / "features")
+    kept = replace(task, budget=budget)
+    plain, fast = (
+        [event for event in where.start(each, space, 8) if isinstance(event, EpochDone)]
+        for each, where in ((task, place), (kept, place_in(tmp_path)))
+    )
+    assert [(e.number, e.result.score, e.result.val_loss) for e in plain] == [
+        (e.number, e.result.score, e.result.val_loss) for e in fast
+    ]
+    assert sum(e.result.macs for e in fast) < sum(e.result.macs for e in plain)
+    assert [e.result.plain_macs for e in fast] == [e.result.macs for e in plain]
+
+
+def test_trials_to_come_are_those_enqueued_and_then_any_more_where_trials_have_been(space) -> None:
+    def trial(cut: int, state: TrialState) -> optuna.trial.FrozenTrial:
+        waits = state == TrialState.WAITING
+        return optuna.trial.create_trial(
+            state=state,
+            value=0.5 if state == TrialState.COMPLETE else None,
+            params={} if waits else {"cut": cut},
+            distributions={} if waits else {"cut": space.distributions()["cut"]},
+            system_attrs={"fixed_params": {"cut": cut}} if waits else {},
+        )
+
+    trials = [trial(3, TrialState.COMPLETE), trial(3, TrialState.COMPLETE), trial(5, TrialState.WAITING)]
+    found = list(upcoming_trials(trials, space, n_trials=13).values())
+    assert sum(found) == pytest.approx(1 + 10)
+    assert found[3] == max(found)
+    assert found[5] == pytest.approx(1 + found[0])
+    assert sum(upcoming_trials(trials, space, n_trials=3).values()) == pytest.approx(1)
 
 
 def test_the_number_of_trials_is_a_total(place, task, space) -> None:
@@ -327,7 +383,7 @@ def test_a_study_stopped_after_every_epoch_ends_as_one_never_stopped(
 
 def test_an_orphan_is_adopted_under_its_own_number(place, longer, space) -> None:
     events = place.start(longer, space, 2)
-    assert isinstance(list(itertools.islice(events, 2))[-1], EpochDone)
+    assert isinstance(list(itertools.islice(events, 3))[-1], EpochDone)
     events.close()
     assert place.open(longer, space).get_trials()[0].state == TrialState.RUNNING
     started, *later = place.start(longer, space, 1)
@@ -339,7 +395,7 @@ def test_an_orphan_is_adopted_under_its_own_number(place, longer, space) -> None
 
 def test_an_orphan_without_its_checkpoint_is_trained_from_its_start(place, longer, space) -> None:
     events = place.start(longer, space, 1)
-    list(itertools.islice(events, 3))
+    list(itertools.islice(events, 4))
     events.close()
     (checkpoint,) = (place.folder / "checkpoints").rglob("*.pt")
     checkpoint.unlink()

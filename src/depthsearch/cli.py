@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cuts(commands)
     _add_report(commands)
     _add_dashboard(commands)
+    _add_cache(commands)
     return parser
 
 
@@ -91,6 +93,8 @@ def _add_task(add: Any) -> None:
     add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images a step (64)")
     add("--metric", choices=METRICS, default="accuracy", help="score on validation (accuracy)")
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="of the learning rate (cosine)")
+    views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
+    add("--views", type=_at_least(1), default=1, metavar="V", help=views)
     add("--label-smoothing", type=_share, default=0.0, metavar="P", help="in [0, 1) (0)")
 
 
@@ -111,6 +115,10 @@ def _add_run(add: Any) -> None:
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="auto: bf16 in hardware")
+    add("--compile", action="store_true", help="torch.compile what is trained: slow to start, then faster")
+    keep = "of what frozen layers compute; 0: nothing; default:"
+    add("--keep-memory", type=_size, metavar="SIZE", help=f"{keep} a quarter of the memory free")
+    add("--keep-disk", type=_size, metavar="SIZE", help=f"{keep} 8GiB, at most a fifth of the disk free")
     add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
     _add_storage(add)
     add("--name", help="of the study; the same name goes on (default: BACKBONE-DATA)")
@@ -129,6 +137,12 @@ def _add_report(commands: Any) -> None:
     add = commands.add_parser("report", help="show a stored study, every trial of it").add_argument
     add("--name", help="of the study (default: the only one stored)")
     _add_storage(add)
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def _add_cache(commands: Any) -> None:
+    add = commands.add_parser("cache", help="show what is kept on disk, or clear it").add_argument
+    add("--clear", choices=("features", "images", "all"), help="remove it; a running study computes it again")
     add("--json", action="store_true", help="print one JSON object")
 
 
@@ -161,6 +175,15 @@ def _seed(text: str) -> int:
     if seed >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**32 - 1")
     return seed
+
+
+def _size(text: str) -> int:
+    """Read a number of bytes, such as 512MiB or 4G."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 0, 512MiB or 4GiB")
+    base = 1000 if found[2] and not found[3] and text.strip()[-1] in "bB" else 1024
+    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
 
 
 def _share(text: str) -> float:

@@ -7,9 +7,10 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import platformdirs
 import timm
 import torch
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import Progress
 from rich.table import Table
 
@@ -26,8 +28,9 @@ from depthsearch.backbones import Preprocessing, load_backbone, make_model
 from depthsearch.cuts import list_cuts
 from depthsearch.dashboard import serve
 from depthsearch.data import DataSet, load_data
-from depthsearch.devices import choose_device
+from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError
+from depthsearch.features import choose_budget, kept_files
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render, render_trials, summarize
 from depthsearch.sampling import resolve
@@ -36,7 +39,7 @@ from depthsearch.study import open_storage, open_study, search, without_password
 from depthsearch.training import Recipe
 from depthsearch.view import View
 
-__all__ = ["cuts", "dashboard", "report", "study"]
+__all__ = ["cache", "cuts", "dashboard", "report", "study"]
 
 # Without a terminal there is no width to keep to.
 PLAIN_WIDTH = 160
@@ -134,6 +137,57 @@ def dashboard(arguments: argparse.Namespace) -> None:
     serve(open_storage(_existing(arguments.storage)), arguments.host, arguments.port)
 
 
+def cache(arguments: argparse.Namespace) -> None:
+    """Show what is kept on disk, or clear it."""
+    kept = [file for kind in ("features", "images") for file in _kept(kind)]
+    if arguments.clear:
+        wanted = ("features", "images") if arguments.clear == "all" else (arguments.clear,)
+        kept = [file for file in kept if file["kind"] in wanted]
+        for file in kept:
+            Path(file["path"]).unlink(missing_ok=True)
+    n_bytes = sum(file["bytes"] for file in kept)
+    if arguments.json:
+        done = "cleared" if arguments.clear else "kept"
+        print(json.dumps({"folder": str(_cache_folder()), "bytes": n_bytes, done: kept}))
+        return
+    console = _console()
+    if not arguments.clear and kept:
+        table = Table()
+        for heading, right in (("kind", 0), ("of", 0), ("images", 1), ("view", 1), ("files", 1), ("size", 1)):
+            table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        for (kind, of, n_images, view), files in groupby(kept, key=_kept_as):
+            sizes = [file["bytes"] for file in files]
+            table.add_row(kind, of, n_images, view, str(len(sizes)), decimal(sum(sizes)))
+        console.print(table)
+    done = "Cleared" if arguments.clear else "Kept"
+    _say(console, f"{done} {decimal(n_bytes)} in {len(kept)} files of {_cache_folder()}.")
+
+
+def _kept(kind: str) -> list[dict[str, Any]]:
+    """Describe the files that are kept of a kind, those of unfinished writing included."""
+    files = kept_files(_cache_folder(kind), f".{kind}")
+    described = (
+        {
+            "kind": kind,
+            "path": str(file.path),
+            "bytes": file.n_bytes,
+            **{key: file.description.get(key) for key in ("backbone", "layer", "view", "n_images")},
+        }
+        for file in files
+    )
+    return sorted(described, key=_kept_as)
+
+
+def _kept_as(file: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        str(file[key] if file[key] is not None else "") for key in ("kind", "backbone", "n_images", "view")
+    )
+
+
+def _cache_folder(kind: str = "") -> Path:
+    return Path(platformdirs.user_cache_dir("depthsearch")) / kind
+
+
 def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, width=None if stream.isatty() else PLAIN_WIDTH)
@@ -149,7 +203,8 @@ def _is_demo(arguments: argparse.Namespace) -> bool:
 
 def _prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, SearchSpace]:
     """Load backbone and images and say in a line each what they are."""
-    device = choose_device(arguments.device, arguments.precision)
+    device = choose_device(arguments.device, arguments.precision, compiled=arguments.compile)
+    use_all_cores()
     backbone = load_backbone(
         arguments.backbone,
         arguments.weights,
@@ -176,13 +231,19 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sea
         label_smoothing=arguments.label_smoothing,
         metric=arguments.metric,
         seed=arguments.seed,
+        views=arguments.views,
+    )
+    budget = choose_budget(
+        device, _cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
     )
     _say(
         console,
         f"Backbone {backbone.name}, weights: {backbone.weights}; {len(space.cuts)} candidate cuts; "
-        f"{backbone.preprocessing.image_size} px; {device.kind}, {device.precision}.",
+        f"{backbone.preprocessing.image_size} px; {device.kind}, {device.precision}; features kept: up to "
+        f"{decimal(budget.device_bytes + budget.memory_bytes)} in memory, "
+        f"{decimal(budget.disk_bytes)} on disk.",
     )
-    return Task(backbone=backbone, data=data, recipe=recipe, device=device), space
+    return Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget), space
 
 
 def _load_images(arguments: argparse.Namespace, console: Console, preprocessing: Preprocessing) -> DataSet:
@@ -239,7 +300,7 @@ def _search(
         n_trials=arguments.trials,
         sampler=sampler,
         pruner=pruner,
-        checkpoints=Path(platformdirs.user_cache_dir("depthsearch")) / "checkpoints",
+        checkpoints=_cache_folder("checkpoints"),
     )
     with closing(events), view:
         for event in events:

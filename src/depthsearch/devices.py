@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,7 +14,14 @@ from torch import nn
 
 from depthsearch.errors import SettingsError
 
-__all__ = ["Device", "choose_device", "is_out_of_memory", "release_memory"]
+__all__ = [
+    "Device",
+    "choose_device",
+    "is_out_of_memory",
+    "release_memory",
+    "usable_cores",
+    "use_all_cores",
+]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
@@ -28,11 +37,13 @@ class Device:
         kind: ``cpu``, ``cuda`` or ``mps``.
         bf16: Whether to compute under bfloat16 autocast.
         channels_last: Whether to keep images and kernels in NHWC order.
+        compiled: Whether to compile what is trained with ``torch.compile``.
     """
 
     kind: str
     bf16: bool
     channels_last: bool
+    compiled: bool = False
 
     @property
     def torch_device(self) -> torch.device:
@@ -80,8 +91,13 @@ class Device:
         return module
 
 
-def choose_device(kind: str = "auto", precision: str = "auto") -> Device:
+def choose_device(kind: str = "auto", precision: str = "auto", *, compiled: bool = False) -> Device:
     """Choose a device, and bfloat16 where it is computed in hardware.
+
+    Args:
+        kind: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``bf16`` or ``float32``.
+        compiled: Whether to compile what is trained: it takes a while for each cut, and then runs faster.
 
     Raises:
         SettingsError: If the device is not there or cannot compute in that precision.
@@ -102,13 +118,31 @@ def choose_device(kind: str = "auto", precision: str = "auto") -> Device:
     bf16 = _has_bf16(kind) if precision == "auto" else precision == "bf16"
     if bf16 and kind == "mps":
         raise SettingsError("bf16 is not supported on mps. Give --precision float32.")
-    return Device(kind=kind, bf16=bf16, channels_last=kind != "mps")
+    return Device(kind=kind, bf16=bf16, channels_last=kind != "mps", compiled=compiled)
 
 
 def _has_bf16(kind: str) -> bool:
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return kind == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def use_all_cores() -> None:
+    """Give PyTorch one thread for each core that this process may use, unless OMP_NUM_THREADS says otherwise.
+
+    By itself it counts the cores of the machine; in a container with fewer its threads wait for each other.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use: those it is bound to, and its container's share."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(bound, int(quota) // int(period)))
+    return bound
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +16,29 @@ from depthsearch.cuts import Cut
 from depthsearch.data import DataSet
 from depthsearch.devices import Device
 from depthsearch.errors import DivergedError
-from depthsearch.features import Asks, Boundaries, Budget, FeatureStore, FrozenBackbone, ViewedImages
+from depthsearch.features import (
+    Asks,
+    Boundaries,
+    Budget,
+    FeatureStore,
+    FrozenBackbone,
+    Spent,
+    ViewedImages,
+)
 from depthsearch.graph import LayerGraph, trace
 from depthsearch.heads import head_macs, with_head
+from depthsearch.probe import ProbePoint, linear_probe
 from depthsearch.space import Point, SearchSpace
 from depthsearch.split import Suffix, position_of, suffix_of
 from depthsearch.training import EpochResult, Recipe, seed_from, train
 from depthsearch.views import view_of
 
-__all__ = ["Objective", "Task", "full_fine_tune_macs", "train_point"]
+__all__ = ["Objective", "Task", "TransferCurve", "full_fine_tune_macs", "train_point", "transfer_curve"]
 
 # Expected of a foreign study, which does not say how many it will run.
 TRIALS_TO_COME = 20
+# More make a probe slow and hardly better.
+PROBED_IMAGES = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +86,13 @@ class Task:
         """The validation images as they are."""
         return [ViewedImages(self.data.val)]
 
+    def with_recipe(self, recipe: Recipe) -> Task:
+        """Train otherwise: another task on the same images, with the same kept features."""
+        other = replace(self, recipe=recipe)
+        # Where dataclass fields cannot go: what is computed once is put where cached_property looks.
+        vars(other).update(graph=self.graph, features=self.features)
+        return other
+
     def position(self, cut: Cut) -> int:
         """Find a cut's place in the graph."""
         return position_of(self.graph, self.backbone.model, cut)
@@ -118,6 +137,59 @@ def train_point(
         suffix_macs=suffix_macs(task, suffix, position),
         checkpoint=checkpoint,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferCurve:
+    """How far the pretrained features carry: a linear probe at depths from the first layers to the last.
+
+    Attributes:
+        points: By depth.
+        macs: MACs spent on the one pass over the images.
+        seconds: Pass and probes together.
+        kept_bytes: Written to the feature store on the way.
+    """
+
+    points: tuple[ProbePoint, ...]
+    macs: int
+    seconds: float
+    kept_bytes: int
+
+
+def transfer_curve(
+    task: Task, cuts: Sequence[Cut], *, upcoming: Mapping[Cut, float] | None = None, n_depths: int = 12
+) -> TransferCurve:
+    """Fit a linear probe to the pooled frozen features at several depths, in one pass over the images.
+
+    Args:
+        task: Backbone, images and device.
+        cuts: Candidates by depth, from the first layer to the head.
+        upcoming: Trials to come at each cut, see `train_point`: what they will need is kept on the way.
+        n_depths: How many depths, spread evenly over the candidates; the last one is the head's input.
+    """
+    started = time.perf_counter()
+    n_depths = min(n_depths, len(cuts) - 1)
+    picked = [cuts[round((i + 1) / n_depths * (len(cuts) - 1))] for i in range(n_depths)]
+    positions = [task.position(cut) for cut in picked]
+    task.features.expect(_asks(task, cuts[-1], upcoming or {}))
+    spent = Spent()
+    train_features, train_labels = task.features.pooled(
+        task.train_views[0], positions, spent, n_most=PROBED_IMAGES
+    )
+    val_features, val_labels = task.features.pooled(task.val_views[0], positions, spent, n_most=PROBED_IMAGES)
+    points = tuple(
+        ProbePoint(
+            cut=cut.index,
+            layer=cut.layer,
+            name=cut.name,
+            n_features=train_rows.shape[1],
+            score=linear_probe(train_rows, train_labels, val_rows, val_labels, task.num_classes),
+            n_val=len(val_labels),
+        )
+        for cut, train_rows, val_rows in zip(picked, train_features, val_features, strict=True)
+    )
+    seconds = time.perf_counter() - started
+    return TransferCurve(points=points, macs=spent.macs, seconds=seconds, kept_bytes=spent.kept_bytes)
 
 
 def _asks(task: Task, cut: Cut, upcoming: Mapping[Cut, float]) -> list[Asks[ViewedImages]]:

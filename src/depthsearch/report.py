@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
+from depthsearch.probe import ProbePoint, plateau_start
 
-__all__ = ["Summary", "TrialSummary", "as_json", "render", "render_trials", "summarize"]
+__all__ = ["Cost", "Summary", "TrialSummary", "as_json", "render", "render_trials", "sparkline", "summarize"]
+
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,9 @@ class TrialSummary:
         epochs: Epochs trained.
         seconds: Spent on it, prefix included.
         macs: MACs spent on it.
+        plain_macs: MACs of the same epochs with the frozen prefix run for every image in each.
+        kept_bytes: Written to the feature store.
+        read_bytes: Read from it.
         origin: ``baseline``, ``anchor`` or ``sampler``.
         reason: Why it ended early, or None.
     """
@@ -44,8 +51,30 @@ class TrialSummary:
     epochs: int
     seconds: float
     macs: int
+    plain_macs: int
+    kept_bytes: int
+    read_bytes: int
     origin: str
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a study took, the probes included.
+
+    Attributes:
+        full_fine_tunes: MACs spent, in trainings of everything once.
+        plain_full_fine_tunes: What a loop without a feature store would have spent on the same trials.
+        seconds: Spent on trials and probes.
+        kept_bytes: Written to the feature store.
+        read_bytes: Read from it.
+    """
+
+    full_fine_tunes: float
+    plain_full_fine_tunes: float
+    seconds: float
+    kept_bytes: int
+    read_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +92,8 @@ class Summary:
         feature_extraction: Best score with the whole backbone frozen.
         full_fine_tuning: Best score with nothing frozen.
         trials: All trials with a setting, by number.
-        cost_full_fine_tunes: MACs spent, in trainings of everything once.
-        cost_seconds: Seconds spent on trials.
+        curve: Linear probes of the frozen features, by depth.
+        cost: What it took.
     """
 
     study: str
@@ -77,8 +106,8 @@ class Summary:
     feature_extraction: float | None
     full_fine_tuning: float | None
     trials: tuple[TrialSummary, ...]
-    cost_full_fine_tunes: float
-    cost_seconds: float
+    curve: tuple[ProbePoint, ...]
+    cost: Cost
 
     def count(self, state: str) -> int:
         """Count the trials in a state."""
@@ -109,6 +138,8 @@ def summarize(study: optuna.Study) -> Summary:
     trials = tuple(_trial(t, cuts) for t in study.get_trials(deepcopy=False) if "cut" in t.params)
     maximize = study.direction == StudyDirection.MAXIMIZE
     ranked = rank(trials, maximize=maximize)
+    unit = attributes["full_fine_tune_macs"]
+    curve = {"points": (), "macs": 0, "seconds": 0.0, "kept_bytes": 0, **attributes.get("transfer_curve", {})}
 
     def best_at(index: int) -> float | None:
         return next((t.score for t in ranked if t.cut.index == index), None)
@@ -124,8 +155,14 @@ def summarize(study: optuna.Study) -> Summary:
         feature_extraction=best_at(len(cuts) - 1),
         full_fine_tuning=best_at(0),
         trials=trials,
-        cost_full_fine_tunes=sum(t.macs for t in trials) / attributes["full_fine_tune_macs"],
-        cost_seconds=sum(t.seconds for t in trials),
+        curve=tuple(ProbePoint(**point) for point in curve["points"]),
+        cost=Cost(
+            full_fine_tunes=(sum(t.macs for t in trials) + curve["macs"]) / unit,
+            plain_full_fine_tunes=sum(t.plain_macs for t in trials) / unit,
+            seconds=sum(t.seconds for t in trials) + curve["seconds"],
+            kept_bytes=sum(t.kept_bytes for t in trials) + curve["kept_bytes"],
+            read_bytes=sum(t.read_bytes for t in trials),
+        ),
     )
 
 
@@ -148,6 +185,9 @@ def _trial(trial: FrozenTrial, cuts: list[Cut]) -> TrialSummary:
         epochs=len(trial.user_attrs.get("results", scores)),
         seconds=trial.user_attrs.get("seconds", 0.0),
         macs=trial.user_attrs.get("macs", 0),
+        plain_macs=trial.user_attrs.get("plain_macs", trial.user_attrs.get("macs", 0)),
+        kept_bytes=trial.user_attrs.get("kept_bytes", 0),
+        read_bytes=trial.user_attrs.get("read_bytes", 0),
         origin=trial.user_attrs.get("origin", "sampler"),
         reason=trial.user_attrs.get("reason"),
     )
@@ -186,9 +226,13 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "pruned": summary.count("pruned"),
             "failed": summary.count("fail"),
         },
+        "transfer_curve": [asdict(point) for point in summary.curve],
         "cost": {
-            "full_fine_tunes": round(summary.cost_full_fine_tunes, 4),
-            "seconds": round(summary.cost_seconds, 3),
+            "full_fine_tunes": round(summary.cost.full_fine_tunes, 4),
+            "plain_full_fine_tunes": round(summary.cost.plain_full_fine_tunes, 4),
+            "seconds": round(summary.cost.seconds, 3),
+            "kept_bytes": summary.cost.kept_bytes,
+            "read_bytes": summary.cost.read_bytes,
         },
     }
 
@@ -224,11 +268,39 @@ def render(summary: Summary) -> RenderableType:
         f"{summary.count(state)} {word}"
         for state, word in (("complete", "complete"), ("pruned", "pruned"), ("fail", "failed"))
     )
-    cost = Text(
-        f"Cost      {summary.cost_seconds:.1f} s, {summary.cost_full_fine_tunes:.2f} full fine-tunes "
-        f"for {len(summary.trials)} trials ({counts})\nWeights   {summary.weights}"
+    cost = summary.cost
+    account = Text(
+        f"Cost      {cost.seconds:.1f} s, {cost.full_fine_tunes:.2f} full fine-tunes "
+        f"for {len(summary.trials)} trials ({counts})\n"
+        f"          the same trials with the frozen layers run each epoch: {cost.plain_full_fine_tunes:.2f}; "
+        f"features kept {decimal(cost.kept_bytes)}, read {decimal(cost.read_bytes)}\n"
+        f"Weights   {summary.weights}"
     )
-    return Group(answer, table, cost)
+    return Group(answer, *_curve(summary.curve), table, account)
+
+
+def _curve(points: Sequence[ProbePoint]) -> list[Text]:
+    """Draw the transfer curve as a line: where the pretrained features stop helping."""
+    start = plateau_start(points)
+    if start is None:
+        return []
+    best = max(points, key=lambda point: point.score)
+    return [
+        Text(
+            f"Transfer  {sparkline([point.score for point in points])} accuracy of a linear probe at "
+            f"{len(points)} depths, from {_score(points[0].score)} (layer {points[0].layer}) over at most "
+            f"{_score(best.score)} (layer {best.layer}) to {_score(points[-1].score)}\n"
+            f"          the pretrained layers stop helping a linear classifier at layer {start.layer} "
+            f"({start.name})"
+        )
+    ]
+
+
+def sparkline(scores: Sequence[float]) -> str:
+    """Draw scores as a row of blocks, the lowest of them the lowest block."""
+    low, high = min(scores), max(scores)
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[round((s - low) / span * (len(BLOCKS) - 1))] for s in scores)
 
 
 def render_trials(summary: Summary) -> RenderableType:

@@ -31,12 +31,13 @@ from depthsearch.cuts import Cut
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError
 from depthsearch.interrupts import deferred
-from depthsearch.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.objective import Task, TransferCurve, full_fine_tune_macs, train_point, transfer_curve
 from depthsearch.sampling import make_pruner, make_sampler
 from depthsearch.space import Point, SearchSpace
 from depthsearch.training import METRICS, EpochResult, seed_from
 
 __all__ = [
+    "CurveDrawn",
     "EpochDone",
     "Event",
     "TrialEnded",
@@ -83,7 +84,14 @@ class TrialEnded:
     reason: str | None
 
 
-Event = TrialStarted | EpochDone | TrialEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveDrawn:
+    """The frozen features were probed over depth, before the first trial."""
+
+    curve: TransferCurve
+
+
+Event = CurveDrawn | TrialStarted | EpochDone | TrialEnded
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -174,6 +182,8 @@ def search(
     study.pruner = make_pruner(pruner, task.recipe.epochs)
     folder = checkpoints / str(study.user_attrs["checkpoint_id"])
     with _lease(study) as renew:
+        if "transfer_curve" not in study.user_attrs:
+            yield _draw_curve(study, task, space, n_trials=n_trials)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, orphan.number))
             trial = Trial(study, orphan._trial_id)
@@ -184,6 +194,14 @@ def search(
                 study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, number))
                 trial = study.ask()
             yield from _run(study, trial, task, space, folder, n_trials=n_trials, adopted=False, renew=renew)
+
+
+def _draw_curve(study: optuna.Study, task: Task, space: SearchSpace, *, n_trials: int) -> CurveDrawn:
+    upcoming = upcoming_trials(study.get_trials(deepcopy=False), space, n_trials=n_trials)
+    curve = transfer_curve(task, space.cuts, upcoming=upcoming)
+    with deferred():
+        study.set_user_attr("transfer_curve", asdict(curve))
+    return CurveDrawn(curve=curve)
 
 
 def _run(

@@ -146,6 +146,9 @@ def train(
     optimizer = _optimizer(suffix, recipe, device)
     done = _load_checkpoint(checkpoint, suffix, optimizer)
     yield from done
+    if device.compiled:
+        # In place: parameters and checkpoints keep their names.
+        suffix.compile()
     for epoch in range(len(done) + 1, recipe.epochs + 1):
         started = time.perf_counter()
         before = [replace(source.spent) for source in (train_source, val_source)]

@@ -12,13 +12,11 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from depthsearch.report import Summary
+from depthsearch.report import Summary, sparkline
 from depthsearch.space import Point
-from depthsearch.study import EpochDone, Event, TrialEnded, TrialStarted
+from depthsearch.study import CurveDrawn, EpochDone, Event, TrialEnded, TrialStarted
 
 __all__ = ["View"]
-
-BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class View:
@@ -62,7 +60,13 @@ class View:
 
     def update(self, event: Event) -> None:
         """Take in one event and show it."""
-        if isinstance(event, TrialStarted):
+        if isinstance(event, CurveDrawn):
+            scores = [point.score for point in event.curve.points]
+            self._line(
+                f"frozen features probed at {len(scores)} depths: {sparkline(scores)} "
+                f"{min(scores):.4f} to {max(scores):.4f}, {event.curve.seconds:.1f} s"
+            )
+        elif isinstance(event, TrialStarted):
             again = ", continued" if event.adopted else ""
             self.running = f"trial {event.number} ({event.origin}{again}): {_describe(event.point)}"
             self.scores = []
@@ -115,13 +119,6 @@ class View:
         curve = f"  {sparkline(self.scores)} {self.scores[-1]:.4f}" if self.scores else ""
         epoch = f"  epoch {len(self.scores)}/{self.epochs}{curve}" if self.running else ""
         return Group(progress, Text(best, style="green"), Text(self.running), Text(epoch, style="cyan"))
-
-
-def sparkline(scores: list[float]) -> str:
-    """Draw scores as a row of blocks, the lowest of them the lowest block."""
-    low, high = min(scores), max(scores)
-    span = (high - low) or 1.0
-    return "".join(BLOCKS[round((s - low) / span * (len(BLOCKS) - 1))] for s in scores)
 
 
 def _describe(point: Point) -> str:

@@ -3,6 +3,7 @@
 from depthsearch.features.budget import Budget, choose_budget
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.parts import FrozenBackbone
+from depthsearch.features.rowfile import kept_files
 from depthsearch.features.rule import Asks
 from depthsearch.features.sources import Boundaries, BoundarySource
 from depthsearch.features.store import FeatureStore, Spent
@@ -17,4 +18,5 @@ __all__ = [
     "Spent",
     "ViewedImages",
     "choose_budget",
+    "kept_files",
 ]

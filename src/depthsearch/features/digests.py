@@ -1,7 +1,7 @@
 """What determines a value of the frozen backbone: the operations and weights it is made by, nothing else.
 
-Each node of the graph has a digest of its operation, its constants, its weights and its inputs' digests. Layers
-behind a value, names of modules and the head say nothing about it and are left out.
+Each node of the graph has a digest of its operation, its constants, its weights and its inputs' digests.
+Layers behind a value, names of modules and the head say nothing about it and are left out.
 """
 
 from __future__ import annotations

@@ -162,10 +162,10 @@ def describe(path: Path) -> dict[str, Any]:
     return description if description.get("n_bytes") == start else {}
 
 
-def kept_files(folder: Path) -> Iterator[KeptFile]:
+def kept_files(folder: Path, suffix: str = SUFFIX) -> Iterator[KeptFile]:
     """Look at the kept files of a folder, and at what unfinished writing has left there."""
     for path in sorted(folder.glob("*")):
-        if path.suffix in (SUFFIX, PARTIAL_SUFFIX):
+        if path.suffix in (suffix, PARTIAL_SUFFIX):
             with contextlib.suppress(OSError):
                 found = path.stat()
                 yield KeptFile(

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -360,13 +360,57 @@ class FeatureStore:
             What is left to run for a batch, and the rows of each of its inputs (None for the images).
         """
         part, rows = self._start(viewed, targets)
-        items = self.items(viewed)
-        missing = [items[node] for node in part.computed if node in items and self._wants(items[node])]
+        missing = self._missing(viewed, part)
         if missing:
-            missing.sort(key=lambda item: self.frozen.position(item.node))
             self._fill(viewed, missing, spent)
             part, rows = self._start(viewed, targets)
         return part, rows
+
+    def pooled(
+        self, viewed: ViewedImages, positions: Sequence[int], spent: Spent, *, n_most: int
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Average the boundaries at several positions over height and width, in one pass over the images.
+
+        What is worth keeping of what the pass computes is kept.
+
+        Args:
+            viewed: The images.
+            positions: Places in the graph.
+            spent: Counts what it costs.
+            n_most: Of how many images, spread evenly over the set, to give features.
+
+        Returns:
+            Features ``(m, c)`` at each position, float32 on the CPU, and their images' labels ``(m,)``.
+        """
+        boundaries = [self.frozen.graph.boundary(position) for position in positions]
+        targets = list(dict.fromkeys(node for boundary in boundaries for node in boundary))
+        chosen = torch.zeros(len(viewed), dtype=torch.bool)
+        chosen[torch.linspace(0, len(viewed) - 1, min(n_most, len(viewed))).long()] = True
+        found: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in targets}
+        part, rows = self._start(viewed, targets)
+        with self._filling(viewed, self._missing(viewed, part), spent) as fillings:
+            for index in self._batches(len(viewed)) if fillings else chosen.nonzero()[:, 0].split(READ_BATCH):
+                values = self.values(viewed, part, rows, index, spent)
+                spent.macs += part.macs * len(index)
+                places = chosen[index]
+
+                def look(node: fx.Node, value: torch.Tensor, places: torch.Tensor = places) -> None:
+                    if node in found:
+                        found[node].append(_average(value).cpu()[places])
+                    if node in fillings:
+                        fillings[node].add(value)
+
+                for node in values.keys() & found:
+                    look(node, values[node])
+                self.frozen.run(part, values, [*found, *fillings], look)
+        features = [torch.cat([torch.cat(found[n]) for n in boundary], 1) for boundary in boundaries]
+        return features, viewed.labels[chosen]
+
+    def _missing(self, viewed: ViewedImages, part: Part) -> list[_Item]:
+        """List what is wanted of that which a part computes, in the order of execution."""
+        items = self.items(viewed)
+        wanted = [items[node] for node in part.computed if node in items and self._wants(items[node])]
+        return sorted(wanted, key=lambda item: self.frozen.position(item.node))
 
     def items(self, viewed: ViewedImages) -> dict[fx.Node, _Item]:
         """List all that could be kept of a set in a view."""
@@ -432,22 +476,34 @@ class FeatureStore:
 
     def _fill(self, viewed: ViewedImages, missing: Sequence[_Item], spent: Spent) -> None:
         """Compute tensors in one pass over the images and keep them, where there is room."""
+        with self._filling(viewed, missing, spent) as fillings:
+            if fillings:
+                part, inputs = self._start(viewed, list(fillings))
+                for index in self._batches(len(viewed)):
+                    values = self.values(viewed, part, inputs, index, spent)
+                    spent.macs += part.macs * len(index)
+                    self.frozen.run(part, values, fillings, lambda node, value: fillings[node].add(value))
+
+    @contextlib.contextmanager
+    def _filling(
+        self, viewed: ViewedImages, missing: Sequence[_Item], spent: Spent
+    ) -> Iterator[dict[fx.Node, _Filling]]:
+        """Make places for tensors; keep them at the end, and nothing of them after an error."""
         fillings = [_Filling(item, self._memories, self._disk) for item in missing]
-        by_node = {filling.item.node: filling for filling in fillings if filling.has_place}
-        if not by_node:
-            return
         try:
-            part, inputs = self._start(viewed, list(by_node))
-            for index in torch.arange(len(viewed)).split(PASS_BATCH[self.frozen.device.kind]):
-                values = self.values(viewed, part, inputs, index, spent)
-                spent.macs += part.macs * len(index)
-                self.frozen.run(part, values, by_node, lambda node, value: by_node[node].add(value))
+            yield {filling.item.node: filling for filling in fillings if filling.has_place}
         except BaseException as error:
             for filling in fillings:
                 filling.abandon(error)
             raise
-        for filling in by_node.values():
-            spent.kept_bytes += filling.end({"backbone": self._name, "view": viewed.number})
+        for filling in fillings:
+            spent.kept_bytes += filling.end(
+                {"backbone": self._name, "layer": filling.item.node.name, "view": viewed.number}
+            )
+
+    def _batches(self, n_images: int) -> Sequence[torch.Tensor]:
+        batches: Sequence[torch.Tensor] = torch.arange(n_images).split(PASS_BATCH[self.frozen.device.kind])
+        return batches
 
     def values(
         self,
@@ -489,3 +545,12 @@ class FeatureStore:
             needs=needs,
             tensor_bytes=np.array([self.frozen.layouts[n].row_bytes for n in nodes], dtype=np.float64),
         ), nodes
+
+
+def _average(value: torch.Tensor) -> torch.Tensor:
+    """Average a value ``(b, c, h, w)``, ``(b, h, w, c)``, ``(b, t, c)`` or ``(b, c)`` to ``(b, c)``."""
+    value = value.float()
+    if value.ndim == 4:
+        last = value.shape[1] == value.shape[2] != value.shape[3]
+        return value.mean((1, 2) if last else (2, 3))
+    return value.mean(1) if value.ndim == 3 else value.flatten(1)
