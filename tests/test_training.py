@@ -203,9 +203,7 @@ def test_a_damaged_checkpoint_starts_over(task, space, tmp_path: Path, damage) -
     assert same(again.suffix.state_dict(), straight.suffix.state_dict())
 
 
-def test_what_is_frozen_is_bit_identical_after_training(
-    task, space, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_frozen_is_bit_identical_after_training(task, space, monkeypatch: pytest.MonkeyPatch) -> None:
     suffixes = []
 
     def remember(*given):
@@ -386,3 +384,29 @@ def test_neighbouring_seeds_are_unrelated() -> None:
 def test_a_recipe_that_cannot_be_trained_is_refused(wrong) -> None:
     with pytest.raises(SettingsError, match="give one of"):
         Recipe(epochs=1, **wrong)
+
+
+# --- a GPU that is full -------------------------------------------------------------------------
+
+
+def test_a_trial_that_runs_out_of_memory_is_tried_again_without_what_is_kept_on_the_gpu(
+    task, space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = Point(cut=space.cuts[7], learning_rate=1e-3)
+    expected = without_time(list(train_point(task, point, seed=0)))
+    real, calls, held = objective.train, [], [True]
+
+    def full_once(*given, **named):
+        calls.append(len(calls))
+        training_ = real(*given, **named)
+        yield next(training_)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from training_
+
+    monkeypatch.setattr(objective, "train", full_once)
+    monkeypatch.setattr(type(task.features), "give_back_device", lambda self: held and held.pop())
+    assert without_time(list(train_point(task, point, seed=0))) == expected
+    calls.clear()
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        list(train_point(task, point, seed=0))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from depthsearch.data import DataSet, load_data
     from depthsearch.devices import choose_device
     from depthsearch.errors import DepthsearchError
-    from depthsearch.objective import Objective, Task
+    from depthsearch.features import Budget, choose_budget
+    from depthsearch.objective import Objective, Task, TransferCurve, transfer_curve
     from depthsearch.space import Point, SearchSpace
     from depthsearch.split import Frozen, Split, freeze_before, joined_state, split_at
     from depthsearch.training import Recipe
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Budget": "features",
     "Cut": "cuts",
     "DataSet": "data",
     "DepthsearchError": "errors",
@@ -32,6 +34,8 @@ _HOMES = {
     "SearchSpace": "space",
     "Split": "split",
     "Task": "objective",
+    "TransferCurve": "objective",
+    "choose_budget": "features",
     "choose_device": "devices",
     "find_cut": "cuts",
     "freeze_before": "split",
@@ -40,9 +44,11 @@ _HOMES = {
     "load_backbone": "backbones",
     "load_data": "data",
     "split_at": "split",
+    "transfer_curve": "objective",
 }
 
 __all__ = [
+    "Budget",
     "Cut",
     "DataSet",
     "DepthsearchError",
@@ -53,7 +59,9 @@ __all__ = [
     "SearchSpace",
     "Split",
     "Task",
+    "TransferCurve",
     "__version__",
+    "choose_budget",
     "choose_device",
     "find_cut",
     "freeze_before",
@@ -62,6 +70,7 @@ __all__ = [
     "load_backbone",
     "load_data",
     "split_at",
+    "transfer_curve",
 ]
 
 

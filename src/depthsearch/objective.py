@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from depthsearch.backbones import Backbone
 from depthsearch.cuts import Cut
 from depthsearch.data import DataSet
-from depthsearch.devices import Device
+from depthsearch.devices import Device, is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError
 from depthsearch.features import (
     Asks,
@@ -118,6 +118,24 @@ def train_point(
     Raises:
         DivergedError: If the loss is not finite.
     """
+    n_done = 0
+    while True:
+        try:
+            for result in _train_point(task, point, seed, checkpoint, upcoming or {}):
+                if result.epoch > n_done:
+                    n_done = result.epoch
+                    yield result
+            return
+        except RuntimeError as error:
+            # What is kept on a GPU is worth less than a trial: once it is gone, try again.
+            if not is_out_of_memory(error) or not task.features.give_back_device():
+                raise
+        release_memory()
+
+
+def _train_point(
+    task: Task, point: Point, seed: int, checkpoint: Path | None, upcoming: Mapping[Cut, float]
+) -> Iterator[EpochResult]:
     suffix = suffix_of(task.graph, model_for(task, point, seed), point.cut)
     position = task.position(point.cut)
     recipe = replace(
@@ -127,8 +145,8 @@ def train_point(
         optimizer=point.optimizer,
         seed=seed,
     )
-    task.features.expect(_asks(task, point.cut, upcoming or {}))
-    yield from train(
+    task.features.expect(_asks(task, point.cut, upcoming))
+    return train(
         suffix,
         Boundaries(task.features, task.train_views, position),
         Boundaries(task.features, task.val_views, position),

@@ -24,6 +24,7 @@ import timm
 import torch
 from torch import fx
 
+from depthsearch.devices import is_out_of_memory
 from depthsearch.features.budget import Budget
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.parts import FrozenBackbone, Layout, Part
@@ -126,8 +127,16 @@ class _Memory:
         if self._used_bytes() + item.n_bytes > self.budget_bytes:
             log.debug("%s: no room for %s, %d bytes", self.name, item, item.n_bytes)
             return None
+        try:
+            shape = (len(item.viewed), *item.layout.shape)
+            rows = torch.empty(shape, dtype=item.layout.dtype, device=self.device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            log.debug("%s: full already, no room for %s, %d bytes", self.name, item, item.n_bytes)
+            return None
         self._promised[item.key] = item.n_bytes
-        return torch.empty(len(item.viewed), *item.layout.shape, dtype=item.layout.dtype, device=self.device)
+        return rows
 
     def keep(self, item: _Item, rows: torch.Tensor) -> _Resident:
         """Keep the tensor that was allocated, now filled."""
@@ -345,6 +354,16 @@ class FeatureStore:
         budget, cost = self._disk.budget_bytes, self._costs["disk"]
         chosen = choose(starts, asks, budget_bytes=budget, macs_per_byte=cost)
         self._disk.wanted = self._keys(chosen, nodes)
+
+    def give_back_device(self) -> bool:
+        """Let go of what is kept in the memory of a GPU, for good; return whether there was anything."""
+        on_device = [memory for memory in self._memories if memory.name == "device" and memory.rows]
+        for memory in on_device:
+            log.debug("device: all goes, as training needs the memory")
+            memory.budget_bytes = 0
+            memory.wanted = frozenset()
+            memory.rows.clear()
+        return bool(on_device)
 
     def open(
         self, viewed: ViewedImages, targets: Sequence[fx.Node], spent: Spent
