@@ -21,13 +21,19 @@ PLAIN = (bool, int, float, str, torch.dtype, type(None))
 COUNTER = "num_batches_tracked"
 
 
-def value_digests(graph: LayerGraph) -> dict[fx.Node, str]:
-    """Give each node the digest of all that determines its value in eval mode, the image left open."""
+def value_digests(graph: LayerGraph, module: nn.Module | None = None) -> dict[fx.Node, str]:
+    """Give each node the digest of all that determines its value in eval mode, the image left open.
+
+    Args:
+        graph: The traced model.
+        module: What holds the weights, where that is not the traced model itself.
+    """
+    module = module or graph.traced
     found: dict[fx.Node, str] = {}
     before: list[str] = []
     for node in graph.nodes:
         args = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
-        parts = [node.op, _operation(graph.traced, node), repr(args)]
+        parts = [node.op, _operation(module, node), repr(args)]
         if not graph.changed.isdisjoint(node.all_input_nodes):
             # What it reads was changed in place by something in between.
             parts += before
@@ -36,12 +42,12 @@ def value_digests(graph: LayerGraph) -> dict[fx.Node, str]:
     return found
 
 
-def _operation(traced: fx.GraphModule, node: fx.Node) -> str:
+def _operation(owner: nn.Module, node: fx.Node) -> str:
     if node.op == "call_module":
-        return _module(traced.get_submodule(str(node.target)))
+        return _module(owner.get_submodule(str(node.target)))
     if node.op == "get_attr":
-        owner, _, name = str(node.target).rpartition(".")
-        value = getattr(traced.get_submodule(owner), name)
+        path, _, name = str(node.target).rpartition(".")
+        value = getattr(owner.get_submodule(path), name)
         return _tensor(value) if isinstance(value, torch.Tensor) else name
     if node.op == "call_function":
         return _function(node.target)
@@ -63,6 +69,10 @@ def _module(module: nn.Module) -> str:
 def _setting(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"({', '.join(map(_setting, value))})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_setting(each)}' for name, each in value.items())}}}"
+    if isinstance(value, torch.Tensor):
+        return _tensor(value)
     if isinstance(value, PLAIN):
         return repr(value)
     return _function(value) if hasattr(value, "__qualname__") else _function(type(value))

@@ -21,6 +21,9 @@ from depthsearch.graph import LayerGraph
 
 __all__ = ["FrozenBackbone", "Layout", "Part"]
 
+# On a CPU, products of fewer rows are summed in another order.
+LEAST_BATCH = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
@@ -30,18 +33,21 @@ class Layout:
         dtype: As computed, 16 bits where autocast computes in 16 bits.
         shape: Of one image's row, its dimensions from the slowest to the fastest in memory.
         order: The tensor's dimensions from the slowest to the fastest in memory; 0 is the batch.
+        strides: Of the dimensions behind the batch; those of one element count for how torch goes on.
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     order: tuple[int, ...]
+    strides: tuple[int, ...]
 
     @classmethod
     def of(cls, value: torch.Tensor) -> Layout:
         """Take the layout of a value ``(b, ...)``."""
         strides = value.stride()
         order = tuple(sorted(range(value.ndim), key=lambda d: (-strides[d], d)))
-        return cls(dtype=value.dtype, shape=tuple(value.shape[d] for d in order if d), order=order)
+        shape = tuple(value.shape[d] for d in order if d)
+        return cls(dtype=value.dtype, shape=shape, order=order, strides=strides[1:])
 
     @property
     def row_bytes(self) -> int:
@@ -60,7 +66,7 @@ class Layout:
         dims = [0, *(d for d in self.order if d)]
         value = rows.permute(_inverse(dims))
         if self.order[0] == 0:
-            return value
+            return value.as_strided(value.shape, (rows[0].numel(), *self.strides)) if len(rows) else value
         return value.permute(self.order).contiguous().permute(_inverse(self.order))
 
 
@@ -114,7 +120,7 @@ class FrozenBackbone:
     @cached_property
     def digests(self) -> dict[fx.Node, str]:
         """What determines each node's value, the image apart; see `digests.value_digests`."""
-        return value_digests(self.graph)
+        return value_digests(self.graph, self.module)
 
     @cached_property
     def layouts(self) -> dict[fx.Node, Layout]:
@@ -131,10 +137,16 @@ class FrozenBackbone:
         wanted -= {self.image}
         channels = len(self.preprocessing.mean)
         images = torch.zeros(2, channels, self.graph.image_size, self.graph.image_size, dtype=torch.uint8)
-        last = self.graph.nodes[-1].all_input_nodes
-        whole = self.part((), [n for n in last if self.graph.carried[n]])
+        nodes = self.graph.nodes
+        whole = self.part((), [n for n in nodes[-1].all_input_nodes if self.graph.carried[n]], len(nodes) - 1)
         self.run(whole, {self.image: self.normalise(self.device.move(images))}, wanted, look)
         return found
+
+    def filled_up(self, index: torch.Tensor) -> torch.Tensor:
+        """Repeat the last image of a batch ``(b,)`` until it is large enough to be rounded as any other."""
+        if self.device.kind != "cpu" or len(index) >= LEAST_BATCH:
+            return index
+        return torch.cat([index, index[-1:].expand(LEAST_BATCH - len(index))])
 
     def position(self, node: fx.Node) -> int:
         """Give a node's place in the order of execution."""
@@ -148,23 +160,26 @@ class FrozenBackbone:
         """Make the backbone's input of pixels ``(b, c, s, s)`` in [0, 255] on the device."""
         return self.device.layout(images.float().mul(self._scale).sub_(self._shift))
 
-    def part(self, known: Collection[fx.Node], wanted: Sequence[fx.Node]) -> Part:
+    def part(self, known: Collection[fx.Node], wanted: Sequence[fx.Node], position: int) -> Part:
         """Find the least that has to run: from the wanted values back to known ones, or to the image.
+
+        From the first value on that something else changes in place, everything before the position runs, in
+        its order: only so is each value what it was when it was used.
 
         Args:
             known: Nodes whose values are at hand.
             wanted: Nodes whose values to compute; known ones are handed through.
+            position: Place in the graph at which they are wanted, behind all of them.
         """
-        inputs: set[fx.Node] = set()
-        computed: set[fx.Node] = set()
-        waiting = list(wanted)
-        while waiting:
-            node = waiting.pop()
-            if node in known or node is self.image:
-                inputs.add(node)
-            elif node not in computed:
-                computed.add(node)
-                waiting.extend(node.all_input_nodes)
+        first = position
+        while True:
+            behind = [node for node in self.graph.nodes[first:position] if node is not self.image]
+            usable = {node for node in known if self._position[node] < first}
+            inputs, computed = self._closure(usable, [*wanted, *behind])
+            changed = [self._position[n] for n in self.graph.changed & (inputs | computed)]
+            if min(changed, default=first) >= first:
+                break
+            first = min(changed)
         piece = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         ordered = sorted(inputs, key=self._position.__getitem__)
@@ -179,6 +194,22 @@ class FrozenBackbone:
             macs=sum(self._macs.get(self._position[node], 0) for node in computed),
             module=fx.GraphModule(self.module, piece),
         )
+
+    def _closure(
+        self, known: Collection[fx.Node], wanted: Sequence[fx.Node]
+    ) -> tuple[set[fx.Node], set[fx.Node]]:
+        """Follow wanted values back: the nodes to start from, and those to compute."""
+        inputs: set[fx.Node] = set()
+        computed: set[fx.Node] = set()
+        waiting = list(wanted)
+        while waiting:
+            node = waiting.pop()
+            if node in known or node is self.image:
+                inputs.add(node)
+            elif node not in computed:
+                computed.add(node)
+                waiting.extend(node.all_input_nodes)
+        return inputs, computed
 
     def run(
         self,

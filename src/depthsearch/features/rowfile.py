@@ -58,7 +58,9 @@ class RowWriter:
 
     def end(self, content: Mapping[str, Any], words: Mapping[str, Any]) -> None:
         """Describe the rows: what `content_of` says, and words for people."""
-        description = {**words, **content, "n_bytes": self._n_bytes, "checksum": self._checksum}
+        if self._n_bytes != content["n_bytes"]:
+            raise OSError(f"{self._n_bytes} bytes were written, not {content['n_bytes']}")
+        description = {**words, **content, "checksum": self._checksum}
         encoded = json.dumps(description).encode()
         self._file.write(encoded + struct.pack("<Q", len(encoded)) + MAGIC)
         self._whole.__exit__(None, None, None)
@@ -75,7 +77,9 @@ def content_of(key: str, layout: Layout, n_images: int) -> dict[str, Any]:
         "dtype": str(layout.dtype).removeprefix("torch."),
         "shape": list(layout.shape),
         "order": list(layout.order),
+        "strides": list(layout.strides),
         "n_images": n_images,
+        "n_bytes": n_images * layout.row_bytes,
     }
 
 

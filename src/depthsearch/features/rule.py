@@ -9,9 +9,9 @@ as many as the device computes in the time in which it reads them. So a start at
 and a pass for *c* has the worth of the best kept start at or before *c*, or 0 from the images. With asks(c),
 the number of passes that the study may still ask for at each cut, a set of kept boundaries gains the sum of
 asks(c) times that. The sum is monotone and submodular in the set, so it is maximised greedily, gain for each
-byte, which is within a constant factor of the best. Neighbouring boundaries share tensors (the layers of a
-dense block): a byte is counted once. What gains less than it costs to write, which is charged as reading is,
-is not kept, whatever the budget.
+byte, and the result compared with what grows from the best single boundary: within a constant factor of the
+best. Neighbouring boundaries share tensors (the layers of a dense block): a byte is counted once. What gains
+less than it costs to write, which is charged as reading is, is not kept, whatever the budget.
 
 Source: S. Khuller, A. Moss, J. Naor, "The budgeted maximum coverage problem", Information Processing Letters
 70 (1999); J. Leskovec et al., "Cost-effective outbreak detection in networks", KDD 2007, section 3.
@@ -21,7 +21,7 @@ Notation: ``p`` positions where the graph can be entered, ``t`` tensors.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -65,15 +65,6 @@ class Asks(Generic[Group]):
     passes: Mapping[int, float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pick:
-    """One start, chosen after those before it: the tensors that it adds."""
-
-    gain_per_byte: float
-    tensors: NDArray[np.int64]
-    bytes_per_image: float
-
-
 def choose(
     starts: Starts,
     asks: Sequence[Asks[Group]],
@@ -94,55 +85,99 @@ def choose(
     Returns:
         For each set and view the tensors to keep besides, as columns of ``starts.needs``.
     """
-    given = given or {}
-    found: dict[Hashable, list[_Pick]] = {}
-    picks = []
-    for asked in asks:
-        already = frozenset(given.get(asked.group, ()))
-        # Views of one set are mostly asked alike.
-        same = (already, tuple(sorted(asked.passes.items())))
-        if same not in found:
-            found[same] = list(_picks(starts, asked.passes, macs_per_byte, already))
-        picks += [(pick, asked) for pick in found[same]]
-    picks.sort(key=lambda p: -p[0].gain_per_byte)
-    kept: dict[Group, set[int]] = {asked.group: set() for asked in asks}
-    left = float(budget_bytes)
-    for pick, asked in picks:
-        size = pick.bytes_per_image * asked.n_images
-        if size <= left:
-            kept[asked.group].update(pick.tensors.tolist())
-            left -= size
-    return kept
+
+    def begin() -> list[_Choice]:
+        return [_Choice(starts, each, macs_per_byte, (given or {}).get(each.group, ())) for each in asks]
+
+    choices = begin()
+    # Greedy alone can fill the budget with small things that one large one is worth more than.
+    largest = max(((c.best_alone(budget_bytes), i) for i, c in enumerate(choices)), default=((0.0, -1), 0))
+    was_short = _fill(choices, float(budget_bytes))
+    (alone, start), owner = largest
+    if was_short and alone > 0:
+        others = begin()
+        _fill(others, budget_bytes - others[owner].take(start))
+        choices = max(choices, others, key=lambda each: sum(choice.gained for choice in each))
+    return {each.group: set(choice.taken) for each, choice in zip(asks, choices, strict=True)}
 
 
-def _picks(
-    starts: Starts, passes: Mapping[int, float], macs_per_byte: float, given: Collection[int]
-) -> Iterator[_Pick]:
-    """Yield starts in greedy order until none gains what it costs to write."""
-    cuts = np.array(sorted(passes), dtype=np.int64)
-    weights = np.array([passes[int(cut)] for cut in cuts], dtype=np.float64)
-    starts = _without_dominated(starts, cuts)
-    worth = starts.work - macs_per_byte * (starts.needs @ starts.tensor_bytes)
-    serves = starts.positions[:, None] <= cuts[None, :]
-    kept = np.zeros(len(starts.tensor_bytes), dtype=bool)
-    kept[list(given)] = True
-    reached = np.zeros(len(cuts))
-    ceiling = np.inf
-    while len(starts.positions):
-        at_hand = (starts.needs <= kept).all(axis=1)
-        reached = np.maximum(
-            reached, np.where(serves[at_hand], worth[at_hand, None], 0.0).max(axis=0, initial=0)
-        )
-        gains = (np.where(serves, np.maximum(worth[:, None] - reached, 0.0), 0.0) * weights).sum(axis=1)
-        added = (starts.needs & ~kept) @ starts.tensor_bytes
-        densities = np.divide(gains, added, out=np.zeros_like(gains), where=added > 0)
-        best = int(np.argmax(densities))
-        if densities[best] <= macs_per_byte:
-            return
-        # Shared tensors can make a later pick denser than the one it builds on; it still comes after it.
-        ceiling = min(ceiling, float(densities[best]))
-        yield _Pick(ceiling, np.flatnonzero(starts.needs[best] & ~kept), float(added[best]))
-        kept |= starts.needs[best]
+def _fill(choices: Sequence[_Choice], budget_bytes: float) -> bool:
+    """Take the start that gains most for each byte, while one fits; return whether any did not."""
+    was_short = False
+    while True:
+        found = [choice.best(budget_bytes) for choice in choices]
+        was_short |= any(choice.has_more(budget_bytes) for choice in choices)
+        density, start, owner = max(((*best, i) for i, best in enumerate(found)), default=(0.0, -1, 0))
+        if density <= 0:
+            return was_short
+        budget_bytes -= choices[owner].take(start)
+
+
+class _Choice:
+    """What is kept of one set in one view, as it grows.
+
+    Attributes:
+        taken: Tensors chosen, as columns of ``starts.needs``.
+        gained: MACs gained by them, what they cost to write taken off.
+    """
+
+    def __init__(
+        self, starts: Starts, asks: Asks[Group], macs_per_byte: float, given: Collection[int]
+    ) -> None:
+        cuts = np.array(sorted(asks.passes), dtype=np.int64)
+        self._starts = starts = _without_dominated(starts, cuts)
+        self._weights = np.array([asks.passes[int(cut)] for cut in cuts], dtype=np.float64)
+        self._n_images = asks.n_images
+        self._macs_per_byte = macs_per_byte
+        self._worth = starts.work - macs_per_byte * (starts.needs @ starts.tensor_bytes)
+        self._serves = starts.positions[:, None] <= cuts[None, :]
+        self._kept = np.zeros(len(starts.tensor_bytes), dtype=bool)
+        self._kept[list(given)] = True
+        self._reached = np.zeros(len(cuts))
+        self.taken: list[int] = []
+        self.gained = 0.0
+        self._update()
+
+    def best(self, budget_bytes: float) -> tuple[float, int]:
+        """Find the start that fits and gains most for each byte: that gain (0 for none), and the start."""
+        fitting = np.where(self._sizes <= budget_bytes, self._densities, 0.0)
+        start = int(np.argmax(fitting)) if len(fitting) else -1
+        return (float(fitting[start]), start) if start >= 0 else (0.0, start)
+
+    def best_alone(self, budget_bytes: float) -> tuple[float, int]:
+        """Find the start that gains most of those that fit."""
+        gains = np.where((self._sizes <= budget_bytes) & (self._densities > 0), self._net_gains(), 0.0)
+        start = int(np.argmax(gains)) if len(gains) else -1
+        return (float(gains[start]), start) if start >= 0 else (0.0, start)
+
+    def has_more(self, budget_bytes: float) -> bool:
+        """Whether a start would gain something, but does not fit."""
+        return bool(((self._densities > 0) & (self._sizes > budget_bytes)).any())
+
+    def take(self, start: int) -> float:
+        """Keep what a start needs; return the bytes that it adds."""
+        self.gained += float(self._net_gains()[start])
+        size = float(self._sizes[start])
+        self.taken += np.flatnonzero(self._starts.needs[start] & ~self._kept).tolist()
+        self._kept |= self._starts.needs[start]
+        self._update()
+        return size
+
+    def _net_gains(self) -> NDArray[np.float64]:
+        gains: NDArray[np.float64] = self._gains * self._n_images - self._macs_per_byte * self._sizes
+        return gains
+
+    def _update(self) -> None:
+        at_hand = (self._starts.needs <= self._kept).all(axis=1)
+        served = np.where(self._serves[at_hand], self._worth[at_hand, None], 0.0)
+        self._reached = np.maximum(self._reached, served.max(axis=0, initial=0.0))
+        rises = np.where(self._serves, np.maximum(self._worth[:, None] - self._reached, 0.0), 0.0)
+        self._gains = rises @ self._weights
+        added = (self._starts.needs & ~self._kept) @ self._starts.tensor_bytes
+        self._sizes = added * self._n_images
+        densities = np.divide(self._gains, added, out=np.zeros_like(self._gains), where=added > 0)
+        # What gains less than it costs to write is not kept.
+        self._densities = np.where(densities > self._macs_per_byte, densities, 0.0)
 
 
 def _without_dominated(starts: Starts, cuts: NDArray[np.int64]) -> Starts:

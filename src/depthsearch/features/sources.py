@@ -53,18 +53,20 @@ class Boundaries:
         self.spent = Spent()
         self._store = store
         self._views = views
+        self._position = position
         self._boundary = store.frozen.graph.boundary(position)
 
     def prepare(self, epoch: int) -> None:
         """Choose the epoch's view and where its batches start; compute first what is worth keeping."""
         self._viewed = self._views[view_of(epoch, len(self._views))]
-        self._part, self._rows = self._store.open(self._viewed, self._boundary, self.spent)
+        self._part, self._rows = self._store.open(self._viewed, self._boundary, self._position, self.spent)
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Give the boundary of the images at ``index`` ``(b,)``; `prepare` comes first."""
         frozen = self._store.frozen
-        inputs = self._store.values(self._viewed, self._part, self._rows, index, self.spent)
-        self.spent.macs += self._part.macs * len(index)
+        filled_up = frozen.filled_up(index) if self._part.computed else index
+        inputs = self._store.values(self._viewed, self._part, self._rows, filled_up, self.spent)
+        self.spent.macs += self._part.macs * len(filled_up)
         with torch.no_grad(), frozen.device.autocast():
             boundary: tuple[torch.Tensor, ...] = self._part.module(*inputs.values())
-        return boundary
+        return boundary if filled_up is index else tuple(tensor[: len(index)] for tensor in boundary)

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,8 @@ FORMAT = 1
 # Images run at once when a tensor is computed to be kept.
 PASS_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
 READ_BATCH = 1024
+# A file's description is a little smaller.
+DESCRIPTION_BYTES = 512
 # MACs that a device computes while it reads a byte: what a kept byte has to save to be worth reading.
 # On CPUs measured (benchmarks/RESULTS.md); on GPUs reckoned from 15 T MACs/s and 2 TB/s (its own memory),
 # 5 GB/s (the host's), 2 GB/s (a disk).
@@ -185,7 +187,9 @@ class _Disk:
                 log.debug("disk: %s is damaged or foreign, and removed", path)
                 path.unlink(missing_ok=True)
                 return None
-            os.utime(path)
+            # A file of another user, or on a disk mounted for reading, keeps its time.
+            with contextlib.suppress(OSError):
+                os.utime(path)
             rows = self._mapped[item.key] = MappedRows(path, item.layout, len(item.viewed))
         except (OSError, ValueError) as error:
             log.debug("disk: %s cannot be used: %s", path, error)
@@ -198,14 +202,14 @@ class _Disk:
             return None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._make_room(item.n_bytes):
+            if not self._make_room(item.n_bytes + DESCRIPTION_BYTES):
                 log.debug("disk: no room for %s, %d bytes", item, item.n_bytes)
                 return None
             writer = RowWriter(self._path(item.key))
         except OSError as error:
             self.give_up(error)
             return None
-        self._promised[item.key] = item.n_bytes
+        self._promised[item.key] = item.n_bytes + DESCRIPTION_BYTES
         return writer
 
     def end(self, item: _Item, writer: RowWriter, words: Mapping[str, object]) -> None:
@@ -240,6 +244,8 @@ class _Disk:
                 break
             if file.path.suffix == SUFFIX and file.path.stem not in self.wanted:
                 log.debug("disk: %s goes, %d bytes", file.path.stem, file.n_bytes)
+                # A file that is mapped takes up the disk for as long as it is.
+                self._mapped.pop(file.path.stem, None)
                 file.path.unlink(missing_ok=True)
                 used -= file.n_bytes
         free = shutil.disk_usage(self.folder).free - sum(self._promised.values())
@@ -280,7 +286,13 @@ class _Filling:
         self.n_done += len(rows)
 
     def end(self, words: Mapping[str, object]) -> int:
-        """Keep what was computed; return how many bytes."""
+        """Keep what was computed; return how many bytes.
+
+        Raises:
+            RuntimeError: If some images are missing.
+        """
+        if self.has_place and self.n_done != len(self.item.viewed):
+            raise RuntimeError(f"{self.item}: only {self.n_done} were computed")
         if self.memory is not None and self.rows is not None:
             self.memory.keep(self.item, self.rows)
         if self.writer is not None:
@@ -296,15 +308,13 @@ class _Filling:
             self.memory.forget(self.item)
         if self.writer is not None:
             self.disk.forget(self.item)
-            with contextlib.suppress(type(reason)):
-                self.writer.abandon(reason)
+            self.writer.abandon(reason)
 
     def _stop_writing(self, error: OSError) -> None:
         self.disk.forget(self.item)
         self.disk.give_up(error)
         if self.writer is not None:
-            with contextlib.suppress(OSError):
-                self.writer.abandon(error)
+            self.writer.abandon(error)
         self.writer = None
 
 
@@ -366,23 +376,24 @@ class FeatureStore:
         return bool(on_device)
 
     def open(
-        self, viewed: ViewedImages, targets: Sequence[fx.Node], spent: Spent
+        self, viewed: ViewedImages, targets: Sequence[fx.Node], position: int, spent: Spent
     ) -> tuple[Part, list[Rows | None]]:
         """Prepare for batches of some values, computing first what is worth keeping on the way.
 
         Args:
             viewed: The images.
             targets: Nodes whose values are wanted.
+            position: Place in the graph at which they are wanted.
             spent: Counts what it costs.
 
         Returns:
             What is left to run for a batch, and the rows of each of its inputs (None for the images).
         """
-        part, rows = self._start(viewed, targets)
+        part, rows = self._start(viewed, targets, position)
         missing = self._missing(viewed, part)
         if missing:
             self._fill(viewed, missing, spent)
-            part, rows = self._start(viewed, targets)
+            part, rows = self._start(viewed, targets, position)
         return part, rows
 
     def pooled(
@@ -406,14 +417,16 @@ class FeatureStore:
         chosen = torch.zeros(len(viewed), dtype=torch.bool)
         chosen[torch.linspace(0, len(viewed) - 1, min(n_most, len(viewed))).long()] = True
         found: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in targets}
-        part, rows = self._start(viewed, targets)
+        part, rows = self._start(viewed, targets, max(positions, default=0))
         with self._filling(viewed, self._missing(viewed, part), spent) as fillings:
             for index in self._batches(len(viewed)) if fillings else chosen.nonzero()[:, 0].split(READ_BATCH):
-                values = self.values(viewed, part, rows, index, spent)
-                spent.macs += part.macs * len(index)
+                filled_up = self.frozen.filled_up(index)
+                values = self.values(viewed, part, rows, filled_up, spent)
+                spent.macs += part.macs * len(filled_up)
                 places = chosen[index]
 
                 def look(node: fx.Node, value: torch.Tensor, places: torch.Tensor = places) -> None:
+                    value = value[: len(places)]
                     if node in found:
                         found[node].append(_average(value).cpu()[places])
                     if node in fillings:
@@ -463,13 +476,20 @@ class FeatureStore:
     def _wants(self, item: _Item) -> bool:
         return item.key in self._disk.wanted or any(item.key in m.wanted for m in self._memories)
 
-    def _start(self, viewed: ViewedImages, targets: Sequence[fx.Node]) -> tuple[Part, list[Rows | None]]:
-        """Find the least that is left to run, from what is kept and whole."""
+    def _start(
+        self,
+        viewed: ViewedImages,
+        targets: Sequence[fx.Node],
+        position: int,
+        *,
+        but: Collection[fx.Node] = (),
+    ) -> tuple[Part, list[Rows | None]]:
+        """Find the least that is left to run, from what is kept and whole; leave out some nodes."""
         items = self.items(viewed)
         named = self._disk.keys() | {key for memory in self._memories for key in memory.rows}
-        known = {node for node, item in items.items() if item.key in named}
+        known = {node for node, item in items.items() if item.key in named and node not in but}
         while True:
-            part = self.frozen.part(known, targets)
+            part = self.frozen.part(known, targets, position)
             rows = {node: self._find(items[node]) for node in part.inputs if node is not self.frozen.image}
             damaged = {node for node, found in rows.items() if found is None}
             if not damaged:
@@ -488,8 +508,12 @@ class FeatureStore:
         for memory in self._memories:
             rows = memory.allocate(item)
             if rows is not None:
-                for index in torch.arange(len(rows)).split(READ_BATCH):
-                    rows[index[0] : index[-1] + 1] = mapped[index].to(rows.device)
+                try:
+                    for index in torch.arange(len(rows)).split(READ_BATCH):
+                        rows[index[0] : index[-1] + 1] = mapped[index].to(rows.device)
+                except BaseException:
+                    memory.forget(item)
+                    raise
                 return memory.keep(item, rows)
         return mapped
 
@@ -497,11 +521,19 @@ class FeatureStore:
         """Compute tensors in one pass over the images and keep them, where there is room."""
         with self._filling(viewed, missing, spent) as fillings:
             if fillings:
-                part, inputs = self._start(viewed, list(fillings))
+                position = 1 + max(self.frozen.position(node) for node in fillings)
+                # What another process has kept meanwhile is computed all the same: its place is made already.
+                part, inputs = self._start(viewed, list(fillings), position, but=fillings)
                 for index in self._batches(len(viewed)):
-                    values = self.values(viewed, part, inputs, index, spent)
-                    spent.macs += part.macs * len(index)
-                    self.frozen.run(part, values, fillings, lambda node, value: fillings[node].add(value))
+                    filled_up = self.frozen.filled_up(index)
+                    n = len(index)
+
+                    def look(node: fx.Node, value: torch.Tensor, n: int = n) -> None:
+                        fillings[node].add(value[:n])
+
+                    values = self.values(viewed, part, inputs, filled_up, spent)
+                    spent.macs += part.macs * len(filled_up)
+                    self.frozen.run(part, values, fillings, look)
 
     @contextlib.contextmanager
     def _filling(
@@ -521,7 +553,9 @@ class FeatureStore:
             )
 
     def _batches(self, n_images: int) -> Sequence[torch.Tensor]:
-        batches: Sequence[torch.Tensor] = torch.arange(n_images).split(PASS_BATCH[self.frozen.device.kind])
+        """Divide a set into batches of almost one size: a small one would be rounded in another way."""
+        size = PASS_BATCH[self.frozen.device.kind]
+        batches: Sequence[torch.Tensor] = torch.arange(n_images).tensor_split(-(-n_images // size))
         return batches
 
     def values(

@@ -1,0 +1,526 @@
+"""Contract 3: training on kept features ends in the weights of training with the prefix run at each step.
+
+The oracle runs the prefix of `split_at` on every batch and knows nothing of stores. The default run compares
+every cut of a small net, ``-m slow`` cuts over the depth of four of timm's, ``-m gpu`` one of them on CUDA.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from depthsearch import objective
+from depthsearch.backbones import Backbone, Preprocessing, load_backbone, state_digest
+from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
+from depthsearch.data import DataSet, ImageSet, load_data
+from depthsearch.devices import choose_device
+from depthsearch.features import Budget, Spent, rowfile, store
+from depthsearch.objective import Task, model_for, train_point
+from depthsearch.space import Point
+from depthsearch.split import Split, split_at, suffix_of
+from depthsearch.training import EpochResult, Recipe, train
+from depthsearch.views import View
+
+# Largest difference of a weight or a running statistic. Measured on a CPU with bf16 in hardware
+# (AVX-512): none, as in float32.
+BF16_TOLERANCE = 0.0
+# Distance between the two ends over the length of the way to either, see
+# `test_on_a_gpu_the_ends_differ_by_rounding_only`.
+GPU_TOLERANCE = 0.02
+PLENTY = 2**40
+# Of the trials; the task has another, which draws the views.
+SEED = 11
+
+# torch.fx and timm themselves warn; what they warn of is no matter here.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
+
+
+# --- the oracle ---------------------------------------------------------------------------------
+
+
+class Recomputed:
+    """The boundary of each batch, computed when it is asked for."""
+
+    def __init__(self, task: Task, split: Split, images: ImageSet, n_views: int = 1) -> None:
+        self.labels, self.macs_per_image, self.spent = images.labels, split.prefix_macs, Spent()
+        self.device, self.prefix = task.device, task.device.place(split.prefix)
+        self.images = images
+        self.views = [View(v, seed=task.recipe.seed, n_images=len(images)) for v in range(n_views)]
+        mean, std = (
+            torch.tensor(numbers, device=self.device.torch_device).view(3, 1, 1)
+            for numbers in (task.backbone.preprocessing.mean, task.backbone.preprocessing.std)
+        )
+        self.scale, self.shift = 1 / (255 * std), mean / std
+
+    def prepare(self, epoch: int) -> None:
+        self.view = self.views[epoch % len(self.views)]
+
+    @torch.no_grad()
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.spent.macs += self.macs_per_image * len(index)
+        pixels = self.view(self.images.gather(index).to(self.device.torch_device), index)
+        with self.device.autocast():
+            return self.prefix(self.device.layout(pixels.float() * self.scale - self.shift))
+
+
+State = dict[str, torch.Tensor]
+End = tuple[State, list[EpochResult]]
+
+
+def train_recomputed(task: Task, point: Point) -> End:
+    model = model_for(task, point, SEED)
+    split = split_at(model, point.cut, image_size=task.backbone.preprocessing.image_size)
+    recipe = replace(
+        task.recipe,
+        seed=SEED,
+        learning_rate=point.learning_rate,
+        weight_decay=point.weight_decay,
+        optimizer=point.optimizer,
+    )
+    sources = (
+        Recomputed(task, split, task.data.train, task.recipe.views),
+        Recomputed(task, split, task.data.val),
+    )
+    results = list(train(split.suffix, *sources, recipe, task.device, suffix_macs=split.suffix_macs))
+    return split.suffix.state_dict(), results
+
+
+@pytest.fixture
+def train_kept(monkeypatch: pytest.MonkeyPatch) -> Callable[..., End]:
+    """Train a point as a study does, on the task's store, and give the suffix that it ends in."""
+    suffixes = []
+
+    def remember(*given):
+        suffixes.append(suffix_of(*given))
+        return suffixes[-1]
+
+    def train_(task: Task, point: Point, upcoming: Iterable[Cut] = ()) -> End:
+        results = list(train_point(task, point, seed=SEED, upcoming=dict.fromkeys(upcoming, 1.0)))
+        return suffixes[-1].state_dict(), results
+
+    monkeypatch.setattr(objective, "suffix_of", remember)
+    return train_
+
+
+def measured(results: list[EpochResult]) -> list[tuple[float, ...]]:
+    """What an epoch says of the training, and nothing of its cost but that without a store."""
+    return [(r.epoch, r.train_loss, r.val_loss, r.score, r.plain_macs) for r in results]
+
+
+def assert_same_end(kept: End, recomputed: End, cut: Cut) -> None:
+    different = [name for name in recomputed[0] if not torch.equal(kept[0][name], recomputed[0][name])]
+    assert kept[0].keys() == recomputed[0].keys()
+    assert different == [], f"{cut}: {len(different)} of {len(kept[0])} tensors differ"
+    assert measured(kept[1]) == measured(recomputed[1]), cut
+    # Where both agree because nothing was trained, nothing is shown.
+    assert all(tensor.isfinite().all() for tensor in kept[0].values())
+
+
+def assert_near_end(kept: End, recomputed: End, cut: Cut, tolerance: float) -> None:
+    for name, tensor in recomputed[0].items():
+        assert (kept[0][name] - tensor).abs().max() <= tolerance, f"{cut}: {name}"
+    for ours, theirs in zip(kept[1], recomputed[1], strict=True):
+        assert abs(ours.train_loss - theirs.train_loss) <= tolerance, cut
+        assert abs(ours.val_loss - theirs.val_loss) <= tolerance, cut
+
+
+def assert_reads(cut: Cut, results: list[EpochResult]) -> None:
+    """The epochs read the store and spend fewer MACs on the prefix than without one."""
+    for result in results:
+        whole = result.plain_macs - result.forward_macs - result.backward_macs
+        assert result.read_bytes > 0, f"{cut}, epoch {result.epoch} reads nothing"
+        assert result.prefix_macs < whole, f"{cut}, epoch {result.epoch} recomputes everything"
+
+
+def spread_images(images: ImageSet, n: int) -> ImageSet:
+    places = [round(i * (len(images) - 1) / (n - 1)) for i in range(n)]
+    return replace(images, rows=images.rows[places], labels=images.labels[places])
+
+
+@cache
+def some_digits(image_size: int, n_train: int, n_val: int) -> DataSet:
+    data = load_data("digits", image_size=image_size)
+    return replace(data, train=spread_images(data.train, n_train), val=spread_images(data.val, n_val))
+
+
+def randomise_norms(model: nn.Module) -> None:
+    """Give batch norms statistics, scales and shifts like those of a trained model: none is 0 or 1."""
+    generator = torch.Generator().manual_seed(7)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            with torch.no_grad():
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.normal_(0, 0.2, generator=generator)
+
+
+# --- a small net --------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    """Starts with an activation in place: its input is not what it was, and the shortcut reads that."""
+
+    def __init__(self, channels: int, wider: int) -> None:
+        super().__init__()
+        # Not a ReLU, which makes no difference a second time.
+        self.start = nn.LeakyReLU(0.2, inplace=True)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, wider, 3, stride=wider // channels, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(wider)
+        self.act = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(wider, wider, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(channels, wider, 1, stride=2) if wider > channels else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        started = self.start(x)
+        y = self.conv2(self.act(self.norm2(self.conv1(self.norm1(started)))))
+        y += x if self.shortcut is None else self.shortcut(started)
+        return y
+
+
+class Dense(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(channels, 8, 3, padding=1, bias=False)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        return self.drop(self.conv(self.act(self.norm(torch.cat(parts, 1)))))
+
+
+class Gated(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.Hardswish(inplace=True)
+        self.reduce = nn.Conv2d(channels, 8, 1)
+        self.expand = nn.Conv2d(8, channels, 1)
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.act(self.norm(self.depthwise(x)))
+        gate = self.expand(self.reduce(y.mean((2, 3), keepdim=True)).relu_()).sigmoid()
+        return self.pointwise(y * gate) + x
+
+
+class SmallNet(nn.Module):
+    """Residual, dense and gated blocks, with all that changes from training to evaluation."""
+
+    pretrained_cfg = {"input_size": (3, 32, 32), "classifier": "fc"}  # noqa: RUF012 - as timm has it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.block1 = Residual(8, 16)
+        self.block2 = Residual(16, 16)
+        self.dense1 = Dense(16)
+        self.dense2 = Dense(24)
+        self.pool = nn.AvgPool2d(2)
+        self.gate1 = Gated(32)
+        self.gate2 = Gated(32)
+        self.last = nn.BatchNorm2d(32)
+        self.drop = nn.Dropout(0.2)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block2(self.block1(self.norm(self.stem(x))))
+        parts = [x]
+        parts.append(self.dense1(parts))
+        parts.append(self.dense2(parts))
+        x = self.gate2(self.gate1(self.pool(torch.cat(parts, 1))))
+        return self.fc(self.drop(self.last(x).relu_().mean((2, 3))))
+
+
+@cache
+def small_backbone() -> Backbone:
+    torch.manual_seed(0)
+    model = SmallNet()
+    randomise_norms(model)
+    return Backbone(
+        name="small",
+        model=model.eval(),
+        classifier="fc",
+        weights="random",
+        digest=state_digest(model, leave_out="fc"),
+        preprocessing=Preprocessing(
+            image_size=32, mean=(0.5, 0.4, 0.3), std=(0.3, 0.2, 0.25), interpolation="bicubic", crop_share=1.0
+        ),
+    )
+
+
+@cache
+def small_cuts() -> list[Cut]:
+    return list_cuts(small_backbone().model, KINDS)
+
+
+def small_task(folder: Path, *, memory: int = 0, disk: int = 0, precision: str = "float32", **recipe) -> Task:
+    """A task with a store of its own. 80 images are more than the 64 that a store computes at once."""
+    return Task(
+        backbone=small_backbone(),
+        data=some_digits(32, 80, 40),
+        recipe=Recipe(**{"epochs": 2, "batch_size": 27, "seed": 3, **recipe}),
+        device=choose_device("cpu", precision),
+        budget=Budget(memory_bytes=memory, device_bytes=0, disk_bytes=disk, folder=folder),
+    )
+
+
+def point_at(cut: Cut) -> Point:
+    return Point(cut=cut, learning_rate=3e-3, head_width=16, dropout=0.2)
+
+
+@cache
+def small_end(cut: Cut, precision: str = "float32", **recipe) -> End:
+    return train_recomputed(small_task(Path(), precision=precision, **recipe), point_at(cut))
+
+
+def shuffled(cuts: Iterable[Cut]) -> list[Cut]:
+    return random.Random(5).sample(list(cuts), len(list(cuts)))
+
+
+@pytest.fixture
+def free_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whatever saves any work be worth its bytes, so that all kinds of boundaries are kept."""
+    for kind, costs in store.MACS_PER_BYTE.items():
+        monkeypatch.setitem(store.MACS_PER_BYTE, kind, dict.fromkeys(costs, 1e-6))
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read files in pieces smaller than a set."""
+    monkeypatch.setattr(store, "READ_BATCH", 20)
+    monkeypatch.setattr(rowfile, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(rowfile, "RESIDENT_BYTES", 2**15)
+
+
+CUTS = [
+    "stem",
+    "block1",
+    "block1.conv1",
+    "block1.conv2",
+    "block1.shortcut",
+    "block2",
+    "block2.conv1",
+    "block2.conv2",
+    "dense1.conv",
+    "dense2.cat",
+    "dense2.conv",
+    "gate1.depthwise",
+    "gate1.reduce",
+    "gate1.expand",
+    "gate1.pointwise",
+    "gate2.depthwise",
+    "gate2.reduce",
+    "gate2.expand",
+    "gate2.pointwise",
+    "fc",
+]
+SOME = ["block2.conv1", "dense2.conv", "gate1.expand", "fc"]
+
+
+def cuts_named(names: Iterable[str]) -> list[Cut]:
+    return [find_cut(small_cuts(), name) for name in names]
+
+
+def test_every_cut_is_compared() -> None:
+    assert [cut.name for cut in small_cuts()] == CUTS
+
+
+@pytest.mark.usefixtures("free_reading")
+@pytest.mark.parametrize("name", ["stem", "block1.shortcut", "block2", *SOME])
+def test_a_trial_alone_ends_as_with_its_prefix_recomputed(name, train_kept, tmp_path: Path) -> None:
+    (cut,) = cuts_named([name])
+    kept = train_kept(small_task(tmp_path, memory=PLENTY), point_at(cut))
+    assert_same_end(kept, small_end(cut), cut)
+    if name != "stem":
+        assert_reads(cut, kept[1][1:])
+
+
+@pytest.mark.usefixtures("free_reading")
+def test_trials_that_share_a_store_end_as_without_it(train_kept, tmp_path: Path) -> None:
+    """A store that expects every cut keeps what lies between: each trial starts where another was."""
+    task = small_task(tmp_path, memory=PLENTY)
+    prefix_macs = 0
+    for cut in shuffled(small_cuts()):
+        kept = train_kept(task, point_at(cut), upcoming=small_cuts())
+        assert_same_end(kept, small_end(cut), cut)
+        if cut.name != "stem":
+            assert_reads(cut, kept[1][1:])
+        prefix_macs += sum(result.prefix_macs for result in kept[1])
+    n_images = len(task.data.train) + len(task.data.val)
+    whole = n_images * task.features.frozen.macs_before(task.position(small_cuts()[-1]))
+    # One pass over the images for all the trials together, and what is changed in place and so not kept.
+    assert whole <= prefix_macs < 1.5 * whole
+
+
+@pytest.mark.usefixtures("free_reading", "small_pieces")
+def test_what_one_store_writes_others_read(train_kept, tmp_path: Path) -> None:
+    """From the files at each batch, and from memory that was filled from them."""
+    writing = small_task(tmp_path, disk=PLENTY)
+    for cut in reversed(small_cuts()):
+        kept = train_kept(writing, point_at(cut), upcoming=small_cuts())
+        assert_same_end(kept, small_end(cut), cut)
+        if cut.name != "stem":
+            assert_reads(cut, kept[1][1:])
+    for memory, every in ((0, 1), (PLENTY, 2)):
+        reading = small_task(tmp_path, memory=memory, disk=PLENTY)
+        for cut in shuffled(small_cuts())[::every]:
+            kept = train_kept(reading, point_at(cut), upcoming=small_cuts())
+            assert_same_end(kept, small_end(cut), cut)
+            assert all(result.kept_bytes == 0 for result in kept[1]), cut
+            if cut.name != "stem":
+                assert_reads(cut, kept[1])
+        assert bool(reading.features._memories[0].rows) == bool(memory)
+
+
+@pytest.mark.usefixtures("free_reading", "small_pieces")
+def test_trials_end_the_same_while_tensors_come_and_go(train_kept, tmp_path: Path) -> None:
+    """Memory for a few tensors, a disk for some more; of the other cuts only those still to come count."""
+    task = small_task(tmp_path, memory=1_000_000, disk=3_000_000)
+    order = shuffled(small_cuts())
+    once_kept: set[Path] = set()
+    n_reading = 0
+    for done, cut in enumerate(order, 1):
+        kept = train_kept(task, point_at(cut), upcoming=order[done:])
+        assert_same_end(kept, small_end(cut), cut)
+        n_reading += kept[1][1].read_bytes > 0
+        once_kept.update(tmp_path.iterdir())
+    assert n_reading > len(order) // 2
+    in_memory = task.features._memories[0].rows
+    assert 0 < sum(kept.rows.nbytes for kept in in_memory.values()) <= 1_000_000
+    assert task.features._disk._mapped, "nothing was read from the disk"
+    still_kept = set(tmp_path.iterdir())
+    assert sum(path.stat().st_size for path in still_kept) <= 3_000_000
+    assert still_kept < once_kept, "nothing had to go"
+
+
+@pytest.mark.usefixtures("free_reading")
+@pytest.mark.parametrize("tier", ["memory", "disk"])
+def test_trials_with_views_end_the_same(tier, train_kept, tmp_path: Path) -> None:
+    """Epochs show views 1, 2, 0 and 1 again; a second trial finds all of them."""
+    task = small_task(tmp_path, epochs=4, views=3, **{tier: PLENTY})
+    cuts = cuts_named(SOME[:3])
+    for times in (1, 2):
+        for cut in shuffled(cuts):
+            kept = train_kept(task, point_at(cut), upcoming=cuts)
+            assert_same_end(kept, small_end(cut, epochs=4, views=3), cut)
+            assert_reads(cut, kept[1] if times == 2 else kept[1][3:])
+
+
+def test_views_change_where_a_training_ends() -> None:
+    """Else the views of the trials above would not matter."""
+    (cut,) = cuts_named(SOME[:1])
+    with_views, plain = small_end(cut, epochs=4, views=3)[1], small_end(cut, epochs=4)[1]
+    assert all(one.train_loss != other.train_loss for one, other in zip(with_views, plain, strict=True))
+
+
+@pytest.mark.usefixtures("free_reading")
+def test_a_backbone_left_in_training_mode_is_frozen_all_the_same(train_kept, tmp_path: Path) -> None:
+    (cut,) = cuts_named(["gate1.pointwise"])
+    task = small_task(tmp_path, memory=PLENTY)
+    model = SmallNet().train()
+    model.load_state_dict(task.backbone.model.state_dict())
+    task = replace(task, backbone=replace(task.backbone, model=model))
+    assert_same_end(train_kept(task, point_at(cut)), small_end(cut), cut)
+
+
+@pytest.mark.usefixtures("free_reading")
+def test_a_set_whose_last_batch_is_small_is_rounded_alike(train_kept, tmp_path: Path) -> None:
+    """On one thread, torch rounds 1 x 1 convolutions of less than 16 images in another way."""
+    (cut,) = cuts_named(["gate1.pointwise"])
+    task = replace(small_task(tmp_path, memory=PLENTY), data=some_digits(32, 65, 66))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        kept, recomputed = train_kept(task, point_at(cut)), train_recomputed(task, point_at(cut))
+    finally:
+        torch.set_num_threads(threads)
+    assert_same_end(kept, recomputed, cut)
+
+
+@pytest.mark.usefixtures("free_reading")
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this CPU has no bf16 in hardware")
+def test_in_bf16_the_ends_differ_by_the_tolerance_at_most(train_kept, tmp_path: Path) -> None:
+    task = small_task(tmp_path, precision="bf16", memory=PLENTY)
+    cuts = cuts_named(SOME)
+    for cut in shuffled(cuts):
+        kept = train_kept(task, point_at(cut), upcoming=cuts)
+        assert_near_end(kept, small_end(cut, precision="bf16"), cut, BF16_TOLERANCE)
+        assert_reads(cut, kept[1][1:])
+
+
+# --- timm's nets --------------------------------------------------------------------------------
+
+# A cut inside a block, where several tensors are alive.
+NETS = {
+    "densenet121": "features.denseblock3.denselayer12.conv2",
+    "resnet50": "layer3.2.conv2",
+    "tf_efficientnet_lite0": "blocks.4.1.conv_dw",
+    "mobilenetv3_large_100": "blocks.4.1.se.conv_reduce",
+}
+
+
+@cache
+def timm_backbone(name: str) -> Backbone:
+    backbone = load_backbone(name, "random", image_size=64)
+    randomise_norms(backbone.model)
+    return replace(backbone, digest=state_digest(backbone.model, leave_out=backbone.classifier))
+
+
+def timm_task(name: str, budget: Budget, *, kind: str = "cpu", precision: str = "float32", **recipe) -> Task:
+    return Task(
+        backbone=timm_backbone(name),
+        data=some_digits(64, 48, 24),
+        recipe=Recipe(**{"epochs": 2, "batch_size": 24, "seed": 3, **recipe}),
+        device=choose_device(kind, precision),
+        budget=budget,
+    )
+
+
+def timm_cuts(task: Task, n_cuts: int) -> list[Cut]:
+    """Cuts spread over the depth, the first and the head among them, and the one inside a block."""
+    cuts = list_cuts(task.backbone.model, KINDS, image_size=64)
+    places = {round(i * (len(cuts) - 1) / (n_cuts - 1)) for i in range(n_cuts)}
+    inside = find_cut(cuts, NETS[task.backbone.name])
+    assert len(task.graph.boundary(task.position(inside))) > 1
+    return [cuts[place] for place in sorted({*places, inside.index})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_trials_on_timms_nets_end_as_with_their_prefix_recomputed(name, train_kept, tmp_path: Path) -> None:
+    """By the rule for what is worth keeping as it is, most of it in memory, the rest on the disk."""
+    task = timm_task(name, Budget(memory_bytes=2**23, device_bytes=0, disk_bytes=2**30, folder=tmp_path))
+    cuts = timm_cuts(task, 6)
+    import time
+
+    for cut in shuffled(cuts):
+        t = time.time()
+        kept = train_kept(task, Point(cut=cut, learning_rate=1e-3), upcoming=cuts)
+        u = time.time()
+        rec = train_recomputed(task, Point(cut=cut, learning_rate=1e-3))
+        print(
+            cut.index,
+            cut,
+            round(cut.frozen_mac_share, 3),
+            [
+                (
+                    r.read_bytes,
+                    round(r.prefix_macs / max(1, r.plain_macs - r.forward_macs - r.backward_macs), 3),
+                )
+                for r in kept[1]
+            ],
+            rec[1][-1].train_loss,
+            round(u - t, 1),
+            round(time.time() - u, 1),
+        )
+        assert_same_end(kept, rec, cut)
