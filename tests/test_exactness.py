@@ -5,7 +5,7 @@ every cut of a small net, ``-m slow`` cuts over the depth of four of timm's, ``-
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -29,9 +29,11 @@ from depthsearch.views import View
 # Largest difference of a weight or a running statistic. Measured on a CPU with bf16 in hardware
 # (AVX-512): none, as in float32.
 BF16_TOLERANCE = 0.0
-# Distance between the two ends over the length of the way to either, see
-# `test_on_a_gpu_the_ends_differ_by_rounding_only`.
-GPU_TOLERANCE = 0.02
+# On a GPU: distance of the two ends over the length of the way, and relative difference of the losses. Not
+# measured there: noise of 1e-7 to 1e-5 on the boundary, on a CPU, makes at most 0.14 and 0.002 (a ReLU that
+# flips counts, whatever the noise); images in another order make 0.06 to 1.4 and 0.06 to 0.28.
+GPU_TOLERANCE = 0.3
+GPU_LOSS_TOLERANCE = 0.01
 PLENTY = 2**40
 # Of the trials; the task has another, which draws the views.
 SEED = 11
@@ -148,16 +150,23 @@ def some_digits(image_size: int, n_train: int, n_val: int) -> DataSet:
     return replace(data, train=spread_images(data.train, n_train), val=spread_images(data.val, n_val))
 
 
-def randomise_norms(model: nn.Module) -> None:
-    """Give batch norms statistics, scales and shifts like those of a trained model: none is 0 or 1."""
+def randomise_norms(model: nn.Module, images: torch.Tensor) -> None:
+    """Give batch norms scales and statistics as of a trained model: near those of images, and none 0 or 1."""
     generator = torch.Generator().manual_seed(7)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.2, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            with torch.no_grad():
-                module.weight.uniform_(0.5, 1.5, generator=generator)
-                module.bias.normal_(0, 0.2, generator=generator)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.normal_(0, 0.2, generator=generator)
+            norm.momentum = None
+        model.train()(images.float() / 255 - 0.5)
+        model.eval()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            off = torch.empty_like(norm.running_mean).normal_(0, 0.2, generator=generator)
+            norm.running_mean.add_(off * norm.running_var.sqrt())
+            norm.running_var.mul_(1 + off.abs())
 
 
 # --- a small net --------------------------------------------------------------------------------
@@ -245,10 +254,10 @@ class SmallNet(nn.Module):
 def small_backbone() -> Backbone:
     torch.manual_seed(0)
     model = SmallNet()
-    randomise_norms(model)
+    randomise_norms(model, some_digits(32, 80, 40).train.gather(torch.arange(80)))
     return Backbone(
         name="small",
-        model=model.eval(),
+        model=model,
         classifier="fc",
         weights="random",
         digest=state_digest(model, leave_out="fc"),
@@ -358,7 +367,7 @@ def test_trials_that_share_a_store_end_as_without_it(train_kept, tmp_path: Path)
         prefix_macs += sum(result.prefix_macs for result in kept[1])
     n_images = len(task.data.train) + len(task.data.val)
     whole = n_images * task.features.frozen.macs_before(task.position(small_cuts()[-1]))
-    # One pass over the images for all the trials together, and what is changed in place and so not kept.
+    # One pass over the images for all trials together, and what is changed in place and cannot be kept.
     assert whole <= prefix_macs < 1.5 * whole
 
 
@@ -384,7 +393,7 @@ def test_what_one_store_writes_others_read(train_kept, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("free_reading", "small_pieces")
 def test_trials_end_the_same_while_tensors_come_and_go(train_kept, tmp_path: Path) -> None:
-    """Memory for a few tensors, a disk for some more; of the other cuts only those still to come count."""
+    """Memory for a few tensors, a disk for some more; of the other cuts, those still to come count."""
     task = small_task(tmp_path, memory=1_000_000, disk=3_000_000)
     order = shuffled(small_cuts())
     once_kept: set[Path] = set()
@@ -433,18 +442,36 @@ def test_a_backbone_left_in_training_mode_is_frozen_all_the_same(train_kept, tmp
     assert_same_end(train_kept(task, point_at(cut)), small_end(cut), cut)
 
 
-@pytest.mark.usefixtures("free_reading")
-def test_a_set_whose_last_batch_is_small_is_rounded_alike(train_kept, tmp_path: Path) -> None:
-    """On one thread, torch rounds 1 x 1 convolutions of less than 16 images in another way."""
-    (cut,) = cuts_named(["gate1.pointwise"])
-    task = replace(small_task(tmp_path, memory=PLENTY), data=some_digits(32, 65, 66))
-    threads = torch.get_num_threads()
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Where torch rounds 1 x 1 convolutions of fewer than 16 images in another way than those of more."""
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        kept, recomputed = train_kept(task, point_at(cut)), train_recomputed(task, point_at(cut))
-    finally:
-        torch.set_num_threads(threads)
-    assert_same_end(kept, recomputed, cut)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.mark.usefixtures("free_reading", "one_thread")
+def test_a_set_of_one_image_more_than_a_store_computes_at_once_is_rounded_alike(
+    train_kept, tmp_path: Path
+) -> None:
+    (cut,) = cuts_named(["gate1.pointwise"])
+    task = replace(small_task(tmp_path, memory=PLENTY), data=some_digits(32, 65, 40))
+    assert_same_end(train_kept(task, point_at(cut)), train_recomputed(task, point_at(cut)), cut)
+
+
+@pytest.mark.usefixtures("free_reading", "one_thread")
+@pytest.mark.parametrize("name", ["gate1.expand", "gate1.pointwise", "fc"])
+def test_batches_of_a_few_images_end_the_same_with_and_without_a_store(
+    name, train_kept, tmp_path: Path
+) -> None:
+    """Against the same training without a budget: a bare prefix rounds such batches in its own way."""
+    (cut,) = cuts_named([name])
+    task = small_task(tmp_path, memory=PLENTY, batch_size=6)
+    task = replace(task, data=some_digits(32, 40, 13))
+    kept = train_kept(task, point_at(cut))
+    assert_same_end(kept, train_kept(replace(task, budget=None), point_at(cut)), cut)
+    assert_reads(cut, kept[1][1:])
 
 
 @pytest.mark.usefixtures("free_reading")
@@ -472,7 +499,7 @@ NETS = {
 @cache
 def timm_backbone(name: str) -> Backbone:
     backbone = load_backbone(name, "random", image_size=64)
-    randomise_norms(backbone.model)
+    randomise_norms(backbone.model, some_digits(64, 48, 24).train.gather(torch.arange(48)))
     return replace(backbone, digest=state_digest(backbone.model, leave_out=backbone.classifier))
 
 
@@ -498,29 +525,74 @@ def timm_cuts(task: Task, n_cuts: int) -> list[Cut]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_trials_on_timms_nets_end_as_with_their_prefix_recomputed(name, train_kept, tmp_path: Path) -> None:
-    """By the rule for what is worth keeping as it is, most of it in memory, the rest on the disk."""
+    """With the rule for what is worth keeping as it is: some of it in memory, the rest on the disk."""
     task = timm_task(name, Budget(memory_bytes=2**23, device_bytes=0, disk_bytes=2**30, folder=tmp_path))
     cuts = timm_cuts(task, 6)
-    import time
-
     for cut in shuffled(cuts):
-        t = time.time()
-        kept = train_kept(task, Point(cut=cut, learning_rate=1e-3), upcoming=cuts)
-        u = time.time()
-        rec = train_recomputed(task, Point(cut=cut, learning_rate=1e-3))
-        print(
-            cut.index,
-            cut,
-            round(cut.frozen_mac_share, 3),
-            [
-                (
-                    r.read_bytes,
-                    round(r.prefix_macs / max(1, r.plain_macs - r.forward_macs - r.backward_macs), 3),
-                )
-                for r in kept[1]
-            ],
-            rec[1][-1].train_loss,
-            round(u - t, 1),
-            round(time.time() - u, 1),
-        )
-        assert_same_end(kept, rec, cut)
+        point = Point(cut=cut, learning_rate=1e-3)
+        kept = train_kept(task, point, upcoming=cuts)
+        assert_same_end(kept, train_recomputed(task, point), cut)
+        if cut.index:
+            assert_reads(cut, kept[1][1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_trials_on_timms_nets_with_views_end_the_same(name, train_kept, tmp_path: Path) -> None:
+    """The first trial computes both views; the second, deeper inside its block, finds them."""
+    task = timm_task(
+        name, Budget(memory_bytes=PLENTY, device_bytes=0, disk_bytes=0, folder=tmp_path), views=2
+    )
+    *_, inside, head = (cut for cut in timm_cuts(task, 2) if cut.index)
+    for cut in (head, inside):
+        point = Point(cut=cut, learning_rate=1e-3)
+        kept = train_kept(task, point, upcoming=(inside, head))
+        assert_same_end(kept, train_recomputed(task, point), cut)
+        if cut is inside:
+            assert_reads(cut, kept[1])
+
+
+# --- on a GPU -----------------------------------------------------------------------------------
+
+
+def distance(one: State, other: State) -> float:
+    """Length of the difference of all weights; a batch norm's statistics are of another scale."""
+    weights = [
+        name for name in one if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
+    squares = [(one[name].double().cpu() - other[name].double().cpu()).square().sum() for name in weights]
+    return torch.stack(squares).sum().sqrt().item()
+
+
+@pytest.fixture
+def deterministic_cuda() -> Iterator[None]:
+    """Use kernels that give the same each time, without TF32: what differs is then the store's doing."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("free_reading", "deterministic_cuda")
+@pytest.mark.parametrize("tier", ["device", "memory", "disk"])
+def test_on_a_gpu_the_ends_differ_by_rounding_only(tier, train_kept, tmp_path: Path) -> None:
+    """A GPU sums in an order that depends on the batch, and a store computes larger batches than a step has.
+
+    Stochastic gradient descent carries such a difference on in proportion; AdamW would not, which moves a
+    weight by the whole learning rate whatever its gradient's size.
+    """
+    given = dict.fromkeys(("memory_bytes", "device_bytes", "disk_bytes"), 0) | {f"{tier}_bytes": PLENTY}
+    task = timm_task("resnet50", Budget(folder=tmp_path, **given), kind="cuda")
+    cuts = timm_cuts(task, 4)
+    for cut in shuffled(cuts):
+        point = Point(cut=cut, learning_rate=1e-3, optimizer="sgd")
+        start = suffix_of(task.graph, model_for(task, point, SEED), cut).state_dict()
+        kept, recomputed = train_kept(task, point, upcoming=cuts), train_recomputed(task, point)
+        moved = distance(start, recomputed[0])
+        assert moved > 0
+        assert distance(kept[0], recomputed[0]) <= GPU_TOLERANCE * moved, cut
+        for ours, theirs in zip(kept[1], recomputed[1], strict=True):
+            assert ours.train_loss == pytest.approx(theirs.train_loss, rel=GPU_LOSS_TOLERANCE)
+            assert ours.val_loss == pytest.approx(theirs.val_loss, rel=GPU_LOSS_TOLERANCE)
+        if cut.index:
+            assert_reads(cut, kept[1][1:])

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -297,6 +298,9 @@ def test_what_changes_a_value_in_place_counts_for_those_that_read_it_later() -> 
     assert two == digests_of(Changing(2.0))
 
 
+HELD = ("number", "tensor", "numbers", "function")
+
+
 class Scale(nn.Module):
     """What cannot be entered (it asks for its mode): all that it holds has to be told by its attributes."""
 
@@ -306,9 +310,11 @@ class Scale(nn.Module):
             setattr(self, name, value)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (held,) = (value for name, value in vars(self).items() if name in ("number", "tensor", "numbers"))
+        (held,) = (value for name, value in vars(self).items() if name in HELD)
         times = held["times"] if isinstance(held, dict) else held
-        return x if self.training else x * times
+        if self.training:
+            return x
+        return times(x) if callable(times) else x * times
 
 
 @pytest.mark.parametrize(
@@ -317,6 +323,8 @@ class Scale(nn.Module):
         pytest.param(lambda times: {"number": times}, id="number"),
         pytest.param(lambda times: {"tensor": torch.tensor(times)}, id="tensor"),
         pytest.param(lambda times: {"numbers": {"times": times}}, id="dict"),
+        pytest.param(lambda times: {"function": partial(torch.mul, other=times)}, id="partial"),
+        pytest.param(lambda times: {"function": lambda x: x * times}, id="closure"),
     ],
 )
 def test_what_a_whole_module_holds_determines_its_value(held: Callable[[float], dict[str, object]]) -> None:

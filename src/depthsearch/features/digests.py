@@ -6,7 +6,9 @@ Layers behind a value, names of modules and the head say nothing about it and ar
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import types
 from typing import Any
 
 import torch
@@ -73,6 +75,11 @@ def _setting(value: Any) -> str:
         return f"{{{', '.join(f'{name}: {_setting(each)}' for name, each in value.items())}}}"
     if isinstance(value, torch.Tensor):
         return _tensor(value)
+    if isinstance(value, functools.partial):
+        return f"{_setting(value.func)}{_setting(value.args)}{_setting(value.keywords)}"
+    if isinstance(value, types.FunctionType):
+        code, held = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
+        return f"{_function(value)} {code.co_code.hex()} {code.co_names} {_setting((*code.co_consts, *held))}"
     if isinstance(value, PLAIN):
         return repr(value)
     return _function(value) if hasattr(value, "__qualname__") else _function(type(value))

@@ -1,0 +1,81 @@
+"""Every benchmark runs, on a net and images too small for its figures to mean anything."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+NET = "test_resnet"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photos(digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write 20 images of each of two classes, for training and test."""
+    folder = tmp_path_factory.mktemp("photos")
+    for label in (3, 8):
+        of_class = [row for row in range(len(digits.train)) if digits.train.labels[row] == label][:20]
+        for row in of_class:
+            pixels = digits.train.images[digits.train.rows[row]].permute(1, 2, 0).numpy()
+            for split in ("train", "test"):
+                place = folder / split / str(label)
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(place / f"{row}.png")
+    return folder
+
+
+def run(script: str, *options: object, cache: Path) -> str:
+    """Run a script; give what it printed."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, options)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_grid24_has_equal_metrics_on_both_sides(photos: Path, tmp_path: Path) -> None:
+    options = ("--data", photos, "--weights", "random", "--image-size", 32, "--limit-images", 16)
+    shown = run("grid24.py", *options, "--epochs", 1, "--precision", "float32", cache=tmp_path)
+    assert "Equal     24 of 24 trials in every score and validation loss" in shown
+
+
+def test_plain_runs_a_study(photos: Path, tmp_path: Path) -> None:
+    options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
+    assert "seconds" in run("plain.py", *options, "--trials", 2, "--epochs", 1, cache=tmp_path).lower()
+
+
+def test_suffix_rate_prints_a_ratio_for_each_cut(photos: Path, tmp_path: Path) -> None:
+    options = ("--data", photos, "--backbone", NET, "--image-size", 32, "--batch-size", 8, "--rounds", 1)
+    assert run("suffix_rate.py", *options, cache=tmp_path).count(f"| {NET} |") == 5
+
+
+def test_memory_prints_a_row_for_each_budget(photos: Path, tmp_path: Path) -> None:
+    shown = run("memory.py", "--data", photos, "--backbone", NET, "--image-size", 32, cache=tmp_path)
+    assert shown.count(" MiB |") >= 3
+
+
+def test_demo_finds_the_same_cold_and_warm(tmp_path: Path) -> None:
+    study = f"--backbone {NET} --weights random --image-size 16 --trials 3 --epochs 1 --precision float32"
+    shown = run("demo.py", "--", *study.split(), cache=tmp_path)
+    assert "the best cut and its score are the same" in shown
+
+
+def test_views_prints_a_row_for_each_number_of_views(photos: Path, tmp_path: Path) -> None:
+    options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
+    settings = ("--layer", "fc", "--epochs", 2, "--seeds", 2, "--views", 1, 2)
+    shown = run("views.py", *options, *settings, cache=tmp_path)
+    assert [name for name in ("1", "2", "fresh") if f"\n| {name} | " not in shown] == []
+
+
+def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
+    table = tmp_path / "digits.json"
+    options = ("--backbone", NET, "--weights", "random", "--image-size", 16, "--epochs", 1)
+    grid = ("--cuts", 3, "--learning-rates", "1e-3,1e-2", "--precision", "float32", "--out", table)
+    run("first_depths.py", "table", *options, *grid, cache=tmp_path)
+    shown = run("first_depths.py", "compare", table, "--seeds", 1, "--trials", 7, cache=tmp_path)
+    assert "centred" in shown
