@@ -39,7 +39,7 @@ def run(script: str, *options: object, cache: Path) -> str:
 
 
 def test_grid24_has_equal_metrics_on_both_sides(photos: Path, tmp_path: Path) -> None:
-    options = ("--data", photos, "--weights", "random", "--image-size", 32, "--limit-images", 16)
+    options = ("--data", photos, "--weights", "random", "--image-size", 32, "--limit-images", 8)
     shown = run("grid24.py", *options, "--epochs", 1, "--precision", "float32", cache=tmp_path)
     assert "Equal     24 of 24 trials in every score and validation loss" in shown
 

@@ -28,7 +28,7 @@ from depthsearch.devices import is_out_of_memory
 from depthsearch.features.budget import Budget
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.parts import FrozenBackbone, Layout, Part
-from depthsearch.features.rowfile import SUFFIX, MappedRows, RowWriter, content_of, is_whole, kept_files
+from depthsearch.features.rowfile import SUFFIX, MappedRows, RowWriter, content_of, is_whole
 from depthsearch.features.rule import Asks, Starts, choose
 from depthsearch.files import remove_abandoned
 
@@ -236,18 +236,22 @@ class _Disk:
         return self.folder / f"{key}{SUFFIX}"
 
     def _make_room(self, n_bytes: int) -> bool:
-        there = sorted(kept_files(self.folder), key=lambda file: file.used)
-        used = sum(file.n_bytes for file in there if file.path.suffix == SUFFIX)
-        used += sum(self._promised.values())
-        for file in there:
+        files = []
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            # Another process may remove it meanwhile.
+            with contextlib.suppress(OSError):
+                files.append((path.stat(), path))
+        used = sum(found.st_size for found, _ in files) + sum(self._promised.values())
+        for found, path in sorted(files, key=lambda file: file[0].st_mtime):
             if used + n_bytes <= self.budget_bytes:
                 break
-            if file.path.suffix == SUFFIX and file.path.stem not in self.wanted:
-                log.debug("disk: %s goes, %d bytes", file.path.stem, file.n_bytes)
+            if path.stem not in self.wanted:
                 # A file that is mapped takes up the disk for as long as it is.
-                self._mapped.pop(file.path.stem, None)
-                file.path.unlink(missing_ok=True)
-                used -= file.n_bytes
+                self._mapped.pop(path.stem, None)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+                    used -= found.st_size
+                    log.debug("disk: %s goes, %d bytes", path.stem, found.st_size)
         free = shutil.disk_usage(self.folder).free - sum(self._promised.values())
         return used + n_bytes <= self.budget_bytes and n_bytes <= free
 
@@ -414,12 +418,15 @@ class FeatureStore:
         """
         boundaries = [self.frozen.graph.boundary(position) for position in positions]
         targets = list(dict.fromkeys(node for boundary in boundaries for node in boundary))
+        spread = torch.linspace(0, len(viewed) - 1, min(n_most, len(viewed))).long()
         chosen = torch.zeros(len(viewed), dtype=torch.bool)
-        chosen[torch.linspace(0, len(viewed) - 1, min(n_most, len(viewed))).long()] = True
+        chosen[spread] = True
         found: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in targets}
         part, rows = self._start(viewed, targets, max(positions, default=0))
         with self._filling(viewed, self._missing(viewed, part), spent) as fillings:
-            for index in self._batches(len(viewed)) if fillings else chosen.nonzero()[:, 0].split(READ_BATCH):
+            shown = torch.arange(len(viewed)) if fillings else spread
+            for places_shown in self._batches(len(shown)):
+                index = shown[places_shown]
                 filled_up = self.frozen.filled_up(index)
                 values = self.values(viewed, part, rows, filled_up, spent)
                 spent.macs += part.macs * len(filled_up)
@@ -543,14 +550,13 @@ class FeatureStore:
         fillings = [_Filling(item, self._memories, self._disk) for item in missing]
         try:
             yield {filling.item.node: filling for filling in fillings if filling.has_place}
+            for filling in fillings:
+                words = {"backbone": self._name, "layer": filling.item.node.name, "view": viewed.number}
+                spent.kept_bytes += filling.end(words)
         except BaseException as error:
             for filling in fillings:
                 filling.abandon(error)
             raise
-        for filling in fillings:
-            spent.kept_bytes += filling.end(
-                {"backbone": self._name, "layer": filling.item.node.name, "view": viewed.number}
-            )
 
     def _batches(self, n_images: int) -> Sequence[torch.Tensor]:
         """Divide a set into batches of almost one size: a small one would be rounded in another way."""
