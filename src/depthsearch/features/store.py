@@ -40,9 +40,9 @@ PASS_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
 READ_BATCH = 1024
 # A file's description is a little smaller.
 DESCRIPTION_BYTES = 512
-# MACs that a device computes while it reads a byte: what a kept byte has to save to be worth reading.
-# On CPUs measured (benchmarks/RESULTS.md); on GPUs reckoned from 15 T MACs/s and 2 TB/s (its own memory),
-# 5 GB/s (the host's), 2 GB/s (a disk).
+# MACs that a device computes while it reads a byte: what a kept byte has to save to be worth reading. On a
+# CPU 3 to 8 were measured (benchmarks/RESULTS.md); faster ones compute more, and a file may not be cached. On
+# GPUs reckoned from 15 T MACs/s and 2 TB/s (its own memory), 5 GB/s (the host's), 2 GB/s (a disk).
 MACS_PER_BYTE = {
     "cpu": {"memory": 20.0, "disk": 80.0},
     "cuda": {"device": 10.0, "memory": 4e3, "disk": 1e4},
