@@ -801,7 +801,7 @@ def test_a_file_that_goes_is_not_held_open(open_store, viewed) -> None:
 
 
 def test_decisions_are_logged(open_store, viewed, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "depthsearch.features.store")
+    caplog.set_level(logging.DEBUG, "depthsearch.features")
     store = open_store(memory=SHALLOW_BYTES, disk=SHALLOW_BYTES + DEEP_BYTES + 1000)
     trial(store, viewed, SHALLOW)
     trial(store, viewed, DEEP)
@@ -819,7 +819,7 @@ def test_decisions_are_logged(open_store, viewed, caplog: pytest.LogCaptureFixtu
 def test_want_of_room_and_damage_are_logged(
     open_store, viewed, images, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.DEBUG, "depthsearch.features.store")
+    caplog.set_level(logging.DEBUG, "depthsearch.features")
     trial(open_store(), viewed, DEEP)
     (path,) = files_of(open_store()._disk.folder)
     path.write_bytes(b"")

@@ -11,35 +11,28 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import timm
 import torch
 from torch import fx
 
-from depthsearch.devices import is_out_of_memory
 from depthsearch.features.budget import Budget
 from depthsearch.features.images import ViewedImages
-from depthsearch.features.parts import FrozenBackbone, Layout, Part
-from depthsearch.features.rowfile import SUFFIX, MappedRows, RowWriter, content_of, is_whole
+from depthsearch.features.parts import FrozenBackbone, Part
 from depthsearch.features.rule import Asks, Starts, choose
-from depthsearch.files import remove_abandoned
+from depthsearch.features.tiers import Disk, Filling, Item, Memory, Rows
 
-__all__ = ["FeatureStore", "Rows", "Spent"]
+__all__ = ["FeatureStore", "Spent"]
 
 FORMAT = 1
 # Images run at once when a tensor is computed to be kept.
 PASS_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
 READ_BATCH = 1024
-# A file's description is a little smaller.
-DESCRIPTION_BYTES = 512
 # MACs that a device computes while it reads a byte: what a kept byte has to save to be worth reading. On a
 # CPU 3 to 8 were measured (benchmarks/RESULTS.md); faster ones compute more, and a file may not be cached. On
 # GPUs reckoned from 15 T MACs/s and 2 TB/s (its own memory), 5 GB/s (the host's), 2 GB/s (a disk).
@@ -67,261 +60,6 @@ class Spent:
     read_bytes: int = 0
 
 
-class Rows(Protocol):
-    """Rows of a kept tensor by image."""
-
-    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        """Copy the rows ``(b, *shape)`` of the images at ``index`` ``(b,)``."""
-
-
-class _Resident:
-    """Rows in memory, of the host or of a device."""
-
-    def __init__(self, rows: torch.Tensor) -> None:
-        self.rows = rows
-
-    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        return self.rows.index_select(0, index.to(self.rows.device, non_blocking=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One tensor that may be kept: a node's values for one set in one view."""
-
-    key: str
-    node: fx.Node
-    layout: Layout
-    viewed: ViewedImages
-
-    @property
-    def n_bytes(self) -> int:
-        return self.layout.row_bytes * len(self.viewed)
-
-    def __str__(self) -> str:
-        return f"{self.key} ({self.node.name}, view {self.viewed.number} of {len(self.viewed)} images)"
-
-
-class _Memory:
-    """Tensors kept in one memory, the longest unused first."""
-
-    def __init__(self, name: str, device: torch.device, budget_bytes: int) -> None:
-        self.name = name
-        self.device = device
-        self.budget_bytes = budget_bytes
-        self.wanted: frozenset[str] = frozenset()
-        self.rows: dict[str, _Resident] = {}
-        self._promised: dict[str, int] = {}
-
-    def find(self, key: str) -> _Resident | None:
-        found = self.rows.pop(key, None)
-        if found is not None:
-            self.rows[key] = found
-        return found
-
-    def allocate(self, item: _Item) -> torch.Tensor | None:
-        """Make room for a wanted tensor: what is not in the plan goes, the longest unused first."""
-        if item.key not in self.wanted:
-            return None
-        for key in [key for key in self.rows if key not in self.wanted]:
-            if self._used_bytes() + item.n_bytes <= self.budget_bytes:
-                break
-            log.debug("%s: %s goes, %d bytes", self.name, key, self.rows.pop(key).rows.nbytes)
-        if self._used_bytes() + item.n_bytes > self.budget_bytes:
-            log.debug("%s: no room for %s, %d bytes", self.name, item, item.n_bytes)
-            return None
-        try:
-            shape = (len(item.viewed), *item.layout.shape)
-            rows = torch.empty(shape, dtype=item.layout.dtype, device=self.device)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            log.debug("%s: full already, no room for %s, %d bytes", self.name, item, item.n_bytes)
-            return None
-        self._promised[item.key] = item.n_bytes
-        return rows
-
-    def keep(self, item: _Item, rows: torch.Tensor) -> _Resident:
-        """Keep the tensor that was allocated, now filled."""
-        self.forget(item)
-        self.rows[item.key] = _Resident(rows)
-        log.debug("%s: keeps %s, %d bytes", self.name, item, item.n_bytes)
-        return self.rows[item.key]
-
-    def forget(self, item: _Item) -> None:
-        """Take back the promise of room."""
-        self._promised.pop(item.key, None)
-
-    def _used_bytes(self) -> int:
-        return sum(kept.rows.nbytes for kept in self.rows.values()) + sum(self._promised.values())
-
-
-class _Disk:
-    """Tensors kept as files; shared with other processes, and with studies of other days."""
-
-    def __init__(self, folder: Path, budget_bytes: int) -> None:
-        self.folder = folder
-        self.budget_bytes = budget_bytes
-        self.wanted: frozenset[str] = frozenset()
-        self._mapped: dict[str, MappedRows] = {}
-        self._promised: dict[str, int] = {}
-        if budget_bytes:
-            with contextlib.suppress(OSError):
-                remove_abandoned(folder)
-
-    def keys(self) -> set[str]:
-        """List the keys of the files there, whole or not, and of those mapped already."""
-        found = set(self._mapped)
-        if self.budget_bytes:
-            with contextlib.suppress(OSError):
-                names = {entry.name for entry in os.scandir(self.folder)}
-                found |= {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
-        return found
-
-    def find(self, item: _Item) -> MappedRows | None:
-        """Open a file if it is whole; one that is damaged is removed."""
-        if item.key in self._mapped:
-            return self._mapped[item.key]
-        path = self._path(item.key)
-        try:
-            if not is_whole(path, content_of(item.key, item.layout, len(item.viewed))):
-                log.debug("disk: %s is damaged or foreign, and removed", path)
-                path.unlink(missing_ok=True)
-                return None
-            # A file of another user, or on a disk mounted for reading, keeps its time.
-            with contextlib.suppress(OSError):
-                os.utime(path)
-            rows = self._mapped[item.key] = MappedRows(path, item.layout, len(item.viewed))
-        except (OSError, ValueError) as error:
-            log.debug("disk: %s cannot be used: %s", path, error)
-            return None
-        return rows
-
-    def begin(self, item: _Item) -> RowWriter | None:
-        """Begin a wanted file if there is room; what is not in the plan goes, the longest unused first."""
-        if item.key not in self.wanted:
-            return None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._make_room(item.n_bytes + DESCRIPTION_BYTES):
-                log.debug("disk: no room for %s, %d bytes", item, item.n_bytes)
-                return None
-            writer = RowWriter(self._path(item.key))
-        except OSError as error:
-            self.give_up(error)
-            return None
-        self._promised[item.key] = item.n_bytes + DESCRIPTION_BYTES
-        return writer
-
-    def end(self, item: _Item, writer: RowWriter, words: Mapping[str, object]) -> None:
-        """Give a complete file its name.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        self.forget(item)
-        writer.end(content_of(item.key, item.layout, len(item.viewed)), words)
-        log.debug("disk: keeps %s, %d bytes", item, item.n_bytes)
-
-    def forget(self, item: _Item) -> None:
-        """Take back the promise of room."""
-        self._promised.pop(item.key, None)
-
-    def give_up(self, error: OSError) -> None:
-        """Write no more: the disk is full, or the folder cannot be written to."""
-        log.warning("Features are no longer kept on disk: %s", error)
-        self.wanted = frozenset()
-        self.budget_bytes = 0
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}{SUFFIX}"
-
-    def _make_room(self, n_bytes: int) -> bool:
-        files = []
-        for path in self.folder.glob(f"*{SUFFIX}"):
-            # Another process may remove it meanwhile.
-            with contextlib.suppress(OSError):
-                files.append((path.stat(), path))
-        used = sum(found.st_size for found, _ in files) + sum(self._promised.values())
-        for found, path in sorted(files, key=lambda file: file[0].st_mtime):
-            if used + n_bytes <= self.budget_bytes:
-                break
-            if path.stem not in self.wanted:
-                # A file that is mapped takes up the disk for as long as it is.
-                self._mapped.pop(path.stem, None)
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-                    used -= found.st_size
-                    log.debug("disk: %s goes, %d bytes", path.stem, found.st_size)
-        free = shutil.disk_usage(self.folder).free - sum(self._promised.values())
-        return used + n_bytes <= self.budget_bytes and n_bytes <= free
-
-
-class _Filling:
-    """A tensor on its way into memory, onto the disk, or both."""
-
-    def __init__(self, item: _Item, memories: Sequence[_Memory], disk: _Disk) -> None:
-        self.item = item
-        self.disk = disk
-        self.memory: _Memory | None = None
-        self.rows: torch.Tensor | None = None
-        for memory in memories:
-            if self.rows is None:
-                self.memory, self.rows = memory, memory.allocate(item)
-        self.writer = disk.begin(item)
-        self.n_done = 0
-
-    @property
-    def has_place(self) -> bool:
-        """Whether there is room for it anywhere."""
-        return self.rows is not None or self.writer is not None
-
-    def add(self, value: torch.Tensor) -> None:
-        """Take the values of the next images ``(b, ...)``."""
-        rows = self.item.layout.to_rows(value)
-        if rows.dtype != self.item.layout.dtype or rows.shape[1:] != self.item.layout.shape:
-            raise RuntimeError(f"{self.item} is {rows.dtype} {tuple(rows.shape)}, not {self.item.layout}")
-        if self.rows is not None:
-            self.rows[self.n_done : self.n_done + len(rows)].copy_(rows)
-        if self.writer is not None:
-            try:
-                self.writer.write(rows.cpu())
-            except OSError as error:
-                self._stop_writing(error)
-        self.n_done += len(rows)
-
-    def end(self, words: Mapping[str, object]) -> int:
-        """Keep what was computed; return how many bytes.
-
-        Raises:
-            RuntimeError: If some images are missing.
-        """
-        if self.has_place and self.n_done != len(self.item.viewed):
-            raise RuntimeError(f"{self.item}: only {self.n_done} were computed")
-        if self.memory is not None and self.rows is not None:
-            self.memory.keep(self.item, self.rows)
-        if self.writer is not None:
-            try:
-                self.disk.end(self.item, self.writer, words)
-            except OSError as error:
-                self._stop_writing(error)
-        return self.item.n_bytes if self.has_place else 0
-
-    def abandon(self, reason: BaseException) -> None:
-        """Keep nothing."""
-        if self.memory is not None:
-            self.memory.forget(self.item)
-        if self.writer is not None:
-            self.disk.forget(self.item)
-            self.writer.abandon(reason)
-
-    def _stop_writing(self, error: OSError) -> None:
-        self.disk.forget(self.item)
-        self.disk.give_up(error)
-        if self.writer is not None:
-            self.writer.abandon(error)
-        self.writer = None
-
-
 class FeatureStore:
     """Keeps what the frozen backbone makes of images, and says where a pass over them may start."""
 
@@ -338,12 +76,12 @@ class FeatureStore:
         self.frozen = frozen
         self._name = name
         self._costs = MACS_PER_BYTE[device.kind]
-        self._memories = [_Memory("memory", torch.device("cpu"), budget.memory_bytes)]
+        self._memories = [Memory("memory", torch.device("cpu"), budget.memory_bytes)]
         if "device" in self._costs:
-            self._memories.insert(0, _Memory("device", device.torch_device, budget.device_bytes))
-        self._disk = _Disk(budget.folder, budget.disk_bytes)
+            self._memories.insert(0, Memory("device", device.torch_device, budget.device_bytes))
+        self._disk = Disk(budget.folder, budget.disk_bytes)
         self._keeps = any(m.budget_bytes for m in self._memories) or budget.disk_bytes > 0
-        self._items: dict[str, dict[fx.Node, _Item]] = {}
+        self._items: dict[str, dict[fx.Node, Item]] = {}
 
     def expect(self, asks: Sequence[Asks[ViewedImages]]) -> None:
         """Plan what to keep for the passes that may still be asked for; see `rule`.
@@ -445,20 +183,20 @@ class FeatureStore:
         features = [torch.cat([torch.cat(found[n]) for n in boundary], 1) for boundary in boundaries]
         return features, viewed.labels[chosen]
 
-    def _missing(self, viewed: ViewedImages, part: Part) -> list[_Item]:
+    def _missing(self, viewed: ViewedImages, part: Part) -> list[Item]:
         """List what is wanted of that which a part computes, in the order of execution."""
         items = self.items(viewed)
         wanted = [items[node] for node in part.computed if node in items and self._wants(items[node])]
         return sorted(wanted, key=lambda item: self.frozen.position(item.node))
 
-    def items(self, viewed: ViewedImages) -> dict[fx.Node, _Item]:
+    def items(self, viewed: ViewedImages) -> dict[fx.Node, Item]:
         """List all that could be kept of a set in a view."""
         if not self._keeps:
             return {}
         found = self._items.get(viewed.fingerprint)
         if found is None:
             found = self._items[viewed.fingerprint] = {
-                node: _Item(self._key(node, viewed), node, layout, viewed)
+                node: Item(self._key(node, viewed), node, layout, viewed)
                 for node, layout in self.frozen.layouts.items()
             }
         return found
@@ -480,7 +218,7 @@ class FeatureStore:
             self.items(viewed)[nodes[column]].key for viewed, columns in chosen.items() for column in columns
         )
 
-    def _wants(self, item: _Item) -> bool:
+    def _wants(self, item: Item) -> bool:
         return item.key in self._disk.wanted or any(item.key in m.wanted for m in self._memories)
 
     def _start(
@@ -503,7 +241,7 @@ class FeatureStore:
                 return part, [rows.get(node) for node in part.inputs]
             known -= damaged
 
-    def _find(self, item: _Item) -> Rows | None:
+    def _find(self, item: Item) -> Rows | None:
         """Find a tensor in the fastest memory; one that belongs there and lies on disk is read in."""
         for memory in self._memories:
             resident = memory.find(item.key)
@@ -524,7 +262,7 @@ class FeatureStore:
                 return memory.keep(item, rows)
         return mapped
 
-    def _fill(self, viewed: ViewedImages, missing: Sequence[_Item], spent: Spent) -> None:
+    def _fill(self, viewed: ViewedImages, missing: Sequence[Item], spent: Spent) -> None:
         """Compute tensors in one pass over the images and keep them, where there is room."""
         with self._filling(viewed, missing, spent) as fillings:
             if fillings:
@@ -544,10 +282,10 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _filling(
-        self, viewed: ViewedImages, missing: Sequence[_Item], spent: Spent
-    ) -> Iterator[dict[fx.Node, _Filling]]:
+        self, viewed: ViewedImages, missing: Sequence[Item], spent: Spent
+    ) -> Iterator[dict[fx.Node, Filling]]:
         """Make places for tensors; keep them at the end, and nothing of them after an error."""
-        fillings = [_Filling(item, self._memories, self._disk) for item in missing]
+        fillings = [Filling(item, self._memories, self._disk) for item in missing]
         try:
             yield {filling.item.node: filling for filling in fillings if filling.has_place}
             for filling in fillings:
