@@ -29,7 +29,7 @@ from depthsearch.cuts import list_cuts
 from depthsearch.dashboard import serve
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import choose_device, use_all_cores
-from depthsearch.errors import SettingsError
+from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget, kept_files
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render, render_trials, summarize
@@ -43,6 +43,8 @@ __all__ = ["cache", "cuts", "dashboard", "report", "study"]
 
 # Without a terminal there is no width to keep to.
 PLAIN_WIDTH = 160
+# Options that say nothing of what is trained; a database's address may hold a password.
+NOT_KEPT = ("command", "storage", "name", "json", "trials", "keep_memory", "keep_disk")
 OPTIONAL_RANGES: dict[str, Any] = {
     "head_depth": (1, 3),
     "dropout": (0.0, 0.5),
@@ -246,6 +248,39 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sea
     return Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget), space
 
 
+def _again(stored: optuna.Study, options: Mapping[str, Any], console: Console) -> tuple[Task, SearchSpace]:
+    """Load the backbone and the images of a stored study once more; refuse others than it had.
+
+    Args:
+        stored: The study.
+        options: What to do otherwise, such as the device; values that are None count as not given.
+        console: Where to say what is loaded.
+
+    Raises:
+        StudyError: If the study does not say how it was run, or its images or weights are others now.
+    """
+    kept = stored.user_attrs.get("provenance", {}).get("options")
+    if kept is None:
+        raise StudyError(
+            f"Study {stored.study_name!r} was stored by an older depthsearch, without its options. "
+            "Run it again under another --name."
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    merged = {"keep_memory": None, "keep_disk": None, **kept, **given}
+    # The database turned tuples into lists.
+    merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
+    task, space = _prepare(argparse.Namespace(**merged), console)
+    data, backbone = stored.user_attrs["data"], stored.user_attrs["backbone"]
+    if task.data.fingerprint != data["fingerprint"] or task.backbone.digest != backbone["digest"]:
+        changed = "images" if task.data.fingerprint != data["fingerprint"] else "weights"
+        was = data["source"] if changed == "images" else backbone["weights"]
+        raise StudyError(
+            f"The {changed} of study {stored.study_name!r} ({was}) are not what they were. "
+            "Bring those back, or run the study again under another --name."
+        )
+    return task, space
+
+
 def _load_images(arguments: argparse.Namespace, console: Console, preprocessing: Preprocessing) -> DataSet:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("Decoding images", visible=False)
@@ -319,8 +354,16 @@ def _provenance(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
         "device": task.device.kind,
         "precision": task.device.precision,
-        "weights option": arguments.weights,
+        "options": _kept_options(arguments, task),
     }
+
+
+def _kept_options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Take down what another command needs to load the same backbone and images again."""
+    options = {name: value for name, value in vars(arguments).items() if name not in NOT_KEPT}
+    if arguments.weights not in ("auto", "random"):
+        options["weights"] = str(Path(arguments.weights).resolve())
+    return {**options, "data": task.data.source}
 
 
 def _existing(url: str) -> str:

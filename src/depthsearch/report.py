@@ -118,6 +118,11 @@ class Summary:
         """Count the trials that are over, however they ended."""
         return sum(self.count(state) for state in ("complete", "pruned", "fail"))
 
+    @property
+    def chosen(self) -> TrialSummary | None:
+        """The trial whose setting is the study's answer."""
+        return self.best
+
     def top_cuts(self, n: int = 5) -> list[TrialSummary]:
         """List the best complete trial of each cut, best first."""
         ranked = rank(self.trials, maximize=self.maximize)
