@@ -2,5 +2,6 @@
 
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.loading import load_data
+from depthsearch.data.splits import divided
 
-__all__ = ["DataSet", "ImageSet", "load_data"]
+__all__ = ["DataSet", "ImageSet", "divided", "load_data"]

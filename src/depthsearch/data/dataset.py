@@ -1,8 +1,11 @@
 """A data set as the rest of the program sees it."""
 
-import hashlib
-from dataclasses import dataclass
+from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
 from torch import Tensor
 
 
@@ -31,6 +34,12 @@ class ImageSet:
     def __len__(self) -> int:
         """Count the images."""
         return len(self.rows)
+
+    def joined(self, other: ImageSet) -> ImageSet:
+        """Put the images of another split of the same store behind these."""
+        return replace(
+            self, rows=torch.cat([self.rows, other.rows]), labels=torch.cat([self.labels, other.labels])
+        )
 
     def gather(self, index: Tensor) -> Tensor:
         """Copy some images out of the store.
