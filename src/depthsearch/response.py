@@ -5,7 +5,7 @@ learning rate and the other searched dimensions borrows strength from neighbours
 Gaussian Processes for Machine Learning, 2006, chapters 2 and 5). With a few dozen trials its length scales
 and noise are not known well enough to be taken for given: they are averaged over a grid, each weighed by how
 probable it makes the scores, and the scores' scale is integrated out, so that intervals are those of a
-Student distribution. ``n`` trials, ``m`` settings asked for, ``d`` dimensions, each in [0, 1], the cut's depth first.
+Student distribution. ``n`` trials, ``m`` settings asked for, ``d`` dimensions in [0, 1], the depth first.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ __all__ = ["Observation", "Response"]
 
 Floats = NDArray[np.float64]
 
-DEPTH_SCALES = (0.1, 0.2, 0.4, 0.8, 1.6)
-OTHER_SCALES = (0.15, 0.3, 0.6, 1.2)
+# Length scales in shares of a dimension's range: the score changes slowly over depth and over the logarithm
+# of the learning rate, and hardly with the rest (head width, ...).
+DEPTH_SCALES = (0.4, 0.8, 1.6, 3.2)
+RATE_SCALES = (0.6, 1.2, 2.4)
+REST_SCALE = 4.0
 # Variance of the noise over that of the response.
 NOISE_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # What is expected before any trial, on a log scale: median and deviation.
@@ -39,14 +42,12 @@ class Observation:
     """One trial's score.
 
     Attributes:
-        place: Its setting ``(d,)`` in [0, 1], the depth of its cut first.
+        place: Its setting ``(d,)`` in [0, 1]: the depth of its cut, the learning rate, the rest.
         score: More is better.
-        doubt: Standard deviation that comes on top of the noise: of a pruned trial, whose score is a guess.
     """
 
     place: tuple[float, ...]
     score: float
-    doubt: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,7 @@ class Response:
         scores = np.array([o.score for o in observations])
         self._offset = float(scores.mean())
         self._unit = float(scores.std()) or 1.0
-        doubts = np.array([o.doubt for o in observations]) / self._unit
-        fits = list(self._fits((scores - self._offset) / self._unit, doubts))
+        fits = self._fits((scores - self._offset) / self._unit)
         log_weights = np.array([fit.log_weight for fit in fits])
         weights = np.exp(log_weights - log_weights.max())
         order = np.argsort(-weights, kind="stable")
@@ -90,14 +90,14 @@ class Response:
         self._fitted = [fits[i] for i in kept]
         self._weights = weights[kept] / weights[kept].sum()
 
-    def _fits(self, scores: Floats, doubts: Floats) -> Sequence[_Fit]:
+    def _fits(self, scores: Floats) -> Sequence[_Fit]:
         n, d = self._places.shape
         ones = np.ones(n)
         found = []
-        others = OTHER_SCALES if d > 1 else (1.0,)
-        for depth_scale, other_scale, noise in itertools.product(DEPTH_SCALES, others, NOISE_SHARES):
-            scales = np.array([depth_scale, *[other_scale] * (d > 1), *[1.0] * (d - 2)])
-            covariance = _matern(self._places, self._places, scales) + np.diag(noise + doubts**2)
+        rates = RATE_SCALES if d > 1 else (1.0,)
+        for depth_scale, rate_scale, noise in itertools.product(DEPTH_SCALES, rates, NOISE_SHARES):
+            scales = np.array([depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2)])
+            covariance = _matern(self._places, self._places, scales) + noise * np.eye(n)
             try:
                 factor = cho_factor(covariance, lower=True)
             except LinAlgError:
@@ -106,8 +106,7 @@ class Response:
             precision = float(ones @ solved)
             mean = float(solved @ scores) / precision
             residual = cho_solve(factor, scores - mean)
-            # With a flat prior on the mean and a scale-free one on the variance, both integrated out. The
-            # doubts are in units of the scores, of which the response's variance is about one.
+            # With a flat prior on the mean and a scale-free one on the variance, both integrated out.
             squares = max(float((scores - mean) @ residual), 1e-12)
             log_evidence = (
                 -float(np.log(np.diag(factor[0])).sum())

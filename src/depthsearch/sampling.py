@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median, stdev
+from statistics import median
 from typing import Any
 
 import optuna
@@ -123,28 +122,15 @@ def _shadow(study: optuna.Study) -> optuna.Study:
     shadow = optuna.Study("shadow", storage, sampler=RandomSampler(seed=0))
     shadow.add_trials(
         [
-            create_trial(params=t.params, distributions=t.distributions, value=guess.score)
-            for t, guess in zip(trials, extrapolated(trials, sign), strict=True)
-            if guess is not None
+            create_trial(params=t.params, distributions=t.distributions, value=value)
+            for t, value in zip(trials, extrapolated(trials, sign), strict=True)
+            if value is not None
         ]
     )
     return shadow
 
 
-@dataclass(frozen=True, slots=True)
-class Extrapolation:
-    """The score that a trial has, or would likely have reached.
-
-    Attributes:
-        score: As the study's direction counts.
-        doubt: Standard deviation of the gains that it was guessed from; 0 for a complete trial.
-    """
-
-    score: float
-    doubt: float = 0.0
-
-
-def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[Extrapolation | None]:
+def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[float | None]:
     """Give each trial a final score: its own, or for a pruned one what it would likely have reached.
 
     Args:
@@ -152,7 +138,7 @@ def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[Extra
         sign: 1 where more is better, -1 where less is.
 
     Returns:
-        One a trial; None where nothing can be said, as no trial is complete.
+        A score a trial; None where nothing can be said, as no trial is complete.
     """
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     if not complete:
@@ -160,19 +146,17 @@ def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[Extra
     finals = sorted(sign * float(t.value) for t in complete if t.value is not None)
     ceiling = finals[-1] - 0.005
 
-    def final(trial: FrozenTrial) -> Extrapolation:
+    def final(trial: FrozenTrial) -> float:
         if trial.state == TrialState.COMPLETE and trial.value is not None:
-            return Extrapolation(float(trial.value))
+            return float(trial.value)
         if trial.user_attrs.get("diverged") or not trial.intermediate_values:
-            return Extrapolation(sign * min(finals[0], ceiling))
+            return sign * min(finals[0], ceiling)
         step, score = max(trial.intermediate_values.items())
         gains = [
             sign * (float(t.value) - t.intermediate_values[step])
             for t in complete
             if t.value is not None and step in t.intermediate_values
         ]
-        gain = median(gains) if gains else 0.0
-        doubt = stdev(gains) if len(gains) > 1 else abs(gain)
-        return Extrapolation(sign * min(sign * score + gain, ceiling), doubt)
+        return sign * min(sign * score + (median(gains) if gains else 0.0), ceiling)
 
     return [final(t) for t in trials]
