@@ -1,8 +1,10 @@
 """A data set as the rest of the program sees it."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +33,14 @@ class ImageSet:
     def __len__(self) -> int:
         """Count the images."""
         return len(self.rows)
+
+    def __add__(self, other: Self) -> Self:
+        """Join two sets of one store, this one's images first."""
+        return replace(
+            self,
+            rows=torch.cat([self.rows, other.rows]),
+            labels=torch.cat([self.labels, other.labels]),
+        )
 
     def gather(self, index: Tensor) -> Tensor:
         """Copy some images out of the store.
@@ -62,6 +72,7 @@ class DataSet:
         duplicates: Groups of paths whose files are the same to the byte and lie in different
             splits.
         image_size: Side of the images in pixels.
+        crop_share: Share of the shorter side that the images keep, in (0, 1].
     """
 
     name: str
@@ -74,6 +85,7 @@ class DataSet:
     skipped: tuple[str, ...]
     duplicates: tuple[tuple[str, ...], ...]
     image_size: int
+    crop_share: float
 
     @property
     def num_classes(self) -> int:
