@@ -42,6 +42,7 @@ __all__ = [
     "Event",
     "TrialEnded",
     "TrialStarted",
+    "lease",
     "open_storage",
     "open_study",
     "search",
@@ -181,7 +182,7 @@ def search(
     """
     study.pruner = make_pruner(pruner, task.recipe.epochs)
     folder = checkpoints / str(study.user_attrs["checkpoint_id"])
-    with _lease(study) as renew:
+    with lease(study) as renew:
         if "transfer_curve" not in study.user_attrs:
             yield _draw_curve(study, task, space, n_trials=n_trials)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -425,8 +426,15 @@ def _anchor(space: SearchSpace, index: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _lease(study: optuna.Study) -> Iterator[Callable[[], None]]:
-    """Hold the study's lease: a second coordinator is refused while the first lives."""
+def lease(study: optuna.Study) -> Iterator[Callable[[], None]]:
+    """Hold the study's lease: a second coordinator is refused while the first lives.
+
+    Yields:
+        To be called now and then: renews the lease.
+
+    Raises:
+        StudyError: If another process holds it.
+    """
     holder = study.user_attrs.get("coordinator")
     if holder and _lives(holder):
         raise StudyError(
