@@ -116,7 +116,7 @@ def save(
     }
     config = _config(model, description)
     try:
-        with folder_written_whole(folder) as partial:
+        with folder_written_whole(folder.resolve()) as partial:
             (partial / WEIGHTS).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
             (partial / CONFIG).write_text(
                 json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -187,7 +187,7 @@ def _config(model: nn.Module, description: Description) -> dict[str, Any]:
     return {
         "architecture": before["architecture"],
         "num_classes": len(description.classes),
-        "num_features": model.num_features,
+        "num_features": getattr(model, "num_features", None),
         "label_names": list(description.classes),
         "pretrained_cfg": {
             **{name: before[name] for name in KEPT if name in before},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -60,30 +61,11 @@ def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:
     Raises:
         ModelError: If the model cannot be written so, or computes something else there.
     """
-    import onnx
-    import onnxruntime
-
     whole = _FromPixels(classifier.model, classifier.preprocessing).eval()
     images = pixels.float()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            # The exporter's own deprecations say nothing of this model.
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                whole,
-                (images[:2],),
-                input_names=["pixels"],
-                output_names=["probabilities"],
-                dynamic_shapes={"pixels": {0: torch.export.Dim.DYNAMIC}},
-                dynamo=True,
-                verbose=False,
-            )
-            assert program is not None
-            proto = program.model_proto
-        onnx.helper.set_model_props(proto, {"classes": json.dumps(classifier.classes)})
-        content: bytes = proto.SerializeToString()
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        theirs = torch.from_numpy(session.run(["probabilities"], {"pixels": images.numpy()})[0])
+        content = _written(whole, images[:2], classifier.classes)
+        theirs = _run(content, images)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"The model cannot be written as ONNX: {reason} Leave --onnx out.") from error
@@ -95,6 +77,36 @@ def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:
             f"{TOLERANCE:g}. Leave --onnx out."
         )
     return OnnxFile(content=content, difference=difference, n_images=len(pixels))
+
+
+def _written(whole: nn.Module, example: torch.Tensor, classes: Sequence[str]) -> bytes:
+    """Write a model from pixels to probabilities, for any number of images."""
+    import onnx
+
+    with warnings.catch_warnings(), torch.no_grad():
+        # The exporter's own deprecations say nothing of this model.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            whole,
+            (example,),
+            input_names=["pixels"],
+            output_names=["probabilities"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim.DYNAMIC}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {"classes": json.dumps(classes)})
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _run(content: bytes, images: torch.Tensor) -> torch.Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["probabilities"], {"pixels": images.numpy()})[0])
 
 
 class _FromPixels(nn.Module):

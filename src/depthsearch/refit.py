@@ -20,6 +20,7 @@ import torch
 from optuna.exceptions import StorageInternalError
 from torch import nn
 
+from depthsearch.backbones import Preprocessing
 from depthsearch.classifier import BATCH_SIZE, Classifier
 from depthsearch.data import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
@@ -216,7 +217,7 @@ def fit(
         classifier = Classifier(
             model=model,
             classes=task.data.classes,
-            preprocessing=replace(task.backbone.preprocessing, crop_share=task.data.crop_share),
+            preprocessing=_as_seen(task),
             device=task.device,
         )
         compared = torch.arange(min(ONNX_IMAGES, len(task.data.train)))
@@ -245,6 +246,17 @@ def fit(
             study.set_user_attr("fit", fitted.as_json())
             checkpoint.unlink(missing_ok=True)
     return fitted
+
+
+def _as_seen(task: Task) -> Preprocessing:
+    """Give the preprocessing that the images really had: digits are kept whole."""
+    data = task.data
+    return replace(
+        task.backbone.preprocessing,
+        image_size=data.image_size,
+        crop_share=data.crop_share,
+        interpolation=data.interpolation,
+    )
 
 
 def _renewing(

@@ -73,6 +73,7 @@ class DataSet:
             splits.
         image_size: Side of the images in pixels.
         crop_share: Share of the shorter side that the images keep, in (0, 1].
+        interpolation: Filter that they were resized with.
     """
 
     name: str
@@ -86,6 +87,7 @@ class DataSet:
     duplicates: tuple[tuple[str, ...], ...]
     image_size: int
     crop_share: float
+    interpolation: str
 
     @property
     def num_classes(self) -> int:

@@ -94,6 +94,7 @@ def load_data(
         duplicates=_duplicates(listing, splits, store),
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
+        interpolation=interpolation,
     )
 
 
