@@ -75,9 +75,9 @@ def check_place(folder: Path) -> None:
     Raises:
         ModelError: If the folder is there and holds anything but an earlier model, or cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ModelError(f"{folder} is a file. Give --out a folder that is not there yet.")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ModelError(f"{there} is a file. Give --out a folder that is not there yet.")
     if not os.access(there, os.W_OK):
         raise ModelError(f"{there} may not be written to. Give another --out.")
     held = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
