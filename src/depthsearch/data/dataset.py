@@ -1,9 +1,8 @@
 """A data set as the rest of the program sees it."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,10 +34,12 @@ class ImageSet:
         """Count the images."""
         return len(self.rows)
 
-    def joined(self, other: ImageSet) -> ImageSet:
-        """Put the images of another split of the same store behind these."""
+    def __add__(self, other: Self) -> Self:
+        """Join two sets of one store, this one's images first."""
         return replace(
-            self, rows=torch.cat([self.rows, other.rows]), labels=torch.cat([self.labels, other.labels])
+            self,
+            rows=torch.cat([self.rows, other.rows]),
+            labels=torch.cat([self.labels, other.labels]),
         )
 
     def gather(self, index: Tensor) -> Tensor:
@@ -71,6 +72,8 @@ class DataSet:
         duplicates: Groups of paths whose files are the same to the byte and lie in different
             splits.
         image_size: Side of the images in pixels.
+        crop_share: Share of the shorter side that the images keep, in (0, 1].
+        interpolation: Filter that they were resized with.
     """
 
     name: str
@@ -83,6 +86,8 @@ class DataSet:
     skipped: tuple[str, ...]
     duplicates: tuple[tuple[str, ...], ...]
     image_size: int
+    crop_share: float
+    interpolation: str
 
     @property
     def num_classes(self) -> int:
