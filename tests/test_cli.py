@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,7 +54,7 @@ def arguments(pictures: Path, folder: Path) -> list[str]:
 
 def study_arguments(pictures: Path, url: str, *, epochs: int = 1) -> list[str]:
     options = "--backbone test_resnet --weights random --image-size 16 --device cpu --precision float32"
-    counts = f"--trials 3 --epochs {epochs} --pruner none --head-width 16:16 --name noughts"
+    counts = f"--trials 3 --epochs {epochs} --pruner none --head-width 16:16 --confirm 0 --name noughts"
     return ["study", "--data", str(pictures), *options.split(), *counts.split(), "--storage", url]
 
 
@@ -116,6 +117,27 @@ def test_a_study_that_has_its_trials_is_only_shown(finished, arguments, capsys) 
     assert "Study noughts: 3 of 3 trials done" in told.err
     assert "trial 3" not in told.err
     assert "Best cut" in told.out
+
+
+def test_a_study_confirms_its_answer_once(finished, arguments, tmp_path, folder, capsys) -> None:
+    copied = tmp_path / "studies.db"
+    shutil.copy(folder / "studies.db", copied)
+    again = [*arguments[:-1], f"sqlite:///{copied}", "--confirm", "1", "--seeds", "2", "--json"]
+    assert main(again) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert result["answer"]["confirmed"] is True
+    n_settings = len(result["evidence"]["confirmed"])
+    assert [len(c["scores"]) for c in result["evidence"]["confirmed"]] == [2] * n_settings
+    assert result["answer"]["cut"]["layer"] in result["evidence"]["level_layers"]
+    assert result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
+    assert f"with 2 seeds each: {2 * n_settings} trainings to go" in told.err
+    assert "cannot be told from the best" in told.err
+    assert f"and {2 * n_settings} trainings to confirm" in told.err
+    assert main(again) == 0
+    told = capsys.readouterr()
+    assert ": 0 trainings to go" in told.err
+    assert json.loads(told.out) == result
 
 
 def test_the_report_is_what_the_study_said(finished, arguments, capsys) -> None:
@@ -229,6 +251,9 @@ BAD = [
     ("study", "--compile", "=yes", "--compile: ignored explicit argument 'yes'"),
     ("study", "--keep-memory", "lots", "--keep-memory: 'lots' is no size, such as 0, 512MiB or 4GiB"),
     ("study", "--keep-disk", "-1", "--keep-disk: '-1' is no size"),
+    ("study", "--confirm", "-1", "--confirm: '-1' is no whole number from 0 on"),
+    ("study", "--seeds", "1", "--seeds: '1' is no whole number from 2 on"),
+    ("study", "--resample", "=yes", "--resample: ignored explicit argument 'yes'"),
     ("study", "--seed", "-1", "--seed: '-1' is no whole number"),
     ("study", "--seed", "4294967296", "--seed: '4294967296' is no whole number"),
     ("study", "--storage", "studies.db", "--storage 'studies.db' is no database URL"),

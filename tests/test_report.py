@@ -186,7 +186,7 @@ def test_the_answer_names_the_cut_by_number_and_path(store, space) -> None:
     text = drawn(render(summarize(store((3, 0.5, "COMPLETE"), (0, 0.25, "COMPLETE")))))
     cut = space.cuts[3]
     assert f"test_resnet: train from layer {cut.layer} ({cut.name})" in text
-    assert "validation accuracy 0.5000, lr 0.001, head 16 (trial 6)" in text
+    assert "validation accuracy 0.5000, one training, lr 0.001, head 16 (trial 6)" in text
     assert "feature extraction – · full fine-tuning 0.2500" in text  # noqa: RUF001 (a dash for nothing)
     assert "2 trials (2 complete, 0 pruned, 0 failed)" in text
 

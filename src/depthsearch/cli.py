@@ -24,6 +24,8 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 # Defaults for a user's own images, and for the demo, which has to end within minutes on two cores.
 TRIALS, DEMO_TRIALS = 30, 14
 EPOCHS, DEMO_EPOCHS = 10, 3
+CONFIRMED, DEMO_CONFIRMED = 3, 2
+SEEDS, DEMO_SEEDS = 3, 2
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
@@ -45,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         demo = arguments.data in (None, "digits")
         arguments.trials = arguments.trials or (DEMO_TRIALS if demo else TRIALS)
         arguments.epochs = arguments.epochs or (DEMO_EPOCHS if demo else EPOCHS)
+        arguments.seeds = arguments.seeds or (DEMO_SEEDS if demo else SEEDS)
+        if arguments.confirm is None:
+            arguments.confirm = DEMO_CONFIRMED if demo else CONFIRMED
     try:
         with sigterm_interrupts():
             from depthsearch import commands
@@ -123,6 +128,13 @@ def _add_run(add: Any) -> None:
     add("--compile", action="store_true", help="torch.compile what is trained: slow to start, then faster")
     _add_keep(add)
     add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
+    counts = f"({CONFIRMED}, demo {DEMO_CONFIRMED})"
+    again = f"promising cuts to train again at the end, both ends with them; 0: none {counts}"
+    add("--confirm", type=_at_least(0), metavar="N", help=again)
+    seeds = f"trainings of each cut that is confirmed ({SEEDS}, demo {DEMO_SEEDS})"
+    add("--seeds", type=_at_least(2), metavar="N", help=seeds)
+    resample = "let each of these seeds divide training and validation images anew as well"
+    add("--resample", action="store_true", help=resample)
     _add_storage(add)
     add("--name", help="of the study; the same name goes on (default: BACKBONE-DATA)")
     add("--json", action="store_true", help="print the result as JSON, in the last line of stdout")

@@ -40,7 +40,7 @@ from depthsearch.refit import fit as fit_answer
 from depthsearch.report import as_json, render, render_trials, summarize
 from depthsearch.sampling import resolve
 from depthsearch.space import SearchSpace
-from depthsearch.study import open_storage, open_study, search, without_password
+from depthsearch.study import confirm, open_storage, open_study, search, without_password
 from depthsearch.training import EpochResult, Recipe
 from depthsearch.view import View
 
@@ -51,7 +51,7 @@ PLAIN_WIDTH = 160
 # Classes told of an image, the most probable first.
 N_SHOWN = 3
 # Options that say nothing of what is trained; a database's address may hold a password.
-NOT_KEPT = ("command", "storage", "name", "json", "trials", "keep_memory", "keep_disk")
+NOT_KEPT = ("command", "storage", "name", "json", "keep_memory", "keep_disk")
 OPTIONAL_RANGES: dict[str, Any] = {
     "head_depth": (1, 3),
     "dropout": (0.0, 0.5),
@@ -161,8 +161,8 @@ def fit(arguments: argparse.Namespace) -> None:
         stored,
         task,
         point,
-        chosen,
         folder,
+        trial=chosen.number,
         seed=arguments.seed,
         checkpoints=_cache_folder("checkpoints"),
         onnx=arguments.onnx,
@@ -401,10 +401,11 @@ def _search(
 ) -> None:
     """Run the missing trials and show them."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials)
-    view = View(console, summarize(stored), n_trials=arguments.trials, epochs=task.recipe.epochs)
+    before = summarize(stored)
+    view = View(console, before, n_trials=arguments.trials, epochs=task.recipe.epochs)
     _say(
         console,
-        f"Study {stored.study_name}: {view.n_done} of {arguments.trials} trials done; "
+        f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
         f"{task.recipe.epochs} epochs each; sampler {sampler}, pruner {pruner}.",
     )
     events = search(
@@ -416,9 +417,24 @@ def _search(
         pruner=pruner,
         checkpoints=_cache_folder("checkpoints"),
     )
-    with closing(events), view:
-        for event in events:
-            view.update(event)
+    with view:
+        with closing(events):
+            for event in events:
+                view.update(event)
+        if not arguments.confirm or summarize(stored).best is None:
+            return
+        again = confirm(
+            stored,
+            task,
+            space,
+            n_cuts=arguments.confirm,
+            n_seeds=arguments.seeds,
+            resample=arguments.resample,
+            checkpoints=_cache_folder("checkpoints"),
+        )
+        with closing(again):
+            for event in again:
+                view.update(event)
 
 
 def _provenance(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:

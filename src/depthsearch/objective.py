@@ -7,13 +7,15 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import optuna
+import torch
 from torch import nn
 
 from depthsearch.backbones import Backbone
 from depthsearch.cuts import Cut
-from depthsearch.data import DataSet
+from depthsearch.data import DataSet, ImageSet, divided
 from depthsearch.devices import Device, is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError
 from depthsearch.features import (
@@ -51,6 +53,7 @@ class Task:
         recipe: How to train; each point brings its own learning rate, weight decay and optimizer.
         device: Where.
         budget: How much of what the frozen layers compute may be kept; None: nothing.
+        split_seed: Divides training and validation images anew; None: they are as the data set says.
     """
 
     backbone: Backbone
@@ -58,6 +61,7 @@ class Task:
     recipe: Recipe
     device: Device
     budget: Budget | None = None
+    split_seed: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -77,18 +81,45 @@ class Task:
 
     @cached_property
     def train_views(self) -> list[ViewedImages]:
-        """The training images in each view; every cut sees the same."""
+        """The images that train are among, in each view; every cut sees the same."""
         seed = self.recipe.seed
-        return [ViewedImages(self.data.train, v, seed=seed) for v in range(self.recipe.views)]
+        return [ViewedImages(self._pool(self.data.train), v, seed=seed) for v in range(self.recipe.views)]
 
     @cached_property
     def val_views(self) -> list[ViewedImages]:
-        """The validation images as they are; none at all where there is no validation."""
-        return [ViewedImages(self.data.val)] if len(self.data.val) else []
+        """The images that validate are among, as they are; no view where there is no validation."""
+        return [ViewedImages(self._pool(self.data.val))] if len(self.data.val) else []
+
+    def _pool(self, images: ImageSet) -> ImageSet:
+        return images if self.split_seed is None else self.data.train.joined(self.data.val)
+
+    @cached_property
+    def train_rows(self) -> torch.Tensor | None:
+        """Which images of `train_views` train, int64 ``(n,)``; None: all."""
+        return None if self.split_seed is None else self._divided[0]
+
+    @cached_property
+    def val_rows(self) -> torch.Tensor | None:
+        """Which images of `val_views` validate, int64 ``(n,)``; None: all."""
+        return None if self.split_seed is None else self._divided[1]
+
+    @cached_property
+    def _divided(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return divided(self.data.train, self.data.val, seed=self.split_seed or 0)
+
+    def resampled(self, seed: int) -> Task:
+        """Divide training and validation images anew: as many of each, stratified by class.
+
+        What is kept is kept of both together, so that it serves every division.
+        """
+        return self._with(split_seed=seed)
 
     def with_recipe(self, recipe: Recipe) -> Task:
         """Train otherwise: another task on the same images, with the same kept features."""
-        other = replace(self, recipe=recipe)
+        return self._with(recipe=recipe)
+
+    def _with(self, **changes: Any) -> Task:
+        other = replace(self, **changes)
         # Where dataclass fields cannot go: what is computed once is put where cached_property looks.
         vars(other).update(graph=self.graph, features=self.features)
         return other
@@ -153,8 +184,8 @@ def _train_point(
     task.features.expect(_asks(task, point.cut, upcoming))
     return suffix, train(
         suffix,
-        Boundaries(task.features, task.train_views, position),
-        Boundaries(task.features, task.val_views, position) if task.val_views else None,
+        Boundaries(task.features, task.train_views, position, rows=task.train_rows),
+        Boundaries(task.features, task.val_views, position, rows=task.val_rows) if task.val_views else None,
         recipe,
         task.device,
         suffix_macs=suffix_macs(task, suffix, position),
@@ -219,12 +250,17 @@ def _asks(task: Task, cut: Cut, upcoming: Mapping[Cut, float]) -> list[Asks[View
     """Count the passes over each view that may still come: of this trial but its first, and of others."""
     epochs, n_views = task.recipe.epochs, len(task.train_views)
     shown = {
-        viewed: sum(view_of(epoch, n_views) == viewed.number for epoch in range(1, epochs + 1))
+        viewed.fingerprint: (
+            viewed,
+            sum(view_of(epoch, n_views) == viewed.number for epoch in range(1, epochs + 1)),
+        )
         for viewed in task.train_views
     }
-    shown |= dict.fromkeys(task.val_views, epochs)
+    for viewed in task.val_views:
+        _, times = shown.get(viewed.fingerprint, (viewed, 0))
+        shown[viewed.fingerprint] = viewed, times + epochs
     asks = []
-    for viewed, times in shown.items():
+    for viewed, times in shown.values():
         passes = {task.position(c): n_trials * times for c, n_trials in upcoming.items()}
         here = task.position(cut)
         passes[here] = passes.get(here, 0.0) + max(0, times - 1)

@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
+from optuna.pruners import NopPruner
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -30,18 +31,22 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from depthsearch.cuts import Cut
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError
+from depthsearch.evidence import promising
 from depthsearch.interrupts import deferred
 from depthsearch.objective import Task, TransferCurve, full_fine_tune_macs, train_point, transfer_curve
 from depthsearch.sampling import make_pruner, make_sampler
 from depthsearch.space import Point, SearchSpace
 from depthsearch.training import METRICS, EpochResult, seed_from
+from depthsearch.trials import read_trials
 
 __all__ = [
+    "ConfirmationPlanned",
     "CurveDrawn",
     "EpochDone",
     "Event",
     "TrialEnded",
     "TrialStarted",
+    "confirm",
     "lease",
     "open_storage",
     "open_study",
@@ -53,6 +58,8 @@ LEASE_SECONDS = 900.0
 ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
 # Good learning rates fall as more layers learn; anchors take theirs from between these two.
 ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
+# Sets the seeds of confirmation apart from those of trials.
+CONFIRMATION = 0x5EED
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -92,7 +99,16 @@ class CurveDrawn:
     curve: TransferCurve
 
 
-Event = CurveDrawn | TrialStarted | EpochDone | TrialEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmationPlanned:
+    """Cuts will be trained again, each with several seeds; some trainings may have been done before."""
+
+    cuts: tuple[Cut, ...]
+    n_seeds: int
+    n_trainings: int
+
+
+Event = CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialEnded
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -181,20 +197,99 @@ def search(
         StudyError: If another coordinator runs this study.
     """
     study.pruner = make_pruner(pruner, task.recipe.epochs)
-    folder = checkpoints / str(study.user_attrs["checkpoint_id"])
     with lease(study) as renew:
         if "transfer_curve" not in study.user_attrs:
             yield _draw_curve(study, task, space, n_trials=n_trials)
+        run = _Runner(study, task, space, checkpoints, renew, n_trials=n_trials)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, orphan.number))
-            trial = Trial(study, orphan._trial_id)
-            yield from _run(study, trial, task, space, folder, n_trials=n_trials, adopted=True, renew=renew)
-        while len(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
+            yield from run(Trial(study, orphan._trial_id), adopted=True)
+        while count_searched(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
             with deferred():
                 number = len(study.get_trials(deepcopy=False))
                 study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, number))
                 trial = study.ask()
-            yield from _run(study, trial, task, space, folder, n_trials=n_trials, adopted=False, renew=renew)
+            yield from run(trial)
+
+
+def confirm(
+    study: optuna.Study,
+    task: Task,
+    space: SearchSpace,
+    *,
+    n_cuts: int,
+    n_seeds: int,
+    resample: bool = False,
+    checkpoints: Path,
+) -> Generator[Event, None, None]:
+    """Train the most promising cuts and both ends again with several seeds, and yield what happens.
+
+    Each is a trial of the study with the user attributes ``origin`` ("confirm"), ``confirms`` (the number of
+    the trial whose setting it repeats) and ``seed``. None is pruned. What is planned is stored first, so that
+    another call goes on with it; after more trials of the search it is planned anew, and what has been
+    trained already is not trained again. `evidence.weigh` says what comes out.
+
+    Args:
+        study: With complete trials.
+        task: What to train.
+        space: What was searched.
+        n_cuts: How many cuts, see `evidence.promising`.
+        n_seeds: Trainings of each; a seed has its own first weights of the head, order and dropout, the same
+            for each cut.
+        resample: Whether each seed also divides the training and validation images anew.
+        checkpoints: Folder for the checkpoints of running trials.
+
+    Raises:
+        StudyError: If another coordinator runs this study.
+    """
+    study.pruner = NopPruner()
+    with lease(study) as renew:
+        run = _Runner(study, task, space, checkpoints, renew)
+        for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            yield from run(Trial(study, orphan._trial_id), adopted=True)
+        with deferred():
+            plan = _plan_confirmation(study, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
+            _enqueue_confirmation(study, plan)
+        waiting = [
+            trial
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            if trial.user_attrs.get("origin") == "confirm"
+        ]
+        cuts = {t.number: t.cut for t in read_trials(study)}
+        yield ConfirmationPlanned(
+            cuts=tuple(cuts[number] for number in plan["trials"]), n_seeds=n_seeds, n_trainings=len(waiting)
+        )
+        for trial in waiting:
+            with deferred():
+                # Not study.ask: that would start whatever waits, trials of the search first.
+                study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
+            yield from run(Trial(study, trial._trial_id))
+
+
+def _plan_confirmation(study: optuna.Study, *, n_cuts: int, n_seeds: int, resample: bool) -> dict[str, Any]:
+    """Choose the trials to repeat; the same ones as before where the search has not gone on since."""
+    finished = study.get_trials(deepcopy=False, states=FINISHED)
+    chosen_by = {"after": count_searched(finished), "cuts": n_cuts}
+    before = study.user_attrs.get("confirmation", {})
+    if all(before.get(key) == value for key, value in chosen_by.items()):
+        numbers = before["trials"]
+    else:
+        numbers = [trial.number for trial in promising(study, n_cuts)]
+    plan = {**chosen_by, "trials": numbers, "seeds": n_seeds, "resample": resample}
+    study.set_user_attr("confirmation", plan)
+    return plan
+
+
+def _enqueue_confirmation(study: optuna.Study, plan: Mapping[str, Any]) -> None:
+    """Enqueue what is planned and not there yet, seed by seed: stopped early, all have as many."""
+    trials = study.get_trials(deepcopy=False)
+    keys = ("confirms", "seed", "resample")
+    there = {tuple(trial.user_attrs.get(key) for key in keys) for trial in trials}
+    for seed in range(plan["seeds"]):
+        for number in plan["trials"]:
+            if (number, seed, plan["resample"]) not in there:
+                attributes = dict(zip(keys, (number, seed, plan["resample"]), strict=True))
+                study.enqueue_trial(trials[number].params, user_attrs={"origin": "confirm", **attributes})
 
 
 def _draw_curve(study: optuna.Study, task: Task, space: SearchSpace, *, n_trials: int) -> CurveDrawn:
@@ -205,66 +300,87 @@ def _draw_curve(study: optuna.Study, task: Task, space: SearchSpace, *, n_trials
     return CurveDrawn(curve=curve)
 
 
-def _run(
-    study: optuna.Study,
-    trial: Trial,
-    task: Task,
-    space: SearchSpace,
-    folder: Path,
-    *,
-    n_trials: int,
-    adopted: bool,
-    renew: Callable[[], None],
-) -> Iterator[Event]:
-    """Train one trial to its end and tell it."""
-    with deferred():
-        point = space.suggest(trial)
-    origin = str(trial.user_attrs.get("origin", "sampler"))
-    checkpoint = folder / f"trial-{trial.number}.pt"
-    yield TrialStarted(number=trial.number, point=point, origin=origin, adopted=adopted)
-    state, reason = TrialState.COMPLETE, None
-    results: list[EpochResult] = []
-    reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-    last_reported = max(reported, default=0)
-    seed = seed_from(task.recipe.seed, trial.number)
-    upcoming = upcoming_trials(study.get_trials(deepcopy=False), space, n_trials=n_trials)
-    training = train_point(task, point, seed=seed, checkpoint=checkpoint, upcoming=upcoming)
-    try:
-        for result in training:
-            results.append(result)
-            with deferred():
-                renew()
-                if result.epoch not in reported:
-                    trial.report(result.score, step=result.epoch)
-            yield EpochDone(number=trial.number, result=result)
-            # Optuna judges the last epoch reported; one that is only told again was judged before.
-            judge = last_reported <= result.epoch < task.recipe.epochs
-            if _is_weak(trial, result.epoch, judge=judge, baseline=origin == "baseline"):
-                state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
-                break
-    except DivergedError as error:
-        state, reason = TrialState.PRUNED, f"diverged: {error}"
-        trial.set_user_attr("diverged", True)
-    except StudyError:
-        raise
-    except (StorageInternalError, OSError) as error:
-        # A database that is locked or a disk that is full says nothing of the trial.
-        raise StudyError(
-            f"Trial {trial.number} stopped: {_first_line(error)}. Mend that and run the same command again."
-        ) from error
-    except Exception as error:
-        if not is_out_of_memory(error):
-            _tell(study, trial, TrialState.FAIL, results, f"{type(error).__name__}: {error}", checkpoint)
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """Runs the trials of a study whose lease is held."""
+
+    study: optuna.Study
+    task: Task
+    space: SearchSpace
+    checkpoints: Path
+    renew: Callable[[], None]
+    # Of the search, in total: what is worth keeping depends on what is still to come.
+    n_trials: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.checkpoints / str(self.study.user_attrs["checkpoint_id"])
+
+    def _task(self, trial: Trial) -> tuple[Task, int]:
+        """Give what a trial trains, and its seed: its own, or one that all cuts share for confirmation."""
+        base = self.task.recipe.seed
+        if trial.user_attrs.get("origin") != "confirm":
+            return self.task, seed_from(base, trial.number)
+        seed = seed_from(base, trial.user_attrs["seed"], CONFIRMATION)
+        return self.task.resampled(seed) if trial.user_attrs["resample"] else self.task, seed
+
+    def __call__(self, trial: Trial, *, adopted: bool = False) -> Iterator[Event]:
+        """Train one trial to its end and tell it."""
+        study, space = self.study, self.space
+        task, seed = self._task(trial)
+        with deferred():
+            point = space.suggest(trial)
+        origin = str(trial.user_attrs.get("origin", "sampler"))
+        checkpoint = self.folder / f"trial-{trial.number}.pt"
+        yield TrialStarted(number=trial.number, point=point, origin=origin, adopted=adopted)
+        state, reason = TrialState.COMPLETE, None
+        results: list[EpochResult] = []
+        reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        last_reported = max(reported, default=0)
+        upcoming = upcoming_trials(study.get_trials(deepcopy=False), space, n_trials=self.n_trials)
+        training = train_point(task, point, seed=seed, checkpoint=checkpoint, upcoming=upcoming)
+        try:
+            for result in training:
+                results.append(result)
+                with deferred():
+                    self.renew()
+                    if result.epoch not in reported:
+                        trial.report(result.score, step=result.epoch)
+                yield EpochDone(number=trial.number, result=result)
+                # Optuna judges the last epoch reported; one that is only told again was judged before.
+                judge = last_reported <= result.epoch < task.recipe.epochs and origin != "confirm"
+                if _is_weak(trial, result.epoch, judge=judge, baseline=origin == "baseline"):
+                    state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
+                    break
+        except DivergedError as error:
+            state, reason = TrialState.PRUNED, f"diverged: {error}"
+            trial.set_user_attr("diverged", True)
+        except StudyError:
             raise
-        size = task.recipe.batch_size
-        reason = f"out of memory on {task.device.kind} at batch size {size}: {_first_line(error)}"
-        state = TrialState.FAIL
-    finally:
-        training.close()
-    release_memory()
-    _tell(study, trial, state, results, reason, checkpoint)
-    score = results[-1].score if results else None
-    yield TrialEnded(number=trial.number, point=point, state=state, score=score, reason=reason)
+        except (StorageInternalError, OSError) as error:
+            # A database that is locked or a disk that is full says nothing of the trial.
+            raise StudyError(
+                f"Trial {trial.number} stopped: {_first_line(error)}. "
+                "Mend that and run the same command again."
+            ) from error
+        except Exception as error:
+            if not is_out_of_memory(error):
+                _tell(study, trial, TrialState.FAIL, results, f"{type(error).__name__}: {error}", checkpoint)
+                raise
+            size = task.recipe.batch_size
+            reason = f"out of memory on {task.device.kind} at batch size {size}: {_first_line(error)}"
+            state = TrialState.FAIL
+        finally:
+            training.close()
+        release_memory()
+        _tell(study, trial, state, results, reason, checkpoint)
+        score = results[-1].score if results else None
+        yield TrialEnded(number=trial.number, point=point, state=state, score=score, reason=reason)
+
+
+def count_searched(trials: Iterable[FrozenTrial]) -> int:
+    """Count the search's own trials, those that confirm left out."""
+    return sum(trial.user_attrs.get("origin") != "confirm" for trial in trials)
 
 
 def upcoming_trials(trials: Sequence[FrozenTrial], space: SearchSpace, *, n_trials: int) -> dict[Cut, float]:
@@ -280,7 +396,7 @@ def upcoming_trials(trials: Sequence[FrozenTrial], space: SearchSpace, *, n_tria
     ]
     known = Counter(cut for cut in waiting if cut is not None)
     been = Counter(t.params["cut"] for t in trials if "cut" in t.params)
-    others = max(0, n_trials - len(trials))
+    others = max(0, n_trials - count_searched(trials))
     total = 2 * been.total() or 1
     even = (been.total() or 1) / len(cuts)
     return {cut: known[i] + others * (been[i] + even) / total for i, cut in enumerate(cuts)}

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from depthsearch.report import Summary, sparkline
+from depthsearch.report import ENDED, Summary, sparkline
 from depthsearch.space import Point
-from depthsearch.study import CurveDrawn, EpochDone, Event, TrialEnded, TrialStarted
+from depthsearch.study import ConfirmationPlanned, CurveDrawn, EpochDone, Event, TrialEnded, TrialStarted
 
 __all__ = ["View"]
 
@@ -36,7 +36,10 @@ class View:
         self.epochs = epochs
         self.maximize = before.maximize
         self.n_pruned = before.count("pruned")
-        self.n_done = self.n_done_before = before.n_finished
+        self.n_done = self.n_done_before = before.n_finished + sum(
+            t.state in ENDED for t in before.confirming
+        )
+        self.n_trials += len(before.confirming)
         best = before.best
         self.best = (best.score, str(best.cut)) if best and best.score is not None else None
         self.running = ""
@@ -66,6 +69,11 @@ class View:
                 f"frozen features probed at {len(scores)} depths: {sparkline(scores)} "
                 f"{min(scores):.4f} to {max(scores):.4f}, {event.curve.seconds:.1f} s"
             )
+        elif isinstance(event, ConfirmationPlanned):
+            self.n_trials = self.n_done + event.n_trainings
+            layers = ", ".join(str(cut.layer) for cut in event.cuts)
+            left = f"{event.n_trainings} trainings to go"
+            self._line(f"confirming layers {layers} with {event.n_seeds} seeds each: {left}")
         elif isinstance(event, TrialStarted):
             again = ", continued" if event.adopted else ""
             self.running = f"trial {event.number} ({event.origin}{again}): {_describe(event.point)}"

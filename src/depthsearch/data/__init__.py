@@ -4,6 +4,7 @@ from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry, UnreadableError, decode_file
 from depthsearch.data.folder import image_files
 from depthsearch.data.loading import load_data
+from depthsearch.data.splits import divided
 
 __all__ = [
     "DataSet",
@@ -11,6 +12,7 @@ __all__ = [
     "ImageSet",
     "UnreadableError",
     "decode_file",
+    "divided",
     "image_files",
     "load_data",
 ]

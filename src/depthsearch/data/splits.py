@@ -3,8 +3,10 @@
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from depthsearch.data.dataset import ImageSet
 from depthsearch.data.listing import Listing
 from depthsearch.errors import DataError
 
@@ -65,6 +67,31 @@ def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed
         if absent:
             raise _too_small(listing, pool, min(absent), missing)
     return splits
+
+
+def divided(train: ImageSet, val: ImageSet, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divide two splits anew, as many images in each as before, stratified by class.
+
+    Returns:
+        Places in ``train.joined(val)`` that train, ``(n_train,)``, and that validate, ``(n_val,)``, int64.
+
+    Raises:
+        DataError: If a class has a single image in both together.
+    """
+    from sklearn.model_selection import train_test_split
+
+    labels = torch.cat([train.labels, val.labels])
+    try:
+        parts = train_test_split(
+            np.arange(len(labels)), test_size=len(val), stratify=labels.numpy(), random_state=seed
+        )
+    except ValueError as error:
+        raise DataError(
+            f"The {len(labels)} images to train and validate on cannot be divided anew: {error}. "
+            "Add images of the rarest classes, or leave --resample out."
+        ) from error
+    first, second = (torch.from_numpy(np.sort(part)) for part in parts)
+    return first, second
 
 
 def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: NDArray[np.bool_]) -> None:

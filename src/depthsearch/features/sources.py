@@ -40,15 +40,24 @@ class BoundarySource(Protocol):
 class Boundaries:
     """Boundary tensors from a feature store, what is not kept there recomputed without gradients."""
 
-    def __init__(self, store: FeatureStore, views: Sequence[ViewedImages], position: int) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        views: Sequence[ViewedImages],
+        position: int,
+        *,
+        rows: torch.Tensor | None = None,
+    ) -> None:
         """Stand at a position of the graph.
 
         Args:
             store: Where to read and to keep; one without a budget recomputes everything.
             views: The set in each of its views; epoch e sees view e mod V.
             position: Of the cut, see `graph.LayerGraph`.
+            rows: Which of the set's images these are, int64 ``(n,)``; None: all.
         """
-        self.labels = views[0].labels
+        self.labels = views[0].labels if rows is None else views[0].labels[rows]
+        self._of_set = rows
         self.macs_per_image = store.frozen.macs_before(position)
         self.spent = Spent()
         self._store = store
@@ -64,6 +73,8 @@ class Boundaries:
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Give the boundary of the images at ``index`` ``(b,)``; `prepare` comes first."""
         frozen = self._store.frozen
+        if self._of_set is not None:
+            index = self._of_set[index]
         filled_up = frozen.filled_up(index) if self._part.computed else index
         inputs = self._store.values(self._viewed, self._part, self._rows, filled_up, self.spent)
         self.spent.macs += self._part.macs * len(filled_up)

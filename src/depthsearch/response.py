@@ -1,0 +1,166 @@
+"""How the score depends on the cut: a regression over every trial of a study that says how sure it is.
+
+A study tries a few of many cuts, most of them once, and its scores are noisy. A Gaussian process over depth,
+learning rate and the other searched dimensions borrows strength from neighbours (Rasmussen and Williams,
+Gaussian Processes for Machine Learning, 2006, chapters 2 and 5). With a few dozen trials its length scales
+and noise are not known well enough to be taken for given: they are averaged over a grid, each weighed by how
+probable it makes the scores, and the scores' scale is integrated out, so that intervals are those of a
+Student distribution. ``n`` trials, ``m`` settings asked for, ``d`` dimensions in [0, 1], the depth first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
+
+__all__ = ["Observation", "Response"]
+
+Floats = NDArray[np.float64]
+
+# Length scales in shares of a dimension's range: the score changes slowly over depth and over the logarithm
+# of the learning rate, and hardly with the rest (head width, ...).
+DEPTH_SCALES = (0.4, 0.8, 1.6, 3.2)
+RATE_SCALES = (0.6, 1.2, 2.4)
+REST_SCALE = 4.0
+# Variance of the noise over that of the response.
+NOISE_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# What is expected before any trial, on a log scale: median and deviation.
+USUAL_SCALE, SCALE_SPREAD = 0.4, 1.0
+USUAL_NOISE, NOISE_SPREAD = 0.03, 1.5
+# Of the grid's weight; the rest changes nothing that is shown.
+KEPT_WEIGHT = 0.98
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One trial's score.
+
+    Attributes:
+        place: Its setting ``(d,)`` in [0, 1]: the depth of its cut, the learning rate, the rest.
+        score: More is better.
+    """
+
+    place: tuple[float, ...]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The process with one choice of scales and noise, up to the variance of the response."""
+
+    scales: Floats
+    factor: tuple[Floats, bool]
+    ones: Floats
+    mean: float
+    residual: Floats
+    variance: float
+    log_weight: float
+
+
+class Response:
+    """What a study's trials say of settings, tried or not."""
+
+    def __init__(self, observations: Sequence[Observation]) -> None:
+        """Learn from trials.
+
+        Args:
+            observations: At least three; fewer say nothing of the noise.
+
+        Raises:
+            ValueError: If there are fewer than three.
+        """
+        if len(observations) < 3:
+            raise ValueError(f"{len(observations)} observations: at least 3 are needed.")
+        self._places = np.array([o.place for o in observations])
+        scores = np.array([o.score for o in observations])
+        self._offset = float(scores.mean())
+        self._unit = float(scores.std()) or 1.0
+        fits = self._fits((scores - self._offset) / self._unit)
+        log_weights = np.array([fit.log_weight for fit in fits])
+        weights = np.exp(log_weights - log_weights.max())
+        order = np.argsort(-weights, kind="stable")
+        share = np.cumsum(weights[order]) / weights.sum()
+        kept = order[: int(np.searchsorted(share, KEPT_WEIGHT)) + 1]
+        self._fitted = [fits[i] for i in kept]
+        self._weights = weights[kept] / weights[kept].sum()
+
+    def _fits(self, scores: Floats) -> Sequence[_Fit]:
+        n, d = self._places.shape
+        ones = np.ones(n)
+        found = []
+        rates = RATE_SCALES if d > 1 else (1.0,)
+        for depth_scale, rate_scale, noise in itertools.product(DEPTH_SCALES, rates, NOISE_SHARES):
+            scales = np.array([depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2)])
+            covariance = _matern(self._places, self._places, scales) + noise * np.eye(n)
+            try:
+                factor = cho_factor(covariance, lower=True)
+            except LinAlgError:
+                continue
+            solved = cho_solve(factor, ones)
+            precision = float(ones @ solved)
+            mean = float(solved @ scores) / precision
+            residual = cho_solve(factor, scores - mean)
+            # With a flat prior on the mean and a scale-free one on the variance, both integrated out.
+            squares = max(float((scores - mean) @ residual), 1e-12)
+            log_evidence = (
+                -float(np.log(np.diag(factor[0])).sum())
+                - 0.5 * math.log(precision)
+                - 0.5 * (n - 1) * math.log(squares)
+            )
+            log_prior = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
+            log_prior -= 0.5 * (math.log(noise / USUAL_NOISE) / NOISE_SPREAD) ** 2
+            found.append(
+                _Fit(
+                    scales=scales,
+                    factor=factor,
+                    ones=solved,
+                    mean=mean,
+                    residual=residual,
+                    variance=squares / (n - 1),
+                    log_weight=log_evidence + log_prior,
+                )
+            )
+        return found
+
+    def mean(self, places: Floats) -> Floats:
+        """Expect the scores of settings ``(m, d)``: ``(m,)``."""
+        total = np.zeros(len(places))
+        for weight, fit in zip(self._weights, self._fitted, strict=True):
+            total += weight * (fit.mean + _matern(places, self._places, fit.scales) @ fit.residual)
+        return self._offset + self._unit * total
+
+    def draws(self, places: Floats, n: int, seed: int) -> Floats:
+        """Draw what the true scores of settings ``(m, d)`` may be, together: ``(n, m)``."""
+        rng = np.random.default_rng(seed)
+        n_trials = len(self._places)
+        drawn = []
+        for count, fit in zip(rng.multinomial(n, self._weights), self._fitted, strict=True):
+            if not count:
+                continue
+            to_trials = _matern(places, self._places, fit.scales)
+            mean = fit.mean + to_trials @ fit.residual
+            half = solve_triangular(fit.factor[0], to_trials.T, lower=True)
+            covariance = _matern(places, places, fit.scales) - half.T @ half
+            # What is not known of the mean.
+            left = 1 - to_trials @ fit.ones
+            covariance += np.outer(left, left) / float(fit.ones.sum())
+            values, vectors = np.linalg.eigh(covariance)
+            root = vectors * np.sqrt(values.clip(0))
+            # Student's: the variance is drawn as well.
+            scale = np.sqrt(fit.variance * (n_trials - 1) / rng.chisquare(n_trials - 1, count))
+            normal = rng.standard_normal((count, len(places)))
+            drawn.append(mean + scale[:, None] * (normal @ root.T))
+        return self._offset + self._unit * np.concatenate(drawn)
+
+
+def _matern(a: Floats, b: Floats, scales: Floats) -> Floats:
+    """Correlate settings ``(n, d)`` with ``(m, d)`` by a Matern kernel of order 5/2: ``(n, m)``."""
+    distance: Floats = np.sqrt(5 * (((a[:, None] - b[None]) / scales) ** 2).sum(-1))
+    correlation: Floats = (1 + distance + distance**2 / 3) * np.exp(-distance)
+    return correlation

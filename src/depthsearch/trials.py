@@ -1,0 +1,130 @@
+"""The trials of a stored study, as plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from depthsearch.cuts import Cut
+
+__all__ = ["TrialSummary", "rank", "read_cuts", "read_trials"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSummary:
+    """One trial as stored.
+
+    Attributes:
+        number: Optuna's.
+        cut: First trainable layer.
+        params: The other parameters, by name.
+        place: All parameters, cut and learning rate first, each in [0, 1] between the ends of its range.
+        state: ``complete``, ``pruned``, ``fail``, ``running`` or ``waiting``.
+        score: Last reported score, or None.
+        scores: Reported scores by epoch.
+        epochs: Epochs trained.
+        seconds: Spent on it, prefix included.
+        macs: MACs spent on it.
+        plain_macs: MACs of the same epochs with the frozen prefix run for every image in each.
+        kept_bytes: Written to the feature store.
+        read_bytes: Read from it.
+        origin: ``baseline``, ``anchor``, ``sampler``, or ``confirm``: trained again.
+        reason: Why it ended early, or None.
+        diverged: Whether its loss was not finite.
+        confirms: Number of the trial whose setting it trains again, or None.
+        seed: Which of the seeds that is done with, from 0, or None.
+        resampled: Whether the seed divides training and validation anew.
+    """
+
+    number: int
+    cut: Cut
+    params: dict[str, Any]
+    place: tuple[float, ...]
+    state: str
+    score: float | None
+    scores: dict[int, float]
+    epochs: int
+    seconds: float
+    macs: int
+    plain_macs: int
+    kept_bytes: int
+    read_bytes: int
+    origin: str
+    reason: str | None
+    diverged: bool
+    confirms: int | None
+    seed: int | None
+    resampled: bool
+
+
+def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:
+    """Read the candidates of a study, by depth."""
+    return tuple(Cut(**{**cut, "aliases": tuple(cut["aliases"])}) for cut in study.user_attrs["cuts"])
+
+
+def read_trials(study: optuna.Study) -> tuple[TrialSummary, ...]:
+    """Read all trials that have a setting, by number."""
+    cuts = read_cuts(study)
+    return tuple(_trial(t, cuts) for t in study.get_trials(deepcopy=False) if "cut" in t.params)
+
+
+def rank(trials: Iterable[TrialSummary], *, maximize: bool) -> list[TrialSummary]:
+    """Order the complete trials: by score, then the deeper cut, then the earlier trial."""
+    sign = -1.0 if maximize else 1.0
+    complete = [(t.score, t) for t in trials if t.state == "complete" and t.score is not None]
+    return [t for _, t in sorted(complete, key=lambda p: (sign * p[0], -p[1].cut.index, p[1].number))]
+
+
+def _trial(trial: FrozenTrial, cuts: tuple[Cut, ...]) -> TrialSummary:
+    scores = trial.intermediate_values
+    last = scores[max(scores)] if scores else None
+    attributes = trial.user_attrs
+    return TrialSummary(
+        number=trial.number,
+        cut=cuts[trial.params["cut"]],
+        params={name: value for name, value in trial.params.items() if name != "cut"},
+        place=_place(trial),
+        state=trial.state.name.lower(),
+        score=trial.value if trial.state == TrialState.COMPLETE else last,
+        scores=dict(scores),
+        epochs=len(attributes.get("results", scores)),
+        seconds=attributes.get("seconds", 0.0),
+        macs=attributes.get("macs", 0),
+        plain_macs=attributes.get("plain_macs", attributes.get("macs", 0)),
+        kept_bytes=attributes.get("kept_bytes", 0),
+        read_bytes=attributes.get("read_bytes", 0),
+        origin=attributes.get("origin", "sampler"),
+        reason=attributes.get("reason"),
+        diverged=attributes.get("diverged", False),
+        confirms=attributes.get("confirms"),
+        seed=attributes.get("seed"),
+        resampled=attributes.get("resample", False),
+    )
+
+
+def _place(trial: FrozenTrial) -> tuple[float, ...]:
+    first = ("cut", "learning_rate")
+    names = [*first, *sorted(trial.params.keys() - first)]
+    return tuple(_share(trial.distributions[name], trial.params[name]) for name in names)
+
+
+def _share(distribution: BaseDistribution, value: Any) -> float:
+    """Give the place of a value between the ends of its range, in [0, 1]."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices.index(value) / max(1, len(distribution.choices) - 1)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high = float(distribution.low), float(distribution.high)
+    if distribution.log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return float((value - low) / ((high - low) or 1.0))
