@@ -204,7 +204,7 @@ def test_another_division_has_the_same_sizes_and_shares_of_classes(digits) -> No
     train, val = divided(digits.train, digits.val, seed=1)
     assert (len(train), len(val)) == (len(digits.train), len(digits.val))
     assert sorted(torch.cat([train, val]).tolist()) == list(range(len(train) + len(val)))
-    labels = (digits.train + digits.val).labels
+    labels = digits.train.joined(digits.val).labels
     was, now = (torch.bincount(each) for each in (digits.val.labels, labels[val]))
     assert (was - now).abs().max() <= 1
     other, _ = divided(digits.train, digits.val, seed=2)

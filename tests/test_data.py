@@ -544,7 +544,7 @@ def test_gather_gives_the_images_of_the_split(folder, cache):
 
 def test_two_sets_are_joined_in_their_order(folder, cache):
     data = load_data(folder, image_size=8, cache=cache)
-    both = data.val + data.train
+    both = data.val.joined(data.train)
     assert len(both) == len(data.val) + len(data.train)
     place = len(data.val)
     assert torch.equal(both.gather(torch.tensor([place])), data.train.gather(torch.tensor([0])))

@@ -38,7 +38,6 @@ from depthsearch.space import Point, SearchSpace
 from depthsearch.split import split_at
 from depthsearch.study import lease, open_study
 from depthsearch.training import Recipe
-from depthsearch.trials import TrialSummary
 
 CPU = choose_device("cpu", "float32")
 MIDDLE = 9
@@ -60,24 +59,6 @@ def task(task) -> Task:
 def study(task, space, tmp_path, open_quick_storage) -> optuna.Study:
     """A study of that task, no trial run yet."""
     return open_study(open_quick_storage(f"sqlite:///{tmp_path}/s.db"), "digits", task, space, {})
-
-
-def trial_at(point: Point, number: int = 3) -> TrialSummary:
-    return TrialSummary(
-        number=number,
-        cut=point.cut,
-        params={"learning_rate": point.learning_rate},
-        state="complete",
-        score=0.5,
-        epochs=3,
-        seconds=1.0,
-        macs=1,
-        plain_macs=1,
-        kept_bytes=0,
-        read_bytes=0,
-        origin="sampler",
-        reason=None,
-    )
 
 
 def ended(training_: Iterator[object]) -> Fitted:
@@ -116,7 +97,7 @@ def run_fit(study, task, point: Point, folder: Path, **options) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(refit, "figures_of", look)
         options = {"checkpoints": folder.parent / "checkpoints", **options}
-        fitted = ended(fit(study, task, point, trial_at(point), folder, **options))
+        fitted = ended(fit(study, task, point, folder, trial=3, **options))
     (logits,) = seen
     return Run(fitted, logits, point)
 
@@ -173,7 +154,7 @@ def forbidding(data: DataSet) -> DataSet:
 def test_training_does_not_read_the_test_images_and_judging_does(study, task, space, tmp_path) -> None:
     closed = replace(task, data=forbidding(task.data))
     point = Point(cut=space.cuts[-1], learning_rate=1e-3)
-    epochs = fit(study, closed, point, trial_at(point), tmp_path / "model", checkpoints=tmp_path)
+    epochs = fit(study, closed, point, tmp_path / "model", trial=3, checkpoints=tmp_path)
     assert [next(epochs).epoch for _ in range(3)] == [1, 2, 3]
     with pytest.raises(AssertionError, match="the test images were read"):
         next(epochs)
@@ -253,7 +234,7 @@ def test_an_interrupted_fit_goes_on_and_ends_in_the_same_model(
     middle, study, task, tmp_path, epochs_trained
 ) -> None:
     folder, checkpoints = tmp_path / "model", tmp_path / "checkpoints"
-    first = fit(study, task, middle.point, trial_at(middle.point), folder, checkpoints=checkpoints)
+    first = fit(study, task, middle.point, folder, trial=3, checkpoints=checkpoints)
     list(itertools.islice(first, 2))
     first.close()
     assert [path.name for path in tmp_path.iterdir() if "model" in path.name] == []
@@ -270,7 +251,7 @@ def test_another_seed_does_not_go_on_from_this_ones_checkpoint(
 ) -> None:
     point = Point(cut=space.cuts[-1], learning_rate=1e-3)
     folder, checkpoints = tmp_path / "model", tmp_path / "checkpoints"
-    first = fit(study, task, point, trial_at(point), folder, seed=1, checkpoints=checkpoints)
+    first = fit(study, task, point, folder, trial=3, seed=1, checkpoints=checkpoints)
     next(first)
     first.close()
     run_fit(study, task, point, folder, seed=2)
@@ -777,7 +758,8 @@ def url(pictures, tmp_path_factory) -> str:
     """A database with a finished study."""
     address = f"sqlite:///{tmp_path_factory.mktemp('studies')}/s.db"
     options = "--backbone test_resnet --weights random --image-size 16 --device cpu --precision float32"
-    counts = "--trials 1 --epochs 2 --pruner none --head-width 0 --keep-memory 0 --keep-disk 0 --name a/b"
+    counts = "--trials 1 --epochs 2 --pruner none --confirm 0 --head-width 0 --name a/b"
+    counts += " --keep-memory 0 --keep-disk 0"
     argv = ["study", "--data", str(pictures), *options.split(), *counts.split(), "--storage", address]
     assert main(argv) == 0
     return address

@@ -29,8 +29,8 @@ def render_fit(fitted: Fitted) -> RenderableType:
     setting = f"lr {fitted.point.learning_rate:.2g}, head {fitted.point.head_width or 'linear'}"
     answer = Text.assemble(
         ("Model     ", "bold"),
-        (f"{fitted.backbone}: trained from {fitted.trial.cut}", "bold green"),
-        f"\n          {setting} (trial {fitted.trial.number}), on {fitted.n_images} images "
+        (f"{fitted.backbone}: trained from {fitted.point.cut}", "bold green"),
+        f"\n          {setting} (trial {fitted.trial}), on {fitted.n_images} images "
         f"(train + validation), {len(fitted.results)} epochs, {fitted.seconds:.1f} s",
     )
     test = Text.assemble(

@@ -87,11 +87,11 @@ class Task:
 
     @cached_property
     def val_views(self) -> list[ViewedImages]:
-        """The images that validate are among, as they are; none at all where there is no validation."""
+        """The images that validate are among, as they are; no view where there is no validation."""
         return [ViewedImages(self._pool(self.data.val))] if len(self.data.val) else []
 
     def _pool(self, images: ImageSet) -> ImageSet:
-        return images if self.split_seed is None else self.data.train + self.data.val
+        return images if self.split_seed is None else self.data.train.joined(self.data.val)
 
     @cached_property
     def train_rows(self) -> torch.Tensor | None:

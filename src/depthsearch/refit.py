@@ -22,6 +22,7 @@ from torch import nn
 
 from depthsearch.backbones import Preprocessing
 from depthsearch.classifier import BATCH_SIZE, Classifier
+from depthsearch.cuts import Cut
 from depthsearch.data import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import DivergedError, StudyError, TrainingError
@@ -35,7 +36,6 @@ from depthsearch.space import Point
 from depthsearch.split import Suffix
 from depthsearch.study import lease
 from depthsearch.training import EpochResult, seed_from
-from depthsearch.trials import TrialSummary
 
 __all__ = ["Fitted", "TestReading", "fit", "learn_from_all", "refit"]
 
@@ -70,7 +70,7 @@ class Fitted:
     Attributes:
         study: Name of the study.
         backbone: timm's name.
-        trial: The trial whose setting it is.
+        trial: Number of the trial whose setting it is.
         point: That setting.
         seed: Of the head's weights, batch order and dropout.
         n_images: Learned from: training and validation.
@@ -85,7 +85,7 @@ class Fitted:
 
     study: str
     backbone: str
-    trial: TrialSummary
+    trial: int
     point: Point
     seed: int
     n_images: int
@@ -102,8 +102,8 @@ class Fitted:
         return {
             "study": self.study,
             "backbone": self.backbone,
-            "trial": self.trial.number,
-            "cut": _cut_names(self.trial),
+            "trial": self.trial,
+            "cut": _names(self.point.cut),
             "setting": _setting(self.point),
             "seed": self.seed,
             "n_images": self.n_images,
@@ -123,7 +123,7 @@ class Fitted:
 def learn_from_all(data: DataSet) -> DataSet:
     """Make one training set of train and validation; nothing is left to validate or test on."""
     nothing = replace(data.val, rows=data.val.rows[:0], labels=data.val.labels[:0])
-    return replace(data, train=data.train + data.val, val=nothing, test=nothing)
+    return replace(data, train=data.train.joined(data.val), val=nothing, test=nothing)
 
 
 def refit(
@@ -143,7 +143,7 @@ def refit(
     Raises:
         TrainingError: If the training diverges or its memory does not suffice.
     """
-    everything = replace(task, data=learn_from_all(task.data))
+    everything = replace(task, data=learn_from_all(task.data), split_seed=None)
     try:
         suffix = yield from train_point(everything, point, seed=seed, checkpoint=checkpoint)
     except DivergedError as error:
@@ -176,9 +176,9 @@ def fit(
     study: optuna.Study,
     task: Task,
     point: Point,
-    trial: TrialSummary,
     folder: Path,
     *,
+    trial: int,
     seed: int | None = None,
     checkpoints: Path,
     onnx: bool = False,
@@ -191,8 +191,8 @@ def fit(
         study: Where the reading of the test images is recorded.
         task: As in the study.
         point: Its answer.
-        trial: The trial that the answer comes from.
         folder: Where to write the model.
+        trial: Number of the trial that the answer comes from.
         seed: See `refit`; default: the trial's own.
         checkpoints: Folder for the checkpoint.
         onnx: Whether to write an ONNX file too.
@@ -206,8 +206,8 @@ def fit(
     check_place(folder)
     if onnx:
         require_onnx()
-    seed = seed_from(task.recipe.seed, trial.number) if seed is None else seed
-    name = f"fit-{trial.number}-{seed}-{task.device.kind}-{task.device.precision}.pt"
+    seed = seed_from(task.recipe.seed, trial) if seed is None else seed
+    name = f"fit-{trial}-{seed}-{task.device.kind}-{task.device.precision}.pt"
     checkpoint = checkpoints / str(study.user_attrs["checkpoint_id"]) / name
     results: list[EpochResult] = []
     with lease(study) as renew:
@@ -225,7 +225,7 @@ def fit(
         figures = figures_of(_logits(classifier, task.data.test), task.data.test.labels, task.data.classes)
         with deferred():
             renew()
-            readings = _record(study, trial, figures)
+            readings = _record(study, trial, point.cut, figures)
             described = _describe(study, task, point, trial, seed, classifier, figures, readings)
             config = save(folder, model, described, onnx=written.content if written else None)
             fitted = Fitted(
@@ -283,14 +283,14 @@ def _logits(classifier: Classifier, images: ImageSet) -> torch.Tensor:
     return torch.cat([classifier.logits(images.gather(index)) for index in batches])
 
 
-def _record(study: optuna.Study, trial: TrialSummary, figures: Figures) -> tuple[TestReading, ...]:
+def _record(study: optuna.Study, trial: int, cut: Cut, figures: Figures) -> tuple[TestReading, ...]:
     """Record a reading of the test images; give all of them."""
     reading = TestReading(
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         accuracy=figures.accuracy,
         n=figures.n,
-        trial=trial.number,
-        layer=trial.cut.layer,
+        trial=trial,
+        layer=cut.layer,
     )
     readings = [*study.user_attrs.get("test_readings", []), asdict(reading)]
     try:
@@ -307,7 +307,7 @@ def _describe(
     study: optuna.Study,
     task: Task,
     point: Point,
-    trial: TrialSummary,
+    trial: int,
     seed: int,
     classifier: Classifier,
     figures: Figures,
@@ -319,7 +319,7 @@ def _describe(
         classes=task.data.classes,
         head_width=point.head_width,
         head_depth=point.head_depth,
-        cut={**_cut_names(trial), "shown": str(trial.cut)},
+        cut={**_names(point.cut), "shown": str(point.cut)},
         setting=_setting(point),
         preprocessing=classifier.preprocessing,
         precision=task.device.precision,
@@ -333,7 +333,7 @@ def _describe(
                 "n_test": len(task.data.test),
             },
             "study": study.study_name,
-            "trial": trial.number,
+            "trial": trial,
             "seed": seed,
             "recipe": {n: v for n, v in asdict(task.recipe).items() if n not in _setting(point)},
         },
@@ -341,8 +341,8 @@ def _describe(
     )
 
 
-def _cut_names(trial: TrialSummary) -> dict[str, Any]:
-    return {name: getattr(trial.cut, name) for name in ("index", "layer", "name", "kind", "keras_name")}
+def _names(cut: Cut) -> dict[str, Any]:
+    return {name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")}
 
 
 def _setting(point: Point) -> dict[str, Any]:

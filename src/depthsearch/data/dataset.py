@@ -1,8 +1,9 @@
 """A data set as the rest of the program sees it."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -34,12 +35,10 @@ class ImageSet:
         """Count the images."""
         return len(self.rows)
 
-    def __add__(self, other: Self) -> Self:
-        """Join two sets of one store, this one's images first."""
+    def joined(self, other: ImageSet) -> ImageSet:
+        """Put the images of another split of the same store behind these."""
         return replace(
-            self,
-            rows=torch.cat([self.rows, other.rows]),
-            labels=torch.cat([self.labels, other.labels]),
+            self, rows=torch.cat([self.rows, other.rows]), labels=torch.cat([self.labels, other.labels])
         )
 
     def gather(self, index: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def divided(train: ImageSet, val: ImageSet, *, seed: int) -> tuple[torch.Tensor,
     """Divide two splits anew, as many images in each as before, stratified by class.
 
     Returns:
-        Places in ``train + val`` that train, ``(n_train,)``, and that validate, ``(n_val,)``, int64.
+        Places in ``train.joined(val)`` that train, ``(n_train,)``, and that validate, ``(n_val,)``, int64.
 
     Raises:
         DataError: If a class has a single image in both together.
