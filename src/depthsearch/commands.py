@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from depthsearch import __version__
-from depthsearch.backbones import Preprocessing, load_backbone, make_model
-from depthsearch.cuts import list_cuts
+from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact
+from depthsearch.backbones import Backbone, Preprocessing, load_backbone, make_model
+from depthsearch.cuts import Cut, list_cuts
 from depthsearch.dashboard import serve
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import choose_device, use_all_cores
-from depthsearch.errors import SettingsError, StudyError
+from depthsearch.errors import SettingsError, StudyError, WeightsError
+from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
 from depthsearch.features import choose_budget, kept_files
+from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
+from depthsearch.interrupts import deferred
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render, render_trials, summarize
 from depthsearch.sampling import resolve
@@ -39,7 +45,7 @@ from depthsearch.study import open_storage, open_study, search, without_password
 from depthsearch.training import Recipe
 from depthsearch.view import View
 
-__all__ = ["cache", "cuts", "dashboard", "report", "study"]
+__all__ = ["cache", "cuts", "dashboard", "explain", "report", "study"]
 
 # Without a terminal there is no width to keep to.
 PLAIN_WIDTH = 160
@@ -132,11 +138,50 @@ def report(arguments: argparse.Namespace) -> None:
         _console().print(render(summary), render_trials(summary))
 
 
+def explain(arguments: argparse.Namespace) -> None:
+    """Draw what layers across depth see in images, before and after fine-tuning.
+
+    Raises:
+        DepthsearchError: If there is no fitted model, or an image or layer of it cannot be had.
+    """
+    console = _console(stderr=True)
+    device = choose_device(arguments.device, "float32")
+    use_all_cores()
+    folder, stored = _model_folder(arguments)
+    if stored is None and not arguments.images:
+        raise SettingsError(f"Which images? Give files: depthsearch explain {arguments.model} IMAGE...")
+    # Only explaining needs it.
+    classifier = import_module("depthsearch.modelfolder").load(folder)
+    about = classifier.config["depthsearch"]
+    pretrained = _pretrained(arguments.weights, about, console)
+    comparison = compare(
+        classifier.model.to(device.torch_device),
+        None if pretrained is None else pretrained.model.to(device.torch_device),
+        classes=classifier.classes,
+        before_classes=None if pretrained is None else pretrained_classes(pretrained),
+        preprocessing=classifier.preprocessing,
+        cut=Cut(**{**about["cut"], "aliases": tuple(about["cut"]["aliases"])}),
+        wanted=arguments.layers or (),
+    )
+    photos = _photos(arguments, comparison, stored, console)
+    name = folder.resolve().name if stored is None else stored.study_name
+    out = Path(arguments.out or re.sub(r"[^\w.-]+", "-", name) + "-explain")
+    pictures = []
+    for picture in draw_gallery(comparison, photos, out):
+        pictures.append(picture)
+        _say(_console(stderr=arguments.json), str(picture.path))
+    if stored is not None:
+        _keep_pictures(arguments, stored, pictures, console)
+    if arguments.json:
+        print(json.dumps({"folder": str(out), "pictures": [picture.about for picture in pictures]}))
+
+
 def dashboard(arguments: argparse.Namespace) -> None:
     """Serve optuna-dashboard on the stored studies until interrupted."""
     if arguments.port > 65535:
         raise SettingsError(f"--port {arguments.port} is no port: give one up to 65535.")
-    serve(open_storage(_existing(arguments.storage)), arguments.host, arguments.port)
+    storage = open_storage(_existing(arguments.storage))
+    serve(storage, arguments.host, arguments.port, _artifacts(arguments))
 
 
 def cache(arguments: argparse.Namespace) -> None:
@@ -163,6 +208,113 @@ def cache(arguments: argparse.Namespace) -> None:
         console.print(table)
     done = "Cleared" if arguments.clear else "Kept"
     _say(console, f"{done} {decimal(n_bytes)} in {len(kept)} files of {_cache_folder()}.")
+
+
+def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | None]:
+    """Find the folder of a model, and the study where the model is named by that."""
+    folder = Path(arguments.model)
+    if (folder / "config.json").is_file():
+        return folder, None
+    if folder.is_dir():
+        raise SettingsError(
+            f"{folder} holds no config.json: it is no model. Give what depthsearch fit has saved."
+        )
+    storage = open_storage(_existing(arguments.storage))
+    if arguments.model not in (names := optuna.get_all_study_names(storage)):
+        raise SettingsError(
+            f"No model folder and no study {arguments.model!r}; {without_password(arguments.storage)} has: "
+            f"{', '.join(names) or 'none'}."
+        )
+    stored = optuna.load_study(study_name=arguments.model, storage=storage)
+    fitted = stored.user_attrs.get("fit")
+    if not fitted:
+        raise SettingsError(
+            f"Study {arguments.model!r} has no fitted model. Run depthsearch fit first, then this again."
+        )
+    folder = Path(fitted["folder"])
+    if not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"The model of study {arguments.model!r} is not in {folder} any more. Give its folder, or run "
+            "depthsearch fit again."
+        )
+    return folder, stored
+
+
+def _pretrained(weights: str | None, about: Mapping[str, Any], console: Console) -> Backbone | None:
+    """Load the backbone that a model was made from, if it is at hand; say so if not."""
+    if weights == "none":
+        return None
+    try:
+        return _same_backbone(weights, about)
+    except WeightsError as error:
+        if weights is not None:
+            raise
+        _say(console, f"Without a row for before fine-tuning. {error}", style="yellow")
+        return None
+
+
+def _same_backbone(weights: str | None, about: Mapping[str, Any]) -> Backbone:
+    started = about["backbone"]
+    origin = started["weights"]
+    options = (about.get("provenance") or {}).get("options") or {}
+    seed = re.fullmatch(r"random \(seed (\d+)\)", origin)
+    given = weights or options.get("weights") or ("random" if seed else "auto")
+    if origin.startswith("file") and given == "auto":
+        raise WeightsError(f"It started from the {origin}: give that with --weights.")
+    backbone = load_backbone(
+        started["name"], given, demo=origin.startswith("shipped"), seed=int(seed[1]) if seed else 0
+    )
+    if backbone.digest != started["digest"]:
+        raise WeightsError(
+            f"It started from other weights ({origin}) than {backbone.weights}. Give --weights FILE."
+        )
+    return backbone
+
+
+def _photos(
+    arguments: argparse.Namespace, comparison: Comparison, stored: optuna.Study | None, console: Console
+) -> list[Photo]:
+    """Read the images given, or pick some of the study's."""
+    if stored is None or arguments.images:
+        photos = read_photos(
+            [Path(image) for image in arguments.images],
+            comparison.preprocessing,
+            comparison.classes,
+            label=arguments.label,
+            skip_unreadable=arguments.skip_unreadable,
+        )
+        skipped = [image for image in arguments.images if image not in {photo.name for photo in photos}]
+        if skipped:
+            _list(console, f"{len(skipped)} unreadable images left out", skipped)
+        return photos
+    task, _ = _again(stored, {}, console)
+    return pick_photos(
+        comparison.after.model, task.data, arguments.split, comparison.preprocessing, arguments.n
+    )
+
+
+def _keep_pictures(
+    arguments: argparse.Namespace, stored: optuna.Study, pictures: Sequence[Picture], console: Console
+) -> None:
+    """Make pictures artifacts of the study, for the dashboard, and note them in it, for the report."""
+    store = _artifacts(arguments)
+    if store is None:
+        _say(
+            console,
+            "Not shown in the dashboard: this database has no folder beside it. Give --artifacts DIR.",
+        )
+    wanted = ("image", "file", "predicted", "probability", "true", "right")
+    noted = []
+    for picture in pictures:
+        kept = None if store is None else keep_artifact(stored, store, picture.path)
+        noted.append({**{key: picture.about[key] for key in wanted}, "artifact_id": kept})
+    with deferred():
+        stored.set_user_attr("explained", noted)
+
+
+def _artifacts(arguments: argparse.Namespace) -> Artifacts | None:
+    folder = Path(arguments.artifacts) if arguments.artifacts else artifact_folder(arguments.storage)
+    return None if folder is None else Artifacts(folder)
 
 
 def _kept(kind: str) -> list[dict[str, Any]]:
