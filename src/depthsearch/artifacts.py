@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
 from sqlalchemy.engine import make_url
 
@@ -52,10 +55,22 @@ def keep_artifact(study: optuna.Study, store: Artifacts, path: Path) -> str:
         OSError: If it cannot be read or written.
     """
     content = path.read_bytes()
-    for known in get_all_artifact_meta(study):
-        if known.filename == path.name and _content(store, known.artifact_id) == content:
-            return known.artifact_id
+    for artifact_id, filename in _kept(study):
+        if filename == path.name and _content(store, artifact_id) == content:
+            return artifact_id
     return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
+
+
+def _kept(study: optuna.Study) -> Iterator[tuple[str, str]]:
+    """List a study's artifacts: identifiers and names.
+
+    Optuna's own list stumbles over those that were deleted in the dashboard, which leaves a null.
+    """
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    for key, text in attributes.items():
+        described = json.loads(text) if key.startswith(ARTIFACTS_ATTR_PREFIX) else None
+        if described is not None:
+            yield described["artifact_id"], described["filename"]
 
 
 def _content(store: Artifacts, artifact_id: str) -> bytes | None:

@@ -146,6 +146,7 @@ def explain(arguments: argparse.Namespace) -> None:
     """
     console = _console(stderr=True)
     device = choose_device(arguments.device, "float32")
+    store = _artifacts(arguments)
     use_all_cores()
     folder, stored = _model_folder(arguments)
     if stored is None and not arguments.images:
@@ -171,7 +172,7 @@ def explain(arguments: argparse.Namespace) -> None:
         pictures.append(picture)
         _say(_console(stderr=arguments.json), str(picture.path))
     if stored is not None:
-        _keep_pictures(arguments, stored, pictures, console)
+        _keep_pictures(stored, store, pictures, console)
     if arguments.json:
         print(json.dumps({"folder": str(out), "pictures": [picture.about for picture in pictures]}))
 
@@ -294,10 +295,9 @@ def _photos(
 
 
 def _keep_pictures(
-    arguments: argparse.Namespace, stored: optuna.Study, pictures: Sequence[Picture], console: Console
+    stored: optuna.Study, store: Artifacts | None, pictures: Sequence[Picture], console: Console
 ) -> None:
     """Make pictures artifacts of the study, for the dashboard, and note them in it, for the report."""
-    store = _artifacts(arguments)
     if store is None:
         _say(
             console,
@@ -306,14 +306,26 @@ def _keep_pictures(
     wanted = ("image", "file", "predicted", "probability", "true", "right")
     noted = []
     for picture in pictures:
-        kept = None if store is None else keep_artifact(stored, store, picture.path)
+        try:
+            kept = None if store is None else keep_artifact(stored, store, picture.path)
+        except OSError as error:
+            raise SettingsError(
+                f"Cannot keep {picture.path.name} as an artifact: {error}. Give another --artifacts folder."
+            ) from error
         noted.append({**{key: picture.about[key] for key in wanted}, "artifact_id": kept})
     with deferred():
         stored.set_user_attr("explained", noted)
 
 
 def _artifacts(arguments: argparse.Namespace) -> Artifacts | None:
+    """Open the folder of the studies' pictures; None for a database without a place beside it.
+
+    Raises:
+        SettingsError: If it is a file.
+    """
     folder = Path(arguments.artifacts) if arguments.artifacts else artifact_folder(arguments.storage)
+    if folder is not None and folder.is_file():
+        raise SettingsError(f"{folder} is a file. Give a folder for the studies' pictures with --artifacts.")
     return None if folder is None else Artifacts(folder)
 
 
