@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from wsgiref.util import setup_testing_defaults
@@ -664,9 +664,9 @@ def model_folder(tmp_path, small, cut, comparison, monkeypatch) -> Path:
     config = {
         "architecture": "test_resnet",
         "depthsearch": {
-            "cut": asdict(cut),
-            "backbone": {"name": small.name, "weights": small.weights, "digest": small.digest},
-            "provenance": {},
+            "cut": {name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")},
+            "backbone": small.name,
+            "provenance": {"weights": small.weights, "weights_digest": small.digest},
         },
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -706,7 +706,7 @@ def test_the_layers_asked_for_are_shown(model_folder, files, capsys):
 
 def test_a_model_whose_weights_are_gone_is_explained_without_before(model_folder, files, capsys):
     config = json.loads((model_folder / "config.json").read_text())
-    config["depthsearch"]["backbone"]["digest"] = "another"
+    config["depthsearch"]["provenance"]["weights_digest"] = "another"
     (model_folder / "config.json").write_text(json.dumps(config))
     assert main(["explain", str(model_folder), str(files[0]), "--json"]) == 0
     told = capsys.readouterr()

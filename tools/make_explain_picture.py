@@ -79,7 +79,7 @@ def main(path: Path) -> None:
     pixels = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
     picture = draw(comparison, explain(comparison, Photo(name="flower.jpg", pixels=pixels, true=1)))
     path.parent.mkdir(exist_ok=True)
-    picture.quantize(128).save(path, optimize=True)
+    picture.quantize(256, kmeans=2).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from rich.table import Table
 from depthsearch import __version__
 from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact
 from depthsearch.backbones import Backbone, Preprocessing, load_backbone, make_model
-from depthsearch.cuts import Cut, list_cuts
+from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.dashboard import serve
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import choose_device, use_all_cores
@@ -154,14 +154,15 @@ def explain(arguments: argparse.Namespace) -> None:
     # Only explaining needs it.
     classifier = import_module("depthsearch.modelfolder").load(folder)
     about = classifier.config["depthsearch"]
-    pretrained = _pretrained(arguments.weights, about, console)
+    pretrained = _pretrained(arguments.weights, about, stored, console)
     comparison = compare(
-        classifier.model.to(device.torch_device),
-        None if pretrained is None else pretrained.model.to(device.torch_device),
+        # Both in one layout: in another, convolutions round otherwise.
+        device.place(classifier.model),
+        None if pretrained is None else device.place(pretrained.model),
         classes=classifier.classes,
         before_classes=None if pretrained is None else pretrained_classes(pretrained),
         preprocessing=classifier.preprocessing,
-        cut=Cut(**{**about["cut"], "aliases": tuple(about["cut"]["aliases"])}),
+        cut=_named_cut(classifier.model, about["cut"], classifier.preprocessing.image_size),
         wanted=arguments.layers or (),
     )
     photos = _photos(arguments, comparison, stored, console)
@@ -241,12 +242,21 @@ def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | N
     return folder, stored
 
 
-def _pretrained(weights: str | None, about: Mapping[str, Any], console: Console) -> Backbone | None:
+def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
+    """Find the cut of which a model's description gives the names."""
+    kinds = KINDS if named["kind"] == "block" else DEFAULT_KINDS
+    return find_cut(list_cuts(model, kinds, image_size=image_size), named["name"])
+
+
+def _pretrained(
+    weights: str | None, about: Mapping[str, Any], stored: optuna.Study | None, console: Console
+) -> Backbone | None:
     """Load the backbone that a model was made from, if it is at hand; say so if not."""
     if weights == "none":
         return None
+    options = {} if stored is None else stored.user_attrs.get("provenance", {}).get("options", {})
     try:
-        return _same_backbone(weights, about)
+        return _same_backbone(weights or options.get("weights"), about["backbone"], about["provenance"])
     except WeightsError as error:
         if weights is not None:
             raise
@@ -254,18 +264,20 @@ def _pretrained(weights: str | None, about: Mapping[str, Any], console: Console)
         return None
 
 
-def _same_backbone(weights: str | None, about: Mapping[str, Any]) -> Backbone:
-    started = about["backbone"]
-    origin = started["weights"]
-    options = (about.get("provenance") or {}).get("options") or {}
+def _same_backbone(weights: str | None, name: str, provenance: Mapping[str, Any]) -> Backbone:
+    """Load a backbone with the weights that a model started from.
+
+    Raises:
+        WeightsError: If those are not to be had, or the given ones are others.
+    """
+    origin = provenance["weights"]
     seed = re.fullmatch(r"random \(seed (\d+)\)", origin)
-    given = weights or options.get("weights") or ("random" if seed else "auto")
+    given = weights or ("random" if seed else "auto")
     if origin.startswith("file") and given == "auto":
         raise WeightsError(f"It started from the {origin}: give that with --weights.")
-    backbone = load_backbone(
-        started["name"], given, demo=origin.startswith("shipped"), seed=int(seed[1]) if seed else 0
-    )
-    if backbone.digest != started["digest"]:
+    demo = origin.startswith("shipped")
+    backbone = load_backbone(name, given, demo=demo, seed=int(seed[1]) if seed else 0)
+    if backbone.digest != provenance["weights_digest"]:
         raise WeightsError(
             f"It started from other weights ({origin}) than {backbone.weights}. Give --weights FILE."
         )
