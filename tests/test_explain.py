@@ -6,7 +6,8 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from wsgiref.util import setup_testing_defaults
@@ -14,6 +15,7 @@ from wsgiref.util import setup_testing_defaults
 import numpy as np
 import optuna
 import pytest
+import safetensors.torch
 import timm
 import torch
 from captum.attr import LayerGradCam
@@ -24,7 +26,7 @@ from torch import nn
 
 from depthsearch import cli
 from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact
-from depthsearch.backbones import Backbone, load_backbone
+from depthsearch.backbones import Backbone, load_backbone, state_digest
 from depthsearch.cli import main
 from depthsearch.cuts import Cut, find_cut, list_cuts
 from depthsearch.drawing import CELL, INFERNO, VIRIDIS, draw, shown_channels
@@ -658,28 +660,35 @@ def test_the_dashboard_shows_an_artifact_and_may_delete_it(tmp_path, open_quick_
 
 @pytest.fixture
 def model_folder(tmp_path, small, cut, comparison, monkeypatch) -> Path:
-    """A folder that says of itself that it holds the fine-tuned model."""
+    """A folder with the fine-tuned model, as depthsearch fit writes it."""
+    model = comparison.after.model
+    described = {
+        "format": 1,
+        "classes": CLASSES,
+        "backbone": small.name,
+        "classifier": small.classifier,
+        "head": {"width": 0, "depth": 1},
+        "preprocessing": asdict(small.preprocessing),
+        "precision": "float32",
+        "digest": state_digest(model),
+        "cut": {name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")},
+        "provenance": {"weights": small.weights, "weights_digest": small.digest},
+    }
     folder = tmp_path / "noughts-model"
     folder.mkdir()
-    config = {
-        "architecture": "test_resnet",
-        "depthsearch": {
-            "cut": {name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")},
-            "backbone": small.name,
-            "provenance": {"weights": small.weights, "weights_digest": small.digest},
-        },
-    }
+    config = {"architecture": "test_resnet", "depthsearch": described}
     (folder / "config.json").write_text(json.dumps(config))
-
-    def load(at: Path) -> SimpleNamespace:
-        stored = json.loads((Path(at) / "config.json").read_text())
-        return SimpleNamespace(
-            model=comparison.after.model, classes=CLASSES, preprocessing=small.preprocessing, config=stored
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    if find_spec("depthsearch.modelfolder") is None:
+        module = ModuleType("depthsearch.modelfolder")
+        module.load = lambda at: SimpleNamespace(
+            model=model,
+            classes=CLASSES,
+            preprocessing=small.preprocessing,
+            config=json.loads((Path(at) / "config.json").read_text()),
         )
-
-    module = ModuleType("depthsearch.modelfolder")
-    module.load = load
-    monkeypatch.setitem(sys.modules, "depthsearch.modelfolder", module)
+        monkeypatch.setitem(sys.modules, "depthsearch.modelfolder", module)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -691,6 +700,8 @@ def test_a_model_is_explained_on_image_files(model_folder, files, capsys):
     assert result["folder"] == "noughts-model-explain"
     assert [picture["true"] for picture in result["pictures"]] == ["one", "two", None]
     assert all((Path(result["folder"]) / picture["file"]).is_file() for picture in result["pictures"])
+    layers = result["pictures"][0]["layers"]
+    assert [layer["unchanged"] for layer in layers] == [layer["frozen"] for layer in layers]
     # Random weights came without a classifier of their own.
     assert all(picture["pretrained"] is None for picture in result["pictures"])
     assert "Traceback" not in told.err
