@@ -147,8 +147,10 @@ def _add_cuts(commands: Any) -> None:
 
 def _add_report(commands: Any) -> None:
     add = commands.add_parser("report", help="show a stored study, every trial of it").add_argument
-    add("--name", help="of the study (default: the only one stored)")
+    add("study", nargs="?", metavar="STUDY", help="its name (default: the only one stored)")
+    add("--name", help="the same")
     _add_storage(add)
+    add("--out", metavar="DIR", help="write report.md and report.html there, a page with charts")
     add("--json", action="store_true", help="print one JSON object")
 
 

@@ -32,6 +32,7 @@ from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget, kept_files
 from depthsearch.objective import Task
+from depthsearch.page import write_report
 from depthsearch.report import as_json, render, render_trials, summarize
 from depthsearch.sampling import resolve
 from depthsearch.space import SearchSpace
@@ -112,24 +113,30 @@ def cuts(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Show a stored study, every trial of it.
+    """Show a stored study, every trial of it, and write its report where one is asked for.
 
     Raises:
-        SettingsError: If there is no such study.
+        SettingsError: If there is no such study, or the report cannot be written.
     """
+    if arguments.name and arguments.study and arguments.name != arguments.study:
+        raise SettingsError(f"Two studies, {arguments.study!r} and --name {arguments.name!r}: give one.")
     storage = open_storage(_existing(arguments.storage))
     names = optuna.get_all_study_names(storage)
-    name = arguments.name or (names[0] if len(names) == 1 else None)
+    name = arguments.study or arguments.name or (names[0] if len(names) == 1 else None)
     if name not in names:
         asked = f"No study {name!r}" if name else "Which study? Give --name"
         raise SettingsError(
             f"{asked}; {without_password(arguments.storage)} has: {', '.join(names) or 'none'}."
         )
-    summary = summarize(optuna.load_study(study_name=name, storage=storage))
+    stored = optuna.load_study(study_name=name, storage=storage)
+    summary = summarize(stored)
+    if not arguments.json:
+        _console().print(render(summary), render_trials(summary))
+    if arguments.out is not None:
+        written = " ".join(map(str, write_report(stored, Path(arguments.out))))
+        _say(_console(stderr=arguments.json), f"Report    {written}")
     if arguments.json:
         print(json.dumps(as_json(summary)))
-    else:
-        _console().print(render(summary), render_trials(summary))
 
 
 def dashboard(arguments: argparse.Namespace) -> None:
