@@ -162,8 +162,9 @@ def _stage_name(parts: Sequence[str]) -> str:
 
 def _depth_axis(record: Record, layout: Layout) -> Axis:
     last = len(record.cuts) - 1
-    n = min(layout.n_x, last + 1)
-    places = sorted({round(i * last / max(1, n - 1)) for i in range(n)})
+    step = max(1, math.ceil(last / (layout.n_x - 1)))
+    # Evenly, and the last one: there nothing but the head learns.
+    places = [*(place for place in range(0, last, step) if place + step / 2 < last), last]
     pad = max(0.4, last * 0.015)
     return Axis(
         low=-pad,

@@ -113,11 +113,11 @@ def _answer(summary: Summary, record: Record) -> Inline:
     how = f" (mean of {len(chosen.scores)} seeds)" if evidence is not None else ""
     against = [
         f"{shown(baseline)} with {what}"
-        for baseline, what in (
-            (summary.feature_extraction, "only the head trained"),
-            (summary.full_fine_tuning, "everything trained"),
+        for baseline, what, is_it in (
+            (summary.feature_extraction, "only the head trained", chosen.cut.kind == "head"),
+            (summary.full_fine_tuning, "everything trained", chosen.cut.index == 0),
         )
-        if baseline is not None
+        if baseline is not None and not is_it
     ]
     compared = f", against {' and '.join(against)}" if against else ""
     level = f"; {_level(evidence, record)}" if evidence is not None and len(evidence.level) > 1 else ""
