@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -67,9 +68,10 @@ def mark_at(x: float, y: float, **more) -> Mark:
 def test_ticks_are_even_within_the_range_and_tell_their_values_apart(low: float, high: float) -> None:
     found = ticks(low, high, 6)
     values, labels = [value for value, _ in found], [label for _, label in found]
-    steps = [b - a for a, b in zip(values, values[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(values)]
     assert 3 <= len(found) <= 8
-    assert low - 1e-9 <= values[0] and values[-1] <= high * (1 + 1e-9)
+    assert low - 1e-9 <= values[0]
+    assert values[-1] <= high * (1 + 1e-9)
     assert max(steps) == pytest.approx(min(steps))
     assert len(set(labels)) == len(labels)
     assert [float(label) for label in labels] == pytest.approx(values, abs=steps[0] * 1e-6)
@@ -177,7 +179,7 @@ def test_labels_of_lines_close_to_each_other_do_not_overlap(chart) -> None:
     root = parsed(replace(chart, margin_right=100), *rules)
     heights = sorted(float(e.get("y")) for e in of_class(root, "rule-label"))
     assert len(heights) == 3
-    assert all(b - a >= 13.9 for a, b in zip(heights, heights[1:], strict=False))
+    assert all(b - a >= 13.9 for a, b in pairwise(heights))
     assert not list(of_class(parsed(chart, *rules), "rule-label"))
 
 

@@ -57,6 +57,7 @@ HINT = "Point at a mark, or tap it, to read it here."
 # Scores so far (in interquartile ranges) from the middle half would flatten all others.
 FENCE = 3.0
 N_SHADES = 6
+MOST_STAGES = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,19 +141,24 @@ def _trial_lines(layout: Layout, trial: TrialSummary) -> tuple[str, ...]:
 def stages(cuts: Sequence[Cut]) -> list[tuple[int, int, str]]:
     """Find the stages of a backbone in its module paths: first index, the index behind the last, name.
 
-    A stage is a run of cuts with the same first component (``layer3``), or, where one component holds most of
-    the cuts, the same first two (``features.denseblock3``, ``blocks.4``). Paths that make no such runs, as
-    those of VGG, have none.
+    A stage is a run of cuts with the same first component (``layer3``), or, where that makes fewer than
+    three, with the same first two (``features.denseblock3``, ``blocks.4``).
     """
-    for n_parts in (1, 2):
-        keys = [(cut.kind == "head", *cut.name.split(".")[:n_parts]) for cut in cuts]
-        runs = []
-        for key, run in groupby(enumerate(keys), key=lambda pair: pair[1]):
-            places = [place for place, _ in run]
-            runs.append((places[0], places[-1] + 1, _stage_name(key[1:])))
-        if sum(end - start > 1 for start, end, _ in runs) >= 3:
-            return runs if len(runs) <= 24 else []
+    one, two = (_path_runs(cuts, n_parts) for n_parts in (1, 2))
+    for runs, fewest in ((one, 3), (two, 3), (one, 2)):
+        if fewest <= sum(end - start > 1 for start, end, _ in runs) and len(runs) <= MOST_STAGES:
+            return runs
     return []
+
+
+def _path_runs(cuts: Sequence[Cut], n_parts: int) -> list[tuple[int, int, str]]:
+    """Find the runs of cuts whose module paths have the same first components."""
+    keys = ((cut.kind == "head", *cut.name.split(".")[:n_parts]) for cut in cuts)
+    runs = []
+    for (_, *parts), run in groupby(enumerate(keys), key=lambda pair: pair[1]):
+        places = [place for place, _ in run]
+        runs.append((places[0], places[-1] + 1, _stage_name(parts)))
+    return runs
 
 
 def _stage_name(parts: Sequence[str]) -> str:

@@ -548,8 +548,9 @@ def _test_tables(figures: Mapping[str, Any], classes: Sequence[str]) -> Iterator
 
 def _per_class(stored: Any, classes: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Bring what is stored for each class, by name or in their order, into one form."""
-    pairs = stored.items() if isinstance(stored, Mapping) else zip(classes, stored or (), strict=False)
-    for label, values in pairs:
+    if isinstance(stored, list | tuple):
+        stored = dict(zip(classes, stored, strict=False))
+    for label, values in stored.items() if isinstance(stored, Mapping) else ():
         yield str(label), values if isinstance(values, Mapping) else {"accuracy": values}
 
 
