@@ -39,7 +39,7 @@ ORDER = (
     "charts",
     "document",
     "record",
-    "figures",
+    "plots",
     "reproduction",
     "page",
     "view",

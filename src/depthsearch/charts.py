@@ -387,8 +387,8 @@ def _pointed_at(chart: Chart, kind: str, lines: Sequence[str], parts: Sequence[s
 
 def _tip(chart: Chart, lines: Sequence[str]) -> str:
     lines = lines[: chart.n_lines]
-    first = chart.height + 8
-    plate = element("rect", x=0, y=first - 18, width=chart.width, height=len(lines) * LINE_HEIGHT + 14, rx=6,
+    first = chart.height + 12
+    plate = element("rect", x=0, y=first - 17, width=chart.width, height=len(lines) * LINE_HEIGHT + 14, rx=6,
                     class_="plate")  # fmt: skip
     rows = [
         _text(line, 12, first + row * LINE_HEIGHT, "first" if not row else "more")

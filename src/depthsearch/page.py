@@ -27,7 +27,8 @@ from depthsearch.document import (
     as_markdown,
 )
 from depthsearch.errors import SettingsError
-from depthsearch.figures import (
+from depthsearch.files import written_whole
+from depthsearch.plots import (
     depth_figure,
     importance_figure,
     learning_figure,
@@ -38,7 +39,6 @@ from depthsearch.figures import (
     state_of,
     transfer_figure,
 )
-from depthsearch.files import written_whole
 from depthsearch.probe import plateau_start
 from depthsearch.record import LEAST_FOR_IMPORTANCE, Record, evidence_of, read
 from depthsearch.report import Summary, TrialSummary, setting_of, summarize
@@ -195,7 +195,8 @@ def _key_figures(summary: Summary, record: Record) -> Iterator[tuple[str, Inline
     if chosen is not None:
         setting = setting_of({name: v for name, v in chosen.params.items() if name != "cut"})
         if evidence is not None:
-            yield metric_of(summary).capitalize(), _mean(chosen), setting
+            error = f"± {chosen.standard_error:.4f}; " if chosen.standard_error is not None else ""
+            yield metric_of(summary).capitalize(), shown(chosen.mean), f"{error}{setting}"
         else:
             yield metric_of(summary).capitalize(), shown(chosen.score), f"trial {chosen.number}: {setting}"
         yield "Frozen", f"{chosen.cut.frozen_mac_share:.0%}".replace("%", " %"), "of the backbone's MACs"

@@ -6,7 +6,7 @@ import pytest
 
 from depthsearch.backbones import make_model
 from depthsearch.cuts import Cut, list_cuts
-from depthsearch.figures import NARROW, WIDE, Layout, _lines, _runs, _without_outliers, shown, stages
+from depthsearch.plots import NARROW, WIDE, Layout, _lines, _runs, _without_outliers, shown, stages
 
 
 def cuts_named(*names: str) -> list[Cut]:

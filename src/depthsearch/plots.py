@@ -284,7 +284,8 @@ def _depth_layers(summary: Summary, record: Record, layout: Layout, axis: Axis) 
     yield from _borders(record)
     for name, score, kind in _baselines(summary):
         yield Rule(y=score, label=f"{name} {shown(score)}", kind=kind)
-    worst = axis.low if summary.maximize else axis.high
+    # Where the trials stand that have no score.
+    worst = axis.low + (axis.high - axis.low) * (0.04 if summary.maximize else 0.96)
     for trial in _by_prominence(summary):
         yield _trial_mark(
             trial, layout, float(trial.cut.index), _or(trial.score, worst), _kind(trial, summary)
@@ -361,7 +362,7 @@ def _depth_caption(summary: Summary, axis: Axis) -> str:
         mark = "mark lies" if n_beyond == 1 else "marks lie"
         parts.append(f"{n_beyond} {mark} beyond the axis, drawn at its edge with an arrow.")
     if any(trial.score is None for trial in summary.trials):
-        parts.append("Trials without any score are drawn at the edge.")
+        parts.append(f"Trials without any score stand at the {'bottom' if summary.maximize else 'top'}.")
     if evidence_of(summary) is not None:
         parts.append(
             "Large diamonds are means over seeds with their standard errors; the line is the score expected "
@@ -374,7 +375,7 @@ def _depth_caption(summary: Summary, axis: Axis) -> str:
 def _depth_legend(summary: Summary) -> Iterator[Legend]:
     evidence = evidence_of(summary)
     yield from _best_legend(summary)
-    yield from _state_legend(summary)
+    yield from _state_legend(summary.trials)
     if evidence is not None:
         yield Legend(symbol=symbol("diamond", "confirmed best"), label="answer")
         yield Legend(symbol=symbol("diamond", "confirmed"), label="mean over seeds ± standard error")
@@ -391,12 +392,12 @@ def _best_legend(summary: Summary) -> Iterator[Legend]:
         yield Legend(symbol=symbol("dot", "complete best"), label="best")
 
 
-def _state_legend(summary: Summary) -> Iterator[Legend]:
+def _state_legend(trials: Sequence[TrialSummary]) -> Iterator[Legend]:
     words = {**WORDS, "pruned": "pruned", "running": "running"}
     for state, shape in SHAPES.items():
-        if any(t.state == state and (t.origin != "confirm" or state != "complete") for t in summary.trials):
+        if any(t.state == state and (t.origin != "confirm" or state != "complete") for t in trials):
             yield Legend(symbol=symbol(shape, state), label=words[state])
-    if any(t.origin == "confirm" and t.state == "complete" for t in summary.trials):
+    if any(t.origin == "confirm" and t.state == "complete" for t in trials):
         yield Legend(symbol=symbol("diamond", "complete again"), label="trained again, another seed")
 
 
@@ -595,7 +596,7 @@ def rate_figure(summary: Summary, record: Record) -> Figure:
         narrow=draw(chart(NARROW)),
         caption="Where good trials lie: the stronger the colour, the better the score.",
         instead="The chart is in report.html; the trials' settings and scores stand in the next table.",
-        legend=(*legend, *_best_legend(summary), *_state_legend(summary)),
+        legend=(*legend, *_best_legend(summary), *_state_legend(trials)),
     )
 
 
@@ -632,7 +633,7 @@ def importance_figure(importance: Mapping[str, float]) -> Figure:
     rows = tuple((name.replace("_", " "), f"{share:.2f}") for name, share in found)
     title = "share of the variance of the scores"
     return Figure(
-        wide=draw_bars(title, bars, width=560),
+        wide=draw_bars(title, bars, width=860),
         narrow=draw_bars(title, bars, width=340),
         caption="How much of what single parameters explain of the scores' variance each explains (fANOVA).",
         table=Table(headings=("parameter", "share"), rows=rows, numbers=frozenset({"share"})),
