@@ -5,10 +5,9 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 from depthsearch import cli
 from depthsearch.document import Document, as_html, as_markdown
 from depthsearch.errors import SettingsError
+from depthsearch.evidence import Confirmed, Evidence, Expected
 from depthsearch.page import compose, write_report
 from depthsearch.record import read
 from depthsearch.report import Summary, summarize
@@ -142,40 +142,29 @@ FINISHED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Confirmed(Summary):
-    """A summary with evidence, as repeated trainings give it."""
-
-    evidence: Any = None
-
-
-def confirmed(
-    *places: int, level: tuple[int, ...] = (6, 7, 8), chosen: int = -1
-) -> tuple[Confirmed, optuna.Study]:
+def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary, optuna.Study]:
+    """Give a study whose best settings were trained again at some cuts, the last of them the answer."""
     again = [
-        trial(place, 0.88, origin="confirm", confirms=2, seed=seed) for place in places for seed in (4, 5)
+        trial(place, 0.88, origin="confirm", confirms=2, seed=seed) for place in places for seed in (0, 1)
     ]
     study = stored(*FINISHED, *again)
     summary = summarize(study)
-    means = [
-        SimpleNamespace(
-            cut=next(t.cut for t in summary.trials if t.cut.index == place),
+    means = tuple(
+        Confirmed(
+            cut=summary.cuts[place],
             trial=2,
-            params={"cut": place, "learning_rate": 3e-4, "head_width": 0},
-            scores={3: 0.9, 4: 0.88, 5: 0.88},
+            params={"learning_rate": 3e-4, "head_width": 0},
+            scores={0: 0.8934, 1: 0.88},
             mean=0.8867,
             standard_error=0.0067,
             gap=0.0,
             gap_error=None,
         )
         for place in places
-    ]
-    expected = tuple(SimpleNamespace(mean=0.8, low=0.75, high=0.85) for _ in range(N_CUTS))
-    evidence = SimpleNamespace(
-        confirmed=tuple(means), best=means[0], answer=means[chosen], level=level, expected=expected
     )
-    known = {field.name: getattr(summary, field.name) for field in fields(Summary)}
-    return Confirmed(**known, evidence=evidence), study
+    expected = (Expected(mean=0.8, low=0.75, high=0.85),) * N_CUTS
+    evidence = Evidence(confirmed=means, best=means[0], answer=means[-1], level=level, expected=expected)
+    return replace(summary, evidence=evidence), study
 
 
 def document(study: optuna.Study) -> Document:
@@ -337,7 +326,7 @@ def test_one_far_off_trial_does_not_flatten_the_others() -> None:
 @pytest.mark.parametrize("n", [19, 20])
 def test_importance_is_shown_only_where_there_are_trials_enough(n: int) -> None:
     trials = [trial(k % N_CUTS, 0.5 + 0.04 * (k % N_CUTS), rate=1e-3 * (1 + k % 3)) for k in range(n)]
-    again = [trial(5, 0.7, origin="confirm", confirms=5, seed=9)] * 3
+    again = [trial(5, 0.7, origin="confirm", confirms=5, seed=0)] * 3
     found = [read(stored(*trials, *again)).importance for _ in range(2)]
     assert found[0] == found[1]
     text = as_markdown(document(stored(*trials, *again)))
@@ -390,24 +379,34 @@ def test_evidence_is_the_answer_and_is_drawn() -> None:
     made = compose(summary, read(study))
     text = rendered(as_markdown(made)).text
     assert "train from layer 20" in text
-    assert "validation accuracy 0.8867 ± 0.0067 (mean of 3 seeds)" in text
-    assert "layers 20–26 cannot be told from the best." in text  # noqa: RUF001 (a range)
+    assert "validation accuracy 0.8867 ± 0.0067 (mean of 2 seeds)" in text
+    assert "layers 20 to 26 cannot be told from the best." in text
     assert "Not confirmed" not in text
     depth = charts(made)[0]
     assert len([e for e in depth.iter("path") if e.get("class") == "area expected"]) == 1
     assert len([e for e in depth.iter("rect") if e.get("class") == "span level"]) == 1
-    assert [kind for kind, line in marks(depth) if line.startswith("Mean of 3 seeds")] == [
+    assert [kind for kind, line in marks(depth) if line.startswith("Mean of 2 seeds")] == [
         "mark confirmed",
         "mark confirmed best",
     ]
     assert sum("again" in kind for kind, _ in marks(depth)) == 4
-    assert "Trained again with seeds 4, 5." in text
+    assert "What was trained again has seeds of its own: 0, 1." in text
+    assert "tiny: train" in text
+    assert "against 0.7000 with only the head trained" in text
+
+
+def test_an_end_that_was_trained_again_is_told_by_its_mean() -> None:
+    summary, study = confirmed(0, 6)
+    made = compose(summary, read(study))
+    assert "and 0.8867 with everything trained" in rendered(as_markdown(made)).text
+    rules = [e.find("title").text for e in charts(made)[0].iter("path") if "rule" in e.get("class")]
+    assert rules == ["head only 0.7000", "everything trained 0.8867"]
 
 
 def test_depths_that_do_not_touch_are_named_and_shaded_apart() -> None:
     summary, study = confirmed(4, 6, level=(2, 3, 8))
     made = compose(summary, read(study))
-    assert "layers 8–11, 26 cannot be told" in as_markdown(made)  # noqa: RUF001 (a range)
+    assert "layers 8 to 11, 26 cannot be told" in as_markdown(made)
     assert len([e for e in charts(made)[0].iter("rect") if e.get("class") == "span level"]) == 2
 
 
@@ -436,6 +435,20 @@ def test_a_test_is_told_whatever_it_has(figures: Any, told: list[str]) -> None:
 
 
 # --- running it again ---------------------------------------------------------------------------
+
+
+def test_a_test_is_told_as_fit_stores_it() -> None:
+    by_class = [
+        {"name": name, "precision": 0.7, "recall": 0.6, "f1": 0.65, "n": 25} for name in ("cat", "dog")
+    ]
+    figures = {**FIGURES, "classes": by_class, "confusion": [[20, 5], [3, 22]]}
+    fit = {"folder": "/models/a", "test": figures, "trial": 2, "cut": {"layer": 20}, "n_images": 400}
+    readings = [{"when": "2026-01-01", "accuracy": 0.91}] * 2
+    page = rendered(as_markdown(document(stored(*FINISHED, fit=fit, test_readings=readings))))
+    assert "The final training, of trial 2, from layer 20, on images: 400." in page.text
+    assert "The test images were read 2 times." in page.text
+    place = page.cells.index("precision")
+    assert page.cells[place + 4 : place + 9] == ["cat", "0.7000", "0.6000", "0.6500", "25"]
 
 
 @pytest.mark.parametrize(
@@ -469,7 +482,7 @@ def test_a_test_is_told_whatever_it_has(figures: Any, told: list[str]) -> None:
 def test_the_command_asks_for_what_was_asked_for(changed: list[str]) -> None:
     given = cli._parser().parse_args(["study", "--backbone", "tiny", "--epochs", "3", *changed])
     options = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(given).items()}
-    for absent in ("command", "storage", "name", "json", "trials"):
+    for absent in ("command", "storage", "name", "json"):
         del options[absent]
     command = study_command(options, name="it's", n_trials=9)
     again = cli._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])

@@ -30,6 +30,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.files import written_whole
 from depthsearch.plots import (
     depth_figure,
+    end_score,
     importance_figure,
     learning_figure,
     metric_of,
@@ -40,9 +41,10 @@ from depthsearch.plots import (
     transfer_figure,
 )
 from depthsearch.probe import plateau_start
-from depthsearch.record import LEAST_FOR_IMPORTANCE, Record, evidence_of, read
-from depthsearch.report import Summary, TrialSummary, setting_of, summarize
+from depthsearch.record import LEAST_FOR_IMPORTANCE, Record, read
+from depthsearch.report import Summary, level_ranges, setting_of, summarize
 from depthsearch.reproduction import study_command
+from depthsearch.trials import TrialSummary
 
 __all__ = ["compose", "write_report"]
 
@@ -71,12 +73,12 @@ def write_report(study: optuna.Study, folder: Path) -> tuple[Path, Path]:
 def compose(summary: Summary, record: Record) -> Document:
     """Say what a study found, how sure that is, what it cost and how to run it again."""
     made = (
-        Section("Score against depth", tuple(_depth(summary, record))),
+        Section("Score against depth", tuple(_depth(summary))),
         Section("Confirmation", tuple(_confirmation(summary))),
         Section("Test", tuple(_test(record))),
-        Section("Where pretrained features stop helping", tuple(_transfer(summary, record))),
+        Section("Where pretrained features stop helping", tuple(_transfer(summary))),
         Section("Learning curves", tuple(_learning(summary, record))),
-        Section("Learning rate and depth", (rate_figure(summary, record),) if summary.trials else ()),
+        Section("Learning rate and depth", (rate_figure(summary),) if summary.trials else ()),
         Section("What mattered", tuple(_importance(summary, record))),
         Section("Every trial", tuple(_trials(summary))),
         Section("Cost", tuple(_cost(summary, record))),
@@ -103,7 +105,7 @@ def _opening(summary: Summary, record: Record) -> Iterator[Block]:
 
 def _answer(summary: Summary, record: Record) -> Inline:
     """Say in one sentence where to cut, and what that gives."""
-    evidence = evidence_of(summary)
+    evidence = summary.evidence
     so_far = "" if record.is_finished else " so far"
     chosen: Any = evidence.answer if evidence is not None else summary.chosen
     if chosen is None:
@@ -114,13 +116,15 @@ def _answer(summary: Summary, record: Record) -> Inline:
     against = [
         f"{shown(baseline)} with {what}"
         for baseline, what, is_it in (
-            (summary.feature_extraction, "only the head trained", chosen.cut.kind == "head"),
-            (summary.full_fine_tuning, "everything trained", chosen.cut.index == 0),
+            (end_score(summary, -1), "only the head trained", chosen.cut.kind == "head"),
+            (end_score(summary, 0), "everything trained", chosen.cut.index == 0),
         )
         if baseline is not None and not is_it
     ]
     compared = f", against {' and '.join(against)}" if against else ""
-    level = f"; {_level(evidence, record)}" if evidence is not None and len(evidence.level) > 1 else ""
+    level = ""
+    if evidence is not None and len(evidence.level) > 1:
+        level = f"; layers {level_ranges(summary.cuts, evidence.level)} cannot be told from the best"
     return (
         f"{summary.backbone}{so_far}: ",
         *_cut_in_words(chosen.cut),
@@ -150,31 +154,15 @@ def _mean(confirmed: Any) -> str:
     return shown(confirmed.mean) + (f" ± {error:.4f}" if error is not None else "")
 
 
-def _level(evidence: Any, record: Record) -> str:
-    """Name the depths that cannot be told from the best, as ranges of layer numbers."""
-    runs: list[list[int]] = []
-    for place in sorted(evidence.level):
-        if runs and place == runs[-1][-1] + 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    names = [
-        f"{record.cuts[run[0]].layer}–{record.cuts[run[-1]].layer}" if len(run) > 1  # noqa: RUF001 (a range)
-        else str(record.cuts[run[0]].layer)
-        for run in runs
-    ]  # fmt: skip
-    return f"layers {', '.join(names)} cannot be told from the best"
-
-
 def _caveats(summary: Summary, record: Record) -> Iterator[str]:
     """Say how far the answer can be trusted."""
     if not record.is_finished:
-        running = summary.count("running")
+        running = sum(trial.state == "running" for trial in summary.trials)
         also = f", {running} {'is' if running == 1 else 'are'} running or interrupted" if running else ""
         n = summary.n_finished
         yield f"The study is not finished: {n} {_plural('trial', n)} {'is' if n == 1 else 'are'} done{also}."
-    n_complete = sum(t.state == "complete" and t.origin != "confirm" for t in summary.trials)
-    if evidence_of(summary) is None and n_complete:
+    n_complete = summary.count("complete")
+    if summary.evidence is None and n_complete:
         yield (
             f"Not confirmed: every setting was trained once, with one seed, and this is the best of "
             f"{n_complete} complete {_plural('trial', n_complete)} on the same validation images"
@@ -190,25 +178,28 @@ def _one_image(summary: Summary, record: Record) -> str:
 
 
 def _key_figures(summary: Summary, record: Record) -> Iterator[tuple[str, Inline, Inline]]:
-    evidence = evidence_of(summary)
-    chosen = evidence.answer if evidence is not None else summary.chosen
+    evidence, chosen = summary.evidence, summary.chosen
+    metric = metric_of(summary).capitalize()
+    if evidence is not None:
+        error = evidence.answer.standard_error
+        setting = setting_of(evidence.answer.params)
+        yield metric, shown(evidence.answer.mean), setting if error is None else f"± {error:.4f}; {setting}"
+    elif chosen is not None:
+        yield metric, shown(chosen.score), f"trial {chosen.number}: {setting_of(chosen.params)}"
     if chosen is not None:
-        setting = setting_of({name: v for name, v in chosen.params.items() if name != "cut"})
-        if evidence is not None:
-            error = f"± {chosen.standard_error:.4f}; " if chosen.standard_error is not None else ""
-            yield metric_of(summary).capitalize(), shown(chosen.mean), f"{error}{setting}"
-        else:
-            yield metric_of(summary).capitalize(), shown(chosen.score), f"trial {chosen.number}: {setting}"
-        yield "Frozen", f"{chosen.cut.frozen_mac_share:.0%}".replace("%", " %"), "of the backbone's MACs"
-    yield "Head only", shown(summary.feature_extraction), "feature extraction"
-    yield "Everything trained", shown(summary.full_fine_tuning), "full fine-tuning"
-    yield "Trials", str(len(summary.trials)), _counted(summary)
+        share = f"{chosen.cut.frozen_mac_share:.0%}".replace("%", " %")
+        yield "Frozen", share, "of the backbone's MACs"
+    yield "Head only", shown(end_score(summary, -1)), "feature extraction"
+    yield "Everything trained", shown(end_score(summary, 0)), "full fine-tuning"
+    yield "Trials", str(len(summary.searched)), _counted(summary)
     cost = summary.cost
     yield "Cost", f"{cost.full_fine_tunes:.2f}", f"full fine-tunes; {_duration(cost.seconds)}"
 
 
 def _counted(summary: Summary) -> str:
     counts = [f"{summary.count(state)} {word}" for state, word in STATES if summary.count(state)]
+    if summary.confirming:
+        counts.append(f"{len(summary.confirming)} trained again")
     return ", ".join(counts) or "none begun"
 
 
@@ -226,11 +217,11 @@ def _duration(seconds: float) -> str:
 # --- the sections -------------------------------------------------------------------------------
 
 
-def _depth(summary: Summary, record: Record) -> Iterator[Block]:
+def _depth(summary: Summary) -> Iterator[Block]:
     if not summary.trials:
         yield Paragraph("No trial has begun.")
         return
-    yield depth_figure(summary, record)
+    yield depth_figure(summary)
     top = summary.top_cuts()
     if top:
         yield Paragraph("The best complete trial of each of the best cuts:")
@@ -254,7 +245,7 @@ def _depth(summary: Summary, record: Record) -> Iterator[Block]:
 
 
 def _confirmation(summary: Summary) -> Iterator[Block]:
-    evidence = evidence_of(summary)
+    evidence = summary.evidence
     if evidence is None:
         return
     seeds = sorted({seed for confirmed in evidence.confirmed for seed in confirmed.scores})
@@ -270,7 +261,7 @@ def _confirmation(summary: Summary) -> Iterator[Block]:
         (
             str(confirmed.cut.layer),
             names_of(confirmed.cut),
-            setting_of({name: v for name, v in confirmed.params.items() if name != "cut"}),
+            setting_of(confirmed.params),
             *(shown(confirmed.scores.get(seed)) for seed in seeds),
             _mean(confirmed),
             _gap(confirmed),
@@ -280,8 +271,8 @@ def _confirmation(summary: Summary) -> Iterator[Block]:
     answers = [confirmed.cut.index == evidence.answer.cut.index for confirmed in evidence.confirmed]
     yield Paragraph(
         "The best settings were trained again with the same seeds. ± is the standard error of a mean; the "
-        "differences to the best are taken seed by seed. The marked row is the answer: the deepest cut "
-        "that cannot be told from the best."
+        "differences to the best are taken seed by seed. The marked row is the answer: of those within "
+        "one standard error of the best, the one that freezes most."
     )
     yield Table(
         headings=headings,
@@ -296,7 +287,7 @@ def _gap(confirmed: Any) -> str:
     return shown(confirmed.gap) + (f" ± {error:.4f}" if error is not None else "")
 
 
-def _transfer(summary: Summary, record: Record) -> Iterator[Block]:
+def _transfer(summary: Summary) -> Iterator[Block]:
     start = plateau_start(summary.curve)
     if start is None:
         return
@@ -308,7 +299,7 @@ def _transfer(summary: Summary, record: Record) -> Iterator[Block]:
             ").",
         )
     )
-    yield transfer_figure(summary, record)
+    yield transfer_figure(summary)
 
 
 def _learning(summary: Summary, record: Record) -> Iterator[Block]:
@@ -327,7 +318,7 @@ def _learning(summary: Summary, record: Record) -> Iterator[Block]:
 
 
 def _importance(summary: Summary, record: Record) -> Iterator[Block]:
-    n_complete = sum(t.state == "complete" and t.origin != "confirm" for t in summary.trials)
+    n_complete = summary.count("complete")
     if record.importance:
         yield Paragraph(
             f"Estimated from {n_complete} complete trials; those pruned have no part in it. It says what the "
@@ -361,7 +352,7 @@ def _trial_row(trial: TrialSummary) -> tuple[Inline, ...]:
         str(trial.number),
         str(trial.cut.layer),
         shown(trial.score),
-        state_of(trial) + (", trained again" if trial.origin == "confirm" else ""),
+        state_of(trial) + (", trained again" if trial.confirms is not None else ""),
         setting_of(trial.params),
         names_of(trial.cut),
         str(trial.epochs),
@@ -400,12 +391,11 @@ def _cost(summary: Summary, record: Record) -> Iterator[Block]:
 
 def _groups(summary: Summary) -> Iterator[tuple[str, list[TrialSummary]]]:
     for state, word in STATES:
-        trials = [trial for trial in summary.trials if trial.state == state and trial.origin != "confirm"]
+        trials = [trial for trial in summary.searched if trial.state == state]
         if trials:
             yield word, trials
-    again = [trial for trial in summary.trials if trial.origin == "confirm"]
-    if again:
-        yield "trained again", again
+    if summary.confirming:
+        yield "trained again", list(summary.confirming)
 
 
 def _cost_row(word: str, trials: Sequence[TrialSummary], unit: int) -> tuple[Inline, ...]:
@@ -487,7 +477,7 @@ def _listed(names: Sequence[str]) -> Iterator[str | Code]:
 
 def _test(record: Record) -> Iterator[Block]:
     """Tell what the final model did on the test images; the fit says what it likes to say."""
-    figures = record.fit.get("figures")
+    figures = record.fit.get("figures", record.fit.get("test"))
     figures = figures if isinstance(figures, Mapping) else {}
     if not record.fit:
         return
@@ -500,11 +490,7 @@ def _test(record: Record) -> Iterator[Block]:
         facts.append(("Calibration error", shown(figures["calibration_error"]), ""))
     if facts:
         yield Facts(tuple(facts))
-    told = [
-        f"{word} {record.fit[key]}"
-        for key, word in (("trial", "of trial"), ("layer", "from layer"))
-        if key in record.fit
-    ]
+    told = _fitted(record.fit)
     if told:
         yield Paragraph(f"The final training, {', '.join(told)}.")
     if "folder" in record.fit:
@@ -518,6 +504,14 @@ def _test(record: Record) -> Iterator[Block]:
         )
 
 
+def _fitted(fit: Mapping[str, Any]) -> list[str]:
+    """Say which setting the final training had."""
+    cut = fit.get("cut")
+    layer = fit.get("layer", cut.get("layer") if isinstance(cut, Mapping) else None)
+    found = (("of trial", fit.get("trial")), ("from layer", layer), ("on images:", fit.get("n_images")))
+    return [f"{words} {value}" for words, value in found if value is not None]
+
+
 def _interval(interval: Any) -> str:
     if isinstance(interval, list | tuple) and len(interval) == 2:
         return f"95 %: {shown(interval[0])} to {shown(interval[1])}"
@@ -525,7 +519,7 @@ def _interval(interval: Any) -> str:
 
 
 def _test_tables(figures: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Block]:
-    rows = list(_per_class(figures.get("per_class"), classes))
+    rows = list(_per_class(figures.get("per_class", figures.get("classes")), classes))
     if rows:
         names = tuple(dict.fromkeys(name for _, values in rows for name in values))
         yield Table(
@@ -552,7 +546,10 @@ def _per_class(stored: Any, classes: Sequence[str]) -> Iterator[tuple[str, Mappi
     if isinstance(stored, list | tuple):
         stored = dict(zip(classes, stored, strict=False))
     for label, values in stored.items() if isinstance(stored, Mapping) else ():
-        yield str(label), values if isinstance(values, Mapping) else {"accuracy": values}
+        if isinstance(values, Mapping):
+            yield str(label), {key: value for key, value in values.items() if key != "name"}
+        else:
+            yield str(label), {"accuracy": values}
 
 
 def _figure(value: Any) -> str:
@@ -562,8 +559,8 @@ def _figure(value: Any) -> str:
 def _again(summary: Summary, record: Record) -> Iterator[Block]:
     options = record.provenance.get("options")
     if isinstance(options, Mapping) and options:
-        n_trials = sum(trial.origin != "confirm" for trial in summary.trials if trial.state != "running")
-        yield Commands(study_command(options, name=f"{summary.study}-again", n_trials=max(1, n_trials)))
+        n_trials = max(options.get("trials") or 1, summary.n_finished)
+        yield Commands(study_command(options, name=f"{summary.study}-again", n_trials=n_trials))
         yield Paragraph(
             "Same machine, same versions: the same study, under another name. "
             "Add --storage to keep it elsewhere.",
@@ -573,7 +570,7 @@ def _again(summary: Summary, record: Record) -> Iterator[Block]:
         yield Paragraph(
             "The command is not known: this study was stored by an older depthsearch, without its options."
         )
-    yield Paragraph(_seeds(record))
+    yield Paragraph(_seeds(summary, record))
     versions = record.provenance.get("versions")
     facts = [(name, str(v)) for name, v in versions.items()] if isinstance(versions, Mapping) else []
     facts += [
@@ -587,12 +584,12 @@ def _again(summary: Summary, record: Record) -> Iterator[Block]:
     yield Details("All that makes two trials comparable", Table(headings=("setting", "value"), rows=settings))
 
 
-def _seeds(record: Record) -> str:
+def _seeds(summary: Summary, record: Record) -> str:
     base = record.recipe.get("seed", "unknown")
     told = f"Seed {base}: trial n draws its setting, its head and its batches from seed and n."
-    seeds = sorted({seed for _, seed in record.confirms.values() if seed is not None})
+    seeds = sorted({trial.seed for trial in summary.confirming if trial.seed is not None})
     if seeds:
-        told += f" Trained again with seeds {', '.join(map(str, seeds))}."
+        told += f" What was trained again has seeds of its own: {', '.join(map(str, seeds))}."
     return told
 
 

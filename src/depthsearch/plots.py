@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from depthsearch.charts import (
     Area,
@@ -34,12 +33,14 @@ from depthsearch.charts import (
 )
 from depthsearch.cuts import Cut
 from depthsearch.document import Code, Figure, Inline, Legend, Table
+from depthsearch.evidence import Confirmed
 from depthsearch.probe import plateau_start
-from depthsearch.record import Epoch, Record, evidence_of
+from depthsearch.record import Epoch, Record
 from depthsearch.report import Summary, TrialSummary, setting_of, sparkline
 
 __all__ = [
     "depth_figure",
+    "end_score",
     "importance_figure",
     "learning_figure",
     "metric_of",
@@ -126,7 +127,7 @@ def _lines(layout: Layout, *rows: str) -> tuple[str, ...]:
 
 
 def _trial_lines(layout: Layout, trial: TrialSummary) -> tuple[str, ...]:
-    again = ", trained again" if trial.origin == "confirm" else ""
+    again = ", trained again" if trial.confirms is not None else ""
     return _lines(
         layout,
         f"Trial {trial.number}{again}: {shown(trial.score)}, {state_of(trial)}",
@@ -166,8 +167,8 @@ def _stage_name(parts: Sequence[str]) -> str:
     return ".".join(parts) if parts[-1].isdecimal() else parts[-1]
 
 
-def _depth_axis(record: Record, layout: Layout) -> Axis:
-    last = len(record.cuts) - 1
+def _depth_axis(summary: Summary, layout: Layout) -> Axis:
+    last = len(summary.cuts) - 1
     step = max(1, math.ceil(last / (layout.n_x - 1)))
     # Evenly, and the last one: there nothing but the head learns.
     places = [*(place for place in range(0, last, step) if place + step / 2 < last), last]
@@ -175,13 +176,13 @@ def _depth_axis(record: Record, layout: Layout) -> Axis:
     return Axis(
         low=-pad,
         high=last + pad,
-        ticks=tuple((float(place), str(record.cuts[place].layer)) for place in places),
+        ticks=tuple((float(place), str(summary.cuts[place].layer)) for place in places),
         label="first trainable layer (more frozen to the right)",
     )
 
 
-def _borders(record: Record) -> list[Layer]:
-    return [Border(x=start - 0.5, end=end - 0.5, label=name) for start, end, name in stages(record.cuts)]
+def _borders(summary: Summary) -> list[Layer]:
+    return [Border(x=start - 0.5, end=end - 0.5, label=name) for start, end, name in stages(summary.cuts)]
 
 
 def _score_axis(values: Iterable[float], kept: Iterable[float], layout: Layout, summary: Summary) -> Axis:
@@ -218,7 +219,7 @@ def _without_outliers(values: Sequence[float]) -> list[float]:
 # --- score against depth ------------------------------------------------------------------------
 
 
-def depth_figure(summary: Summary, record: Record) -> Figure:
+def depth_figure(summary: Summary) -> Figure:
     """Draw every trial's score at the depth of its cut, with the baselines and what repetitions say."""
     axis_values = list(_anchoring_scores(summary))
 
@@ -230,9 +231,9 @@ def depth_figure(summary: Summary, record: Record) -> Figure:
             title=f"{metric_of(summary)} against depth",
             width=layout.width,
             height=layout.height,
-            x=_depth_axis(record, layout),
+            x=_depth_axis(summary, layout),
             y=axis,
-            layers=tuple(_depth_layers(summary, record, layout, axis)),
+            layers=tuple(_depth_layers(summary, layout, axis)),
             n_lines=layout.n_lines,
             hint=HINT,
             margin_right=layout.label_margin,
@@ -255,7 +256,7 @@ def _scores(summary: Summary, *states: str) -> list[float]:
 
 def _anchoring_scores(summary: Summary) -> Iterator[float]:
     """Give the scores that the chart has to have within its range."""
-    evidence = evidence_of(summary)
+    evidence = summary.evidence
     if summary.best is not None and summary.best.score is not None:
         yield summary.best.score
     yield from (rule for _, rule, _ in _baselines(summary))
@@ -264,16 +265,25 @@ def _anchoring_scores(summary: Summary) -> Iterator[float]:
         yield from (expected.mean for expected in evidence.expected)
 
 
+def end_score(summary: Summary, index: int) -> float | None:
+    """Give the score of the first or last cut: the mean if it was trained again, else its best trial's."""
+    if summary.evidence is not None:
+        for confirmed in summary.evidence.confirmed:
+            if confirmed.cut == summary.cuts[index]:
+                return confirmed.mean
+    return summary.feature_extraction if index else summary.full_fine_tuning
+
+
 def _baselines(summary: Summary) -> list[tuple[str, float, str]]:
     both = (
-        ("head only", summary.feature_extraction, "head-only"),
-        ("everything trained", summary.full_fine_tuning, "everything"),
+        ("head only", end_score(summary, -1), "head-only"),
+        ("everything trained", end_score(summary, 0), "everything"),
     )
     return [(name, score, kind) for name, score, kind in both if score is not None]
 
 
-def _depth_layers(summary: Summary, record: Record, layout: Layout, axis: Axis) -> Iterator[Layer]:
-    evidence = evidence_of(summary)
+def _depth_layers(summary: Summary, layout: Layout, axis: Axis) -> Iterator[Layer]:
+    evidence = summary.evidence
     if evidence is not None:
         yield from (Span(low=low - 0.5, high=high + 0.5, kind="level") for low, high in _runs(evidence.level))
         band = [(float(i), e.low, e.high) for i, e in enumerate(evidence.expected)]
@@ -281,7 +291,7 @@ def _depth_layers(summary: Summary, record: Record, layout: Layout, axis: Axis) 
             yield Area(points=tuple(band), kind="expected")
             mean = tuple((float(i), e.mean) for i, e in enumerate(evidence.expected))
             yield Curve(points=mean, kind="expected")
-    yield from _borders(record)
+    yield from _borders(summary)
     for name, score, kind in _baselines(summary):
         yield Rule(y=score, label=f"{name} {shown(score)}", kind=kind)
     # Where the trials stand that have no score.
@@ -307,14 +317,14 @@ def _by_prominence(summary: Summary) -> list[TrialSummary]:
 
 def _kind(trial: TrialSummary, summary: Summary) -> str:
     best = summary.best is not None and trial.number == summary.best.number
-    again = trial.origin == "confirm"
+    again = trial.confirms is not None
     return " ".join(
-        [trial.state, *(["again"] if again else []), *(["best"] if best and not evidence_of(summary) else [])]
+        [trial.state, *(["again"] if again else []), *(["best"] if best and not summary.evidence else [])]
     )
 
 
 def _trial_mark(trial: TrialSummary, layout: Layout, x: float, y: float, kind: str) -> Mark:
-    again = trial.origin == "confirm" and trial.state == "complete"
+    again = trial.confirms is not None and trial.state == "complete"
     return Mark(
         shape="diamond" if again else SHAPES[trial.state],
         x=x,
@@ -325,8 +335,8 @@ def _trial_mark(trial: TrialSummary, layout: Layout, x: float, y: float, kind: s
     )
 
 
-def _confirmed_mark(summary: Summary, confirmed: Any, layout: Layout) -> Mark:
-    evidence = evidence_of(summary)
+def _confirmed_mark(summary: Summary, confirmed: Confirmed, layout: Layout) -> Mark:
+    evidence = summary.evidence
     error = confirmed.standard_error
     answer = evidence is not None and confirmed.cut.index == evidence.answer.cut.index
     spread = f" ± {error:.4f}" if error is not None else ""
@@ -338,7 +348,7 @@ def _confirmed_mark(summary: Summary, confirmed: Any, layout: Layout) -> Mark:
             layout,
             f"Mean of {len(confirmed.scores)} seeds: {shown(confirmed.mean)}{spread}",
             f"{confirmed.cut}; {confirmed.cut.kind}; {_share(confirmed.cut)}",
-            setting_of({k: v for k, v in confirmed.params.items() if k != "cut"}),
+            setting_of(confirmed.params),
         ),
         kind="confirmed best" if answer else "confirmed",
         radius=6.0,
@@ -363,7 +373,7 @@ def _depth_caption(summary: Summary, axis: Axis) -> str:
         parts.append(f"{n_beyond} {mark} beyond the axis, drawn at its edge with an arrow.")
     if any(trial.score is None for trial in summary.trials):
         parts.append(f"Trials without any score stand at the {'bottom' if summary.maximize else 'top'}.")
-    if evidence_of(summary) is not None:
+    if summary.evidence is not None:
         parts.append(
             "Large diamonds are means over seeds with their standard errors; the line is the score expected "
             "at each depth with its best setting, in a band of 95 %; shaded depths cannot be told from the "
@@ -373,7 +383,7 @@ def _depth_caption(summary: Summary, axis: Axis) -> str:
 
 
 def _depth_legend(summary: Summary) -> Iterator[Legend]:
-    evidence = evidence_of(summary)
+    evidence = summary.evidence
     yield from _best_legend(summary)
     yield from _state_legend(summary.trials)
     if evidence is not None:
@@ -388,23 +398,23 @@ def _depth_legend(summary: Summary) -> Iterator[Legend]:
 
 
 def _best_legend(summary: Summary) -> Iterator[Legend]:
-    if summary.best is not None and evidence_of(summary) is None:
+    if summary.best is not None and summary.evidence is None:
         yield Legend(symbol=symbol("dot", "complete best"), label="best")
 
 
 def _state_legend(trials: Sequence[TrialSummary]) -> Iterator[Legend]:
     words = {**WORDS, "pruned": "pruned", "running": "running"}
     for state, shape in SHAPES.items():
-        if any(t.state == state and (t.origin != "confirm" or state != "complete") for t in trials):
+        if any(t.state == state and (t.confirms is None or state != "complete") for t in trials):
             yield Legend(symbol=symbol(shape, state), label=words[state])
-    if any(t.origin == "confirm" and t.state == "complete" for t in trials):
+    if any(t.confirms is not None and t.state == "complete" for t in trials):
         yield Legend(symbol=symbol("diamond", "complete again"), label="trained again, another seed")
 
 
 # --- transfer curve -----------------------------------------------------------------------------
 
 
-def transfer_figure(summary: Summary, record: Record) -> Figure:
+def transfer_figure(summary: Summary) -> Figure:
     """Draw the accuracy of linear probes of the frozen features over depth."""
     points = sorted(summary.curve, key=lambda point: point.cut)
     start = plateau_start(points)
@@ -422,7 +432,7 @@ def transfer_figure(summary: Summary, record: Record) -> Figure:
                     layout,
                     f"Linear probe: {shown(point.score)} ± {point.standard_error:.4f} "
                     f"from {point.n_features} features",
-                    f"features before {record.cuts[point.cut]}",
+                    f"features before {summary.cuts[point.cut]}",
                 ),
                 kind="probe best" if point is start else "probe",
                 radius=6.0 if point is start else 4.0,
@@ -435,14 +445,14 @@ def transfer_figure(summary: Summary, record: Record) -> Figure:
             title="accuracy of a linear probe of the frozen features against depth",
             width=layout.width,
             height=layout.height - 70,
-            x=_depth_axis(record, layout),
+            x=_depth_axis(summary, layout),
             y=Axis(
                 low=low - pad,
                 high=high + pad,
                 ticks=tuple(t for t in ticks(low - pad, high + pad, layout.n_y) if t[0] <= 1 + 1e-9),
                 label="accuracy of a linear probe",
             ),
-            layers=(*_borders(record), line, *marks),
+            layers=(*_borders(summary), line, *marks),
             n_lines=layout.n_lines - 1,
             hint=HINT,
         )
@@ -450,7 +460,7 @@ def transfer_figure(summary: Summary, record: Record) -> Figure:
     rows = tuple(
         (
             str(point.layer),
-            names_of(record.cuts[point.cut]),
+            names_of(summary.cuts[point.cut]),
             str(point.n_features),
             shown(point.score),
             f"{point.standard_error:.4f}",
@@ -531,7 +541,7 @@ def learning_figure(summary: Summary, record: Record) -> Figure:
 
 
 def _curve_kind(trial: TrialSummary) -> str:
-    return f"{trial.state} again" if trial.origin == "confirm" else trial.state
+    return f"{trial.state} again" if trial.confirms is not None else trial.state
 
 
 def _curve_row(trial: TrialSummary, curve: Sequence[Epoch]) -> tuple[Inline, ...]:
@@ -562,9 +572,9 @@ def _epoch_axis(n_epochs: int, layout: Layout) -> Axis:
 # --- learning rate and depth --------------------------------------------------------------------
 
 
-def rate_figure(summary: Summary, record: Record) -> Figure:
+def rate_figure(summary: Summary) -> Figure:
     """Draw each trial by depth and learning rate, its score as the darkness of the mark."""
-    trials = [t for t in _by_prominence(summary) if "learning_rate" in t.params and t.origin != "confirm"]
+    trials = [t for t in _by_prominence(summary) if "learning_rate" in t.params and t.confirms is None]
     shade, legend = _shades(summary)
     rates = [trial.params["learning_rate"] for trial in trials] or [1e-3]
     low, high = min(rates) / 1.3, max(rates) * 1.3
@@ -584,9 +594,9 @@ def rate_figure(summary: Summary, record: Record) -> Figure:
             title="learning rate and depth of each trial",
             width=layout.width,
             height=layout.height - 40,
-            x=_depth_axis(record, layout),
+            x=_depth_axis(summary, layout),
             y=Axis(low=low, high=high, ticks=log_ticks(low, high), label="learning rate", log=True),
-            layers=(*_borders(record), *marks),
+            layers=(*_borders(summary), *marks),
             n_lines=layout.n_lines,
             hint=HINT,
         )

@@ -10,10 +10,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.cuts import Cut
-from depthsearch.report import Summary
-
-__all__ = ["LEAST_FOR_IMPORTANCE", "Epoch", "Record", "evidence_of", "read"]
+__all__ = ["LEAST_FOR_IMPORTANCE", "Epoch", "Record", "read"]
 
 # With fewer complete trials the shares are those of chance.
 LEAST_FOR_IMPORTANCE = 20
@@ -43,9 +40,7 @@ class Record:
     """All of a stored study that a report shows and a `Summary` has not.
 
     Attributes:
-        cuts: Candidates by depth.
         epochs: What each trial gave, by its number.
-        confirms: Trials that train another one's setting again: which one's, with which seed.
         recipe: How all trials were trained.
         data: Name, classes, counts, duplicates, skipped files.
         settings: All that makes two trials comparable.
@@ -58,9 +53,7 @@ class Record:
         test_readings: How often the test images were read, as stored.
     """
 
-    cuts: tuple[Cut, ...]
     epochs: Mapping[int, tuple[Epoch, ...]]
-    confirms: Mapping[int, tuple[int | None, int | None]]
     recipe: Mapping[str, Any]
     data: Mapping[str, Any]
     settings: Mapping[str, Any]
@@ -79,13 +72,7 @@ def read(study: optuna.Study) -> Record:
     trials = study.get_trials(deepcopy=False)
     runs = any(trial.state == TrialState.RUNNING for trial in trials)
     return Record(
-        cuts=tuple(Cut(**{**cut, "aliases": tuple(cut["aliases"])}) for cut in attributes["cuts"]),
         epochs={trial.number: _epochs(trial) for trial in trials},
-        confirms={
-            trial.number: (trial.user_attrs.get("confirms"), trial.user_attrs.get("seed"))
-            for trial in trials
-            if _confirms(trial)
-        },
         recipe=attributes["recipe"],
         data=attributes["data"],
         settings=attributes["settings"],
@@ -99,17 +86,8 @@ def read(study: optuna.Study) -> Record:
     )
 
 
-def evidence_of(summary: Summary) -> Any | None:
-    """Give what repeated trainings say of a study, or None where none were run."""
-    return getattr(summary, "evidence", None)
-
-
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _confirms(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get("origin") == "confirm"
 
 
 def _epochs(trial: FrozenTrial) -> tuple[Epoch, ...]:
@@ -136,7 +114,7 @@ def _importance(study: optuna.Study, trials: list[FrozenTrial]) -> dict[str, flo
 
     Source: Hutter, Hoos, Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, 2014.
     """
-    searched = [t for t in trials if t.state == TrialState.COMPLETE and not _confirms(t)]
+    searched = [t for t in trials if t.state == TrialState.COMPLETE and "confirms" not in t.user_attrs]
     if len(searched) < LEAST_FOR_IMPORTANCE:
         return {}
     # A copy: trials that only repeat a setting would count it more often.

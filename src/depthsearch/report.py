@@ -24,6 +24,7 @@ __all__ = [
     "Summary",
     "TrialSummary",
     "as_json",
+    "level_ranges",
     "render",
     "render_trials",
     "setting_of",

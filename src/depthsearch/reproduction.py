@@ -23,7 +23,7 @@ def study_command(options: Mapping[str, Any], *, name: str, n_trials: int) -> st
         name: What to call the new study.
         n_trials: How many trials it is to have.
     """
-    words = [*_flags({"backbone": options.get("backbone"), **options})]
+    words = [*_flags({name: value for name, value in options.items() if name not in ("trials", "name")})]
     words += [f"--trials {n_trials}", f"--name {shlex.quote(name)}"]
     lines = ["depthsearch study"]
     for word in words:
