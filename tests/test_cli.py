@@ -167,7 +167,8 @@ def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments,
     (command,) = re.findall(r"```console\n(.*?)\n```", text, re.DOTALL)
     asked = cli._parser().parse_args(arguments)
     again = cli._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
-    differing = {key for key, value in vars(asked).items() if vars(again)[key] != value}
+    given = {key: value for key, value in vars(asked).items() if value is not None}
+    differing = {key for key, value in given.items() if vars(again)[key] != value}
     assert differing == {"name", "storage"}
 
 

@@ -130,13 +130,13 @@ def report(arguments: argparse.Namespace) -> None:
         )
     stored = optuna.load_study(study_name=name, storage=storage)
     summary = summarize(stored)
-    if not arguments.json:
-        _console().print(render(summary), render_trials(summary))
-    if arguments.out is not None:
-        written = " ".join(map(str, write_report(stored, Path(arguments.out))))
-        _say(_console(stderr=arguments.json), f"Report    {written}")
+    written = write_report(stored, Path(arguments.out)) if arguments.out is not None else ()
     if arguments.json:
         print(json.dumps(as_json(summary)))
+    else:
+        _console().print(render(summary), render_trials(summary))
+    if written:
+        _say(_console(stderr=arguments.json), f"Report    {' '.join(map(str, written))}")
 
 
 def dashboard(arguments: argparse.Namespace) -> None:
