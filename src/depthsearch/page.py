@@ -27,6 +27,7 @@ from depthsearch.document import (
     as_markdown,
 )
 from depthsearch.errors import SettingsError
+from depthsearch.evidence import Confirmed
 from depthsearch.files import written_whole
 from depthsearch.plots import (
     depth_figure,
@@ -149,7 +150,7 @@ def _cut_in_words(cut: Cut) -> tuple[Strong | Code | str, ...]:
     return Strong(f"train from layer {cut.layer}"), *names, ", everything before it frozen"
 
 
-def _mean(confirmed: Any) -> str:
+def _mean(confirmed: Confirmed) -> str:
     error = confirmed.standard_error
     return shown(confirmed.mean) + (f" ± {error:.4f}" if error is not None else "")
 
@@ -249,22 +250,16 @@ def _confirmation(summary: Summary) -> Iterator[Block]:
     if evidence is None:
         return
     seeds = sorted({seed for confirmed in evidence.confirmed for seed in confirmed.scores})
-    headings = (
-        "layer",
-        "first trainable",
-        "setting",
-        *(f"seed {seed}" for seed in seeds),
-        "mean",
-        "behind the best",
-    )
+    by_seed = tuple(f"seed {seed}" for seed in seeds)
+    headings = ("layer", "mean", "behind the best", "first trainable", "setting", *by_seed)
     rows = tuple(
         (
             str(confirmed.cut.layer),
+            _mean(confirmed),
+            _gap(confirmed),
             names_of(confirmed.cut),
             setting_of(confirmed.params),
             *(shown(confirmed.scores.get(seed)) for seed in seeds),
-            _mean(confirmed),
-            _gap(confirmed),
         )
         for confirmed in evidence.confirmed
     )
@@ -282,7 +277,7 @@ def _confirmation(summary: Summary) -> Iterator[Block]:
     )
 
 
-def _gap(confirmed: Any) -> str:
+def _gap(confirmed: Confirmed) -> str:
     error = confirmed.gap_error
     return shown(confirmed.gap) + (f" ± {error:.4f}" if error is not None else "")
 
