@@ -152,6 +152,40 @@ def test_the_report_shows_every_trial(finished, arguments, capsys) -> None:
     assert re.findall(r"^│\s+([012]) │.* │ complete │", shown, re.MULTILINE) == ["0", "1", "2"]
 
 
+def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments, tmp_path, capsys) -> None:
+    out = tmp_path / "a" / "b"
+    out.mkdir(parents=True)
+    for name in ("kept.txt", "report.html"):
+        (out / name).write_text("before")
+    assert main(["report", "noughts", "--storage", arguments[-1], "--out", str(out)]) == 0
+    assert f"Report    {out / 'report.md'} {out / 'report.html'}\n" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["kept.txt", "report.html", "report.md"]
+    assert (out / "kept.txt").read_text() == "before"
+    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "# test_resnet on pictures" in text
+    (command,) = re.findall(r"```console\n(.*?)\n```", text, re.DOTALL)
+    asked = cli._parser().parse_args(arguments)
+    again = cli._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
+    given = {key: value for key, value in vars(asked).items() if value is not None}
+    differing = {key for key, value in given.items() if vars(again)[key] != value}
+    assert differing == {"name", "storage"}
+
+
+def test_a_written_report_leaves_the_json_alone_on_stdout(finished, arguments, tmp_path, capsys) -> None:
+    assert main(["report", "--storage", arguments[-1], "--json", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == json.loads(finished.stdout)
+    assert told.err == f"Report    {tmp_path / 'report.md'} {tmp_path / 'report.html'}\n"
+
+
+def test_two_names_of_a_study_are_one_too_many(finished, arguments, capsys) -> None:
+    assert status_of(["report", "noughts", "--name", "noughts", "--storage", arguments[-1]]) == 0
+    capsys.readouterr()
+    assert status_of(["report", "noughts", "--name", "others", "--storage", arguments[-1]]) == 2
+    assert "Two studies, 'noughts' and --name 'others': give one." in complaint(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "difference"),
     [
@@ -267,7 +301,9 @@ BAD = [
     ("cuts", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("report", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("report", "--storage", "NO_DATABASE", "file is not a database"),
+    ("report", "STUDY", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("report", "--name", "nonesuch", "No study 'nonesuch'; sqlite:///"),
+    ("report", "--out", "GARBAGE", "garbage.pt': "),
     ("report", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("dashboard", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("dashboard", "--storage", "studies.db", "'studies.db' is no database URL"),
@@ -306,6 +342,7 @@ def test_a_bad_value_is_one_line_and_status_2(
     }[command]
     value = values.get(value, value)
     given = [f"{option}{value}"] if value.startswith("=") else [f"{option}={value}"]
+    given = [value] if option == "STUDY" else given
     before = sorted(tmp_path.iterdir())
     assert status_of([command, value] if option == "BACKBONE" else [*argv, *given]) == 2
     told = capsys.readouterr()

@@ -867,6 +867,7 @@ def test_a_study_without_an_answer_cannot_be_fitted(
 
 # Command, option, value (or a word for one), what the complaint has to say.
 BAD = [
+    ("fit", "STUDY", "nonesuch", "No study 'nonesuch'"),
     ("fit", "--name", "nonesuch", "No study 'nonesuch'"),
     ("fit", "--storage", "ABSENT", "absent.db' with studies. Run depthsearch study"),
     ("fit", "--out", "MODEL/config.json", "config.json is a file"),
@@ -911,6 +912,8 @@ def test_a_bad_value_is_one_line_and_status_2(
     }[command]
     if option == "IMAGE":
         argv = [*argv[:-1], value]
+    elif option == "STUDY":
+        argv = [*argv, value]
     elif option != "FOLDER":
         argv = [*argv, f"{option}{value}" if value.startswith("=") else f"{option}={value}"]
     capsys.readouterr()

@@ -45,6 +45,12 @@ ORDER = (
     "objective",
     "study",
     "report",
+    "charts",
+    "document",
+    "record",
+    "plots",
+    "reproduction",
+    "page",
     "refit",
     "explain",
     "drawing",
@@ -115,7 +121,7 @@ def test_the_version_is_the_installed_one() -> None:
     assert depthsearch.__version__ == version("depthsearch")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "keras_layers.json"])
+@pytest.mark.parametrize("name", ["py.typed", "keras_layers.json", "page.css"])
 def test_what_the_package_reads_is_shipped_with_it(name: str) -> None:
     assert (files("depthsearch") / name).is_file()
 

@@ -157,8 +157,8 @@ def _add_cuts(commands: Any) -> None:
 
 def _add_report(commands: Any) -> None:
     add = commands.add_parser("report", help="show a stored study, every trial of it").add_argument
-    add("--name", help="of the study (default: the only one stored)")
-    _add_storage(add)
+    _add_stored(add)
+    add("--out", metavar="DIR", help="write report.md and report.html there, a page with charts")
     add("--json", action="store_true", help="print one JSON object")
 
 
@@ -167,8 +167,7 @@ def _add_fit(commands: Any) -> None:
         "fit", help="train the answer on train + validation, test it, write the model"
     )
     add = parser.add_argument
-    add("--name", help="of the study (default: the only one stored)")
-    _add_storage(add)
+    _add_stored(add)
     out = "folder for the model (default: NAME-model); an earlier model there is replaced"
     add("--out", type=Path, metavar="FOLDER", help=out)
     add("--seed", type=_seed, metavar="N", help="of head, batch order and dropout (default: the trial's own)")
@@ -236,6 +235,12 @@ def _add_dashboard(commands: Any) -> None:
     _add_artifacts(add)
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; it has no password)")
     add("--port", type=_at_least(0), default=8080, help="0 takes a free one (default: 8080)")
+
+
+def _add_stored(add: Any) -> None:
+    add("study", nargs="?", metavar="STUDY", help="its name (default: the only one stored)")
+    add("--name", help="the same")
+    _add_storage(add)
 
 
 def _add_storage(add: Any) -> None:

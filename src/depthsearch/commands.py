@@ -39,6 +39,7 @@ from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import check_place, load
 from depthsearch.objective import Task
+from depthsearch.page import write_report
 from depthsearch.refit import Fitted
 from depthsearch.refit import fit as fit_answer
 from depthsearch.report import as_json, render, render_trials, summarize
@@ -123,16 +124,20 @@ def cuts(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Show a stored study, every trial of it.
+    """Show a stored study, every trial of it, and write its report where one is asked for.
 
     Raises:
-        SettingsError: If there is no such study.
+        SettingsError: If there is no such study, or the report cannot be written.
     """
-    summary = summarize(_stored(arguments))
+    stored = _stored(arguments)
+    summary = summarize(stored)
+    written = write_report(stored, Path(arguments.out)) if arguments.out is not None else ()
     if arguments.json:
         print(json.dumps(as_json(summary)))
     else:
         _console().print(render(summary), render_trials(summary))
+    if written:
+        _say(_console(stderr=arguments.json), f"Report    {' '.join(map(str, written))}")
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -635,10 +640,12 @@ def _kept_options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
 
 
 def _stored(arguments: argparse.Namespace) -> optuna.Study:
-    """Find the study that the options name; the only one needs no name."""
+    """Find the study that the command line names; the only one needs no name."""
+    if arguments.name and arguments.study and arguments.name != arguments.study:
+        raise SettingsError(f"Two studies, {arguments.study!r} and --name {arguments.name!r}: give one.")
     storage = open_storage(_existing(arguments.storage))
     names = optuna.get_all_study_names(storage)
-    name = arguments.name or (names[0] if len(names) == 1 else None)
+    name = arguments.study or arguments.name or (names[0] if len(names) == 1 else None)
     if name not in names:
         asked = f"No study {name!r}" if name else "Which study? Give --name"
         raise SettingsError(

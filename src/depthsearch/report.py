@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,18 @@ from depthsearch.evidence import Confirmed, Evidence, weigh
 from depthsearch.probe import ProbePoint, plateau_start
 from depthsearch.trials import TrialSummary, rank, read_cuts, read_trials
 
-__all__ = ["Cost", "Summary", "TrialSummary", "as_json", "render", "render_trials", "sparkline", "summarize"]
+__all__ = [
+    "Cost",
+    "Summary",
+    "TrialSummary",
+    "as_json",
+    "level_ranges",
+    "render",
+    "render_trials",
+    "setting_of",
+    "sparkline",
+    "summarize",
+]
 
 ENDED = ("complete", "pruned", "fail")
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -408,9 +419,14 @@ def _score(score: float | None) -> str:
 
 
 def _params(trial: TrialSummary) -> str:
+    return setting_of(trial.params)
+
+
+def setting_of(params: Mapping[str, Any]) -> str:
+    """Say in words what a trial's parameters are, the cut left out."""
     words = {"learning_rate": "lr", "head_width": "head"}
     shown = []
-    for name, value in trial.params.items():
+    for name, value in params.items():
         text = f"{value:.2g}" if isinstance(value, float) else str(value)
         if name == "head_width" and value == 0:
             text = "linear"

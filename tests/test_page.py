@@ -1,0 +1,660 @@
+"""The report as a reader gets it: the page is parsed as HTML, the text as Markdown."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import optuna
+import pytest
+from markdown_it import MarkdownIt
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from depthsearch import cli
+from depthsearch.document import Document, as_html, as_markdown
+from depthsearch.errors import SettingsError
+from depthsearch.evidence import Confirmed, Evidence, Expected
+from depthsearch.page import compose, write_report
+from depthsearch.record import read
+from depthsearch.report import Summary, summarize
+from depthsearch.reproduction import study_command
+
+N_CUTS = 12
+EPOCHS = 4
+MACS = {"prefix_macs": 10, "forward_macs": 20, "backward_macs": 30}
+NASTY = "<img src=x onerror=alert(1)> a|b `c` *d* [e](http://f) \\"
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
+OPTIONS = {
+    "backbone": "tiny",
+    "data": "/photos/my cats",
+    "weights": "random",
+    "image_size": 32,
+    "epochs": EPOCHS,
+    "kinds": ["conv", "pool"],
+    "learning_rate": [1e-05, 0.01],
+    "head_width": [1024, 256],
+    "also": ["dropout"],
+    "skip_unreadable": True,
+    "seed": 3,
+}
+
+
+# --- studies to report on -----------------------------------------------------------------------
+
+
+def cut(index: int) -> dict[str, Any]:
+    names = ["stem", *(f"layer{stage}.{k}.conv" for stage in (1, 2) for k in range(5)), "fc"]
+    return {
+        "index": index,
+        "layer": 2 + 3 * index,
+        "name": names[index],
+        "kind": "head" if index == N_CUTS - 1 else "conv",
+        "keras_name": None if index in (0, N_CUTS - 1) else f"conv{index}_keras",
+        "aliases": [],
+        "first_layer": names[index],
+        "frozen_mac_share": index / (N_CUTS - 1),
+        "frozen_parameter_share": index / (N_CUTS - 1),
+        "trainable_parameters": 100 * (N_CUTS - 1 - index),
+        "boundary_bytes": 1024,
+    }
+
+
+def point(index: int, score: float) -> dict[str, Any]:
+    return {"cut": index, "layer": 2 + 3 * index, "name": cut(index)["name"], "n_features": 8, "score": score,
+            "n_val": 100}  # fmt: skip
+
+
+def attributes(**changed: Any) -> dict[str, Any]:
+    return {
+        "settings": {"backbone": "tiny", "space: head_depth": None, "space: learning_rate": [1e-05, 0.01]},
+        "cuts": [cut(index) for index in range(N_CUTS)],
+        "full_fine_tune_macs": 10_000,
+        "data": {
+            "name": "cats",
+            "source": "/photos/cats",
+            "fingerprint": "0123456789abcdef" * 4,
+            "classes": ["cat", "dog"],
+            "images": {"train": 300, "val": 100, "test": 50},
+            "skipped": [],
+            "duplicates": [],
+        },
+        "backbone": {"name": "tiny", "weights": "random (seed 0)", "digest": "0", "preprocessing": {}},
+        "recipe": {"metric": "accuracy", "epochs": EPOCHS, "seed": 3},
+        "provenance": {"versions": {"torch": "2.9"}, "machine": "m", "device": "cpu", "options": OPTIONS},
+        "transfer_curve": {
+            "points": [point(2, 0.6), point(6, 0.8), point(11, 0.7)],
+            "macs": 500,
+            "seconds": 2.0,
+            "kept_bytes": 7,
+        },
+        **changed,
+    }
+
+
+def trial(
+    index: int, score: float | None, state: str = "COMPLETE", *, rate: float = 1e-3, **more: Any
+) -> optuna.trial.FrozenTrial:
+    """Make a trial: scores rise to ``score`` over the epochs, of which a pruned one has two."""
+    n_epochs = 0 if score is None else EPOCHS if state == "COMPLETE" else 2
+    scores = {epoch: score * (0.5 + 0.5 * epoch / n_epochs) for epoch in range(1, n_epochs + 1)}
+    results = [
+        {"epoch": e, "score": s, "train_loss": 1 / e, "val_loss": 2 / e, **MACS} for e, s in scores.items()
+    ]
+    ended = (
+        {} if state == "RUNNING" else {"results": results, "macs": 60 * n_epochs, "plain_macs": 99 * n_epochs}
+    )
+    reason = {"reason": f"pruned after epoch {n_epochs}"} if state == "PRUNED" else {}
+    return create_trial(
+        state=TrialState[state],
+        value=score if state == "COMPLETE" else None,
+        params={"cut": index, "learning_rate": rate, "head_width": 0},
+        distributions={
+            "cut": IntDistribution(0, N_CUTS - 1),
+            "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+            "head_width": IntDistribution(0, 1024, step=256),
+        },
+        intermediate_values=scores,
+        user_attrs={"seconds": 1.5, **reason, **ended, **more},
+    )
+
+
+def stored(*trials: optuna.trial.FrozenTrial, name: str = "mine", lower: bool = False, **changed: Any) -> Any:
+    study = optuna.create_study(study_name=name, direction="minimize" if lower else "maximize")
+    for key, value in attributes(**changed).items():
+        study.set_user_attr(key, value)
+    study.add_trials(trials)
+    return study
+
+
+ENDS = (trial(11, 0.7), trial(0, 0.85))
+FINISHED = (
+    *ENDS,
+    trial(6, 0.9, rate=3e-4),
+    trial(4, 0.6, "PRUNED", rate=1e-2),
+    trial(8, None, "FAIL", reason="boom"),
+)
+
+
+def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary, optuna.Study]:
+    """Give a study whose best settings were trained again at some cuts, the last of them the answer."""
+    again = [
+        trial(place, 0.88, origin="confirm", confirms=2, seed=seed) for place in places for seed in (0, 1)
+    ]
+    study = stored(*FINISHED, *again)
+    summary = summarize(study)
+    means = tuple(
+        Confirmed(
+            cut=summary.cuts[place],
+            trial=2,
+            params={"learning_rate": 3e-4, "head_width": 0},
+            scores={0: 0.8934, 1: 0.88},
+            mean=0.8867,
+            standard_error=0.0067,
+            gap=0.0,
+            gap_error=None,
+        )
+        for place in places
+    )
+    expected = (Expected(mean=0.8, low=0.75, high=0.85),) * N_CUTS
+    evidence = Evidence(confirmed=means, best=means[0], answer=means[-1], level=level, expected=expected)
+    return replace(summary, evidence=evidence), study
+
+
+def document(study: optuna.Study) -> Document:
+    return compose(summarize(study), read(study))
+
+
+# --- readers ------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag is closed, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open and "svg" not in self.open:
+            self.text += data
+        if "td" in self.open or "th" in self.open:
+            self.cells[-1] += data.replace("\n", " ")
+
+
+def rendered(markdown: str) -> Page:
+    """Read Markdown as GitHub does, with its tables."""
+    return Page(MarkdownIt("commonmark").enable("table").render(markdown))
+
+
+def charts(study_or_document: Any) -> list[ElementTree.Element]:
+    """Parse the charts that a wide window shows."""
+    made = study_or_document if isinstance(study_or_document, Document) else document(study_or_document)
+    return [
+        ElementTree.fromstring(block.wide)
+        for section in made.sections
+        for block in section.blocks
+        if hasattr(block, "wide")
+    ]
+
+
+def marks(chart: ElementTree.Element) -> list[tuple[str, str]]:
+    """Class and first line of each mark."""
+    found = (e for e in chart.iter("g") if e.get("class", "").startswith("mark"))
+    return [(e.get("class"), e.find("title").text.splitlines()[0]) for e in found]
+
+
+# --- what is in it ------------------------------------------------------------------------------
+
+
+def test_every_trial_is_drawn_where_scores_rates_and_curves_are_and_state_is_told_by_shape() -> None:
+    depth, _, learning, rates = charts(stored(*FINISHED))
+    for chart in (depth, rates):
+        assert sorted(int(re.search(r"Trial (\d+)", line)[1]) for _, line in marks(chart)) == [0, 1, 2, 3, 4]
+    assert len(marks(learning)) == 4
+    for chart in (depth, learning):
+        assert len([e for e in chart.iter() if e.get("class") == "cross"]) == 1
+    assert [line for kind, line in marks(depth) if "best" in kind] == ["Trial 2: 0.9000, complete"]
+    assert "Trial 4: –, failed: boom" in dict(map(reversed, marks(depth)))  # noqa: RUF001 (a dash for nothing)
+
+
+def test_a_mark_tells_number_names_kind_share_and_setting_of_its_cut() -> None:
+    depth = charts(stored(*FINISHED))[0]
+    title = next(e.text for e in depth.iter("title") if e.text.startswith("Trial 2"))
+    assert title.splitlines()[1:] == [
+        "layer 20 (conv6_keras, layer2.0.conv); conv; 54.5 % of the MACs frozen",
+        "lr 0.0003, head linear",
+    ]
+
+
+def test_baselines_are_lines_and_stages_have_borders() -> None:
+    depth = charts(stored(*FINISHED))[0]
+    rules = [e.find("title").text for e in depth.iter("path") if "rule" in e.get("class")]
+    assert rules == ["head only 0.7000", "everything trained 0.8500"]
+    borders = [e.find("title").text for e in depth.iter("path") if e.get("class") == "border"]
+    assert borders == ["stem", "layer1", "layer2", "fc"]
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        (
+            FINISHED,
+            "tiny: train from layer 20 (conv6_keras, layer2.0.conv), everything before it frozen: validation "
+            "accuracy 0.9000, against 0.7000 with only the head trained and 0.8500 with everything trained.",
+        ),
+        (
+            ENDS,
+            "tiny: train everything, from layer 2 (stem) on: validation accuracy 0.8500, against 0.7000 with",
+        ),
+        (ENDS[:1], "tiny: train only the head, layer 35 (fc), with the whole backbone frozen: validation"),
+        (FINISHED[3:], "tiny: no trial is complete yet; 2 trials over."),
+        ((*ENDS, trial(3, 0.5, "RUNNING")), "tiny so far: train everything"),
+        ((trial(3, 0.5, "RUNNING"),), "tiny: no trial is complete so far; 0 trials over."),
+        ((), "tiny: no trial is complete yet; 0 trials over."),
+    ],
+)
+def test_the_answer_is_one_sentence(trials, expected: str) -> None:
+    made = document(stored(*trials))
+    assert expected in Page(as_html(made)).text
+    assert expected in rendered(as_markdown(made)).text
+
+
+def test_an_answer_of_single_trainings_says_so() -> None:
+    text = Page(as_html(document(stored(*FINISHED)))).text
+    assert "Not confirmed: every setting was trained once, with one seed" in text
+    assert "best of 3 complete trials on the same validation images (100; one is worth 0.0100)" in text
+
+
+def test_a_running_study_says_how_far_it_is_and_draws_what_it_has() -> None:
+    study = stored(*FINISHED, trial(3, 0.5, "RUNNING"))
+    text = Page(as_html(document(study))).text
+    assert "The study is not finished: 5 trials are done, 1 is running or interrupted." in text
+    depth, _, learning, _ = charts(study)
+    for chart in (depth, learning):
+        assert sum("running" in kind for kind, _ in marks(chart)) == 1
+
+
+def test_a_study_that_somebody_holds_is_not_finished() -> None:
+    text = Page(as_html(document(stored(*FINISHED, coordinator={"pid": 1})))).text
+    assert "The study is not finished: 5 trials are done." in text
+
+
+def test_of_losses_the_lowest_is_best_and_the_axis_says_so() -> None:
+    trials = trial(11, 0.9), trial(0, 0.4), trial(5, 1.7), trial(6, 0.3)
+    study = stored(*trials, lower=True, recipe={"metric": "loss", "epochs": EPOCHS, "seed": 0})
+    depth, _, learning, rates = charts(study)
+    labels = [e.text for e in depth.iter("text")]
+    assert "validation loss (lower is better)" in labels
+    for chart in (depth, learning, rates):
+        assert [line for kind, line in marks(chart) if "best" in kind] == ["Trial 3: 0.3000, complete"]
+    shades = {line[:7]: re.search(r"shade-\d", kind)[0] for kind, line in marks(rates)}
+    assert (shades["Trial 3"], shades["Trial 2"]) == ("shade-5", "shade-0")
+
+
+def test_one_far_off_trial_does_not_flatten_the_others() -> None:
+    scores = (0.90, 0.91, 0.92, 0.93, 0.94)
+    trials = [trial(k + 1, score) for k, score in enumerate(scores)]
+    depth = charts(stored(*trials, trial(7, 0.01), trial(8, 0.02, "PRUNED")))[0]
+    assert len([e for e in depth.iter() if e.get("class") == "beyond"]) == 2
+    heights = [float(e.get("cy")) for e in depth.iter("circle") if e.get("class") == "dot"]
+    assert max(heights[:5]) - min(heights[:5]) > 100
+
+
+@pytest.mark.parametrize("n", [19, 20])
+def test_importance_is_shown_only_where_there_are_trials_enough(n: int) -> None:
+    trials = [trial(k % N_CUTS, 0.5 + 0.04 * (k % N_CUTS), rate=1e-3 * (1 + k % 3)) for k in range(n)]
+    again = [trial(5, 0.7, origin="confirm", confirms=5, seed=0)] * 3
+    found = [read(stored(*trials, *again)).importance for _ in range(2)]
+    assert found[0] == found[1]
+    text = as_markdown(document(stored(*trials, *again)))
+    if n < 20:
+        assert found[0] == {}
+        assert "with 19 complete trials the parameters' importance would be chance; it takes 20." in text
+    else:
+        assert max(found[0], key=found[0].get) == "cut"
+        assert "| cut | " in text
+
+
+def test_scores_that_are_all_alike_leave_importance_out() -> None:
+    text = as_markdown(document(stored(*[trial(k % N_CUTS, 0.5) for k in range(20)])))
+    assert "## What mattered" in text
+
+
+def test_the_cost_adds_up() -> None:
+    page = rendered(as_markdown(document(stored(*FINISHED))))
+    rows = [page.cells[i : i + 6] for i in range(len(page.cells)) if page.cells[i : i + 1] == ["in all"]]
+    spent, plain = (3 * 4 + 2) * 60 + 500, (3 * 4 + 2) * 99
+    assert rows == [["in all", "5", "14", "9.5", f"{spent / 10_000:.2f}", f"{plain / 10_000:.2f}"]]
+    assert "17 % went into frozen layers, 33 % forward and 50 % backward" in page.text
+
+
+def test_the_data_are_told() -> None:
+    data = attributes()["data"] | {"skipped": ["cat/bad.png"], "duplicates": [["a.png", "b.png"]]}
+    data["classes"] = [f"class {k}" for k in range(30)]
+    page = Page(as_html(document(stored(*FINISHED, data=data))))
+    for told in (
+        "300 train; 100 validation; 50 test",
+        "All 30 classes",
+        "class 29",
+        "cat/bad.png",
+        "a.png = b.png",
+    ):
+        assert told in page.text
+
+
+# --- evidence and test --------------------------------------------------------------------------
+
+
+def test_without_evidence_nothing_of_it_is_shown() -> None:
+    made = document(stored(*FINISHED))
+    assert "Confirmation" not in [section.title for section in made.sections]
+    assert not [e for e in charts(made)[0].iter() if "span" in e.get("class", "")]
+
+
+def test_evidence_is_the_answer_and_is_drawn() -> None:
+    summary, study = confirmed(4, 6)
+    made = compose(summary, read(study))
+    text = rendered(as_markdown(made)).text
+    assert "train from layer 20" in text
+    assert "validation accuracy 0.8867 ± 0.0067 (mean of 2 seeds)" in text
+    assert "layers 20 to 26 cannot be told from the best." in text
+    assert "Not confirmed" not in text
+    depth = charts(made)[0]
+    assert len([e for e in depth.iter("path") if e.get("class") == "area expected"]) == 1
+    assert len([e for e in depth.iter("rect") if e.get("class") == "span level"]) == 1
+    assert [kind for kind, line in marks(depth) if line.startswith("Mean of 2 seeds")] == [
+        "mark confirmed",
+        "mark confirmed best",
+    ]
+    assert sum("again" in kind for kind, _ in marks(depth)) == 4
+    assert "What was trained again has seeds of its own: 0, 1." in text
+    assert "tiny: train" in text
+    assert "against 0.7000 with only the head trained" in text
+
+
+def test_an_end_that_was_trained_again_is_told_by_its_mean() -> None:
+    summary, study = confirmed(0, 6)
+    made = compose(summary, read(study))
+    assert "and 0.8867 with everything trained" in rendered(as_markdown(made)).text
+    rules = [e.find("title").text for e in charts(made)[0].iter("path") if "rule" in e.get("class")]
+    assert rules == ["head only 0.7000", "everything trained 0.8867"]
+
+
+def test_depths_that_do_not_touch_are_named_and_shaded_apart() -> None:
+    summary, study = confirmed(4, 6, level=(2, 3, 8))
+    made = compose(summary, read(study))
+    assert "layers 8 to 11, 26 cannot be told" in as_markdown(made)
+    assert len([e for e in charts(made)[0].iter("rect") if e.get("class") == "span level"]) == 2
+
+
+FIGURES = {"accuracy": 0.91, "interval": [0.82, 0.96], "n": 50, "calibration_error": 0.03}
+
+
+@pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        (FIGURES, ["0.9100", "95 %: 0.8200 to 0.9600"]),
+        ({**FIGURES, "per_class": {"cat": 0.9, "dog": 0.8}}, ["0.9000", "0.8000"]),
+        (
+            {**FIGURES, "per_class": [{"recall": 0.75, "n": 25}, {"recall": 0.5, "n": 25}]},
+            ["recall", "0.7500"],
+        ),
+        ({**FIGURES, "confusion": [[20, 5], [3, 22]]}, ["Confusion", "22"]),
+        ({"accuracy": None, "per_class": 3, "confusion": "?", "interval": 1}, ["The final training"]),
+        ("?", ["The final training"]),
+    ],
+)
+def test_a_test_is_told_whatever_it_has(figures: Any, told: list[str]) -> None:
+    fit = {"folder": "/models/a", "figures": figures, "trial": 2, "layer": 20}
+    text = Page(as_html(document(stored(*FINISHED, fit=fit, test_readings=1)))).text
+    for expected in (*told, "/models/a", "The test images were read once."):
+        assert expected in text
+
+
+# --- running it again ---------------------------------------------------------------------------
+
+
+def test_a_test_is_told_as_fit_stores_it() -> None:
+    by_class = [
+        {"name": name, "precision": 0.7, "recall": 0.6, "f1": 0.65, "n": 25} for name in ("cat", "dog")
+    ]
+    figures = {**FIGURES, "classes": by_class, "confusion": [[20, 5], [3, 22]]}
+    fit = {"folder": "/models/a", "test": figures, "trial": 2, "cut": {"layer": 20}, "n_images": 400}
+    readings = [{"when": "2026-01-01", "accuracy": 0.91}] * 2
+    page = rendered(as_markdown(document(stored(*FINISHED, fit=fit, test_readings=readings))))
+    assert "The final training, of trial 2, from layer 20, on images: 400." in page.text
+    assert "The test images were read 2 times." in page.text
+    place = page.cells.index("precision")
+    assert page.cells[place + 4 : place + 9] == ["cat", "0.7000", "0.6000", "0.6500", "25"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [],
+        ["--head-width", "0", "--learning-rate", "1e-4:3e-3", "--also", "dropout,optimizer"],
+        [
+            "--kinds",
+            "block",
+            "--skip-unreadable",
+            "--compile",
+            "--data",
+            "/a dir/it's $HOME",
+            "--image-size",
+            "64",
+        ],
+        [
+            "--weights=-odd name.pt",
+            "--label-smoothing",
+            "0.1",
+            "--metric",
+            "loss",
+            "--seed",
+            "7",
+            "--views",
+            "4",
+        ],
+    ],
+)
+def test_the_command_asks_for_what_was_asked_for(changed: list[str]) -> None:
+    given = cli._parser().parse_args(["study", "--backbone", "tiny", "--epochs", "3", *changed])
+    options = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(given).items()}
+    for absent in ("command", "storage", "name", "json"):
+        del options[absent]
+    command = study_command(options, name="it's", n_trials=9)
+    again = cli._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
+    assert vars(again) == {**vars(given), "name": "it's", "trials": 9}
+    assert max(map(len, command.splitlines())) < 110
+
+
+def test_the_report_has_the_command_with_its_trials_and_seeds() -> None:
+    text = as_markdown(document(stored(*FINISHED)))
+    assert "--data '/photos/my cats'" in text
+    assert "--trials 5 --name mine-again" in text
+    assert "Seed 3: trial n draws" in text
+    assert "| torch | 2.9 |" in text
+
+
+@pytest.mark.parametrize("provenance", [{"versions": {"torch": "2.9"}}, {}, None])
+def test_an_older_study_is_told_without_its_command(provenance: Any) -> None:
+    study = stored(*FINISHED, provenance=provenance, transfer_curve={})
+    made = document(study)
+    assert "The command is not known: this study was stored by an older depthsearch" in as_markdown(made)
+    assert "```console" not in as_markdown(made)
+    assert [section.title for section in made.sections].count("Where pretrained features stop helping") == 0
+
+
+# --- form ---------------------------------------------------------------------------------------
+
+
+def nasty() -> optuna.Study:
+    data = attributes()["data"] | {
+        "name": NASTY,
+        "source": f"/{NASTY}",
+        "classes": [NASTY, "b"],
+        "skipped": [NASTY],
+        "duplicates": [[NASTY, NASTY]],
+    }
+    cuts = attributes()["cuts"]
+    cuts[6] |= {"name": NASTY, "keras_name": NASTY}
+    trials = (*FINISHED, trial(3, None, "FAIL", reason=f"{NASTY}\nsecond line"))
+    fit = {"folder": NASTY, "figures": {"per_class": {NASTY: 0.5}, "confusion": [[1, 2], [3, 4]]}}
+    return stored(*trials, name=NASTY, data=data, cuts=cuts, fit=fit, provenance={"versions": {NASTY: NASTY}})
+
+
+STUDIES: dict[str, Callable[[], optuna.Study]] = {
+    "finished": lambda: stored(*FINISHED),
+    "empty": lambda: stored(),
+    "one trial": lambda: stored(trial(5, 0.5)),
+    "nothing complete": lambda: stored(*FINISHED[3:]),
+    "only failed": lambda: stored(FINISHED[4]),
+    "running": lambda: stored(trial(5, 0.5, "RUNNING"), trial(6, None, "RUNNING")),
+    "not a number": lambda: stored(*ENDS, trial(3, float("nan"), "PRUNED")),
+    "all alike": lambda: stored(*[trial(k % N_CUTS, 0.5) for k in range(21)]),
+    "nasty": nasty,
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_page_and_text_are_well_formed_and_say_the_same(name: str) -> None:
+    made = document(STUDIES[name]())
+    page, text = Page(as_html(made)), rendered(as_markdown(made))
+    assert page.cells == text.cells
+    assert len(text.cells) > 10
+    for chart in charts(made):
+        assert all(math_is_sound(e) for e in chart.iter())
+    for section in made.sections:
+        assert section.title in page.text
+        assert section.title in text.text
+
+
+def math_is_sound(e: ElementTree.Element) -> bool:
+    return not any("nan" in value.lower() for key, value in e.items() if key in ("x", "y", "cx", "cy", "d"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_page_needs_nothing_but_itself(name: str) -> None:
+    page = Page(as_html(document(STUDIES[name]())))
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {
+        "script",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "audio",
+        "video",
+        "use",
+        "image",
+    }
+    links = [v for _, attrs in page.tags for key, v in attrs.items() if key in ("src", "href", "xlink:href")]
+    assert links == ["data:,"]
+    assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
+    policy = [a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv")]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    (style,) = re.findall(r"<style>(.*?)</style>", as_html(document(STUDIES[name]())), re.DOTALL)
+    assert not re.search(r"url\(|@import|//", style)
+
+
+def test_names_of_users_are_text_in_both_forms() -> None:
+    made = document(nasty())
+    for read_ in (Page(as_html(made)), rendered(as_markdown(made))):
+        assert not {tag for tag, _ in read_.tags} & {"img", "em", "a"}
+        assert read_.cells.count(NASTY) >= 2
+        assert read_.text.count(NASTY) >= 6
+
+
+def test_one_table_has_as_many_cells_in_each_row() -> None:
+    markdown = as_markdown(document(nasty()))
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    n_rows = sum(token.type == "tr_open" for token in tokens)
+    assert n_rows == sum(
+        line.startswith("| ") and not line.startswith("| -") for line in markdown.splitlines()
+    )
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_both_files_are_written_whole_and_again(tmp_path: Path) -> None:
+    for study in (stored(*FINISHED), stored(*ENDS)):
+        written = write_report(study, tmp_path / "out")
+        made = document(study)
+        assert [path.read_text() for path in written] == [as_markdown(made), as_html(made)]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        SettingsError, match=r"^--out '.*file': (Not a directory|File exists)\. Give a folder"
+    ):
+        write_report(stored(*FINISHED), tmp_path / "file")
+
+
+def test_reading_for_a_report_changes_nothing() -> None:
+    study = stored(*FINISHED)
+    before = study.get_trials(), study.user_attrs
+    as_html(document(study))
+    assert (study.get_trials(), study.user_attrs) == before
+
+
+# --- a browser ----------------------------------------------------------------------------------
+
+
+def console_of(page: Path, scratch: Path) -> list[str]:
+    """Open a page in Chromium and give what its console says."""
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --enable-logging=stderr"
+    options += " --disable-sync --disable-background-networking --disable-component-update"
+    shown = scratch / "shown.png"
+    shown.unlink(missing_ok=True)
+    command = [
+        "chromium",
+        *options.split(),
+        f"--user-data-dir={scratch / 'profile'}",
+        f"--screenshot={shown}",
+    ]
+    ended = subprocess.run(
+        [*command, page.as_uri()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert shown.is_file(), ended.stderr
+    return [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+def test_a_browser_shows_the_page_without_a_complaint(tmp_path: Path) -> None:
+    _, page = write_report(nasty(), tmp_path)
+    assert console_of(page, tmp_path) == []
+    broken = tmp_path / "broken.html"
+    broken.write_text(page.read_text().replace("</main>", "<script>1</script></main>"))
+    assert console_of(broken, tmp_path) != []

@@ -1,0 +1,81 @@
+"""What the charts are made of: stages from module paths, ranges, words."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from depthsearch.backbones import make_model
+from depthsearch.cuts import Cut, list_cuts
+from depthsearch.plots import NARROW, WIDE, Layout, _lines, _runs, _without_outliers, shown, stages
+
+
+def cuts_named(*names: str) -> list[Cut]:
+    return [SimpleNamespace(name=name, kind="head" if name == names[-1] else "conv") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ["conv1", *(f"layer{stage}.{k}.conv" for stage in (1, 2, 3) for k in range(2)), "fc"],
+            [(0, 1, "conv1"), (1, 3, "layer1"), (3, 5, "layer2"), (5, 7, "layer3"), (7, 8, "fc")],
+        ),
+        (
+            ["stem", *(f"blocks.{stage}.{k}.conv" for stage in range(3) for k in range(2)), "conv", "fc"],
+            [(0, 1, "stem"), (1, 3, "blocks.0"), (3, 5, "blocks.1"), (5, 7, "blocks.2"), (7, 8, "conv"),
+             (8, 9, "fc")],
+        ),
+        (
+            ["features.0", "features.3", "features.6", "pre_logits.fc1", "pre_logits.fc2", "head.fc"],
+            [(0, 3, "features"), (3, 5, "pre_logits"), (5, 6, "head")],
+        ),
+        (["features.0", "features.3", "features.6", "classifier"], []),
+        (["a", "b", "fc"], []),
+    ],
+)  # fmt: skip
+def test_stages_are_runs_of_the_first_components_of_paths(names: list[str], expected: list) -> None:
+    assert stages(cuts_named(*names)) == expected
+
+
+def test_a_head_in_the_last_stage_is_a_stage_of_its_own() -> None:
+    names = [f"stage{k}.{i}" for k in range(3) for i in range(2)]
+    assert stages(cuts_named(*names, "stage2.head"))[-1] == (6, 7, "stage2")
+
+
+def test_a_real_backbone_has_its_stages() -> None:
+    found = stages(list_cuts(make_model("test_resnet"), image_size=16))
+    assert [name for _, _, name in found] == ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"]
+    assert [end for _, end, _ in found[:-1]] == [start for start, _, _ in found[1:]]
+
+
+@pytest.mark.parametrize(
+    ("values", "left"),
+    [
+        ([0.9, 0.91, 0.92, 0.93, 0.1], [0.9, 0.91, 0.92, 0.93]),
+        ([0.5, 0.6, 0.7, 0.8], [0.5, 0.6, 0.7, 0.8]),
+        ([0.1, 0.9, 0.9], [0.1, 0.9, 0.9]),
+        ([0.5, 0.5, 0.5, 0.5, 0.1], [0.5, 0.5, 0.5, 0.5, 0.1]),
+        ([], []),
+    ],
+)
+def test_only_what_would_flatten_the_others_is_an_outlier(values: list[float], left: list[float]) -> None:
+    assert _without_outliers(values) == left
+
+
+@pytest.mark.parametrize("layout", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_what_is_read_of_a_mark_fits_its_lines(layout: Layout) -> None:
+    lines = _lines(layout, "Trial 1: 0.9", "layer 3 (" + "features.denseblock1." * 40 + ")", "word " * 200)
+    assert len(lines) == layout.n_lines
+    assert max(map(len, lines)) <= layout.n_letters
+    assert lines[-1].endswith("…")
+    assert _lines(layout, "Trial 1: 0.9") == ("Trial 1: 0.9",)
+
+
+def test_runs_of_numbers() -> None:
+    assert list(_runs([5, 1, 2, 3, 9, 9, 8])) == [(1, 3), (5, 5), (8, 9)]
+    assert list(_runs([])) == []
+
+
+@pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
+def test_no_score_is_a_dash(score: float | None) -> None:
+    assert shown(score) == "–"  # noqa: RUF001 (a dash for nothing)
