@@ -758,7 +758,8 @@ def url(pictures, tmp_path_factory) -> str:
     """A database with a finished study."""
     address = f"sqlite:///{tmp_path_factory.mktemp('studies')}/s.db"
     options = "--backbone test_resnet --weights random --image-size 16 --device cpu --precision float32"
-    counts = "--trials 1 --epochs 2 --pruner none --confirm 0 --head-width 0 --keep-memory 0 --keep-disk 0 --name a/b"
+    counts = "--trials 1 --epochs 2 --pruner none --confirm 0 --head-width 0 --name a/b"
+    counts += " --keep-memory 0 --keep-disk 0"
     argv = ["study", "--data", str(pictures), *options.split(), *counts.split(), "--storage", address]
     assert main(argv) == 0
     return address

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_fit(commands)
     _add_predict(commands)
+    _add_explain(commands)
     _add_dashboard(commands)
     _add_cache(commands)
     return parser
@@ -195,15 +196,55 @@ def _add_cache(commands: Any) -> None:
     add("--json", action="store_true", help="print one JSON object")
 
 
+def _add_explain(commands: Any) -> None:
+    add = commands.add_parser(
+        "explain", help="draw what layers across depth see, before and after"
+    ).add_argument
+    add(
+        "model",
+        metavar="MODEL_OR_STUDY",
+        help="a model's folder, or the name of a study that has a fitted model",
+    )
+    add(
+        "images", nargs="*", metavar="IMAGE", help="files; default: some of the study's, right and wrong ones"
+    )
+    layers = "numbers, Keras names or module paths (default: the ends of the last five stages, and the cut)"
+    add("--layers", type=_listed, metavar="LIST", help=layers)
+    add(
+        "--label",
+        metavar="CLASS",
+        help="true class of the images (default: a folder around them with its name)",
+    )
+    add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    add("--n", type=_at_least(1), default=4, metavar="N", help="images of the study, half of them wrong (4)")
+    add("--split", choices=("val", "test"), default="val", help="images of the study to take them from (val)")
+    add("--out", metavar="DIR", help="where to write the pictures (default: NAME-explain)")
+    add(
+        "--weights",
+        metavar="FILE|none",
+        help="pretrained weights, before fine-tuning (default: as it started)",
+    )
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    _add_storage(add)
+    _add_artifacts(add)
+    add("--json", action="store_true", help="print the index as one JSON object")
+
+
 def _add_dashboard(commands: Any) -> None:
     add = commands.add_parser("dashboard", help="watch stored studies in a browser").add_argument
     _add_storage(add)
+    _add_artifacts(add)
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; it has no password)")
     add("--port", type=_at_least(0), default=8080, help="0 takes a free one (default: 8080)")
 
 
 def _add_storage(add: Any) -> None:
     add("--storage", default=DEFAULT_STORAGE, metavar="URL", help=f"database (default: {DEFAULT_STORAGE})")
+
+
+def _add_artifacts(add: Any) -> None:
+    where = "the studies' pictures (default: DATABASE-artifacts beside an SQLite file)"
+    add("--artifacts", metavar="DIR", help=where)
 
 
 def _at_least(lowest: int) -> Any:
@@ -267,6 +308,13 @@ def _width(text: str) -> tuple[int, int] | None:
             f"{text!r} is neither 0 nor MAX:STEP with STEP dividing MAX, such as 1024:256"
         )
     return int(widest), int(step)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if not items:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list, such as 52,144,features.norm5")
+    return items
 
 
 def _names_from(text: str, known: Sequence[str]) -> tuple[str, ...]:

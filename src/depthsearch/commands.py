@@ -25,14 +25,18 @@ from rich.progress import Progress
 from rich.table import Table
 
 from depthsearch import __version__
-from depthsearch.backbones import Preprocessing, load_backbone, make_model
-from depthsearch.cuts import list_cuts
+from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact
+from depthsearch.backbones import Backbone, Preprocessing, load_backbone, make_model
+from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.dashboard import serve
 from depthsearch.data import DataSet, UnreadableError, image_files, load_data
 from depthsearch.devices import choose_device, use_all_cores
-from depthsearch.errors import SettingsError, StudyError
+from depthsearch.errors import SettingsError, StudyError, WeightsError
+from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
 from depthsearch.features import choose_budget, kept_files
 from depthsearch.fitview import epoch_line, render_fit
+from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
+from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import check_place, load
 from depthsearch.objective import Task
 from depthsearch.refit import Fitted
@@ -44,7 +48,7 @@ from depthsearch.study import confirm, open_storage, open_study, search, without
 from depthsearch.training import EpochResult, Recipe
 from depthsearch.view import View
 
-__all__ = ["cache", "cuts", "dashboard", "fit", "predict", "report", "study"]
+__all__ = ["cache", "cuts", "dashboard", "explain", "fit", "predict", "report", "study"]
 
 # Without a terminal there is no width to keep to.
 PLAIN_WIDTH = 160
@@ -211,11 +215,51 @@ def predict(arguments: argparse.Namespace) -> None:
         _say(console, f"{prediction.image}: " + ", ".join(f"{name} {p:.4f}" for name, p in ranked))
 
 
+def explain(arguments: argparse.Namespace) -> None:
+    """Draw what layers across depth see in images, before and after fine-tuning.
+
+    Raises:
+        DepthsearchError: If there is no fitted model, or an image or layer of it cannot be had.
+    """
+    console = _console(stderr=True)
+    device = choose_device(arguments.device, "float32")
+    store = _artifacts(arguments)
+    use_all_cores()
+    folder, stored = _model_folder(arguments)
+    if stored is None and not arguments.images:
+        raise SettingsError(f"Which images? Give files: depthsearch explain {arguments.model} IMAGE...")
+    classifier = load(folder)
+    about = classifier.config["depthsearch"]
+    pretrained = _pretrained(arguments.weights, about, stored, console)
+    comparison = compare(
+        # Both in one layout: in another, convolutions round otherwise.
+        device.place(classifier.model),
+        None if pretrained is None else device.place(pretrained.model),
+        classes=classifier.classes,
+        before_classes=None if pretrained is None else pretrained_classes(pretrained),
+        preprocessing=classifier.preprocessing,
+        cut=_named_cut(classifier.model, about["cut"], classifier.preprocessing.image_size),
+        wanted=arguments.layers or (),
+    )
+    photos = _photos(arguments, comparison, stored, console)
+    name = folder.resolve().name if stored is None else stored.study_name
+    out = Path(arguments.out or re.sub(r"[^\w.-]+", "-", name) + "-explain")
+    pictures = []
+    for picture in draw_gallery(comparison, photos, out):
+        pictures.append(picture)
+        _say(_console(stderr=arguments.json), str(picture.path))
+    if stored is not None:
+        _keep_pictures(stored, store, pictures, console)
+    if arguments.json:
+        print(json.dumps({"folder": str(out), "pictures": [picture.about for picture in pictures]}))
+
+
 def dashboard(arguments: argparse.Namespace) -> None:
     """Serve optuna-dashboard on the stored studies until interrupted."""
     if arguments.port > 65535:
         raise SettingsError(f"--port {arguments.port} is no port: give one up to 65535.")
-    serve(open_storage(_existing(arguments.storage)), arguments.host, arguments.port)
+    storage = open_storage(_existing(arguments.storage))
+    serve(storage, arguments.host, arguments.port, _artifacts(arguments))
 
 
 def cache(arguments: argparse.Namespace) -> None:
@@ -242,6 +286,135 @@ def cache(arguments: argparse.Namespace) -> None:
         console.print(table)
     done = "Cleared" if arguments.clear else "Kept"
     _say(console, f"{done} {decimal(n_bytes)} in {len(kept)} files of {_cache_folder()}.")
+
+
+def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | None]:
+    """Find the folder of a model, and the study where the model is named by that."""
+    folder = Path(arguments.model)
+    if (folder / "config.json").is_file():
+        return folder, None
+    if folder.is_dir():
+        raise SettingsError(
+            f"{folder} holds no config.json: it is no model. Give what depthsearch fit has saved."
+        )
+    storage = open_storage(_existing(arguments.storage))
+    if arguments.model not in (names := optuna.get_all_study_names(storage)):
+        raise SettingsError(
+            f"No model folder and no study {arguments.model!r}; {without_password(arguments.storage)} has: "
+            f"{', '.join(names) or 'none'}."
+        )
+    stored = optuna.load_study(study_name=arguments.model, storage=storage)
+    fitted = stored.user_attrs.get("fit")
+    if not fitted:
+        raise SettingsError(
+            f"Study {arguments.model!r} has no fitted model. Run depthsearch fit first, then this again."
+        )
+    folder = Path(fitted["folder"])
+    if not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"The model of study {arguments.model!r} is not in {folder} any more. Give its folder, or run "
+            "depthsearch fit again."
+        )
+    return folder, stored
+
+
+def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
+    """Find the cut of which a model's description gives the names."""
+    kinds = KINDS if named["kind"] == "block" else DEFAULT_KINDS
+    return find_cut(list_cuts(model, kinds, image_size=image_size), named["name"])
+
+
+def _pretrained(
+    weights: str | None, about: Mapping[str, Any], stored: optuna.Study | None, console: Console
+) -> Backbone | None:
+    """Load the backbone that a model was made from, if it is at hand; say so if not."""
+    if weights == "none":
+        return None
+    options = {} if stored is None else stored.user_attrs.get("provenance", {}).get("options", {})
+    try:
+        return _same_backbone(weights or options.get("weights"), about["backbone"], about["provenance"])
+    except WeightsError as error:
+        if weights is not None:
+            raise
+        _say(console, f"Without a row for before fine-tuning. {error}", style="yellow")
+        return None
+
+
+def _same_backbone(weights: str | None, name: str, provenance: Mapping[str, Any]) -> Backbone:
+    """Load a backbone with the weights that a model started from.
+
+    Raises:
+        WeightsError: If those are not to be had, or the given ones are others.
+    """
+    origin = provenance["weights"]
+    seed = re.fullmatch(r"random \(seed (\d+)\)", origin)
+    given = weights or ("random" if seed else "auto")
+    if origin.startswith("file") and given == "auto":
+        raise WeightsError(f"It started from the {origin}: give that with --weights.")
+    demo = origin.startswith("shipped")
+    backbone = load_backbone(name, given, demo=demo, seed=int(seed[1]) if seed else 0)
+    if backbone.digest != provenance["weights_digest"]:
+        raise WeightsError(
+            f"It started from other weights ({origin}) than {backbone.weights}. Give --weights FILE."
+        )
+    return backbone
+
+
+def _photos(
+    arguments: argparse.Namespace, comparison: Comparison, stored: optuna.Study | None, console: Console
+) -> list[Photo]:
+    """Read the images given, or pick some of the study's."""
+    if stored is None or arguments.images:
+        photos = read_photos(
+            [Path(image) for image in arguments.images],
+            comparison.preprocessing,
+            comparison.classes,
+            label=arguments.label,
+            skip_unreadable=arguments.skip_unreadable,
+        )
+        skipped = [image for image in arguments.images if image not in {photo.name for photo in photos}]
+        if skipped:
+            _list(console, f"{len(skipped)} unreadable images left out", skipped)
+        return photos
+    task, _ = _again(stored, {}, console)
+    return pick_photos(
+        comparison.after.model, task.data, arguments.split, comparison.preprocessing, arguments.n
+    )
+
+
+def _keep_pictures(
+    stored: optuna.Study, store: Artifacts | None, pictures: Sequence[Picture], console: Console
+) -> None:
+    """Make pictures artifacts of the study, for the dashboard, and note them in it, for the report."""
+    if store is None:
+        _say(
+            console,
+            "Not shown in the dashboard: this database has no folder beside it. Give --artifacts DIR.",
+        )
+    wanted = ("image", "file", "predicted", "probability", "true", "right")
+    noted = []
+    for picture in pictures:
+        try:
+            kept = None if store is None else keep_artifact(stored, store, picture.path)
+        except OSError as error:
+            raise SettingsError(
+                f"Cannot keep {picture.path.name} as an artifact: {error}. Give another --artifacts folder."
+            ) from error
+        noted.append({**{key: picture.about[key] for key in wanted}, "artifact_id": kept})
+    with deferred():
+        stored.set_user_attr("explained", noted)
+
+
+def _artifacts(arguments: argparse.Namespace) -> Artifacts | None:
+    """Open the folder of the studies' pictures; None for a database without a place beside it.
+
+    Raises:
+        SettingsError: If it is a file.
+    """
+    folder = Path(arguments.artifacts) if arguments.artifacts else artifact_folder(arguments.storage)
+    if folder is not None and folder.is_file():
+        raise SettingsError(f"{folder} is a file. Give a folder for the studies' pictures with --artifacts.")
+    return None if folder is None else Artifacts(folder)
 
 
 def _kept(kind: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
 
+from depthsearch.artifacts import Artifacts
 from depthsearch.errors import SettingsError
 
 __all__ = ["serve"]
@@ -26,19 +27,21 @@ class _QuietHandler(WSGIRequestHandler):
         """Say nothing: a line for each request would bury the address."""
 
 
-def serve(storage: RDBStorage, host: str, port: int) -> None:
+def serve(storage: RDBStorage, host: str, port: int, artifacts: Artifacts | None = None) -> None:
     """Serve the dashboard until interrupted.
 
     Args:
         storage: Holds the studies.
         host: Address to listen on. The dashboard has no password and can delete studies.
         port: Port to listen on; 0: any free one.
+        artifacts: The studies' pictures; None: they have none.
 
     Raises:
         SettingsError: If the address cannot be listened on.
     """
+    application = wsgi(storage, artifact_store=artifacts)
     try:
-        server = make_server(host, port, wsgi(storage), server_class=_Server, handler_class=_QuietHandler)
+        server = make_server(host, port, application, server_class=_Server, handler_class=_QuietHandler)
     except OSError as error:
         raise SettingsError(
             f"Cannot listen on {host}:{port}: {error.strerror or error}. Give another --port, such as 0."
