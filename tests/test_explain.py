@@ -450,6 +450,13 @@ def test_a_picture_is_the_same_each_time(comparison):
     assert first.tobytes() == second.tobytes()
 
 
+def test_a_name_in_other_letters_is_drawn(comparison):
+    named = replace(comparison, classes=("caf\u00e9", "\u732b", "\u043a\u043e\u0442"))
+    plain, other = (draw(c, explain(c, photo(1))) for c in (comparison, named))
+    assert plain.size == other.size
+    assert plain.tobytes() != other.tobytes()
+
+
 def test_the_channels_shown_are_those_that_vary_most(comparison):
     explanation = explain(comparison, photo())
     layer = comparison.layers[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -21,6 +22,13 @@ N_CHANNELS = 4
 CELL, GAP, MARGIN, LEFT = 168, 12, 16, 184
 LINE = 17
 COLUMN_HEADER = 4 * LINE + 14
+SYSTEM_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "Arial Unicode.ttf",
+    "arial.ttf",
+)
 PAPER, INK, PALE = "#ffffff", "#1a1a1a", "#6b6b6b"
 FROZEN, TRAINED, RIGHT, WRONG = "#3b7fb6", "#d9660a", "#2a7f3b", "#c0262d"
 # How much of the colour covers the grey photo, from no evidence to the strongest.
@@ -206,9 +214,12 @@ def _draw_words(sheet: Image.Image, comparison: Comparison, explanation: Explana
         verdict, colour = f"wrong: it is {class_name(comparison.classes, true)} ({share:.2f})", WRONG
     end = _write(sheet, (x, y + 30), said + "  ", size=16, room=room)
     _write(sheet, (end, y + 30), verdict, size=16, room=sheet.width - MARGIN - end, colour=colour)
-    if before is not None and comparison.before_classes is not None:
-        name = class_name(comparison.before_classes, before.predicted)
-        _write(sheet, (x, y + 54), f"pretrained: {name} {before.probability:.2f}", size=16, room=room)
+    if before is not None:
+        told = "pretrained: its weights came without their classifier"
+        if comparison.before_classes is not None:
+            name = class_name(comparison.before_classes, before.predicted)
+            told = f"pretrained: {name} {before.probability:.2f}"
+        _write(sheet, (x, y + 54), told, size=16, room=room)
     if comparison.cut is not None:
         _write(sheet, (x, y + 86), f"trained from {comparison.cut}; frozen before it", room=room, colour=PALE)
     scales = (
@@ -268,7 +279,11 @@ def _draw_note(sheet: Image.Image, comparison: Comparison, explanation: Explanat
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int, *, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Take Pillow's font, which has ASCII only, or for other letters one of the system's, if it has any."""
+    for name in () if ascii_only else SYSTEM_FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
 
 
@@ -276,7 +291,7 @@ def _write(
     sheet: Image.Image, at: tuple[int, int], text: str, *, room: int, size: int = 13, colour: str = INK
 ) -> int:
     """Write a line, its middle left out where it does not fit; return where it ends."""
-    font = _font(size)
+    font = _font(size, ascii_only=text.isascii())
     shown, n_left_out = text, 0
     while font.getlength(shown) > room and n_left_out < len(text):
         n_left_out += 1
