@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from timm.data import create_transform
 
-from depthsearch.data import DataSet, load_data
+from depthsearch.data import DataSet, image_files, load_data
 from depthsearch.errors import DataError
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data"
@@ -309,6 +309,16 @@ def test_nested_folders_count_and_hidden_and_foreign_files_do_not(folder, cache)
     assert len(data.train.images) == 26
 
 
+def test_images_are_listed_whatever_their_folders(tmp_path):
+    for name in ("b.png", "a/z.jpg", "a/deeper/y.png", ".hidden.png"):
+        paint(tmp_path / name, "red")
+    (tmp_path / "a" / "notes.txt").touch()
+    assert image_files(tmp_path) == [tmp_path / name for name in ("a/deeper/y.png", "a/z.jpg", "b.png")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"No images in .*empty\. Give image files, or folders with \.jpg"):
+        image_files(tmp_path / "empty")
+
+
 def test_class_of_railway_trains_is_no_split(tmp_path, cache):
     root = paint_classes(tmp_path / "set", {"bus": 5, "train": 5})
     assert load_data(root, image_size=8, cache=cache).classes == ("bus", "train")
@@ -530,6 +540,23 @@ def test_gather_gives_the_images_of_the_split(folder, cache):
         label, row = int(data.val.labels[place]), int(data.val.rows[place])
         in_class = row - 10 * label
         assert image[:, 0, 0].tolist() == [20 * label, 2 * in_class, 255 - in_class]
+
+
+def test_two_sets_are_joined_in_their_order(folder, cache):
+    data = load_data(folder, image_size=8, cache=cache)
+    both = data.val.joined(data.train)
+    assert len(both) == len(data.val) + len(data.train)
+    place = len(data.val)
+    assert torch.equal(both.gather(torch.tensor([place])), data.train.gather(torch.tensor([0])))
+    assert both.labels.tolist() == data.val.labels.tolist() + data.train.labels.tolist()
+    assert both.fingerprint not in (data.val.fingerprint, data.train.fingerprint)
+
+
+def test_a_set_says_how_its_images_became_squares(folder, cache):
+    options = {"image_size": 8, "crop_share": 0.9, "interpolation": "bilinear", "cache": cache}
+    data, digits = load_data(folder, **options), load_data("digits", **options)
+    assert (data.image_size, data.crop_share, data.interpolation) == (8, 0.9, "bilinear")
+    assert digits.crop_share == 1.0
 
 
 # --- fingerprint and duplicates -----------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Training the suffix: results, costs, metrics, schedules, checkpoints."""
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,17 @@ def test_macs_are_prefix_once_and_suffix_thrice_where_it_learns(rows) -> None:
     assert [r.forward_macs for r in results] == [640 * (100 + 50)] * 2
     assert [r.backward_macs for r in results] == [640 * 2 * 100] * 2
     assert [r.plain_macs for r in results] == [r.macs for r in results]
+
+
+def test_without_validation_the_same_is_learned_and_nothing_is_scored(rows) -> None:
+    recipe, ends = Recipe(epochs=2, batch_size=32), []
+    for val_source in (rows(50, 7), None):
+        suffix = linear()
+        results = list(train(suffix, rows(100, 7), val_source, recipe, CPU, suffix_macs=640))
+        ends.append(suffix.state_dict())
+    assert same(*ends)
+    assert all(math.isnan(result.score) and math.isnan(result.val_loss) for result in results)
+    assert [result.macs for result in results] == [7 * 100 + 640 * 3 * 100] * 2
 
 
 def test_sources_are_prepared_for_each_epoch_before_it(rows) -> None:

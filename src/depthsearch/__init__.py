@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from depthsearch.backbones import load_backbone
+    from depthsearch.classifier import Classifier, Prediction
     from depthsearch.cuts import Cut, find_cut, list_cuts
     from depthsearch.data import DataSet, load_data
     from depthsearch.devices import choose_device
     from depthsearch.errors import DepthsearchError
     from depthsearch.features import Budget, choose_budget
+    from depthsearch.modelfolder import load
     from depthsearch.objective import Objective, Task, TransferCurve, transfer_curve
     from depthsearch.space import Point, SearchSpace
     from depthsearch.split import Frozen, Split, freeze_before, joined_state, split_at
@@ -24,12 +26,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "features",
+    "Classifier": "classifier",
     "Cut": "cuts",
     "DataSet": "data",
     "DepthsearchError": "errors",
     "Frozen": "split",
     "Objective": "objective",
     "Point": "space",
+    "Prediction": "classifier",
     "Recipe": "training",
     "SearchSpace": "space",
     "Split": "split",
@@ -41,6 +45,7 @@ _HOMES = {
     "freeze_before": "split",
     "joined_state": "split",
     "list_cuts": "cuts",
+    "load": "modelfolder",
     "load_backbone": "backbones",
     "load_data": "data",
     "split_at": "split",
@@ -49,12 +54,14 @@ _HOMES = {
 
 __all__ = [
     "Budget",
+    "Classifier",
     "Cut",
     "DataSet",
     "DepthsearchError",
     "Frozen",
     "Objective",
     "Point",
+    "Prediction",
     "Recipe",
     "SearchSpace",
     "Split",
@@ -67,6 +74,7 @@ __all__ = [
     "freeze_before",
     "joined_state",
     "list_cuts",
+    "load",
     "load_backbone",
     "load_data",
     "split_at",

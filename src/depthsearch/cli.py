@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
@@ -25,6 +26,8 @@ TRIALS, DEMO_TRIALS = 30, 14
 EPOCHS, DEMO_EPOCHS = 10, 3
 CONFIRMED, DEMO_CONFIRMED = 3, 2
 SEEDS, DEMO_SEEDS = 3, 2
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "bf16", "float32")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         kept = f" What is finished is kept; go on with: depthsearch {shlex.join(argv)}"
-        print(f"Stopped.{kept if arguments.command == 'study' else ''}", file=sys.stderr)
+        print(f"Stopped.{kept if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -72,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_study(commands)
     _add_cuts(commands)
     _add_report(commands)
+    _add_fit(commands)
+    _add_predict(commands)
     _add_dashboard(commands)
     _add_cache(commands)
     return parser
@@ -118,12 +123,10 @@ def _add_space(add: Any) -> None:
 def _add_run(add: Any) -> None:
     counts = f"default: {TRIALS}, demo {DEMO_TRIALS}"
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    add("--precision", choices=("auto", "bf16", "float32"), default="auto", help="auto: bf16 in hardware")
+    add("--device", choices=DEVICES, default="auto")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
     add("--compile", action="store_true", help="torch.compile what is trained: slow to start, then faster")
-    keep = "of what frozen layers compute; 0: nothing; default:"
-    add("--keep-memory", type=_size, metavar="SIZE", help=f"{keep} a quarter of the memory free")
-    add("--keep-disk", type=_size, metavar="SIZE", help=f"{keep} 8GiB, at most a fifth of the disk free")
+    _add_keep(add)
     add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
     counts = f"({CONFIRMED}, demo {DEMO_CONFIRMED})"
     again = f"promising cuts to train again at the end, both ends with them; 0: none {counts}"
@@ -135,6 +138,12 @@ def _add_run(add: Any) -> None:
     _add_storage(add)
     add("--name", help="of the study; the same name goes on (default: BACKBONE-DATA)")
     add("--json", action="store_true", help="print the result as JSON, in the last line of stdout")
+
+
+def _add_keep(add: Any) -> None:
+    keep = "of what frozen layers compute; 0: nothing; default:"
+    add("--keep-memory", type=_size, metavar="SIZE", help=f"{keep} a quarter of the memory free")
+    add("--keep-disk", type=_size, metavar="SIZE", help=f"{keep} 8GiB, at most a fifth of the disk free")
 
 
 def _add_cuts(commands: Any) -> None:
@@ -152,6 +161,34 @@ def _add_report(commands: Any) -> None:
     _add_storage(add)
     add("--out", metavar="DIR", help="write report.md and report.html there, a page with charts")
     add("--json", action="store_true", help="print one JSON object")
+
+
+def _add_fit(commands: Any) -> None:
+    parser = commands.add_parser(
+        "fit", help="train the answer on train + validation, test it, write the model"
+    )
+    add = parser.add_argument
+    add("--name", help="of the study (default: the only one stored)")
+    _add_storage(add)
+    out = "folder for the model (default: NAME-model); an earlier model there is replaced"
+    add("--out", type=Path, metavar="FOLDER", help=out)
+    add("--seed", type=_seed, metavar="N", help="of head, batch order and dropout (default: the trial's own)")
+    add("--device", choices=DEVICES, help="default: as in the study")
+    add("--precision", choices=PRECISIONS, help="default: as in the study")
+    _add_keep(add)
+    add("--onnx", action="store_true", help="write model.onnx too, checked in onnxruntime")
+    add("--json", action="store_true", help="print the result as JSON, in the last line of stdout")
+
+
+def _add_predict(commands: Any) -> None:
+    add = commands.add_parser("predict", help="tell the classes of images").add_argument
+    add("folder", type=Path, metavar="FOLDER", help="a model that depthsearch fit wrote")
+    add("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of them")
+    add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    add("--batch-size", type=_at_least(1), default=64, metavar="N", help="images at once (64)")
+    add("--device", choices=DEVICES, default="auto")
+    add("--precision", choices=PRECISIONS, help="default: what the model was trained in")
+    add("--json", action="store_true", help="print a JSON object a line, one for each image")
 
 
 def _add_cache(commands: Any) -> None:

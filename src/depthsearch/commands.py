@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from itertools import groupby
@@ -27,23 +28,29 @@ from depthsearch import __version__
 from depthsearch.backbones import Preprocessing, load_backbone, make_model
 from depthsearch.cuts import list_cuts
 from depthsearch.dashboard import serve
-from depthsearch.data import DataSet, load_data
+from depthsearch.data import DataSet, UnreadableError, image_files, load_data
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget, kept_files
+from depthsearch.fitview import epoch_line, render_fit
+from depthsearch.modelfolder import check_place, load
 from depthsearch.objective import Task
 from depthsearch.page import write_report
+from depthsearch.refit import Fitted
+from depthsearch.refit import fit as fit_answer
 from depthsearch.report import as_json, render, render_trials, summarize
 from depthsearch.sampling import resolve
 from depthsearch.space import SearchSpace
 from depthsearch.study import confirm, open_storage, open_study, search, without_password
-from depthsearch.training import Recipe
+from depthsearch.training import EpochResult, Recipe
 from depthsearch.view import View
 
-__all__ = ["cache", "cuts", "dashboard", "report", "study"]
+__all__ = ["cache", "cuts", "dashboard", "fit", "predict", "report", "study"]
 
 # Without a terminal there is no width to keep to.
 PLAIN_WIDTH = 160
+# Classes told of an image, the most probable first.
+N_SHOWN = 3
 # Options that say nothing of what is trained; a database's address may hold a password.
 NOT_KEPT = ("command", "storage", "name", "json", "keep_memory", "keep_disk")
 OPTIONAL_RANGES: dict[str, Any] = {
@@ -120,15 +127,8 @@ def report(arguments: argparse.Namespace) -> None:
     """
     if arguments.name and arguments.study and arguments.name != arguments.study:
         raise SettingsError(f"Two studies, {arguments.study!r} and --name {arguments.name!r}: give one.")
-    storage = open_storage(_existing(arguments.storage))
-    names = optuna.get_all_study_names(storage)
-    name = arguments.study or arguments.name or (names[0] if len(names) == 1 else None)
-    if name not in names:
-        asked = f"No study {name!r}" if name else "Which study? Give --name"
-        raise SettingsError(
-            f"{asked}; {without_password(arguments.storage)} has: {', '.join(names) or 'none'}."
-        )
-    stored = optuna.load_study(study_name=name, storage=storage)
+    arguments.name = arguments.study or arguments.name
+    stored = _stored(arguments)
     summary = summarize(stored)
     written = write_report(stored, Path(arguments.out)) if arguments.out is not None else ()
     if arguments.json:
@@ -137,6 +137,86 @@ def report(arguments: argparse.Namespace) -> None:
         _console().print(render(summary), render_trials(summary))
     if written:
         _say(_console(stderr=arguments.json), f"Report    {' '.join(map(str, written))}")
+
+
+def fit(arguments: argparse.Namespace) -> None:
+    """Train a study's answer on train + validation, read the test images, write the model.
+
+    Raises:
+        DepthsearchError: If there is no such study or answer, or the model cannot be trained or written.
+    """
+    console = _console(stderr=True)
+    stored = _stored(arguments)
+    chosen = summarize(stored).chosen
+    if chosen is None:
+        raise StudyError(
+            f"No trial of study {stored.study_name!r} is complete: it has no answer to train. "
+            "Go on with it: depthsearch study."
+        )
+    # A study's name may hold what a folder's cannot.
+    folder = arguments.out or Path(re.sub(r"[^\w.-]+", "-", stored.study_name) + "-model")
+    check_place(folder)
+    names = ("device", "precision", "keep_memory", "keep_disk")
+    task, space = _again(stored, {name: getattr(arguments, name) for name in names}, console)
+    point = space.point({**chosen.params, "cut": chosen.cut.index})
+    n_images = len(task.data.train) + len(task.data.val)
+    _say(
+        console,
+        f"Fit {stored.study_name}: {chosen.cut}, setting of trial {chosen.number}; {n_images} images "
+        f"(train + validation), {task.recipe.epochs} epochs.",
+    )
+    training = fit_answer(
+        stored,
+        task,
+        point,
+        folder,
+        trial=chosen.number,
+        seed=arguments.seed,
+        checkpoints=_cache_folder("checkpoints"),
+        onnx=arguments.onnx,
+    )
+    with closing(training):
+        fitted = _show_epochs(console, training, task.recipe.epochs)
+    _console(stderr=arguments.json).print(render_fit(fitted))
+    if arguments.json:
+        print(json.dumps(fitted.as_json()))
+
+
+def _show_epochs(console: Console, training: Generator[EpochResult, None, Fitted], epochs: int) -> Fitted:
+    while True:
+        try:
+            result = next(training)
+        except StopIteration as ended:
+            fitted: Fitted = ended.value
+            return fitted
+        _say(console, epoch_line(result, epochs))
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Tell the classes of images with a model that `fit` wrote.
+
+    Raises:
+        DepthsearchError: If the model or an image cannot be used.
+    """
+    use_all_cores()
+    classifier = load(arguments.folder, device=arguments.device, precision=arguments.precision)
+    paths = [
+        path for given in arguments.images for path in (image_files(given) if given.is_dir() else [given])
+    ]
+    console, warnings = _console(), _console(stderr=True)
+
+    def skipped(error: UnreadableError) -> None:
+        _say(warnings, f"Left out: {error}", style="yellow")
+
+    predictions = classifier.predictions(
+        paths, batch_size=arguments.batch_size, skipped=skipped if arguments.skip_unreadable else None
+    )
+    for prediction in predictions:
+        if arguments.json:
+            print(json.dumps(prediction.as_json()))
+            continue
+        ranked = sorted(prediction.probabilities.items(), key=lambda each: -each[1])[:N_SHOWN]
+        _say(console, f"{prediction.image}: " + ", ".join(f"{name} {p:.4f}" for name, p in ranked))
 
 
 def dashboard(arguments: argparse.Namespace) -> None:
@@ -387,6 +467,19 @@ def _kept_options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     if arguments.weights not in ("auto", "random"):
         options["weights"] = str(Path(arguments.weights).resolve())
     return {**options, "data": task.data.source}
+
+
+def _stored(arguments: argparse.Namespace) -> optuna.Study:
+    """Find the study that the options name; the only one needs no name."""
+    storage = open_storage(_existing(arguments.storage))
+    names = optuna.get_all_study_names(storage)
+    name = arguments.name or (names[0] if len(names) == 1 else None)
+    if name not in names:
+        asked = f"No study {name!r}" if name else "Which study? Give --name"
+        raise SettingsError(
+            f"{asked}; {without_password(arguments.storage)} has: {', '.join(names) or 'none'}."
+        )
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def _existing(url: str) -> str:

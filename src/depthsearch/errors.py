@@ -7,6 +7,7 @@
     ├── WeightsError   the pretrained weights cannot be had or do not fit
     ├── SettingsError  an option's value, or two that do not go together
     ├── StudyError     the stored study cannot be gone on with
+    ├── ModelError     a model folder that cannot be written or used
     └── TrainingError  a training that cannot go on
         └── DivergedError  its loss is not finite
 
@@ -19,6 +20,7 @@ __all__ = [
     "DataError",
     "DepthsearchError",
     "DivergedError",
+    "ModelError",
     "SettingsError",
     "StudyError",
     "TraceError",
@@ -53,6 +55,10 @@ class SettingsError(DepthsearchError):
 
 class StudyError(DepthsearchError):
     """A stored study that cannot be gone on with."""
+
+
+class ModelError(DepthsearchError):
+    """A model folder that cannot be written or used."""
 
 
 class TrainingError(DepthsearchError):

@@ -10,7 +10,7 @@ from torch import nn
 
 from depthsearch.errors import SettingsError
 
-__all__ = ["head_macs", "make_head", "with_head"]
+__all__ = ["head_macs", "make_head", "with_head", "without_dropout"]
 
 
 def make_head(
@@ -102,6 +102,14 @@ def with_head(
     parent, _, name = classifier.rpartition(".")
     setattr(copied.get_submodule(parent), name, head)
     return copied
+
+
+def without_dropout(head: nn.Module) -> nn.Module:
+    """Give a head of `make_head` for prediction: a linear one is then a plain layer, as timm's is."""
+    kept = OrderedDict((n, layer) for n, layer in head.named_children() if not isinstance(layer, nn.Dropout))
+    if isinstance(head, nn.Linear) or len(kept) == 1:
+        return kept.get("classifier", head)
+    return nn.Sequential(kept)
 
 
 def head_macs(head: nn.Module) -> int:

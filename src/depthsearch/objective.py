@@ -87,8 +87,8 @@ class Task:
 
     @cached_property
     def val_views(self) -> list[ViewedImages]:
-        """The images that validate are among, as they are."""
-        return [ViewedImages(self._pool(self.data.val))]
+        """The images that validate are among, as they are; no view where there is no validation."""
+        return [ViewedImages(self._pool(self.data.val))] if len(self.data.val) else []
 
     def _pool(self, images: ImageSet) -> ImageSet:
         return images if self.split_seed is None else self.data.train.joined(self.data.val)
@@ -136,7 +136,7 @@ def train_point(
     seed: int,
     checkpoint: Path | None = None,
     upcoming: Mapping[Cut, float] | None = None,
-) -> Generator[EpochResult, None, None]:
+) -> Generator[EpochResult, None, Suffix]:
     """Train one point and yield a result after each epoch; close the generator to stop.
 
     Args:
@@ -146,17 +146,21 @@ def train_point(
         checkpoint: See `training.train`.
         upcoming: How many more trials may come at each cut: what is worth keeping for them is kept.
 
+    Returns:
+        The trained suffix.
+
     Raises:
         DivergedError: If the loss is not finite.
     """
     n_done = 0
     while True:
         try:
-            for result in _train_point(task, point, seed, checkpoint, upcoming or {}):
+            suffix, results = _train_point(task, point, seed, checkpoint, upcoming or {})
+            for result in results:
                 if result.epoch > n_done:
                     n_done = result.epoch
                     yield result
-            return
+            return suffix
         except RuntimeError as error:
             # What is kept on a GPU is worth less than a trial: once it is gone, try again.
             if not is_out_of_memory(error) or not task.features.give_back_device():
@@ -166,7 +170,8 @@ def train_point(
 
 def _train_point(
     task: Task, point: Point, seed: int, checkpoint: Path | None, upcoming: Mapping[Cut, float]
-) -> Iterator[EpochResult]:
+) -> tuple[Suffix, Iterator[EpochResult]]:
+    """Make a suffix, and the training of it."""
     suffix = suffix_of(task.graph, model_for(task, point, seed), point.cut)
     position = task.position(point.cut)
     recipe = replace(
@@ -177,10 +182,10 @@ def _train_point(
         seed=seed,
     )
     task.features.expect(_asks(task, point.cut, upcoming))
-    return train(
+    return suffix, train(
         suffix,
         Boundaries(task.features, task.train_views, position, rows=task.train_rows),
-        Boundaries(task.features, task.val_views, position, rows=task.val_rows),
+        Boundaries(task.features, task.val_views, position, rows=task.val_rows) if task.val_views else None,
         recipe,
         task.device,
         suffix_macs=suffix_macs(task, suffix, position),

@@ -47,6 +47,7 @@ __all__ = [
     "TrialEnded",
     "TrialStarted",
     "confirm",
+    "lease",
     "open_storage",
     "open_study",
     "search",
@@ -196,7 +197,7 @@ def search(
         StudyError: If another coordinator runs this study.
     """
     study.pruner = make_pruner(pruner, task.recipe.epochs)
-    with _lease(study) as renew:
+    with lease(study) as renew:
         if "transfer_curve" not in study.user_attrs:
             yield _draw_curve(study, task, space, n_trials=n_trials)
         run = _Runner(study, task, space, checkpoints, renew, n_trials=n_trials)
@@ -242,7 +243,7 @@ def confirm(
         StudyError: If another coordinator runs this study.
     """
     study.pruner = NopPruner()
-    with _lease(study) as renew:
+    with lease(study) as renew:
         run = _Runner(study, task, space, checkpoints, renew)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             yield from run(Trial(study, orphan._trial_id), adopted=True)
@@ -541,8 +542,15 @@ def _anchor(space: SearchSpace, index: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _lease(study: optuna.Study) -> Iterator[Callable[[], None]]:
-    """Hold the study's lease: a second coordinator is refused while the first lives."""
+def lease(study: optuna.Study) -> Iterator[Callable[[], None]]:
+    """Hold the study's lease: a second coordinator is refused while the first lives.
+
+    Yields:
+        To be called now and then: renews the lease.
+
+    Raises:
+        StudyError: If another process holds it.
+    """
     holder = study.user_attrs.get("coordinator")
     if holder and _lives(holder):
         raise StudyError(

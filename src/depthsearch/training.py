@@ -83,8 +83,8 @@ class EpochResult:
     Attributes:
         epoch: Counted from 1.
         train_loss: Mean over the epoch's steps.
-        val_loss: Cross entropy on validation, without label smoothing.
-        score: The recipe's metric on validation.
+        val_loss: Cross entropy on validation, without label smoothing; NaN where there is none.
+        score: The recipe's metric on validation; NaN where there is none.
         seconds: Training and validation together.
         images_per_second: Training images over training seconds.
         prefix_macs: MACs spent on the frozen prefix.
@@ -117,7 +117,7 @@ class EpochResult:
 def train(
     suffix: nn.Module,
     train_source: BoundarySource,
-    val_source: BoundarySource,
+    val_source: BoundarySource | None,
     recipe: Recipe,
     device: Device,
     *,
@@ -129,7 +129,7 @@ def train(
     Args:
         suffix: Maps boundary tensors ``(b, ...)`` to logits ``(b, num_classes)``.
         train_source: Boundaries to learn from.
-        val_source: Boundaries to score on.
+        val_source: Boundaries to score on; None: there is no validation.
         recipe: How to train.
         device: Where, and in which precision.
         suffix_macs: Forward MACs of the suffix for one image.
@@ -151,24 +151,21 @@ def train(
         suffix.compile()
     for epoch in range(len(done) + 1, recipe.epochs + 1):
         started = time.perf_counter()
-        before = [replace(source.spent) for source in (train_source, val_source)]
+        sources = [source for source in (train_source, val_source) if source is not None]
+        before = [replace(source.spent) for source in sources]
         train_source.prepare(epoch)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             train_loss = _train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
         trained = time.perf_counter() - started
-        val_source.prepare(epoch)
-        logits = _predict(suffix, val_source, recipe, device)
-        val_loss = F.cross_entropy(logits, val_source.labels).item()
-        if not math.isfinite(val_loss):
-            raise DivergedError(f"validation loss {val_loss} in epoch {epoch}")
+        val_loss, score = _validate(suffix, val_source, recipe, device, epoch)
         result = EpochResult(
             epoch=epoch,
             train_loss=train_loss,
             val_loss=val_loss,
-            score=_score(recipe.metric, logits, val_source.labels, val_loss),
+            score=score,
             seconds=time.perf_counter() - started,
             images_per_second=len(train_source.labels) / trained,
-            **_costs(train_source, val_source, before, suffix_macs),
+            **_costs(sources, before, suffix_macs),
         )
         done = [*done, result]
         if checkpoint is not None and epoch < recipe.epochs:
@@ -176,14 +173,19 @@ def train(
         yield result
 
 
-def _costs(
-    train_source: BoundarySource, val_source: BoundarySource, before: Sequence[Spent], suffix_macs: int
-) -> dict[str, int]:
-    """Add up what an epoch cost, and what it would have cost without a feature store."""
-    n_train, n_val = len(train_source.labels), len(val_source.labels)
-    forward, backward = suffix_macs * (n_train + n_val), 2 * suffix_macs * n_train
-    whole_prefix = train_source.macs_per_image * n_train + val_source.macs_per_image * n_val
-    spent = [(source.spent, old) for source, old in zip((train_source, val_source), before, strict=True)]
+def _costs(sources: Sequence[BoundarySource], before: Sequence[Spent], suffix_macs: int) -> dict[str, int]:
+    """Add up what an epoch cost, and what it would have cost without a feature store.
+
+    Args:
+        sources: To learn from, then, if there is one, to score on.
+        before: What each had spent before the epoch.
+        suffix_macs: Forward MACs of the suffix for one image.
+    """
+    n_train = len(sources[0].labels)
+    forward = suffix_macs * sum(len(source.labels) for source in sources)
+    backward = 2 * suffix_macs * n_train
+    whole_prefix = sum(source.macs_per_image * len(source.labels) for source in sources)
+    spent = [(source.spent, old) for source, old in zip(sources, before, strict=True)]
     return {
         "prefix_macs": sum(now.macs - old.macs for now, old in spent),
         "forward_macs": forward,
@@ -234,6 +236,20 @@ def _learning_rate(recipe: Recipe, done: float) -> float:
     if recipe.schedule == "constant":
         return recipe.learning_rate
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _validate(
+    suffix: nn.Module, source: BoundarySource | None, recipe: Recipe, device: Device, epoch: int
+) -> tuple[float, float]:
+    """Give loss and score on validation, NaN where there is none."""
+    if source is None:
+        return math.nan, math.nan
+    source.prepare(epoch)
+    logits = _predict(suffix, source, recipe, device)
+    loss = F.cross_entropy(logits, source.labels).item()
+    if not math.isfinite(loss):
+        raise DivergedError(f"validation loss {loss} in epoch {epoch}")
+    return loss, _score(recipe.metric, logits, source.labels, loss)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -29,10 +29,8 @@ class TrialSummary:
         number: Optuna's.
         cut: First trainable layer.
         params: The other parameters, by name.
-        place: All parameters, cut and learning rate first, each in [0, 1] between the ends of its range.
         state: ``complete``, ``pruned``, ``fail``, ``running`` or ``waiting``.
         score: Last reported score, or None.
-        scores: Reported scores by epoch.
         epochs: Epochs trained.
         seconds: Spent on it, prefix included.
         macs: MACs spent on it.
@@ -41,6 +39,8 @@ class TrialSummary:
         read_bytes: Read from it.
         origin: ``baseline``, ``anchor``, ``sampler``, or ``confirm``: trained again.
         reason: Why it ended early, or None.
+        place: All parameters, cut and learning rate first, each in [0, 1] between the ends of its range.
+        scores: Reported scores by epoch.
         diverged: Whether its loss was not finite.
         confirms: Number of the trial whose setting it trains again, or None.
         seed: Which of the seeds that is done with, from 0, or None.
@@ -50,10 +50,8 @@ class TrialSummary:
     number: int
     cut: Cut
     params: dict[str, Any]
-    place: tuple[float, ...]
     state: str
     score: float | None
-    scores: dict[int, float]
     epochs: int
     seconds: float
     macs: int
@@ -62,10 +60,12 @@ class TrialSummary:
     read_bytes: int
     origin: str
     reason: str | None
-    diverged: bool
-    confirms: int | None
-    seed: int | None
-    resampled: bool
+    place: tuple[float, ...] = ()
+    scores: dict[int, float] = field(default_factory=dict)
+    diverged: bool = False
+    confirms: int | None = None
+    seed: int | None = None
+    resampled: bool = False
 
 
 def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:

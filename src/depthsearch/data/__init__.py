@@ -1,7 +1,18 @@
 """Labelled images, decoded once, split with a seed, and known by their content."""
 
 from depthsearch.data.dataset import DataSet, ImageSet
+from depthsearch.data.decode import Geometry, UnreadableError, decode_file
+from depthsearch.data.folder import image_files
 from depthsearch.data.loading import load_data
 from depthsearch.data.splits import divided
 
-__all__ = ["DataSet", "ImageSet", "divided", "load_data"]
+__all__ = [
+    "DataSet",
+    "Geometry",
+    "ImageSet",
+    "UnreadableError",
+    "decode_file",
+    "divided",
+    "image_files",
+    "load_data",
+]

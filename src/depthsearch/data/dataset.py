@@ -71,6 +71,8 @@ class DataSet:
         duplicates: Groups of paths whose files are the same to the byte and lie in different
             splits.
         image_size: Side of the images in pixels.
+        crop_share: Share of the shorter side that the images keep, in (0, 1].
+        interpolation: Filter that they were resized with.
     """
 
     name: str
@@ -83,6 +85,8 @@ class DataSet:
     skipped: tuple[str, ...]
     duplicates: tuple[tuple[str, ...], ...]
     image_size: int
+    crop_share: float
+    interpolation: str
 
     @property
     def num_classes(self) -> int:

@@ -44,4 +44,5 @@ def list_digits() -> Listing:
         splits=np.full(len(labels), "train"),
         stamp=hashlib.blake2b(grey.tobytes(), digest_size=16).hexdigest(),
         decode=decode,
+        keeps_whole=True,
     )

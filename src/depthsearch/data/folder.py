@@ -79,6 +79,18 @@ def list_folder(folder: Path) -> Listing:
     )
 
 
+def image_files(folder: Path) -> list[Path]:
+    """List the images in a folder and the folders in it, by path; classes do not matter.
+
+    Raises:
+        DataError: If there is none, or the folder cannot be looked into.
+    """
+    files = sorted(folder / file.path for file in _files(folder, root=folder, split="", class_name=""))
+    if not files:
+        raise DataError(f"No images in {folder}. Give image files, or folders with {', '.join(_EXTENSIONS)}.")
+    return files
+
+
 def _split_folders(root: Path) -> dict[str, Path]:
     """Find the folders of class folders by split; the root itself, as train, in the flat layout."""
     folders = _subfolders(root)

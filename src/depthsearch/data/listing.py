@@ -23,6 +23,7 @@ class Listing:
             where it says nothing.
         stamp: What differs when an image has changed, without reading any; goes into JSON.
         decode: Reads the image at one place of the listing.
+        keeps_whole: Whether decoding keeps an image whole, whatever the crop share.
     """
 
     name: str
@@ -33,3 +34,4 @@ class Listing:
     splits: NDArray[np.str_]
     stamp: object
     decode: Callable[[int, Geometry], Decoded]
+    keeps_whole: bool = False

@@ -93,6 +93,8 @@ def load_data(
         skipped=tuple(listing.paths[row] for row in np.flatnonzero(~readable)),
         duplicates=_duplicates(listing, splits, store),
         image_size=image_size,
+        crop_share=1.0 if listing.keeps_whole else crop_share,
+        interpolation=interpolation,
     )
 
 

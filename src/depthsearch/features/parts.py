@@ -18,11 +18,9 @@ from depthsearch.backbones import Preprocessing
 from depthsearch.devices import Device
 from depthsearch.features.digests import value_digests
 from depthsearch.graph import LayerGraph
+from depthsearch.pixels import Normalisation, filled_up
 
 __all__ = ["FrozenBackbone", "Layout", "Part"]
-
-# On a CPU, products of fewer rows are summed in another order.
-LEAST_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +98,7 @@ class FrozenBackbone:
         preprocessing: What it expects of images.
         image: The node that stands for the image.
         module: The whole backbone on the device.
+        normalise: Makes the backbone's input of pixels.
     """
 
     def __init__(self, graph: LayerGraph, preprocessing: Preprocessing, device: Device) -> None:
@@ -111,11 +110,7 @@ class FrozenBackbone:
         self._position = {node: i for i, node in enumerate(graph.nodes)}
         self._macs = {layer.position: layer.macs for layer in graph.layers}
         self.module = device.place(copy.deepcopy(graph.traced).requires_grad_(False).eval())
-        # One multiply and add on bytes: (pixel / 255 - mean) / std.
-        mean = torch.tensor(preprocessing.mean, device=device.torch_device).view(-1, 1, 1)
-        std = torch.tensor(preprocessing.std, device=device.torch_device).view(-1, 1, 1)
-        self._scale = 1 / (255 * std)
-        self._shift = mean / std
+        self.normalise = Normalisation(preprocessing, device)
 
     @cached_property
     def digests(self) -> dict[fx.Node, str]:
@@ -144,9 +139,7 @@ class FrozenBackbone:
 
     def filled_up(self, index: torch.Tensor) -> torch.Tensor:
         """Repeat the last image of a batch ``(b,)`` until it is large enough to be rounded as any other."""
-        if self.device.kind != "cpu" or len(index) >= LEAST_BATCH:
-            return index
-        return torch.cat([index, index[-1:].expand(LEAST_BATCH - len(index))])
+        return filled_up(index, self.device)
 
     def position(self, node: fx.Node) -> int:
         """Give a node's place in the order of execution."""
@@ -155,10 +148,6 @@ class FrozenBackbone:
     def macs_before(self, position: int) -> int:
         """Sum up the MACs of everything before a position, for one image."""
         return sum(macs for at, macs in self._macs.items() if at < position)
-
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Make the backbone's input of pixels ``(b, c, s, s)`` in [0, 255] on the device."""
-        return self.device.layout(images.float().mul(self._scale).sub_(self._shift))
 
     def part(self, known: Collection[fx.Node], wanted: Sequence[fx.Node], position: int) -> Part:
         """Find the least that has to run: from the wanted values back to known ones, or to the image.

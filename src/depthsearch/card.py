@@ -1,0 +1,127 @@
+"""The model card: what somebody who finds a model folder has to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["model_card"]
+
+
+def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
+    """Write the card of a model folder in Markdown.
+
+    Args:
+        config: What `modelfolder` writes beside it.
+        name: Of the folder.
+        has_onnx: Whether the folder holds an ONNX file.
+    """
+    ours = config["depthsearch"]
+    origin, seen = ours["provenance"], ours["preprocessing"]
+    images = origin["data"]
+    return "\n".join(
+        [
+            "---",
+            "library_name: timm",
+            "tags: [image-classification, depthsearch]",
+            "---",
+            f"# {name}",
+            "",
+            f"{config['architecture']} fine-tuned by depthsearch {ours['version']} for "
+            f"{config['num_classes']} classes: {_listed(ours['classes'])}.",
+            "",
+            f"- **Trained** from {ours['cut']['shown']}; everything before it is frozen and as pretrained. "
+            f"Head: {_head(ours['head'])}.",
+            f"- **Weights** it started from: {origin['weights']}.",
+            f"- **Images**: {images['name']}, {images['n_learned']} to learn from (training and validation), "
+            f"{images['n_test']} for the test; fingerprint {images['fingerprint']}.",
+            f"- **Setting**: {_setting(ours['setting'])}, {origin['recipe']['epochs']} epochs of batches of "
+            f"{origin['recipe']['batch_size']}, seed {origin['seed']}, {ours['precision']} (study "
+            f"{origin['study']}, trial {origin['trial']}).",
+            f"- **Input**: RGB, shorter side to {_shorter_side(seen)} px ({seen['interpolation']}), centre "
+            f"{seen['image_size']} x {seen['image_size']} px, mean {_numbers(seen['mean'])}, "
+            f"std {_numbers(seen['std'])}.",
+            "",
+            *_test(ours["test"]),
+            "",
+            *_usage(ours["timm_loads"], name, has_onnx),
+            "",
+        ]
+    )
+
+
+def _listed(classes: list[str], n_shown: int = 20) -> str:
+    more = f" and {len(classes) - n_shown} more" if len(classes) > n_shown else ""
+    return ", ".join(classes[:n_shown]) + more
+
+
+def _head(head: Mapping[str, int]) -> str:
+    return f"{head['depth']} hidden layer(s) of {head['width']}" if head["width"] else "linear"
+
+
+def _setting(setting: Mapping[str, Any]) -> str:
+    """Tell what else was set; the head is told of elsewhere."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}"
+        for name, value in setting.items()
+        if not name.startswith("head_")
+    )
+
+
+def _shorter_side(seen: Mapping[str, Any]) -> int:
+    return int(seen["image_size"] / seen["crop_share"])
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _test(test: Mapping[str, Any]) -> list[str]:
+    figures, readings = test["figures"], test["readings"]
+    low, high = figures["interval"]
+    told = [
+        "## Test",
+        "",
+        f"Accuracy {figures['accuracy']:.4f} on {figures['n']} images (95 % interval {low:.4f} to "
+        f"{high:.4f}, Wilson); negative log likelihood {figures['negative_log_likelihood']:.4f}; expected "
+        f"calibration error {figures['calibration_error']:.4f} (15 bins).",
+    ]
+    if len(readings) > 1:
+        told += [
+            "",
+            f"**The test images were read {len(readings)} times** (first {readings[0]['when']}), each time "
+            "for a model of the same study: the figures are no longer unbiased.",
+        ]
+    rows = [
+        f"| {c['name']} | {c['precision']:.4f} | {c['recall']:.4f} | {c['n']} |" for c in figures["classes"]
+    ]
+    return [*told, "", "| class | precision | recall | images |", "|---|---|---|---|", *rows]
+
+
+def _usage(timm_loads: bool, name: str, has_onnx: bool) -> list[str]:
+    with_timm = [
+        "import timm",
+        f'model = timm.create_model("local-dir:{name}", pretrained=True).eval()',
+        "transform = timm.data.create_transform(",
+        "    **timm.data.resolve_model_data_config(model), is_training=False",
+        ")",
+    ]
+    lines = ["## Use", "", "```python"]
+    if timm_loads:
+        lines += [*with_timm, ""]
+    lines += [
+        "import depthsearch",
+        f'depthsearch.load("{name}").predict(["photo.jpg"])',
+        "```",
+        "",
+        f"On the command line: `depthsearch predict {name} photo.jpg`.",
+    ]
+    if not timm_loads:
+        lines += ["", "Its head is not one of timm's, so `timm.create_model` cannot load it."]
+    if has_onnx:
+        lines += [
+            "",
+            "`model.onnx` takes `pixels`, float32 `(n, 3, height, width)` in [0, 255], resized and cut as "
+            "above, and gives `probabilities` `(n, classes)`; the classes stand in its metadata.",
+        ]
+    return lines

@@ -1,0 +1,273 @@
+"""A trained model as a folder: what timm's ``local-dir:`` loads, and all that depthsearch knows of it.
+
+model.safetensors   weights; nothing in the folder is ever unpickled
+config.json         timm's description of the model, and ours under "depthsearch"
+README.md           the model card
+model.onnx          where it was asked for
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from depthsearch import __version__
+from depthsearch.backbones import Preprocessing, make_model, state_digest
+from depthsearch.card import model_card
+from depthsearch.classifier import Classifier
+from depthsearch.devices import Device, choose_device
+from depthsearch.errors import ModelError
+from depthsearch.files import folder_written_whole
+from depthsearch.heads import with_head
+
+__all__ = ["FILES", "Description", "check_place", "load", "save"]
+
+FORMAT = 1
+WEIGHTS, CONFIG, CARD, ONNX = FILES = ("model.safetensors", "config.json", "README.md", "model.onnx")
+# What timm's description of the backbone says of the new model too.
+KEPT = ("tag", "fixed_input_size", "first_conv", "classifier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What is to be known of a model beside its weights.
+
+    Attributes:
+        backbone: timm's name.
+        classifier: Module path of the head.
+        classes: Names of the classes, in the order of the logits.
+        head_width: See `heads.make_head`.
+        head_depth: See `heads.make_head`.
+        cut: Names of the first trainable layer.
+        setting: What else was searched, by name.
+        preprocessing: How images become the model's input.
+        precision: In which it was trained and tested: ``bf16`` or ``float32``.
+        provenance: Where weights and images come from, the study and how it was trained.
+        test: Figures on the test images, and every reading of them.
+    """
+
+    backbone: str
+    classifier: str
+    classes: tuple[str, ...]
+    head_width: int
+    head_depth: int
+    cut: Mapping[str, Any]
+    setting: Mapping[str, Any]
+    preprocessing: Preprocessing
+    precision: str
+    provenance: Mapping[str, Any]
+    test: Mapping[str, Any]
+
+
+def check_place(folder: Path) -> None:
+    """Refuse to write a model where something else is, before it is trained.
+
+    Raises:
+        ModelError: If the folder is there and holds anything but an earlier model, or cannot be written.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ModelError(f"{there} is a file. Give --out a folder that is not there yet.")
+    if not os.access(there, os.W_OK):
+        raise ModelError(f"{there} may not be written to. Give another --out.")
+    held = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+    others = [name for name in held if name not in FILES]
+    if held and not _is_ours(folder):
+        raise ModelError(
+            f"{folder} is there already and is no model folder of depthsearch. Give another --out."
+        )
+    if others:
+        raise ModelError(
+            f"{folder} holds other files than a model's, which a new one would remove: "
+            f"{', '.join(others[:5])}. Move them away, or give another --out."
+        )
+
+
+def save(
+    folder: Path, model: nn.Module, description: Description, *, onnx: bytes | None = None
+) -> dict[str, Any]:
+    """Write a model folder, whole or not at all; an earlier one is replaced.
+
+    Args:
+        folder: Where; see `check_place`.
+        model: Backbone with its head, see `heads.without_dropout`.
+        description: What else to say.
+        onnx: The model as an ONNX file.
+
+    Returns:
+        What ``config.json`` says.
+
+    Raises:
+        ModelError: If it cannot be written.
+    """
+    # A copy each: tensors that share memory cannot be written, and may be on a GPU or in another layout.
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()
+    }
+    config = _config(model, description)
+    try:
+        with folder_written_whole(folder.resolve()) as partial:
+            (partial / WEIGHTS).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+            (partial / CONFIG).write_text(
+                json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+            (partial / CARD).write_text(model_card(config, folder.name, onnx is not None), encoding="utf-8")
+            if onnx is not None:
+                (partial / ONNX).write_bytes(onnx)
+    except OSError as error:
+        raise ModelError(
+            f"Cannot write the model to {folder}: {error.strerror}. Make room there or give another --out."
+        ) from error
+    return config
+
+
+def load(folder: Path | str, *, device: str = "auto", precision: str | None = None) -> Classifier:
+    """Load a model that ``depthsearch fit`` wrote. Nothing is unpickled.
+
+    Args:
+        folder: The model folder.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``bf16`` or ``float32``; default: what the model was trained and tested in.
+
+    Raises:
+        ModelError: If there is no such folder, or what it holds is damaged, incomplete or not ours.
+        SettingsError: If this timm lacks the backbone, or the device cannot be had.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    ours = config["depthsearch"]
+    try:
+        classes = tuple(str(name) for name in ours["classes"])
+        model = with_head(
+            make_model(ours["backbone"]),
+            ours["classifier"],
+            len(classes),
+            width=ours["head"]["width"],
+            depth=ours["head"]["depth"],
+        )
+        preprocessing = _preprocessing(ours["preprocessing"])
+        chosen = _device(device, precision, ours["precision"])
+        digest = ours["digest"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / CONFIG} is incomplete or damaged ({type(error).__name__}: {error}). "
+            "Write the model again with depthsearch fit."
+        ) from error
+    _load_weights(folder / WEIGHTS, model, digest)
+    return Classifier(model=model, classes=classes, preprocessing=preprocessing, device=chosen, config=config)
+
+
+def _timm_loads(model: nn.Module, architecture: str, num_classes: int) -> bool:
+    """Whether timm builds a model with the same tensors by itself, as it does with a linear head."""
+    with torch.random.fork_rng(devices=[]):
+        theirs: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes)
+    return _shapes(theirs) == _shapes(model)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _config(model: nn.Module, description: Description) -> dict[str, Any]:
+    before: Mapping[str, Any] = vars(model)["pretrained_cfg"]
+    seen = description.preprocessing
+    input_size = [len(seen.mean), seen.image_size, seen.image_size]
+    same_size = list(before.get("input_size", ())) == input_size
+    ours = asdict(description)
+    return {
+        "architecture": before["architecture"],
+        "num_classes": len(description.classes),
+        "num_features": getattr(model, "num_features", None),
+        "label_names": list(description.classes),
+        "pretrained_cfg": {
+            **{name: before[name] for name in KEPT if name in before},
+            "custom_load": False,
+            "input_size": input_size,
+            "pool_size": before.get("pool_size") if same_size else None,
+            "interpolation": seen.interpolation,
+            "crop_pct": seen.crop_share,
+            "crop_mode": "center",
+            "mean": list(seen.mean),
+            "std": list(seen.std),
+            "num_classes": len(description.classes),
+        },
+        "depthsearch": {
+            "format": FORMAT,
+            "version": __version__,
+            "timm_loads": _timm_loads(model, before["architecture"], len(description.classes)),
+            "digest": state_digest(model),
+            "head": {"width": ours.pop("head_width"), "depth": ours.pop("head_depth")},
+            **ours,
+            "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
+        },
+    }
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        _read_config(folder)
+    except ModelError:
+        return False
+    return True
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Read the description of one of our own model folders."""
+    if not folder.is_dir():
+        raise ModelError(f"No model folder {str(folder)!r}. Give the folder that depthsearch fit wrote.")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder} is no model folder: it has no {CONFIG}. Give the folder that depthsearch fit wrote."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder / CONFIG} cannot be read ({type(error).__name__}). "
+            "Write the model again with depthsearch fit."
+        ) from error
+    ours = config.get("depthsearch") if isinstance(config, dict) else None
+    if not isinstance(ours, dict):
+        raise ModelError(
+            f"{folder} was not written by depthsearch. A model of timm's loads with "
+            f'timm.create_model("local-dir:{folder}", pretrained=True).'
+        )
+    if ours.get("format") != FORMAT:
+        raise ModelError(
+            f"{folder} has format {ours.get('format')}, this depthsearch {__version__} reads {FORMAT}. "
+            f"Install the version that wrote it: {ours.get('version')}."
+        )
+    return dict(config)
+
+
+def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
+    return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def _device(kind: str, precision: str | None, trained_in: str) -> Device:
+    if precision is not None:
+        return choose_device(kind, precision)
+    device = choose_device(kind, "float32")
+    return replace(device, bf16=trained_in == "bf16" and device.kind != "mps")
+
+
+def _load_weights(path: Path, model: nn.Module, digest: str) -> None:
+    again = "Write the model again with depthsearch fit, or copy the folder again."
+    try:
+        tensors = safetensors.torch.load_file(path)
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(f"{path} cannot be loaded ({reason}). {again}") from error
+    if state_digest(model) != digest:
+        raise ModelError(f"{path} does not hold the weights that its {CONFIG} tells of. {again}")

@@ -1,0 +1,128 @@
+"""The model as one ONNX file that takes pixels and gives probabilities, held against onnxruntime."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from depthsearch.backbones import Preprocessing
+from depthsearch.classifier import Classifier
+from depthsearch.errors import ModelError, SettingsError
+
+__all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "require_onnx"]
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+# Largest difference between two probabilities of one image and class.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxFile:
+    """An ONNX file that agrees with the model.
+
+    Attributes:
+        content: The file.
+        difference: Largest between a probability of onnxruntime's and of torch's, both in float32.
+        n_images: Compared on.
+    """
+
+    content: bytes = field(repr=False)
+    difference: float
+    n_images: int
+
+
+def require_onnx() -> None:
+    """Refuse to go on where the packages are missing.
+
+    Raises:
+        SettingsError: If one is.
+    """
+    missing = [package for package in PACKAGES if find_spec(package) is None]
+    if missing:
+        raise SettingsError(
+            f'--onnx needs {", ".join(missing)}: pip install "depthsearch[onnx]", or leave --onnx out.'
+        )
+
+
+def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:
+    """Write a model as ONNX, from pixels to probabilities, and compare both on real images.
+
+    Args:
+        classifier: The model.
+        pixels: ``(n, c, s, s)``, uint8: images to compare on, at least 2.
+
+    Raises:
+        ModelError: If the model cannot be written so, or computes something else there.
+    """
+    whole = _FromPixels(classifier.model, classifier.preprocessing).eval()
+    images = pixels.float()
+    try:
+        content = _written(whole, images[:2], classifier.classes)
+        theirs = _run(content, images)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"The model cannot be written as ONNX: {reason} Leave --onnx out.") from error
+    with torch.no_grad():
+        difference = (theirs - whole(images)).abs().max().item()
+    if not difference <= TOLERANCE:
+        raise ModelError(
+            f"The ONNX file gives probabilities that differ by up to {difference:.2g} from the model's, over "
+            f"{TOLERANCE:g}. Leave --onnx out."
+        )
+    return OnnxFile(content=content, difference=difference, n_images=len(pixels))
+
+
+def _written(whole: nn.Module, example: torch.Tensor, classes: Sequence[str]) -> bytes:
+    """Write a model from pixels to probabilities, for any number of images."""
+    import onnx
+
+    with warnings.catch_warnings(), torch.no_grad():
+        # The exporter's own deprecations say nothing of this model.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            whole,
+            (example,),
+            input_names=["pixels"],
+            output_names=["probabilities"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim.DYNAMIC}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {"classes": json.dumps(classes)})
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _run(content: bytes, images: torch.Tensor) -> torch.Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["probabilities"], {"pixels": images.numpy()})[0])
+
+
+class _FromPixels(nn.Module):
+    """Pixels ``(n, c, s, s)`` in [0, 255], float32, to probabilities ``(n, k)``, float32 on the CPU."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+        mean = torch.tensor(preprocessing.mean).view(-1, 1, 1)
+        std = torch.tensor(preprocessing.std).view(-1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", mean / std)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(pixels * self.scale - self.shift)
+        return logits.softmax(1)

@@ -1,0 +1,40 @@
+"""From pixels to a backbone's input, the same wherever a backbone runs.
+
+Shapes: ``b`` images in a batch, ``c`` channels, ``s`` the side of an image in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from depthsearch.backbones import Preprocessing
+from depthsearch.devices import Device
+
+__all__ = ["LEAST_BATCH", "Normalisation", "filled_up"]
+
+# On a CPU, products of fewer rows are summed in another order.
+LEAST_BATCH = 16
+
+
+class Normalisation:
+    """Makes a backbone's input of pixels: ``(pixel / 255 - mean) / std`` in the device's layout."""
+
+    def __init__(self, preprocessing: Preprocessing, device: Device) -> None:
+        """Put the numbers on the device."""
+        self._device = device
+        # One multiply and add on bytes.
+        mean = torch.tensor(preprocessing.mean, device=device.torch_device).view(-1, 1, 1)
+        std = torch.tensor(preprocessing.std, device=device.torch_device).view(-1, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._shift = mean / std
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalise pixels ``(b, c, s, s)`` in [0, 255] on the device; the result is float32."""
+        return self._device.layout(pixels.float().mul(self._scale).sub_(self._shift))
+
+
+def filled_up(rows: torch.Tensor, device: Device) -> torch.Tensor:
+    """Repeat the last row of a batch ``(b, ...)`` until it is large enough to be rounded as any other."""
+    if device.kind != "cpu" or len(rows) >= LEAST_BATCH:
+        return rows
+    return torch.cat([rows, rows[-1:].expand(LEAST_BATCH - len(rows), *rows.shape[1:])])

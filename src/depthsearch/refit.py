@@ -1,0 +1,349 @@
+"""The answer of a study as a model: trained on train + validation, then, once, judged on the test images.
+
+Nothing is chosen here. The setting is the study's answer, epochs and schedule are those of its recipe; as
+there are more images than in a trial, the same epochs are proportionally more steps. The test images are not
+within reach while the model is trained, and every reading of them is recorded in the study before anybody
+sees its figures: a second one says that it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.exceptions import StorageInternalError
+from torch import nn
+
+from depthsearch.backbones import Preprocessing
+from depthsearch.classifier import BATCH_SIZE, Classifier
+from depthsearch.cuts import Cut
+from depthsearch.data import DataSet, ImageSet
+from depthsearch.devices import is_out_of_memory
+from depthsearch.errors import DivergedError, StudyError, TrainingError
+from depthsearch.figures import Figures, figures_of
+from depthsearch.heads import without_dropout
+from depthsearch.interrupts import deferred
+from depthsearch.modelfolder import Description, check_place, save
+from depthsearch.objective import Task, model_for, train_point
+from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
+from depthsearch.space import Point
+from depthsearch.split import Suffix
+from depthsearch.study import lease
+from depthsearch.training import EpochResult, seed_from
+
+__all__ = ["Fitted", "TestReading", "fit", "learn_from_all", "refit"]
+
+ONNX_IMAGES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestReading:
+    """One reading of a study's test images.
+
+    Attributes:
+        when: UTC, ISO 8601.
+        accuracy: That it gave.
+        n: Images.
+        trial: Whose setting was trained.
+        layer: Number of the first trainable layer.
+    """
+
+    __test__ = False  # to pytest a name that starts so is a test
+
+    when: str
+    accuracy: float
+    n: int
+    trial: int
+    layer: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A model that was trained, judged and written.
+
+    Attributes:
+        study: Name of the study.
+        backbone: timm's name.
+        trial: Number of the trial whose setting it is.
+        point: That setting.
+        seed: Of the head's weights, batch order and dropout.
+        n_images: Learned from: training and validation.
+        results: Of each epoch; there is no validation.
+        figures: On the test images.
+        readings: Of the test images, this one last.
+        folder: Where the model is.
+        timm_loads: Whether timm loads it by itself.
+        onnx: The ONNX file, if asked for.
+        seconds: Training, test and writing, what an interrupted start spent on epochs included.
+    """
+
+    study: str
+    backbone: str
+    trial: int
+    point: Point
+    seed: int
+    n_images: int
+    results: tuple[EpochResult, ...]
+    figures: Figures
+    readings: tuple[TestReading, ...]
+    folder: Path
+    timm_loads: bool
+    onnx: OnnxFile | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        return {
+            "study": self.study,
+            "backbone": self.backbone,
+            "trial": self.trial,
+            "cut": _names(self.point.cut),
+            "setting": _setting(self.point),
+            "seed": self.seed,
+            "n_images": self.n_images,
+            "epochs": [
+                {"epoch": r.epoch, "train_loss": r.train_loss, "seconds": round(r.seconds, 3)}
+                for r in self.results
+            ],
+            "test": self.figures.as_json(),
+            "test_readings": [asdict(reading) for reading in self.readings],
+            "folder": str(self.folder.resolve()),
+            "timm_loads": self.timm_loads,
+            "onnx": self.onnx and {"difference": self.onnx.difference, "n_images": self.onnx.n_images},
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def learn_from_all(data: DataSet) -> DataSet:
+    """Make one training set of train and validation; nothing is left to validate or test on."""
+    nothing = replace(data.val, rows=data.val.rows[:0], labels=data.val.labels[:0])
+    return replace(data, train=data.train.joined(data.val), val=nothing, test=nothing)
+
+
+def refit(
+    task: Task, point: Point, *, seed: int, checkpoint: Path | None = None
+) -> Generator[EpochResult, None, nn.Module]:
+    """Train a point on train + validation and yield a result after each epoch.
+
+    Args:
+        task: As in the study.
+        point: What to train.
+        seed: Of the head's weights, batch order and dropout.
+        checkpoint: See `training.train`.
+
+    Returns:
+        The whole model, on the CPU in eval mode: the frozen prefix as pretrained, the suffix as trained.
+
+    Raises:
+        TrainingError: If the training diverges or its memory does not suffice.
+    """
+    everything = replace(task, data=learn_from_all(task.data), split_seed=None)
+    try:
+        suffix = yield from train_point(everything, point, seed=seed, checkpoint=checkpoint)
+    except DivergedError as error:
+        raise TrainingError(f"The refit diverged: {error}. Try another --seed.") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = task.recipe.batch_size
+        raise TrainingError(
+            f"The refit ran out of memory on {task.device.kind} at batch size {size}. "
+            "Free some, or give another --device."
+        ) from error
+    return _whole(task, point, suffix, seed)
+
+
+def _whole(task: Task, point: Point, suffix: Suffix, seed: int) -> nn.Module:
+    """Put the trained suffix behind the pretrained prefix, ready to predict."""
+    model = model_for(task, point, seed)
+    names = model.state_dict().keys()
+    trained = {name: tensor for name, tensor in suffix.graph.state_dict().items() if name in names}
+    # Only what was trained: a tensor with two names keeps what its other name was given.
+    model.load_state_dict(trained, strict=False)
+    parent, _, name = task.backbone.classifier.rpartition(".")
+    head = model.get_submodule(task.backbone.classifier)
+    setattr(model.get_submodule(parent), name, without_dropout(head))
+    return model.eval()
+
+
+def fit(
+    study: optuna.Study,
+    task: Task,
+    point: Point,
+    folder: Path,
+    *,
+    trial: int,
+    seed: int | None = None,
+    checkpoints: Path,
+    onnx: bool = False,
+) -> Generator[EpochResult, None, Fitted]:
+    """Train a study's answer, judge it on the test images and write it; yield a result after each epoch.
+
+    A fit that was killed goes on from its last epoch.
+
+    Args:
+        study: Where the reading of the test images is recorded.
+        task: As in the study.
+        point: Its answer.
+        folder: Where to write the model.
+        trial: Number of the trial that the answer comes from.
+        seed: See `refit`; default: the trial's own.
+        checkpoints: Folder for the checkpoint.
+        onnx: Whether to write an ONNX file too.
+
+    Raises:
+        ModelError: If the model cannot be written, or not as ONNX.
+        SettingsError: If ONNX is asked for and its packages are missing.
+        StudyError: If the study is being run, or cannot be written to.
+        TrainingError: See `refit`.
+    """
+    check_place(folder)
+    if onnx:
+        require_onnx()
+    seed = seed_from(task.recipe.seed, trial) if seed is None else seed
+    name = f"fit-{trial}-{seed}-{task.device.kind}-{task.device.precision}.pt"
+    checkpoint = checkpoints / str(study.user_attrs["checkpoint_id"]) / name
+    results: list[EpochResult] = []
+    with lease(study) as renew:
+        training = refit(task, point, seed=seed, checkpoint=checkpoint)
+        model = yield from _renewing(training, results, renew)
+        started = time.perf_counter()
+        classifier = Classifier(
+            model=model,
+            classes=task.data.classes,
+            preprocessing=_as_seen(task),
+            device=task.device,
+        )
+        compared = torch.arange(min(ONNX_IMAGES, len(task.data.train)))
+        written = export_onnx(classifier, task.data.train.gather(compared)) if onnx else None
+        figures = figures_of(_logits(classifier, task.data.test), task.data.test.labels, task.data.classes)
+        with deferred():
+            renew()
+            readings = _record(study, trial, point.cut, figures)
+            described = _describe(study, task, point, trial, seed, classifier, figures, readings)
+            config = save(folder, model, described, onnx=written.content if written else None)
+            fitted = Fitted(
+                study=study.study_name,
+                backbone=task.backbone.name,
+                trial=trial,
+                point=point,
+                seed=seed,
+                n_images=len(task.data.train) + len(task.data.val),
+                results=tuple(results),
+                figures=figures,
+                readings=readings,
+                folder=folder,
+                timm_loads=config["depthsearch"]["timm_loads"],
+                onnx=written,
+                seconds=sum(result.seconds for result in results) + time.perf_counter() - started,
+            )
+            study.set_user_attr("fit", fitted.as_json())
+            checkpoint.unlink(missing_ok=True)
+    return fitted
+
+
+def _as_seen(task: Task) -> Preprocessing:
+    """Give the preprocessing that the images really had: digits are kept whole."""
+    data = task.data
+    return replace(
+        task.backbone.preprocessing,
+        image_size=data.image_size,
+        crop_share=data.crop_share,
+        interpolation=data.interpolation,
+    )
+
+
+def _renewing(
+    training: Generator[EpochResult, None, nn.Module],
+    results: list[EpochResult],
+    renew: Callable[[], None],
+) -> Generator[EpochResult, None, nn.Module]:
+    """Hand on a training's results, keep them, and renew the lease after each."""
+    while True:
+        try:
+            result = next(training)
+        except StopIteration as ended:
+            model: nn.Module = ended.value
+            return model
+        results.append(result)
+        with deferred():
+            renew()
+        yield result
+
+
+def _logits(classifier: Classifier, images: ImageSet) -> torch.Tensor:
+    """Run the model on a whole set: ``(n, k)``."""
+    batches = torch.arange(len(images)).split(BATCH_SIZE)
+    return torch.cat([classifier.logits(images.gather(index)) for index in batches])
+
+
+def _record(study: optuna.Study, trial: int, cut: Cut, figures: Figures) -> tuple[TestReading, ...]:
+    """Record a reading of the test images; give all of them."""
+    reading = TestReading(
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        accuracy=figures.accuracy,
+        n=figures.n,
+        trial=trial,
+        layer=cut.layer,
+    )
+    readings = [*study.user_attrs.get("test_readings", []), asdict(reading)]
+    try:
+        study.set_user_attr("test_readings", readings)
+    except StorageInternalError as error:
+        raise StudyError(
+            f"The reading of the test images cannot be recorded in study {study.study_name!r}: "
+            f"{str(error).splitlines()[0]}. Mend that and run the same command again."
+        ) from error
+    return tuple(TestReading(**each) for each in readings)
+
+
+def _describe(
+    study: optuna.Study,
+    task: Task,
+    point: Point,
+    trial: int,
+    seed: int,
+    classifier: Classifier,
+    figures: Figures,
+    readings: Sequence[TestReading],
+) -> Description:
+    return Description(
+        backbone=task.backbone.name,
+        classifier=task.backbone.classifier,
+        classes=task.data.classes,
+        head_width=point.head_width,
+        head_depth=point.head_depth,
+        cut={**_names(point.cut), "shown": str(point.cut)},
+        setting=_setting(point),
+        preprocessing=classifier.preprocessing,
+        precision=task.device.precision,
+        provenance={
+            "weights": task.backbone.weights,
+            "weights_digest": task.backbone.digest,
+            "data": {
+                "name": task.data.name,
+                "fingerprint": task.data.fingerprint,
+                "n_learned": len(task.data.train) + len(task.data.val),
+                "n_test": len(task.data.test),
+            },
+            "study": study.study_name,
+            "trial": trial,
+            "seed": seed,
+            "recipe": {n: v for n, v in asdict(task.recipe).items() if n not in _setting(point)},
+        },
+        test={"figures": figures.as_json(), "readings": [asdict(reading) for reading in readings]},
+    )
+
+
+def _names(cut: Cut) -> dict[str, Any]:
+    return {name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")}
+
+
+def _setting(point: Point) -> dict[str, Any]:
+    return {name: value for name, value in asdict(point).items() if name != "cut"}
