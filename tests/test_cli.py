@@ -301,6 +301,7 @@ BAD = [
     ("cuts", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("report", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("report", "--storage", "NO_DATABASE", "file is not a database"),
+    ("report", "--artifacts", "GARBAGE", "garbage.pt is a file. Give a folder for the studies' pictures"),
     ("report", "STUDY", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("report", "--name", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("report", "--out", "GARBAGE", "garbage.pt': "),

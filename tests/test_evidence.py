@@ -168,6 +168,16 @@ def test_the_set_holds_what_lies_between_and_not_what_is_far(on_a_hill) -> None:
     assert list(level) == sorted(level)
 
 
+def test_a_cut_whose_own_seeds_are_far_behind_is_not_in_the_set(store) -> None:
+    """Of other learning rates at the last cut nothing is known, but it was trained at its best setting."""
+    trials = [(20, 0.10), (0, 0.61), (5, 0.15), (10, 0.50), (11, 0.49)]
+    again = {1: [0.57, 0.55, 0.52], 3: [0.57, 0.37, 0.51], 4: [0.58, 0.38, 0.51], 0: [0.11, 0.10, 0.11]}
+    evidence = weigh(store(trials, again))
+    assert 20 not in evidence.level
+    assert {0, 10, 11} <= set(evidence.level)
+    assert [c.is_behind for c in evidence.confirmed] == [False, False, False, True]
+
+
 def test_the_set_grows_with_the_noise(on_a_hill) -> None:
     assert len(weigh(on_a_hill(0.001)).level) < len(weigh(on_a_hill(0.03)).level)
 

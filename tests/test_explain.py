@@ -812,3 +812,13 @@ def test_a_fitted_study_is_explained_on_images_of_its_own(tmp_path, monkeypatch,
     assert len(pictures) == 2
     assert all(picture["true"] is not None for picture in pictures)
     assert len(list((tmp_path / "depthsearch-artifacts").iterdir())) == 2
+    # The report shows them, small, in the page itself.
+    assert main(["report", "digits", "--out", "report"]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 2
+    written = (tmp_path / "report" / "report.md").read_text()
+    assert all(f"called {picture['predicted']}" in written for picture in pictures)
+    # One that is gone is left out.
+    next((tmp_path / "depthsearch-artifacts").iterdir()).unlink()
+    assert main(["report", "digits", "--out", "report"]) == 0
+    assert (tmp_path / "report" / "report.html").read_text().count("<img ") == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,9 +13,14 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
+from PIL import Image
 from sqlalchemy.engine import make_url
 
-__all__ = ["Artifacts", "artifact_folder", "keep_artifact"]
+__all__ = ["Artifacts", "SmallPicture", "artifact_folder", "keep_artifact", "small_pictures"]
+
+# Longest side in pixels, and the quality of its JPEG.
+SMALL_SIDE = 1400
+SMALL_QUALITY = 80
 
 
 class Artifacts(FileSystemArtifactStore):
@@ -59,6 +66,40 @@ def keep_artifact(study: optuna.Study, store: Artifacts, path: Path) -> str:
         if filename == path.name and _content(store, artifact_id) == content:
             return artifact_id
     return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallPicture:
+    """A picture made small enough for a page that carries it in itself.
+
+    Attributes:
+        jpeg: The file.
+        width: In pixels.
+        height: In pixels.
+    """
+
+    jpeg: bytes
+    width: int
+    height: int
+
+
+def small_pictures(study: optuna.Study, store: Artifacts) -> dict[str, SmallPicture]:
+    """Make small copies of a study's picture artifacts, by identifier; those that are gone are left out."""
+    found = {}
+    for artifact_id, filename in _kept(study):
+        content = _content(store, artifact_id) if filename.endswith(".png") else None
+        if content is None:
+            continue
+        try:
+            with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+                small = picture.convert("RGB")
+        except (OSError, Image.DecompressionBombError):
+            continue
+        small.thumbnail((SMALL_SIDE, SMALL_SIDE))
+        jpeg = io.BytesIO()
+        small.save(jpeg, "JPEG", quality=SMALL_QUALITY, optimize=True)
+        found[artifact_id] = SmallPicture(jpeg=jpeg.getvalue(), width=small.width, height=small.height)
+    return found
 
 
 def _kept(study: optuna.Study) -> Iterator[tuple[str, str]]:

@@ -159,6 +159,7 @@ def _add_report(commands: Any) -> None:
     add = commands.add_parser("report", help="show a stored study, every trial of it").add_argument
     _add_stored(add)
     add("--out", metavar="DIR", help="write report.md and report.html there, a page with charts")
+    _add_artifacts(add)
     add("--json", action="store_true", help="print one JSON object")
 
 

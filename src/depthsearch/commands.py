@@ -25,7 +25,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from depthsearch import __version__
-from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact
+from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact, small_pictures
 from depthsearch.backbones import Backbone, Preprocessing, load_backbone, make_model
 from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.dashboard import serve
@@ -129,9 +129,13 @@ def report(arguments: argparse.Namespace) -> None:
     Raises:
         SettingsError: If there is no such study, or the report cannot be written.
     """
+    store = _artifacts(arguments)
     stored = _stored(arguments)
     summary = summarize(stored)
-    written = write_report(stored, Path(arguments.out)) if arguments.out is not None else ()
+    written: Sequence[Path] = ()
+    if arguments.out is not None:
+        pictures = small_pictures(stored, store) if store else {}
+        written = write_report(stored, Path(arguments.out), pictures)
     if arguments.json:
         print(json.dumps(as_json(summary)))
     else:

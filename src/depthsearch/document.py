@@ -6,6 +6,7 @@ for each format; charts come in as SVG and are shown in HTML only, where Markdow
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ __all__ = [
     "Items",
     "Legend",
     "Paragraph",
+    "Picture",
     "Section",
     "Strong",
     "Table",
@@ -139,7 +141,24 @@ class Details:
     block: Items | Table
 
 
-Block = Paragraph | Table | Facts | Items | Commands | Figure | Details
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture that the page carries in itself; Markdown has its caption only.
+
+    Attributes:
+        jpeg: The file.
+        width: In pixels.
+        height: In pixels.
+        caption: What to see in it.
+    """
+
+    jpeg: bytes
+    width: int
+    height: int
+    caption: str
+
+
+Block = Paragraph | Table | Facts | Items | Commands | Figure | Details | Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +232,8 @@ def _block_as_markdown(block: Block) -> str:
         return f"{fence}console\n{block.text}\n{fence}"
     if isinstance(block, Details):
         return f"{_plain(block.summary)}:\n\n{_block_as_markdown(block.block)}"
+    if isinstance(block, Picture):
+        return f"- {_plain(block.caption)}"
     parts = [_marked_down(block.instead), _table_as_markdown(block.table) if block.table else ""]
     return "\n\n".join(part for part in parts if part)
 
@@ -280,6 +301,8 @@ def _block_as_html(block: Block) -> str:
         return element("ul", *(element("li", _marked_up(item)) for item in block.items))
     if isinstance(block, Commands):
         return element("pre", element("code", escape(block.text)), tabindex=0)
+    if isinstance(block, Picture):
+        return _picture_as_html(block)
     if isinstance(block, Details):
         return element("details", element("summary", escape(block.summary)), _block_as_html(block.block))
     return _figure_as_html(block)
@@ -304,6 +327,14 @@ def _figure_as_html(figure: Figure) -> str:
     if figure.table:
         parts.append(_block_as_html(Details("The same as a table", figure.table)))
     return element("figure", *parts)
+
+
+def _picture_as_html(picture: Picture) -> str:
+    source = f"data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode()}"
+    # HTML's img has no end.
+    image = element("img", src=source, alt=picture.caption, width=picture.width, height=picture.height)
+    image = image.removesuffix("</img>")
+    return element("figure", image, element("figcaption", escape(picture.caption)), class_="picture")
 
 
 def _table_as_html(table: Table) -> str:

@@ -9,7 +9,8 @@ Learning, section 7.10). The error is that of the differences from the best, see
 all cuts cancels.
 
 Between the cuts that were trained lie many that were not. `response.Response` learns from all trials what
-these may score; a cut can be told from the best where it is the better one with less than 3 % probability.
+these may score; a cut can be told from the best where it is the better one with less than 3 % probability,
+or where its own seeds say so.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from scipy.stats import t as student
 
 from depthsearch.cuts import Cut
 from depthsearch.response import Observation, Response
@@ -36,7 +38,7 @@ __all__ = ["Confirmed", "Evidence", "Expected", "promising", "weigh"]
 Floats = NDArray[np.float64]
 
 # Below this probability of being better than the best, a cut is told apart from it. With 0.05 the set held
-# the best cut in 92 of 100 simulated studies of 14 trials, with 0.03 in 96 (benchmarks/confirm.py).
+# the best cut in 92 of 100 simulated studies of 14 trials, with 0.03 in 95 (benchmarks/confirm.py).
 TOLD_APART = 0.03
 # Standard deviations of the noise that lie near the best.
 NEAR = 8.0
@@ -71,6 +73,14 @@ class Confirmed:
     def is_level(self) -> bool:
         """Whether the gap is at most one standard error."""
         return self.gap <= (self.gap_error or 0.0)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether its seeds alone tell it from the best, by a paired t-test."""
+        if self.gap_error is None:
+            return False
+        least = float(student.ppf(1 - TOLD_APART, len(self.scores) - 1)) * self.gap_error
+        return self.gap > least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +163,7 @@ def weigh(study: optuna.Study) -> Evidence | None:
     answer = max((c for c in confirmed if c.is_level), key=lambda c: (c.cut.frozen_mac_share, c.cut.index))
     noise = _noise([list(scores.values()) for _, scores in runs])
     expected, level = _expect(study, trials, best[0], sign, noise)
+    level -= {c.cut.index for c in confirmed if c.is_behind}
     level |= {c.cut.index for c in confirmed if c.is_level}
     return Evidence(
         confirmed=confirmed, best=first, answer=answer, level=tuple(sorted(level)), expected=expected

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from rich.filesize import decimal
 
+from depthsearch.artifacts import SmallPicture
 from depthsearch.cuts import Cut
 from depthsearch.document import (
     Block,
@@ -20,6 +21,7 @@ from depthsearch.document import (
     Inline,
     Items,
     Paragraph,
+    Picture,
     Section,
     Strong,
     Table,
@@ -54,13 +56,20 @@ FEW_CLASSES = 20
 STATES = (("complete", "complete"), ("pruned", "pruned"), ("fail", "failed"), ("running", "running"))
 
 
-def write_report(study: optuna.Study, folder: Path) -> tuple[Path, Path]:
+def write_report(
+    study: optuna.Study, folder: Path, pictures: Mapping[str, SmallPicture] | None = None
+) -> tuple[Path, Path]:
     """Write ``report.md`` and ``report.html`` into a folder; other files in it are left alone.
+
+    Args:
+        study: What to report on.
+        folder: Where; made if it is not there.
+        pictures: Of the images that were explained, by artifact, see `artifacts.small_pictures`.
 
     Raises:
         SettingsError: If they cannot be written there.
     """
-    document = compose(summarize(study), read(study))
+    document = compose(summarize(study), read(study), pictures)
     paths = folder / "report.md", folder / "report.html"
     try:
         for path, text in zip(paths, (as_markdown(document), as_html(document)), strict=True):
@@ -71,12 +80,13 @@ def write_report(study: optuna.Study, folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def compose(summary: Summary, record: Record) -> Document:
+def compose(summary: Summary, record: Record, pictures: Mapping[str, SmallPicture] | None = None) -> Document:
     """Say what a study found, how sure that is, what it cost and how to run it again."""
     made = (
         Section("Score against depth", tuple(_depth(summary))),
         Section("Confirmation", tuple(_confirmation(summary))),
         Section("Test", tuple(_test(record))),
+        Section("What it sees", tuple(_pictures(record, pictures or {}))),
         Section("Where pretrained features stop helping", tuple(_transfer(summary))),
         Section("Learning curves", tuple(_learning(summary, record))),
         Section("Learning rate and depth", (rate_figure(summary),) if summary.trials else ()),
@@ -304,7 +314,7 @@ def _learning(summary: Summary, record: Record) -> Iterator[Block]:
     if n_pruned:
         wanted = record.recipe.get("epochs", 0) * summary.n_finished
         trained = sum(
-            trial.epochs for trial in summary.trials if trial.state in ("complete", "pruned", "fail")
+            trial.epochs for trial in summary.searched if trial.state in ("complete", "pruned", "fail")
         )
         yield Paragraph(
             f"{n_pruned} {_plural('trial', n_pruned)} pruned: {trained} of {wanted} epochs were trained."
@@ -549,6 +559,30 @@ def _per_class(stored: Any, classes: Sequence[str]) -> Iterator[tuple[str, Mappi
 
 def _figure(value: Any) -> str:
     return shown(value) if isinstance(value, float) else "–" if value is None else str(value)  # noqa: RUF001
+
+
+def _pictures(record: Record, pictures: Mapping[str, SmallPicture]) -> Iterator[Block]:
+    """Show feature maps and Grad-CAM over depth, where they were drawn and can be found."""
+    found = [each for each in record.explained if each.get("artifact_id") in pictures]
+    if not found:
+        return
+    yield Paragraph(
+        "Feature maps and Grad-CAM at layers from the first to the last, before fine-tuning and after it. "
+        "Right and wrong predictions of the final model."
+    )
+    for each in found:
+        small = pictures[each["artifact_id"]]
+        yield Picture(jpeg=small.jpeg, width=small.width, height=small.height, caption=_caption(each))
+
+
+def _caption(explained: Mapping[str, Any]) -> str:
+    name = Path(str(explained.get("image", ""))).name
+    said = f"{name}: called {explained.get('predicted')}"
+    if isinstance(explained.get("probability"), int | float):
+        said += f" ({explained['probability']:.3f})"
+    if explained.get("true") is None:
+        return said
+    return f"{said}, {'right' if explained.get('right') else 'is ' + str(explained['true'])}"
 
 
 def _again(summary: Summary, record: Record) -> Iterator[Block]:

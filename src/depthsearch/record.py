@@ -51,6 +51,7 @@ class Record:
         importance: Share of the scores' variance for each parameter; empty where trials are too few.
         fit: The final training and its test, where there was one.
         test_readings: How often the test images were read, as stored.
+        explained: Images whose depths were drawn, as stored.
     """
 
     epochs: Mapping[int, tuple[Epoch, ...]]
@@ -64,6 +65,7 @@ class Record:
     importance: Mapping[str, float] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
     test_readings: Any = None
+    explained: tuple[Mapping[str, Any], ...] = ()
 
 
 def read(study: optuna.Study) -> Record:
@@ -83,6 +85,7 @@ def read(study: optuna.Study) -> Record:
         importance=_importance(study, trials),
         fit=_mapping(attributes.get("fit")),
         test_readings=attributes.get("test_readings"),
+        explained=tuple(_mapping(each) for each in attributes.get("explained") or ()),
     )
 
 
