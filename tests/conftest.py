@@ -15,6 +15,8 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="depthsearch-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
     os.environ["XDG_CACHE_HOME"] = folder.name
+    # Tests run side by side, and each is small.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HF_HOME"] = str(Path(folder.name) / "hub")
     os.environ["HF_HUB_OFFLINE"] = "1"
 

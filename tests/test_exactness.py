@@ -42,6 +42,15 @@ SEED = 11
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
 
 
+@pytest.fixture(autouse=True)
+def _two_threads():
+    """Work is divided among threads, as it is for a user; most tests have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 # --- the oracle ---------------------------------------------------------------------------------
 
 
