@@ -133,6 +133,19 @@ def test_a_stop_anywhere_costs_nothing(make, stop_after: int) -> None:
     assert summarize(stopped.open()).evidence == summarize(whole.open()).evidence
 
 
+def test_what_an_earlier_plan_left_waiting_is_not_trained_unless_it_is_wanted_again(study: Study) -> None:
+    events = study.start(n_cuts=1, n_seeds=3)
+    next(events)
+    events.close()
+    assert len(study.open().get_trials(states=(TrialState.WAITING,))) > 0
+    n_settings = len(study.confirm(n_cuts=1, n_seeds=2)[0].cuts)
+    assert study.open().get_trials(states=(TrialState.WAITING,)) == []
+    assert len(summarize(study.open()).confirming) == 2 * n_settings
+    study.confirm(n_cuts=1, n_seeds=3)
+    assert len(summarize(study.open()).confirming) == 3 * n_settings
+    assert {len(c.scores) for c in summarize(study.open()).evidence.confirmed} == {3}
+
+
 def test_a_trial_stopped_in_its_middle_goes_on_under_its_number(study: Study) -> None:
     events = study.start()
     for event in events:

@@ -60,6 +60,7 @@ ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
 ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
 # Sets the seeds of confirmation apart from those of trials.
 CONFIRMATION = 0x5EED
+REPEATS = ("confirms", "seed", "resample")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -249,12 +250,9 @@ def confirm(
             yield from run(Trial(study, orphan._trial_id), adopted=True)
         with deferred():
             plan = _plan_confirmation(study, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
+            _drop_others(study, plan)
             _enqueue_confirmation(study, plan)
-        waiting = [
-            trial
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-            if trial.user_attrs.get("origin") == "confirm"
-        ]
+            waiting = _waiting_to_confirm(study)
         cuts = {t.number: t.cut for t in read_trials(study)}
         yield ConfirmationPlanned(
             cuts=tuple(cuts[number] for number in plan["trials"]), n_seeds=n_seeds, n_trainings=len(waiting)
@@ -283,13 +281,33 @@ def _plan_confirmation(study: optuna.Study, *, n_cuts: int, n_seeds: int, resamp
 def _enqueue_confirmation(study: optuna.Study, plan: Mapping[str, Any]) -> None:
     """Enqueue what is planned and not there yet, seed by seed: stopped early, all have as many."""
     trials = study.get_trials(deepcopy=False)
-    keys = ("confirms", "seed", "resample")
-    there = {tuple(trial.user_attrs.get(key) for key in keys) for trial in trials}
+    there = {_repeats(trial) for trial in trials if not trial.user_attrs.get("dropped")}
     for seed in range(plan["seeds"]):
         for number in plan["trials"]:
-            if (number, seed, plan["resample"]) not in there:
-                attributes = dict(zip(keys, (number, seed, plan["resample"]), strict=True))
+            wanted = (number, seed, plan["resample"])
+            if wanted not in there:
+                attributes = dict(zip(REPEATS, wanted, strict=True))
                 study.enqueue_trial(trials[number].params, user_attrs={"origin": "confirm", **attributes})
+
+
+def _drop_others(study: optuna.Study, plan: Mapping[str, Any]) -> None:
+    """End what an earlier plan has left waiting and this one does not want: nobody shall train it."""
+    for trial in _waiting_to_confirm(study):
+        number, seed, resample = _repeats(trial)
+        wanted = number in plan["trials"] and seed < plan["seeds"] and resample == plan["resample"]
+        if not wanted:
+            study._storage.set_trial_user_attr(trial._trial_id, "dropped", True)
+            study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+
+
+def _waiting_to_confirm(study: optuna.Study) -> list[FrozenTrial]:
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return [trial for trial in waiting if trial.user_attrs.get("origin") == "confirm"]
+
+
+def _repeats(trial: FrozenTrial) -> tuple[Any, ...]:
+    """Say which trial a trial repeats, with which seed, and whether on another division."""
+    return tuple(trial.user_attrs.get(key) for key in REPEATS)
 
 
 def _draw_curve(study: optuna.Study, task: Task, space: SearchSpace, *, n_trials: int) -> CurveDrawn:
