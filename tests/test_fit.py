@@ -20,10 +20,11 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.metrics import log_loss
 
 import depthsearch
-from depthsearch import cli, commands, modelfolder, onnxfile, refit, training
+from depthsearch import cli, modelfolder, onnxfile, refit, training
 from depthsearch.backbones import Preprocessing, load_backbone
 from depthsearch.classifier import Classifier
 from depthsearch.cli import main
+from depthsearch.commands import fitting
 from depthsearch.data import DataSet, Geometry, ImageSet, decode_file, load_data
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
@@ -811,7 +812,7 @@ def test_an_interrupted_fit_says_how_to_go_on(url, tmp_path, capsys, monkeypatch
 
     argv = ["fit", "--storage", url, "--out", str(tmp_path / "model"), "--seed", "77", "--keep-disk", "0"]
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "epoch_line", interrupt)
+        patch.setattr(fitting, "epoch_line", interrupt)
         assert main(argv) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"Stopped. What is finished is kept; go on with: depthsearch {' '.join(argv)}"

@@ -10,7 +10,7 @@ import pytest
 
 import depthsearch
 from depthsearch import cli, cuts, sampling, training
-from depthsearch.commands import OPTIONAL_RANGES
+from depthsearch.commands.loading import OPTIONAL_RANGES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(depthsearch.__file__).parent

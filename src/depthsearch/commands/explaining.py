@@ -1,0 +1,186 @@
+"""``depthsearch explain``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from rich.console import Console
+
+from depthsearch.artifacts import Artifacts, keep_artifact
+from depthsearch.backbones import Backbone, load_backbone
+from depthsearch.commands.console import console_for, say, say_list
+from depthsearch.commands.loading import prepare_again
+from depthsearch.commands.places import artifacts_of, existing
+from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
+from depthsearch.devices import choose_device, use_all_cores
+from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
+from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
+from depthsearch.interrupts import deferred
+from depthsearch.modelfolder import load
+from depthsearch.study import open_storage, without_password
+
+__all__ = ["explain"]
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    """Draw what layers across depth see in images, before and after fine-tuning.
+
+    Raises:
+        DepthsearchError: If there is no fitted model, or an image or layer of it cannot be had.
+    """
+    console = console_for(stderr=True)
+    device = choose_device(arguments.device, "float32")
+    store = artifacts_of(arguments)
+    use_all_cores()
+    folder, stored = _model_folder(arguments)
+    if stored is None and not arguments.images:
+        raise SettingsError(f"Which images? Give files: depthsearch explain {arguments.model} IMAGE...")
+    classifier = load(folder)
+    about = classifier.config["depthsearch"]
+    pretrained = _pretrained(arguments.weights, about, stored, console)
+    comparison = compare(
+        # Both in one layout: in another, convolutions round otherwise.
+        device.place(classifier.model),
+        None if pretrained is None else device.place(pretrained.model),
+        classes=classifier.classes,
+        before_classes=None if pretrained is None else pretrained_classes(pretrained),
+        preprocessing=classifier.preprocessing,
+        cut=_named_cut(classifier.model, about["cut"], classifier.preprocessing.image_size),
+        wanted=arguments.layers or (),
+    )
+    photos = _photos(arguments, comparison, stored, console)
+    name = folder.resolve().name if stored is None else stored.study_name
+    out = Path(arguments.out or re.sub(r"[^\w.-]+", "-", name) + "-explain")
+    pictures = []
+    for picture in draw_gallery(comparison, photos, out):
+        pictures.append(picture)
+        say(console_for(stderr=arguments.json), str(picture.path))
+    if stored is not None:
+        _keep_pictures(stored, store, pictures, console)
+    if arguments.json:
+        print(json.dumps({"folder": str(out), "pictures": [picture.about for picture in pictures]}))
+
+
+def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | None]:
+    """Find the folder of a model, and the study where the model is named by that."""
+    folder = Path(arguments.model)
+    if (folder / "config.json").is_file():
+        return folder, None
+    if folder.is_dir():
+        raise SettingsError(
+            f"{folder} holds no config.json: it is no model. Give what depthsearch fit has saved."
+        )
+    storage = open_storage(existing(arguments.storage))
+    if arguments.model not in (names := optuna.get_all_study_names(storage)):
+        raise SettingsError(
+            f"No model folder and no study {arguments.model!r}; {without_password(arguments.storage)} has: "
+            f"{', '.join(names) or 'none'}."
+        )
+    stored = optuna.load_study(study_name=arguments.model, storage=storage)
+    fitted = stored.user_attrs.get("fit")
+    if not fitted:
+        raise SettingsError(
+            f"Study {arguments.model!r} has no fitted model. Run depthsearch fit first, then this again."
+        )
+    folder = Path(fitted["folder"])
+    if not (folder / "config.json").is_file():
+        raise SettingsError(
+            f"The model of study {arguments.model!r} is not in {folder} any more. Give its folder, or run "
+            "depthsearch fit again."
+        )
+    return folder, stored
+
+
+def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
+    """Find the cut of which a model's description gives the names."""
+    kinds = KINDS if named["kind"] == "block" else DEFAULT_KINDS
+    return find_cut(list_cuts(model, kinds, image_size=image_size), named["name"])
+
+
+def _pretrained(
+    weights: str | None, about: Mapping[str, Any], stored: optuna.Study | None, console: Console
+) -> Backbone | None:
+    """Load the backbone that a model was made from, if it is at hand; say so if not."""
+    if weights == "none":
+        return None
+    options = {} if stored is None else stored.user_attrs.get("provenance", {}).get("options", {})
+    try:
+        return _same_backbone(weights or options.get("weights"), about["backbone"], about["provenance"])
+    except WeightsError as error:
+        if weights is not None:
+            raise
+        say(console, f"Without a row for before fine-tuning. {error}", style="yellow")
+        return None
+
+
+def _same_backbone(weights: str | None, name: str, provenance: Mapping[str, Any]) -> Backbone:
+    """Load a backbone with the weights that a model started from.
+
+    Raises:
+        WeightsError: If those are not to be had, or the given ones are others.
+    """
+    origin = provenance["weights"]
+    seed = re.fullmatch(r"random \(seed (\d+)\)", origin)
+    given = weights or ("random" if seed else "auto")
+    if origin.startswith("file") and given == "auto":
+        raise WeightsError(f"It started from the {origin}: give that with --weights.")
+    demo = origin.startswith("shipped")
+    backbone = load_backbone(name, given, demo=demo, seed=int(seed[1]) if seed else 0)
+    if backbone.digest != provenance["weights_digest"]:
+        raise WeightsError(
+            f"It started from other weights ({origin}) than {backbone.weights}. Give --weights FILE."
+        )
+    return backbone
+
+
+def _photos(
+    arguments: argparse.Namespace, comparison: Comparison, stored: optuna.Study | None, console: Console
+) -> list[Photo]:
+    """Read the images given, or pick some of the study's."""
+    if stored is None or arguments.images:
+        photos = read_photos(
+            [Path(image) for image in arguments.images],
+            comparison.preprocessing,
+            comparison.classes,
+            label=arguments.label,
+            skip_unreadable=arguments.skip_unreadable,
+        )
+        skipped = [image for image in arguments.images if image not in {photo.name for photo in photos}]
+        if skipped:
+            say_list(console, f"{len(skipped)} unreadable images left out", skipped)
+        return photos
+    task, _ = prepare_again(stored, {}, console)
+    return pick_photos(
+        comparison.after.model, task.data, arguments.split, comparison.preprocessing, arguments.n
+    )
+
+
+def _keep_pictures(
+    stored: optuna.Study, store: Artifacts | None, pictures: Sequence[Picture], console: Console
+) -> None:
+    """Make pictures artifacts of the study, for the dashboard, and note them in it, for the report."""
+    if store is None:
+        say(
+            console,
+            "Not shown in the dashboard: this database has no folder beside it. Give --artifacts DIR.",
+        )
+    wanted = ("image", "file", "predicted", "probability", "true", "right")
+    noted = []
+    for picture in pictures:
+        try:
+            kept = None if store is None else keep_artifact(stored, store, picture.path)
+        except OSError as error:
+            raise SettingsError(
+                f"Cannot keep {picture.path.name} as an artifact: {error}. Give another --artifacts folder."
+            ) from error
+        noted.append({**{key: picture.about[key] for key in wanted}, "artifact_id": kept})
+    with deferred():
+        stored.set_user_attr("explained", noted)

@@ -1,0 +1,175 @@
+"""Backbone, images and search space of a command line, or of a stored study."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import timm
+import torch
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import Progress
+
+from depthsearch import __version__
+from depthsearch.backbones import Preprocessing, load_backbone
+from depthsearch.commands.console import say, say_list
+from depthsearch.commands.places import cache_folder
+from depthsearch.data import DataSet, load_data
+from depthsearch.devices import choose_device, use_all_cores
+from depthsearch.errors import StudyError
+from depthsearch.features import choose_budget
+from depthsearch.objective import Task
+from depthsearch.space import SearchSpace
+from depthsearch.training import Recipe
+
+__all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
+
+# Options that say nothing of what is trained; a database's address may hold a password.
+NOT_KEPT = ("command", "storage", "name", "json", "keep_memory", "keep_disk")
+OPTIONAL_RANGES: dict[str, Any] = {
+    "head_depth": (1, 3),
+    "dropout": (0.0, 0.5),
+    "weight_decay": (1e-5, 1e-1),
+    "optimizer": ("adamw", "sgd"),
+}
+
+
+def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, SearchSpace]:
+    """Load backbone and images and say in a line each what they are."""
+    device = choose_device(arguments.device, arguments.precision, compiled=arguments.compile)
+    use_all_cores()
+    backbone = load_backbone(
+        arguments.backbone,
+        arguments.weights,
+        image_size=arguments.image_size,
+        demo=_is_demo(arguments),
+        seed=arguments.seed,
+    )
+    if backbone.weights.startswith("shipped"):
+        warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
+        say(console, warning, style="bold yellow")
+    data = _load_images(arguments, console, backbone.preprocessing)
+    space = SearchSpace.for_model(
+        backbone.model,
+        arguments.kinds,
+        image_size=backbone.preprocessing.image_size,
+        learning_rate=arguments.learning_rate,
+        head_width=arguments.head_width,
+        **{name: OPTIONAL_RANGES[name] for name in arguments.also},
+    )
+    recipe = Recipe(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        schedule=arguments.schedule,
+        label_smoothing=arguments.label_smoothing,
+        metric=arguments.metric,
+        seed=arguments.seed,
+        views=arguments.views,
+    )
+    budget = choose_budget(
+        device, cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
+    )
+    say(
+        console,
+        f"Backbone {backbone.name}, weights: {backbone.weights}; {len(space.cuts)} candidate cuts; "
+        f"{backbone.preprocessing.image_size} px; {device.kind}, {device.precision}; features kept: up to "
+        f"{decimal(budget.device_bytes + budget.memory_bytes)} in memory, "
+        f"{decimal(budget.disk_bytes)} on disk.",
+    )
+    return Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget), space
+
+
+def prepare_again(
+    stored: optuna.Study, options: Mapping[str, Any], console: Console
+) -> tuple[Task, SearchSpace]:
+    """Load the backbone and the images of a stored study once more; refuse others than it had.
+
+    Args:
+        stored: The study.
+        options: What to do otherwise, such as the device; values that are None count as not given.
+        console: Where to say what is loaded.
+
+    Raises:
+        StudyError: If the study does not say how it was run, or its images or weights are others now.
+    """
+    kept = stored.user_attrs.get("provenance", {}).get("options")
+    if kept is None:
+        raise StudyError(
+            f"Study {stored.study_name!r} was stored by an older depthsearch, without its options. "
+            "Run it again under another --name."
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    merged = {"keep_memory": None, "keep_disk": None, **kept, **given}
+    # The database turned tuples into lists.
+    merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
+    task, space = prepare(argparse.Namespace(**merged), console)
+    data, backbone = stored.user_attrs["data"], stored.user_attrs["backbone"]
+    if task.data.fingerprint != data["fingerprint"] or task.backbone.digest != backbone["digest"]:
+        changed = "images" if task.data.fingerprint != data["fingerprint"] else "weights"
+        was = data["source"] if changed == "images" else backbone["weights"]
+        raise StudyError(
+            f"The {changed} of study {stored.study_name!r} ({was}) are not what they were. "
+            "Bring those back, or run the study again under another --name."
+        )
+    return task, space
+
+
+def _load_images(arguments: argparse.Namespace, console: Console, preprocessing: Preprocessing) -> DataSet:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("Decoding images", visible=False)
+        data = load_data(
+            arguments.data or "digits",
+            image_size=preprocessing.image_size,
+            crop_share=preprocessing.crop_share,
+            interpolation=preprocessing.interpolation,
+            val_share=arguments.val_share,
+            test_share=arguments.test_share,
+            seed=arguments.seed,
+            skip_unreadable=arguments.skip_unreadable,
+            progress=lambda done, total: bar.update(shown, completed=done, total=total, visible=True),
+        )
+    say(
+        console,
+        f"Data {data.name}: {data.num_classes} classes; {len(data.train)} train, {len(data.val)} validation, "
+        f"{len(data.test)} test images.",
+    )
+    if data.skipped:
+        say_list(console, f"{len(data.skipped)} unreadable images left out", data.skipped)
+    if data.duplicates:
+        groups = [" = ".join(group) for group in data.duplicates]
+        say_list(console, f"{len(groups)} images stand in several splits", groups)
+    return data
+
+
+def _is_demo(arguments: argparse.Namespace) -> bool:
+    return arguments.data in (None, "digits")
+
+
+def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Tell what a study was run with: versions, machine, options."""
+    return {
+        "versions": {
+            "depthsearch": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "timm": timm.__version__,
+            "optuna": optuna.__version__,
+        },
+        "machine": f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
+        "device": task.device.kind,
+        "precision": task.device.precision,
+        "options": _kept_options(arguments, task),
+    }
+
+
+def _kept_options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Take down what another command needs to load the same backbone and images again."""
+    options = {name: value for name, value in vars(arguments).items() if name not in NOT_KEPT}
+    if arguments.weights not in ("auto", "random"):
+        options["weights"] = str(Path(arguments.weights).resolve())
+    return {**options, "data": task.data.source}

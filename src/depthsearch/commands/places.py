@@ -1,0 +1,55 @@
+"""What the command line names: studies, databases, folders."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import optuna
+import platformdirs
+
+from depthsearch.artifacts import Artifacts, artifact_folder
+from depthsearch.errors import SettingsError
+from depthsearch.study import open_storage, without_password
+
+__all__ = ["artifacts_of", "cache_folder", "existing", "named_study"]
+
+
+def named_study(arguments: argparse.Namespace) -> optuna.Study:
+    """Find the study that the command line names; the only one needs no name."""
+    if arguments.name and arguments.study and arguments.name != arguments.study:
+        raise SettingsError(f"Two studies, {arguments.study!r} and --name {arguments.name!r}: give one.")
+    storage = open_storage(existing(arguments.storage))
+    names = optuna.get_all_study_names(storage)
+    name = arguments.study or arguments.name or (names[0] if len(names) == 1 else None)
+    if name not in names:
+        asked = f"No study {name!r}" if name else "Which study? Give --name"
+        raise SettingsError(
+            f"{asked}; {without_password(arguments.storage)} has: {', '.join(names) or 'none'}."
+        )
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def existing(url: str) -> str:
+    """Refuse a database file that is not there: opening it would make an empty one."""
+    path = url.removeprefix("sqlite:///")
+    if path != url and not Path(path).is_file():
+        raise SettingsError(f"No file {path!r} with studies. Run depthsearch study, or give --storage.")
+    return url
+
+
+def artifacts_of(arguments: argparse.Namespace) -> Artifacts | None:
+    """Open the folder of the studies' pictures; None for a database without a place beside it.
+
+    Raises:
+        SettingsError: If it is a file.
+    """
+    folder = Path(arguments.artifacts) if arguments.artifacts else artifact_folder(arguments.storage)
+    if folder is not None and folder.is_file():
+        raise SettingsError(f"{folder} is a file. Give a folder for the studies' pictures with --artifacts.")
+    return None if folder is None else Artifacts(folder)
+
+
+def cache_folder(kind: str = "") -> Path:
+    """Name the folder that things of a kind are kept in."""
+    return Path(platformdirs.user_cache_dir("depthsearch")) / kind

@@ -1,0 +1,129 @@
+"""``depthsearch study``, and the candidates it searches."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from contextlib import closing
+from dataclasses import asdict
+
+import optuna
+from rich.console import Console
+from rich.table import Table
+
+from depthsearch.backbones import make_model
+from depthsearch.commands.console import console_for, say
+from depthsearch.commands.loading import prepare, provenance_of
+from depthsearch.commands.places import cache_folder
+from depthsearch.cuts import list_cuts
+from depthsearch.errors import SettingsError
+from depthsearch.objective import Task
+from depthsearch.report import as_json, render, summarize
+from depthsearch.sampling import resolve
+from depthsearch.space import SearchSpace
+from depthsearch.study import confirm, open_storage, open_study, search, without_password
+from depthsearch.view import View
+
+__all__ = ["cuts", "study"]
+
+
+def study(arguments: argparse.Namespace) -> None:
+    """Search for the best cut and print it.
+
+    Raises:
+        DepthsearchError: If the study cannot be run, or no trial of it is complete.
+    """
+    console = console_for(stderr=True)
+    if arguments.data is None:
+        say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
+    task, space = prepare(arguments, console)
+    storage = open_storage(arguments.storage)
+    name = arguments.name or f"{arguments.backbone}-{task.data.name}"
+    stored = open_study(storage, name, task, space, provenance_of(arguments, task))
+    _search(arguments, console, stored, task, space)
+    summary = summarize(stored)
+    results = console_for(stderr=arguments.json)
+    results.print(render(summary))
+    storage_url = without_password(arguments.storage)
+    option = f" --storage {shlex.quote(storage_url)}"
+    say(results, f"Study     {name} in {storage_url}; watch it: depthsearch dashboard{option}")
+    if arguments.json:
+        print(json.dumps(as_json(summary)))
+    if summary.best is None:
+        raise SettingsError(
+            f"No trial of {name} is complete. See why: depthsearch report --name {shlex.quote(name)}{option}"
+        )
+
+
+def _search(
+    arguments: argparse.Namespace,
+    console: Console,
+    stored: optuna.Study,
+    task: Task,
+    space: SearchSpace,
+) -> None:
+    """Run the missing trials and show them."""
+    sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials)
+    before = summarize(stored)
+    view = View(console, before, n_trials=arguments.trials, epochs=task.recipe.epochs)
+    say(
+        console,
+        f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
+        f"{task.recipe.epochs} epochs each; sampler {sampler}, pruner {pruner}.",
+    )
+    events = search(
+        stored,
+        task,
+        space,
+        n_trials=arguments.trials,
+        sampler=sampler,
+        pruner=pruner,
+        checkpoints=cache_folder("checkpoints"),
+    )
+    with view:
+        with closing(events):
+            for event in events:
+                view.update(event)
+        if not arguments.confirm or summarize(stored).best is None:
+            return
+        again = confirm(
+            stored,
+            task,
+            space,
+            n_cuts=arguments.confirm,
+            n_seeds=arguments.seeds,
+            resample=arguments.resample,
+            checkpoints=cache_folder("checkpoints"),
+        )
+        with closing(again):
+            for event in again:
+                view.update(event)
+
+
+def cuts(arguments: argparse.Namespace) -> None:
+    """List a backbone's candidate cuts."""
+    found = list_cuts(make_model(arguments.backbone), arguments.kinds, image_size=arguments.image_size)
+    if arguments.json:
+        print(json.dumps([asdict(cut) for cut in found]))
+        return
+    table = Table(title=f"{arguments.backbone}: {len(found)} candidate cuts", title_justify="left")
+    for heading in ("index", "layer"):
+        table.add_column(heading, justify="right")
+    for heading in ("first trainable", "kind", "Keras", "also"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("frozen MACs", "trainable", "boundary"):
+        table.add_column(heading, justify="right")
+    for cut in found:
+        table.add_row(
+            str(cut.index),
+            str(cut.layer),
+            cut.name,
+            cut.kind,
+            cut.keras_name or "",
+            ", ".join(cut.aliases),
+            f"{cut.frozen_mac_share:.4f}",
+            f"{cut.trainable_parameters:,}",
+            f"{cut.boundary_bytes / 1024:,.0f} KiB",
+        )
+    console_for().print(table)
