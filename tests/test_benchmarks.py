@@ -79,3 +79,9 @@ def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
     run("first_depths.py", "table", *options, *grid, cache=tmp_path)
     shown = run("first_depths.py", "compare", table, "--seeds", 1, "--trials", 7, cache=tmp_path)
     assert "centred" in shown
+
+
+def test_confirm_says_how_often_the_set_holds_the_best(tmp_path: Path) -> None:
+    shown = run("confirm.py", "--studies", 2, "--trials", 7, cache=tmp_path)
+    assert "simulated, relation 0: 2 studies of 7 trials" in shown
+    assert any(f"| {n}/2 " in shown for n in (0, 1, 2))
