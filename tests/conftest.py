@@ -71,6 +71,20 @@ def few_digits(digits) -> Callable[..., object]:
 
 
 @pytest.fixture(scope="session")
+def pictures(digits, tmp_path_factory) -> Path:
+    """Noughts and ones as files, fourteen each."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("pictures")
+    for label, name in ((0, "nought"), (1, "one")):
+        (root / name).mkdir()
+        rows = digits.train.rows[digits.train.labels == label][:14]
+        for place, pixels in enumerate(digits.train.images[rows]):
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(root / name / f"{place:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
 def backbone():
     """A residual network of 470,000 random parameters."""
     from depthsearch.backbones import load_backbone

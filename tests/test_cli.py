@@ -18,7 +18,6 @@ import optuna
 import platformdirs
 import pytest
 import torch
-from PIL import Image
 
 from depthsearch import cli, commands
 from depthsearch.cli import main
@@ -26,18 +25,6 @@ from depthsearch.cuts import Cut
 from depthsearch.study import FINISHED
 
 NOTICES = ("Data ", "Backbone ", "No --data")
-
-
-@pytest.fixture(scope="module")
-def pictures(digits, tmp_path_factory) -> Path:
-    """Noughts and ones as files, fourteen each."""
-    root = tmp_path_factory.mktemp("pictures")
-    for label, name in ((0, "nought"), (1, "one")):
-        (root / name).mkdir()
-        rows = digits.train.rows[digits.train.labels == label][:14]
-        for place, pixels in enumerate(digits.train.images[rows]):
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(root / name / f"{place:02d}.png")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -743,18 +743,6 @@ def test_an_onnx_file_lies_in_the_folder(exported, study, task, space, tmp_path,
 
 
 @pytest.fixture(scope="module")
-def pictures(digits, tmp_path_factory) -> Path:
-    """Noughts and ones as files, fourteen each."""
-    root = tmp_path_factory.mktemp("pictures")
-    for label, name in ((0, "nought"), (1, "one")):
-        (root / name).mkdir()
-        rows = digits.train.rows[digits.train.labels == label][:14]
-        for place, pixels in enumerate(digits.train.images[rows]):
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(root / name / f"{place:02d}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
 def url(pictures, tmp_path_factory) -> str:
     """A database with a finished study."""
     address = f"sqlite:///{tmp_path_factory.mktemp('studies')}/s.db"
