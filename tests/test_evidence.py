@@ -101,6 +101,13 @@ def test_the_error_is_that_of_pairs_so_what_a_seed_does_to_all_cancels(store) ->
     assert weigh(store([(5, 0.9), (10, 0.9), (0, 0.1)], again)).answer.cut.index == 10
 
 
+def test_rounding_does_not_decide_where_gap_and_error_are_the_same(store) -> None:
+    """Of two seeds one is equal: gap and error are both half the other's difference."""
+    for difference in (1 / 359, 2 / 359, 1 / 107, 0.3):
+        again = {0: [0.9 + difference, 0.9], 1: [0.9, 0.9]}
+        assert weigh(store([(5, 0.9), (12, 0.9), (0, 0.1)], again)).answer.cut.index == 12
+
+
 def test_of_equal_means_the_deepest_is_best_and_the_answer(store) -> None:
     evidence = weigh(store([(5, 0.9), (12, 0.9), (0, 0.1)], {0: [0.75, 0.875], 1: [0.875, 0.75]}))
     assert evidence.best is evidence.answer

@@ -71,8 +71,8 @@ class Confirmed:
 
     @property
     def is_level(self) -> bool:
-        """Whether the gap is at most one standard error."""
-        return self.gap <= (self.gap_error or 0.0)
+        """Whether the gap is at most one standard error; rounding does not decide."""
+        return self.gap <= (self.gap_error or 0.0) * (1 + 1e-9) + 1e-12
 
     @property
     def is_behind(self) -> bool:
