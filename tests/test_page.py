@@ -445,7 +445,7 @@ def test_a_test_is_told_as_fit_stores_it() -> None:
     fit = {"folder": "/models/a", "test": figures, "trial": 2, "cut": {"layer": 20}, "n_images": 400}
     readings = [{"when": "2026-01-01", "accuracy": 0.91}] * 2
     page = rendered(as_markdown(document(stored(*FINISHED, fit=fit, test_readings=readings))))
-    assert "The final training, of trial 2, from layer 20, on images: 400." in page.text
+    assert "The final training, of trial 2, from layer 20, on 400 images (train + validation)." in page.text
     assert "The test images were read 2 times." in page.text
     place = page.cells.index("precision")
     assert page.cells[place + 4 : place + 9] == ["cat", "0.7000", "0.6000", "0.6500", "25"]

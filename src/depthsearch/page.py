@@ -513,8 +513,12 @@ def _fitted(fit: Mapping[str, Any]) -> list[str]:
     """Say which setting the final training had."""
     cut = fit.get("cut")
     layer = fit.get("layer", cut.get("layer") if isinstance(cut, Mapping) else None)
-    found = (("of trial", fit.get("trial")), ("from layer", layer), ("on images:", fit.get("n_images")))
-    return [f"{words} {value}" for words, value in found if value is not None]
+    found = (
+        ("of trial {}", fit.get("trial")),
+        ("from layer {}", layer),
+        ("on {} images (train + validation)", fit.get("n_images")),
+    )
+    return [words.format(value) for words, value in found if value is not None]
 
 
 def _interval(interval: Any) -> str:
