@@ -32,12 +32,13 @@ from depthsearch.features import Boundaries, ViewedImages
 from depthsearch.figures import calibration_error, figures_of
 from depthsearch.fitview import render_fit
 from depthsearch.heads import with_head, without_dropout
+from depthsearch.lease import lease
 from depthsearch.modelfolder import check_place, save
 from depthsearch.objective import Task, train_point
 from depthsearch.refit import Fitted, fit, learn_from_all
 from depthsearch.space import Point, SearchSpace
 from depthsearch.split import split_at
-from depthsearch.study import lease, open_study
+from depthsearch.study import open_study
 from depthsearch.training import Recipe
 
 CPU = choose_device("cpu", "float32")

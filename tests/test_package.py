@@ -18,6 +18,7 @@ SOURCE = Path(depthsearch.__file__).parent
 ORDER = (
     "errors",
     "interrupts",
+    "lease",
     "files",
     "data",
     "graph",

@@ -390,6 +390,8 @@ def test_evidence_is_the_answer_and_is_drawn() -> None:
         "mark confirmed best",
     ]
     assert sum("again" in kind for kind, _ in marks(depth)) == 4
+    # Epochs of what was trained again are none of the search's.
+    assert f"1 trial pruned: {3 * EPOCHS + 2} of {5 * EPOCHS} epochs were trained" in text
     assert "What was trained again has seeds of its own: 0, 1." in text
     assert "tiny: train" in text
     assert "against 0.7000 with only the head trained" in text

@@ -17,6 +17,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from depthsearch import lease as lease_module
 from depthsearch import study as study_module
 from depthsearch import training
 from depthsearch.backbones import load_backbone
@@ -545,7 +546,7 @@ def lease(
     return {
         "host": host or socket.gethostname(),
         "pid": pid,
-        "started": started or study_module._start_of(pid),
+        "started": started or lease_module._start_of(pid),
         "renewed": time.time() - age,
     }
 

@@ -29,12 +29,12 @@ from depthsearch.errors import DivergedError, StudyError, TrainingError
 from depthsearch.figures import Figures, figures_of
 from depthsearch.heads import without_dropout
 from depthsearch.interrupts import deferred
+from depthsearch.lease import lease
 from depthsearch.modelfolder import Description, check_place, save
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.space import Point
 from depthsearch.split import Suffix
-from depthsearch.study import lease
 from depthsearch.training import EpochResult, seed_from
 
 __all__ = ["Fitted", "TestReading", "fit", "learn_from_all", "refit"]
