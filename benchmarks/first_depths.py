@@ -561,6 +561,7 @@ def run_table(arguments: argparse.Namespace) -> None:
         image_size=preprocessing.image_size,
         crop_share=preprocessing.crop_share,
         interpolation=preprocessing.interpolation,
+        val_share=arguments.val_share,
     )
     recipe = Recipe(epochs=arguments.epochs, batch_size=arguments.batch_size)
     task = Task(backbone=backbone, data=data, recipe=recipe, device=device)
@@ -631,6 +632,7 @@ def main() -> None:
     table.add_argument("--backbone", default="densenet121")
     table.add_argument("--weights", default="auto")
     table.add_argument("--image-size", type=int)
+    table.add_argument("--val-share", type=float, default=0.2, help="of train, if there is no val")
     table.add_argument("--epochs", type=int, default=8)
     table.add_argument("--batch-size", type=int, default=64)
     table.add_argument("--cuts", type=int, default=N_PROBED, help="how many, evenly spread, ends included")
