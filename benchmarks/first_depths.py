@@ -124,13 +124,16 @@ class Simulated:
     their own. Shallow cuts and low rates start late, so that learning curves cross.
     """
 
-    def __init__(self, seed: int, best_place: float, steepness: float = 1.0) -> None:
+    def __init__(
+        self, seed: int, best_place: float, steepness: float = 1.0, peak: float | None = None
+    ) -> None:
         """Draw a response.
 
         Args:
             seed: Of everything drawn.
             best_place: Depth at which freezing is best, but for the differences between neighbours.
             steepness: Factor to what other depths cost.
+            peak: About the best score; default: drawn.
         """
         rng = np.random.default_rng(seed_from(seed, 1))
         self.n_cuts = int(rng.integers(30, 190))
@@ -142,7 +145,8 @@ class Simulated:
             "head_width": IntDistribution(0, 1024, step=256),
         }
         self._best_place = best_place
-        self._peak = rng.uniform(0.85, 0.985)
+        drawn = rng.uniform(0.85, 0.985)
+        self._peak = drawn if peak is None else peak
         self._chance = rng.uniform(0.02, 0.5)
         # What learning too much, and too little, costs over the whole range of depths.
         self._costs = steepness * rng.uniform(0.01, 0.1), steepness * rng.uniform(0.04, 0.2)

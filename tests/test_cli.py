@@ -24,7 +24,7 @@ from depthsearch.cli import main
 from depthsearch.cuts import Cut
 from depthsearch.study import FINISHED
 
-NOTICES = ("Data ", "Backbone ", "No --data")
+NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from depthsearch.data import divided
 from depthsearch.errors import DataError, DivergedError
 from depthsearch.features import Budget
 from depthsearch.objective import Task, train_point
-from depthsearch.report import summarize
 from depthsearch.space import SearchSpace
 from depthsearch.study import (
     CONFIRMATION,
@@ -27,6 +26,7 @@ from depthsearch.study import (
     open_study,
     search,
 )
+from depthsearch.summary import summarize
 from depthsearch.training import seed_from
 
 N_TRIALS = 7

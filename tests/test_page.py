@@ -23,8 +23,8 @@ from depthsearch.errors import SettingsError
 from depthsearch.evidence import Confirmed, Evidence, Expected
 from depthsearch.page import compose, write_report
 from depthsearch.record import read
-from depthsearch.report import Summary, summarize
 from depthsearch.reproduction import study_command
+from depthsearch.summary import Summary, summarize
 
 N_CUTS = 12
 EPOCHS = 4

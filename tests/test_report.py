@@ -12,8 +12,9 @@ from rich.console import Console
 
 from depthsearch.errors import StudyError
 from depthsearch.objective import full_fine_tune_macs
-from depthsearch.report import as_json, render, render_trials, summarize
+from depthsearch.report import as_json, render, render_trials
 from depthsearch.study import open_study
+from depthsearch.summary import summarize
 
 
 @pytest.fixture

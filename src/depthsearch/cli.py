@@ -23,6 +23,8 @@ KINDS_HELP = f"candidates: some of {','.join(KINDS)} ({DEFAULT_KINDS})"
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 # Defaults for a user's own images, and for the demo, which has to end within minutes on two cores.
 TRIALS, DEMO_TRIALS = 30, 14
+# For each of several backbones.
+TRIALS_EACH, DEMO_TRIALS_EACH = 20, 10
 EPOCHS, DEMO_EPOCHS = 10, 3
 CONFIRMED, DEMO_CONFIRMED = 3, 2
 SEEDS, DEMO_SEEDS = 3, 2
@@ -45,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.command == "study":
         demo = arguments.data in (None, "digits")
-        arguments.trials = arguments.trials or (DEMO_TRIALS if demo else TRIALS)
+        several = len(arguments.backbone) > 1
+        each = (DEMO_TRIALS, TRIALS) if not several else (DEMO_TRIALS_EACH, TRIALS_EACH)
+        arguments.trials = arguments.trials or each[not demo] * len(arguments.backbone)
         arguments.epochs = arguments.epochs or (DEMO_EPOCHS if demo else EPOCHS)
         arguments.seeds = arguments.seeds or (DEMO_SEEDS if demo else SEEDS)
         if arguments.confirm is None:
@@ -92,7 +96,14 @@ def _add_study(commands: Any) -> None:
 
 def _add_task(add: Any) -> None:
     folders = "labelled images, DIR/<class>/... or DIR/{train,val,test}/<class>/..."
-    add("--backbone", required=True, metavar="NAME", help="a timm model, such as densenet121")
+    names = "a timm model, such as densenet121, or several: densenet121,resnet50"
+    add(
+        "--backbone",
+        type=_list_such_as("densenet121,resnet50"),
+        required=True,
+        metavar="NAME,...",
+        help=names,
+    )
     add("--data", metavar="DIR", help=f"{folders}; default: scikit-learn's digits, as a demo")
     add("--weights", default="auto", metavar="auto|FILE|random", help="pretrained (default: auto, timm's)")
     add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
@@ -122,7 +133,7 @@ def _add_space(add: Any) -> None:
 
 
 def _add_run(add: Any) -> None:
-    counts = f"default: {TRIALS}, demo {DEMO_TRIALS}"
+    counts = f"default: {TRIALS}, demo {DEMO_TRIALS}; {TRIALS_EACH} for each of several backbones"
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
@@ -209,7 +220,7 @@ def _add_explain(commands: Any) -> None:
         "images", nargs="*", metavar="IMAGE", help="files; default: some of the study's, right and wrong ones"
     )
     layers = "numbers, Keras names or module paths (default: the ends of the last five stages, and the cut)"
-    add("--layers", type=_listed, metavar="LIST", help=layers)
+    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=layers)
     add(
         "--label",
         metavar="CLASS",
@@ -316,11 +327,14 @@ def _width(text: str) -> tuple[int, int] | None:
     return int(widest), int(step)
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-    if not items:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list, such as 52,144,features.norm5")
-    return items
+def _list_such_as(example: str) -> Any:
+    def listed(text: str) -> tuple[str, ...]:
+        items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+        if not items:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list, such as {example}")
+        return items
+
+    return listed
 
 
 def _names_from(text: str, known: Sequence[str]) -> tuple[str, ...]:

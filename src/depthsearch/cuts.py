@@ -45,6 +45,9 @@ class Cut:
         frozen_parameter_share: Share of the backbone's parameters before the cut, in [0, 1].
         trainable_parameters: Parameters of the backbone at or behind the cut; the head's come on top.
         boundary_bytes: Bytes of the tensors alive across the cut, per image, as computed (float32: 4 each).
+        training_macs: MACs of training on one image, the head left out: frozen layers forward, the others
+            forward and backward. 0 in studies stored before it was counted.
+        backbone: Whose cut it is, where a space has those of several backbones; else empty.
     """
 
     index: int
@@ -58,9 +61,16 @@ class Cut:
     frozen_parameter_share: float
     trainable_parameters: int
     boundary_bytes: int
+    training_macs: int = 0
+    backbone: str = ""
 
     def __str__(self) -> str:
-        """Name the cut as every output does: number, Keras name, module path."""
+        """Name the cut as every output does: backbone if there are several, number, Keras name, path."""
+        return f"{self.backbone} {self.named}" if self.backbone else self.named
+
+    @property
+    def named(self) -> str:
+        """Name the cut within its backbone."""
         names = [self.keras_name, self.name] if self.keras_name else [self.name]
         return f"layer {self.layer} ({', '.join(names)})"
 
@@ -275,6 +285,7 @@ def _describe(
     for index, (candidate, aliases) in enumerate(merged):
         before = [layer for layer in backbone if layer.position < candidate.position]
         frozen_parameters = sum(layer.parameters for layer in before)
+        frozen_macs = sum(layer.macs for layer in before)
         numbered = numbers.get(candidate.first_layer, behind)
         cuts.append(
             Cut(
@@ -285,10 +296,11 @@ def _describe(
                 keras_name=numbered.keras_name if candidate.kind != "head" else None,
                 aliases=aliases,
                 first_layer=candidate.first_layer,
-                frozen_mac_share=sum(layer.macs for layer in before) / macs if macs else 0.0,
+                frozen_mac_share=frozen_macs / macs if macs else 0.0,
                 frozen_parameter_share=frozen_parameters / parameters,
                 trainable_parameters=parameters - frozen_parameters,
                 boundary_bytes=sum(graph.bytes_per_image[n] for n in graph.boundary(candidate.position)),
+                training_macs=frozen_macs + 3 * (macs - frozen_macs),
             )
         )
     return cuts

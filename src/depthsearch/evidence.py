@@ -2,11 +2,11 @@
 
 The best of many noisy scores is too high, and often another cut's. So the most promising cuts and both ends
 are trained again with several seeds (see `study.confirm`), and only these fresh scores compare them. The
-answer is the cheapest cut, the one that freezes most multiply-accumulates, whose mean is within one standard
-error of the best mean: the one-standard-error rule of Breiman, Friedman, Olshen and Stone (Classification and
-Regression Trees, 1984, section 3.4.3; also Hastie, Tibshirani and Friedman, The Elements of Statistical
-Learning, section 7.10). The error is that of the differences from the best, seed by seed: what a seed does to
-all cuts cancels.
+answer is the cheapest cut, the one that freezes most multiply-accumulates (of several backbones the one that
+trains with fewest), whose mean is within one standard error of the best mean: the one-standard-error rule of
+Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984, section 3.4.3; also Hastie,
+Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10). The error is that of the
+differences from the best, seed by seed: what a seed does to all cuts cancels.
 
 Between the cuts that were trained lie many that were not. `response.Response` learns from all trials what
 these may score; a cut can be told from the best where it is the better one with less than 3 % probability,
@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
@@ -31,7 +32,8 @@ from scipy.stats import t as student
 from depthsearch.cuts import Cut
 from depthsearch.response import Observation, Response
 from depthsearch.sampling import extrapolated
-from depthsearch.trials import TrialSummary, rank, read_cuts, read_trials
+from depthsearch.stored import read_cuts
+from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 
 __all__ = ["Confirmed", "Evidence", "Expected", "promising", "weigh"]
 
@@ -105,9 +107,10 @@ class Evidence:
     Attributes:
         confirmed: Settings with a score for every seed, by depth.
         best: The one of the best mean; of equal ones the deepest.
-        answer: The one that freezes most within one standard error of the best.
-        level: Indices of all candidates, tried or not, that cannot be told from the best, by depth.
-        expected: One a candidate, by depth; empty where there are too few trials to learn from.
+        answer: The cheapest to train within one standard error of the best.
+        level: Places, among all candidates of the study, of those that cannot be told from the best, tried
+            or not.
+        expected: One a candidate; empty where there are too few trials to learn from.
     """
 
     confirmed: tuple[Confirmed, ...]
@@ -121,29 +124,42 @@ def promising(study: optuna.Study, n_cuts: int) -> list[TrialSummary]:
     """Choose what to train again: the most promising cuts, each at its best setting, and both ends.
 
     A cut promises what all trials together say of it, not what its own one trial has scored: the score of a
-    lucky trial shrinks towards those of its neighbours.
+    lucky trial shrinks towards those of its neighbours. Of several backbones each is there with its most
+    promising cut at least, so that they can be compared; the ends are those of the most promising one.
 
     Args:
         study: With complete trials.
-        n_cuts: How many cuts; the ends come on top where they are not among them.
+        n_cuts: How many cuts; the ends, and other backbones' best, come on top where not among them.
 
     Returns:
-        The trials whose settings to train again, the most promising first; then the ends.
+        The trials whose settings to train again, the most promising first; then other backbones'; then the
+        ends.
     """
     maximize = study.direction == StudyDirection.MAXIMIZE
     searched = [t for t in read_trials(study) if t.confirms is None]
     ranked = rank(searched, maximize=maximize)
     response = _response(study)
     if response is not None:
-        means = response.mean(np.array([t.place for t in ranked]))
+        names = _backbones(study)
+        means = response.mean(
+            np.array([t.place for t in ranked]), [names.index(t.cut.backbone) for t in ranked]
+        )
         order = sorted(range(len(ranked)), key=lambda i: (-means[i], i))
         ranked = [ranked[i] for i in order]
-    by_cut: dict[int, TrialSummary] = {}
+    by_cut: dict[Cut, TrialSummary] = {}
+    by_backbone: dict[str, Cut] = {}
     for trial in ranked:
-        by_cut.setdefault(trial.cut.index, trial)
-    ends = [len(read_cuts(study)) - 1, 0]
-    chosen = [*list(by_cut)[:n_cuts], *ends]
-    return [by_cut[index] for index in dict.fromkeys(chosen) if index in by_cut]
+        by_cut.setdefault(trial.cut, trial)
+        by_backbone.setdefault(trial.cut.backbone, trial.cut)
+    first = list(by_cut)[:n_cuts]
+    cuts = [cut for cut in read_cuts(study) if ranked and cut.backbone == ranked[0].cut.backbone]
+    chosen = [*first, *by_backbone.values(), *cuts[-1:], *cuts[:1]]
+    return [by_cut[cut] for cut in dict.fromkeys(chosen) if cut in by_cut]
+
+
+def _backbones(study: optuna.Study) -> list[str]:
+    """Name the backbones of a study, in the order of its candidates."""
+    return list(dict.fromkeys(cut.backbone for cut in read_cuts(study)))
 
 
 def weigh(study: optuna.Study) -> Evidence | None:
@@ -154,17 +170,19 @@ def weigh(study: optuna.Study) -> Evidence | None:
     runs = _runs(trials, study.user_attrs.get("confirmation"))
     if len(runs) < 2:
         return None
-    best = max(runs, key=lambda run: (sign * fmean(run[1].values()), run[0].cut.index))
+    cuts = read_cuts(study)
+    place = {cut: i for i, cut in enumerate(cuts)}
+    best = min(runs, key=lambda run: (-sign * fmean(run[1].values()), cost_of(run[0].cut)))
     confirmed = tuple(
         _confirmed(trial, scores, best[1], sign)
-        for trial, scores in sorted(runs, key=lambda run: run[0].cut.index)
+        for trial, scores in sorted(runs, key=lambda run: place[run[0].cut])
     )
     first = next(c for c in confirmed if c.trial == best[0].number)
-    answer = max((c for c in confirmed if c.is_level), key=lambda c: (c.cut.frozen_mac_share, c.cut.index))
+    answer = min((c for c in confirmed if c.is_level), key=lambda c: cost_of(c.cut))
     noise = _noise([list(scores.values()) for _, scores in runs])
     expected, level = _expect(study, trials, best[0], sign, noise)
-    level -= {c.cut.index for c in confirmed if c.is_behind}
-    level |= {c.cut.index for c in confirmed if c.is_level}
+    level -= {place[c.cut] for c in confirmed if c.is_behind}
+    level |= {place[c.cut] for c in confirmed if c.is_level}
     return Evidence(
         confirmed=confirmed, best=first, answer=answer, level=tuple(sorted(level)), expected=expected
     )
@@ -240,18 +258,24 @@ def _response(study: optuna.Study, *, noise: float | None = None) -> Response | 
     """
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    places = {trial.number: trial.place for trial in read_trials(study)}
+    known = {trial.number: trial for trial in read_trials(study)}
+    names = _backbones(study)
     scores = {
         trial.number: sign * guess
         for trial, guess in zip(trials, extrapolated(trials, sign), strict=True)
-        if guess is not None and trial.number in places and not trial.user_attrs.get("diverged")
+        if guess is not None and trial.number in known and not trial.user_attrs.get("diverged")
     }
     if len(scores) < 3:
         return None
     if noise is not None:
         best = max(scores.values())
         scores = {n: -math.log1p((best - score) / (NEAR * noise)) for n, score in scores.items()}
-    return Response([Observation(place=places[n], score=score) for n, score in scores.items()])
+    return Response(
+        [
+            Observation(place=known[n].place, score=score, backbone=names.index(known[n].cut.backbone))
+            for n, score in scores.items()
+        ]
+    )
 
 
 def _expect(
@@ -261,11 +285,17 @@ def _expect(
     response = _response(study, noise=noise)
     if response is None:
         return (), set()
-    n_cuts = len(read_cuts(study))
+    cuts, names = read_cuts(study), _backbones(study)
     ranked = rank(trials, maximize=sign > 0)
     settings = sorted({trial.place[1:] for trial in ranked})
-    places = _best_places(response, n_cuts, settings)
-    draws = response.draws(np.vstack([[best.place], places]), N_DRAWS, seed=0)
+    of_cut = [names.index(cut.backbone) for cut in cuts]
+    places = _best_places(response, of_cut, settings)
+    draws = response.draws(
+        np.vstack([[best.place], places]),
+        N_DRAWS,
+        seed=0,
+        backbones=[names.index(best.cut.backbone), *of_cut],
+    )
     better = (draws[:, 1:] > draws[:, :1]).mean(0)
     if noise is not None:
         top = max(sign * t.score for t in ranked if t.score is not None)
@@ -275,19 +305,21 @@ def _expect(
         Expected(mean=float(m), low=float(a), high=float(b))
         for m, a, b in zip(middle, low, high, strict=True)
     )
-    return expected, {i for i in range(n_cuts) if better[i] > TOLD_APART}
+    return expected, {i for i in range(len(cuts)) if better[i] > TOLD_APART}
 
 
-def _best_places(response: Response, n_cuts: int, settings: Sequence[tuple[float, ...]]) -> Floats:
+def _best_places(response: Response, of_cut: Sequence[int], settings: Sequence[tuple[float, ...]]) -> Floats:
     """Find the setting that each cut is expected to score best with: ``(n_cuts, d)``.
 
     Args:
         response: What the trials say.
-        n_cuts: Candidates, spread evenly over depth.
+        of_cut: Each candidate's backbone, counted from 0; the candidates of one lie evenly over depth.
         settings: All dimensions but the cut, as they were tried at some cut: of others nothing is known.
     """
-    depths = np.linspace(0, 1, n_cuts)
+    n_cuts = len(of_cut)
+    depths = [depth for _, run in groupby(of_cut) for depth in np.linspace(0, 1, len(list(run)))]
     places = np.array([[(depth, *setting) for setting in settings] for depth in depths])
-    means = response.mean(places.reshape(n_cuts * len(settings), -1)).reshape(n_cuts, -1)
+    backbones = [which for which in of_cut for _ in settings]
+    means = response.mean(places.reshape(n_cuts * len(settings), -1), backbones).reshape(n_cuts, -1)
     found: Floats = places[np.arange(n_cuts), means.argmax(1)]
     return found

@@ -35,7 +35,15 @@ from depthsearch.split import Suffix, position_of, suffix_of
 from depthsearch.training import EpochResult, Recipe, seed_from, train
 from depthsearch.views import view_of
 
-__all__ = ["Objective", "Task", "TransferCurve", "full_fine_tune_macs", "train_point", "transfer_curve"]
+__all__ = [
+    "Objective",
+    "Task",
+    "TransferCurve",
+    "full_fine_tune_macs",
+    "tasks_of",
+    "train_point",
+    "transfer_curve",
+]
 
 # Expected of a foreign study, which does not say how many it will run.
 TRIALS_TO_COME = 20
@@ -127,6 +135,11 @@ class Task:
     def position(self, cut: Cut) -> int:
         """Find a cut's place in the graph."""
         return position_of(self.graph, self.backbone.model, cut)
+
+
+def tasks_of(task: Task | Mapping[str, Task]) -> Mapping[str, Task]:
+    """Give the task of each backbone, by the names that the space's cuts have for them."""
+    return {"": task} if isinstance(task, Task) else task
 
 
 def train_point(
@@ -304,11 +317,11 @@ class Objective:
     """An Optuna objective: suggest, train, report, prune. For a study of one's own.
 
     Attributes:
-        task: What to train.
+        task: What to train; with several backbones one for each, by the space's names for them.
         space: Where to search.
     """
 
-    task: Task
+    task: Task | Mapping[str, Task]
     space: SearchSpace
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -318,18 +331,20 @@ class Objective:
             optuna.TrialPruned: If the study's pruner says so, or the training diverges.
         """
         point = self.space.suggest(trial)
-        seed = seed_from(self.task.recipe.seed, trial.number)
+        task = tasks_of(self.task)[point.cut.backbone]
+        seed = seed_from(task.recipe.seed, trial.number)
         score = float("nan")
         try:
-            for result in train_point(self.task, point, seed=seed, upcoming=self._upcoming()):
+            for result in train_point(task, point, seed=seed, upcoming=self._upcoming(point)):
                 score = result.score
                 trial.report(score, step=result.epoch)
-                if result.epoch < self.task.recipe.epochs and trial.should_prune():
+                if result.epoch < task.recipe.epochs and trial.should_prune():
                     raise optuna.TrialPruned(f"pruned after epoch {result.epoch}")
         except DivergedError as error:
             raise optuna.TrialPruned(str(error)) from error
         return score
 
-    def _upcoming(self) -> dict[Cut, float]:
+    def _upcoming(self, point: Point) -> dict[Cut, float]:
         """Expect any cut: how many trials a foreign study will have is not known."""
-        return dict.fromkeys(self.space.cuts, TRIALS_TO_COME / len(self.space.cuts))
+        cuts = self.space.cuts_of(point.cut.backbone)
+        return dict.fromkeys(cuts, TRIALS_TO_COME / len(self.space.cuts))

@@ -32,6 +32,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.evidence import Confirmed
 from depthsearch.files import written_whole
 from depthsearch.plots import (
+    backbones_figure,
     depth_figure,
     end_score,
     importance_figure,
@@ -45,8 +46,9 @@ from depthsearch.plots import (
 )
 from depthsearch.probe import plateau_start
 from depthsearch.record import LEAST_FOR_IMPORTANCE, Record, read
-from depthsearch.report import Summary, level_ranges, setting_of, summarize
+from depthsearch.report import BACKBONE_HEADINGS, backbone_row, level_ranges, setting_of
 from depthsearch.reproduction import study_command
+from depthsearch.summary import Summary, standings, summarize
 from depthsearch.trials import TrialSummary
 
 __all__ = ["compose", "write_report"]
@@ -83,13 +85,14 @@ def write_report(
 def compose(summary: Summary, record: Record, pictures: Mapping[str, SmallPicture] | None = None) -> Document:
     """Say what a study found, how sure that is, what it cost and how to run it again."""
     made = (
+        Section("Backbones", tuple(_backbones(summary))),
         Section("Score against depth", tuple(_depth(summary))),
         Section("Confirmation", tuple(_confirmation(summary))),
         Section("Test", tuple(_test(record))),
         Section("What it sees", tuple(_pictures(record, pictures or {}))),
         Section("Where pretrained features stop helping", tuple(_transfer(summary))),
         Section("Learning curves", tuple(_learning(summary, record))),
-        Section("Learning rate and depth", (rate_figure(summary),) if summary.trials else ()),
+        Section("Learning rate and depth", tuple(_rates(summary))),
         Section("What mattered", tuple(_importance(summary, record))),
         Section("Every trial", tuple(_trials(summary))),
         Section("Cost", tuple(_cost(summary, record))),
@@ -122,27 +125,34 @@ def _answer(summary: Summary, record: Record) -> Inline:
     if chosen is None:
         done = f"{summary.n_finished} {_plural('trial', summary.n_finished)}"
         return f"{summary.backbone}: no trial is complete{so_far or ' yet'}; {done} over."
+    of_it = _part_with(summary, chosen.cut)
     measured = _mean(chosen) if evidence is not None else shown(chosen.score)
     how = f" (mean of {len(chosen.scores)} seeds)" if evidence is not None else ""
     against = [
         f"{shown(baseline)} with {what}"
         for baseline, what, is_it in (
-            (end_score(summary, -1), "only the head trained", chosen.cut.kind == "head"),
-            (end_score(summary, 0), "everything trained", chosen.cut.index == 0),
+            (end_score(of_it, -1), "only the head trained", chosen.cut.kind == "head"),
+            (end_score(of_it, 0), "everything trained", chosen.cut.index == 0),
         )
         if baseline is not None and not is_it
     ]
     compared = f", against {' and '.join(against)}" if against else ""
     level = ""
     if evidence is not None and len(evidence.level) > 1:
-        level = f"; layers {level_ranges(summary.cuts, evidence.level)} cannot be told from the best"
+        ranges = level_ranges(summary.cuts, evidence.level)
+        level = f"; {'' if summary.parts else 'layers '}{ranges} cannot be told from the best"
     return (
-        f"{summary.backbone}{so_far}: ",
+        f"{of_it.backbone}{so_far}: ",
         *_cut_in_words(chosen.cut),
         f": {metric_of(summary)} ",
         Strong(measured),
         f"{how}{compared}{level}.",
     )
+
+
+def _part_with(summary: Summary, cut: Cut) -> Summary:
+    """Give the part of a summary that is of a cut's backbone."""
+    return next(part for part in summary.each if cut in part.cuts)
 
 
 def _cut_in_words(cut: Cut) -> tuple[Strong | Code | str, ...]:
@@ -200,8 +210,10 @@ def _key_figures(summary: Summary, record: Record) -> Iterator[tuple[str, Inline
     if chosen is not None:
         share = f"{chosen.cut.frozen_mac_share:.0%}".replace("%", " %")
         yield "Frozen", share, "of the backbone's MACs"
-    yield "Head only", shown(end_score(summary, -1)), "feature extraction"
-    yield "Everything trained", shown(end_score(summary, 0)), "full fine-tuning"
+    of_it = summary if chosen is None else _part_with(summary, chosen.cut)
+    whose = f" of {of_it.backbone}" if summary.parts else ""
+    yield "Head only", shown(end_score(of_it, -1)), f"feature extraction{whose}"
+    yield "Everything trained", shown(end_score(of_it, 0)), f"full fine-tuning{whose}"
     yield "Trials", str(len(summary.searched)), _counted(summary)
     cost = summary.cost
     yield "Cost", f"{cost.full_fine_tunes:.2f}", f"full fine-tunes; {_duration(cost.seconds)}"
@@ -228,11 +240,46 @@ def _duration(seconds: float) -> str:
 # --- the sections -------------------------------------------------------------------------------
 
 
+def _backbones(summary: Summary) -> Iterator[Block]:
+    found = standings(summary)
+    if not summary.parts or not found:
+        return
+    yield Paragraph(
+        "Each backbone at its best cut: its score, what learns of it, and what that takes. Training counts "
+        "frozen layers once and all others three times (forward, and two products backward); MACs are those "
+        "of one image through the whole backbone, as after training."
+    )
+    headings = BACKBONE_HEADINGS
+    yield Table(
+        headings=headings,
+        rows=tuple((name, layer, Code(cut), *rest) for name, layer, cut, *rest in map(backbone_row, found)),
+        numbers=frozenset(headings) - {"backbone", "first trainable"},
+        marked=next((place for place, standing in enumerate(found) if standing.is_answer), None),
+    )
+    yield backbones_figure(summary, found)
+
+
+def _named(summary: Summary, part: Summary) -> Iterator[Block]:
+    """Head what is shown of one of several backbones."""
+    if summary.parts:
+        yield Paragraph((Strong(part.backbone),))
+
+
+def _rates(summary: Summary) -> Iterator[Block]:
+    for part in summary.each:
+        if part.trials:
+            yield from _named(summary, part)
+            yield rate_figure(part)
+
+
 def _depth(summary: Summary) -> Iterator[Block]:
     if not summary.trials:
         yield Paragraph("No trial has begun.")
         return
-    yield depth_figure(summary)
+    for part in summary.each:
+        if part.trials:
+            yield from _named(summary, part)
+            yield depth_figure(part)
     top = summary.top_cuts()
     if top:
         yield Paragraph("The best complete trial of each of the best cuts:")
@@ -273,11 +320,12 @@ def _confirmation(summary: Summary) -> Iterator[Block]:
         )
         for confirmed in evidence.confirmed
     )
-    answers = [confirmed.cut.index == evidence.answer.cut.index for confirmed in evidence.confirmed]
+    answers = [confirmed.cut == evidence.answer.cut for confirmed in evidence.confirmed]
+    cheapest = "trains with the fewest MACs" if summary.parts else "freezes most"
     yield Paragraph(
         "The best settings were trained again with the same seeds. ± is the standard error of a mean; the "
         "differences to the best are taken seed by seed. The marked row is the answer: of those within "
-        "one standard error of the best, the one that freezes most."
+        f"one standard error of the best, the one that {cheapest}."
     )
     yield Table(
         headings=headings,
@@ -293,18 +341,20 @@ def _gap(confirmed: Confirmed) -> str:
 
 
 def _transfer(summary: Summary) -> Iterator[Block]:
-    start = plateau_start(summary.curve)
-    if start is None:
-        return
-    yield Paragraph(
-        (
-            "A linear classifier on the pooled frozen features, at each of a few depths: the pretrained "
-            f"layers stop helping it at layer {start.layer} (",
-            Code(start.name),
-            ").",
+    for part in summary.each:
+        start = plateau_start(part.curve)
+        if start is None:
+            continue
+        yield from _named(summary, part)
+        yield Paragraph(
+            (
+                "A linear classifier on the pooled frozen features, at each of a few depths: the pretrained "
+                f"layers stop helping it at layer {start.layer} (",
+                Code(start.name),
+                ").",
+            )
         )
-    )
-    yield transfer_figure(summary)
+        yield transfer_figure(part)
 
 
 def _learning(summary: Summary, record: Record) -> Iterator[Block]:
@@ -366,12 +416,12 @@ def _trial_row(trial: TrialSummary) -> tuple[Inline, ...]:
 
 
 def _cost(summary: Summary, record: Record) -> Iterator[Block]:
-    unit = record.full_fine_tune_macs
     headings = ("", "trials", "epochs", "seconds", "full fine-tunes", "nothing kept")
-    rows = [_cost_row(word, trials, unit) for word, trials in _groups(summary)]
-    if summary.curve:
-        seconds, macs = record.probing.get("seconds", 0.0), record.probing.get("macs", 0)
-        rows.append(("linear probes", "", "", f"{seconds:.1f}", f"{macs / unit:.2f}", ""))
+    rows = [_cost_row(word, trials, record.units) for word, trials in _groups(summary)]
+    if any(part.curve for part in summary.each):
+        seconds = sum(probing.get("seconds", 0.0) for probing in record.probing.values())
+        spent = sum(probing.get("macs", 0) / record.units[key] for key, probing in record.probing.items())
+        rows.append(("linear probes", "", "", f"{seconds:.1f}", f"{spent:.2f}", ""))
     cost = summary.cost
     rows.append(
         (
@@ -384,7 +434,8 @@ def _cost(summary: Summary, record: Record) -> Iterator[Block]:
         )
     )
     yield Paragraph(
-        "One full fine-tune is the work of training everything once, counted in multiply-accumulates (MACs). "
+        "One full fine-tune is the work of training everything once, counted in multiply-accumulates (MACs)"
+        f"{', for each backbone its own' if summary.parts else ''}. "
         "The last column is what the same trials had cost with the frozen layers run in every epoch."
     )
     yield Table(headings=headings, rows=tuple(rows), numbers=frozenset(headings[1:]), marked=len(rows) - 1)
@@ -403,14 +454,18 @@ def _groups(summary: Summary) -> Iterator[tuple[str, list[TrialSummary]]]:
         yield "trained again", list(summary.confirming)
 
 
-def _cost_row(word: str, trials: Sequence[TrialSummary], unit: int) -> tuple[Inline, ...]:
+def _cost_row(word: str, trials: Sequence[TrialSummary], units: Mapping[str, int]) -> tuple[Inline, ...]:
+    spent, plain = (
+        sum(getattr(trial, name) / units[trial.cut.backbone] for trial in trials)
+        for name in ("macs", "plain_macs")
+    )
     return (
         word,
         str(len(trials)),
         str(sum(trial.epochs for trial in trials)),
         f"{sum(trial.seconds for trial in trials):.1f}",
-        f"{sum(trial.macs for trial in trials) / unit:.2f}",
-        f"{sum(trial.plain_macs for trial in trials) / unit:.2f}",
+        f"{spent:.2f}",
+        f"{plain:.2f}",
     )
 
 

@@ -36,9 +36,12 @@ from depthsearch.document import Code, Figure, Inline, Legend, Table
 from depthsearch.evidence import Confirmed
 from depthsearch.probe import plateau_start
 from depthsearch.record import Epoch, Record
-from depthsearch.report import Summary, TrialSummary, setting_of, sparkline
+from depthsearch.report import setting_of, sparkline
+from depthsearch.summary import Standing, Summary
+from depthsearch.trials import TrialSummary
 
 __all__ = [
+    "backbones_figure",
     "depth_figure",
     "end_score",
     "importance_figure",
@@ -110,8 +113,10 @@ def state_of(trial: TrialSummary) -> str:
 
 
 def names_of(cut: Cut) -> Inline:
-    """Write a cut's module path, and its Keras name where it has one."""
-    return (Code(cut.name), f" ({cut.keras_name})") if cut.keras_name else Code(cut.name)
+    """Write a cut's backbone if of several, its module path, and its Keras name where it has one."""
+    before = (f"{cut.backbone} ",) if cut.backbone else ()
+    behind = (f" ({cut.keras_name})",) if cut.keras_name else ()
+    return (*before, Code(cut.name), *behind) if before or behind else Code(cut.name)
 
 
 def _share(cut: Cut) -> str:
@@ -338,7 +343,7 @@ def _trial_mark(trial: TrialSummary, layout: Layout, x: float, y: float, kind: s
 def _confirmed_mark(summary: Summary, confirmed: Confirmed, layout: Layout) -> Mark:
     evidence = summary.evidence
     error = confirmed.standard_error
-    answer = evidence is not None and confirmed.cut.index == evidence.answer.cut.index
+    answer = evidence is not None and confirmed.cut == evidence.answer.cut
     spread = f" ± {error:.4f}" if error is not None else ""
     return Mark(
         shape="diamond",
@@ -387,7 +392,8 @@ def _depth_legend(summary: Summary) -> Iterator[Legend]:
     yield from _best_legend(summary)
     yield from _state_legend(summary.trials)
     if evidence is not None:
-        yield Legend(symbol=symbol("diamond", "confirmed best"), label="answer")
+        said = "answer" if summary.holds_answer else "best of this backbone"
+        yield Legend(symbol=symbol("diamond", "confirmed best"), label=said)
         yield Legend(symbol=symbol("diamond", "confirmed"), label="mean over seeds ± standard error")
         if evidence.expected:
             yield Legend(symbol=symbol("line", "curve expected line"), label="expected")
@@ -409,6 +415,71 @@ def _state_legend(trials: Sequence[TrialSummary]) -> Iterator[Legend]:
             yield Legend(symbol=symbol(shape, state), label=words[state])
     if any(t.confirms is not None and t.state == "complete" for t in trials):
         yield Legend(symbol=symbol("diamond", "complete again"), label="trained again, another seed")
+
+
+# --- several backbones --------------------------------------------------------------------------
+
+
+def backbones_figure(summary: Summary, found: Sequence[Standing]) -> Figure:
+    """Draw each backbone's best score against what an image takes to train, its trials behind it."""
+    trials = [t for t in _by_prominence(summary) if t.state == "complete" and t.confirms is None]
+    most = max([t.cut.training_macs for t in trials] or [1])
+    unit, name = (1e9, "G") if most >= 1e9 else (1e6, "M")
+    scores = [standing.score for standing in found if standing.score is not None]
+
+    def chart(layout: Layout) -> Chart:
+        behind = [
+            _trial_mark(trial, layout, trial.cut.training_macs / unit, _or(trial.score, 0.0), trial.state)
+            for trial in trials
+        ]
+        best = [_standing_mark(standing, layout, unit) for standing in found if standing.score is not None]
+        high = most / unit
+        return Chart(
+            title=f"{metric_of(summary)} against the cost of training, by backbone",
+            width=layout.width,
+            height=layout.height - 40,
+            x=Axis(
+                low=-0.03 * high,
+                high=1.05 * high,
+                ticks=ticks(0.0, high, layout.n_x),
+                label=f"training MACs of an image ({name})",
+            ),
+            y=_score_axis(_scores(summary, "complete"), scores, layout, summary),
+            layers=(*behind, *best),
+            n_lines=layout.n_lines,
+            hint=HINT,
+        )
+
+    return Figure(
+        wide=draw(chart(WIDE)),
+        narrow=draw(chart(NARROW)),
+        caption="Large diamonds are the backbones at their best cuts, small marks all complete trials.",
+        instead="The chart is in report.html; its values stand in the table above.",
+        legend=(
+            Legend(symbol=symbol("diamond", "confirmed best"), label="answer"),
+            Legend(symbol=symbol("diamond", "confirmed"), label="another backbone's best"),
+            Legend(symbol=symbol("dot", "complete"), label="trial"),
+        ),
+    )
+
+
+def _standing_mark(standing: Standing, layout: Layout, unit: float) -> Mark:
+    score, error, cut = standing.score or 0.0, standing.standard_error, standing.trial.cut
+    behind = f" ± {error:.4f}, mean of {standing.n_trainings} seeds" if error is not None else ""
+    return Mark(
+        shape="diamond",
+        x=cut.training_macs / unit,
+        y=score,
+        lines=_lines(
+            layout,
+            f"{standing.backbone}: {shown(score)}{behind}",
+            str(cut),
+            setting_of(standing.trial.params),
+        ),
+        kind="confirmed best" if standing.is_answer else "confirmed",
+        radius=6.0,
+        spread=None if error is None else (score - error, score + error),
+    )
 
 
 # --- transfer curve -----------------------------------------------------------------------------

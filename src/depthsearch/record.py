@@ -10,6 +10,8 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from depthsearch.stored import curve_key, read_backbones
+
 __all__ = ["LEAST_FOR_IMPORTANCE", "Epoch", "Record", "read"]
 
 # With fewer complete trials the shares are those of chance.
@@ -45,8 +47,8 @@ class Record:
         data: Name, classes, counts, duplicates, skipped files.
         settings: All that makes two trials comparable.
         provenance: Versions, machine and options; empty in the oldest studies.
-        full_fine_tune_macs: The unit of cost.
-        probing: What the linear probes cost: ``macs`` and ``seconds``.
+        units: MACs of one full fine-tune of each backbone, by the name that its cuts have for it.
+        probing: What the linear probes of each backbone cost: ``macs`` and ``seconds``.
         is_finished: Whether nothing runs, as far as the study knows.
         importance: Share of the scores' variance for each parameter; empty where trials are too few.
         fit: The final training and its test, where there was one.
@@ -59,8 +61,8 @@ class Record:
     data: Mapping[str, Any]
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    full_fine_tune_macs: int
-    probing: Mapping[str, Any]
+    units: Mapping[str, int]
+    probing: Mapping[str, Mapping[str, Any]]
     is_finished: bool
     importance: Mapping[str, float] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class Record:
 def read(study: optuna.Study) -> Record:
     """Read what a report shows of a study that depthsearch made."""
     attributes = study.user_attrs
+    backbones = read_backbones(study)
     trials = study.get_trials(deepcopy=False)
     runs = any(trial.state == TrialState.RUNNING for trial in trials)
     return Record(
@@ -79,8 +82,8 @@ def read(study: optuna.Study) -> Record:
         data=attributes["data"],
         settings=attributes["settings"],
         provenance=_mapping(attributes.get("provenance")),
-        full_fine_tune_macs=attributes["full_fine_tune_macs"],
-        probing=_mapping(attributes.get("transfer_curve")),
+        units={key: backbone.full_fine_tune_macs for key, backbone in backbones.items()},
+        probing={key: _mapping(attributes.get(curve_key(key))) for key in backbones},
         is_finished=not runs and not attributes.get("coordinator"),
         importance=_importance(study, trials),
         fit=_mapping(attributes.get("fit")),

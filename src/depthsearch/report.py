@@ -1,169 +1,48 @@
-"""What a stored study says: best cut, baselines, cost. Reads nothing but the study."""
+"""What a stored study says, as JSON and in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
-import optuna
-from optuna.study import StudyDirection
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from depthsearch.cuts import Cut
-from depthsearch.errors import StudyError
-from depthsearch.evidence import Confirmed, Evidence, weigh
+from depthsearch.evidence import Confirmed, Evidence
 from depthsearch.probe import ProbePoint, plateau_start
-from depthsearch.trials import TrialSummary, rank, read_cuts, read_trials
+from depthsearch.summary import Cost, Standing, Summary, standings
+from depthsearch.trials import TrialSummary
 
 __all__ = [
-    "Cost",
-    "Summary",
-    "TrialSummary",
+    "BACKBONE_HEADINGS",
     "as_json",
+    "backbone_row",
     "level_ranges",
+    "millions",
     "render",
     "render_trials",
     "setting_of",
     "sparkline",
-    "summarize",
 ]
 
-ENDED = ("complete", "pruned", "fail")
 BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What a study took, the probes included.
-
-    Attributes:
-        full_fine_tunes: MACs spent, in trainings of everything once.
-        plain_full_fine_tunes: What a loop without a feature store would have spent on the same trials.
-        seconds: Spent on trials and probes.
-        kept_bytes: Written to the feature store.
-        read_bytes: Read from it.
-    """
-
-    full_fine_tunes: float
-    plain_full_fine_tunes: float
-    seconds: float
-    kept_bytes: int
-    read_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """A study in figures.
-
-    Attributes:
-        study: Its name.
-        backbone: timm's name of the model.
-        weights: Where its weights come from.
-        data: Name of the images.
-        metric: What validation is scored with.
-        best: Best complete trial of the search, a single training; of equal ones the deepest cut (the
-            cheapest), then the earliest. None before any is complete.
-        feature_extraction: Best score with the whole backbone frozen.
-        full_fine_tuning: Best score with nothing frozen.
-        cuts: Candidates by depth.
-        trials: All trials with a setting, by number.
-        evidence: What training the most promising cuts again says; None before.
-        curve: Linear probes of the frozen features, by depth.
-        cost: What it took.
-    """
-
-    study: str
-    backbone: str
-    weights: str
-    data: str
-    metric: str
-    maximize: bool
-    best: TrialSummary | None
-    feature_extraction: float | None
-    full_fine_tuning: float | None
-    cuts: tuple[Cut, ...]
-    trials: tuple[TrialSummary, ...]
-    evidence: Evidence | None
-    curve: tuple[ProbePoint, ...]
-    cost: Cost
-
-    @property
-    def searched(self) -> tuple[TrialSummary, ...]:
-        """The search's own trials, by number."""
-        return tuple(trial for trial in self.trials if trial.confirms is None)
-
-    @property
-    def confirming(self) -> tuple[TrialSummary, ...]:
-        """The trials that train a setting again, by number."""
-        return tuple(trial for trial in self.trials if trial.confirms is not None)
-
-    def count(self, state: str) -> int:
-        """Count the search's trials in a state."""
-        return sum(trial.state == state for trial in self.searched)
-
-    @property
-    def n_finished(self) -> int:
-        """Count the search's trials that are over, however they ended."""
-        return sum(self.count(state) for state in ENDED)
-
-    @property
-    def chosen(self) -> TrialSummary | None:
-        """The trial whose setting is the study's answer."""
-        if self.evidence is None:
-            return self.best
-        return next(t for t in self.trials if t.number == self.evidence.answer.trial)
-
-    def top_cuts(self, n: int = 5) -> list[TrialSummary]:
-        """List the best complete trial of each cut, best first."""
-        ranked = rank(self.searched, maximize=self.maximize)
-        first = {trial.cut.index: trial for trial in reversed(ranked)}
-        return [trial for trial in ranked if first[trial.cut.index] is trial][:n]
-
-
-def summarize(study: optuna.Study) -> Summary:
-    """Sum up a study.
-
-    Raises:
-        StudyError: If depthsearch did not make it.
-    """
-    attributes = study.user_attrs
-    if "settings" not in attributes:
-        raise StudyError(f"Study {study.study_name!r} was not made by depthsearch.")
-    cuts, trials = read_cuts(study), read_trials(study)
-    maximize = study.direction == StudyDirection.MAXIMIZE
-    ranked = rank((t for t in trials if t.confirms is None), maximize=maximize)
-    unit = attributes["full_fine_tune_macs"]
-    curve = {"points": (), "macs": 0, "seconds": 0.0, "kept_bytes": 0, **attributes.get("transfer_curve", {})}
-
-    def best_at(index: int) -> float | None:
-        return next((t.score for t in ranked if t.cut.index == index), None)
-
-    return Summary(
-        study=study.study_name,
-        backbone=attributes["backbone"]["name"],
-        weights=attributes["backbone"]["weights"],
-        data=attributes["data"]["name"],
-        metric=attributes["recipe"]["metric"],
-        maximize=maximize,
-        best=ranked[0] if ranked else None,
-        feature_extraction=best_at(len(cuts) - 1),
-        full_fine_tuning=best_at(0),
-        cuts=cuts,
-        trials=trials,
-        evidence=weigh(study),
-        curve=tuple(ProbePoint(**point) for point in curve["points"]),
-        cost=Cost(
-            full_fine_tunes=(sum(t.macs for t in trials) + curve["macs"]) / unit,
-            plain_full_fine_tunes=sum(t.plain_macs for t in trials) / unit,
-            seconds=sum(t.seconds for t in trials) + curve["seconds"],
-            kept_bytes=sum(t.kept_bytes for t in trials) + curve["kept_bytes"],
-            read_bytes=sum(t.read_bytes for t in trials),
-        ),
-    )
+BACKBONE_HEADINGS = (
+    "backbone",
+    "layer",
+    "first trainable",
+    "score",
+    "trained",
+    "parameters",
+    "training MACs",
+    "MACs",
+    "trials",
+    "full fine-tunes",
+)
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -196,18 +75,52 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "failed": summary.count("fail"),
         },
         "transfer_curve": [asdict(point) for point in summary.curve],
-        "cost": {
-            "full_fine_tunes": round(summary.cost.full_fine_tunes, 4),
-            "plain_full_fine_tunes": round(summary.cost.plain_full_fine_tunes, 4),
-            "seconds": round(summary.cost.seconds, 3),
-            "kept_bytes": summary.cost.kept_bytes,
-            "read_bytes": summary.cost.read_bytes,
+        "cost": _cost_json(summary.cost),
+        **({"backbones": [_backbone_json(part) for part in summary.parts]} if summary.parts else {}),
+    }
+
+
+def _cost_json(cost: Cost) -> dict[str, Any]:
+    return {
+        "full_fine_tunes": round(cost.full_fine_tunes, 4),
+        "plain_full_fine_tunes": round(cost.plain_full_fine_tunes, 4),
+        "seconds": round(cost.seconds, 3),
+        "kept_bytes": cost.kept_bytes,
+        "read_bytes": cost.read_bytes,
+    }
+
+
+def _backbone_json(part: Summary) -> dict[str, Any]:
+    """Give what one of several backbones reached, at which cost."""
+    standing = next(iter(standings(part)), None)
+    return {
+        "backbone": part.backbone,
+        "weights": part.weights,
+        "parameters": part.cuts[0].trainable_parameters,
+        "macs": part.cuts[0].training_macs // 3,
+        "answer": None
+        if standing is None
+        else {
+            **_answer_json(part, standing.trial),
+            "trainable_parameters": standing.trial.cut.trainable_parameters,
+            "training_macs": standing.trial.cut.training_macs,
         },
+        "baselines": {
+            "feature_extraction": part.feature_extraction,
+            "full_fine_tuning": part.full_fine_tuning,
+        },
+        "trials": len(part.searched),
+        "transfer_curve": [asdict(point) for point in part.curve],
+        "cost": _cost_json(part.cost),
     }
 
 
 def _cut_json(cut: Cut) -> dict[str, Any]:
-    return {name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")}
+    whose = {"backbone": cut.backbone} if cut.backbone else {}
+    return {
+        **whose,
+        **{name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")},
+    }
 
 
 def _answer_json(summary: Summary, chosen: TrialSummary) -> dict[str, Any]:
@@ -242,8 +155,16 @@ def _evidence_json(summary: Summary) -> dict[str, Any] | None:
             for c in evidence.confirmed
         ],
         "best_trial": evidence.best.trial,
-        "level_layers": [summary.cuts[index].layer for index in evidence.level],
+        "level_layers": _level_json(summary, evidence),
     }
+
+
+def _level_json(summary: Summary, evidence: Evidence) -> list[int] | dict[str, list[int]]:
+    """List the layers that cannot be told from the best; of several backbones for each."""
+    level = [summary.cuts[place] for place in evidence.level]
+    if not summary.parts:
+        return [cut.layer for cut in level]
+    return {part.backbone: [c.layer for c in level if c in part.cuts] for part in summary.parts}
 
 
 def render(summary: Summary) -> RenderableType:
@@ -255,10 +176,11 @@ def render(summary: Summary) -> RenderableType:
     evidence = summary.evidence
     answer = Text.assemble(
         ("Best cut  ", "bold"),
-        (f"{summary.backbone}: train from {chosen.cut}", "bold green"),
+        (f"{chosen.cut.backbone or summary.backbone}: train from {chosen.cut.named}", "bold green"),
         f"\n          {metric} {_sure(summary, chosen)}, {_params(chosen)} (trial {chosen.number})",
-        f"\nBaselines feature extraction {_end(summary, -1, summary.feature_extraction)}"
-        f" · full fine-tuning {_end(summary, 0, summary.full_fine_tuning)}",
+        f"\nBaselines {f'of {chosen.cut.backbone}: ' if chosen.cut.backbone else ''}"
+        f"feature extraction {_end(summary, chosen.cut, -1, summary.feature_extraction)}"
+        f" · full fine-tuning {_end(summary, chosen.cut, 0, summary.full_fine_tuning)}",
     )
     if evidence is not None:
         answer.append(f"\nEvidence  {_level(summary, evidence)}")
@@ -290,7 +212,44 @@ def render(summary: Summary) -> RenderableType:
         f"Weights   {summary.weights}"
     )
     tables = [table] if evidence is None else [_confirmed_table(evidence, metric), table]
-    return Group(answer, *_curve(summary.curve), *tables, account)
+    if summary.parts:
+        tables.insert(0, _backbones_table(standings(summary), metric))
+    curves = [line for part in summary.each for line in _curve(part)]
+    return Group(answer, *curves, *tables, account)
+
+
+def _backbones_table(found: Sequence[Standing], metric: str) -> Table:
+    """Compare the backbones: what each reaches at its best cut, what that takes, what it has cost."""
+    table = Table(title=f"Backbones, each at its best cut, by {metric}", title_justify="left")
+    for heading in BACKBONE_HEADINGS:
+        left = heading in ("backbone", "first trainable")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for standing in found:
+        table.add_row(*backbone_row(standing))
+    return table
+
+
+def backbone_row(standing: Standing) -> tuple[str, ...]:
+    """Write a backbone's row under `BACKBONE_HEADINGS`: parameters in millions, MACs of an image."""
+    cut, error = standing.trial.cut, standing.standard_error
+    return (
+        standing.backbone,
+        str(cut.layer),
+        f"{cut.name} ({cut.keras_name})" if cut.keras_name else cut.name,
+        _score(standing.score) + ("" if error is None else f" ± {error:.4f}"),
+        millions(cut.trainable_parameters),
+        millions(standing.parameters),
+        millions(cut.training_macs),
+        millions(standing.macs),
+        str(standing.n_trials),
+        f"{standing.cost.full_fine_tunes:.2f}",
+    )
+
+
+def millions(count: int) -> str:
+    """Write a count as millions with three digits, or as billions."""
+    scaled, unit = (count / 1e9, " G") if count >= 1e9 else (count / 1e6, " M")
+    return f"{scaled:.3g}{unit}"
 
 
 def _sure(summary: Summary, chosen: TrialSummary) -> str:
@@ -301,11 +260,12 @@ def _sure(summary: Summary, chosen: TrialSummary) -> str:
     return f"{_mean(answer)}, mean of {len(answer.scores)} seeds"
 
 
-def _end(summary: Summary, index: int, best: float | None) -> str:
-    """Say what an end of the range of cuts scores: trained again if it was, else its best trial."""
+def _end(summary: Summary, chosen: Cut, index: int, best: float | None) -> str:
+    """Say what an end of a cut's backbone scores: trained again if it was, else its best trial."""
+    end = [cut for cut in summary.cuts if cut.backbone == chosen.backbone][index]
     if summary.evidence is not None:
         for confirmed in summary.evidence.confirmed:
-            if confirmed.cut == summary.cuts[index]:
+            if confirmed.cut == end:
                 return _mean(confirmed)
     return _score(best)
 
@@ -318,28 +278,39 @@ def _mean(confirmed: Confirmed) -> str:
 def _level(summary: Summary, evidence: Evidence) -> str:
     """Say in words which cuts cannot be told from the best, and why the answer is the answer."""
     best, answer = evidence.best, evidence.answer
-    which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {level_ranges(summary.cuts, evidence.level)}"
+    which = level_ranges(summary.cuts, evidence.level)
+    if not summary.parts:
+        which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {which}"
     said = f"{which} cannot be told from the best ({len(evidence.level)} of {len(summary.cuts)} candidates)\n"
     if answer is best:
-        return f"{said}          of those trained again, layer {answer.cut.layer} has the best mean"
+        return f"{said}          of those trained again, {_short(answer.cut)} has the best mean"
     return (
         f"{said}          of those trained again within one standard error of the best mean, {_mean(best)} "
-        f"(layer {best.cut.layer}), layer {answer.cut.layer} freezes most"
+        f"({_short(best.cut)}), {_short(answer.cut)} {'trains cheapest' if summary.parts else 'freezes most'}"
     )
+
+
+def _short(cut: Cut) -> str:
+    return f"{cut.backbone} layer {cut.layer}" if cut.backbone else f"layer {cut.layer}"
 
 
 def level_ranges(cuts: Sequence[Cut], level: Sequence[int]) -> str:
-    """Write indices of candidates as ranges of layer numbers, such as ``140 to 151, 312``."""
-    runs: list[list[int]] = []
-    for index in level:
-        if runs and runs[-1][-1] == index - 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(
-        f"{cuts[run[0]].layer} to {cuts[run[-1]].layer}" if len(run) > 1 else str(cuts[run[0]].layer)
-        for run in runs
-    )
+    """Write places of candidates as ranges of layer numbers, such as ``140 to 151, 312``.
+
+    Those of several backbones begin with its name and stand between semicolons.
+    """
+    said = []
+    for backbone, of_it in groupby(level, key=lambda place: cuts[place].backbone):
+        ranges = ", ".join(_ranges(cuts, list(of_it)))
+        said.append(f"{backbone} {ranges}" if backbone else ranges)
+    return "; ".join(said)
+
+
+def _ranges(cuts: Sequence[Cut], places: Sequence[int]) -> Iterator[str]:
+    for _, members in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
+        run = [place for _, place in members]
+        first, last = cuts[run[0]].layer, cuts[run[-1]].layer
+        yield f"{first} to {last}" if len(run) > 1 else str(first)
 
 
 def _confirmed_table(evidence: Evidence, metric: str) -> Table:
@@ -365,16 +336,19 @@ def _confirmed_table(evidence: Evidence, metric: str) -> Table:
     return table
 
 
-def _curve(points: Sequence[ProbePoint]) -> list[Text]:
+def _curve(summary: Summary) -> list[Text]:
     """Draw the transfer curve as a line: where the pretrained features stop helping."""
+    points: Sequence[ProbePoint] = summary.curve
     start = plateau_start(points)
     if start is None:
         return []
     best = max(points, key=lambda point: point.score)
+    whose = f"{summary.cuts[0].backbone}: " if summary.cuts[0].backbone else ""
+    line = sparkline([point.score for point in points])
     return [
         Text(
-            f"Transfer  {sparkline([point.score for point in points])} accuracy of a linear probe at "
-            f"{len(points)} depths, from {_score(points[0].score)} (layer {points[0].layer}) over at most "
+            f"Transfer  {whose}{line} accuracy of a linear probe at {len(points)} depths, from "
+            f"{_score(points[0].score)} (layer {points[0].layer}) over at most "
             f"{_score(best.score)} (layer {best.layer}) to {_score(points[-1].score)}\n"
             f"          the pretrained layers stop helping a linear classifier at layer {start.layer} "
             f"({start.name})"
@@ -411,7 +385,8 @@ def render_trials(summary: Summary) -> RenderableType:
 
 
 def _names(cut: Cut) -> str:
-    return f"{cut.name} ({cut.keras_name})" if cut.keras_name else cut.name
+    whose = f"{cut.backbone} " if cut.backbone else ""
+    return f"{whose}{cut.name} ({cut.keras_name})" if cut.keras_name else f"{whose}{cut.name}"
 
 
 def _score(score: float | None) -> str:

@@ -6,6 +6,9 @@ Gaussian Processes for Machine Learning, 2006, chapters 2 and 5). With a few doz
 and noise are not known well enough to be taken for given: they are averaged over a grid, each weighed by how
 probable it makes the scores, and the scores' scale is integrated out, so that intervals are those of a
 Student distribution. ``n`` trials, ``m`` settings asked for, ``d`` dimensions in [0, 1], the depth first.
+
+With several backbones each has a response of its own, and one tells something of the others: the correlation
+between two backbones at the same depth, one for all pairs, is averaged over as well.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ NOISE_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # What is expected before any trial, on a log scale: median and deviation.
 USUAL_SCALE, SCALE_SPREAD = 0.4, 1.0
 USUAL_NOISE, NOISE_SPREAD = 0.03, 1.5
+# Between two backbones at the same setting, each as probable.
+KINSHIPS = (0.2, 0.5, 0.8, 0.95)
 # Of the grid's weight; the rest changes nothing that is shown.
 KEPT_WEIGHT = 0.98
 
@@ -44,10 +49,12 @@ class Observation:
     Attributes:
         place: Its setting ``(d,)`` in [0, 1]: the depth of its cut, the learning rate, the rest.
         score: More is better.
+        backbone: Which of the backbones, counted from 0.
     """
 
     place: tuple[float, ...]
     score: float
+    backbone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class _Fit:
     """The process with one choice of scales and noise, up to the variance of the response."""
 
     scales: Floats
+    kinship: float
     factor: tuple[Floats, bool]
     ones: Floats
     mean: float
@@ -78,6 +86,7 @@ class Response:
         if len(observations) < 3:
             raise ValueError(f"{len(observations)} observations: at least 3 are needed.")
         self._places = np.array([o.place for o in observations])
+        self._backbones = np.array([o.backbone for o in observations])
         scores = np.array([o.score for o in observations])
         self._offset = float(scores.mean())
         self._unit = float(scores.std()) or 1.0
@@ -95,9 +104,12 @@ class Response:
         ones = np.ones(n)
         found = []
         rates = RATE_SCALES if d > 1 else (1.0,)
-        for depth_scale, rate_scale, noise in itertools.product(DEPTH_SCALES, rates, NOISE_SHARES):
+        kinships = KINSHIPS if len(set(self._backbones)) > 1 else (1.0,)
+        grid = itertools.product(DEPTH_SCALES, rates, NOISE_SHARES, kinships)
+        for depth_scale, rate_scale, noise, kinship in grid:
             scales = np.array([depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2)])
-            covariance = _matern(self._places, self._places, scales) + noise * np.eye(n)
+            here = self._places, self._backbones
+            covariance = _correlation(*here, *here, scales, kinship) + noise * np.eye(n)
             try:
                 factor = cho_factor(covariance, lower=True)
             except LinAlgError:
@@ -118,6 +130,7 @@ class Response:
             found.append(
                 _Fit(
                     scales=scales,
+                    kinship=kinship,
                     factor=factor,
                     ones=solved,
                     mean=mean,
@@ -128,25 +141,30 @@ class Response:
             )
         return found
 
-    def mean(self, places: Floats) -> Floats:
-        """Expect the scores of settings ``(m, d)``: ``(m,)``."""
+    def mean(self, places: Floats, backbones: Sequence[int] | None = None) -> Floats:
+        """Expect the scores of settings ``(m, d)``, of the first backbone or of ``(m,)``: ``(m,)``."""
         total = np.zeros(len(places))
         for weight, fit in zip(self._weights, self._fitted, strict=True):
-            total += weight * (fit.mean + _matern(places, self._places, fit.scales) @ fit.residual)
+            total += weight * (fit.mean + self._to_trials(fit, places, backbones) @ fit.residual)
         return self._offset + self._unit * total
 
-    def draws(self, places: Floats, n: int, seed: int) -> Floats:
-        """Draw what the true scores of settings ``(m, d)`` may be, together: ``(n, m)``."""
+    def _to_trials(self, fit: _Fit, places: Floats, backbones: Sequence[int] | None) -> Floats:
+        which = _given(backbones, len(places))
+        return _correlation(places, which, self._places, self._backbones, fit.scales, fit.kinship)
+
+    def draws(self, places: Floats, n: int, seed: int, backbones: Sequence[int] | None = None) -> Floats:
+        """Draw what the true scores of settings may be, together: ``(n, m)``; arguments as of `mean`."""
+        which = _given(backbones, len(places))
         rng = np.random.default_rng(seed)
         n_trials = len(self._places)
         drawn = []
         for count, fit in zip(rng.multinomial(n, self._weights), self._fitted, strict=True):
             if not count:
                 continue
-            to_trials = _matern(places, self._places, fit.scales)
+            to_trials = self._to_trials(fit, places, backbones)
             mean = fit.mean + to_trials @ fit.residual
             half = solve_triangular(fit.factor[0], to_trials.T, lower=True)
-            covariance = _matern(places, places, fit.scales) - half.T @ half
+            covariance = _correlation(places, which, places, which, fit.scales, fit.kinship) - half.T @ half
             # What is not known of the mean.
             left = 1 - to_trials @ fit.ones
             covariance += np.outer(left, left) / float(fit.ones.sum())
@@ -157,6 +175,23 @@ class Response:
             normal = rng.standard_normal((count, len(places)))
             drawn.append(mean + scale[:, None] * (normal @ root.T))
         return self._offset + self._unit * np.concatenate(drawn)
+
+
+def _given(backbones: Sequence[int] | None, n: int) -> NDArray[np.int64]:
+    return np.zeros(n, dtype=np.int64) if backbones is None else np.asarray(backbones)
+
+
+def _correlation(
+    a: Floats,
+    of_a: NDArray[np.int64],
+    b: Floats,
+    of_b: NDArray[np.int64],
+    scales: Floats,
+    kinship: float,
+) -> Floats:
+    """Correlate settings of backbones with others: less where the backbones differ."""
+    between: Floats = np.where(of_a[:, None] == of_b[None], 1.0, kinship)
+    return between * _matern(a, b, scales)
 
 
 def _matern(a: Floats, b: Floats, scales: Floats) -> Floats:

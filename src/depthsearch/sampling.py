@@ -9,12 +9,12 @@ wait for a first share of the epochs: curves of different depths cross, and earl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
@@ -22,6 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
+from depthsearch.space import BACKBONE, cut_parameter
 
 __all__ = ["PRUNERS", "SAMPLERS", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
 
@@ -29,6 +30,8 @@ SAMPLERS = ("auto", "gp", "tpe", "random")
 PRUNERS = ("auto", "halving", "median", "none")
 FEW_TRIALS = 20
 STARTUP_TRIALS = 6
+# What stands for the cuts of all backbones, in [0, 1].
+DEPTH = "depth"
 
 
 def resolve(sampler: str, pruner: str, n_trials: int) -> tuple[str, str]:
@@ -72,6 +75,9 @@ class ExtrapolatingGPSampler(BaseSampler):
 
     A pruned trial counts with its last score plus the median gain that complete trials made from that epoch
     on, but at most a little below the best: a trial that was stopped must not become the one to follow.
+
+    With several backbones the cuts of all are one dimension to it, the depth: what half of one backbone says
+    is a hint for half of another.
     """
 
     def __init__(self, *, seed: int | None = None, n_startup_trials: int = STARTUP_TRIALS) -> None:
@@ -90,17 +96,25 @@ class ExtrapolatingGPSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Search the dimensions that all finished trials share."""
-        return self._gp.infer_relative_search_space(_shadow(study), trial)
+        """Search the dimensions that all finished trials share, and each backbone's cut."""
+        shared = self._gp.infer_relative_search_space(_shadow(study), trial)
+        if shared.pop(DEPTH, None) is None:
+            return shared
+        return {**shared, **_cut_distributions(study)}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Suggest the setting that promises most."""
         shadow = _shadow(study)
+        cuts = {name: cut for name, cut in _cut_distributions(study).items() if name in search_space}
+        shared = {name: distribution for name, distribution in search_space.items() if name not in cuts}
+        if cuts:
+            shared[DEPTH] = FloatDistribution(0, 1)
         # GPSampler notes its suggestion at the trial it is for, so the shadow needs one of its own.
         shadow.ask()
-        return self._gp.sample_relative(shadow, shadow.get_trials(deepcopy=False)[-1], search_space)
+        found = self._gp.sample_relative(shadow, shadow.get_trials(deepcopy=False)[-1], shared)
+        return _with_cut(found, cuts)
 
     def sample_independent(
         self,
@@ -114,7 +128,7 @@ class ExtrapolatingGPSampler(BaseSampler):
 
 
 def _shadow(study: optuna.Study) -> optuna.Study:
-    """Copy a study with every pruned trial completed."""
+    """Copy a study with every pruned trial completed, and one depth for the cuts of several backbones."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     storage = InMemoryStorage()
@@ -122,12 +136,43 @@ def _shadow(study: optuna.Study) -> optuna.Study:
     shadow = optuna.Study("shadow", storage, sampler=RandomSampler(seed=0))
     shadow.add_trials(
         [
-            create_trial(params=t.params, distributions=t.distributions, value=value)
-            for t, value in zip(trials, extrapolated(trials, sign), strict=True)
+            _copied(trial, value)
+            for trial, value in zip(trials, extrapolated(trials, sign), strict=True)
             if value is not None
         ]
     )
     return shadow
+
+
+def _copied(trial: FrozenTrial, value: float) -> FrozenTrial:
+    params, distributions = dict(trial.params), dict(trial.distributions)
+    for name, cut in _cut_of(trial).items():
+        del distributions[name]
+        params[DEPTH] = params.pop(name) / max(1, cut.high)
+        distributions[DEPTH] = FloatDistribution(0, 1)
+    return create_trial(params=params, distributions=distributions, value=value)
+
+
+def _cut_of(trial: FrozenTrial) -> dict[str, IntDistribution]:
+    """Find the range of the cut of a trial's backbone, by parameter name, where there are several."""
+    name = cut_parameter(trial.params.get(BACKBONE, ""))
+    distribution = trial.distributions.get(name)
+    if BACKBONE in trial.params and isinstance(distribution, IntDistribution):
+        return {name: distribution}
+    return {}
+
+
+def _cut_distributions(study: optuna.Study) -> dict[str, IntDistribution]:
+    """Find the range of each backbone's cut in the trials; none where there is only one backbone."""
+    return {name: cut for trial in study.get_trials(deepcopy=False) for name, cut in _cut_of(trial).items()}
+
+
+def _with_cut(found: dict[str, Any], cuts: Mapping[str, IntDistribution]) -> dict[str, Any]:
+    """Turn a suggested depth into a cut of the suggested backbone."""
+    if DEPTH not in found:
+        return found
+    depth, name = found.pop(DEPTH), cut_parameter(found[BACKBONE])
+    return {**found, name: round(depth * cuts[name].high)} if name in cuts else found
 
 
 def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[float | None]:

@@ -1,13 +1,15 @@
-"""The search space: where to cut, how fast to learn, how wide a head.
+"""The search space: where to cut, how fast to learn, how wide a head; and in which backbone, if of several.
 
-Every dimension is a number with an order. A categorical cut would hide from the sampler that neighbouring
-depths behave alike, which at the same number of trials costs about half of what the sampler can find.
+Every dimension but the backbone is a number with an order. A categorical cut would hide from the sampler that
+neighbouring depths behave alike, which at the same number of trials costs about half of what the sampler can
+find. With several backbones the cut is conditional on the backbone: each has a parameter of its own for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from typing import Any
 
 import optuna
@@ -23,7 +25,15 @@ from depthsearch.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.training import OPTIMIZERS
 
-__all__ = ["Point", "SearchSpace"]
+__all__ = ["BACKBONE", "Point", "SearchSpace", "cut_parameter"]
+
+# The parameter that chooses among several backbones.
+BACKBONE = "backbone"
+
+
+def cut_parameter(backbone: str) -> str:
+    """Name the parameter of a backbone's cut: ``cut`` where there is only one backbone."""
+    return f"cut_{backbone}" if backbone else "cut"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +64,7 @@ class SearchSpace:
     """The ranges to search; a range that is None is not searched and keeps `Point`'s default.
 
     Attributes:
-        cuts: Candidates by depth.
+        cuts: Candidates by depth; those of several backbones one backbone after the other, see `across`.
         learning_rate: Lowest and highest, searched on a log scale.
         head_width: Widest head and the step between widths; every multiple from 0 is tried.
         head_depth: Fewest and most hidden layers.
@@ -75,6 +85,9 @@ class SearchSpace:
         """Refuse ranges that cannot be searched."""
         if not self.cuts:
             raise SettingsError("A search space needs cuts: give list_cuts(model).")
+        runs = [name for name, _ in groupby(cut.backbone for cut in self.cuts)]
+        if len(runs) > len(set(runs)) or (len(runs) > 1 and "" in runs):
+            raise SettingsError("The cuts of several backbones are mixed: give SearchSpace.across(models).")
         for name in ("learning_rate", "weight_decay"):
             ends = getattr(self, name)
             if ends is not None and not 0 < ends[0] <= ends[1]:
@@ -117,12 +130,59 @@ class SearchSpace:
         """
         return cls(cuts=tuple(list_cuts(model, kinds, image_size=image_size)), **ranges)
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Give the searched dimensions as Optuna's distributions, by parameter name."""
-        found: dict[str, BaseDistribution] = {
-            "cut": IntDistribution(0, len(self.cuts) - 1),
-            "learning_rate": FloatDistribution(*self.learning_rate, log=True),
-        }
+    @classmethod
+    def across(
+        cls,
+        models: Mapping[str, nn.Module],
+        kinds: Sequence[str] = DEFAULT_KINDS,
+        *,
+        image_size: int | Mapping[str, int] | None = None,
+        **ranges: Any,
+    ) -> SearchSpace:
+        """Search all candidate cuts of several models.
+
+        Args:
+            models: By the names that the backbones are to have. One alone makes the space of `for_model`.
+            kinds: Candidate kinds, see `list_cuts`.
+            image_size: Height and width for the cuts' costs, in pixels; of all, or of each by its name.
+            **ranges: The other attributes of a space, the same for every backbone.
+
+        Raises:
+            TraceError: If a model cannot be followed.
+            CutError: If one has no candidate.
+            SettingsError: If there is no model, one has no name, or a range cannot be searched.
+        """
+        if not models or (len(models) > 1 and "" in models):
+            raise SettingsError(f"Backbones {list(models)}: give at least one, each under a name.")
+        sizes = image_size if isinstance(image_size, Mapping) else dict.fromkeys(models, image_size)
+        cuts = [
+            replace(cut, backbone=name if len(models) > 1 else "")
+            for name, model in models.items()
+            for cut in list_cuts(model, kinds, image_size=sizes[name])
+        ]
+        return cls(cuts=tuple(cuts), **ranges)
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """Names of the backbones to choose from; one empty name where there is only one."""
+        return tuple(dict.fromkeys(cut.backbone for cut in self.cuts))
+
+    def cuts_of(self, backbone: str) -> tuple[Cut, ...]:
+        """List a backbone's candidates by depth."""
+        return tuple(cut for cut in self.cuts if cut.backbone == backbone)
+
+    def distributions(self, backbone: str | None = None) -> dict[str, BaseDistribution]:
+        """Give the searched dimensions as Optuna's distributions, by parameter name.
+
+        Args:
+            backbone: Only what a trial of this backbone has; default: every backbone's cut.
+        """
+        found: dict[str, BaseDistribution] = {}
+        if len(self.backbones) > 1:
+            found[BACKBONE] = CategoricalDistribution(self.backbones)
+        for name in self.backbones if backbone is None else (backbone,):
+            found[cut_parameter(name)] = IntDistribution(0, len(self.cuts_of(name)) - 1)
+        found["learning_rate"] = FloatDistribution(*self.learning_rate, log=True)
         if self.head_width is not None:
             found["head_width"] = IntDistribution(0, self.head_width[0], step=self.head_width[1])
         if self.head_depth is not None:
@@ -137,7 +197,9 @@ class SearchSpace:
 
     def suggest(self, trial: optuna.Trial) -> Point:
         """Let a trial choose a point, and note the cut's number and names in its user attributes."""
-        for name, distribution in self.distributions().items():
+        several = len(self.backbones) > 1
+        backbone = trial.suggest_categorical(BACKBONE, self.backbones) if several else self.backbones[0]
+        for name, distribution in self.distributions(backbone).items():
             _suggest(trial, name, distribution)
         point = self.point(trial.params)
         for name, value in cut_attributes(point.cut).items():
@@ -146,8 +208,10 @@ class SearchSpace:
 
     def point(self, params: Mapping[str, Any]) -> Point:
         """Give the point that a trial's parameters stand for."""
+        backbone = params.get(BACKBONE, self.backbones[0])
+        cut = self.cuts_of(backbone)[params[cut_parameter(backbone)]]
         named = {f.name for f in fields(Point)} - {"cut"}
-        return Point(cut=self.cuts[params["cut"]], **{k: v for k, v in params.items() if k in named})
+        return Point(cut=cut, **{k: v for k, v in params.items() if k in named})
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

@@ -29,9 +29,17 @@ from depthsearch.errors import DivergedError, SettingsError, StudyError
 from depthsearch.evidence import promising
 from depthsearch.interrupts import deferred
 from depthsearch.lease import lease
-from depthsearch.objective import Task, TransferCurve, full_fine_tune_macs, train_point, transfer_curve
+from depthsearch.objective import (
+    Task,
+    TransferCurve,
+    full_fine_tune_macs,
+    tasks_of,
+    train_point,
+    transfer_curve,
+)
 from depthsearch.sampling import make_pruner, make_sampler
-from depthsearch.space import Point, SearchSpace
+from depthsearch.space import BACKBONE, Point, SearchSpace, cut_parameter
+from depthsearch.stored import StoredBackbone, curve_key
 from depthsearch.training import METRICS, EpochResult, seed_from
 from depthsearch.trials import read_trials
 
@@ -43,6 +51,7 @@ __all__ = [
     "TrialEnded",
     "TrialStarted",
     "confirm",
+    "first_settings",
     "open_storage",
     "open_study",
     "search",
@@ -88,8 +97,9 @@ class TrialEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveDrawn:
-    """The frozen features were probed over depth, before the first trial."""
+    """The frozen features of a backbone were probed over depth, before the first trial."""
 
+    backbone: str
     curve: TransferCurve
 
 
@@ -132,22 +142,28 @@ def without_password(url: str) -> str:
 
 
 def open_study(
-    storage: RDBStorage, name: str, task: Task, space: SearchSpace, provenance: Mapping[str, Any]
+    storage: RDBStorage,
+    name: str,
+    task: Task | Mapping[str, Task],
+    space: SearchSpace,
+    provenance: Mapping[str, Any],
 ) -> optuna.Study:
     """Create a study, or open the one of that name if it searches the same.
 
     Args:
         storage: Where it lives.
         name: Its name.
-        task: What is trained.
+        task: What is trained; with several backbones one for each, by the space's names for them, alike but
+            for the backbone and its images' size.
         space: What is searched.
         provenance: What else to keep with a new study: versions, where data and weights come from.
 
     Raises:
         StudyError: If the study of that name has other settings, naming each difference.
     """
-    direction = StudyDirection[METRICS[task.recipe.metric].upper()]
-    settings = _settings(task, space)
+    tasks = tasks_of(task)
+    direction = StudyDirection[METRICS[_any(tasks).recipe.metric].upper()]
+    settings = _settings(tasks, space)
     names = optuna.get_all_study_names(storage)
     if name in names:
         study = optuna.load_study(study_name=name, storage=storage)
@@ -157,7 +173,7 @@ def open_study(
             study = optuna.create_study(study_name=name, storage=storage, direction=direction)
     with deferred():
         if "settings" not in study.user_attrs:
-            _describe_study(study, task, space, provenance)
+            _describe_study(study, tasks, space, provenance)
             study.set_user_attr("settings", settings)
         _enqueue_anchors(study, space)
     return study
@@ -165,7 +181,7 @@ def open_study(
 
 def search(
     study: optuna.Study,
-    task: Task,
+    task: Task | Mapping[str, Task],
     space: SearchSpace,
     *,
     n_trials: int,
@@ -180,7 +196,7 @@ def search(
 
     Args:
         study: From `open_study`.
-        task: What to train.
+        task: What to train, as given to `open_study`.
         space: What to search.
         n_trials: How many finished trials the study is to have in total.
         sampler: Resolved name, see `sampling.resolve`.
@@ -190,25 +206,28 @@ def search(
     Raises:
         StudyError: If another coordinator runs this study.
     """
-    study.pruner = make_pruner(pruner, task.recipe.epochs)
+    tasks = tasks_of(task)
+    recipe = _any(tasks).recipe
+    study.pruner = make_pruner(pruner, recipe.epochs)
     with lease(study) as renew:
-        if "transfer_curve" not in study.user_attrs:
-            yield _draw_curve(study, task, space, n_trials=n_trials)
-        run = _Runner(study, task, space, checkpoints, renew, n_trials=n_trials)
+        for backbone in space.backbones:
+            if curve_key(backbone) not in study.user_attrs:
+                yield _draw_curve(study, tasks[backbone], space, backbone, n_trials=n_trials)
+        run = _Runner(study, tasks, space, checkpoints, renew, n_trials=n_trials)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, orphan.number))
+            study.sampler = make_sampler(sampler, seed_from(recipe.seed, orphan.number))
             yield from run(Trial(study, orphan._trial_id), adopted=True)
         while count_searched(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
             with deferred():
                 number = len(study.get_trials(deepcopy=False))
-                study.sampler = make_sampler(sampler, seed_from(task.recipe.seed, number))
+                study.sampler = make_sampler(sampler, seed_from(recipe.seed, number))
                 trial = study.ask()
             yield from run(trial)
 
 
 def confirm(
     study: optuna.Study,
-    task: Task,
+    task: Task | Mapping[str, Task],
     space: SearchSpace,
     *,
     n_cuts: int,
@@ -225,7 +244,7 @@ def confirm(
 
     Args:
         study: With complete trials.
-        task: What to train.
+        task: What to train, as given to `open_study`.
         space: What was searched.
         n_cuts: How many cuts, see `evidence.promising`.
         n_seeds: Trainings of each; a seed has its own first weights of the head, order and dropout, the same
@@ -238,7 +257,7 @@ def confirm(
     """
     study.pruner = NopPruner()
     with lease(study) as renew:
-        run = _Runner(study, task, space, checkpoints, renew)
+        run = _Runner(study, tasks_of(task), space, checkpoints, renew)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             yield from run(Trial(study, orphan._trial_id), adopted=True)
         with deferred():
@@ -303,12 +322,20 @@ def _repeats(trial: FrozenTrial) -> tuple[Any, ...]:
     return tuple(trial.user_attrs.get(key) for key in REPEATS)
 
 
-def _draw_curve(study: optuna.Study, task: Task, space: SearchSpace, *, n_trials: int) -> CurveDrawn:
+def _draw_curve(
+    study: optuna.Study, task: Task, space: SearchSpace, backbone: str, *, n_trials: int
+) -> CurveDrawn:
+    cuts = space.cuts_of(backbone)
     upcoming = upcoming_trials(study.get_trials(deepcopy=False), space, n_trials=n_trials)
-    curve = transfer_curve(task, space.cuts, upcoming=upcoming)
+    curve = transfer_curve(task, cuts, upcoming={cut: upcoming[cut] for cut in cuts})
     with deferred():
-        study.set_user_attr("transfer_curve", asdict(curve))
-    return CurveDrawn(curve=curve)
+        study.set_user_attr(curve_key(backbone), asdict(curve))
+    return CurveDrawn(backbone=backbone, curve=curve)
+
+
+def _any(tasks: Mapping[str, Task]) -> Task:
+    """Give one of the tasks, for what is the same in all."""
+    return next(iter(tasks.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +343,7 @@ class _Runner:
     """Runs the trials of a study whose lease is held."""
 
     study: optuna.Study
-    task: Task
+    tasks: Mapping[str, Task]
     space: SearchSpace
     checkpoints: Path
     renew: Callable[[], None]
@@ -327,20 +354,26 @@ class _Runner:
     def folder(self) -> Path:
         return self.checkpoints / str(self.study.user_attrs["checkpoint_id"])
 
-    def _task(self, trial: Trial) -> tuple[Task, int]:
+    def _task(self, trial: Trial, point: Point) -> tuple[Task, int]:
         """Give what a trial trains, and its seed: its own, or one that all cuts share for confirmation."""
-        base = self.task.recipe.seed
+        task = self.tasks[point.cut.backbone]
+        base = task.recipe.seed
         if trial.user_attrs.get("origin") != "confirm":
-            return self.task, seed_from(base, trial.number)
+            return task, seed_from(base, trial.number)
         seed = seed_from(base, trial.user_attrs["seed"], CONFIRMATION)
-        return self.task.resampled(seed) if trial.user_attrs["resample"] else self.task, seed
+        return task.resampled(seed) if trial.user_attrs["resample"] else task, seed
+
+    def _upcoming(self, backbone: str) -> dict[Cut, float]:
+        trials = self.study.get_trials(deepcopy=False)
+        expected = upcoming_trials(trials, self.space, n_trials=self.n_trials)
+        return {cut: n for cut, n in expected.items() if cut.backbone == backbone}
 
     def __call__(self, trial: Trial, *, adopted: bool = False) -> Iterator[Event]:
         """Train one trial to its end and tell it."""
-        study, space = self.study, self.space
-        task, seed = self._task(trial)
+        study = self.study
         with deferred():
-            point = space.suggest(trial)
+            point = self.space.suggest(trial)
+        task, seed = self._task(trial, point)
         origin = str(trial.user_attrs.get("origin", "sampler"))
         checkpoint = self.folder / f"trial-{trial.number}.pt"
         yield TrialStarted(number=trial.number, point=point, origin=origin, adopted=adopted)
@@ -348,7 +381,7 @@ class _Runner:
         results: list[EpochResult] = []
         reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
         last_reported = max(reported, default=0)
-        upcoming = upcoming_trials(study.get_trials(deepcopy=False), space, n_trials=self.n_trials)
+        upcoming = self._upcoming(point.cut.backbone)
         training = train_point(task, point, seed=seed, checkpoint=checkpoint, upcoming=upcoming)
         try:
             for result in training:
@@ -401,16 +434,21 @@ def upcoming_trials(trials: Sequence[FrozenTrial], space: SearchSpace, *, n_tria
     sampler comes back to where it was. (The mean of a Dirichlet distribution, one trial spread evenly for
     each that was.)
     """
-    cuts = space.cuts
-    waiting = [
-        t.system_attrs.get("fixed_params", {}).get("cut") for t in trials if t.state == TrialState.WAITING
-    ]
-    known = Counter(cut for cut in waiting if cut is not None)
-    been = Counter(t.params["cut"] for t in trials if "cut" in t.params)
+    waiting = [t.system_attrs.get("fixed_params", {}) for t in trials if t.state == TrialState.WAITING]
+    known = Counter(_cut_in(space, params) for params in waiting)
+    been = Counter(_cut_in(space, t.params) for t in trials if t.params)
+    n_been = been.total() - been[None]
     others = max(0, n_trials - count_searched(trials))
-    total = 2 * been.total() or 1
-    even = (been.total() or 1) / len(cuts)
-    return {cut: known[i] + others * (been[i] + even) / total for i, cut in enumerate(cuts)}
+    total = 2 * n_been or 1
+    even = (n_been or 1) / len(space.cuts)
+    return {cut: known[cut] + others * (been[cut] + even) / total for cut in space.cuts}
+
+
+def _cut_in(space: SearchSpace, params: Mapping[str, Any]) -> Cut | None:
+    """Find the cut that parameters name, if they do."""
+    backbone = params.get(BACKBONE, space.backbones[0])
+    index = params.get(cut_parameter(backbone))
+    return None if index is None else space.cuts_of(backbone)[index]
 
 
 def _is_weak(trial: Trial, epoch: int, *, judge: bool, baseline: bool) -> bool:
@@ -449,14 +487,25 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _settings(task: Task, space: SearchSpace) -> dict[str, Any]:
-    """All that makes two trials comparable: a study does not go on with any of it changed."""
+def _settings(tasks: Mapping[str, Task], space: SearchSpace) -> dict[str, Any]:
+    """All that makes two trials comparable: a study does not go on with any of it changed.
+
+    What differs from backbone to backbone is a list.
+    """
+    each = [_settings_of(task, space, space.cuts_of(backbone)) for backbone, task in tasks.items()]
+    merged = {key: [settings[key] for settings in each] for key in each[0]}
+    return {
+        key: values[0] if all(v == values[0] for v in values) else values for key, values in merged.items()
+    }
+
+
+def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[str, Any]:
     recipe = asdict(task.recipe)
     for searched in ("learning_rate", "weight_decay", "optimizer"):
         recipe.pop(searched)
     preprocessing = asdict(task.backbone.preprocessing)
     ranges = asdict(space)
-    cuts = ranges.pop("cuts")
+    ranges.pop("cuts")
     return {
         "backbone": task.backbone.name,
         "weights": f"{task.backbone.weights} [{task.backbone.digest[:12]}]",
@@ -464,8 +513,8 @@ def _settings(task: Task, space: SearchSpace) -> dict[str, Any]:
         "image size": preprocessing.pop("image_size"),
         "preprocessing": ", ".join(f"{key} {value}" for key, value in preprocessing.items()),
         "precision": task.device.precision,
-        "cuts": f"{len(cuts)} from {cuts[0]['name']} to {cuts[-1]['name']} "
-        f"[{seed_from(*(ord(c) for cut in cuts for c in cut['name']))}]",
+        "cuts": f"{len(cuts)} from {cuts[0].name} to {cuts[-1].name} "
+        f"[{seed_from(*(ord(c) for cut in cuts for c in cut.name))}]",
         **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
         **{key.replace("_", " "): value for key, value in recipe.items()},
     }
@@ -488,17 +537,19 @@ def _refuse_differences(
 
 def _content(value: Any) -> Any:
     """Take the fingerprint of a setting that has one: a file or folder may be renamed or cached since."""
+    if isinstance(value, list):
+        return [_content(part) for part in value]
     found = re.search(r"\[(\w+)\]$", value) if isinstance(value, str) else None
     return found[1] if found else value
 
 
 def _describe_study(
-    study: optuna.Study, task: Task, space: SearchSpace, provenance: Mapping[str, Any]
+    study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace, provenance: Mapping[str, Any]
 ) -> None:
-    data = task.data
+    data = _any(tasks).data
     study.set_user_attr("checkpoint_id", uuid.uuid4().hex)
     study.set_user_attr("cuts", [asdict(cut) for cut in space.cuts])
-    study.set_user_attr("full_fine_tune_macs", full_fine_tune_macs(task))
+    study.set_user_attr("backbones", {key: asdict(_stored(task)) for key, task in tasks.items()})
     study.set_user_attr(
         "data",
         {
@@ -511,40 +562,54 @@ def _describe_study(
             "duplicates": [list(group) for group in data.duplicates],
         },
     )
-    study.set_user_attr(
-        "backbone",
-        {
-            "name": task.backbone.name,
-            "weights": task.backbone.weights,
-            "digest": task.backbone.digest,
-            "preprocessing": asdict(task.backbone.preprocessing),
-        },
-    )
-    study.set_user_attr("recipe", asdict(task.recipe))
+    study.set_user_attr("recipe", asdict(_any(tasks).recipe))
     study.set_user_attr("provenance", dict(provenance))
 
 
+def _stored(task: Task) -> StoredBackbone:
+    return StoredBackbone(
+        name=task.backbone.name,
+        weights=task.backbone.weights,
+        digest=task.backbone.digest,
+        preprocessing=asdict(task.backbone.preprocessing),
+        data_fingerprint=task.data.fingerprint,
+        full_fine_tune_macs=full_fine_tune_macs(task),
+    )
+
+
 def _enqueue_anchors(study: optuna.Study, space: SearchSpace) -> None:
-    """Enqueue the two baselines and a spread over depth, once."""
+    """Enqueue the two baselines of each backbone and a spread over depth, once."""
     if study.user_attrs.get("anchors"):
         return
-    last = len(space.cuts) - 1
-    spread = [round(depth * last) for depth in ANCHOR_DEPTHS]
-    for index in dict.fromkeys([last, 0, *spread]):
-        params = _anchor(space, index)
-        origin = "baseline" if index in (0, last) else "anchor"
+    for params, origin in first_settings(space):
         study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)
     study.set_user_attr("anchors", True)
 
 
-def _anchor(space: SearchSpace, index: int) -> dict[str, Any]:
+def first_settings(space: SearchSpace) -> list[tuple[dict[str, Any], str]]:
+    """Choose what a study tries first, and say why: a ``baseline`` or an ``anchor``.
+
+    Head only and everything of each backbone come first, then a spread over depth, the backbones in turn.
+    """
+    found = []
+    for depth in (1, 0, *ANCHOR_DEPTHS):
+        for backbone in space.backbones:
+            last = len(space.cuts_of(backbone)) - 1
+            index = round(depth * last)
+            found.append((backbone, index, "baseline" if index in (0, last) else "anchor"))
+    return [(_anchor(space, name, index), origin) for name, index, origin in dict.fromkeys(found)]
+
+
+def _anchor(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:
     """Give the sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
+    cuts = space.cuts_of(backbone)
     low, high = ANCHOR_LEARNING_RATES
-    learning_rate = low * (high / low) ** (index / max(1, len(space.cuts) - 1))
-    point = Point(cut=space.cuts[index], learning_rate=learning_rate)
+    learning_rate = low * (high / low) ** (index / max(1, len(cuts) - 1))
+    point = Point(cut=cuts[index], learning_rate=learning_rate)
     params: dict[str, Any] = {}
-    for name, distribution in space.distributions().items():
-        value = index if name == "cut" else getattr(point, name)
+    for name, distribution in space.distributions(backbone).items():
+        named: dict[str, Any] = {BACKBONE: backbone, cut_parameter(backbone): index}
+        value = named[name] if name in named else getattr(point, name)
         if isinstance(distribution, CategoricalDistribution):
             params[name] = value if value in distribution.choices else distribution.choices[0]
         elif isinstance(distribution, IntDistribution | FloatDistribution):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,10 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.cuts import Cut
+from depthsearch.space import BACKBONE, cut_parameter
+from depthsearch.stored import read_cuts
 
-__all__ = ["TrialSummary", "rank", "read_cuts", "read_trials"]
+__all__ = ["TrialSummary", "cost_of", "rank", "read_trials"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class TrialSummary:
 
     Attributes:
         number: Optuna's.
-        cut: First trainable layer.
+        cut: First trainable layer, and the backbone where there are several.
         params: The other parameters, by name.
         state: ``complete``, ``pruned``, ``fail``, ``running`` or ``waiting``.
         score: Last reported score, or None.
@@ -39,7 +41,8 @@ class TrialSummary:
         read_bytes: Read from it.
         origin: ``baseline``, ``anchor``, ``sampler``, or ``confirm``: trained again.
         reason: Why it ended early, or None.
-        place: All parameters, cut and learning rate first, each in [0, 1] between the ends of its range.
+        place: All parameters but the backbone, cut and learning rate first, each in [0, 1] between the ends
+            of its range.
         scores: Reported scores by epoch.
         diverged: Whether its loss was not finite.
         confirms: Number of the trial whose setting it trains again, or None.
@@ -68,32 +71,40 @@ class TrialSummary:
     resampled: bool = False
 
 
-def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:
-    """Read the candidates of a study, by depth."""
-    return tuple(Cut(**{**cut, "aliases": tuple(cut["aliases"])}) for cut in study.user_attrs["cuts"])
-
-
 def read_trials(study: optuna.Study) -> tuple[TrialSummary, ...]:
     """Read all trials that have a setting, by number."""
-    cuts = read_cuts(study)
-    return tuple(_trial(t, cuts) for t in study.get_trials(deepcopy=False) if "cut" in t.params)
+    cuts: dict[str, list[Cut]] = {}
+    for cut in read_cuts(study):
+        cuts.setdefault(cut.backbone, []).append(cut)
+    return tuple(_trial(t, cuts) for t in study.get_trials(deepcopy=False) if _has_cut(t))
+
+
+def _has_cut(trial: FrozenTrial) -> bool:
+    return cut_parameter(trial.params.get(BACKBONE, "")) in trial.params
 
 
 def rank(trials: Iterable[TrialSummary], *, maximize: bool) -> list[TrialSummary]:
-    """Order the complete trials: by score, then the deeper cut, then the earlier trial."""
+    """Order the complete trials: by score, then the cheaper cut, then the earlier trial."""
     sign = -1.0 if maximize else 1.0
     complete = [(t.score, t) for t in trials if t.state == "complete" and t.score is not None]
-    return [t for _, t in sorted(complete, key=lambda p: (sign * p[0], -p[1].cut.index, p[1].number))]
+    return [t for _, t in sorted(complete, key=lambda p: (sign * p[0], cost_of(p[1].cut), p[1].number))]
 
 
-def _trial(trial: FrozenTrial, cuts: tuple[Cut, ...]) -> TrialSummary:
+def cost_of(cut: Cut) -> tuple[float, ...]:
+    """Order cuts by what they cost to train; of one backbone, and in older studies, that is by depth."""
+    return cut.training_macs, -cut.frozen_mac_share, -cut.index
+
+
+def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummary:
+    backbone = trial.params.get(BACKBONE, "")
+    where = cut_parameter(backbone)
     scores = trial.intermediate_values
     last = scores[max(scores)] if scores else None
     attributes = trial.user_attrs
     return TrialSummary(
         number=trial.number,
-        cut=cuts[trial.params["cut"]],
-        params={name: value for name, value in trial.params.items() if name != "cut"},
+        cut=cuts[backbone][trial.params[where]],
+        params={name: value for name, value in trial.params.items() if name not in (where, BACKBONE)},
         place=_place(trial),
         state=trial.state.name.lower(),
         score=trial.value if trial.state == TrialState.COMPLETE else last,
@@ -114,8 +125,8 @@ def _trial(trial: FrozenTrial, cuts: tuple[Cut, ...]) -> TrialSummary:
 
 
 def _place(trial: FrozenTrial) -> tuple[float, ...]:
-    first = ("cut", "learning_rate")
-    names = [*first, *sorted(trial.params.keys() - first)]
+    first = (cut_parameter(trial.params.get(BACKBONE, "")), "learning_rate")
+    names = [*first, *sorted(trial.params.keys() - {*first, BACKBONE})]
     return tuple(_share(trial.distributions[name], trial.params[name]) for name in names)
 
 

@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from depthsearch.report import ENDED, Summary, sparkline
+from depthsearch.report import sparkline
 from depthsearch.space import Point
 from depthsearch.study import ConfirmationPlanned, CurveDrawn, EpochDone, Event, TrialEnded, TrialStarted
+from depthsearch.summary import ENDED, Summary
 
 __all__ = ["View"]
 
@@ -66,12 +67,13 @@ class View:
         if isinstance(event, CurveDrawn):
             scores = [point.score for point in event.curve.points]
             self._line(
-                f"frozen features probed at {len(scores)} depths: {sparkline(scores)} "
+                f"frozen features {f'of {event.backbone} ' if event.backbone else ''}"
+                f"probed at {len(scores)} depths: {sparkline(scores)} "
                 f"{min(scores):.4f} to {max(scores):.4f}, {event.curve.seconds:.1f} s"
             )
         elif isinstance(event, ConfirmationPlanned):
             self.n_trials = self.n_done + event.n_trainings
-            layers = ", ".join(str(cut.layer) for cut in event.cuts)
+            layers = ", ".join(f"{cut.backbone} {cut.layer}".strip() for cut in event.cuts)
             left = f"{event.n_trainings} trainings to go"
             self._line(f"confirming layers {layers} with {event.n_seeds} seeds each: {left}")
         elif isinstance(event, TrialStarted):

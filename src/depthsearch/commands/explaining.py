@@ -25,6 +25,7 @@ from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
 from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import load
+from depthsearch.stored import read_backbones
 from depthsearch.study import open_storage, without_password
 
 __all__ = ["explain"]
@@ -157,7 +158,8 @@ def _photos(
         if skipped:
             say_list(console, f"{len(skipped)} unreadable images left out", skipped)
         return photos
-    task, _ = prepare_again(stored, {}, console)
+    keys = {each.name: key for key, each in read_backbones(stored).items()}
+    task, _ = prepare_again(stored, {}, console, backbone=keys[stored.user_attrs["fit"]["backbone"]])
     return pick_photos(
         comparison.after.model, task.data, arguments.split, comparison.preprocessing, arguments.n
     )

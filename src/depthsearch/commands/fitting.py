@@ -21,7 +21,7 @@ from depthsearch.fitview import epoch_line, render_fit
 from depthsearch.modelfolder import check_place, load
 from depthsearch.refit import Fitted
 from depthsearch.refit import fit as fit_answer
-from depthsearch.report import summarize
+from depthsearch.summary import summarize
 from depthsearch.training import EpochResult
 
 __all__ = ["fit", "predict"]
@@ -48,7 +48,8 @@ def fit(arguments: argparse.Namespace) -> None:
     folder = arguments.out or Path(re.sub(r"[^\w.-]+", "-", stored.study_name) + "-model")
     check_place(folder)
     names = ("device", "precision", "keep_memory", "keep_disk")
-    task, space = prepare_again(stored, {name: getattr(arguments, name) for name in names}, console)
+    options = {name: getattr(arguments, name) for name in names}
+    task, space = prepare_again(stored, options, console, backbone=chosen.cut.backbone)
     point = space.point({**chosen.params, "cut": chosen.cut.index})
     n_images = len(task.data.train) + len(task.data.val)
     say(

@@ -1,4 +1,4 @@
-"""Backbone, images and search space of a command line, or of a stored study."""
+"""Backbones, images and search space of a command line, or of a stored study."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from rich.filesize import decimal
 from rich.progress import Progress
 
 from depthsearch import __version__
-from depthsearch.backbones import Preprocessing, load_backbone
+from depthsearch.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import choose_device, use_all_cores
-from depthsearch.errors import StudyError
+from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget
 from depthsearch.objective import Task
 from depthsearch.space import SearchSpace
+from depthsearch.stored import read_backbones
 from depthsearch.training import Recipe
 
 __all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
@@ -39,25 +40,28 @@ OPTIONAL_RANGES: dict[str, Any] = {
 }
 
 
-def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, SearchSpace]:
-    """Load backbone and images and say in a line each what they are."""
+def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[str, Task], SearchSpace]:
+    """Load the backbones and the images and say in a line each what they are.
+
+    Returns:
+        The task of each backbone by the space's name for it, and the space.
+
+    Raises:
+        DepthsearchError: If one of them cannot be had or used.
+    """
+    names = arguments.backbone
+    if len(names) > 1 and arguments.weights not in ("auto", "random"):
+        raise SettingsError(
+            f"--weights {arguments.weights}: one file is no weights for {len(names)} backbones. "
+            "Give auto or random, or one --backbone."
+        )
     device = choose_device(arguments.device, arguments.precision, compiled=arguments.compile)
     use_all_cores()
-    backbone = load_backbone(
-        arguments.backbone,
-        arguments.weights,
-        image_size=arguments.image_size,
-        demo=_is_demo(arguments),
-        seed=arguments.seed,
-    )
-    if backbone.weights.startswith("shipped"):
-        warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
-        say(console, warning, style="bold yellow")
-    data = _load_images(arguments, console, backbone.preprocessing)
-    space = SearchSpace.for_model(
-        backbone.model,
+    backbones = {name: _load_backbone(name, arguments, console) for name in names}
+    space = SearchSpace.across(
+        {name: backbone.model for name, backbone in backbones.items()},
         arguments.kinds,
-        image_size=backbone.preprocessing.image_size,
+        image_size={name: b.preprocessing.image_size for name, b in backbones.items()},
         learning_rate=arguments.learning_rate,
         head_width=arguments.head_width,
         **{name: OPTIONAL_RANGES[name] for name in arguments.also},
@@ -74,25 +78,60 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sear
     budget = choose_budget(
         device, cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
     )
+    data: dict[Preprocessing, DataSet] = {}
+    tasks = {}
+    for key, backbone in zip(space.backbones, backbones.values(), strict=True):
+        wanted = backbone.preprocessing
+        if wanted not in data:
+            data[wanted] = _load_images(arguments, console, wanted)
+        tasks[key] = Task(
+            backbone=backbone,
+            data=data[wanted],
+            recipe=recipe,
+            device=device,
+            budget=budget.divided(len(backbones)),
+        )
+        say(
+            console,
+            f"Backbone {backbone.name}, weights: {backbone.weights}; {len(space.cuts_of(key))} candidate "
+            f"cuts; {wanted.image_size} px.",
+        )
     say(
         console,
-        f"Backbone {backbone.name}, weights: {backbone.weights}; {len(space.cuts)} candidate cuts; "
-        f"{backbone.preprocessing.image_size} px; {device.kind}, {device.precision}; features kept: up to "
+        f"Device {device.kind}, {device.precision}; features kept: up to "
         f"{decimal(budget.device_bytes + budget.memory_bytes)} in memory, "
         f"{decimal(budget.disk_bytes)} on disk.",
     )
-    return Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget), space
+    return tasks, space
+
+
+def _load_backbone(name: str, arguments: argparse.Namespace, console: Console) -> Backbone:
+    backbone = load_backbone(
+        name,
+        arguments.weights,
+        image_size=arguments.image_size,
+        demo=_is_demo(arguments),
+        seed=arguments.seed,
+    )
+    if backbone.weights.startswith("shipped"):
+        warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
+        say(console, warning, style="bold yellow")
+    return backbone
 
 
 def prepare_again(
-    stored: optuna.Study, options: Mapping[str, Any], console: Console
+    stored: optuna.Study, options: Mapping[str, Any], console: Console, *, backbone: str = ""
 ) -> tuple[Task, SearchSpace]:
-    """Load the backbone and the images of a stored study once more; refuse others than it had.
+    """Load a backbone and the images of a stored study once more; refuse others than it had.
 
     Args:
         stored: The study.
         options: What to do otherwise, such as the device; values that are None count as not given.
         console: Where to say what is loaded.
+        backbone: Which one, by the name that the study's cuts have for it: empty if it has only one.
+
+    Returns:
+        Task and space of this backbone alone.
 
     Raises:
         StudyError: If the study does not say how it was run, or its images or weights are others now.
@@ -103,17 +142,18 @@ def prepare_again(
             f"Study {stored.study_name!r} was stored by an older depthsearch, without its options. "
             "Run it again under another --name."
         )
+    was = read_backbones(stored)[backbone]
     given = {name: value for name, value in options.items() if value is not None}
-    merged = {"keep_memory": None, "keep_disk": None, **kept, **given}
+    merged = {"keep_memory": None, "keep_disk": None, **kept, **given, "backbone": (was.name,)}
     # The database turned tuples into lists.
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
-    task, space = prepare(argparse.Namespace(**merged), console)
-    data, backbone = stored.user_attrs["data"], stored.user_attrs["backbone"]
-    if task.data.fingerprint != data["fingerprint"] or task.backbone.digest != backbone["digest"]:
-        changed = "images" if task.data.fingerprint != data["fingerprint"] else "weights"
-        was = data["source"] if changed == "images" else backbone["weights"]
+    tasks, space = prepare(argparse.Namespace(**merged), console)
+    (task,) = tasks.values()
+    if task.data.fingerprint != was.data_fingerprint or task.backbone.digest != was.digest:
+        changed = "images" if task.data.fingerprint != was.data_fingerprint else "weights"
+        origin = stored.user_attrs["data"]["source"] if changed == "images" else was.weights
         raise StudyError(
-            f"The {changed} of study {stored.study_name!r} ({was}) are not what they were. "
+            f"The {changed} of study {stored.study_name!r} ({origin}) are not what they were. "
             "Bring those back, or run the study again under another --name."
         )
     return task, space
@@ -151,7 +191,7 @@ def _is_demo(arguments: argparse.Namespace) -> bool:
 
 
 def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
-    """Tell what a study was run with: versions, machine, options."""
+    """Tell what a study was run with, by one of its tasks: versions, machine, options."""
     return {
         "versions": {
             "depthsearch": __version__,

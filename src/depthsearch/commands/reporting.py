@@ -13,8 +13,9 @@ from depthsearch.commands.places import artifacts_of, existing, named_study
 from depthsearch.dashboard import serve
 from depthsearch.errors import SettingsError
 from depthsearch.page import write_report
-from depthsearch.report import as_json, render, render_trials, summarize
+from depthsearch.report import as_json, render, render_trials
 from depthsearch.study import open_storage
+from depthsearch.summary import summarize
 
 __all__ = ["dashboard", "report"]
 

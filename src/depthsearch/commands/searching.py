@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 
@@ -19,10 +20,11 @@ from depthsearch.commands.places import cache_folder
 from depthsearch.cuts import list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.objective import Task
-from depthsearch.report import as_json, render, summarize
+from depthsearch.report import as_json, render
 from depthsearch.sampling import resolve
 from depthsearch.space import SearchSpace
 from depthsearch.study import confirm, open_storage, open_study, search, without_password
+from depthsearch.summary import summarize
 from depthsearch.view import View
 
 __all__ = ["cuts", "study"]
@@ -37,11 +39,12 @@ def study(arguments: argparse.Namespace) -> None:
     console = console_for(stderr=True)
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
-    task, space = prepare(arguments, console)
+    tasks, space = prepare(arguments, console)
+    task = next(iter(tasks.values()))
     storage = open_storage(arguments.storage)
-    name = arguments.name or f"{arguments.backbone}-{task.data.name}"
-    stored = open_study(storage, name, task, space, provenance_of(arguments, task))
-    _search(arguments, console, stored, task, space)
+    name = arguments.name or f"{'-'.join(arguments.backbone)}-{task.data.name}"
+    stored = open_study(storage, name, tasks, space, provenance_of(arguments, task))
+    _search(arguments, console, stored, tasks, space)
     summary = summarize(stored)
     results = console_for(stderr=arguments.json)
     results.print(render(summary))
@@ -60,21 +63,22 @@ def _search(
     arguments: argparse.Namespace,
     console: Console,
     stored: optuna.Study,
-    task: Task,
+    tasks: Mapping[str, Task],
     space: SearchSpace,
 ) -> None:
     """Run the missing trials and show them."""
+    epochs = arguments.epochs
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials)
     before = summarize(stored)
-    view = View(console, before, n_trials=arguments.trials, epochs=task.recipe.epochs)
+    view = View(console, before, n_trials=arguments.trials, epochs=epochs)
     say(
         console,
         f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
-        f"{task.recipe.epochs} epochs each; sampler {sampler}, pruner {pruner}.",
+        f"{epochs} epochs each; sampler {sampler}, pruner {pruner}.",
     )
     events = search(
         stored,
-        task,
+        tasks,
         space,
         n_trials=arguments.trials,
         sampler=sampler,
@@ -89,7 +93,7 @@ def _search(
             return
         again = confirm(
             stored,
-            task,
+            tasks,
             space,
             n_cuts=arguments.confirm,
             n_seeds=arguments.seeds,

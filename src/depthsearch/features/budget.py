@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -41,6 +41,15 @@ class Budget:
     device_bytes: int
     disk_bytes: int
     folder: Path
+
+    def divided(self, n: int) -> Budget:
+        """Give one of n stores its part."""
+        return replace(
+            self,
+            memory_bytes=self.memory_bytes // n,
+            device_bytes=self.device_bytes // n,
+            disk_bytes=self.disk_bytes // n,
+        )
 
 
 def choose_budget(

@@ -1,0 +1,201 @@
+"""One study of several backbones, or one study for each, at the same cost?
+
+    python benchmarks/backbones.py --studies 50
+    python benchmarks/backbones.py --studies 50 --trials 90
+
+Simulated responses of three backbones (those of `first_depths`: score over depth, learning rate and head
+width): peaks and best depths of the three differ as much as ``--peaks`` and ``--depths`` say. The same number
+of trials is spent
+
+- *one study each*: a third of the trials for each backbone, with the sampler and pruner that depthsearch
+  takes for so many trials; the best of the three;
+- *jointly*: in one study whose sampler chooses the backbone too, the cut conditional on it, one depth for all
+  to the sampler;
+- *conditional, TPE*: the same with Optuna's own TPE, to which the cuts of two backbones have nothing to do
+  with each other.
+
+Said is how far the incumbent (the complete trial that scored best) truly is below the best of all settings of
+all backbones, and how often it is of the best backbone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from first_depths import Simulated, noisy, print_table
+from optuna.trial import TrialState
+
+from depthsearch import Cut, SearchSpace
+from depthsearch.sampling import make_pruner, make_sampler, resolve
+from depthsearch.study import first_settings
+from depthsearch.training import seed_from
+
+EPOCHS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One way of spending the trials.
+
+    Attributes:
+        regret: Points that the incumbent is truly below the best setting of all backbones.
+        is_best_backbone: Whether it is of the backbone that has that setting.
+        epochs: Trained in all.
+    """
+
+    regret: float
+    is_best_backbone: bool
+    epochs: int
+
+
+def draw_backbones(seed: int, n: int, peaks: float, depths: float) -> dict[str, Simulated]:
+    """Make up responses of related backbones.
+
+    Args:
+        seed: Of everything drawn.
+        n: How many.
+        peaks: Standard deviation of what they reach at best.
+        depths: Standard deviation of the depth where they do.
+    """
+    rng = np.random.default_rng(seed_from(seed, 4))
+    depth, peak = rng.uniform(0, 1), rng.uniform(0.85, 0.96)
+    found = {}
+    for i in range(n):
+        place = float(np.clip(depth + depths * rng.standard_normal(), 0, 1))
+        best = float(np.clip(peak + peaks * rng.standard_normal(), 0, 0.99))
+        found[f"backbone{i}"] = Simulated(seed_from(seed, i, 5), place, peak=best)
+    return found
+
+
+def candidates(backbones: dict[str, Simulated]) -> tuple[Cut, ...]:
+    """Make candidates for responses; MACs are even over depth."""
+    return tuple(
+        Cut(
+            index=i,
+            layer=i + 1,
+            name=f"layer{i + 1}",
+            kind="conv",
+            keras_name=None,
+            aliases=(),
+            first_layer=f"layer{i + 1}",
+            frozen_mac_share=i / (response.n_cuts - 1),
+            frozen_parameter_share=i / (response.n_cuts - 1),
+            trainable_parameters=response.n_cuts - 1 - i,
+            boundary_bytes=1,
+            backbone=name if len(backbones) > 1 else "",
+        )
+        for name, response in backbones.items()
+        for i in range(response.n_cuts)
+    )
+
+
+def simulate(
+    backbones: dict[str, Simulated], seed: int, n_trials: int, *, tpe: bool = False
+) -> tuple[float, str, float, int]:
+    """Run a study as `depthsearch.study.search` does.
+
+    Args:
+        backbones: Responses by name.
+        seed: Of suggestions and noise.
+        n_trials: Trials in all.
+        tpe: Whether to take Optuna's TPE as it is.
+
+    Returns:
+        The incumbent's observed score, its backbone, its true score, and the epochs trained.
+    """
+    space = SearchSpace(cuts=candidates(backbones))
+    sampler, pruner = resolve("tpe" if tpe else "auto", "auto", n_trials)
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(pruner, EPOCHS))
+    origins = []
+    for params, origin in first_settings(space):
+        study.enqueue_trial(params)
+        origins.append(origin)
+    best, n_epochs = (-math.inf, "", 0.0), 0
+    for number in range(n_trials):
+        study.sampler = make_sampler(sampler, seed_from(seed, number))
+        trial = study.ask()
+        name = space.suggest(trial).cut.backbone or next(iter(backbones))
+        cut = next(value for key, value in trial.params.items() if key.startswith("cut"))
+        response = backbones[name]
+        curve = response.curve({**trial.params, "cut": cut})
+        scores = noisy(curve, response.noise, seed_from(seed, number, 1))
+        state = TrialState.COMPLETE
+        for epoch, score in enumerate(scores, start=1):
+            n_epochs += 1
+            trial.report(float(score), step=epoch)
+            baseline = number < len(origins) and origins[number] == "baseline"
+            if epoch < len(scores) and trial.should_prune() and not baseline:
+                state = TrialState.PRUNED
+                break
+        complete = state == TrialState.COMPLETE
+        study.tell(trial, float(scores[-1]) if complete else None, state=state)
+        if complete:
+            best = max(best, (float(scores[-1]), name, float(curve[-1])))
+    return *best, n_epochs
+
+
+def one_each(backbones: dict[str, Simulated], seed: int, n_trials: int) -> tuple[float, str, float, int]:
+    """Spend the trials on one study for each backbone; take the best single score of all."""
+    found = [
+        simulate({name: response}, seed_from(seed, i), n_trials // len(backbones))
+        for i, (name, response) in enumerate(backbones.items())
+    ]
+    return *max(found)[:3], sum(each[3] for each in found)
+
+
+def main() -> None:
+    """Run the studies and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--studies", type=int, default=50)
+    parser.add_argument("--trials", type=int, default=60, help="in all")
+    parser.add_argument("--backbones", type=int, default=3)
+    parser.add_argument("--peaks", type=float, default=0.015, help="standard deviation of the best scores")
+    parser.add_argument("--depths", type=float, default=0.15, help="standard deviation of the best depths")
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    started = time.perf_counter()
+    ways = {
+        "one study each": one_each,
+        "jointly": simulate,
+        "conditional, TPE": lambda *given: simulate(*given, tpe=True),
+    }
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in ways}
+    for seed in range(arguments.studies):
+        backbones = draw_backbones(seed, arguments.backbones, arguments.peaks, arguments.depths)
+        top = max(backbones, key=lambda name: backbones[name].best_score)
+        for name, way in ways.items():
+            _, chosen, true, n_epochs = way(backbones, seed, arguments.trials)
+            regret = 100 * (backbones[top].best_score - true)
+            outcomes[name].append(Outcome(regret=regret, is_best_backbone=chosen == top, epochs=n_epochs))
+    print(
+        f"{arguments.studies} draws of {arguments.backbones} backbones, {arguments.trials} trials in all; "
+        f"{time.perf_counter() - started:.0f} s\n"
+    )
+    print_table([["trials spent", *HEADINGS], *([name, *row(found)] for name, found in outcomes.items())])
+    each, jointly = (np.array([o.regret for o in outcomes[name]]) for name in ("one study each", "jointly"))
+    gain = each - jointly
+    error = gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else math.nan
+    print(f"\njointly better by {gain.mean():.2f} ± {error:.2f} points (mean of the pairs ± standard error)")
+
+
+HEADINGS = ("points below the best, mean", "median", "best backbone found", "epochs, mean")
+
+
+def row(outcomes: list[Outcome]) -> list[str]:
+    """Sum the outcomes of one way up."""
+    regrets = np.array([outcome.regret for outcome in outcomes])
+    return [
+        f"{regrets.mean():.2f}",
+        f"{np.median(regrets):.2f}",
+        f"{sum(outcome.is_best_backbone for outcome in outcomes)}/{len(outcomes)}",
+        f"{np.mean([outcome.epochs for outcome in outcomes]):.0f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

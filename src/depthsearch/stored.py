@@ -1,0 +1,58 @@
+"""What a stored study says of its backbones and of their candidate cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from depthsearch.cuts import Cut
+
+__all__ = ["StoredBackbone", "curve_key", "read_backbones", "read_cuts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBackbone:
+    """A backbone that a study searches.
+
+    Attributes:
+        name: timm's.
+        weights: Where its weights come from.
+        digest: Of the weights.
+        preprocessing: Of its images, by name.
+        data_fingerprint: Of the images, decoded as it wants them.
+        full_fine_tune_macs: MACs of training everything once, the unit of its costs.
+    """
+
+    name: str
+    weights: str
+    digest: str
+    preprocessing: Mapping[str, Any]
+    data_fingerprint: str
+    full_fine_tune_macs: int
+
+
+def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:
+    """Read the candidates of a study, by depth; of several backbones one after the other."""
+    return tuple(Cut(**{**cut, "aliases": tuple(cut["aliases"])}) for cut in study.user_attrs["cuts"])
+
+
+def read_backbones(study: optuna.Study) -> dict[str, StoredBackbone]:
+    """Read the backbones of a study by the names that its cuts have for them: empty if there is only one."""
+    attributes = study.user_attrs
+    if "backbones" in attributes:
+        return {key: StoredBackbone(**each) for key, each in attributes["backbones"].items()}
+    # Stored when a study had one backbone.
+    only = StoredBackbone(
+        **attributes["backbone"],
+        data_fingerprint=attributes["data"]["fingerprint"],
+        full_fine_tune_macs=attributes["full_fine_tune_macs"],
+    )
+    return {"": only}
+
+
+def curve_key(backbone: str) -> str:
+    """Name the study's attribute that a backbone's transfer curve is stored in."""
+    return f"transfer_curve_{backbone}" if backbone else "transfer_curve"

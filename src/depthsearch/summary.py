@@ -1,0 +1,282 @@
+"""A stored study in figures: best cut, baselines, evidence, cost. Reads nothing but the study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import optuna
+from optuna.study import StudyDirection
+
+from depthsearch.cuts import Cut
+from depthsearch.errors import StudyError
+from depthsearch.evidence import Evidence, weigh
+from depthsearch.probe import ProbePoint
+from depthsearch.stored import StoredBackbone, curve_key, read_backbones, read_cuts
+from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
+
+__all__ = ["ENDED", "Cost", "Standing", "Summary", "standings", "summarize"]
+
+ENDED = ("complete", "pruned", "fail")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a study took, the probes included.
+
+    Attributes:
+        full_fine_tunes: MACs spent, in trainings of everything once.
+        plain_full_fine_tunes: What a loop without a feature store would have spent on the same trials.
+        seconds: Spent on trials and probes.
+        kept_bytes: Written to the feature store.
+        read_bytes: Read from it.
+    """
+
+    full_fine_tunes: float
+    plain_full_fine_tunes: float
+    seconds: float
+    kept_bytes: int
+    read_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A study in figures.
+
+    Attributes:
+        study: Its name.
+        backbone: timm's name of the model; of several all names.
+        weights: Where its weights come from.
+        data: Name of the images.
+        metric: What validation is scored with.
+        best: Best complete trial of the search, a single training; of equal ones the deepest cut (the
+            cheapest), then the earliest. None before any is complete.
+        feature_extraction: Best score with the whole backbone frozen; of several backbones the answer's.
+        full_fine_tuning: Best score with nothing frozen; likewise.
+        cuts: Candidates by depth; of several backbones one after the other.
+        trials: All trials with a setting, by number.
+        evidence: What training the most promising cuts again says; None before.
+        curve: Linear probes of the frozen features, by depth; of several backbones their parts have them.
+        cost: What it took.
+        parts: With several backbones the same of each of them alone; else empty.
+        holds_answer: Whether the study's answer is of this backbone, if this is of one of several. Without
+            it ``evidence.answer`` is its own best.
+    """
+
+    study: str
+    backbone: str
+    weights: str
+    data: str
+    metric: str
+    maximize: bool
+    best: TrialSummary | None
+    feature_extraction: float | None
+    full_fine_tuning: float | None
+    cuts: tuple[Cut, ...]
+    trials: tuple[TrialSummary, ...]
+    evidence: Evidence | None
+    curve: tuple[ProbePoint, ...]
+    cost: Cost
+    parts: tuple[Summary, ...] = ()
+    holds_answer: bool = True
+
+    @property
+    def each(self) -> tuple[Summary, ...]:
+        """The summary of each backbone: its parts, or itself."""
+        return self.parts or (self,)
+
+    @property
+    def searched(self) -> tuple[TrialSummary, ...]:
+        """The search's own trials, by number."""
+        return tuple(trial for trial in self.trials if trial.confirms is None)
+
+    @property
+    def confirming(self) -> tuple[TrialSummary, ...]:
+        """The trials that train a setting again, by number."""
+        return tuple(trial for trial in self.trials if trial.confirms is not None)
+
+    def count(self, state: str) -> int:
+        """Count the search's trials in a state."""
+        return sum(trial.state == state for trial in self.searched)
+
+    @property
+    def n_finished(self) -> int:
+        """Count the search's trials that are over, however they ended."""
+        return sum(self.count(state) for state in ENDED)
+
+    @property
+    def chosen(self) -> TrialSummary | None:
+        """The trial whose setting is the study's answer."""
+        if self.evidence is None:
+            return self.best
+        return next(t for t in self.trials if t.number == self.evidence.answer.trial)
+
+    def top_cuts(self, n: int = 5) -> list[TrialSummary]:
+        """List the best complete trial of each cut, best first."""
+        ranked = rank(self.searched, maximize=self.maximize)
+        first = {trial.cut: trial for trial in reversed(ranked)}
+        return [trial for trial in ranked if first[trial.cut] is trial][:n]
+
+
+def summarize(study: optuna.Study) -> Summary:
+    """Sum up a study.
+
+    Raises:
+        StudyError: If depthsearch did not make it.
+    """
+    if "settings" not in study.user_attrs:
+        raise StudyError(f"Study {study.study_name!r} was not made by depthsearch.")
+    trials, evidence = read_trials(study), weigh(study)
+    parts = tuple(
+        _of_backbone(study, key, stored, trials, evidence) for key, stored in read_backbones(study).items()
+    )
+    return parts[0] if len(parts) == 1 else _joined(parts, trials, evidence)
+
+
+def _of_backbone(
+    study: optuna.Study,
+    key: str,
+    stored: StoredBackbone,
+    trials: Sequence[TrialSummary],
+    evidence: Evidence | None,
+) -> Summary:
+    attributes = study.user_attrs
+    every = read_cuts(study)
+    cuts = tuple(cut for cut in every if cut.backbone == key)
+    of_it = tuple(trial for trial in trials if trial.cut.backbone == key)
+    maximize = study.direction == StudyDirection.MAXIMIZE
+    ranked = rank((t for t in of_it if t.confirms is None), maximize=maximize)
+    curve = {"points": (), "macs": 0, "seconds": 0.0, "kept_bytes": 0, **attributes.get(curve_key(key), {})}
+    unit = stored.full_fine_tune_macs
+
+    def best_at(cut: Cut) -> float | None:
+        return next((t.score for t in ranked if t.cut == cut), None)
+
+    return Summary(
+        study=study.study_name,
+        backbone=stored.name,
+        weights=stored.weights,
+        data=attributes["data"]["name"],
+        metric=attributes["recipe"]["metric"],
+        maximize=maximize,
+        best=ranked[0] if ranked else None,
+        feature_extraction=best_at(cuts[-1]),
+        full_fine_tuning=best_at(cuts[0]),
+        cuts=cuts,
+        trials=of_it,
+        evidence=evidence and _part_of(evidence, every.index(cuts[0]), len(cuts), key),
+        curve=tuple(ProbePoint(**point) for point in curve["points"]),
+        cost=Cost(
+            full_fine_tunes=(sum(t.macs for t in of_it) + curve["macs"]) / unit,
+            plain_full_fine_tunes=sum(t.plain_macs for t in of_it) / unit,
+            seconds=sum(t.seconds for t in of_it) + curve["seconds"],
+            kept_bytes=sum(t.kept_bytes for t in of_it) + curve["kept_bytes"],
+            read_bytes=sum(t.read_bytes for t in of_it),
+        ),
+        holds_answer=evidence is None or evidence.answer.cut.backbone == key,
+    )
+
+
+def _part_of(evidence: Evidence, start: int, n_cuts: int, backbone: str) -> Evidence | None:
+    """Take what is said of one backbone; None if nothing of it was trained again."""
+    confirmed = tuple(c for c in evidence.confirmed if c.cut.backbone == backbone)
+    if not confirmed:
+        return None
+    own = min(confirmed, key=lambda c: (c.gap, cost_of(c.cut)))
+    return replace(
+        evidence,
+        confirmed=confirmed,
+        best=evidence.best if evidence.best in confirmed else own,
+        answer=evidence.answer if evidence.answer in confirmed else own,
+        level=tuple(place - start for place in evidence.level if 0 <= place - start < n_cuts),
+        expected=evidence.expected[start : start + n_cuts],
+    )
+
+
+def _joined(parts: Sequence[Summary], trials: tuple[TrialSummary, ...], evidence: Evidence | None) -> Summary:
+    """Sum up a study of several backbones: one answer, and what it cost in all."""
+    first = parts[0]
+    ranked = rank((t for t in trials if t.confirms is None), maximize=first.maximize)
+    best = ranked[0] if ranked else None
+    chosen = evidence.answer.cut if evidence is not None else best.cut if best is not None else first.cuts[0]
+    of_answer = next(part for part in parts if chosen in part.cuts)
+    return replace(
+        first,
+        backbone=", ".join(part.backbone for part in parts),
+        weights="; ".join(f"{part.backbone}: {part.weights}" for part in parts),
+        best=best,
+        feature_extraction=of_answer.feature_extraction,
+        full_fine_tuning=of_answer.full_fine_tuning,
+        cuts=tuple(cut for part in parts for cut in part.cuts),
+        trials=trials,
+        evidence=evidence,
+        curve=(),
+        cost=_total(part.cost for part in parts),
+        parts=tuple(replace(part, holds_answer=part is of_answer) for part in parts),
+        holds_answer=True,
+    )
+
+
+def _total(costs: Iterable[Cost]) -> Cost:
+    """Add costs up; each backbone's work counts in its own full fine-tunes."""
+    every = list(costs)
+    return Cost(
+        full_fine_tunes=sum(cost.full_fine_tunes for cost in every),
+        plain_full_fine_tunes=sum(cost.plain_full_fine_tunes for cost in every),
+        seconds=sum(cost.seconds for cost in every),
+        kept_bytes=sum(cost.kept_bytes for cost in every),
+        read_bytes=sum(cost.read_bytes for cost in every),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A backbone with its best cut, to be compared with others.
+
+    Attributes:
+        backbone: timm's name.
+        trial: The one that had the setting first.
+        score: Mean over seeds if it was trained again, else of one training.
+        standard_error: Of the mean; None where there is none.
+        n_trainings: Behind the score.
+        is_answer: Whether it is the study's answer.
+        parameters: Of the backbone; `Cut.trainable_parameters` says how many of them learn.
+        macs: Of one image forward through the backbone; `Cut.training_macs` says what training takes. 0 in
+            studies stored before it was counted.
+        n_trials: Spent on searching this backbone.
+        cost: Of all its trials.
+    """
+
+    backbone: str
+    trial: TrialSummary
+    score: float | None
+    standard_error: float | None
+    n_trainings: int
+    is_answer: bool
+    parameters: int
+    macs: int
+    n_trials: int
+    cost: Cost
+
+
+def standings(summary: Summary) -> list[Standing]:
+    """Compare the backbones that have a complete trial, the answer's first, then by score."""
+    found = [_standing(part, part.chosen) for part in summary.each if part.chosen is not None]
+    sign = -1.0 if summary.maximize else 1.0
+    return sorted(found, key=lambda s: (not s.is_answer, sign * (s.score or 0.0), s.backbone))
+
+
+def _standing(part: Summary, chosen: TrialSummary) -> Standing:
+    answer = None if part.evidence is None else part.evidence.answer
+    return Standing(
+        backbone=part.backbone,
+        trial=chosen,
+        score=chosen.score if answer is None else answer.mean,
+        standard_error=None if answer is None else answer.standard_error,
+        n_trainings=1 if answer is None else len(answer.scores),
+        is_answer=part.holds_answer,
+        parameters=part.cuts[0].trainable_parameters,
+        macs=part.cuts[0].training_macs // 3,
+        n_trials=len(part.searched),
+        cost=part.cost,
+    )
