@@ -1,0 +1,389 @@
+"""Several backbones in one study: one space, one sampler, one answer."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import FixedTrial, TrialState
+
+from depthsearch import Objective, SearchSpace, list_cuts
+from depthsearch.backbones import load_backbone
+from depthsearch.document import as_html, as_markdown
+from depthsearch.errors import SettingsError, StudyError
+from depthsearch.evidence import promising, weigh
+from depthsearch.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.page import compose
+from depthsearch.record import read
+from depthsearch.report import as_json, level_ranges
+from depthsearch.sampling import ExtrapolatingGPSampler, make_sampler
+from depthsearch.stored import read_backbones
+from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search
+from depthsearch.summary import standings, summarize
+from depthsearch.training import seed_from
+from depthsearch.trials import cost_of, read_trials
+
+NAMES = ("test_resnet", "test_byobnet")
+N_TRIALS = 15
+
+
+@pytest.fixture(scope="module")
+def tasks(task) -> Mapping[str, Task]:
+    """Both backbones on the same 64 digits; the second sees them larger."""
+    other = load_backbone(NAMES[1], "random", image_size=16)
+    return {NAMES[0]: task, NAMES[1]: replace(task, backbone=other)}
+
+
+@pytest.fixture(scope="module")
+def both(tasks) -> SearchSpace:
+    models = {name: task.backbone.model for name, task in tasks.items()}
+    return SearchSpace.across(models, image_size=16, head_width=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def run(tasks, both, open_quick_storage) -> Callable[..., optuna.Study]:
+    """Search and confirm in a database of its own; stop after some events and go on, if asked to."""
+
+    def make(folder: Path, *, stop_after: int | None = None, sampler: str = "gp") -> optuna.Study:
+        storage = open_quick_storage(f"sqlite:///{folder}/studies.db")
+        options = {"sampler": sampler, "pruner": "none", "checkpoints": folder}
+        for stop in (stop_after, None) if stop_after else (None,):
+            study = open_study(storage, "s", tasks, both, {})
+            with closing(search(study, tasks, both, n_trials=N_TRIALS, **options)) as events:
+                for n, _ in enumerate(events):
+                    if n == stop:
+                        break
+        list(confirm(study, tasks, both, n_cuts=2, n_seeds=2, checkpoints=folder))
+        return optuna.load_study(study_name="s", storage=storage)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory) -> optuna.Study:
+    return run(tmp_path_factory.mktemp("finished"))
+
+
+# --- the space ----------------------------------------------------------------------------------
+
+
+def test_each_backbone_has_a_cut_of_its_own(both, tasks) -> None:
+    n_cuts = {name: len(list_cuts(task.backbone.model, image_size=16)) for name, task in tasks.items()}
+    assert both.backbones == NAMES
+    assert both.distributions()["backbone"] == CategoricalDistribution(NAMES)
+    for name in NAMES:
+        found = both.distributions(name)
+        assert found[f"cut_{name}"] == IntDistribution(0, n_cuts[name] - 1)
+        assert not any(f"cut_{other}" in found for other in NAMES if other != name)
+
+
+def test_every_candidate_of_every_backbone_can_be_suggested(both) -> None:
+    points = [
+        both.suggest(
+            FixedTrial(
+                {
+                    "backbone": cut.backbone,
+                    f"cut_{cut.backbone}": cut.index,
+                    "learning_rate": 1e-3,
+                    "head_width": 0,
+                }
+            )
+        )
+        for cut in both.cuts
+    ]
+    assert [point.cut for point in points] == list(both.cuts)
+    assert {str(point.cut).split()[0] for point in points} == set(NAMES)
+
+
+def test_one_backbone_makes_the_space_of_that_model(backbone, space) -> None:
+    alone = SearchSpace.across({"mine": backbone.model}, image_size=16, head_width=(16, 16))
+    assert alone == space
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [((), r"Backbones \[\]: give at least one"), (("a", ""), r"Backbones \['a', ''\]: give at least one")],
+)
+def test_backbones_without_names_are_refused(backbone, models: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        SearchSpace.across(dict.fromkeys(models, backbone.model), image_size=16)
+
+
+def test_cuts_that_are_mixed_up_are_refused(both) -> None:
+    shuffled = (both.cuts[0], both.cuts[-1], *both.cuts[1:-1])
+    with pytest.raises(SettingsError, match=r"mixed: give SearchSpace\.across"):
+        replace(both, cuts=shuffled)
+
+
+def test_the_first_trials_are_every_backbones_ends_then_all_depths_in_turn(both) -> None:
+    settings = first_settings(both)
+    points = [both.point(params) for params, _ in settings]
+    assert [origin for _, origin in settings[:4]] == ["baseline"] * 4
+    assert {(p.cut.backbone, p.cut.frozen_mac_share) for p in points[:4]} == {
+        (name, share) for name in NAMES for share in (0.0, 1.0)
+    }
+    assert {origin for _, origin in settings[4:]} == {"anchor"}
+    assert [point.cut.backbone for point in points] == [*NAMES] * 6
+
+
+# --- the study ----------------------------------------------------------------------------------
+
+
+def test_a_trial_scores_as_its_backbone_alone_does(finished, tasks, both) -> None:
+    for trial in finished.trials[:6]:
+        point = both.point(trial.params)
+        task = tasks[point.cut.backbone]
+        results = train_point(task, point, seed=seed_from(task.recipe.seed, trial.number))
+        assert [result.score for result in results] == list(trial.intermediate_values.values())
+
+
+def test_each_backbone_is_probed_once(run, tasks, both, open_quick_storage, tmp_path) -> None:
+    storage = open_quick_storage(f"sqlite:///{tmp_path}/studies.db")
+    options = {"n_trials": 1, "sampler": "random", "pruner": "none", "checkpoints": tmp_path}
+    study = open_study(storage, "s", tasks, both, {})
+    events = [*search(study, tasks, both, **options), *search(study, tasks, both, **options)]
+    assert [e.backbone for e in events if isinstance(e, CurveDrawn)] == list(NAMES)
+    assert sum(isinstance(e, TrialStarted) for e in events) == 1
+    curves = [part.curve for part in summarize(study).parts]
+    assert [curve[-1].name for curve in curves] == [part.cuts[-1].name for part in summarize(study).parts]
+
+
+@pytest.mark.parametrize("stop_after", [3, 44])
+def test_a_stop_anywhere_changes_nothing(run, finished, tmp_path, stop_after: int) -> None:
+    again = run(tmp_path, stop_after=stop_after)
+
+    def facts(study: optuna.Study) -> list[Any]:
+        return [(t.params, t.state, t.intermediate_values) for t in study.trials]
+
+    assert facts(again) == facts(finished)
+
+
+def test_another_list_of_backbones_is_another_study(finished, tasks, space) -> None:
+    storage = finished._storage
+    alone = tasks[NAMES[0]]
+    message = rf"backbone is \['{NAMES[0]}', '{NAMES[1]}'\] there, '{NAMES[0]}' here"
+    with pytest.raises(StudyError, match=message):
+        open_study(storage, "s", alone, space, {})
+
+
+def test_an_objective_of_ones_own_takes_several_backbones(tasks, both) -> None:
+    study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=0))
+    study.optimize(Objective(task=tasks, space=both), n_trials=4)
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    assert {trial.params["backbone"] for trial in study.trials} == set(NAMES)
+
+
+# --- the sampler --------------------------------------------------------------------------------
+
+
+def told(both: SearchSpace, scores: Callable[[str, float], float], n: int, sampler: Any) -> optuna.Study:
+    """Make a study of n random trials whose scores are a function of backbone and depth."""
+    study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=1))
+    for _ in range(n):
+        trial = study.ask()
+        cut = both.suggest(trial).cut
+        depth = cut.index / (len(both.cuts_of(cut.backbone)) - 1)
+        study.tell(trial, scores(cut.backbone, depth))
+    study.sampler = sampler
+    return study
+
+
+@pytest.mark.parametrize("name", ["gp", "tpe", "random"])
+def test_every_sampler_suggests_a_backbone_and_its_own_cut(both, name: str) -> None:
+    study = told(both, lambda _, depth: depth, 10, None)
+    for seed in range(5):
+        study.sampler = make_sampler(name, seed)
+        trial = study.ask()
+        point = both.suggest(trial)
+        (cut,) = (key for key in trial.params if key.startswith("cut"))
+        assert cut == f"cut_{point.cut.backbone}"
+        study.tell(trial, 0.5)
+
+
+def test_what_one_backbone_shows_of_depth_is_a_hint_for_the_other(both) -> None:
+    """Of the better backbone only the ends are known, of the other that the middle is best."""
+
+    def suggested(best: float) -> float:
+        study = optuna.create_study(direction="maximize")
+        trials = [(NAMES[0], depth / 8) for depth in range(9)] * 2 + [(NAMES[1], 0.0), (NAMES[1], 1.0)]
+        for name, depth in trials:
+            index = round(depth * (len(both.cuts_of(name)) - 1))
+            study.enqueue_trial(
+                {"backbone": name, f"cut_{name}": index, "learning_rate": 1e-3, "head_width": 0}
+            )
+            trial = study.ask()
+            both.suggest(trial)
+            study.tell(trial, 0.9 - (depth - best) ** 2 + 0.05 * (name == NAMES[1]))
+        study.sampler = ExtrapolatingGPSampler(seed=0)
+        point = both.suggest(study.ask())
+        assert point.cut.backbone == NAMES[1]
+        return point.cut.index / (len(both.cuts_of(NAMES[1])) - 1)
+
+    assert suggested(0.25) < 0.5 < suggested(0.75)
+
+
+# --- the answer ---------------------------------------------------------------------------------
+
+
+def test_every_backbone_is_trained_again_and_the_ends_of_the_most_promising(finished) -> None:
+    chosen = promising(finished, 1)
+    cuts = [trial.cut for trial in chosen]
+    assert {cut.backbone for cut in cuts} == set(NAMES)
+    of_first = [cut for cut in summarize(finished).cuts if cut.backbone == cuts[0].backbone]
+    assert {of_first[0], of_first[-1]} <= set(cuts)
+    evidence = weigh(finished)
+    assert evidence is not None
+    assert {c.cut.backbone for c in evidence.confirmed} == set(NAMES)
+
+
+def test_the_answer_is_the_cheapest_to_train_of_those_level_with_the_best(finished) -> None:
+    evidence = weigh(finished)
+    assert evidence is not None
+    level = [c for c in evidence.confirmed if c.is_level]
+    assert evidence.answer.cut.training_macs == min(c.cut.training_macs for c in level)
+    assert {place for place, _ in enumerate(summarize(finished).cuts)} >= set(evidence.level)
+    assert len(evidence.expected) == len(summarize(finished).cuts)
+
+
+def test_cost_orders_the_cuts_of_different_backbones(both) -> None:
+    by_cost = sorted(both.cuts, key=cost_of)
+    macs = [cut.training_macs for cut in by_cost]
+    assert macs == sorted(macs)
+    for name in NAMES:
+        assert [cut.index for cut in by_cost if cut.backbone == name] == list(
+            range(len(both.cuts_of(name)) - 1, -1, -1)
+        )
+
+
+def test_the_parts_of_a_summary_are_its_backbones(finished, tasks) -> None:
+    summary = summarize(finished)
+    assert summary.backbone == ", ".join(NAMES)
+    assert [part.backbone for part in summary.parts] == list(NAMES)
+    numbers = sorted(trial.number for part in summary.parts for trial in part.trials)
+    assert numbers == [trial.number for trial in summary.trials]
+    assert sum(part.holds_answer for part in summary.parts) == 1
+    curves = [finished.user_attrs[f"transfer_curve_{name}"]["macs"] for name in NAMES]
+    units = [full_fine_tune_macs(tasks[name]) for name in NAMES]
+    spent = [
+        (sum(t.macs for t in part.trials) + curve) / unit
+        for part, curve, unit in zip(summary.parts, curves, units, strict=True)
+    ]
+    assert [part.cost.full_fine_tunes for part in summary.parts] == pytest.approx(spent)
+    assert summary.cost.full_fine_tunes == pytest.approx(sum(spent))
+
+
+def test_what_is_said_of_a_backbone_alone_is_of_its_own_cuts(finished) -> None:
+    summary = summarize(finished)
+    assert summary.evidence is not None
+    levels = []
+    for part in summary.parts:
+        assert part.evidence is not None
+        assert {c.cut.backbone for c in part.evidence.confirmed} == {part.backbone}
+        assert len(part.evidence.expected) == len(part.cuts)
+        levels += [part.cuts[place] for place in part.evidence.level]
+    assert levels == [summary.cuts[place] for place in summary.evidence.level]
+
+
+def test_the_best_backbone_stands_first(finished) -> None:
+    summary = summarize(finished)
+    found = standings(summary)
+    assert summary.evidence is not None
+    assert found[0].is_answer
+    assert found[0].score == summary.evidence.answer.mean
+    assert found[0].trial.number == summary.chosen.number
+    assert {standing.backbone for standing in found} == set(NAMES)
+
+
+def test_the_json_tells_of_each_backbone(finished) -> None:
+    told = as_json(summarize(finished))
+    assert json.loads(json.dumps(told)) == told
+    assert [each["backbone"] for each in told["backbones"]] == list(NAMES)
+    assert told["answer"]["cut"]["backbone"] in NAMES
+    assert set(told["evidence"]["level_layers"]) == set(NAMES)
+    for each, stored in zip(told["backbones"], read_backbones(finished).values(), strict=True):
+        assert each["answer"]["training_macs"] <= 3 * each["macs"] < 3 * stored.full_fine_tune_macs
+
+
+def test_ranges_of_layers_do_not_run_from_one_backbone_into_the_next(both) -> None:
+    first, second = (both.cuts_of(name) for name in NAMES)
+    n = len(first)
+    said = level_ranges(both.cuts, (n - 2, n - 1, n, n + 1, n + 3))
+    assert said == (
+        f"{NAMES[0]} {first[-2].layer} to {first[-1].layer}; "
+        f"{NAMES[1]} {second[0].layer} to {second[1].layer}, {second[3].layer}"
+    )
+
+
+@pytest.mark.parametrize("write", [as_markdown, as_html])
+def test_the_report_compares_the_backbones_and_shows_each(finished, write) -> None:
+    summary = summarize(finished)
+    page = compose(summary, read(finished))
+    text = write(page)
+    (compared,) = (section for section in page.sections if section.title == "Backbones")
+    assert [row[0] for row in compared.blocks[1].rows] == [s.backbone for s in standings(summary)]
+    depths = next(section for section in page.sections if section.title == "Score against depth")
+    assert sum(hasattr(block, "wide") for block in depths.blocks) == 2
+    assert all(name in text for name in NAMES)
+    if write is as_html:
+        assert "best of this backbone" in text
+
+
+def test_a_study_stored_with_one_backbone_is_read_as_before(finished, task) -> None:
+    study = optuna.create_study()
+    stored = next(iter(finished.user_attrs["backbones"].values()))
+    names = ("name", "weights", "digest", "preprocessing")
+    study.set_user_attr("backbone", {name: stored[name] for name in names})
+    study.set_user_attr("full_fine_tune_macs", stored["full_fine_tune_macs"])
+    study.set_user_attr("data", {"fingerprint": stored["data_fingerprint"]})
+    assert read_backbones(study) == {"": read_backbones(finished)[NAMES[0]]}
+
+
+def test_trials_name_their_cut_and_nothing_twice(finished) -> None:
+    for trial in read_trials(finished):
+        assert trial.params.keys() == {"learning_rate", "head_width"}
+        assert len(trial.place) == 3
+        assert trial.cut.backbone in NAMES
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def depthsearch(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "depthsearch", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_from_the_search_to_the_model(pictures, tmp_path) -> None:
+    options = ("--data", str(pictures), "--weights", "random", "--image-size", "16", "--batch-size", "8")
+    few = ("--epochs", "1", "--trials", "5", "--confirm", "1", "--seeds", "2", "--device", "cpu", "--json")
+    found = depthsearch("study", "--backbone", ",".join(NAMES), *options, *few, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    answer = json.loads(found.stdout.splitlines()[-1])["answer"]
+    fitted = depthsearch("fit", "--json", "--out", "model", cwd=tmp_path)
+    assert fitted.returncode == 0, fitted.stderr
+    told = json.loads(fitted.stdout.splitlines()[-1])
+    assert told["backbone"] == answer["cut"]["backbone"]
+    assert told["cut"]["name"] == answer["cut"]["name"]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["architecture"] == told["backbone"]
+    reported = depthsearch("report", "--out", "out", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"--backbone {','.join(NAMES)}" in text
+
+
+def test_one_file_of_weights_is_not_for_two_backbones(pictures, tmp_path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"")
+    words = ("--backbone", ",".join(NAMES), "--data", str(pictures), "--weights", str(weights))
+    found = depthsearch("study", *words, cwd=tmp_path)
+    assert found.returncode == 2
+    assert "one file is no weights for 2 backbones. Give auto or random, or one --backbone" in found.stderr
