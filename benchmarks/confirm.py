@@ -2,7 +2,7 @@
 
     python benchmarks/confirm.py --studies 100
     python benchmarks/confirm.py --studies 100 --trials 30
-    python benchmarks/confirm.py vehicles.json --studies 10 --trials 30
+    python benchmarks/confirm.py vehicles.json --studies 10 --trials 30 --smooth
 
 Runs simulated studies whose truth is known (the responses of `first_depths`: score over depth, learning rate
 and head width, with noise from seed to seed and small differences between neighbouring cuts), searches as
@@ -10,7 +10,9 @@ and head width, with noise from seed to seed and small differences between neigh
 *covered*: the cut with the best true score (at its best setting) is in the printed set. The baseline is what
 a person would take without confirmation: the cut of the best single score. On a table of real trainings
 (`first_depths.py table`; with `--cuts` as many as there are candidates a sweep of all of them) the same
-studies run on what was measured, interpolated between the cells, with the noise of its repeated cells.
+studies run on what was measured, interpolated between the cells, with the noise of its repeated cells. With
+``--smooth`` a cell's truth is what a regression over all runs of the table expects there: of hundreds of
+noisy cells the best is the luckiest one, and none to be reached again.
 """
 
 from __future__ import annotations
@@ -163,10 +165,13 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=14)
     parser.add_argument("--confirm", type=int, default=3, help="cuts, the ends on top")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--smooth", action="store_true", help="take the tables' noise out, by a regression")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler, pruner = resolve("auto", "auto", arguments.trials)
-    families = [list(tabled_problems(path, arguments.studies)) for path in arguments.tables]
+    families = [
+        list(tabled_problems(path, arguments.studies, smooth=arguments.smooth)) for path in arguments.tables
+    ]
     for problems in families or [list(simulated_problems([0.0], arguments.studies, 1.0))]:
         started = time.perf_counter()
         outcomes = [outcome_of(problem, arguments, sampler, pruner) for problem in problems]

