@@ -4,15 +4,17 @@
     python benchmarks/backbones.py --studies 50 --trials 90
 
 Simulated responses of three backbones (those of `first_depths`: score over depth, learning rate and head
-width): peaks and best depths of the three differ as much as ``--peaks`` and ``--depths`` say. The same number
-of trials is spent
+width): peaks and best depths of the three differ as much as ``--peaks`` and ``--depths`` say.
 
 - *one study each*: a third of the trials for each backbone, with the sampler and pruner that depthsearch
   takes for so many trials; the best of the three;
-- *jointly*: in one study whose sampler chooses the backbone too, the cut conditional on it, one depth for all
+- *jointly*: one study whose sampler chooses the backbone too, the cut conditional on it, one depth for all
   to the sampler;
 - *conditional, TPE*: the same with Optuna's own TPE, to which the cuts of two backbones have nothing to do
   with each other.
+
+The two joint ways run as many trials as the first one's cost allows: epochs, each by how much of the backbone
+learns in it (frozen layers forward, the others forward and backward), as no features were kept.
 
 Said is how far the incumbent (the complete trial that scored best) truly is below the best of all settings of
 all backbones, and how often it is of the best backbone.
@@ -23,7 +25,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
@@ -45,12 +47,14 @@ class Outcome:
     Attributes:
         regret: Points that the incumbent is truly below the best setting of all backbones.
         is_best_backbone: Whether it is of the backbone that has that setting.
-        epochs: Trained in all.
+        trials: How many were run.
+        cost: In epochs of full fine-tuning.
     """
 
     regret: float
     is_best_backbone: bool
-    epochs: int
+    trials: int
+    cost: float
 
 
 def draw_backbones(seed: int, n: int, peaks: float, depths: float) -> dict[str, Simulated]:
@@ -94,58 +98,88 @@ def candidates(backbones: dict[str, Simulated]) -> tuple[Cut, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Found:
+    """What a simulated study ends with; the better by what it has seen.
+
+    Attributes:
+        seen: The incumbent's score in the study.
+        backbone: Whose it is.
+        true: What it is truly worth.
+        trials: How many were run.
+        cost: In epochs of full fine-tuning.
+    """
+
+    seen: float
+    backbone: str
+    true: float
+    trials: int
+    cost: float
+
+
 def simulate(
-    backbones: dict[str, Simulated], seed: int, n_trials: int, *, tpe: bool = False
-) -> tuple[float, str, float, int]:
+    backbones: dict[str, Simulated], seed: int, n_trials: int, *, most: float | None = None, tpe: bool = False
+) -> Found:
     """Run a study as `depthsearch.study.search` does.
 
     Args:
         backbones: Responses by name.
         seed: Of suggestions and noise.
-        n_trials: Trials in all.
+        n_trials: How many trials; with ``most`` it only decides sampler and pruner.
+        most: Cost after which no trial is begun, in epochs of full fine-tuning.
         tpe: Whether to take Optuna's TPE as it is.
-
-    Returns:
-        The incumbent's observed score, its backbone, its true score, and the epochs trained.
     """
     space = SearchSpace(cuts=candidates(backbones))
     sampler, pruner = resolve("tpe" if tpe else "auto", "auto", n_trials)
     study = optuna.create_study(direction="maximize", pruner=make_pruner(pruner, EPOCHS))
-    origins = []
-    for params, origin in first_settings(space):
+    first = first_settings(space)
+    for params, _ in first:
         study.enqueue_trial(params)
-        origins.append(origin)
-    best, n_epochs = (-math.inf, "", 0.0), 0
-    for number in range(n_trials):
+    best, cost, number = (-math.inf, "", 0.0), 0.0, 0
+    while number < n_trials if most is None else cost < most:
         study.sampler = make_sampler(sampler, seed_from(seed, number))
         trial = study.ask()
-        name = space.suggest(trial).cut.backbone or next(iter(backbones))
-        cut = next(value for key, value in trial.params.items() if key.startswith("cut"))
-        response = backbones[name]
-        curve = response.curve({**trial.params, "cut": cut})
-        scores = noisy(curve, response.noise, seed_from(seed, number, 1))
-        state = TrialState.COMPLETE
-        for epoch, score in enumerate(scores, start=1):
-            n_epochs += 1
-            trial.report(float(score), step=epoch)
-            baseline = number < len(origins) and origins[number] == "baseline"
-            if epoch < len(scores) and trial.should_prune() and not baseline:
-                state = TrialState.PRUNED
-                break
-        complete = state == TrialState.COMPLETE
-        study.tell(trial, float(scores[-1]) if complete else None, state=state)
-        if complete:
+        cut = space.suggest(trial).cut
+        name = cut.backbone or next(iter(backbones))
+        curve = backbones[name].curve({**trial.params, "cut": cut.index})
+        scores = noisy(curve, backbones[name].noise, seed_from(seed, number, 1))
+        baseline = number < len(first) and first[number][1] == "baseline"
+        n_epochs = run_trial(study, trial, [float(score) for score in scores], prunable=not baseline)
+        cost += n_epochs * (1 - 2 / 3 * cut.frozen_mac_share)
+        if n_epochs == len(scores) and study.trials[number].state == TrialState.COMPLETE:
             best = max(best, (float(scores[-1]), name, float(curve[-1])))
-    return *best, n_epochs
+        number += 1
+    return Found(seen=best[0], backbone=best[1], true=best[2], trials=number, cost=cost)
 
 
-def one_each(backbones: dict[str, Simulated], seed: int, n_trials: int) -> tuple[float, str, float, int]:
+def run_trial(study: optuna.Study, trial: optuna.Trial, scores: list[float], *, prunable: bool) -> int:
+    """Report scores until the pruner says so, and tell the trial; give the epochs trained."""
+    for epoch, score in enumerate(scores, start=1):
+        trial.report(score, step=epoch)
+        if epoch < len(scores) and trial.should_prune() and prunable:
+            study.tell(trial, state=TrialState.PRUNED)
+            return epoch
+    study.tell(trial, scores[-1])
+    return len(scores)
+
+
+def one_each(backbones: dict[str, Simulated], seed: int, n_trials: int) -> Found:
     """Spend the trials on one study for each backbone; take the best single score of all."""
     found = [
         simulate({name: response}, seed_from(seed, i), n_trials // len(backbones))
         for i, (name, response) in enumerate(backbones.items())
     ]
-    return *max(found)[:3], sum(each[3] for each in found)
+    return replace(max(found), trials=sum(f.trials for f in found), cost=sum(f.cost for f in found))
+
+
+def run_ways(backbones: dict[str, Simulated], seed: int, n_trials: int) -> dict[str, Found]:
+    """Search in each of the ways, at the cost of the first."""
+    each = one_each(backbones, seed, n_trials)
+    return {
+        "one study each": each,
+        "jointly": simulate(backbones, seed, n_trials, most=each.cost),
+        "conditional, TPE": simulate(backbones, seed, n_trials, most=each.cost, tpe=True),
+    }
 
 
 def main() -> None:
@@ -159,31 +193,28 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     started = time.perf_counter()
-    ways = {
-        "one study each": one_each,
-        "jointly": simulate,
-        "conditional, TPE": lambda *given: simulate(*given, tpe=True),
-    }
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in ways}
+    outcomes: dict[str, list[Outcome]] = {}
     for seed in range(arguments.studies):
         backbones = draw_backbones(seed, arguments.backbones, arguments.peaks, arguments.depths)
         top = max(backbones, key=lambda name: backbones[name].best_score)
-        for name, way in ways.items():
-            _, chosen, true, n_epochs = way(backbones, seed, arguments.trials)
-            regret = 100 * (backbones[top].best_score - true)
-            outcomes[name].append(Outcome(regret=regret, is_best_backbone=chosen == top, epochs=n_epochs))
+        for way, found in run_ways(backbones, seed, arguments.trials).items():
+            regret = 100 * (backbones[top].best_score - found.true)
+            outcome = Outcome(
+                regret=regret, is_best_backbone=found.backbone == top, trials=found.trials, cost=found.cost
+            )
+            outcomes.setdefault(way, []).append(outcome)
     print(
-        f"{arguments.studies} draws of {arguments.backbones} backbones, {arguments.trials} trials in all; "
-        f"{time.perf_counter() - started:.0f} s\n"
+        f"{arguments.studies} draws of {arguments.backbones} backbones, {arguments.trials} trials in one "
+        f"study each; {time.perf_counter() - started:.0f} s\n"
     )
-    print_table([["trials spent", *HEADINGS], *([name, *row(found)] for name, found in outcomes.items())])
+    print_table([["searched", *HEADINGS], *([name, *row(found)] for name, found in outcomes.items())])
     each, jointly = (np.array([o.regret for o in outcomes[name]]) for name in ("one study each", "jointly"))
     gain = each - jointly
     error = gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else math.nan
     print(f"\njointly better by {gain.mean():.2f} ± {error:.2f} points (mean of the pairs ± standard error)")
 
 
-HEADINGS = ("points below the best, mean", "median", "best backbone found", "epochs, mean")
+HEADINGS = ("points below the best, mean", "median", "best backbone found", "trials, mean", "cost, mean")
 
 
 def row(outcomes: list[Outcome]) -> list[str]:
@@ -193,7 +224,8 @@ def row(outcomes: list[Outcome]) -> list[str]:
         f"{regrets.mean():.2f}",
         f"{np.median(regrets):.2f}",
         f"{sum(outcome.is_best_backbone for outcome in outcomes)}/{len(outcomes)}",
-        f"{np.mean([outcome.epochs for outcome in outcomes]):.0f}",
+        f"{np.mean([outcome.trials for outcome in outcomes]):.0f}",
+        f"{np.mean([outcome.cost for outcome in outcomes]):.0f}",
     ]
 
 

@@ -83,7 +83,7 @@ def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
 
 def test_backbones_compares_one_study_with_one_each(tmp_path: Path) -> None:
     shown = run("backbones.py", "--studies", 2, "--trials", 16, "--backbones", 2, cache=tmp_path)
-    assert "2 draws of 2 backbones, 16 trials in all" in shown
+    assert "2 draws of 2 backbones, 16 trials in one study each" in shown
     assert all(f"| {way}" in shown for way in ("one study each", "jointly", "conditional, TPE"))
 
 

@@ -82,6 +82,7 @@ class Mark:
         kind: Classes.
         radius: Its size in pixels.
         spread: Ends of an error bar.
+        label: What stands beside it, on the side with more room.
     """
 
     shape: str
@@ -91,6 +92,7 @@ class Mark:
     kind: str = ""
     radius: float = 4.5
     spread: tuple[float, float] | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,6 +365,11 @@ def _mark(chart: Chart, mark: Mark) -> str:
         parts.append(element("path", d=arrow, class_="beyond"))
     parts.append(element("circle", cx=x, cy=y, r=TOUCH_RADIUS, class_="touch"))
     parts.append(_shape(mark.shape, x, y, mark.radius))
+    if mark.label:
+        aside, anchor = (
+            (mark.radius + 5, "start") if chart.x.share(mark.x) < 0.5 else (-mark.radius - 5, "end")
+        )
+        parts.append(element("text", escape(mark.label), x=x + aside, y=y - 6, text_anchor=anchor))
     return _pointed_at(chart, f"mark {mark.kind}", mark.lines, parts)
 
 

@@ -247,16 +247,23 @@ def _backbones(summary: Summary) -> Iterator[Block]:
     yield Paragraph(
         "Each backbone at its best cut: its score, what learns of it, and what that takes. Training counts "
         "frozen layers once and all others three times (forward, and two products backward); MACs are those "
-        "of one image through the whole backbone, as after training."
+        "of one image through the whole backbone, as after training; the cost of all its trials is in full "
+        "fine-tunes of its own."
     )
     headings = BACKBONE_HEADINGS
     yield Table(
         headings=headings,
-        rows=tuple((name, layer, Code(cut), *rest) for name, layer, cut, *rest in map(backbone_row, found)),
+        rows=tuple(
+            _with_code(backbone_row(standing), headings.index("first trainable")) for standing in found
+        ),
         numbers=frozenset(headings) - {"backbone", "first trainable"},
         marked=next((place for place, standing in enumerate(found) if standing.is_answer), None),
     )
     yield backbones_figure(summary, found)
+
+
+def _with_code(row: Sequence[str], place: int) -> tuple[Inline, ...]:
+    return (*row[:place], Code(row[place]), *row[place + 1 :])
 
 
 def _named(summary: Summary, part: Summary) -> Iterator[Block]:

@@ -479,6 +479,7 @@ def _standing_mark(standing: Standing, layout: Layout, unit: float) -> Mark:
         kind="confirmed best" if standing.is_answer else "confirmed",
         radius=6.0,
         spread=None if error is None else (score - error, score + error),
+        label=standing.backbone,
     )
 
 

@@ -33,15 +33,14 @@ __all__ = [
 BLOCKS = "▁▂▃▄▅▆▇█"
 BACKBONE_HEADINGS = (
     "backbone",
+    "score",
     "layer",
     "first trainable",
-    "score",
-    "trained",
-    "parameters",
+    "parameters trained",
     "training MACs",
     "MACs",
     "trials",
-    "full fine-tunes",
+    "cost",
 )
 
 
@@ -230,15 +229,14 @@ def _backbones_table(found: Sequence[Standing], metric: str) -> Table:
 
 
 def backbone_row(standing: Standing) -> tuple[str, ...]:
-    """Write a backbone's row under `BACKBONE_HEADINGS`: parameters in millions, MACs of an image."""
+    """Write a backbone's row under `BACKBONE_HEADINGS`: MACs of an image, cost in full fine-tunes."""
     cut, error = standing.trial.cut, standing.standard_error
     return (
         standing.backbone,
+        _score(standing.score) + ("" if error is None else f" ± {error:.4f}"),
         str(cut.layer),
         f"{cut.name} ({cut.keras_name})" if cut.keras_name else cut.name,
-        _score(standing.score) + ("" if error is None else f" ± {error:.4f}"),
-        millions(cut.trainable_parameters),
-        millions(standing.parameters),
+        f"{millions(cut.trainable_parameters)} of {millions(standing.parameters)}",
         millions(cut.training_macs),
         millions(standing.macs),
         str(standing.n_trials),
