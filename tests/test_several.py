@@ -1,8 +1,6 @@
 """Several backbones in one study: one space, one sampler, one answer."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -19,6 +17,7 @@ from optuna.trial import FixedTrial, TrialState
 
 from depthsearch import Objective, SearchSpace, list_cuts
 from depthsearch.backbones import load_backbone
+from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError, StudyError
@@ -370,34 +369,35 @@ def test_trials_name_their_cut_and_nothing_twice(finished) -> None:
 # --- the command line ---------------------------------------------------------------------------
 
 
-def depthsearch(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "depthsearch", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+@pytest.fixture
+def last_line(tmp_path, monkeypatch, capsys) -> Callable[..., Any]:
+    """Run a command in an empty folder; give the JSON in its last line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Any:
+        assert main(words) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
 
 
-def test_from_the_search_to_the_model(pictures, tmp_path) -> None:
+def test_from_the_search_to_the_model(pictures, last_line) -> None:
     options = ("--data", str(pictures), "--weights", "random", "--image-size", "16", "--batch-size", "8")
-    few = ("--epochs", "1", "--trials", "5", "--confirm", "1", "--seeds", "2", "--device", "cpu", "--json")
-    found = depthsearch("study", "--backbone", ",".join(NAMES), *options, *few, cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    answer = json.loads(found.stdout.splitlines()[-1])["answer"]
-    fitted = depthsearch("fit", "--json", "--out", "model", cwd=tmp_path)
-    assert fitted.returncode == 0, fitted.stderr
-    told = json.loads(fitted.stdout.splitlines()[-1])
-    assert told["backbone"] == answer["cut"]["backbone"]
-    assert told["cut"]["name"] == answer["cut"]["name"]
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["architecture"] == told["backbone"]
-    reported = depthsearch("report", "--out", "out", cwd=tmp_path)
-    assert reported.returncode == 0, reported.stderr
-    text = (tmp_path / "out" / "report.md").read_text()
-    assert f"--backbone {','.join(NAMES)}" in text
+    few = ("--epochs", "1", "--trials", "4", "--confirm", "1", "--seeds", "2", "--device", "cpu", "--json")
+    answer = last_line("study", "--backbone", ",".join(NAMES), *options, *few)["answer"]
+    fitted = last_line("fit", "--json", "--out", "model")
+    assert fitted["backbone"] == answer["cut"]["backbone"]
+    assert fitted["cut"]["name"] == answer["cut"]["name"]
+    config = json.loads(Path("model/config.json").read_text())
+    assert config["architecture"] == fitted["backbone"]
+    last_line("report", "--out", "out", "--json")
+    assert f"--backbone {','.join(NAMES)}" in Path("out/report.md").read_text()
 
 
-def test_one_file_of_weights_is_not_for_two_backbones(pictures, tmp_path) -> None:
+def test_one_file_of_weights_is_not_for_two_backbones(pictures, tmp_path, capsys) -> None:
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"")
     words = ("--backbone", ",".join(NAMES), "--data", str(pictures), "--weights", str(weights))
-    found = depthsearch("study", *words, cwd=tmp_path)
-    assert found.returncode == 2
-    assert "one file is no weights for 2 backbones. Give auto or random, or one --backbone" in found.stderr
+    assert main(("study", *words)) == 2
+    complaint = capsys.readouterr().err
+    assert "one file is no weights for 2 backbones. Give auto or random, or one --backbone" in complaint
