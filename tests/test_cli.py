@@ -231,6 +231,8 @@ def values(tmp_path: Path, folder: Path, pictures: Path) -> dict[str, str]:
 
 # Command, option, value (or a word of the above), what the complaint has to say.
 BAD = [
+    ("study", "FILE", "MISSING", "No study file"),
+    ("study", "FILE", "GARBAGE", "garbage.pt is no TOML file"),
     ("study", "--backbone", "nonesuch", "no model 'nonesuch'"),
     ("study", "--data", "MISSING", "No folder"),
     ("study", "--data", "EMPTY", "No images in"),
@@ -244,7 +246,7 @@ BAD = [
     ("study", "--val-share", "0", "val share 0.0 is not a share"),
     ("study", "--test-share", "-0.1", "--test-share: '-0.1' is no number in [0, 1)"),
     ("study", "--test-share", "0.9", "leave no image to train on"),
-    ("study", "--skip-unreadable", "=yes", "--skip-unreadable: ignored explicit argument 'yes'"),
+    ("study", "--skip-unreadable", "=yes", "--no-skip-unreadable: ignored explicit argument 'yes'"),
     ("study", "--epochs", "0", "--epochs: '0' is no whole number from 1 on"),
     ("study", "--epochs", "1.5", "--epochs: '1.5' is no whole number from 1 on"),
     ("study", "--batch-size", "1", "--batch-size: '1' is no whole number from 2 on"),
@@ -269,19 +271,19 @@ BAD = [
     ("study", "--device", "cuda", "No cuda device here"),
     ("study", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),
     ("study", "--views", "0", "--views: '0' is no whole number from 1 on"),
-    ("study", "--compile", "=yes", "--compile: ignored explicit argument 'yes'"),
+    ("study", "--compile", "=yes", "--no-compile: ignored explicit argument 'yes'"),
     ("study", "--keep-memory", "lots", "--keep-memory: 'lots' is no size, such as 0, 512MiB or 4GiB"),
     ("study", "--keep-disk", "-1", "--keep-disk: '-1' is no size"),
     ("study", "--confirm", "-1", "--confirm: '-1' is no whole number from 0 on"),
     ("study", "--seeds", "1", "--seeds: '1' is no whole number from 2 on"),
-    ("study", "--resample", "=yes", "--resample: ignored explicit argument 'yes'"),
+    ("study", "--resample", "=yes", "--no-resample: ignored explicit argument 'yes'"),
     ("study", "--seed", "-1", "--seed: '-1' is no whole number"),
     ("study", "--seed", "4294967296", "--seed: '4294967296' is no whole number"),
     ("study", "--storage", "studies.db", "--storage 'studies.db' is no database URL"),
     ("study", "--storage", "nonesuch://host/db", "--storage nonesuch://host/db cannot be opened"),
     ("study", "--storage", "UNOPENABLE", "cannot be opened: "),
     ("study", "--storage", "NO_DATABASE", "file is not a database"),
-    ("study", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
+    ("study", "--json", "=yes", "--no-json: ignored explicit argument 'yes'"),
     ("cuts", "BACKBONE", "nonesuch", "no model 'nonesuch'"),
     ("cuts", "--kinds", "norm", "--kinds: 'norm' is none of conv"),
     ("cuts", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
@@ -330,7 +332,7 @@ def test_a_bad_value_is_one_line_and_status_2(
     }[command]
     value = values.get(value, value)
     given = [f"{option}{value}"] if value.startswith("=") else [f"{option}={value}"]
-    given = [value] if option == "STUDY" else given
+    given = [value] if option in ("STUDY", "FILE") else given
     before = sorted(tmp_path.iterdir())
     assert status_of([command, value] if option == "BACKBONE" else [*argv, *given]) == 2
     told = capsys.readouterr()

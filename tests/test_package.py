@@ -60,6 +60,7 @@ ORDER = (
     "view",
     "fitview",
     "dashboard",
+    "studyfile",
     "commands",
     "cli",
     "__main__",

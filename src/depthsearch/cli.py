@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from depthsearch import __version__
 from depthsearch.errors import DepthsearchError
 from depthsearch.interrupts import sigterm_interrupts
+from depthsearch.studyfile import read_study_file
 
 __all__ = ["main"]
 
@@ -33,24 +34,21 @@ INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the command line."""
+    """Says in one line what is wrong with the command line, or with the file that an option comes from."""
+
+    source = ""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {self.source}{message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt."""
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(argv)
-    if arguments.command == "study":
-        demo = arguments.data in (None, "digits")
-        arguments.trials = arguments.trials or (DEMO_TRIALS if demo else TRIALS)
-        arguments.epochs = arguments.epochs or (DEMO_EPOCHS if demo else EPOCHS)
-        arguments.seeds = arguments.seeds or (DEMO_SEEDS if demo else SEEDS)
-        if arguments.confirm is None:
-            arguments.confirm = DEMO_CONFIRMED if demo else CONFIRMED
     try:
+        if arguments.command == "study":
+            arguments = _study_arguments(arguments, argv)
         with sigterm_interrupts():
             from depthsearch import commands
 
@@ -64,6 +62,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Stopped.{kept if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
+    """Complete the options of a study: the command line wins over the file, the file over defaults.
+
+    Raises:
+        SettingsError: If the file cannot be read or has a key that is no option.
+    """
+    if arguments.file is not None:
+        options = _checked_options(arguments.file)
+        arguments = _parser().parse_args(["study", f"--name={arguments.file.stem}", *options, *argv[1:]])
+    if arguments.backbone is None:
+        _study_parser().error("the following arguments are required: --backbone, here or in a study file")
+    demo = arguments.data in (None, "digits")
+    arguments.trials = arguments.trials or (DEMO_TRIALS if demo else TRIALS)
+    arguments.epochs = arguments.epochs or (DEMO_EPOCHS if demo else EPOCHS)
+    arguments.seeds = arguments.seeds or (DEMO_SEEDS if demo else SEEDS)
+    if arguments.confirm is None:
+        arguments.confirm = DEMO_CONFIRMED if demo else CONFIRMED
+    return arguments
+
+
+def _checked_options(path: Path) -> list[str]:
+    """Read a study file, each option checked by itself, so that the complaint can name the key."""
+    parser = _study_parser()
+    defaults = vars(parser.parse_args([]))
+    del defaults["file"]
+    options = read_study_file(path, defaults)
+    for key, option in options.items():
+        parser.source = f"{path}, {key}: "
+        parser.parse_args([option])
+    return list(options.values())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +114,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_study(commands: Any) -> None:
-    parser = commands.add_parser("study", help="search for the best cut")
+    _add_study_options(commands.add_parser("study", help="search for the best cut"))
+
+
+def _study_parser() -> _Parser:
+    """Make a parser of a study's options alone."""
+    parser = _Parser(prog="depthsearch study")
+    _add_study_options(parser)
+    return parser
+
+
+def _add_study_options(parser: argparse.ArgumentParser) -> None:
+    keys = "TOML file with any of the options below, by their long names; the command line wins over it"
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help=keys)
     _add_task(parser.add_argument_group("what to train").add_argument)
     _add_space(parser.add_argument_group("what to search").add_argument)
     _add_run(parser.add_argument_group("how to run").add_argument)
@@ -92,13 +134,13 @@ def _add_study(commands: Any) -> None:
 
 def _add_task(add: Any) -> None:
     folders = "labelled images, DIR/<class>/... or DIR/{train,val,test}/<class>/..."
-    add("--backbone", required=True, metavar="NAME", help="a timm model, such as densenet121")
+    add("--backbone", metavar="NAME", help="a timm model, such as densenet121")
     add("--data", metavar="DIR", help=f"{folders}; default: scikit-learn's digits, as a demo")
     add("--weights", default="auto", metavar="auto|FILE|random", help="pretrained (default: auto, timm's)")
     add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
     add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
     add("--test-share", type=_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
-    add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    _add_flag(add, "--skip-unreadable", "leave out images that cannot be read")
     counts = f"default: {EPOCHS}, demo {DEMO_EPOCHS}"
     add("--epochs", type=_at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
     add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images a step (64)")
@@ -126,7 +168,7 @@ def _add_run(add: Any) -> None:
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
-    add("--compile", action="store_true", help="torch.compile what is trained: slow to start, then faster")
+    _add_flag(add, "--compile", "torch.compile what is trained: slow to start, then faster")
     _add_keep(add)
     add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
     counts = f"({CONFIRMED}, demo {DEMO_CONFIRMED})"
@@ -135,10 +177,15 @@ def _add_run(add: Any) -> None:
     seeds = f"trainings of each cut that is confirmed ({SEEDS}, demo {DEMO_SEEDS})"
     add("--seeds", type=_at_least(2), metavar="N", help=seeds)
     resample = "let each of these seeds divide training and validation images anew as well"
-    add("--resample", action="store_true", help=resample)
+    _add_flag(add, "--resample", resample)
     _add_storage(add)
-    add("--name", help="of the study; the same name goes on (default: BACKBONE-DATA)")
-    add("--json", action="store_true", help="print the result as JSON, in the last line of stdout")
+    add("--name", help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)")
+    _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")
+
+
+def _add_flag(add: Any, name: str, told: str) -> None:
+    """Add a flag that a study file may set and the command line take back."""
+    add(name, action=argparse.BooleanOptionalAction, default=False, help=told)
 
 
 def _add_keep(add: Any) -> None:

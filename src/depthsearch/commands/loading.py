@@ -30,7 +30,7 @@ from depthsearch.training import Recipe
 __all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
 
 # Options that say nothing of what is trained; a database's address may hold a password.
-NOT_KEPT = ("command", "storage", "name", "json", "keep_memory", "keep_disk")
+NOT_KEPT = ("command", "file", "storage", "name", "json", "keep_memory", "keep_disk")
 OPTIONAL_RANGES: dict[str, Any] = {
     "head_depth": (1, 3),
     "dropout": (0.0, 0.5),
@@ -163,6 +163,7 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
         "device": task.device.kind,
         "precision": task.device.precision,
+        **({"study file": arguments.file.name} if arguments.file else {}),
         "options": _kept_options(arguments, task),
     }
 
