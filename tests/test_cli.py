@@ -210,6 +210,20 @@ def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch) -> Non
     assert demo[0] * demo[1] < own[0] * own[1] / 4
 
 
+def test_a_study_searches_the_layers_that_are_picked_and_fits_one(pictures, tmp_path, capsys) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    argv = [*study_arguments(pictures, url), "--layers", "layer[34].0.conv1"]
+    assert main(argv) == 0
+    assert "4 candidate cuts" in capsys.readouterr().err
+    study = optuna.load_study(study_name="noughts", storage=url)
+    assert {trial.params["cut"] for trial in study.get_trials(states=FINISHED)} <= set(range(4))
+    assert [cut["index"] for cut in study.user_attrs["cuts"]] == list(range(4))
+    assert main(["fit", "--storage", url, "--out", str(tmp_path / "model"), "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert status_of(argv[:-2]) == 2
+    assert "cuts is '4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
+
+
 # --- bad values ---------------------------------------------------------------------------------
 
 
@@ -256,6 +270,9 @@ BAD = [
     ("study", "--kinds", "conv,norm", "--kinds: 'norm' is none of conv, pool, concat, block"),
     ("study", "--kinds", "", "--kinds: '' is none of"),
     ("study", "--kinds", "concat", "has no concat layer to cut at"),
+    ("study", "--layers", ",", "--layers: ',' is no list, such as 52,144,features.norm5"),
+    ("study", "--layers", "conv9", "No layer 'conv9' in ResNet. Near: layer "),
+    ("study", "--layers", "bn1", "Layer 'bn1' (bn1) is none of conv, pool, concat, block: no cut starts"),
     ("study", "--learning-rate", "0:1", "--learning-rate: '0:1' is no LOW:HIGH"),
     ("study", "--learning-rate", "1:0.1", "--learning-rate: '1:0.1' is no LOW:HIGH"),
     ("study", "--learning-rate", "1e-3:inf", "--learning-rate: '1e-3:inf' is no LOW:HIGH"),
@@ -286,6 +303,7 @@ BAD = [
     ("study", "--json", "=yes", "--no-json: ignored explicit argument 'yes'"),
     ("cuts", "BACKBONE", "nonesuch", "no model 'nonesuch'"),
     ("cuts", "--kinds", "norm", "--kinds: 'norm' is none of conv"),
+    ("cuts", "--layers", "layer1.0", "'layer1.0' is a module with layers inside, not one: give 'layer1."),
     ("cuts", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
     ("cuts", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("report", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
@@ -460,6 +478,13 @@ def test_cuts_are_a_table_of_every_candidate(capsys) -> None:
     shown = capsys.readouterr().out
     n_cuts = int(re.search(r"test_resnet: (\d+) candidate cuts", shown)[1])
     assert len(re.findall(r"^│\s+\d+ │", shown, re.MULTILINE)) == n_cuts > 10
+
+
+def test_cuts_can_be_picked(capsys) -> None:
+    layers = ["--layers", "conv_pw_7,84,blocks.0.*"]
+    assert main(["cuts", "mobilenetv1_100", *layers, "--kinds", "conv", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(cut["index"], cut["layer"]) for cut in found] == list(enumerate([2, 5, 8, 47, 84, 89]))
 
 
 # --- processes ----------------------------------------------------------------------------------

@@ -37,6 +37,14 @@ def test_random_sampling_reaches_every_candidate(space) -> None:
     assert reached == set(range(len(space.cuts)))
 
 
+def test_picked_layers_are_the_whole_space(backbone, space) -> None:
+    picked = SearchSpace.for_model(backbone.model, image_size=16, layers=["layer[34].0.conv1"])
+    names = [space.cuts[0].name, "layer3.0.conv1", "layer4.0.conv1", space.cuts[-1].name]
+    assert [cut.name for cut in picked.cuts] == names
+    assert picked.distributions()["cut"] == IntDistribution(0, 3)
+    assert [picked.point({"cut": i, "learning_rate": 1e-3}).cut.name for i in range(4)] == names
+
+
 def test_only_cut_rate_and_width_are_searched_unless_more_is_asked_for(backbone) -> None:
     space = SearchSpace.for_model(backbone.model, image_size=16)
     assert space.distributions() == {

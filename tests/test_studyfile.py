@@ -60,6 +60,7 @@ label-smoothing = 0.1
 
 [search]
 kinds = ["conv", "pool"]
+layers = [52, "conv4_*", "features.denseblock4.*"]
 learning-rate = [1e-4, 1e-3]
 head-width = "512:128"
 also = ["dropout"]
@@ -86,6 +87,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
         "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
+        "--layers 52,conv4_*,features.denseblock4.* "
         "--also dropout --sampler gp --pruner none --trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample --storage sqlite:///s.db --json"
     )

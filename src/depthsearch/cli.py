@@ -21,6 +21,9 @@ DEFAULT_STORAGE = "sqlite:///depthsearch.db"
 KINDS = ("conv", "pool", "concat", "block")
 DEFAULT_KINDS = "conv,pool,concat"
 KINDS_HELP = f"candidates: some of {','.join(KINDS)} ({DEFAULT_KINDS})"
+LAYERS_HELP = (
+    "pick candidates: layer numbers, Keras names, module paths, patterns as conv_pw_*; both ends stay"
+)
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 # Defaults for a user's own images, and for the demo, which has to end within minutes on two cores.
 TRIALS, DEMO_TRIALS = 30, 14
@@ -153,6 +156,7 @@ def _add_task(add: Any) -> None:
 
 def _add_space(add: Any) -> None:
     add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
+    add("--layers", type=_listed, metavar="LIST", help=LAYERS_HELP)
     add("--learning-rate", type=_range, default=(1e-5, 1e-2), metavar="LOW:HIGH", help="range (1e-5:1e-2)")
     widths = "of the head's hidden layer, from 0 (none) up to MAX; 0: no search (1024:256)"
     add("--head-width", type=_width, default=(1024, 256), metavar="MAX:STEP", help=widths)
@@ -198,6 +202,7 @@ def _add_cuts(commands: Any) -> None:
     add = commands.add_parser("cuts", help="list a backbone's candidate cuts").add_argument
     add("backbone", metavar="BACKBONE", help="a timm model, such as densenet121")
     add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
+    add("--layers", type=_listed, metavar="LIST", help=LAYERS_HELP)
     add("--image-size", type=_at_least(8), metavar="PX", help="for MACs and bytes (default: the model's own)")
     add("--json", action="store_true", help="print a JSON list")
 

@@ -100,22 +100,24 @@ class SearchSpace:
         kinds: Sequence[str] = DEFAULT_KINDS,
         *,
         image_size: int | None = None,
+        layers: Sequence[str | int] | None = None,
         **ranges: Any,
     ) -> SearchSpace:
-        """Search all candidate cuts of a model.
+        """Search all candidate cuts of a model, or those picked.
 
         Args:
             model: A CNN that torch.fx can trace. Left as it was.
             kinds: Candidate kinds, see `list_cuts`.
             image_size: Height and width for the cuts' costs, in pixels.
+            layers: Which candidates, the two ends besides: numbers, names or patterns, see `list_cuts`.
             **ranges: The other attributes of a space.
 
         Raises:
             TraceError: If the model cannot be followed.
-            CutError: If it has no candidate.
+            CutError: If it has no candidate, or not a layer that is picked.
             SettingsError: If a range cannot be searched.
         """
-        return cls(cuts=tuple(list_cuts(model, kinds, image_size=image_size)), **ranges)
+        return cls(cuts=tuple(list_cuts(model, kinds, image_size=image_size, layers=layers)), **ranges)
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Give the searched dimensions as Optuna's distributions, by parameter name."""

@@ -29,6 +29,8 @@ from depthsearch.training import Recipe
 
 __all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
 
+# What commands take for options that a stored study has none of: those not kept, and those younger than it.
+BEFORE: dict[str, Any] = {"keep_memory": None, "keep_disk": None, "layers": None}
 # Options that say nothing of what is trained; a database's address may hold a password.
 NOT_KEPT = ("command", "file", "storage", "name", "json", "keep_memory", "keep_disk")
 OPTIONAL_RANGES: dict[str, Any] = {
@@ -58,6 +60,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sear
         backbone.model,
         arguments.kinds,
         image_size=backbone.preprocessing.image_size,
+        layers=arguments.layers,
         learning_rate=arguments.learning_rate,
         head_width=arguments.head_width,
         **{name: OPTIONAL_RANGES[name] for name in arguments.also},
@@ -104,7 +107,7 @@ def prepare_again(
             "Run it again under another --name."
         )
     given = {name: value for name, value in options.items() if value is not None}
-    merged = {"keep_memory": None, "keep_disk": None, **kept, **given}
+    merged = {**BEFORE, **kept, **given}
     # The database turned tuples into lists.
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
     task, space = prepare(argparse.Namespace(**merged), console)

@@ -103,7 +103,12 @@ def _search(
 
 def cuts(arguments: argparse.Namespace) -> None:
     """List a backbone's candidate cuts."""
-    found = list_cuts(make_model(arguments.backbone), arguments.kinds, image_size=arguments.image_size)
+    found = list_cuts(
+        make_model(arguments.backbone),
+        arguments.kinds,
+        image_size=arguments.image_size,
+        layers=arguments.layers,
+    )
     if arguments.json:
         print(json.dumps([asdict(cut) for cut in found]))
         return
