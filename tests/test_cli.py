@@ -224,6 +224,71 @@ def test_a_study_searches_the_layers_that_are_picked_and_fits_one(pictures, tmp_
     assert "cuts is '4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
 
 
+def exhaustive_arguments(pictures: Path, folder: Path, *options: str) -> list[str]:
+    argv = study_arguments(pictures, f"sqlite:///{folder}/s.db")
+    place = argv.index("--trials")
+    argv = [*argv[:place], *argv[place + 2 :], "--layers", "layer[34].0.conv1"]
+    return [*argv, "--search", "exhaustive", *options]
+
+
+def test_an_exhaustive_study_confirms_every_candidate_and_runs_again_from_its_report(
+    pictures, tmp_path, capsys
+) -> None:
+    options = ["--learning-rates", "1e-3,1e-4", "--confirm", "all", "--seeds", "2"]
+    argv = exhaustive_arguments(pictures, tmp_path, *options)
+    assert main([*argv, "--json"]) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert "0 of 8 trials done; 1 epochs each; exhaustive search." in told.err
+    assert result["trials"] == {"complete": 8, "pruned": 0, "failed": 0}
+    assert [each["cut"]["index"] for each in result["evidence"]["confirmed"]] == [0, 1, 2, 3]
+    assert main(["report", "--storage", argv[argv.index("--storage") + 1], "--out", str(tmp_path)]) == 0
+    (command,) = re.findall(r"```console\n(.*?)\n```", (tmp_path / "report.md").read_text(), re.DOTALL)
+    again = [*shlex.split(command.replace("\\\n", ""))[1:], "--storage", f"sqlite:///{tmp_path}/again.db"]
+    capsys.readouterr()
+    assert main([*again, "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert [c["scores"] for c in other["evidence"]["confirmed"]] == [
+        c["scores"] for c in result["evidence"]["confirmed"]
+    ]
+
+
+def test_an_exhaustive_study_goes_on_where_there_are_more_trials(pictures, tmp_path, capsys) -> None:
+    argv = exhaustive_arguments(pictures, tmp_path, "--sampler", "random", "--trials", "5")
+    assert main([*argv, "--learning-rate", "1e-3"]) == 0
+    told = capsys.readouterr().err
+    assert "exhaustive search, then sampler random, pruner none." in told
+    assert "trial 4 (sampler)" in told
+    assert main(["report", "--storage", f"sqlite:///{tmp_path}/s.db", "--out", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--learning-rates", "1e-3"], "--learning-rates are tried by --search exhaustive. Say that too, or"),
+        (
+            ["--search", "exhaustive", "--learning-rate", "1e-3", "--learning-rates", "1e-3,1e-2"],
+            "--learning-rate and --learning-rates: give a range to search, or a list to try.",
+        ),
+        (["--search", "exhaustive", "--also", "dropout"], "the last candidate: --also would do nothing."),
+        (["--search", "exhaustive", "--sampler", "tpe"], "--sampler would do nothing. Leave it out, or let"),
+        (["--search", "exhaustive", "--pruner", "median"], "--pruner would do nothing."),
+        (
+            ["--search", "exhaustive", "--trials", "9"],
+            "--trials 9 are fewer than the 16 of --search exhaustive. Leave --trials out, or pick fewer",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    pictures, tmp_path, capsys, options: list[str], expected: str
+) -> None:
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+    place = argv.index("--trials")
+    assert status_of([*argv[:place], *argv[place + 2 :], *options]) == 2
+    assert expected in complaint(capsys.readouterr().err)
+    assert not (tmp_path / "s.db").exists()
+
+
 # --- bad values ---------------------------------------------------------------------------------
 
 
@@ -277,6 +342,9 @@ BAD = [
     ("study", "--learning-rate", "1:0.1", "--learning-rate: '1:0.1' is no LOW:HIGH"),
     ("study", "--learning-rate", "1e-3:inf", "--learning-rate: '1e-3:inf' is no LOW:HIGH"),
     ("study", "--learning-rate", "fast", "--learning-rate: 'fast' is no LOW:HIGH"),
+    ("study", "--learning-rates", "fast", "--learning-rates: 'fast' is no list of numbers above 0, such as"),
+    ("study", "--learning-rates", "1e-3,nan", "--learning-rates: '1e-3,nan' is no list of numbers"),
+    ("study", "--search", "grid", "--search: invalid choice: 'grid'"),
     ("study", "--head-width", "100:30", "--head-width: '100:30' is neither 0 nor MAX:STEP"),
     ("study", "--head-width", "0:0", "--head-width: '0:0' is neither 0 nor MAX:STEP"),
     ("study", "--head-width", "wide", "--head-width: 'wide' is neither 0 nor MAX:STEP"),
@@ -292,6 +360,7 @@ BAD = [
     ("study", "--keep-memory", "lots", "--keep-memory: 'lots' is no size, such as 0, 512MiB or 4GiB"),
     ("study", "--keep-disk", "-1", "--keep-disk: '-1' is no size"),
     ("study", "--confirm", "-1", "--confirm: '-1' is no whole number from 0 on"),
+    ("study", "--confirm", "some", "--confirm: 'some' is no whole number from 0 on, nor all"),
     ("study", "--seeds", "1", "--seeds: '1' is no whole number from 2 on"),
     ("study", "--resample", "=yes", "--no-resample: ignored explicit argument 'yes'"),
     ("study", "--seed", "-1", "--seed: '-1' is no whole number"),

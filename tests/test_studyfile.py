@@ -60,6 +60,7 @@ label-smoothing = 0.1
 
 [search]
 kinds = ["conv", "pool"]
+search = "exhaustive"
 layers = [52, "conv4_*", "features.denseblock4.*"]
 learning-rate = [1e-4, 1e-3]
 head-width = "512:128"
@@ -87,7 +88,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
         "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
-        "--layers 52,conv4_*,features.denseblock4.* "
+        "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
         "--also dropout --sampler gp --pruner none --trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample --storage sqlite:///s.db --json"
     )
@@ -102,12 +103,20 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
 
 
 # Options that contradict one of the above.
-NOT_TOGETHER: set[str] = set()
+NOT_TOGETHER = {"learning_rates"}
 
 
 def test_a_file_may_be_flat(merged) -> None:
     tables = merged('backbone = "x"\n[train]\nepochs = 4\n[search]\nkinds = "conv"\n')
     assert merged('backbone = "x"\nepochs = 4\nkinds = ["conv"]\n') == tables
+
+
+def test_learning_rates_are_a_list(merged) -> None:
+    arguments = merged(
+        'backbone = "x"\nsearch = "exhaustive"\nlearning-rates = [1e-3, 1e-4]\nconfirm = "all"'
+    )
+    assert (arguments.learning_rates, arguments.learning_rate) == ((1e-4, 1e-3), None)
+    assert (arguments.trials, arguments.confirm) == (None, "all")
 
 
 @pytest.mark.parametrize("text", ['"1e-5:1e-2"', "[1e-5, 1e-2]", "[0.00001, 0.01]"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
-from depthsearch.errors import DepthsearchError
+from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.interrupts import sigterm_interrupts
 from depthsearch.studyfile import read_study_file
 
@@ -30,6 +30,8 @@ TRIALS, DEMO_TRIALS = 30, 14
 EPOCHS, DEMO_EPOCHS = 10, 3
 CONFIRMED, DEMO_CONFIRMED = 3, 2
 SEEDS, DEMO_SEEDS = 3, 2
+LEARNING_RATES = (1e-5, 1e-2)
+SEARCHES = ("adaptive", "exhaustive")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
@@ -78,13 +80,41 @@ def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argp
         arguments = _parser().parse_args(["study", f"--name={arguments.file.stem}", *options, *argv[1:]])
     if arguments.backbone is None:
         _study_parser().error("the following arguments are required: --backbone, here or in a study file")
+    _refuse_contradictions(arguments)
+    if not arguments.learning_rates:
+        arguments.learning_rate = arguments.learning_rate or LEARNING_RATES
     demo = arguments.data in (None, "digits")
-    arguments.trials = arguments.trials or (DEMO_TRIALS if demo else TRIALS)
+    if arguments.search != "exhaustive":
+        arguments.trials = arguments.trials or (DEMO_TRIALS if demo else TRIALS)
     arguments.epochs = arguments.epochs or (DEMO_EPOCHS if demo else EPOCHS)
     arguments.seeds = arguments.seeds or (DEMO_SEEDS if demo else SEEDS)
     if arguments.confirm is None:
         arguments.confirm = DEMO_CONFIRMED if demo else CONFIRMED
     return arguments
+
+
+def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+    """Refuse options of which one would be ignored.
+
+    Raises:
+        SettingsError: Naming them, and which to leave out.
+    """
+    if arguments.learning_rates and arguments.learning_rate:
+        raise SettingsError("--learning-rate and --learning-rates: give a range to search, or a list to try.")
+    if arguments.search != "exhaustive":
+        if arguments.learning_rates:
+            raise SettingsError(
+                "--learning-rates are tried by --search exhaustive. Say that too, or give a range to search "
+                "with --learning-rate LOW:HIGH."
+            )
+    elif arguments.trials is None:
+        ignored = {"also": arguments.also, "sampler": arguments.sampler, "pruner": arguments.pruner}
+        for name, value in ignored.items():
+            if value not in ((), "auto", "none"):
+                raise SettingsError(
+                    f"--search exhaustive ends with the last candidate: --{name} would do nothing. Leave it "
+                    "out, or let the search go on with more --trials than there are candidates."
+                )
 
 
 def _checked_options(path: Path) -> list[str]:
@@ -157,7 +187,15 @@ def _add_task(add: Any) -> None:
 def _add_space(add: Any) -> None:
     add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
     add("--layers", type=_listed, metavar="LIST", help=LAYERS_HELP)
-    add("--learning-rate", type=_range, default=(1e-5, 1e-2), metavar="LOW:HIGH", help="range (1e-5:1e-2)")
+    ways = "adaptive: a sampler proposes, weak trials are pruned; exhaustive: each candidate once (adaptive)"
+    add("--search", choices=SEARCHES, default="adaptive", help=ways)
+    add("--learning-rate", type=_range, metavar="LOW:HIGH", help="range, or the one to use (1e-5:1e-2)")
+    add(
+        "--learning-rates",
+        type=_rates,
+        metavar="LIST",
+        help="exhaustive: each candidate once at each of these",
+    )
     widths = "of the head's hidden layer, from 0 (none) up to MAX; 0: no search (1024:256)"
     add("--head-width", type=_width, default=(1024, 256), metavar="MAX:STEP", help=widths)
     add("--also", type=_also, default=(), metavar="LIST", help=f"further dimensions: {','.join(ALSO)}")
@@ -168,7 +206,7 @@ def _add_space(add: Any) -> None:
 
 
 def _add_run(add: Any) -> None:
-    counts = f"default: {TRIALS}, demo {DEMO_TRIALS}"
+    counts = f"default: {TRIALS}, demo {DEMO_TRIALS}, exhaustive: all candidates"
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
@@ -176,8 +214,10 @@ def _add_run(add: Any) -> None:
     _add_keep(add)
     add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
     counts = f"({CONFIRMED}, demo {DEMO_CONFIRMED})"
-    again = f"promising cuts to train again at the end, both ends with them; 0: none {counts}"
-    add("--confirm", type=_at_least(0), metavar="N", help=again)
+    again = (
+        f"promising cuts to train again at the end, both ends with them; 0: none; all: all trained {counts}"
+    )
+    add("--confirm", type=_confirmed, metavar="N", help=again)
     seeds = f"trainings of each cut that is confirmed ({SEEDS}, demo {DEMO_SEEDS})"
     add("--seeds", type=_at_least(2), metavar="N", help=seeds)
     resample = "let each of these seeds divide training and validation images anew as well"
@@ -318,6 +358,16 @@ def _at_least(lowest: int) -> Any:
     return whole_number
 
 
+def _confirmed(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        n_cuts: int = _at_least(0)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor all") from None
+    return n_cuts
+
+
 def _seed(text: str) -> int:
     seed: int = _at_least(0)(text)
     if seed >= 2**32:
@@ -353,6 +403,16 @@ def _range(text: str) -> tuple[float, float]:
     if not 0 < ends[0] <= ends[1] < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
     return ends
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = {float(item) for item in text.split(",")}
+    except ValueError:
+        rates = {0.0}
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers above 0, such as 1e-4,1e-3")
+    return tuple(sorted(rates))
 
 
 def _width(text: str) -> tuple[int, int] | None:

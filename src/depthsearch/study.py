@@ -43,6 +43,7 @@ __all__ = [
     "TrialEnded",
     "TrialStarted",
     "confirm",
+    "count_exhaustive",
     "open_storage",
     "open_study",
     "search",
@@ -54,6 +55,10 @@ ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
 # Sets the seeds of confirmation apart from those of trials.
 CONFIRMATION = 0x5EED
 REPEATS = ("confirms", "seed", "resample")
+# Trials of these origins run to their last epoch: the report compares with them, or all are to be compared.
+NEVER_STOPPED = ("baseline", "exhaustive")
+# What a setting was before it was stored: studies from then go on.
+BEFORE: dict[str, Any] = {"search": "adaptive"}
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -132,7 +137,14 @@ def without_password(url: str) -> str:
 
 
 def open_study(
-    storage: RDBStorage, name: str, task: Task, space: SearchSpace, provenance: Mapping[str, Any]
+    storage: RDBStorage,
+    name: str,
+    task: Task,
+    space: SearchSpace,
+    provenance: Mapping[str, Any],
+    *,
+    exhaustive: bool = False,
+    learning_rates: Sequence[float] = (),
 ) -> optuna.Study:
     """Create a study, or open the one of that name if it searches the same.
 
@@ -142,12 +154,16 @@ def open_study(
         task: What is trained.
         space: What is searched.
         provenance: What else to keep with a new study: versions, where data and weights come from.
+        exhaustive: Whether its first trials are every candidate, once, each trained to its last epoch; else
+            they are the ends and a spread over depth.
+        learning_rates: Of an exhaustive search: every candidate once at each, all within the space's range.
+            None: each at the sensible one of its depth.
 
     Raises:
         StudyError: If the study of that name has other settings, naming each difference.
     """
     direction = StudyDirection[METRICS[task.recipe.metric].upper()]
-    settings = _settings(task, space)
+    settings = {**_settings(task, space), "search": _named_search(exhaustive, learning_rates)}
     names = optuna.get_all_study_names(storage)
     if name in names:
         study = optuna.load_study(study_name=name, storage=storage)
@@ -159,7 +175,7 @@ def open_study(
         if "settings" not in study.user_attrs:
             _describe_study(study, task, space, provenance)
             study.set_user_attr("settings", settings)
-        _enqueue_anchors(study, space)
+        _enqueue_first(study, space, exhaustive=exhaustive, learning_rates=learning_rates)
     return study
 
 
@@ -360,7 +376,7 @@ class _Runner:
                 yield EpochDone(number=trial.number, result=result)
                 # Optuna judges the last epoch reported; one that is only told again was judged before.
                 judge = last_reported <= result.epoch < task.recipe.epochs and origin != "confirm"
-                if _is_weak(trial, result.epoch, judge=judge, baseline=origin == "baseline"):
+                if _is_weak(trial, result.epoch, judge=judge, is_kept=origin in NEVER_STOPPED):
                     state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
                     break
         except DivergedError as error:
@@ -413,13 +429,14 @@ def upcoming_trials(trials: Sequence[FrozenTrial], space: SearchSpace, *, n_tria
     return {cut: known[i] + others * (been[i] + even) / total for i, cut in enumerate(cuts)}
 
 
-def _is_weak(trial: Trial, epoch: int, *, judge: bool, baseline: bool) -> bool:
+def _is_weak(trial: Trial, epoch: int, *, judge: bool, is_kept: bool) -> bool:
     """Ask the pruner once, and keep its verdict: it answers otherwise the second time.
 
-    Baselines are judged too, as halving compares only with trials that were, but they are never stopped.
+    Baselines and their like are judged too, as halving compares only with trials that were, but never
+    stopped.
     """
     with deferred():
-        weak = trial.user_attrs.get("prune_at") == epoch or (judge and trial.should_prune() and not baseline)
+        weak = trial.user_attrs.get("prune_at") == epoch or (judge and trial.should_prune() and not is_kept)
         if weak:
             trial.set_user_attr("prune_at", epoch)
     return bool(weak)
@@ -477,6 +494,7 @@ def _refuse_differences(
     stored = study.user_attrs.get("settings")
     if stored is None and (study.get_trials(deepcopy=False) or study.directions != [direction]):
         raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
+    stored = None if stored is None else {**BEFORE, **stored}
     differences = [
         f"{key} is {stored.get(key)!r} there, {settings.get(key)!r} here"
         for key in {**(stored or {}), **settings}
@@ -524,17 +542,30 @@ def _describe_study(
     study.set_user_attr("provenance", dict(provenance))
 
 
-def _enqueue_anchors(study: optuna.Study, space: SearchSpace) -> None:
-    """Enqueue the two baselines and a spread over depth, once."""
+def _enqueue_first(
+    study: optuna.Study, space: SearchSpace, *, exhaustive: bool, learning_rates: Sequence[float]
+) -> None:
+    """Enqueue the two baselines and a spread over depth, or every candidate, once."""
     if study.user_attrs.get("anchors"):
         return
     last = len(space.cuts) - 1
-    spread = [round(depth * last) for depth in ANCHOR_DEPTHS]
-    for index in dict.fromkeys([last, 0, *spread]):
-        params = _anchor(space, index)
-        origin = "baseline" if index in (0, last) else "anchor"
-        study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)
+    rest = range(last - 1, 0, -1) if exhaustive else [round(depth * last) for depth in ANCHOR_DEPTHS]
+    for index in dict.fromkeys([last, 0, *rest]):
+        origin = "baseline" if index in (0, last) else "exhaustive" if exhaustive else "anchor"
+        for changes in [{"learning_rate": rate} for rate in learning_rates] or [{}]:
+            params = {**_anchor(space, index), **changes}
+            study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)
     study.set_user_attr("anchors", True)
+
+
+def count_exhaustive(space: SearchSpace, learning_rates: Sequence[float] = ()) -> int:
+    """Count the first trials of an exhaustive search."""
+    return len(space.cuts) * max(1, len(learning_rates))
+
+
+def _named_search(exhaustive: bool, learning_rates: Sequence[float]) -> str:
+    rates = f", learning rates {', '.join(map(str, learning_rates))}" if learning_rates else ""
+    return f"exhaustive{rates}" if exhaustive else "adaptive"
 
 
 def _anchor(space: SearchSpace, index: int) -> dict[str, Any]:

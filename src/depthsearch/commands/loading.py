@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from depthsearch.training import Recipe
 __all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
 
 # What commands take for options that a stored study has none of: those not kept, and those younger than it.
-BEFORE: dict[str, Any] = {"keep_memory": None, "keep_disk": None, "layers": None}
+BEFORE: dict[str, Any] = {"keep_memory": None, "keep_disk": None, "layers": None, "learning_rates": None}
 # Options that say nothing of what is trained; a database's address may hold a password.
 NOT_KEPT = ("command", "file", "storage", "name", "json", "keep_memory", "keep_disk")
 OPTIONAL_RANGES: dict[str, Any] = {
@@ -61,7 +61,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sear
         arguments.kinds,
         image_size=backbone.preprocessing.image_size,
         layers=arguments.layers,
-        learning_rate=arguments.learning_rate,
+        learning_rate=arguments.learning_rate or _ends(arguments.learning_rates),
         head_width=arguments.head_width,
         **{name: OPTIONAL_RANGES[name] for name in arguments.also},
     )
@@ -147,6 +147,10 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
         groups = [" = ".join(group) for group in data.duplicates]
         say_list(console, f"{len(groups)} images stand in several splits", groups)
     return data
+
+
+def _ends(rates: Sequence[float]) -> tuple[float, float]:
+    return min(rates), max(rates)
 
 
 def _is_demo(arguments: argparse.Namespace) -> bool:

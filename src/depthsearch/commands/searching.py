@@ -22,7 +22,14 @@ from depthsearch.objective import Task
 from depthsearch.report import as_json, render, summarize
 from depthsearch.sampling import resolve
 from depthsearch.space import SearchSpace
-from depthsearch.study import confirm, open_storage, open_study, search, without_password
+from depthsearch.study import (
+    confirm,
+    count_exhaustive,
+    open_storage,
+    open_study,
+    search,
+    without_password,
+)
 from depthsearch.view import View
 
 __all__ = ["cuts", "study"]
@@ -38,9 +45,18 @@ def study(arguments: argparse.Namespace) -> None:
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
     task, space = prepare(arguments, console)
+    arguments.trials = _n_trials(arguments, space)
     storage = open_storage(arguments.storage)
     name = arguments.name or f"{arguments.backbone}-{task.data.name}"
-    stored = open_study(storage, name, task, space, provenance_of(arguments, task))
+    stored = open_study(
+        storage,
+        name,
+        task,
+        space,
+        provenance_of(arguments, task),
+        exhaustive=arguments.search == "exhaustive",
+        learning_rates=arguments.learning_rates or (),
+    )
     _search(arguments, console, stored, task, space)
     summary = summarize(stored)
     results = console_for(stderr=arguments.json)
@@ -56,6 +72,23 @@ def study(arguments: argparse.Namespace) -> None:
         )
 
 
+def _n_trials(arguments: argparse.Namespace, space: SearchSpace) -> int:
+    """Give the trials wanted: of an exhaustive search all candidates, unless more are asked for.
+
+    Raises:
+        SettingsError: If fewer are.
+    """
+    if arguments.search != "exhaustive":
+        return int(arguments.trials)
+    needed = count_exhaustive(space, arguments.learning_rates or ())
+    if arguments.trials is not None and arguments.trials < needed:
+        raise SettingsError(
+            f"--trials {arguments.trials} are fewer than the {needed} of --search exhaustive. "
+            "Leave --trials out, or pick fewer candidates with --layers."
+        )
+    return int(arguments.trials or needed)
+
+
 def _search(
     arguments: argparse.Namespace,
     console: Console,
@@ -65,12 +98,16 @@ def _search(
 ) -> None:
     """Run the missing trials and show them."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials)
+    n_first = count_exhaustive(space, arguments.learning_rates or ())
+    how = f"sampler {sampler}, pruner {pruner}"
+    if arguments.search == "exhaustive":
+        how = f"exhaustive search{f', then {how}' if arguments.trials > n_first else ''}"
     before = summarize(stored)
     view = View(console, before, n_trials=arguments.trials, epochs=task.recipe.epochs)
     say(
         console,
         f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
-        f"{task.recipe.epochs} epochs each; sampler {sampler}, pruner {pruner}.",
+        f"{task.recipe.epochs} epochs each; {how}.",
     )
     events = search(
         stored,
@@ -91,7 +128,7 @@ def _search(
             stored,
             task,
             space,
-            n_cuts=arguments.confirm,
+            n_cuts=len(space.cuts) if arguments.confirm == "all" else arguments.confirm,
             n_seeds=arguments.seeds,
             resample=arguments.resample,
             checkpoints=cache_folder("checkpoints"),
