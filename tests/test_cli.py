@@ -262,6 +262,30 @@ def test_an_exhaustive_study_goes_on_where_there_are_more_trials(pictures, tmp_p
     assert main(["report", "--storage", f"sqlite:///{tmp_path}/s.db", "--out", str(tmp_path)]) == 0
 
 
+def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, capsys) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    fixed = "--optimizer sgd --momentum 0.5 --weight-decay 0 --dropout 0.25 --head-depth 2"
+    argv = [*study_arguments(pictures, url), *fixed.split()]
+    assert main(argv) == 0
+    settings = optuna.load_study(study_name="noughts", storage=url).user_attrs["settings"]
+    stored = ("optimizer", "momentum", "weight decay", "dropout", "head depth")
+    assert [settings[key] for key in stored] == ["sgd", 0.5, 0.0, 0.25, 2]
+    folder = tmp_path / "model"
+    assert main(["fit", "--storage", url, "--out", str(folder)]) == 0
+    ours = json.loads((folder / "config.json").read_text())["depthsearch"]
+    assert {**ours["setting"], **ours["provenance"]["recipe"]}.items() >= {
+        "optimizer": "sgd",
+        "momentum": 0.5,
+        "weight_decay": 0.0,
+        "dropout": 0.25,
+        "head_depth": 2,
+    }.items()
+    capsys.readouterr()
+    assert status_of(argv[:-4]) == 2
+    told = complaint(capsys.readouterr().err)
+    assert "head depth is 2 there, 1 here; dropout is 0.25 there, 0.0 here. Give another --name." in told
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -270,7 +294,17 @@ def test_an_exhaustive_study_goes_on_where_there_are_more_trials(pictures, tmp_p
             ["--search", "exhaustive", "--learning-rate", "1e-3", "--learning-rates", "1e-3,1e-2"],
             "--learning-rate and --learning-rates: give a range to search, or a list to try.",
         ),
-        (["--search", "exhaustive", "--also", "dropout"], "the last candidate: --also would do nothing."),
+        (["--search", "exhaustive", "--also", "dropout"], "its head linear: --also would do nothing."),
+        (["--search", "exhaustive", "--head-depth", "2"], "--head-depth would do nothing. Leave it out"),
+        (
+            ["--also", "dropout,weight_decay", "--weight-decay", "0"],
+            "--weight-decay fixes what --also weight_decay searches: give one of the two.",
+        ),
+        (["--momentum", "0"], "--momentum is of sgd: say --optimizer sgd too."),
+        (
+            ["--head-width", "0", "--head-depth", "1"],
+            "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out.",
+        ),
         (["--search", "exhaustive", "--sampler", "tpe"], "--sampler would do nothing. Leave it out, or let"),
         (["--search", "exhaustive", "--pruner", "median"], "--pruner would do nothing."),
         (
@@ -331,6 +365,12 @@ BAD = [
     ("study", "--batch-size", "1", "--batch-size: '1' is no whole number from 2 on"),
     ("study", "--metric", "auc", "--metric: invalid choice: 'auc'"),
     ("study", "--schedule", "linear", "--schedule: invalid choice: 'linear'"),
+    ("study", "--optimizer", "adam", "--optimizer: invalid choice: 'adam'"),
+    ("study", "--momentum", "1", "--momentum: '1' is no number in [0, 1)"),
+    ("study", "--weight-decay", "-1", "--weight-decay: '-1' is no number from 0 on"),
+    ("study", "--weight-decay", "nan", "--weight-decay: 'nan' is no number from 0 on"),
+    ("study", "--dropout", "1", "--dropout: '1' is no number in [0, 1)"),
+    ("study", "--head-depth", "0", "--head-depth: '0' is no whole number from 1 on"),
     ("study", "--label-smoothing", "1", "--label-smoothing: '1' is no number in [0, 1)"),
     ("study", "--kinds", "conv,norm", "--kinds: 'norm' is none of conv, pool, concat, block"),
     ("study", "--kinds", "", "--kinds: '' is none of"),

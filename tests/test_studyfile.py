@@ -57,6 +57,10 @@ metric = "macro_f1"
 schedule = "constant"
 views = 3
 label-smoothing = 0.1
+optimizer = "sgd"
+momentum = 0.8
+weight-decay = 0.05
+head-depth = 2
 
 [search]
 kinds = ["conv", "pool"]
@@ -88,6 +92,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
         "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
+        "--optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
         "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
         "--also dropout --sampler gp --pruner none --trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample --storage sqlite:///s.db --json"
@@ -103,7 +108,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
 
 
 # Options that contradict one of the above.
-NOT_TOGETHER = {"learning_rates"}
+NOT_TOGETHER = {"learning_rates", "dropout"}
 
 
 def test_a_file_may_be_flat(merged) -> None:

@@ -6,7 +6,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +34,7 @@ LEARNING_RATES = (1e-5, 1e-2)
 SEARCHES = ("adaptive", "exhaustive")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
+OPTIMIZERS = ("adamw", "sgd")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 
@@ -99,22 +100,34 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     Raises:
         SettingsError: Naming them, and which to leave out.
     """
+    contradiction = next(_contradictions(arguments), None)
+    if contradiction:
+        raise SettingsError(contradiction)
+
+
+def _contradictions(arguments: argparse.Namespace) -> Iterator[str]:
+    exhaustive = arguments.search == "exhaustive"
+    for name in arguments.also:
+        if getattr(arguments, name) is not None:
+            yield f"--{name.replace('_', '-')} fixes what --also {name} searches: give one of the two."
+    if arguments.momentum is not None and arguments.optimizer != "sgd" and "optimizer" not in arguments.also:
+        yield "--momentum is of sgd: say --optimizer sgd too."
+    if arguments.head_depth is not None and arguments.head_width is None:
+        yield "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out."
     if arguments.learning_rates and arguments.learning_rate:
-        raise SettingsError("--learning-rate and --learning-rates: give a range to search, or a list to try.")
-    if arguments.search != "exhaustive":
-        if arguments.learning_rates:
-            raise SettingsError(
-                "--learning-rates are tried by --search exhaustive. Say that too, or give a range to search "
-                "with --learning-rate LOW:HIGH."
+        yield "--learning-rate and --learning-rates: give a range to search, or a list to try."
+    if arguments.learning_rates and not exhaustive:
+        yield (
+            "--learning-rates are tried by --search exhaustive. Say that too, or give a range to search "
+            "with --learning-rate LOW:HIGH."
+        )
+    for name in ("also", "head-depth", "sampler", "pruner"):
+        is_usual = getattr(arguments, name.replace("-", "_")) in ((), None, "auto", "none")
+        if exhaustive and arguments.trials is None and not is_usual:
+            yield (
+                f"--search exhaustive trains each candidate, its head linear: --{name} would do nothing. "
+                "Leave it out, or let the search go on with more --trials than candidates."
             )
-    elif arguments.trials is None:
-        ignored = {"also": arguments.also, "sampler": arguments.sampler, "pruner": arguments.pruner}
-        for name, value in ignored.items():
-            if value not in ((), "auto", "none"):
-                raise SettingsError(
-                    f"--search exhaustive ends with the last candidate: --{name} would do nothing. Leave it "
-                    "out, or let the search go on with more --trials than there are candidates."
-                )
 
 
 def _checked_options(path: Path) -> list[str]:
@@ -179,6 +192,11 @@ def _add_task(add: Any) -> None:
     add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images a step (64)")
     add("--metric", choices=METRICS, default="accuracy", help="score on validation (accuracy)")
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="of the learning rate (cosine)")
+    add("--optimizer", choices=OPTIMIZERS, help="(adamw)")
+    add("--momentum", type=_share, metavar="P", help="of sgd, Nesterov's, in [0, 1) (0.9)")
+    add("--weight-decay", type=_decay, metavar="X", help="decoupled, on matrices and kernels (0.01)")
+    add("--dropout", type=_share, metavar="P", help="in the head, in [0, 1) (0)")
+    add("--head-depth", type=_at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
     views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
     add("--views", type=_at_least(1), default=1, metavar="V", help=views)
     add("--label-smoothing", type=_share, default=0.0, metavar="P", help="in [0, 1) (0)")
@@ -403,6 +421,16 @@ def _range(text: str) -> tuple[float, float]:
     if not 0 < ends[0] <= ends[1] < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
     return ends
+
+
+def _decay(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return value
 
 
 def _rates(text: str) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ depths behave alike, which at the same number of trials costs about half of what
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import optuna
@@ -23,7 +23,10 @@ from depthsearch.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.training import OPTIMIZERS
 
-__all__ = ["Point", "SearchSpace"]
+__all__ = ["FIXABLE", "Point", "SearchSpace"]
+
+# What can be fixed for all trials, where it is not searched.
+FIXABLE = ("head_depth", "dropout", "weight_decay", "optimizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """The ranges to search; a range that is None is not searched and keeps `Point`'s default.
+    """The ranges to search; what is not searched has the value fixed here, or keeps `Point`'s default.
 
     Attributes:
         cuts: Candidates by depth.
@@ -61,6 +64,7 @@ class SearchSpace:
         dropout: Lowest and highest probability.
         weight_decay: Lowest and highest, searched on a log scale.
         optimizer: Names to choose from.
+        fixed: One value for all trials of ``head_depth``, ``dropout``, ``weight_decay``, ``optimizer``.
     """
 
     cuts: tuple[Cut, ...]
@@ -70,6 +74,7 @@ class SearchSpace:
     dropout: tuple[float, float] | None = None
     weight_decay: tuple[float, float] | None = None
     optimizer: tuple[str, ...] | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse ranges that cannot be searched."""
@@ -92,6 +97,23 @@ class SearchSpace:
         unknown = set(self.optimizer or ()) - set(OPTIMIZERS)
         if unknown or self.optimizer == ():
             raise SettingsError(f"optimizer {self.optimizer}: choose from {', '.join(OPTIMIZERS)}.")
+        self._check_fixed()
+
+    def _check_fixed(self) -> None:
+        """Refuse values that cannot be trained with, and those of what is searched."""
+        right = {
+            "head_depth": lambda value: value >= 1,
+            "dropout": lambda value: 0 <= value < 1,
+            "weight_decay": lambda value: 0 <= value < float("inf"),
+            "optimizer": lambda value: value in OPTIMIZERS,
+        }
+        for name, value in self.fixed.items():
+            if name not in right:
+                raise SettingsError(f"{name} cannot be fixed: give some of {', '.join(FIXABLE)}.")
+            if getattr(self, name) is not None:
+                raise SettingsError(f"{name} is fixed at {value} and searched: give one of the two.")
+            if not right[name](value):
+                raise SettingsError(f"{name} {value!r} cannot be trained with; see Point.")
 
     @classmethod
     def for_model(
@@ -149,7 +171,9 @@ class SearchSpace:
     def point(self, params: Mapping[str, Any]) -> Point:
         """Give the point that a trial's parameters stand for."""
         named = {f.name for f in fields(Point)} - {"cut"}
-        return Point(cut=self.cuts[params["cut"]], **{k: v for k, v in params.items() if k in named})
+        return Point(
+            cut=self.cuts[params["cut"]], **{**self.fixed, **{k: v for k, v in params.items() if k in named}}
+        )
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

@@ -31,7 +31,7 @@ from depthsearch.interrupts import deferred
 from depthsearch.lease import lease
 from depthsearch.objective import Task, TransferCurve, full_fine_tune_macs, train_point, transfer_curve
 from depthsearch.sampling import make_pruner, make_sampler
-from depthsearch.space import Point, SearchSpace
+from depthsearch.space import FIXABLE, Point, SearchSpace
 from depthsearch.training import METRICS, EpochResult, seed_from
 from depthsearch.trials import read_trials
 
@@ -58,7 +58,14 @@ REPEATS = ("confirms", "seed", "resample")
 # Trials of these origins run to their last epoch: the report compares with them, or all are to be compared.
 NEVER_STOPPED = ("baseline", "exhaustive")
 # What a setting was before it was stored: studies from then go on.
-BEFORE: dict[str, Any] = {"search": "adaptive"}
+BEFORE: dict[str, Any] = {
+    "search": "adaptive",
+    "head depth": 1,
+    "dropout": 0.0,
+    "weight decay": 0.01,
+    "optimizer": "adamw",
+    "momentum": 0.9,
+}
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -473,7 +480,9 @@ def _settings(task: Task, space: SearchSpace) -> dict[str, Any]:
         recipe.pop(searched)
     preprocessing = asdict(task.backbone.preprocessing)
     ranges = asdict(space)
-    cuts = ranges.pop("cuts")
+    cuts, _ = ranges.pop("cuts"), ranges.pop("fixed")
+    usual = space.point({"cut": 0, "learning_rate": space.learning_rate[0]})
+    fixed = {name: getattr(usual, name) for name in FIXABLE if ranges[name] is None}
     return {
         "backbone": task.backbone.name,
         "weights": f"{task.backbone.weights} [{task.backbone.digest[:12]}]",
@@ -484,7 +493,7 @@ def _settings(task: Task, space: SearchSpace) -> dict[str, Any]:
         "cuts": f"{len(cuts)} from {cuts[0]['name']} to {cuts[-1]['name']} "
         f"[{seed_from(*(ord(c) for cut in cuts for c in cut['name']))}]",
         **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
-        **{key.replace("_", " "): value for key, value in recipe.items()},
+        **{key.replace("_", " "): value for key, value in {**fixed, **recipe}.items()},
     }
 
 
@@ -494,11 +503,11 @@ def _refuse_differences(
     stored = study.user_attrs.get("settings")
     if stored is None and (study.get_trials(deepcopy=False) or study.directions != [direction]):
         raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
-    stored = None if stored is None else {**BEFORE, **stored}
+    there, here = {**BEFORE, **(stored or settings)}, {**BEFORE, **settings}
     differences = [
-        f"{key} is {stored.get(key)!r} there, {settings.get(key)!r} here"
-        for key in {**(stored or {}), **settings}
-        if stored is not None and _content(stored.get(key)) != _content(settings.get(key))
+        f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in {**there, **here}
+        if _content(there.get(key)) != _content(here.get(key))
     ]
     if differences:
         raise StudyError(f"Study {name!r} is another: {'; '.join(differences)}. Give another --name.")

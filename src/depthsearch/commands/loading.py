@@ -24,13 +24,20 @@ from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import StudyError
 from depthsearch.features import choose_budget
 from depthsearch.objective import Task
-from depthsearch.space import SearchSpace
+from depthsearch.space import FIXABLE, SearchSpace
 from depthsearch.training import Recipe
 
 __all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
 
 # What commands take for options that a stored study has none of: those not kept, and those younger than it.
-BEFORE: dict[str, Any] = {"keep_memory": None, "keep_disk": None, "layers": None, "learning_rates": None}
+BEFORE: dict[str, Any] = {
+    "keep_memory": None,
+    "keep_disk": None,
+    "layers": None,
+    "learning_rates": None,
+    "momentum": None,
+    **dict.fromkeys(FIXABLE),
+}
 # Options that say nothing of what is trained; a database's address may hold a password.
 NOT_KEPT = ("command", "file", "storage", "name", "json", "keep_memory", "keep_disk")
 OPTIONAL_RANGES: dict[str, Any] = {
@@ -64,6 +71,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sear
         learning_rate=arguments.learning_rate or _ends(arguments.learning_rates),
         head_width=arguments.head_width,
         **{name: OPTIONAL_RANGES[name] for name in arguments.also},
+        fixed=_given(arguments, FIXABLE),
     )
     recipe = Recipe(
         epochs=arguments.epochs,
@@ -73,6 +81,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sear
         metric=arguments.metric,
         seed=arguments.seed,
         views=arguments.views,
+        **_given(arguments, ["momentum"]),
     )
     budget = choose_budget(
         device, cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
@@ -147,6 +156,12 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
         groups = [" = ".join(group) for group in data.duplicates]
         say_list(console, f"{len(groups)} images stand in several splits", groups)
     return data
+
+
+def _given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Give the options among these that are given: the others keep the library's defaults."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _ends(rates: Sequence[float]) -> tuple[float, float]:
