@@ -353,6 +353,7 @@ BAD = [
     ("study", "--weights", "MISSING", "No weights file"),
     ("study", "--weights", "GARBAGE", "neither a safetensors file nor a state dict"),
     ("study", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
+    ("study", "--channels", "2", "--channels: '2' is neither 1 nor 3"),
     ("study", "--image-size", "big", "--image-size: 'big' is no whole number"),
     ("study", "--val-share", "1", "--val-share: '1' is no number in [0, 1)"),
     ("study", "--val-share", "nan", "--val-share: 'nan' is no number in [0, 1)"),

@@ -48,6 +48,7 @@ seed = 7
 data = "photos"
 weights = "w/d.safetensors"
 image-size = 96
+channels = 1
 val_share = 0.25
 test-share = 0.0
 skip-unreadable = true
@@ -92,7 +93,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
         "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
-        "--optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
+        "--channels 1 --optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
         "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
         "--also dropout --sampler gp --pruner none --trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample --storage sqlite:///s.db --json"
@@ -158,6 +159,7 @@ def test_paths_are_relative_to_the_file(merged, tmp_path, monkeypatch) -> None:
     absolute = merged('backbone = "x"\ndata = "/photos"\nweights = "random"')
     assert (absolute.data, absolute.weights) == ("/photos", "random")
     assert merged('backbone = "x"\ndata = "digits"\nweights = "auto"').data == "digits"
+    assert merged('backbone = "x"\ndata = "torchvision:CIFAR10"').data == "torchvision:CIFAR10"
     # On the command line a path is what it is everywhere.
     assert merged('backbone = "x"\ndata = "photos"', "--data", "photos").data == "photos"
 

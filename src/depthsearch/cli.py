@@ -184,6 +184,7 @@ def _add_task(add: Any) -> None:
     add("--data", metavar="DIR", help=f"{folders}; default: scikit-learn's digits, as a demo")
     add("--weights", default="auto", metavar="auto|FILE|random", help="pretrained (default: auto, timm's)")
     add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
+    add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
     add("--test-share", type=_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
     _add_flag(add, "--skip-unreadable", "leave out images that cannot be read")
@@ -374,6 +375,12 @@ def _at_least(lowest: int) -> Any:
         return value
 
     return whole_number
+
+
+def _channels(text: str) -> int:
+    if text not in ("1", "3"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
+    return int(text)
 
 
 def _confirmed(text: str) -> int | str:

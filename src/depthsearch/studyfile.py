@@ -9,6 +9,7 @@ file only becomes options; the command line's own parser checks them.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,8 +21,8 @@ from depthsearch.reproduction import RANGES
 __all__ = ["TABLES", "read_study_file"]
 
 TABLES = ("train", "search", "run")
-# Values that are paths, relative to the file, but for these words.
-PATHS: dict[str, tuple[str, ...]] = {"data": ("digits",), "weights": ("auto", "random")}
+# Values that are paths, relative to the file, but for these words and what has a scheme: "torchvision:NAME".
+PATHS: dict[str, tuple[str, ...]] = {"data": ("digits",), "weights": ("auto", "random"), "classes_map": ()}
 
 
 def read_study_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, str]:
@@ -91,6 +92,6 @@ def _option(path: Path, key: str, value: Any, *, is_flag: bool) -> str:
     if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
         raise SettingsError(f"{path}, {key}: {value} is none of its values; give a number, a text or a list.")
     text = (":" if name in RANGES else ",").join(str(part) for part in parts)
-    if name in PATHS and text not in PATHS[name]:
+    if name in PATHS and text not in PATHS[name] and not re.match(r"\w{2,}:", text):
         text = str(path.parent / Path(text).expanduser())
     return f"--{flag}={text}"

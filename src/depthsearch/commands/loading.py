@@ -35,6 +35,7 @@ BEFORE: dict[str, Any] = {
     "keep_disk": None,
     "layers": None,
     "learning_rates": None,
+    "channels": 3,
     "momentum": None,
     **dict.fromkeys(FIXABLE),
 }
@@ -56,6 +57,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sear
         arguments.backbone,
         arguments.weights,
         image_size=arguments.image_size,
+        in_chans=arguments.channels,
         demo=_is_demo(arguments),
         seed=arguments.seed,
     )
@@ -139,6 +141,7 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
             image_size=preprocessing.image_size,
             crop_share=preprocessing.crop_share,
             interpolation=preprocessing.interpolation,
+            channels=len(preprocessing.mean),
             val_share=arguments.val_share,
             test_share=arguments.test_share,
             seed=arguments.seed,
