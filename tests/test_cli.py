@@ -210,6 +210,119 @@ def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch) -> Non
     assert demo[0] * demo[1] < own[0] * own[1] / 4
 
 
+def test_a_study_searches_the_layers_that_are_picked_and_fits_one(pictures, tmp_path, capsys) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    argv = [*study_arguments(pictures, url), "--layers", "layer[34].0.conv1"]
+    assert main(argv) == 0
+    assert "4 candidate cuts" in capsys.readouterr().err
+    study = optuna.load_study(study_name="noughts", storage=url)
+    assert {trial.params["cut"] for trial in study.get_trials(states=FINISHED)} <= set(range(4))
+    assert [cut["index"] for cut in study.user_attrs["cuts"]] == list(range(4))
+    assert main(["fit", "--storage", url, "--out", str(tmp_path / "model"), "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert status_of(argv[:-2]) == 2
+    assert "cuts is '4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
+
+
+def exhaustive_arguments(pictures: Path, folder: Path, *options: str) -> list[str]:
+    argv = study_arguments(pictures, f"sqlite:///{folder}/s.db")
+    place = argv.index("--trials")
+    argv = [*argv[:place], *argv[place + 2 :], "--layers", "layer[34].0.conv1"]
+    return [*argv, "--search", "exhaustive", *options]
+
+
+def test_an_exhaustive_study_confirms_every_candidate_and_runs_again_from_its_report(
+    pictures, tmp_path, capsys
+) -> None:
+    options = ["--learning-rates", "1e-3,1e-4", "--confirm", "all", "--seeds", "2"]
+    argv = exhaustive_arguments(pictures, tmp_path, *options)
+    assert main([*argv, "--json"]) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert "0 of 8 trials done; 1 epochs each; exhaustive search." in told.err
+    assert result["trials"] == {"complete": 8, "pruned": 0, "failed": 0}
+    assert [each["cut"]["index"] for each in result["evidence"]["confirmed"]] == [0, 1, 2, 3]
+    assert main(["report", "--storage", argv[argv.index("--storage") + 1], "--out", str(tmp_path)]) == 0
+    (command,) = re.findall(r"```console\n(.*?)\n```", (tmp_path / "report.md").read_text(), re.DOTALL)
+    again = [*shlex.split(command.replace("\\\n", ""))[1:], "--storage", f"sqlite:///{tmp_path}/again.db"]
+    capsys.readouterr()
+    assert main([*again, "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert [c["scores"] for c in other["evidence"]["confirmed"]] == [
+        c["scores"] for c in result["evidence"]["confirmed"]
+    ]
+
+
+def test_an_exhaustive_study_goes_on_where_there_are_more_trials(pictures, tmp_path, capsys) -> None:
+    argv = exhaustive_arguments(pictures, tmp_path, "--sampler", "random", "--trials", "5")
+    assert main([*argv, "--learning-rate", "1e-3"]) == 0
+    told = capsys.readouterr().err
+    assert "exhaustive search, then sampler random, pruner none." in told
+    assert "trial 4 (sampler)" in told
+    assert main(["report", "--storage", f"sqlite:///{tmp_path}/s.db", "--out", str(tmp_path)]) == 0
+
+
+def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, capsys) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    fixed = "--optimizer sgd --momentum 0.5 --weight-decay 0 --dropout 0.25 --head-depth 2"
+    argv = [*study_arguments(pictures, url), *fixed.split()]
+    assert main(argv) == 0
+    settings = optuna.load_study(study_name="noughts", storage=url).user_attrs["settings"]
+    stored = ("optimizer", "momentum", "weight decay", "dropout", "head depth")
+    assert [settings[key] for key in stored] == ["sgd", 0.5, 0.0, 0.25, 2]
+    folder = tmp_path / "model"
+    assert main(["fit", "--storage", url, "--out", str(folder)]) == 0
+    ours = json.loads((folder / "config.json").read_text())["depthsearch"]
+    assert {**ours["setting"], **ours["provenance"]["recipe"]}.items() >= {
+        "optimizer": "sgd",
+        "momentum": 0.5,
+        "weight_decay": 0.0,
+        "dropout": 0.25,
+        "head_depth": 2,
+    }.items()
+    capsys.readouterr()
+    assert status_of(argv[:-4]) == 2
+    told = complaint(capsys.readouterr().err)
+    assert "head depth is 2 there, 1 here; dropout is 0.25 there, 0.0 here. Give another --name." in told
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--learning-rates", "1e-3"], "--learning-rates are tried by --search exhaustive. Say that too, or"),
+        (
+            ["--search", "exhaustive", "--learning-rate", "1e-3", "--learning-rates", "1e-3,1e-2"],
+            "--learning-rate and --learning-rates: give a range to search, or a list to try.",
+        ),
+        (["--search", "exhaustive", "--also", "dropout"], "its head linear: --also would do nothing."),
+        (["--search", "exhaustive", "--head-depth", "2"], "--head-depth would do nothing. Leave it out"),
+        (
+            ["--also", "dropout,weight_decay", "--weight-decay", "0"],
+            "--weight-decay fixes what --also weight_decay searches: give one of the two.",
+        ),
+        (["--momentum", "0"], "--momentum is of sgd: say --optimizer sgd too."),
+        (
+            ["--head-width", "0", "--head-depth", "1"],
+            "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out.",
+        ),
+        (["--search", "exhaustive", "--sampler", "tpe"], "--sampler would do nothing. Leave it out, or let"),
+        (["--search", "exhaustive", "--pruner", "median"], "--pruner would do nothing."),
+        (
+            ["--search", "exhaustive", "--trials", "9"],
+            "--trials 9 are fewer than the 16 of --search exhaustive. Leave --trials out, or pick fewer",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    pictures, tmp_path, capsys, options: list[str], expected: str
+) -> None:
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+    place = argv.index("--trials")
+    assert status_of([*argv[:place], *argv[place + 2 :], *options]) == 2
+    assert expected in complaint(capsys.readouterr().err)
+    assert not (tmp_path / "s.db").exists()
+
+
 # --- bad values ---------------------------------------------------------------------------------
 
 
@@ -231,6 +344,8 @@ def values(tmp_path: Path, folder: Path, pictures: Path) -> dict[str, str]:
 
 # Command, option, value (or a word of the above), what the complaint has to say.
 BAD = [
+    ("study", "FILE", "MISSING", "No study file"),
+    ("study", "FILE", "GARBAGE", "garbage.pt is no TOML file"),
     ("study", "--backbone", "nonesuch", "no model 'nonesuch'"),
     ("study", "--data", "MISSING", "No folder"),
     ("study", "--data", "EMPTY", "No images in"),
@@ -238,26 +353,39 @@ BAD = [
     ("study", "--weights", "MISSING", "No weights file"),
     ("study", "--weights", "GARBAGE", "neither a safetensors file nor a state dict"),
     ("study", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
+    ("study", "--channels", "2", "--channels: '2' is neither 1 nor 3"),
     ("study", "--image-size", "big", "--image-size: 'big' is no whole number"),
     ("study", "--val-share", "1", "--val-share: '1' is no number in [0, 1)"),
     ("study", "--val-share", "nan", "--val-share: 'nan' is no number in [0, 1)"),
     ("study", "--val-share", "0", "val share 0.0 is not a share"),
     ("study", "--test-share", "-0.1", "--test-share: '-0.1' is no number in [0, 1)"),
     ("study", "--test-share", "0.9", "leave no image to train on"),
-    ("study", "--skip-unreadable", "=yes", "--skip-unreadable: ignored explicit argument 'yes'"),
+    ("study", "--skip-unreadable", "=yes", "--no-skip-unreadable: ignored explicit argument 'yes'"),
     ("study", "--epochs", "0", "--epochs: '0' is no whole number from 1 on"),
     ("study", "--epochs", "1.5", "--epochs: '1.5' is no whole number from 1 on"),
     ("study", "--batch-size", "1", "--batch-size: '1' is no whole number from 2 on"),
     ("study", "--metric", "auc", "--metric: invalid choice: 'auc'"),
     ("study", "--schedule", "linear", "--schedule: invalid choice: 'linear'"),
+    ("study", "--optimizer", "adam", "--optimizer: invalid choice: 'adam'"),
+    ("study", "--momentum", "1", "--momentum: '1' is no number in [0, 1)"),
+    ("study", "--weight-decay", "-1", "--weight-decay: '-1' is no number from 0 on"),
+    ("study", "--weight-decay", "nan", "--weight-decay: 'nan' is no number from 0 on"),
+    ("study", "--dropout", "1", "--dropout: '1' is no number in [0, 1)"),
+    ("study", "--head-depth", "0", "--head-depth: '0' is no whole number from 1 on"),
     ("study", "--label-smoothing", "1", "--label-smoothing: '1' is no number in [0, 1)"),
     ("study", "--kinds", "conv,norm", "--kinds: 'norm' is none of conv, pool, concat, block"),
     ("study", "--kinds", "", "--kinds: '' is none of"),
     ("study", "--kinds", "concat", "has no concat layer to cut at"),
+    ("study", "--layers", ",", "--layers: ',' is no list, such as 52,144,features.norm5"),
+    ("study", "--layers", "conv9", "No layer 'conv9' in ResNet. Near: layer "),
+    ("study", "--layers", "bn1", "Layer 'bn1' (bn1) is none of conv, pool, concat, block: no cut starts"),
     ("study", "--learning-rate", "0:1", "--learning-rate: '0:1' is no LOW:HIGH"),
     ("study", "--learning-rate", "1:0.1", "--learning-rate: '1:0.1' is no LOW:HIGH"),
     ("study", "--learning-rate", "1e-3:inf", "--learning-rate: '1e-3:inf' is no LOW:HIGH"),
     ("study", "--learning-rate", "fast", "--learning-rate: 'fast' is no LOW:HIGH"),
+    ("study", "--learning-rates", "fast", "--learning-rates: 'fast' is no list of numbers above 0, such as"),
+    ("study", "--learning-rates", "1e-3,nan", "--learning-rates: '1e-3,nan' is no list of numbers"),
+    ("study", "--search", "grid", "--search: invalid choice: 'grid'"),
     ("study", "--head-width", "100:30", "--head-width: '100:30' is neither 0 nor MAX:STEP"),
     ("study", "--head-width", "0:0", "--head-width: '0:0' is neither 0 nor MAX:STEP"),
     ("study", "--head-width", "wide", "--head-width: 'wide' is neither 0 nor MAX:STEP"),
@@ -269,21 +397,23 @@ BAD = [
     ("study", "--device", "cuda", "No cuda device here"),
     ("study", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),
     ("study", "--views", "0", "--views: '0' is no whole number from 1 on"),
-    ("study", "--compile", "=yes", "--compile: ignored explicit argument 'yes'"),
+    ("study", "--compile", "=yes", "--no-compile: ignored explicit argument 'yes'"),
     ("study", "--keep-memory", "lots", "--keep-memory: 'lots' is no size, such as 0, 512MiB or 4GiB"),
     ("study", "--keep-disk", "-1", "--keep-disk: '-1' is no size"),
     ("study", "--confirm", "-1", "--confirm: '-1' is no whole number from 0 on"),
+    ("study", "--confirm", "some", "--confirm: 'some' is no whole number from 0 on, nor all"),
     ("study", "--seeds", "1", "--seeds: '1' is no whole number from 2 on"),
-    ("study", "--resample", "=yes", "--resample: ignored explicit argument 'yes'"),
+    ("study", "--resample", "=yes", "--no-resample: ignored explicit argument 'yes'"),
     ("study", "--seed", "-1", "--seed: '-1' is no whole number"),
     ("study", "--seed", "4294967296", "--seed: '4294967296' is no whole number"),
     ("study", "--storage", "studies.db", "--storage 'studies.db' is no database URL"),
     ("study", "--storage", "nonesuch://host/db", "--storage nonesuch://host/db cannot be opened"),
     ("study", "--storage", "UNOPENABLE", "cannot be opened: "),
     ("study", "--storage", "NO_DATABASE", "file is not a database"),
-    ("study", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
+    ("study", "--json", "=yes", "--no-json: ignored explicit argument 'yes'"),
     ("cuts", "BACKBONE", "nonesuch", "no model 'nonesuch'"),
     ("cuts", "--kinds", "norm", "--kinds: 'norm' is none of conv"),
+    ("cuts", "--layers", "layer1.0", "'layer1.0' is a module with layers inside, not one: give 'layer1."),
     ("cuts", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
     ("cuts", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("report", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
@@ -330,7 +460,7 @@ def test_a_bad_value_is_one_line_and_status_2(
     }[command]
     value = values.get(value, value)
     given = [f"{option}{value}"] if value.startswith("=") else [f"{option}={value}"]
-    given = [value] if option == "STUDY" else given
+    given = [value] if option in ("STUDY", "FILE") else given
     before = sorted(tmp_path.iterdir())
     assert status_of([command, value] if option == "BACKBONE" else [*argv, *given]) == 2
     told = capsys.readouterr()
@@ -458,6 +588,13 @@ def test_cuts_are_a_table_of_every_candidate(capsys) -> None:
     shown = capsys.readouterr().out
     n_cuts = int(re.search(r"test_resnet: (\d+) candidate cuts", shown)[1])
     assert len(re.findall(r"^│\s+\d+ │", shown, re.MULTILINE)) == n_cuts > 10
+
+
+def test_cuts_can_be_picked(capsys) -> None:
+    layers = ["--layers", "conv_pw_7,84,blocks.0.*"]
+    assert main(["cuts", "mobilenetv1_100", *layers, "--kinds", "conv", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(cut["index"], cut["layer"]) for cut in found] == list(enumerate([2, 5, 8, 47, 84, 89]))
 
 
 # --- processes ----------------------------------------------------------------------------------

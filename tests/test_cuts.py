@@ -10,8 +10,10 @@ import torch
 import torchvision
 from torch import nn
 
-from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
+from depthsearch import cuts as module
+from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.errors import CutError
+from depthsearch.graph import LayerGraph, trace
 
 MODELS = [
     "densenet121",
@@ -37,6 +39,16 @@ def build(name: str) -> nn.Module:
 def cuts_of(name: str, kinds: tuple[str, ...] = ("conv", "pool", "concat")) -> list[Cut]:
     with torch.device("meta"):
         return list_cuts(build(name), kinds)
+
+
+@cache
+def graph_of(name: str) -> LayerGraph:
+    with torch.device("meta"):
+        return trace(build(name))
+
+
+def picked(name: str, layers: list[str | int], kinds: tuple[str, ...] = DEFAULT_KINDS) -> list[Cut]:
+    return module.cuts_of(graph_of(name), build(name), kinds, layers=layers)
 
 
 def aliases_of(cuts: list[Cut]) -> dict[str, tuple[str, ...]]:
@@ -79,6 +91,58 @@ def test_unknown_name_is_an_error_with_the_names_that_come_nearest():
         CutError, match=r"^No cut 'layer9'\. Cuts: layer 3 \(conv1_conv, conv1\), .*, \.\.\.\. "
     ):
         find_cut(cuts_of("resnet50"), "layer9")
+
+
+# Keras' Conv2D layers of MobileNet; its depthwise convolutions are another class.
+MOBILENET_CONV2D = [2, 8, 15, 21, 28, 34, 41, 47, 53, 59, 65, 71, 78, 84]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "found"),
+    [
+        ("densenet121", [52, 56, 140, 144, 151, 312, 316], [52, 56, 140, 144, 151, 312, 316]),
+        ("densenet121", ["pool[23]_conv", "conv4_block1_1_conv"], [52, 140, 144]),
+        ("densenet121", ["features.transition*.conv"], [52, 140, 312]),
+        ("densenet121", [144, "features.transition3.conv", "144"], [144, 312]),
+        ("mobilenetv1_100", MOBILENET_CONV2D, MOBILENET_CONV2D),
+        ("mobilenetv1_100", ["conv_pw_*"], MOBILENET_CONV2D[1:]),
+        ("vgg16", ["block5_conv1"], [16]),
+    ],
+)
+def test_layers_pick_candidates_by_number_name_and_pattern_and_both_ends_stay(name, layers, found):
+    cuts = picked(name, layers)
+    every = cuts_of(name)
+    first, last = every[0], every[-1]
+    assert [cut.layer for cut in cuts] == [first.layer, *(n for n in found if n != first.layer), last.layer]
+    assert [cut.index for cut in cuts] == list(range(len(cuts)))
+    by_name = {cut.name: cut for cut in every}
+    assert [replace(cut, index=by_name[cut.name].index) for cut in cuts] == [by_name[c.name] for c in cuts]
+
+
+@pytest.mark.parametrize("alias", [7, "maxpool", "pool1_pool"])
+def test_a_layer_that_was_merged_into_another_picks_that_cut(alias):
+    """Keras' layer 7 of ResNet50, the pooling, freezes what the convolution behind it freezes."""
+    _, cut, _ = picked("resnet50", [alias])
+    assert (cut.layer, cut.name, cut.aliases) == (8, "layer1.0.conv1", ("maxpool",))
+
+
+@pytest.mark.parametrize(
+    ("layer", "kinds", "message"),
+    [
+        (999, DEFAULT_KINDS, r"^No layer '999' in DenseNet\. Near: layer 424 \(.*, layer 431 "),
+        (145, DEFAULT_KINDS, r"^Layer '145' \(features\.denseblock3\.denselayer1\.norm2\) is none of conv, "
+         r"pool, concat, block: no cut starts there\. Near: layer 144 \(conv4_block1_1_conv, .*, layer 147 "),
+        ("conv4_block1_1_cov", DEFAULT_KINDS, r"^No layer 'conv4_block1_1_cov' in .* Near: layer 144 "),
+        ("conv_pw_*", DEFAULT_KINDS, r"^No layer 'conv_pw_\*' in DenseNet\. Near: "),
+        ("features.denseblock3.denselayer1", DEFAULT_KINDS, r"^Layer 'features\.denseblock3\.denselayer1' is "
+         r"none of conv, pool, concat: --kinds conv,pool,concat,block has it\.$"),
+        (148, ("conv",), r"^Layer '148' is none of conv: --kinds conv,concat has it\.$"),
+        ("pool3_pool", ("concat",), r"^Layer 'pool3_pool' is none of concat: --kinds concat,pool has it\.$"),
+    ],
+)  # fmt: skip
+def test_a_layer_that_is_no_candidate_says_why(layer, kinds, message):
+    with pytest.raises(CutError, match=message):
+        picked("densenet121", [layer], kinds)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -62,6 +62,7 @@ ORDER = (
     "view",
     "fitview",
     "dashboard",
+    "studyfile",
     "commands",
     "cli",
     "__main__",
@@ -139,6 +140,7 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     assert tuple(study["sampler"].choices) == sampling.SAMPLERS
     assert tuple(study["pruner"].choices) == sampling.PRUNERS
     assert tuple(study["schedule"].choices) == training.SCHEDULES
+    assert tuple(study["optimizer"].choices) == training.OPTIMIZERS
 
 
 def commands() -> dict[str, cli._Parser]:

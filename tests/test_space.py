@@ -37,6 +37,14 @@ def test_random_sampling_reaches_every_candidate(space) -> None:
     assert reached == set(range(len(space.cuts)))
 
 
+def test_picked_layers_are_the_whole_space(backbone, space) -> None:
+    picked = SearchSpace.for_model(backbone.model, image_size=16, layers=["layer[34].0.conv1"])
+    names = [space.cuts[0].name, "layer3.0.conv1", "layer4.0.conv1", space.cuts[-1].name]
+    assert [cut.name for cut in picked.cuts] == names
+    assert picked.distributions()["cut"] == IntDistribution(0, 3)
+    assert [picked.point({"cut": i, "learning_rate": 1e-3}).cut.name for i in range(4)] == names
+
+
 def test_only_cut_rate_and_width_are_searched_unless_more_is_asked_for(backbone) -> None:
     space = SearchSpace.for_model(backbone.model, image_size=16)
     assert space.distributions() == {
@@ -78,6 +86,14 @@ def test_what_is_not_searched_keeps_the_default_of_a_point(backbone) -> None:
     assert point == Point(cut=space.cuts[1], learning_rate=1e-3)
 
 
+def test_what_is_fixed_is_that_of_every_point_and_is_not_searched(backbone) -> None:
+    fixed = {"head_depth": 3, "dropout": 0.25, "weight_decay": 0.0, "optimizer": "sgd"}
+    space = SearchSpace.for_model(backbone.model, image_size=16, head_width=None, fixed=fixed)
+    assert space.distributions().keys() == {"cut", "learning_rate"}
+    point = space.suggest(FixedTrial({"cut": 1, "learning_rate": 1e-3}))
+    assert point == Point(cut=space.cuts[1], learning_rate=1e-3, **fixed)
+
+
 def test_a_trial_tells_its_cut_by_number_and_names(space) -> None:
     trial = FixedTrial({"cut": 5, "learning_rate": 1e-3, "head_width": 16})
     cut = space.suggest(trial).cut
@@ -104,6 +120,18 @@ def test_a_trial_tells_its_cut_by_number_and_names(space) -> None:
         ({"head_width": (0, 0)}, r"head_width \(0, 0\)"),
         ({"optimizer": ("adam",)}, r"optimizer \('adam',\): choose from adamw, sgd"),
         ({"optimizer": ()}, r"optimizer \(\): choose from adamw, sgd"),
+        ({"fixed": {"dropout": 1.0}}, r"dropout 1\.0 cannot be trained with"),
+        ({"fixed": {"head_depth": 0}}, r"head_depth 0 cannot be trained with"),
+        ({"fixed": {"weight_decay": -1.0}}, r"weight_decay -1\.0 cannot be trained with"),
+        ({"fixed": {"optimizer": "adam"}}, r"optimizer 'adam' cannot be trained with"),
+        (
+            {"fixed": {"learning_rate": 1.0}},
+            r"learning_rate cannot be fixed: give some of head_depth, dropout, ",
+        ),
+        (
+            {"fixed": {"dropout": 0.1}, "dropout": (0.0, 0.5)},
+            r"dropout is fixed at 0\.1 and searched: give one of the two",
+        ),
         ({"cuts": ()}, r"A search space needs cuts: give list_cuts\(model\)"),
     ],
 )

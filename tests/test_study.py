@@ -33,6 +33,7 @@ from depthsearch.study import (
     EpochDone,
     TrialEnded,
     TrialStarted,
+    count_exhaustive,
     open_storage,
     open_study,
     search,
@@ -441,6 +442,77 @@ def test_signals_wait_while_the_study_is_written_to() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+# --- every candidate ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def five(backbone) -> SearchSpace:
+    """Three candidates and the two ends."""
+    return SearchSpace.for_model(
+        backbone.model, image_size=16, head_width=(16, 16), layers=["layer[234].0.conv1"]
+    )
+
+
+def exhaust(place: Place, task: Task, space: SearchSpace, n_trials: int, **how: Any) -> optuna.Study:
+    """Open the study anew and search it, stopped after ``n_epochs``."""
+    n_epochs, rates = how.pop("n_epochs", None), how.pop("learning_rates", ())
+    study = open_study(place.storage, "s", task, space, {}, exhaustive=True, learning_rates=rates)
+    names = {"sampler": "tpe", "pruner": "none", "checkpoints": place.folder, **how}
+    events = search(study, task, space, n_trials=n_trials, **names)
+    epochs = (event for event in events if isinstance(event, EpochDone))
+    for _ in itertools.islice(epochs, n_epochs):
+        pass
+    events.close()
+    return study
+
+
+def test_an_exhaustive_search_trains_every_candidate_to_its_end_and_then_goes_on(
+    place, task, five, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always = optuna.pruners.ThresholdPruner(lower=2.0)
+    monkeypatch.setattr(study_module, "make_pruner", lambda *_: always)
+    trials = exhaust(place, task, five, 6).get_trials()
+    assert [trial.params["cut"] for trial in trials[:5]] == [4, 0, 3, 2, 1]
+    assert [t.state.name for t in trials] == ["COMPLETE"] * 5 + ["PRUNED"]
+    assert [t.user_attrs.get("origin") for t in trials] == ["baseline"] * 2 + ["exhaustive"] * 3 + [None]
+    by_depth = sorted(trials[:5], key=lambda trial: trial.params["cut"])
+    rates = [3e-4 * 10 ** (place / 4) for place in range(5)]
+    assert [t.params["learning_rate"] for t in by_depth] == pytest.approx(rates)
+    assert {t.params["head_width"] for t in by_depth} == {0}
+
+
+def test_an_exhaustive_search_that_was_stopped_trains_each_candidate_once(place, task, five) -> None:
+    for n_epochs in (1, 4, 2):
+        exhaust(place, task, five, 5, n_epochs=n_epochs)
+    study = exhaust(place, task, five, 5)
+    assert [trial.params["cut"] for trial in study.get_trials()] == [4, 0, 3, 2, 1]
+    assert {trial.state for trial in study.get_trials()} == {TrialState.COMPLETE}
+    assert [len(trial.intermediate_values) for trial in study.get_trials()] == [2] * 5
+
+
+def test_learning_rates_make_a_grid(place, task, five) -> None:
+    space = replace(five, learning_rate=(1e-4, 1e-3))
+    study = exhaust(place, task, space, 0, learning_rates=(1e-4, 1e-3))
+    grid = [trial.system_attrs["fixed_params"] for trial in study.get_trials()]
+    found = [(params["cut"], params["learning_rate"]) for params in grid]
+    assert found == [(cut, rate) for cut in (4, 0, 3, 2, 1) for rate in (1e-4, 1e-3)]
+    assert len(grid) == count_exhaustive(space, (1e-4, 1e-3))
+
+
+def test_a_fixed_learning_rate_is_that_of_every_candidate(place, task, five) -> None:
+    study = exhaust(place, task, replace(five, learning_rate=(2e-3, 2e-3)), 0)
+    rates = {trial.system_attrs["fixed_params"]["learning_rate"] for trial in study.get_trials()}
+    assert rates == {2e-3}
+    assert len(study.get_trials()) == count_exhaustive(five) == 5
+
+
+def test_an_exhaustive_search_and_another_are_two_studies(place, task, five) -> None:
+    place.open(task, five)
+    message = "search is 'adaptive' there, 'exhaustive, learning rates 0.001' here"
+    with pytest.raises(StudyError, match=message):
+        exhaust(place, task, five, 0, learning_rates=(1e-3,))
+
+
 # --- another study ------------------------------------------------------------------------------
 
 
@@ -489,6 +561,14 @@ def test_a_study_of_that_name_with_other_settings_is_refused(place, task, space,
     place.open(task, space)
     with pytest.raises(StudyError, match=rf"^Study 's' is another: .*{difference}.*Give another --name\.$"):
         place.open(*change(task, space))
+    assert len(place.open(task, space).get_trials()) == N_ANCHORS
+
+
+def test_a_study_from_before_a_setting_was_stored_goes_on(place, task, space) -> None:
+    study = place.open(task, space)
+    settings = study.user_attrs["settings"]
+    assert study_module.BEFORE.items() <= settings.items()
+    study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in study_module.BEFORE})
     assert len(place.open(task, space).get_trials()) == N_ANCHORS
 
 

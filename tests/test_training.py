@@ -368,6 +368,24 @@ def test_weight_decay_is_for_matrices_only() -> None:
     torch.testing.assert_close(suffix.module.bias.detach(), torch.full((3,), 0.5))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_sgd_steps_with_its_momentum(rows, momentum: float) -> None:
+    """Against Nesterov's momentum by hand, a step an epoch."""
+    source, suffix, by_hand = rows(40), linear(), linear()
+    recipe = Recipe(epochs=3, batch_size=40, learning_rate=0.1, weight_decay=0.0, schedule="constant")
+    recipe = replace(recipe, optimizer="sgd", momentum=momentum)
+    list(train(suffix, source, None, recipe, CPU, suffix_macs=0))
+    velocities = [torch.zeros_like(p) for p in by_hand.parameters()]
+    for _ in range(3):
+        loss = F.cross_entropy(by_hand((source.features,)), source.labels)
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for p, g, v in zip(by_hand.parameters(), gradients, velocities, strict=True):
+                v.mul_(momentum).add_(g)
+                p -= 0.1 * (g + momentum * v)
+    torch.testing.assert_close(suffix.module.weight, by_hand.module.weight)
+
+
 def test_frozen_parameters_of_a_suffix_do_not_move(rows) -> None:
     suffix = First(nn.Sequential(nn.Linear(64, 16), nn.Linear(16, 10)))
     suffix.module[0].requires_grad_(False)
@@ -396,6 +414,11 @@ def test_neighbouring_seeds_are_unrelated() -> None:
 def test_a_recipe_that_cannot_be_trained_is_refused(wrong) -> None:
     with pytest.raises(SettingsError, match="give one of"):
         Recipe(epochs=1, **wrong)
+
+
+def test_a_momentum_that_would_not_fade_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"^momentum 1\.0: give a number in \[0, 1\)\.$"):
+        Recipe(epochs=1, momentum=1.0)
 
 
 # --- a GPU that is full -------------------------------------------------------------------------

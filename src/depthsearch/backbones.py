@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.models import load_state_dict
+from timm.models import adapt_input_conv, load_state_dict
 from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
@@ -75,7 +76,13 @@ class Backbone:
 
 
 def load_backbone(
-    name: str, weights: str = "auto", *, image_size: int | None = None, demo: bool = False, seed: int = 0
+    name: str,
+    weights: str = "auto",
+    *,
+    image_size: int | None = None,
+    in_chans: int = 3,
+    demo: bool = False,
+    seed: int = 0,
 ) -> Backbone:
     """Build a timm model and give it pretrained weights.
 
@@ -83,15 +90,19 @@ def load_backbone(
         name: timm's name, such as ``densenet121`` or ``resnet50.a1_in1k``.
         weights: ``auto`` (timm's pretrained weights), ``random``, or a safetensors or state-dict file.
         image_size: Height and width of the images in pixels; default: what the weights were trained with.
+        in_chans: 3 for colours, or 1 for grey: the kernels of the first convolution are summed over the
+            colours, as timm does, and mean and standard deviation of the pixels are the means of theirs.
         demo: Whether the weights that the package ships may stand in for missing ones.
         seed: Seeds the weights where they are random.
 
     Raises:
-        SettingsError: If timm has no such model.
+        SettingsError: If timm has no such model, or not with so many channels.
         WeightsError: If no weights are to be had or the given ones do not fit.
     """
     if image_size is not None and image_size < 8:
         raise SettingsError(f"--image-size {image_size} is too small: give at least 8 pixels.")
+    if in_chans not in (1, 3):
+        raise SettingsError(f"--channels {in_chans}: give 3 for colours or 1 for grey.")
     model = _create(name, seed)
     if weights == "random":
         origin = f"random (seed {seed})"
@@ -99,6 +110,8 @@ def load_backbone(
         origin = _load_pretrained(name, model, demo=demo)
     else:
         origin = _load_file(name, model, Path(weights))
+    if in_chans == 1:
+        model = make_model(name, seed=seed, in_chans=1) if weights == "random" else _folded(name, model)
     preprocessing = _preprocessing(model)
     if origin.startswith("shipped"):
         preprocessing = replace(
@@ -117,13 +130,36 @@ def load_backbone(
     )
 
 
-def make_model(name: str, *, seed: int = 0) -> nn.Module:
-    """Build a timm model with random weights, to look at its cuts.
+def make_model(name: str, *, seed: int = 0, in_chans: int = 3) -> nn.Module:
+    """Build a timm model with random weights, to look at its cuts; for grey images with one channel.
 
     Raises:
         SettingsError: If timm has no such model.
     """
-    return _create(name, seed).eval()
+    # Asked for only where it matters: not every model of timm's takes the argument.
+    model = _create(name, seed, **({} if in_chans == 3 else {"in_chans": in_chans}))
+    if in_chans == 1:
+        config: Mapping[str, Any] = vars(model)["pretrained_cfg"]
+        grey = {key: (fmean(config[key]),) for key in ("mean", "std")}
+        vars(model)["pretrained_cfg"] = {**config, "input_size": (1, *config["input_size"][1:]), **grey}
+    return model.eval()
+
+
+def _folded(name: str, model: nn.Module) -> nn.Module:
+    """Make the model for grey images that sees in them what this one sees in a picture all grey."""
+    first = vars(model)["pretrained_cfg"].get("first_conv") or ()
+    state = model.state_dict()
+    try:
+        for path in [first] if isinstance(first, str) else first:
+            state[f"{path}.weight"] = adapt_input_conv(1, state[f"{path}.weight"])
+        grey = make_model(name, in_chans=1)
+        grey.load_state_dict(state)
+    except (KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
+        raise SettingsError(
+            f"The pretrained weights of {name} cannot be folded to one channel. Leave --channels 1 out, or "
+            "take another backbone."
+        ) from error
+    return grey
 
 
 def state_digest(model: nn.Module, *, leave_out: str | None = None) -> str:
@@ -137,7 +173,7 @@ def state_digest(model: nn.Module, *, leave_out: str | None = None) -> str:
     return digest.hexdigest()
 
 
-def _create(name: str, seed: int) -> nn.Module:
+def _create(name: str, seed: int, **options: Any) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:4]
         hint = f"Near: {', '.join(near)}." if near else "timm.list_models() lists them."
@@ -145,8 +181,8 @@ def _create(name: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model: nn.Module = timm.create_model(name, pretrained=False)
-        except RuntimeError as error:
+            model: nn.Module = timm.create_model(name, pretrained=False, **options)
+        except (RuntimeError, TypeError) as error:
             raise SettingsError(
                 f"timm cannot build {name!r}: {error}. timm.list_pretrained() lists the names with a tag."
             ) from error

@@ -38,13 +38,14 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             f"- **Setting**: {_setting(ours['setting'])}, {origin['recipe']['epochs']} epochs of batches of "
             f"{origin['recipe']['batch_size']}, seed {origin['seed']}, {ours['precision']} (study "
             f"{origin['study']}, trial {origin['trial']}).",
-            f"- **Input**: RGB, shorter side to {_shorter_side(seen)} px ({seen['interpolation']}), centre "
+            f"- **Input**: {'RGB' if len(seen['mean']) == 3 else 'grey'}, "
+            f"shorter side to {_shorter_side(seen)} px ({seen['interpolation']}), centre "
             f"{seen['image_size']} x {seen['image_size']} px, mean {_numbers(seen['mean'])}, "
             f"std {_numbers(seen['std'])}.",
             "",
             *_test(ours["test"]),
             "",
-            *_usage(ours["timm_loads"], name, has_onnx),
+            *_usage(ours["timm_loads"], name, len(seen["mean"]) if has_onnx else 0),
             "",
         ]
     )
@@ -98,7 +99,7 @@ def _test(test: Mapping[str, Any]) -> list[str]:
     return [*told, "", "| class | precision | recall | images |", "|---|---|---|---|", *rows]
 
 
-def _usage(timm_loads: bool, name: str, has_onnx: bool) -> list[str]:
+def _usage(timm_loads: bool, name: str, onnx_channels: int) -> list[str]:
     with_timm = [
         "import timm",
         f'model = timm.create_model("local-dir:{name}", pretrained=True).eval()',
@@ -118,10 +119,11 @@ def _usage(timm_loads: bool, name: str, has_onnx: bool) -> list[str]:
     ]
     if not timm_loads:
         lines += ["", "Its head is not one of timm's, so `timm.create_model` cannot load it."]
-    if has_onnx:
+    if onnx_channels:
         lines += [
             "",
-            "`model.onnx` takes `pixels`, float32 `(n, 3, height, width)` in [0, 255], resized and cut as "
-            "above, and gives `probabilities` `(n, classes)`; the classes stand in its metadata.",
+            f"`model.onnx` takes `pixels`, float32 `(n, {onnx_channels}, height, width)` in [0, 255], "
+            "resized and cut as above, and gives `probabilities` `(n, classes)`; the classes stand in its "
+            "metadata.",
         ]
     return lines

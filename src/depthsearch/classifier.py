@@ -115,6 +115,7 @@ class Classifier:
             image_size=self.preprocessing.image_size,
             crop_share=self.preprocessing.crop_share,
             interpolation=self.preprocessing.interpolation,
+            channels=len(self.preprocessing.mean),
         )
         paths = iter([Path(image) for image in images])
         while batch := list(islice(paths, batch_size)):

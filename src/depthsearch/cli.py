@@ -6,13 +6,14 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
-from depthsearch.errors import DepthsearchError
+from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.interrupts import sigterm_interrupts
+from depthsearch.studyfile import read_study_file
 
 __all__ = ["main"]
 
@@ -20,6 +21,9 @@ DEFAULT_STORAGE = "sqlite:///depthsearch.db"
 KINDS = ("conv", "pool", "concat", "block")
 DEFAULT_KINDS = "conv,pool,concat"
 KINDS_HELP = f"candidates: some of {','.join(KINDS)} ({DEFAULT_KINDS})"
+LAYERS_HELP = (
+    "pick candidates: layer numbers, Keras names, module paths, patterns as conv_pw_*; both ends stay"
+)
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 # Defaults for a user's own images, and for the demo, which has to end within minutes on two cores.
 TRIALS, DEMO_TRIALS = 30, 14
@@ -28,33 +32,31 @@ TRIALS_EACH, DEMO_TRIALS_EACH = 20, 10
 EPOCHS, DEMO_EPOCHS = 10, 3
 CONFIRMED, DEMO_CONFIRMED = 3, 2
 SEEDS, DEMO_SEEDS = 3, 2
+LEARNING_RATES = (1e-5, 1e-2)
+SEARCHES = ("adaptive", "exhaustive")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
+OPTIMIZERS = ("adamw", "sgd")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the command line."""
+    """Says in one line what is wrong with the command line, or with the file that an option comes from."""
+
+    source = ""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {self.source}{message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt."""
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(argv)
-    if arguments.command == "study":
-        demo = arguments.data in (None, "digits")
-        several = len(arguments.backbone) > 1
-        each = (DEMO_TRIALS, TRIALS) if not several else (DEMO_TRIALS_EACH, TRIALS_EACH)
-        arguments.trials = arguments.trials or each[not demo] * len(arguments.backbone)
-        arguments.epochs = arguments.epochs or (DEMO_EPOCHS if demo else EPOCHS)
-        arguments.seeds = arguments.seeds or (DEMO_SEEDS if demo else SEEDS)
-        if arguments.confirm is None:
-            arguments.confirm = DEMO_CONFIRMED if demo else CONFIRMED
     try:
+        if arguments.command == "study":
+            arguments = _study_arguments(arguments, argv)
         with sigterm_interrupts():
             from depthsearch import commands
 
@@ -68,6 +70,83 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Stopped.{kept if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
+    """Complete the options of a study: the command line wins over the file, the file over defaults.
+
+    Raises:
+        SettingsError: If the file cannot be read or has a key that is no option.
+    """
+    if arguments.file is not None:
+        options = _checked_options(arguments.file)
+        arguments = _parser().parse_args(["study", f"--name={arguments.file.stem}", *options, *argv[1:]])
+    if arguments.backbone is None:
+        _study_parser().error("the following arguments are required: --backbone, here or in a study file")
+    _refuse_contradictions(arguments)
+    if not arguments.learning_rates:
+        arguments.learning_rate = arguments.learning_rate or LEARNING_RATES
+    demo = arguments.data in (None, "digits")
+    if arguments.search != "exhaustive":
+        arguments.trials = arguments.trials or _usual_trials(len(arguments.backbone), demo=demo)
+    arguments.epochs = arguments.epochs or (DEMO_EPOCHS if demo else EPOCHS)
+    arguments.seeds = arguments.seeds or (DEMO_SEEDS if demo else SEEDS)
+    if arguments.confirm is None:
+        arguments.confirm = DEMO_CONFIRMED if demo else CONFIRMED
+    return arguments
+
+
+def _usual_trials(n_backbones: int, *, demo: bool) -> int:
+    alone, each = (DEMO_TRIALS, DEMO_TRIALS_EACH) if demo else (TRIALS, TRIALS_EACH)
+    return alone if n_backbones == 1 else each * n_backbones
+
+
+def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+    """Refuse options of which one would be ignored.
+
+    Raises:
+        SettingsError: Naming them, and which to leave out.
+    """
+    contradiction = next(_contradictions(arguments), None)
+    if contradiction:
+        raise SettingsError(contradiction)
+
+
+def _contradictions(arguments: argparse.Namespace) -> Iterator[str]:
+    exhaustive = arguments.search == "exhaustive"
+    for name in arguments.also:
+        if getattr(arguments, name) is not None:
+            yield f"--{name.replace('_', '-')} fixes what --also {name} searches: give one of the two."
+    if arguments.momentum is not None and arguments.optimizer != "sgd" and "optimizer" not in arguments.also:
+        yield "--momentum is of sgd: say --optimizer sgd too."
+    if arguments.head_depth is not None and arguments.head_width is None:
+        yield "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out."
+    if arguments.learning_rates and arguments.learning_rate:
+        yield "--learning-rate and --learning-rates: give a range to search, or a list to try."
+    if arguments.learning_rates and not exhaustive:
+        yield (
+            "--learning-rates are tried by --search exhaustive. Say that too, or give a range to search "
+            "with --learning-rate LOW:HIGH."
+        )
+    for name in ("also", "head-depth", "sampler", "pruner"):
+        is_usual = getattr(arguments, name.replace("-", "_")) in ((), None, "auto", "none")
+        if exhaustive and arguments.trials is None and not is_usual:
+            yield (
+                f"--search exhaustive trains each candidate, its head linear: --{name} would do nothing. "
+                "Leave it out, or let the search go on with more --trials than candidates."
+            )
+
+
+def _checked_options(path: Path) -> list[str]:
+    """Read a study file, each option checked by itself, so that the complaint can name the key."""
+    parser = _study_parser()
+    defaults = vars(parser.parse_args([]))
+    del defaults["file"]
+    options = read_study_file(path, defaults)
+    for key, option in options.items():
+        parser.source = f"{path}, {key}: "
+        parser.parse_args([option])
+    return list(options.values())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,7 +167,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_study(commands: Any) -> None:
-    parser = commands.add_parser("study", help="search for the best cut")
+    _add_study_options(commands.add_parser("study", help="search for the best cut"))
+
+
+def _study_parser() -> _Parser:
+    """Make a parser of a study's options alone."""
+    parser = _Parser(prog="depthsearch study")
+    _add_study_options(parser)
+    return parser
+
+
+def _add_study_options(parser: argparse.ArgumentParser) -> None:
+    keys = "TOML file with any of the options below, by their long names; the command line wins over it"
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help=keys)
     _add_task(parser.add_argument_group("what to train").add_argument)
     _add_space(parser.add_argument_group("what to search").add_argument)
     _add_run(parser.add_argument_group("how to run").add_argument)
@@ -97,24 +188,25 @@ def _add_study(commands: Any) -> None:
 def _add_task(add: Any) -> None:
     folders = "labelled images, DIR/<class>/... or DIR/{train,val,test}/<class>/..."
     names = "a timm model, such as densenet121, or several: densenet121,resnet50"
-    add(
-        "--backbone",
-        type=_list_such_as("densenet121,resnet50"),
-        required=True,
-        metavar="NAME,...",
-        help=names,
-    )
+    listed = _list_such_as("densenet121,resnet50")
+    add("--backbone", type=listed, metavar="NAME,...", help=names)
     add("--data", metavar="DIR", help=f"{folders}; default: scikit-learn's digits, as a demo")
     add("--weights", default="auto", metavar="auto|FILE|random", help="pretrained (default: auto, timm's)")
     add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
+    add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
     add("--test-share", type=_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
-    add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    _add_flag(add, "--skip-unreadable", "leave out images that cannot be read")
     counts = f"default: {EPOCHS}, demo {DEMO_EPOCHS}"
     add("--epochs", type=_at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
     add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images a step (64)")
     add("--metric", choices=METRICS, default="accuracy", help="score on validation (accuracy)")
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="of the learning rate (cosine)")
+    add("--optimizer", choices=OPTIMIZERS, help="(adamw)")
+    add("--momentum", type=_share, metavar="P", help="of sgd, Nesterov's, in [0, 1) (0.9)")
+    add("--weight-decay", type=_decay, metavar="X", help="decoupled, on matrices and kernels (0.01)")
+    add("--dropout", type=_share, metavar="P", help="in the head, in [0, 1) (0)")
+    add("--head-depth", type=_at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
     views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
     add("--views", type=_at_least(1), default=1, metavar="V", help=views)
     add("--label-smoothing", type=_share, default=0.0, metavar="P", help="in [0, 1) (0)")
@@ -122,7 +214,16 @@ def _add_task(add: Any) -> None:
 
 def _add_space(add: Any) -> None:
     add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
-    add("--learning-rate", type=_range, default=(1e-5, 1e-2), metavar="LOW:HIGH", help="range (1e-5:1e-2)")
+    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
+    ways = "adaptive: a sampler proposes, weak trials are pruned; exhaustive: each candidate once (adaptive)"
+    add("--search", choices=SEARCHES, default="adaptive", help=ways)
+    add("--learning-rate", type=_range, metavar="LOW:HIGH", help="range, or the one to use (1e-5:1e-2)")
+    add(
+        "--learning-rates",
+        type=_rates,
+        metavar="LIST",
+        help="exhaustive: each candidate once at each of these",
+    )
     widths = "of the head's hidden layer, from 0 (none) up to MAX; 0: no search (1024:256)"
     add("--head-width", type=_width, default=(1024, 256), metavar="MAX:STEP", help=widths)
     add("--also", type=_also, default=(), metavar="LIST", help=f"further dimensions: {','.join(ALSO)}")
@@ -133,23 +234,33 @@ def _add_space(add: Any) -> None:
 
 
 def _add_run(add: Any) -> None:
-    counts = f"default: {TRIALS}, demo {DEMO_TRIALS}; {TRIALS_EACH} for each of several backbones"
+    counts = (
+        f"default: {TRIALS}, demo {DEMO_TRIALS}; {TRIALS_EACH} for each of several backbones; "
+        "exhaustive: all candidates"
+    )
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
-    add("--compile", action="store_true", help="torch.compile what is trained: slow to start, then faster")
+    _add_flag(add, "--compile", "torch.compile what is trained: slow to start, then faster")
     _add_keep(add)
     add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
     counts = f"({CONFIRMED}, demo {DEMO_CONFIRMED})"
-    again = f"promising cuts to train again at the end, both ends with them; 0: none {counts}"
-    add("--confirm", type=_at_least(0), metavar="N", help=again)
+    again = (
+        f"promising cuts to train again at the end, both ends with them; 0: none; all: all trained {counts}"
+    )
+    add("--confirm", type=_confirmed, metavar="N", help=again)
     seeds = f"trainings of each cut that is confirmed ({SEEDS}, demo {DEMO_SEEDS})"
     add("--seeds", type=_at_least(2), metavar="N", help=seeds)
     resample = "let each of these seeds divide training and validation images anew as well"
-    add("--resample", action="store_true", help=resample)
+    _add_flag(add, "--resample", resample)
     _add_storage(add)
-    add("--name", help="of the study; the same name goes on (default: BACKBONE-DATA)")
-    add("--json", action="store_true", help="print the result as JSON, in the last line of stdout")
+    add("--name", help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)")
+    _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")
+
+
+def _add_flag(add: Any, name: str, told: str) -> None:
+    """Add a flag that a study file may set and the command line take back."""
+    add(name, action=argparse.BooleanOptionalAction, default=False, help=told)
 
 
 def _add_keep(add: Any) -> None:
@@ -162,6 +273,7 @@ def _add_cuts(commands: Any) -> None:
     add = commands.add_parser("cuts", help="list a backbone's candidate cuts").add_argument
     add("backbone", metavar="BACKBONE", help="a timm model, such as densenet121")
     add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
+    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     add("--image-size", type=_at_least(8), metavar="PX", help="for MACs and bytes (default: the model's own)")
     add("--json", action="store_true", help="print a JSON list")
 
@@ -277,6 +389,22 @@ def _at_least(lowest: int) -> Any:
     return whole_number
 
 
+def _channels(text: str) -> int:
+    if text not in ("1", "3"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
+    return int(text)
+
+
+def _confirmed(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        n_cuts: int = _at_least(0)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor all") from None
+    return n_cuts
+
+
 def _seed(text: str) -> int:
     seed: int = _at_least(0)(text)
     if seed >= 2**32:
@@ -312,6 +440,26 @@ def _range(text: str) -> tuple[float, float]:
     if not 0 < ends[0] <= ends[1] < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
     return ends
+
+
+def _decay(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return value
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = {float(item) for item in text.split(",")}
+    except ValueError:
+        rates = {0.0}
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers above 0, such as 1e-4,1e-3")
+    return tuple(sorted(rates))
 
 
 def _width(text: str) -> tuple[int, int] | None:

@@ -7,10 +7,12 @@ compute), with the others as aliases.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from itertools import groupby
 
 from torch import nn
@@ -89,26 +91,35 @@ def list_cuts(
     *,
     image_size: int | None = None,
     head: str | None = None,
+    layers: Sequence[str | int] | None = None,
 ) -> list[Cut]:
     """List the candidate cuts of a model by depth.
 
     The first freezes nothing, the last the whole backbone; the classifier's own layers are no candidates.
+    Where some are picked with ``layers``, these two stay.
 
     Args:
         model: A CNN that torch.fx can trace. Left as it was.
         kinds: Which layers are candidates: any of ``conv``, ``pool``, ``concat``, ``block``.
         image_size: Height and width for which costs and sizes are given, in pixels; default: the model's own.
         head: Module path of the classifier, where it is not the one that timm or the last layer names.
+        layers: Which candidates, and no others: layer numbers, Keras names, module paths, or patterns of
+            these names such as ``features.*.conv1``; those of an alias find its cut. None: all.
 
     Raises:
         TraceError: If the model cannot be followed.
-        CutError: If a kind is unknown or the model has no candidate.
+        CutError: If a kind is unknown, the model has no candidate, or a layer is none.
     """
-    return cuts_of(trace(model, image_size=image_size), model, kinds, head=head)
+    return cuts_of(trace(model, image_size=image_size), model, kinds, head=head, layers=layers)
 
 
 def cuts_of(
-    graph: LayerGraph, model: nn.Module, kinds: Sequence[str] = DEFAULT_KINDS, *, head: str | None = None
+    graph: LayerGraph,
+    model: nn.Module,
+    kinds: Sequence[str] = DEFAULT_KINDS,
+    *,
+    head: str | None = None,
+    layers: Sequence[str | int] | None = None,
 ) -> list[Cut]:
     """List the candidate cuts of a model that is traced already; see `list_cuts`."""
     unknown = sorted(set(kinds) - set(KINDS))
@@ -124,16 +135,79 @@ def cuts_of(
         )
     candidates = list(_candidates(backbone, model, kinds))
     if not candidates:
-        found = sorted({layer.kind for layer in backbone} & set(KINDS)) or ["none of these"]
+        has = sorted({layer.kind for layer in backbone} & set(KINDS)) or ["none of these"]
         raise CutError(
-            f"{type(model).__name__} has no {' or '.join(kinds)} layer to cut at; it has: {', '.join(found)}."
+            f"{type(model).__name__} has no {' or '.join(kinds)} layer to cut at; it has: {', '.join(has)}."
         )
     first = next(layer for layer in backbone if layer.parameters)
     candidates.append(_Candidate(position=first.position, first_layer=first.name, name=first.name,
                                  kind=_kind_of(first)))  # fmt: skip
     at_end = next((layer.name for layer in graph.layers if layer.position >= end), "output")
     candidates.append(_Candidate(position=end, first_layer=at_end, name=head_name, kind="head"))
-    return _describe(graph, backbone, _merge(candidates, graph, backbone))
+    cuts = _describe(graph, backbone, _merge(candidates, graph, backbone))
+    if layers is None:
+        return cuts
+    numbers = number_layers(graph)
+    matching = {wanted: _matching(wanted, cuts, numbers) for wanted in map(str, layers)}
+    for wanted, found in matching.items():
+        if not found:
+            raise CutError(_no_candidate(wanted, cuts, graph, model, kinds, head_name))
+    return _picked(cuts, [cut for found in matching.values() for cut in found])
+
+
+def _picked(cuts: Sequence[Cut], wanted: Iterable[Cut]) -> list[Cut]:
+    """Keep the wanted cuts and both ends, and count them anew."""
+    kept = sorted({0, len(cuts) - 1, *(cut.index for cut in wanted)})
+    return [replace(cuts[place], index=index) for index, place in enumerate(kept)]
+
+
+def _matching(wanted: str, cuts: Sequence[Cut], numbers: Mapping[str, Numbered]) -> list[Cut]:
+    """Find the cuts of one number, name or pattern."""
+    return [
+        cut
+        for cut in cuts
+        if any(fnmatchcase(name, wanted) for name in _names(cut, numbers)) or wanted in _numbers(cut, numbers)
+    ]
+
+
+def _names(cut: Cut, numbers: Mapping[str, Numbered]) -> list[str]:
+    """Give all names of a cut: module paths and Keras names, its aliases' too."""
+    keras = [numbers[alias].keras_name for alias in cut.aliases if alias in numbers]
+    return [name for name in (cut.name, *cut.aliases, cut.keras_name, *keras) if name]
+
+
+def _numbers(cut: Cut, numbers: Mapping[str, Numbered]) -> list[str]:
+    aliases = (numbers[alias].number for alias in cut.aliases if alias in numbers)
+    return [str(number) for number in (cut.layer, *aliases)]
+
+
+def _no_candidate(
+    wanted: str, cuts: Sequence[Cut], graph: LayerGraph, model: nn.Module, kinds: Sequence[str], head: str
+) -> str:
+    """Say why a layer is none of the candidates, and what is near it."""
+    numbers = number_layers(graph)
+    for kind in KINDS:
+        more = (*kinds, kind)
+        others = [] if kind in kinds else cuts_of(graph, model, more, head=None if head == "output" else head)
+        if _matching(wanted, others, numbers):
+            return f"Layer {wanted!r} is none of {', '.join(kinds)}: --kinds {','.join(more)} has it."
+    if any(_is_within(cut.name, wanted) for cut in cuts):
+        return f"{wanted!r} is a module with layers inside, not one: give '{wanted}.*' for its cuts."
+    near = f"Near: {', '.join(map(str, _near(wanted, cuts, numbers)))}. See `depthsearch cuts`."
+    for name, numbered in numbers.items():
+        if wanted in (str(numbered.number), name, numbered.keras_name):
+            return f"Layer {wanted!r} ({name}) is none of {', '.join(KINDS)}: no cut starts there. {near}"
+    return f"No layer {wanted!r} in {type(model).__name__}. {near}"
+
+
+def _near(wanted: str, cuts: Sequence[Cut], numbers: Mapping[str, Numbered]) -> list[Cut]:
+    """Find three cuts with a number or name like one that there is not."""
+    if wanted.isdecimal():
+        nearest = sorted(cuts, key=lambda cut: abs(cut.layer - int(wanted)))[:3]
+        return sorted(nearest, key=lambda cut: cut.index)
+    by_name = {name: cut for cut in cuts for name in _names(cut, numbers)}
+    like = difflib.get_close_matches(wanted, by_name, n=3, cutoff=0.0)
+    return list(dict.fromkeys(by_name[name] for name in like))
 
 
 def find_cut(cuts: Iterable[Cut], name: str | int) -> Cut:

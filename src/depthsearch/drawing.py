@@ -188,7 +188,7 @@ def _coloured(values: NDArray[np.float32], colours: Sequence[str]) -> NDArray[np
 
 
 def _square(pixels: torch.Tensor) -> Image.Image:
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).resize(
+    return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()).resize(
         (CELL, CELL), Image.Resampling.BICUBIC
     )
 

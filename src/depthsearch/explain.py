@@ -123,7 +123,7 @@ class Photo:
 
     Attributes:
         name: What to call it: its path, or its place in a data set.
-        pixels: ``(3, s, s)``, uint8, as the classifier's preprocessing cuts it.
+        pixels: ``(c, s, s)``, uint8, as the classifier's preprocessing cuts it.
         true: Its class, or None where that is not known.
     """
 
@@ -201,7 +201,7 @@ def compare(
     """Set a fine-tuned classifier beside the pretrained one.
 
     Args:
-        after: Fine-tuned, mapping images ``(n, 3, s, s)`` to logits; left as it was, like ``before``.
+        after: Fine-tuned, mapping images ``(n, c, s, s)`` to logits; left as it was, like ``before``.
         before: Pretrained, with its own classifier; None if it is not at hand.
         classes: Of ``after``.
         before_classes: See `Comparison`.
@@ -245,7 +245,7 @@ def subject_of(model: nn.Module, *, image_size: int) -> Subject:
     """Trace a classifier and find the layers with a map.
 
     Args:
-        model: Maps images ``(n, 3, s, s)`` to logits. Left as it was.
+        model: Maps images ``(n, c, s, s)`` to logits. Left as it was.
         image_size: ``s``.
 
     Raises:
@@ -310,7 +310,9 @@ class _Measuring(fx.Interpreter):
 
 def _shapes(graph: LayerGraph) -> dict[fx.Node, tuple[int, ...]]:
     like = next((p for p in graph.traced.parameters() if p.is_floating_point()), torch.empty(0))
-    image = torch.zeros(1, 3, graph.image_size, graph.image_size, dtype=like.dtype, device=like.device)
+    image = torch.zeros(
+        1, graph.channels, graph.image_size, graph.image_size, dtype=like.dtype, device=like.device
+    )
     run = _Measuring(graph.traced)
     with evaluating(graph.traced), torch.no_grad():
         run.run(image)
@@ -428,7 +430,7 @@ def _find_layer(subject: Subject, wanted: str) -> MapLayer:
 
 
 def normalised(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Make a model's input of pixels ``(..., 3, s, s)`` in [0, 255]."""
+    """Make a model's input of pixels ``(..., c, s, s)`` in [0, 255]."""
     mean = torch.tensor(preprocessing.mean, device=pixels.device).view(-1, 1, 1)
     std = torch.tensor(preprocessing.std, device=pixels.device).view(-1, 1, 1)
     return pixels.float().mul(1 / (255 * std)).sub(mean / std)
@@ -441,7 +443,7 @@ def look(
 
     Args:
         subject: The classifier. Left as it was.
-        image: ``(3, s, s)``, normalised, on the classifier's device.
+        image: ``(c, s, s)``, normalised, on the classifier's device.
         layers: Of this classifier.
         also: Classes to give Grad-CAM for besides the predicted one.
     """

@@ -73,6 +73,7 @@ def read_photos(
         image_size=preprocessing.image_size,
         crop_share=preprocessing.crop_share,
         interpolation=preprocessing.interpolation,
+        channels=len(preprocessing.mean),
     )
     photos = []
     for path in paths:

@@ -93,6 +93,7 @@ class LayerGraph:
         changed: Nodes whose value is changed in place before a later use: it is not what was computed.
         opaque: Paths of modules with layers inside that tracing could not enter.
         image_size: Height and width of the image it was run on, in pixels.
+        channels: Of that image.
     """
 
     traced: fx.GraphModule
@@ -102,6 +103,7 @@ class LayerGraph:
     changed: frozenset[fx.Node]
     opaque: tuple[str, ...]
     image_size: int
+    channels: int = 3
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -228,7 +230,7 @@ def trace(model: nn.Module, *, image_size: int | None = None) -> LayerGraph:
         graph, opaque = _follow(model)
         traced = fx.GraphModule(model, graph)
         values = _run(model, traced, (size[0], image_size, image_size))
-    return _describe(model, traced, values, opaque, image_size)
+    return _describe(model, traced, values, opaque, (size[0], image_size))
 
 
 def input_size(model: nn.Module) -> tuple[int, int, int]:
@@ -338,7 +340,7 @@ def _describe(
     traced: fx.GraphModule,
     run: _Run,
     opaque: tuple[str, ...],
-    image_size: int,
+    image: tuple[int, int],
 ) -> LayerGraph:
     nodes = list(traced.graph.nodes)
     from_image: set[fx.Node] = set()
@@ -374,7 +376,8 @@ def _describe(
         bytes_per_image={n: run.bytes[n] for n in nodes if carried[n]},
         changed=frozenset(run.changed),
         opaque=opaque,
-        image_size=image_size,
+        image_size=image[1],
+        channels=image[0],
     )
 
 

@@ -149,7 +149,7 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
     try:
         classes = tuple(str(name) for name in ours["classes"])
         model = with_head(
-            make_model(ours["backbone"]),
+            make_model(ours["backbone"], in_chans=len(ours["preprocessing"]["mean"])),
             ours["classifier"],
             len(classes),
             width=ours["head"]["width"],
@@ -167,10 +167,16 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
     return Classifier(model=model, classes=classes, preprocessing=preprocessing, device=chosen, config=config)
 
 
-def _timm_loads(model: nn.Module, architecture: str, num_classes: int) -> bool:
+def _timm_loads(model: nn.Module, architecture: str, num_classes: int, channels: int) -> bool:
     """Whether timm builds a model with the same tensors by itself, as it does with a linear head."""
+    options: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
     with torch.random.fork_rng(devices=[]):
-        theirs: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes)
+        theirs: nn.Module = timm.create_model(
+            architecture,
+            pretrained=False,
+            num_classes=num_classes,
+            **options,
+        )
     return _shapes(theirs) == _shapes(model)
 
 
@@ -204,7 +210,9 @@ def _config(model: nn.Module, description: Description) -> dict[str, Any]:
         "depthsearch": {
             "format": FORMAT,
             "version": __version__,
-            "timm_loads": _timm_loads(model, before["architecture"], len(description.classes)),
+            "timm_loads": _timm_loads(
+                model, before["architecture"], len(description.classes), len(seen.mean)
+            ),
             "digest": state_digest(model),
             "head": {"width": ours.pop("head_width"), "depth": ours.pop("head_depth")},
             **ours,

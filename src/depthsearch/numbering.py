@@ -89,6 +89,9 @@ def number_layers(graph: LayerGraph) -> dict[str, Numbered]:
 
 def _recognise(layers: Sequence[Layer]) -> _Architecture | None:
     weights = [(_kind(layer), layer.weight_shape) for layer in layers if _is_weighted(_kind(layer))]
+    if weights and weights[0][1][1:2] == (1,):
+        # Grey images: but for the channels of its first kernel it is the same model.
+        weights[0] = weights[0][0], (weights[0][1][0], 3, *weights[0][1][2:])
     for architecture in _architectures():
         known = [(row.kind, row.weight_shape) for row in architecture.rows if _is_weighted(row.kind)]
         head = tuple(kind for kind, _ in weights[len(known) :])

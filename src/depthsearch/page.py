@@ -670,7 +670,7 @@ def _again(summary: Summary, record: Record) -> Iterator[Block]:
     facts = [(name, str(v)) for name, v in versions.items()] if isinstance(versions, Mapping) else []
     facts += [
         (key, str(record.provenance[key]))
-        for key in ("machine", "device", "precision")
+        for key in ("study file", "machine", "device", "precision")
         if key in record.provenance
     ]
     facts.append(("weights", summary.weights))

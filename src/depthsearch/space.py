@@ -8,7 +8,7 @@ find. With several backbones the cut is conditional on the backbone: each has a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -25,10 +25,12 @@ from depthsearch.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.training import OPTIMIZERS
 
-__all__ = ["BACKBONE", "Point", "SearchSpace", "cut_parameter"]
+__all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter"]
 
 # The parameter that chooses among several backbones.
 BACKBONE = "backbone"
+# What can be fixed for all trials, where it is not searched.
+FIXABLE = ("head_depth", "dropout", "weight_decay", "optimizer")
 
 
 def cut_parameter(backbone: str) -> str:
@@ -61,7 +63,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """The ranges to search; a range that is None is not searched and keeps `Point`'s default.
+    """The ranges to search; what is not searched has the value fixed here, or keeps `Point`'s default.
 
     Attributes:
         cuts: Candidates by depth; those of several backbones one backbone after the other, see `across`.
@@ -71,6 +73,7 @@ class SearchSpace:
         dropout: Lowest and highest probability.
         weight_decay: Lowest and highest, searched on a log scale.
         optimizer: Names to choose from.
+        fixed: One value for all trials of ``head_depth``, ``dropout``, ``weight_decay``, ``optimizer``.
     """
 
     cuts: tuple[Cut, ...]
@@ -80,6 +83,7 @@ class SearchSpace:
     dropout: tuple[float, float] | None = None
     weight_decay: tuple[float, float] | None = None
     optimizer: tuple[str, ...] | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse ranges that cannot be searched."""
@@ -105,6 +109,23 @@ class SearchSpace:
         unknown = set(self.optimizer or ()) - set(OPTIMIZERS)
         if unknown or self.optimizer == ():
             raise SettingsError(f"optimizer {self.optimizer}: choose from {', '.join(OPTIMIZERS)}.")
+        self._check_fixed()
+
+    def _check_fixed(self) -> None:
+        """Refuse values that cannot be trained with, and those of what is searched."""
+        right = {
+            "head_depth": lambda value: value >= 1,
+            "dropout": lambda value: 0 <= value < 1,
+            "weight_decay": lambda value: 0 <= value < float("inf"),
+            "optimizer": lambda value: value in OPTIMIZERS,
+        }
+        for name, value in self.fixed.items():
+            if name not in right:
+                raise SettingsError(f"{name} cannot be fixed: give some of {', '.join(FIXABLE)}.")
+            if getattr(self, name) is not None:
+                raise SettingsError(f"{name} is fixed at {value} and searched: give one of the two.")
+            if not right[name](value):
+                raise SettingsError(f"{name} {value!r} cannot be trained with; see Point.")
 
     @classmethod
     def for_model(
@@ -113,22 +134,24 @@ class SearchSpace:
         kinds: Sequence[str] = DEFAULT_KINDS,
         *,
         image_size: int | None = None,
+        layers: Sequence[str | int] | None = None,
         **ranges: Any,
     ) -> SearchSpace:
-        """Search all candidate cuts of a model.
+        """Search all candidate cuts of a model, or those picked.
 
         Args:
             model: A CNN that torch.fx can trace. Left as it was.
             kinds: Candidate kinds, see `list_cuts`.
             image_size: Height and width for the cuts' costs, in pixels.
+            layers: Which candidates, the two ends besides: numbers, names or patterns, see `list_cuts`.
             **ranges: The other attributes of a space.
 
         Raises:
             TraceError: If the model cannot be followed.
-            CutError: If it has no candidate.
+            CutError: If it has no candidate, or not a layer that is picked.
             SettingsError: If a range cannot be searched.
         """
-        return cls(cuts=tuple(list_cuts(model, kinds, image_size=image_size)), **ranges)
+        return cls(cuts=tuple(list_cuts(model, kinds, image_size=image_size, layers=layers)), **ranges)
 
     @classmethod
     def across(
@@ -137,6 +160,7 @@ class SearchSpace:
         kinds: Sequence[str] = DEFAULT_KINDS,
         *,
         image_size: int | Mapping[str, int] | None = None,
+        layers: Sequence[str | int] | None = None,
         **ranges: Any,
     ) -> SearchSpace:
         """Search all candidate cuts of several models.
@@ -145,11 +169,12 @@ class SearchSpace:
             models: By the names that the backbones are to have. One alone makes the space of `for_model`.
             kinds: Candidate kinds, see `list_cuts`.
             image_size: Height and width for the cuts' costs, in pixels; of all, or of each by its name.
+            layers: Which candidates, see `for_model`; every model has to have them.
             **ranges: The other attributes of a space, the same for every backbone.
 
         Raises:
             TraceError: If a model cannot be followed.
-            CutError: If one has no candidate.
+            CutError: If one has no candidate, or not a layer that is picked.
             SettingsError: If there is no model, one has no name, or a range cannot be searched.
         """
         if not models or (len(models) > 1 and "" in models):
@@ -158,7 +183,7 @@ class SearchSpace:
         cuts = [
             replace(cut, backbone=name if len(models) > 1 else "")
             for name, model in models.items()
-            for cut in list_cuts(model, kinds, image_size=sizes[name])
+            for cut in list_cuts(model, kinds, image_size=sizes[name], layers=layers)
         ]
         return cls(cuts=tuple(cuts), **ranges)
 
@@ -211,7 +236,7 @@ class SearchSpace:
         backbone = params.get(BACKBONE, self.backbones[0])
         cut = self.cuts_of(backbone)[params[cut_parameter(backbone)]]
         named = {f.name for f in fields(Point)} - {"cut"}
-        return Point(cut=cut, **{k: v for k, v in params.items() if k in named})
+        return Point(cut=cut, **{**self.fixed, **{k: v for k, v in params.items() if k in named}})
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

@@ -38,7 +38,7 @@ from depthsearch.objective import (
     transfer_curve,
 )
 from depthsearch.sampling import make_pruner, make_sampler
-from depthsearch.space import BACKBONE, Point, SearchSpace, cut_parameter
+from depthsearch.space import BACKBONE, FIXABLE, Point, SearchSpace, cut_parameter
 from depthsearch.stored import StoredBackbone, curve_key
 from depthsearch.training import METRICS, EpochResult, seed_from
 from depthsearch.trials import read_trials
@@ -51,6 +51,7 @@ __all__ = [
     "TrialEnded",
     "TrialStarted",
     "confirm",
+    "count_exhaustive",
     "first_settings",
     "open_storage",
     "open_study",
@@ -63,6 +64,17 @@ ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
 # Sets the seeds of confirmation apart from those of trials.
 CONFIRMATION = 0x5EED
 REPEATS = ("confirms", "seed", "resample")
+# Trials of these origins run to their last epoch: the report compares with them, or all are to be compared.
+NEVER_STOPPED = ("baseline", "exhaustive")
+# What a setting was before it was stored: studies from then go on.
+BEFORE: dict[str, Any] = {
+    "search": "adaptive",
+    "head depth": 1,
+    "dropout": 0.0,
+    "weight decay": 0.01,
+    "optimizer": "adamw",
+    "momentum": 0.9,
+}
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -147,6 +159,9 @@ def open_study(
     task: Task | Mapping[str, Task],
     space: SearchSpace,
     provenance: Mapping[str, Any],
+    *,
+    exhaustive: bool = False,
+    learning_rates: Sequence[float] = (),
 ) -> optuna.Study:
     """Create a study, or open the one of that name if it searches the same.
 
@@ -157,13 +172,17 @@ def open_study(
             for the backbone and its images' size.
         space: What is searched.
         provenance: What else to keep with a new study: versions, where data and weights come from.
+        exhaustive: Whether its first trials are every candidate, once, each trained to its last epoch; else
+            they are the ends and a spread over depth.
+        learning_rates: Of an exhaustive search: every candidate once at each, all within the space's range.
+            None: each at the sensible one of its depth.
 
     Raises:
         StudyError: If the study of that name has other settings, naming each difference.
     """
     tasks = tasks_of(task)
     direction = StudyDirection[METRICS[_any(tasks).recipe.metric].upper()]
-    settings = _settings(tasks, space)
+    settings = {**_settings(tasks, space), "search": _named_search(exhaustive, learning_rates)}
     names = optuna.get_all_study_names(storage)
     if name in names:
         study = optuna.load_study(study_name=name, storage=storage)
@@ -175,7 +194,7 @@ def open_study(
         if "settings" not in study.user_attrs:
             _describe_study(study, tasks, space, provenance)
             study.set_user_attr("settings", settings)
-        _enqueue_anchors(study, space)
+        _enqueue_first(study, space, exhaustive=exhaustive, learning_rates=learning_rates)
     return study
 
 
@@ -393,7 +412,7 @@ class _Runner:
                 yield EpochDone(number=trial.number, result=result)
                 # Optuna judges the last epoch reported; one that is only told again was judged before.
                 judge = last_reported <= result.epoch < task.recipe.epochs and origin != "confirm"
-                if _is_weak(trial, result.epoch, judge=judge, baseline=origin == "baseline"):
+                if _is_weak(trial, result.epoch, judge=judge, is_kept=origin in NEVER_STOPPED):
                     state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
                     break
         except DivergedError as error:
@@ -451,13 +470,14 @@ def _cut_in(space: SearchSpace, params: Mapping[str, Any]) -> Cut | None:
     return None if index is None else space.cuts_of(backbone)[index]
 
 
-def _is_weak(trial: Trial, epoch: int, *, judge: bool, baseline: bool) -> bool:
+def _is_weak(trial: Trial, epoch: int, *, judge: bool, is_kept: bool) -> bool:
     """Ask the pruner once, and keep its verdict: it answers otherwise the second time.
 
-    Baselines are judged too, as halving compares only with trials that were, but they are never stopped.
+    Baselines and their like are judged too, as halving compares only with trials that were, but never
+    stopped.
     """
     with deferred():
-        weak = trial.user_attrs.get("prune_at") == epoch or (judge and trial.should_prune() and not baseline)
+        weak = trial.user_attrs.get("prune_at") == epoch or (judge and trial.should_prune() and not is_kept)
         if weak:
             trial.set_user_attr("prune_at", epoch)
     return bool(weak)
@@ -506,6 +526,10 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
     preprocessing = asdict(task.backbone.preprocessing)
     ranges = asdict(space)
     ranges.pop("cuts")
+    ranges.pop("fixed")
+    usual = Point(cut=cuts[0], learning_rate=space.learning_rate[0])
+    values = {name: getattr(usual, name) for name in FIXABLE} | dict(space.fixed)
+    fixed = {name: value for name, value in values.items() if ranges[name] is None}
     return {
         "backbone": task.backbone.name,
         "weights": f"{task.backbone.weights} [{task.backbone.digest[:12]}]",
@@ -516,7 +540,7 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
         "cuts": f"{len(cuts)} from {cuts[0].name} to {cuts[-1].name} "
         f"[{seed_from(*(ord(c) for cut in cuts for c in cut.name))}]",
         **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
-        **{key.replace("_", " "): value for key, value in recipe.items()},
+        **{key.replace("_", " "): value for key, value in {**fixed, **recipe}.items()},
     }
 
 
@@ -526,10 +550,11 @@ def _refuse_differences(
     stored = study.user_attrs.get("settings")
     if stored is None and (study.get_trials(deepcopy=False) or study.directions != [direction]):
         raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
+    there, here = {**BEFORE, **(stored or settings)}, {**BEFORE, **settings}
     differences = [
-        f"{key} is {stored.get(key)!r} there, {settings.get(key)!r} here"
-        for key in {**(stored or {}), **settings}
-        if stored is not None and _content(stored.get(key)) != _content(settings.get(key))
+        f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in {**there, **here}
+        if _content(there.get(key)) != _content(here.get(key))
     ]
     if differences:
         raise StudyError(f"Study {name!r} is another: {'; '.join(differences)}. Give another --name.")
@@ -577,27 +602,49 @@ def _stored(task: Task) -> StoredBackbone:
     )
 
 
-def _enqueue_anchors(study: optuna.Study, space: SearchSpace) -> None:
-    """Enqueue the two baselines of each backbone and a spread over depth, once."""
+def _enqueue_first(
+    study: optuna.Study, space: SearchSpace, *, exhaustive: bool, learning_rates: Sequence[float]
+) -> None:
+    """Enqueue the two baselines of each backbone and a spread over depth, or every candidate, once."""
     if study.user_attrs.get("anchors"):
         return
-    for params, origin in first_settings(space):
+    for params, origin in first_settings(space, exhaustive=exhaustive, learning_rates=learning_rates):
         study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)
     study.set_user_attr("anchors", True)
 
 
-def first_settings(space: SearchSpace) -> list[tuple[dict[str, Any], str]]:
-    """Choose what a study tries first, and say why: a ``baseline`` or an ``anchor``.
+def first_settings(
+    space: SearchSpace, *, exhaustive: bool = False, learning_rates: Sequence[float] = ()
+) -> list[tuple[dict[str, Any], str]]:
+    """Choose what a study tries first, and say why: a ``baseline``, an ``anchor``, or ``exhaustive``.
 
-    Head only and everything of each backbone come first, then a spread over depth, the backbones in turn.
+    Head only and everything of each backbone come first, then a spread over depth, the backbones in turn;
+    or all other candidates, from the head on.
     """
-    found = []
-    for depth in (1, 0, *ANCHOR_DEPTHS):
-        for backbone in space.backbones:
-            last = len(space.cuts_of(backbone)) - 1
-            index = round(depth * last)
-            found.append((backbone, index, "baseline" if index in (0, last) else "anchor"))
-    return [(_anchor(space, name, index), origin) for name, index, origin in dict.fromkeys(found)]
+    first = [(*each, "baseline") for depth in (1, 0) for each in _at_depth(space, depth)]
+    if exhaustive:
+        rest = [(cut.backbone, cut.index, "exhaustive") for cut in reversed(space.cuts)]
+    else:
+        rest = [(*each, "anchor") for depth in ANCHOR_DEPTHS for each in _at_depth(space, depth)]
+    baselines = {each[:2] for each in first}
+    chosen = dict.fromkeys([*first, *(each for each in rest if each[:2] not in baselines)])
+    changes: list[dict[str, Any]] = [{"learning_rate": rate} for rate in learning_rates] or [{}]
+    return [({**_anchor(space, name, i), **change}, why) for name, i, why in chosen for change in changes]
+
+
+def _at_depth(space: SearchSpace, depth: float) -> list[tuple[str, int]]:
+    """Find the cut of each backbone at a depth in [0, 1], by backbone and index."""
+    return [(name, round(depth * (len(space.cuts_of(name)) - 1))) for name in space.backbones]
+
+
+def count_exhaustive(space: SearchSpace, learning_rates: Sequence[float] = ()) -> int:
+    """Count the first trials of an exhaustive search."""
+    return len(space.cuts) * max(1, len(learning_rates))
+
+
+def _named_search(exhaustive: bool, learning_rates: Sequence[float]) -> str:
+    rates = f", learning rates {', '.join(map(str, learning_rates))}" if learning_rates else ""
+    return f"exhaustive{rates}" if exhaustive else "adaptive"
 
 
 def _anchor(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:

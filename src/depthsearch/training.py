@@ -43,7 +43,8 @@ class Recipe:
         batch_size: Images a step; the last batches of an epoch are evened out.
         learning_rate: Its peak.
         weight_decay: Decoupled, on matrices and kernels only.
-        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
+        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum.
+        momentum: Of ``sgd``, in [0, 1); 0: plain steps.
         schedule: ``cosine`` to zero over all steps, or ``constant``.
         label_smoothing: Probability given to the other classes, in [0, 1).
         metric: What to score validation with: a key of `METRICS`.
@@ -57,6 +58,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     optimizer: str = "adamw"
+    momentum: float = 0.9
     schedule: str = "cosine"
     label_smoothing: float = 0.0
     metric: str = "accuracy"
@@ -72,6 +74,8 @@ class Recipe:
             raise SettingsError(
                 f"{self.epochs} epochs of batches of {self.batch_size}: give at least 1 and at least 2."
             )
+        if not 0 <= self.momentum < 1:
+            raise SettingsError(f"momentum {self.momentum}: give a number in [0, 1).")
         if self.views < 1:
             raise SettingsError(f"{self.views} views: give at least 1, the plain image.")
 
@@ -283,7 +287,13 @@ def _optimizer(suffix: nn.Module, recipe: Recipe, device: Device) -> torch.optim
     ]
     fused = device.kind in ("cpu", "cuda")
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True, fused=fused)
+        return torch.optim.SGD(
+            groups,
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            fused=fused,
+        )
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
 
 

@@ -114,7 +114,10 @@ def _pretrained(
         return None
     options = {} if stored is None else stored.user_attrs.get("provenance", {}).get("options", {})
     try:
-        return _same_backbone(weights or options.get("weights"), about["backbone"], about["provenance"])
+        channels = len(about["preprocessing"]["mean"])
+        return _same_backbone(
+            weights or options.get("weights"), about["backbone"], about["provenance"], channels
+        )
     except WeightsError as error:
         if weights is not None:
             raise
@@ -122,7 +125,7 @@ def _pretrained(
         return None
 
 
-def _same_backbone(weights: str | None, name: str, provenance: Mapping[str, Any]) -> Backbone:
+def _same_backbone(weights: str | None, name: str, provenance: Mapping[str, Any], channels: int) -> Backbone:
     """Load a backbone with the weights that a model started from.
 
     Raises:
@@ -134,7 +137,7 @@ def _same_backbone(weights: str | None, name: str, provenance: Mapping[str, Any]
     if origin.startswith("file") and given == "auto":
         raise WeightsError(f"It started from the {origin}: give that with --weights.")
     demo = origin.startswith("shipped")
-    backbone = load_backbone(name, given, demo=demo, seed=int(seed[1]) if seed else 0)
+    backbone = load_backbone(name, given, in_chans=channels, demo=demo, seed=int(seed[1]) if seed else 0)
     if backbone.digest != provenance["weights_digest"]:
         raise WeightsError(
             f"It started from other weights ({origin}) than {backbone.weights}. Give --weights FILE."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,24 @@ from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget
 from depthsearch.objective import Task
-from depthsearch.space import SearchSpace
+from depthsearch.space import FIXABLE, SearchSpace
 from depthsearch.stored import read_backbones
 from depthsearch.training import Recipe
 
 __all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
 
+# What commands take for options that a stored study has none of: those not kept, and those younger than it.
+BEFORE: dict[str, Any] = {
+    "keep_memory": None,
+    "keep_disk": None,
+    "layers": None,
+    "learning_rates": None,
+    "channels": 3,
+    "momentum": None,
+    **dict.fromkeys(FIXABLE),
+}
 # Options that say nothing of what is trained; a database's address may hold a password.
-NOT_KEPT = ("command", "storage", "name", "json", "keep_memory", "keep_disk")
+NOT_KEPT = ("command", "file", "storage", "name", "json", "keep_memory", "keep_disk")
 OPTIONAL_RANGES: dict[str, Any] = {
     "head_depth": (1, 3),
     "dropout": (0.0, 0.5),
@@ -55,6 +65,10 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
             f"--weights {arguments.weights}: one file is no weights for {len(names)} backbones. "
             "Give auto or random, or one --backbone."
         )
+    if len(names) > 1 and arguments.layers:
+        raise SettingsError(
+            "--layers picks among the candidates of one backbone. Give one --backbone, or leave --layers out."
+        )
     device = choose_device(arguments.device, arguments.precision, compiled=arguments.compile)
     use_all_cores()
     backbones = {name: _load_backbone(name, arguments, console) for name in names}
@@ -62,9 +76,11 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         {name: backbone.model for name, backbone in backbones.items()},
         arguments.kinds,
         image_size={name: b.preprocessing.image_size for name, b in backbones.items()},
-        learning_rate=arguments.learning_rate,
+        layers=arguments.layers,
+        learning_rate=arguments.learning_rate or _ends(arguments.learning_rates),
         head_width=arguments.head_width,
         **{name: OPTIONAL_RANGES[name] for name in arguments.also},
+        fixed=_given(arguments, FIXABLE),
     )
     recipe = Recipe(
         epochs=arguments.epochs,
@@ -74,6 +90,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         metric=arguments.metric,
         seed=arguments.seed,
         views=arguments.views,
+        **_given(arguments, ["momentum"]),
     )
     budget = choose_budget(
         device, cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
@@ -110,6 +127,7 @@ def _load_backbone(name: str, arguments: argparse.Namespace, console: Console) -
         name,
         arguments.weights,
         image_size=arguments.image_size,
+        in_chans=arguments.channels,
         demo=_is_demo(arguments),
         seed=arguments.seed,
     )
@@ -144,7 +162,7 @@ def prepare_again(
         )
     was = read_backbones(stored)[backbone]
     given = {name: value for name, value in options.items() if value is not None}
-    merged = {"keep_memory": None, "keep_disk": None, **kept, **given, "backbone": (was.name,)}
+    merged = {**BEFORE, **kept, **given, "backbone": (was.name,)}
     # The database turned tuples into lists.
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
     tasks, space = prepare(argparse.Namespace(**merged), console)
@@ -167,6 +185,7 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
             image_size=preprocessing.image_size,
             crop_share=preprocessing.crop_share,
             interpolation=preprocessing.interpolation,
+            channels=len(preprocessing.mean),
             val_share=arguments.val_share,
             test_share=arguments.test_share,
             seed=arguments.seed,
@@ -186,6 +205,16 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
     return data
 
 
+def _given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Give the options among these that are given: the others keep the library's defaults."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _ends(rates: Sequence[float]) -> tuple[float, float]:
+    return min(rates), max(rates)
+
+
 def _is_demo(arguments: argparse.Namespace) -> bool:
     return arguments.data in (None, "digits")
 
@@ -203,6 +232,7 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
         "device": task.device.kind,
         "precision": task.device.precision,
+        **({"study file": arguments.file.name} if arguments.file else {}),
         "options": _kept_options(arguments, task),
     }
 

@@ -23,7 +23,14 @@ from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import resolve
 from depthsearch.space import SearchSpace
-from depthsearch.study import confirm, open_storage, open_study, search, without_password
+from depthsearch.study import (
+    confirm,
+    count_exhaustive,
+    open_storage,
+    open_study,
+    search,
+    without_password,
+)
 from depthsearch.summary import summarize
 from depthsearch.view import View
 
@@ -40,10 +47,19 @@ def study(arguments: argparse.Namespace) -> None:
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
     tasks, space = prepare(arguments, console)
+    arguments.trials = _n_trials(arguments, space)
     task = next(iter(tasks.values()))
     storage = open_storage(arguments.storage)
     name = arguments.name or f"{'-'.join(arguments.backbone)}-{task.data.name}"
-    stored = open_study(storage, name, tasks, space, provenance_of(arguments, task))
+    stored = open_study(
+        storage,
+        name,
+        tasks,
+        space,
+        provenance_of(arguments, task),
+        exhaustive=arguments.search == "exhaustive",
+        learning_rates=arguments.learning_rates or (),
+    )
     _search(arguments, console, stored, tasks, space)
     summary = summarize(stored)
     results = console_for(stderr=arguments.json)
@@ -59,6 +75,23 @@ def study(arguments: argparse.Namespace) -> None:
         )
 
 
+def _n_trials(arguments: argparse.Namespace, space: SearchSpace) -> int:
+    """Give the trials wanted: of an exhaustive search all candidates, unless more are asked for.
+
+    Raises:
+        SettingsError: If fewer are.
+    """
+    if arguments.search != "exhaustive":
+        return int(arguments.trials)
+    needed = count_exhaustive(space, arguments.learning_rates or ())
+    if arguments.trials is not None and arguments.trials < needed:
+        raise SettingsError(
+            f"--trials {arguments.trials} are fewer than the {needed} of --search exhaustive. "
+            "Leave --trials out, or pick fewer candidates with --layers."
+        )
+    return int(arguments.trials or needed)
+
+
 def _search(
     arguments: argparse.Namespace,
     console: Console,
@@ -69,12 +102,16 @@ def _search(
     """Run the missing trials and show them."""
     epochs = arguments.epochs
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials)
+    n_first = count_exhaustive(space, arguments.learning_rates or ())
+    how = f"sampler {sampler}, pruner {pruner}"
+    if arguments.search == "exhaustive":
+        how = f"exhaustive search{f', then {how}' if arguments.trials > n_first else ''}"
     before = summarize(stored)
     view = View(console, before, n_trials=arguments.trials, epochs=epochs)
     say(
         console,
         f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
-        f"{epochs} epochs each; sampler {sampler}, pruner {pruner}.",
+        f"{epochs} epochs each; {how}.",
     )
     events = search(
         stored,
@@ -95,7 +132,7 @@ def _search(
             stored,
             tasks,
             space,
-            n_cuts=arguments.confirm,
+            n_cuts=len(space.cuts) if arguments.confirm == "all" else arguments.confirm,
             n_seeds=arguments.seeds,
             resample=arguments.resample,
             checkpoints=cache_folder("checkpoints"),
@@ -107,7 +144,12 @@ def _search(
 
 def cuts(arguments: argparse.Namespace) -> None:
     """List a backbone's candidate cuts."""
-    found = list_cuts(make_model(arguments.backbone), arguments.kinds, image_size=arguments.image_size)
+    found = list_cuts(
+        make_model(arguments.backbone),
+        arguments.kinds,
+        image_size=arguments.image_size,
+        layers=arguments.layers,
+    )
     if arguments.json:
         print(json.dumps([asdict(cut) for cut in found]))
         return

@@ -14,7 +14,7 @@ class ImageSet:
     """The ``n`` images of one split: rows of the store that all splits share.
 
     Attributes:
-        images: ``(n_stored, 3, s, s)``, uint8, memory-mapped; not this split alone.
+        images: ``(n_stored, c, s, s)``, uint8, memory-mapped; not this split alone.
         rows: ``(n,)``, int64, where each image of this split stands in ``images``.
         labels: ``(n,)``, int64.
         digests: Hash of the bytes of each stored image; None for one that could not be read.
@@ -48,7 +48,7 @@ class ImageSet:
             index: ``(b,)``, int64, places in this split in [0, n).
 
         Returns:
-            ``(b, 3, s, s)``, uint8.
+            ``(b, c, s, s)``, uint8.
         """
         return self.images.index_select(0, self.rows[index])
 

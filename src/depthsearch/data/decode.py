@@ -1,6 +1,6 @@
 """From one image file to one square of pixels.
 
-Shapes: ``c`` channels (always 3: red, green, blue), ``s`` the side of the square in pixels.
+Shapes: ``c`` channels (red, green, blue, or grey alone), ``s`` the side of the square in pixels.
 """
 
 import hashlib
@@ -34,6 +34,7 @@ class Geometry:
         image_size: Side of the square in pixels.
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
         interpolation: Name of one of Pillow's filters, in lower case.
+        channels: 3 for colours, 1 for grey.
 
     Raises:
         DataError: If a value is out of its range.
@@ -42,6 +43,7 @@ class Geometry:
     image_size: int
     crop_share: float
     interpolation: str
+    channels: int = 3
 
     def __post_init__(self) -> None:
         """Refuse values that no image can be resized with."""
@@ -52,6 +54,8 @@ class Geometry:
         known = [filter_.name.lower() for filter_ in Image.Resampling]
         if self.interpolation not in known:
             raise DataError(f"No interpolation {self.interpolation!r}. Give one of {', '.join(known)}.")
+        if self.channels not in (1, 3):
+            raise DataError(f"{self.channels} channels: give 3 for colours or 1 for grey.")
 
     @property
     def shorter_side(self) -> int:
@@ -73,7 +77,7 @@ class Decoded:
 
 
 def decode_file(path: Path, geometry: Geometry) -> Decoded:
-    """Read an image file of any kind that Pillow knows as a square of RGB.
+    """Read an image file of any kind that Pillow knows as a square of RGB, or of grey.
 
     Turned as its EXIF tag says; transparent pixels lie on white; of an animation the first frame;
     CMYK and the like converted. Numbers wider than 8 bits are scaled, not clipped: integers from
@@ -107,11 +111,13 @@ def decode_file(path: Path, geometry: Geometry) -> Decoded:
 
 
 def cut_square(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
-    """Resize the shorter side of an RGB image and cut out the centre.
+    """Resize the shorter side of an RGB image and cut out the centre, in grey where that is asked for.
 
     Returns:
         ``(c, s, s)``.
     """
+    if geometry.channels == 1:
+        image = image.convert("L")
     shorter, longer = sorted(image.size)
     target = geometry.shorter_side
     width, height = (target if side == shorter else int(target * longer / shorter) for side in image.size)
@@ -119,7 +125,8 @@ def cut_square(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
     size = geometry.image_size
     left, top = round((width - size) / 2), round((height - size) / 2)
     square = resized.crop((left, top, left + size, top + size))
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    # A copy: what Pillow shows of its own memory may not be written to.
+    return np.array(np.atleast_3d(np.asarray(square)).transpose(2, 0, 1), order="C")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -27,6 +27,7 @@ def load_data(
     image_size: int,
     crop_share: float = 1.0,
     interpolation: str = "bicubic",
+    channels: int = 3,
     val_share: float = 0.2,
     test_share: float = 0.2,
     seed: int = 0,
@@ -43,6 +44,7 @@ def load_data(
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
             Digits are always kept whole.
         interpolation: Filter to resize with: nearest, box, bilinear, hamming, bicubic or lanczos.
+        channels: 3 for colours, 1 for grey.
         val_share: Share of the training images taken for validation where there is no such folder.
         test_share: Share of the training images taken for the test where there is no such folder.
         seed: Decides which images are taken.
@@ -56,7 +58,9 @@ def load_data(
     Raises:
         DataError: If the source, one of its images, the cache or an argument cannot be used.
     """
-    geometry = Geometry(image_size=image_size, crop_share=crop_share, interpolation=interpolation)
+    geometry = Geometry(
+        image_size=image_size, crop_share=crop_share, interpolation=interpolation, channels=channels
+    )
     check_shares(val_share=val_share, test_share=test_share)
     listing = list_digits() if source == "digits" else list_folder(Path(source))
     splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)

@@ -72,7 +72,7 @@ def open_store(
     Image.init()
     key = _key(listing, geometry)
     path = folder / f"{key}.images"
-    shape = (len(listing.paths), 3, geometry.image_size, geometry.image_size)
+    shape = (len(listing.paths), geometry.channels, geometry.image_size, geometry.image_size)
     n_bytes = math.prod(shape)
     digests = _read_digests(path, key=key, n_bytes=n_bytes, n_images=len(listing.paths))
     if digests is None or not _gaps_remain(listing, geometry, digests, skip_unreadable):
@@ -90,7 +90,11 @@ def open_store(
 
 def _key(listing: Listing, geometry: Geometry) -> str:
     """Name what determines the store's content, without reading the images."""
-    parts = json.dumps([_FORMAT, listing.stamp, asdict(geometry)])
+    how = asdict(geometry)
+    if geometry.channels == 3:
+        # As it was before there was another number: what is stored is found again.
+        del how["channels"]
+    parts = json.dumps([_FORMAT, listing.stamp, how])
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
@@ -155,7 +159,7 @@ def _decode_into(
     file: BinaryIO, listing: Listing, geometry: Geometry, skip_unreadable: bool
 ) -> Generator[str | None]:
     """Decode in threads, write in order, yield the digests."""
-    unread = bytes(3 * geometry.image_size**2)
+    unread = bytes(geometry.channels * geometry.image_size**2)
 
     def decode(index: int) -> tuple[bytes, str | None]:
         try:

@@ -1,0 +1,97 @@
+"""Study files: the options of ``depthsearch study`` in a TOML file, so that a study can be kept and shared.
+
+A key is the name of a long option, with dashes or underscores: at the top, or under one of the tables
+``[train]``, ``[search]`` and ``[run]``, which are there for the reader. A value is what the command line
+takes: a number, a text, true or false for a flag, an array for a list or for the two ends of a range. Here a
+file only becomes options; the command line's own parser checks them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from depthsearch.errors import SettingsError
+from depthsearch.reproduction import RANGES
+
+__all__ = ["TABLES", "read_study_file"]
+
+TABLES = ("train", "search", "run")
+# Values that are paths, relative to the file, but for these words and what has a scheme: "torchvision:NAME".
+PATHS: dict[str, tuple[str, ...]] = {"data": ("digits",), "weights": ("auto", "random"), "classes_map": ()}
+
+
+def read_study_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, str]:
+    """Read a study file as options of the command line.
+
+    Args:
+        path: Of the file.
+        defaults: The options by their names in Python; a flag's default is True or False.
+
+    Returns:
+        By key, as the file writes it, the option and its value in one word, such as ``--epochs=5``.
+
+    Raises:
+        SettingsError: If the file cannot be read, or a key is none of the options or stands there twice.
+    """
+    options: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    for key, value in _entries(path, _load(path)):
+        name = key.replace("-", "_")
+        if name not in defaults:
+            raise SettingsError(f"{path}: no option {key!r}. {_near(name, defaults)}")
+        if name in seen:
+            raise SettingsError(f"{path}: {key!r} is given twice. Keep one of them.")
+        seen[name] = key
+        options[key] = _option(path, key, value, is_flag=isinstance(defaults[name], bool))
+    return options
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = f" A backbone is given as --backbone {path}." if path.suffix != ".toml" else ""
+        raise SettingsError(f"No study file {str(path)!r}: {error.strerror}.{hint}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is no TOML file: byte {error.start} is not UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is no TOML file: {error}.") from error
+
+
+def _entries(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            yield key, value
+        elif key in TABLES:
+            yield from value.items()
+        else:
+            tables = ", ".join(f"[{table}]" for table in TABLES)
+            raise SettingsError(f"{path}: no table [{key}]. Give options at the top or under {tables}.")
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"The nearest is {near[0]!r}. " if near else ""
+    return f"{hint}A key is a long option of depthsearch study."
+
+
+def _option(path: Path, key: str, value: Any, *, is_flag: bool) -> str:
+    name = key.replace("-", "_")
+    flag = name.replace("_", "-")
+    if is_flag or isinstance(value, bool):
+        if not (is_flag and isinstance(value, bool)):
+            right = "give true or false" if is_flag else "give a value, not true or false"
+            raise SettingsError(f"{path}, {key}: {value!r} is none of its values; {right}.")
+        return f"--{flag}" if value else f"--no-{flag}"
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
+        raise SettingsError(f"{path}, {key}: {value} is none of its values; give a number, a text or a list.")
+    text = (":" if name in RANGES else ",").join(str(part) for part in parts)
+    if name in PATHS and text not in PATHS[name] and not re.match(r"\w{2,}:", text):
+        text = str(path.parent / Path(text).expanduser())
+    return f"--{flag}={text}"

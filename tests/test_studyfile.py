@@ -1,0 +1,251 @@
+"""Study files: the options of a study in TOML."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import optuna
+import pytest
+
+from depthsearch import cli, commands
+from depthsearch.cli import main
+from depthsearch.reproduction import study_command
+
+
+def write(folder: Path, text: str, name: str = "noughts.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def status_of(argv: list[str]) -> int:
+    try:
+        return main(argv)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+@pytest.fixture
+def merged(monkeypatch, tmp_path):
+    """Give what `depthsearch study` is run with, for a file's text and a command line."""
+    given: list[argparse.Namespace] = []
+    monkeypatch.setattr(commands, "study", given.append)
+
+    def merge(text: str, *options: str) -> argparse.Namespace:
+        assert main(["study", str(write(tmp_path, text)), *options]) == 0
+        return given[-1]
+
+    return merge
+
+
+EVERY_OPTION = """
+backbone = "densenet121"
+name = "hand-written"
+seed = 7
+
+[train]
+data = "photos"
+weights = "w/d.safetensors"
+image-size = 96
+channels = 1
+val_share = 0.25
+test-share = 0.0
+skip-unreadable = true
+epochs = 4
+batch-size = 32
+metric = "macro_f1"
+schedule = "constant"
+views = 3
+label-smoothing = 0.1
+optimizer = "sgd"
+momentum = 0.8
+weight-decay = 0.05
+head-depth = 2
+
+[search]
+kinds = ["conv", "pool"]
+search = "exhaustive"
+layers = [52, "conv4_*", "features.denseblock4.*"]
+learning-rate = [1e-4, 1e-3]
+head-width = "512:128"
+also = ["dropout"]
+sampler = "gp"
+pruner = "none"
+
+[run]
+trials = 12
+device = "cpu"
+precision = "float32"
+compile = false
+keep-memory = "1GiB"
+keep-disk = 0
+confirm = 0
+seeds = 2
+resample = true
+storage = "sqlite:///s.db"
+json = true
+"""
+
+
+def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -> None:
+    line = (
+        "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
+        "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
+        "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
+        "--channels 1 --optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
+        "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
+        "--also dropout --sampler gp --pruner none --trials 12 --device cpu --precision float32 "
+        "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample --storage sqlite:///s.db --json"
+    )
+    paths = ["--data", str(tmp_path / "photos"), "--weights", str(tmp_path / "w/d.safetensors")]
+    from_file = vars(merged(EVERY_OPTION))
+    from_line = vars(cli._parser().parse_args(["study", *line.split(), *paths]))
+    assert {**from_file, "file": None} == from_line
+    # Whoever adds an option finds it in a file too.
+    plain = vars(cli._parser().parse_args(["study"]))
+    same = {key for key, value in from_file.items() if value == plain[key]}
+    assert same <= {"command", "compile"} | NOT_TOGETHER
+
+
+# Options that contradict one of the above.
+NOT_TOGETHER = {"learning_rates", "dropout"}
+
+
+def test_a_file_may_be_flat(merged) -> None:
+    tables = merged('backbone = "x"\n[train]\nepochs = 4\n[search]\nkinds = "conv"\n')
+    assert merged('backbone = "x"\nepochs = 4\nkinds = ["conv"]\n') == tables
+
+
+def test_learning_rates_are_a_list(merged) -> None:
+    arguments = merged(
+        'backbone = "x"\nsearch = "exhaustive"\nlearning-rates = [1e-3, 1e-4]\nconfirm = "all"'
+    )
+    assert (arguments.learning_rates, arguments.learning_rate) == ((1e-4, 1e-3), None)
+    assert (arguments.trials, arguments.confirm) == (None, "all")
+
+
+@pytest.mark.parametrize("text", ['"1e-5:1e-2"', "[1e-5, 1e-2]", "[0.00001, 0.01]"])
+def test_a_range_is_written_as_on_the_command_line_or_as_an_array(merged, text: str) -> None:
+    assert merged(f'backbone = "x"\nlearning-rate = {text}').learning_rate == (1e-5, 1e-2)
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(merged) -> None:
+    text = 'backbone = "x"\ndata = "d"\nepochs = 4\nresample = true\nname = "file"\nseeds = 5\n'
+    arguments = merged(text, "--epochs", "6", "--no-resample", "--name", "line", "--data", "digits")
+    assert (arguments.epochs, arguments.resample, arguments.name) == (6, False, "line")
+    assert (arguments.data, arguments.seeds, arguments.batch_size) == ("digits", 5, 64)
+
+
+def test_the_backbone_comes_from_either(merged, tmp_path, capsys) -> None:
+    assert merged("epochs = 2", "--backbone", "x").backbone == "x"
+    assert status_of(["study", str(write(tmp_path, "epochs = 2"))]) == 2
+    assert capsys.readouterr().err == (
+        "depthsearch study: the following arguments are required: --backbone, here or in a study file "
+        "(see depthsearch study --help)\n"
+    )
+
+
+def test_the_stem_of_a_file_is_the_default_name(merged) -> None:
+    assert merged('backbone = "x"').name == "noughts"
+
+
+def test_paths_are_relative_to_the_file(merged, tmp_path, monkeypatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    arguments = merged('backbone = "x"\ndata = "photos"\nweights = "../w.pt"')
+    assert arguments.data == str(tmp_path / "photos")
+    assert Path(os.path.normpath(arguments.weights)) == tmp_path.parent / "w.pt"
+    absolute = merged('backbone = "x"\ndata = "/photos"\nweights = "random"')
+    assert (absolute.data, absolute.weights) == ("/photos", "random")
+    assert merged('backbone = "x"\ndata = "digits"\nweights = "auto"').data == "digits"
+    assert merged('backbone = "x"\ndata = "torchvision:CIFAR10"').data == "torchvision:CIFAR10"
+    # On the command line a path is what it is everywhere.
+    assert merged('backbone = "x"\ndata = "photos"', "--data", "photos").data == "photos"
+
+
+# A file's text, and what the complaint says after the file's name.
+BAD = [
+    ('backbone = "x', " is no TOML file: "),
+    ("epochs 5\n", " is no TOML file: Expected '=' after a key in a key/value pair (at line 1, column 8)."),
+    ("epochs = 5\nepochs = 6\n", " is no TOML file: Cannot overwrite a value (at line 2, column 11)."),
+    ("epoch = 5\n", ": no option 'epoch'. The nearest is 'epochs'. A key is a long option of "),
+    ("[search]\nlearnig-rate = 1\n", ": no option 'learnig-rate'. The nearest is 'learning_rate'. "),
+    ("zzz = 5\n", ": no option 'zzz'. A key is a long option of depthsearch study."),
+    ("help = true\n", ": no option 'help'. "),
+    ('file = "x"\n', ": no option 'file'. "),
+    ("[network]\nepochs = 5\n", ": no table [network]. Give options at the top or under [train], [search], "),
+    ("[train.more]\nepochs = 5\n", ": no option 'more'. "),
+    ("val-share = 0.1\nval_share = 0.2\n", ": 'val_share' is given twice. Keep one of them."),
+    ("epochs = 5\n[train]\nepochs = 6\n", ": 'epochs' is given twice."),
+    ("epochs = 0\n", ", epochs: argument --epochs: '0' is no whole number from 1 on (see"),
+    ("epochs = 1.5\n", ", epochs: argument --epochs: '1.5' is no whole number from 1 on"),
+    ('epochs = "many"\n', ", epochs: argument --epochs: 'many' is no whole number"),
+    ("epochs = [1, 2]\n", ", epochs: argument --epochs: '1,2' is no whole number"),
+    ("epochs = true\n", ", epochs: True is none of its values; give a value, not true or false."),
+    ("resample = 1\n", ", resample: 1 is none of its values; give true or false."),
+    ("learning-rate = [1e-2, 1e-3]\n", ", learning-rate: argument --learning-rate: '0.01:0.001' is no LOW"),
+    ("learning_rate = nan\n", ", learning_rate: argument --learning-rate: 'nan' is no LOW:HIGH"),
+    ('metric = "auc"\n', ", metric: argument --metric: invalid choice: 'auc'"),
+    ('kinds = ["conv", "norm"]\n', ", kinds: argument --kinds: 'norm' is none of conv, pool"),
+    ("kinds = []\n", ", kinds: argument --kinds: '' is none of conv"),
+    ("seed = 2024-01-01\n", ", seed: 2024-01-01 is none of its values; give a number, a text or a list."),
+    ("kinds = [[1], 2]\n", ", kinds: [[1], 2] is none of its values"),
+    ("kinds = [true]\n", ", kinds: [True] is none of its values"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD)
+def test_a_bad_file_is_one_line_that_names_file_and_key(tmp_path, capsys, text: str, expected: str) -> None:
+    path = write(tmp_path, text)
+    assert status_of(["study", str(path), "--backbone", "x"]) == 2
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert told.out == ""
+    assert line.startswith(f"depthsearch study: {path}{expected}")
+
+
+def test_what_is_no_file_says_how_a_backbone_is_given(tmp_path, capsys) -> None:
+    assert status_of(["study", "densenet121"]) == 2
+    assert capsys.readouterr().err == (
+        "depthsearch study: No study file 'densenet121': No such file or directory. "
+        "A backbone is given as --backbone densenet121.\n"
+    )
+    (tmp_path / "bytes.toml").write_bytes(b"name = '\xff'")
+    assert status_of(["study", str(tmp_path / "bytes.toml")]) == 2
+    assert "bytes.toml is no TOML file: byte 8 is not UTF-8." in capsys.readouterr().err
+
+
+SMALL = """
+backbone = "test_resnet"
+[train]
+data = "pictures"
+weights = "random"
+image-size = 16
+epochs = 1
+[search]
+head-width = 0
+pruner = "none"
+[run]
+trials = 2
+confirm = 0
+device = "cpu"
+precision = "float32"
+"""
+
+
+def test_a_study_keeps_its_merged_options_and_the_name_of_its_file(pictures, tmp_path, capsys) -> None:
+    (tmp_path / "pictures").symlink_to(pictures)
+    path, url = write(tmp_path, SMALL), f"sqlite:///{tmp_path}/s.db"
+    assert main(["study", str(path), "--trials", "3", "--storage", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"]["complete"] == 3
+    kept = optuna.load_study(study_name="noughts", storage=url).user_attrs["provenance"]
+    assert kept["study file"] == "noughts.toml"
+    options = kept["options"]
+    assert (options["trials"], options["epochs"], options["head_width"]) == (3, 1, None)
+    command = study_command(options, name="noughts", n_trials=3)
+    assert "noughts.toml" not in command
+    assert main([*command.replace("\\\n", "").split()[1:], "--storage", url]) == 0
+    assert "Study noughts: 3 of 3 trials done" in capsys.readouterr().err
+    assert main(["report", "--storage", url, "--out", str(tmp_path / "report")]) == 0
+    assert "noughts.toml" in (tmp_path / "report" / "report.md").read_text()
