@@ -218,10 +218,12 @@ def values(tmp_path: Path, folder: Path, pictures: Path) -> dict[str, str]:
     """Files and databases that a bad value may name, by a word for each."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "garbage.pt").write_bytes(b"no weights, and no database either; " * 200)
+    (tmp_path / "table.csv").write_text("file,class\nx.png,x\n")
     return {
         "MISSING": str(tmp_path / "missing"),
         "EMPTY": str(tmp_path / "empty"),
         "GARBAGE": str(tmp_path / "garbage.pt"),
+        "TABLE": str(tmp_path / "table.csv"),
         "NO_DATABASE": f"sqlite:///{tmp_path}/garbage.pt",
         "UNOPENABLE": f"sqlite:///{tmp_path}/no/folder/s.db",
         "ABSENT_DATABASE": f"sqlite:///{tmp_path}/absent.db",
@@ -235,6 +237,7 @@ BAD = [
     ("study", "--data", "MISSING", "No folder"),
     ("study", "--data", "EMPTY", "No images in"),
     ("study", "--data", "GARBAGE", "garbage.pt is a file"),
+    ("study", "--data", "TABLE", "table.csv has no column 'image'"),
     ("study", "--weights", "MISSING", "No weights file"),
     ("study", "--weights", "GARBAGE", "neither a safetensors file nor a state dict"),
     ("study", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),

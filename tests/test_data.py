@@ -374,7 +374,7 @@ def test_folder_that_cannot_be_used_says_why(tmp_path, cache, counts, message):
 
 
 def test_missing_folder_and_file_in_its_place_say_what_to_give(tmp_path):
-    with pytest.raises(DataError, match=r"No folder .*nowhere.*DIR/<class>/<image>, or 'digits'"):
+    with pytest.raises(DataError, match=r"No folder .*nowhere.*DIR/<class>/<image>, .* or 'digits'"):
         load_data(tmp_path / "nowhere", image_size=8)
     (tmp_path / "a.zip").write_bytes(b"x")
     with pytest.raises(DataError, match=r"a.zip is a file. Give the folder"):

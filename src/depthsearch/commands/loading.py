@@ -133,11 +133,14 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
             skip_unreadable=arguments.skip_unreadable,
             progress=lambda done, total: bar.update(shown, completed=done, total=total, visible=True),
         )
+    layout = f" ({data.layout})" if data.layout else ""
     say(
         console,
-        f"Data {data.name}: {data.num_classes} classes; {len(data.train)} train, {len(data.val)} validation, "
-        f"{len(data.test)} test images.",
+        f"Data {data.name}{layout}: {data.num_classes} classes; {len(data.train)} train, "
+        f"{len(data.val)} validation, {len(data.test)} test images.",
     )
+    for note in data.notes:
+        say(console, note, style="yellow")
     if data.skipped:
         say_list(console, f"{len(data.skipped)} unreadable images left out", data.skipped)
     if data.duplicates:

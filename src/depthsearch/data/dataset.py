@@ -58,18 +58,21 @@ class DataSet:
     """Labelled images in three splits.
 
     Attributes:
-        name: What to call it: the folder's name, or ``"digits"``.
-        source: The folder's full path, or ``"digits"``.
+        name: What to call it: the name of the folder or table, or ``"digits"``.
+        source: The full path of the folder or table, or ``"digits"``.
         classes: Names of the classes, sorted; a label is a place in it.
         train: What the suffix learns from.
         val: What prunes and chooses.
         test: What is read once, at the end.
-        fingerprint: Hash of the files' bytes, their paths in the source, their splits and the
-            classes. The same for a copy elsewhere, whatever its times; it says nothing of image
-            size, crop and interpolation.
+        fingerprint: Hash of the files' bytes, their paths in a folder or labels in a table, their
+            splits and the classes. The same for a copy elsewhere, whatever its times; it says
+            nothing of image size, crop and interpolation.
         skipped: Paths of the images left out because they cannot be read.
         duplicates: Groups of paths whose files are the same to the byte and lie in different
             splits.
+        paths: Where each stored image stands in the source.
+        layout: How the source was read, where that is not plain from its name.
+        notes: What the user should know of it, a line each.
         image_size: Side of the images in pixels.
         crop_share: Share of the shorter side that the images keep, in (0, 1].
         interpolation: Filter that they were resized with.
@@ -84,6 +87,9 @@ class DataSet:
     fingerprint: str
     skipped: tuple[str, ...]
     duplicates: tuple[tuple[str, ...], ...]
+    paths: tuple[str, ...]
+    layout: str
+    notes: tuple[str, ...]
     image_size: int
     crop_share: float
     interpolation: str

@@ -5,14 +5,14 @@ valid, validation) and test. Hidden entries and files that are no images are pas
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from depthsearch.data.decode import Decoded, Geometry, decode_file
-from depthsearch.data.listing import Listing
+from depthsearch.data.listing import Listing, a_few
 from depthsearch.errors import DataError
 
 # Those of torchvision's ImageFolder, and GIF.
@@ -45,9 +45,14 @@ def list_folder(folder: Path) -> Listing:
     """
     root = folder.expanduser().resolve()
     if not root.exists():
-        raise DataError(f"No folder {root}. Give a folder of images, DIR/<class>/<image>, or 'digits'.")
+        raise DataError(
+            f"No folder {root}. Give a folder of images, DIR/<class>/<image>, a table (.csv, .parquet) "
+            "or 'digits'."
+        )
     if not root.is_dir():
-        raise DataError(f"{root} is a file. Give the folder that holds DIR/<class>/<image>.")
+        raise DataError(
+            f"{root} is a file. Give the folder that holds DIR/<class>/<image>, or a table (.csv, .parquet)."
+        )
     split_folders = _split_folders(root)
     files = sorted(
         (
@@ -103,12 +108,12 @@ def _split_folders(root: Path) -> dict[str, Path]:
         if len(named) == 1 and train is not None and _loose_images(train):
             return {"train": root}  # a class of railway trains
         raise DataError(
-            f"{root} mixes split folders ({_names(f.name for f in named)}) with others "
-            f"({_names(others)}). Move the others away, or put all classes into the split folders."
+            f"{root} mixes split folders ({a_few(f.name for f in named)}) with others "
+            f"({a_few(others)}). Move the others away, or put all classes into the split folders."
         )
     if train is None:
         raise DataError(
-            f"{root} has {_names(f.name for f in named)} but no train folder. Add train/<class>/<image>."
+            f"{root} has {a_few(f.name for f in named)} but no train folder. Add train/<class>/<image>."
         )
     splits: dict[str, Path] = {}
     for folder in named:
@@ -133,7 +138,7 @@ def _common_classes(root: Path, split_folders: dict[str, Path], files: list[_Fil
         if found != classes:
             raise DataError(
                 f"{root}: train and {split_folders[split].name} disagree on the classes, only one "
-                f"of them has {_names(found ^ classes)}. Give both the same class folders."
+                f"of them has {a_few(found ^ classes)}. Give both the same class folders."
             )
     if not files:
         raise DataError(f"No images in {root}. Put them at DIR/<class>/<image>, as {', '.join(_EXTENSIONS)}.")
@@ -192,15 +197,10 @@ def _loose_images(folder: Path) -> list[str]:
 
 def _loose_error(folder: Path, loose: list[str]) -> DataError:
     return DataError(
-        f"{len(loose)} image(s) directly in {folder}, in no class folder: {_names(loose)}. "
+        f"{len(loose)} image(s) directly in {folder}, in no class folder: {a_few(loose)}. "
         "Move them into class folders, DIR/<class>/<image>."
     )
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(_EXTENSIONS)
-
-
-def _names(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")

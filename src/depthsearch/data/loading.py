@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
-from depthsearch.data.digits import list_digits
-from depthsearch.data.folder import list_folder
 from depthsearch.data.listing import Listing
+from depthsearch.data.sources import list_source
 from depthsearch.data.splits import assign_splits, check_shares, require_every_class
 from depthsearch.data.store import Store, open_store
 
@@ -37,7 +36,8 @@ def load_data(
     """Load labelled images, decoded once and kept for every later call.
 
     Args:
-        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``; or
+        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``; a
+            table, ``.csv`` or ``.parquet``, with the columns image, label and optionally split; or
             ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
         image_size: Side of the square images in pixels.
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
@@ -46,7 +46,8 @@ def load_data(
         val_share: Share of the training images taken for validation where there is no such folder.
         test_share: Share of the training images taken for the test where there is no such folder.
         seed: Decides which images are taken.
-        skip_unreadable: Whether to leave out images that cannot be read, instead of stopping.
+        skip_unreadable: Whether to leave out images that are missing or cannot be read, instead of
+            stopping.
         cache: Folder to keep the decoded images in; by default the user's cache folder.
         progress: Called with (done, total) after each image decoded; not called where all are kept.
 
@@ -58,7 +59,7 @@ def load_data(
     """
     geometry = Geometry(image_size=image_size, crop_share=crop_share, interpolation=interpolation)
     check_shares(val_share=val_share, test_share=test_share)
-    listing = list_digits() if source == "digits" else list_folder(Path(source))
+    listing = list_source(source, skip_unreadable=skip_unreadable)
     splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
@@ -92,6 +93,9 @@ def load_data(
         fingerprint=_fingerprint(listing, splits, store),
         skipped=tuple(listing.paths[row] for row in np.flatnonzero(~readable)),
         duplicates=_duplicates(listing, splits, store),
+        paths=listing.paths,
+        layout=listing.layout,
+        notes=listing.notes,
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,
@@ -99,10 +103,9 @@ def load_data(
 
 
 def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> str:
+    known_by = listing.paths if listing.known_by is None else listing.known_by
     images = [
-        image
-        for image in zip(listing.paths, splits.tolist(), store.digests, strict=True)
-        if image[-1] is not None
+        image for image in zip(known_by, splits.tolist(), store.digests, strict=True) if image[-1] is not None
     ]
     content = json.dumps([listing.classes, images]).encode()
     return hashlib.blake2b(content, digest_size=16).hexdigest()
