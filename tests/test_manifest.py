@@ -1,6 +1,7 @@
 """Images named by a table: CSV, Parquet, and Hugging Face's image folders."""
 
 import importlib.util
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -263,3 +264,141 @@ def test_a_table_of_real_photos_gives_the_pixels_of_their_folder(tmp_path, cache
     copied = load(tmp_path / "copy", cache)
     index = torch.arange(len(data.test))
     assert torch.equal(data.test.gather(index), copied.test.gather(index))
+
+
+# --- Hugging Face's image folders ---------------------------------------------------------------
+
+
+def write_json_lines(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def metadata_of(root: Path, kind: str, rows: list[tuple[str, object]]) -> None:
+    """Write a folder's metadata in one of its formats."""
+    if kind == "csv":
+        write(root / "metadata.csv", "file_name,label", [(path, str(label)) for path, label in rows])
+    elif kind == "jsonl":
+        write_json_lines(root / "metadata.jsonl", [{"file_name": p, "label": label} for p, label in rows])
+    else:
+        paths, labels = map(list, zip(*rows, strict=True))
+        write_parquet(root / "metadata.parquet", file_name=paths, label=labels)
+
+
+KINDS = ["csv", "jsonl", pytest.param("parquet", marks=needs_pyarrow)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_metadata_of_a_folder_name_its_images_and_classes(tmp_path, cache, kind):
+    root = tmp_path / "photos"
+    paths = paint(root, "images", 20)
+    metadata_of(root, kind, [(path, place % 2) for place, path in enumerate(paths)])
+    data = load(root, cache)
+    assert (data.name, data.classes, data.layout) == ("photos", ("0", "1"), f"metadata.{kind}")
+    assert [len(data.train), len(data.val), len(data.test)] == [12, 4, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_metadata_in_split_folders_give_the_splits(tmp_path, cache, kind):
+    root = tmp_path / "photos"
+    for start, name in enumerate(("training", "dev", "eval")):
+        paths = paint(root, f"{name}/.", 6, start=6 * start)
+        rows = [(Path(path).name, "cat" if place % 3 else "dog") for place, path in enumerate(paths)]
+        metadata_of(root / name, kind, rows)
+    data = load(root, cache)
+    assert data.classes == ("cat", "dog")
+    assert [len(data.train), len(data.val), len(data.test)] == [6, 6, 6]
+    assert data.layout == ", ".join(f"{name}/metadata.{kind}" for name in ("training", "dev", "eval"))
+    assert data.train.labels.tolist() == [1, 0, 0, 1, 0, 0]
+
+
+def test_metadata_of_the_whole_folder_give_splits_by_their_paths(tmp_path, cache):
+    root = tmp_path / "photos"
+    paths = [
+        path for start, name in ((0, "train"), (9, "test")) for path in paint(root, name, 9, start=start)
+    ]
+    metadata_of(root, "csv", [(path, "cat" if place % 3 else "dog") for place, path in enumerate(paths)])
+    data = load(root, cache)
+    assert len(data.test) == 9
+    assert all(data.paths[row].startswith("test/") for row in data.test.rows.tolist())
+
+
+@pytest.mark.parametrize(
+    ("names", "layout"),
+    [
+        (("training", "dev", "eval"), "folders training, dev, eval"),
+        (("train", "validation", "testing"), "folders train, validation, testing"),
+        (("train", "valid", "evaluation"), "folders train, valid, evaluation"),
+    ],
+)
+def test_class_folders_in_split_folders_of_any_name_give_the_splits(tmp_path, cache, names, layout):
+    root = tmp_path / "photos"
+    for start, split in enumerate(names):
+        paint(root, f"{split}/a", 2 + start)
+        paint(root, f"{split}/b", 2 + start)
+    data = load(root, cache)
+    assert (data.classes, data.layout) == (("a", "b"), layout)
+    assert [len(data.train), len(data.val), len(data.test)] == [4, 6, 8]
+
+
+def test_images_without_a_row_and_columns_that_are_not_read_are_named(tmp_path, cache):
+    root = tmp_path / "photos"
+    paths = paint(root, "images", 20)
+    rows = [
+        {"file_name": path, "label": place % 2, **({"text": "x"} if place == 3 else {})}
+        for place, path in enumerate(paths[:-2])
+    ]
+    write_json_lines(root / "metadata.jsonl", rows)
+    assert load(root, cache, test_share=0.3).notes == (
+        "Columns of metadata.jsonl that are not read: text.",
+        "Images that photos/metadata.jsonl does not name, left out: images/18.png, images/19.png.",
+    )
+
+
+def test_class_folders_count_where_metadata_tell_no_classes(folder, cache):
+    metadata_of(folder, "csv", [("cat/00.png", "x")])
+    (folder / "metadata.csv").write_text("file_name,text\ncat/00.png,a cat\n")
+    data = load(folder, cache)
+    assert data.classes == ("cat", "dog")
+    assert data.notes == (
+        "metadata.csv has no columns file_name and label and is not read: the folders are the classes.",
+    )
+
+
+def test_class_folders_called_like_splits_stay_classes(tmp_path, cache):
+    for name in ("dev", "valid", "prod"):
+        paint(tmp_path / "servers", name, 5)
+    assert load(tmp_path / "servers", cache).classes == ("dev", "prod", "valid")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"metadata.csv": "file_name,text\nimages/00.png,x\n"},
+            r"metadata.csv has no column 'label' \(its class\), only: file_name, text",
+        ),
+        (
+            {"metadata.jsonl": '{"label": "x"}\n'},
+            r"metadata.jsonl has no column 'file_name' \(the file's path\), only: label",
+        ),
+        ({"metadata.jsonl": "{}\nx\n"}, 'line 2 is no JSON object. Give a line such as {"file_name"'),
+        (
+            {"metadata.jsonl": '{"file_name": "a", "label": "x"}\n\n{"file_name": "b"}\n'},
+            "metadata.jsonl, line 3: label is empty",
+        ),
+        ({"metadata.csv": "", "metadata.jsonl": ""}, "has both metadata.csv and metadata.jsonl. Keep one"),
+        ({"metadata.csv": "file_name,label\n9.png,x\n"}, "metadata.csv, line 2: no file .*9.png"),
+        ({"train/metadata.csv": "", "test/x": ""}, "train has metadata.csv, test none. Give it to both"),
+        ({"val/metadata.csv": "file_name,label\n../images/00.png,x\n../images/01.png,y\n"}, "only val"),
+    ],
+)  # fmt: skip
+def test_metadata_that_cannot_be_used_say_why_in_one_line(tmp_path, cache, files, message):
+    root = tmp_path / "photos"
+    paint(root, "images", 3)
+    for name, content in files.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load(root, cache)
+    assert "\n" not in str(caught.value)

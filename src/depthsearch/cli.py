@@ -91,7 +91,7 @@ def _add_study(commands: Any) -> None:
 
 
 def _add_task(add: Any) -> None:
-    folders = "labelled images, DIR/<class>/... or DIR/{train,val,test}/<class>/..."
+    folders = "labelled images, DIR/<class>/..., DIR/{train,val,test}/<class>/... or with metadata.csv"
     tables = "a table, .csv or .parquet, with the columns image, label and, if you like, split"
     add("--backbone", required=True, metavar="NAME", help="a timm model, such as densenet121")
     data = f"{folders}; {tables}; default: scikit-learn's digits, as a demo"

@@ -1,7 +1,7 @@
 """What a folder of images holds: its files, classes and splits.
 
-Two layouts: ``DIR/<class>/...`` and ``DIR/<split>/<class>/...``, the splits being train, val (or
-valid, validation) and test. Hidden entries and files that are no images are passed over.
+Two layouts: ``DIR/<class>/...`` and ``DIR/<split>/<class>/...``, the splits being called as
+`listing.SPLIT_WORDS` says. Hidden entries and files that are no images are passed over.
 """
 
 import os
@@ -12,18 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from depthsearch.data.decode import Decoded, Geometry, decode_file
-from depthsearch.data.listing import Listing, a_few
+from depthsearch.data.listing import SPLIT_WORDS, SPLITS, Listing, a_few
 from depthsearch.errors import DataError
 
 # Those of torchvision's ImageFolder, and GIF.
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-_SPLITS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +46,17 @@ def list_folder(folder: Path) -> Listing:
         raise DataError(
             f"{root} is a file. Give the folder that holds DIR/<class>/<image>, or a table (.csv, .parquet)."
         )
-    split_folders = _split_folders(root)
+    at_split = _folders_by_split(root)
     files = sorted(
         (
             file
-            for split, at in split_folders.items()
+            for split, at in at_split.items()
             for class_folder in _subfolders(at)
             for file in _files(class_folder, root=root, split=split, class_name=class_folder.name)
         ),
         key=lambda file: file.path,
     )
-    classes = _common_classes(root, split_folders, files)
+    classes = _common_classes(root, at_split, files)
     labels = {name: label for label, name in enumerate(classes)}
     paths = tuple(file.path for file in files)
 
@@ -81,7 +74,15 @@ def list_folder(folder: Path) -> Listing:
         # unpacked from archives that carry one date for all, of uncompressed images of one size.
         stamp=[str(root), [(file.path, file.size_bytes, file.mtime_ns) for file in files]],
         decode=decode,
+        layout=_layout(root, at_split),
     )
+
+
+def _layout(root: Path, at_split: dict[str, Path]) -> str:
+    """Say which folders are the splits, if any are."""
+    if root in at_split.values():
+        return ""
+    return "folders " + ", ".join(at_split[split].name for split in SPLITS if split in at_split)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -90,18 +91,52 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         DataError: If there is none, or the folder cannot be looked into.
     """
-    files = sorted(folder / file.path for file in _files(folder, root=folder, split="", class_name=""))
+    files = files_in(folder)
     if not files:
         raise DataError(f"No images in {folder}. Give image files, or folders with {', '.join(_EXTENSIONS)}.")
     return files
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def files_in(folder: Path) -> list[Path]:
+    """List the images in a folder and the folders in it, by path.
+
+    Raises:
+        DataError: If the folder cannot be looked into.
+    """
+    return sorted(folder / file.path for file in _files(folder, root=folder, split="", class_name=""))
+
+
+def split_folders(root: Path) -> list[Path]:
+    """List the folders that have the name of a split.
+
+    Raises:
+        DataError: If the folder cannot be looked into.
+    """
+    return [folder for folder in _subfolders(root) if folder.name.lower() in SPLIT_WORDS]
+
+
+def named_splits(root: Path) -> dict[str, Path]:
+    """Find the folders that have the name of a split, by that.
+
+    Raises:
+        DataError: If two of them are one split.
+    """
+    splits: dict[str, Path] = {}
+    for folder in split_folders(root):
+        earlier = splits.setdefault(SPLIT_WORDS[folder.name.lower()], folder)
+        if earlier != folder:
+            raise DataError(
+                f"{root} has both {earlier.name} and {folder.name}, two names for one split. Keep one."
+            )
+    return splits
+
+
+def _folders_by_split(root: Path) -> dict[str, Path]:
     """Find the folders of class folders by split; the root itself, as train, in the flat layout."""
     folders = _subfolders(root)
-    named = [folder for folder in folders if folder.name.lower() in _SPLITS]
+    named = split_folders(root)
     others = [folder.name for folder in folders if folder not in named]
-    train = next((folder for folder in named if folder.name.lower() == "train"), None)
+    train = next((folder for folder in named if SPLIT_WORDS[folder.name.lower()] == "train"), None)
     if not named or (others and train is None):
         return {"train": root}
     if others:
@@ -115,35 +150,29 @@ def _split_folders(root: Path) -> dict[str, Path]:
         raise DataError(
             f"{root} has {a_few(f.name for f in named)} but no train folder. Add train/<class>/<image>."
         )
-    splits: dict[str, Path] = {}
-    for folder in named:
-        earlier = splits.setdefault(_SPLITS[folder.name.lower()], folder)
-        if earlier != folder:
-            raise DataError(
-                f"{root} has both {earlier.name} and {folder.name}, two names for one split. Keep one."
-            )
+    splits = named_splits(root)
     if loose := _loose_images(root):
         raise _loose_error(root, loose)
     return splits
 
 
-def _common_classes(root: Path, split_folders: dict[str, Path], files: list[_File]) -> tuple[str, ...]:
+def _common_classes(root: Path, at_split: dict[str, Path], files: list[_File]) -> tuple[str, ...]:
     """Hold the classes of all splits against each other and against the files."""
-    for at in split_folders.values():
+    for at in at_split.values():
         if loose := _loose_images(at):
             raise _loose_error(at, loose)
-    by_split = {split: {folder.name for folder in _subfolders(at)} for split, at in split_folders.items()}
+    by_split = {split: {folder.name for folder in _subfolders(at)} for split, at in at_split.items()}
     classes = by_split["train"]
     for split, found in by_split.items():
         if found != classes:
             raise DataError(
-                f"{root}: train and {split_folders[split].name} disagree on the classes, only one "
+                f"{root}: train and {at_split[split].name} disagree on the classes, only one "
                 f"of them has {a_few(found ^ classes)}. Give both the same class folders."
             )
     if not files:
         raise DataError(f"No images in {root}. Put them at DIR/<class>/<image>, as {', '.join(_EXTENSIONS)}.")
     filled = {(file.split, file.class_name) for file in files}
-    for split, at in split_folders.items():
+    for split, at in at_split.items():
         for name in sorted(classes):
             if (split, name) not in filled:
                 raise DataError(f"Class folder {at / name} holds no image. Add images or remove the folder.")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from depthsearch.data.decode import Decoded, Geometry
 
+SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",

@@ -36,9 +36,10 @@ def load_data(
     """Load labelled images, decoded once and kept for every later call.
 
     Args:
-        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``; a
-            table, ``.csv`` or ``.parquet``, with the columns image, label and optionally split; or
-            ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
+        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``, or with
+            Hugging Face's ``metadata.csv``, ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``,
+            with the columns image, label and optionally split; or ``"digits"``, scikit-learn's
+            handwritten digits (``"./digits"`` is a folder).
         image_size: Side of the square images in pixels.
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
             Digits are always kept whole.

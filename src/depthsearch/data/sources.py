@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from depthsearch.data.digits import list_digits
-from depthsearch.data.folder import list_folder
+from depthsearch.data.imagefolder import list_image_folder
 from depthsearch.data.listing import Listing
 from depthsearch.data.manifest import MANIFEST_SUFFIXES, list_manifest
 
@@ -25,4 +25,4 @@ def list_source(source: str | Path, *, skip_unreadable: bool) -> Listing:
     path = Path(source).expanduser()
     if path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir():
         return list_manifest(path, skip_missing=skip_unreadable)
-    return list_folder(path)
+    return list_image_folder(path, skip_missing=skip_unreadable)
