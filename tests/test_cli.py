@@ -237,6 +237,8 @@ BAD = [
     ("study", "--data", "MISSING", "No folder"),
     ("study", "--data", "EMPTY", "No images in"),
     ("study", "--data", "GARBAGE", "garbage.pt is a file"),
+    ("study", "--data", "torchvision:Flowers", "torchvision has no data set 'Flowers'. Near: Flowers102"),
+    ("study", "--data", "torchvision:VOCDetection", "does not give a picture and its class"),
     ("study", "--data", "TABLE", "table.csv has no column 'image'"),
     ("study", "--weights", "MISSING", "No weights file"),
     ("study", "--weights", "GARBAGE", "neither a safetensors file nor a state dict"),

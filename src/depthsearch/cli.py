@@ -92,10 +92,9 @@ def _add_study(commands: Any) -> None:
 
 def _add_task(add: Any) -> None:
     folders = "labelled images, DIR/<class>/..., DIR/{train,val,test}/<class>/... or with metadata.csv"
-    tables = "a table, .csv or .parquet, with the columns image, label and, if you like, split"
+    others = "a table (.csv, .parquet: image, label and, if you like, split); torchvision:NAME"
     add("--backbone", required=True, metavar="NAME", help="a timm model, such as densenet121")
-    data = f"{folders}; {tables}; default: scikit-learn's digits, as a demo"
-    add("--data", metavar="DIR|FILE", help=data)
+    add("--data", metavar="DIR", help=f"{folders}; {others}; default: scikit-learn's digits, as a demo")
     add("--weights", default="auto", metavar="auto|FILE|random", help="pretrained (default: auto, timm's)")
     add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
     add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")

@@ -65,7 +65,7 @@ class Decoded:
 
     Attributes:
         pixels: ``(c, s, s)``, uint8.
-        digest: Hash of the bytes that the image was read from.
+        digest: Hash of the bytes that the image was read from, or of its pixels.
     """
 
     pixels: NDArray[np.uint8]
@@ -102,6 +102,14 @@ def decode_file(path: Path, geometry: Geometry) -> Decoded:
         # On damaged bytes Pillow's decoders raise nearly anything, SyntaxError included.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _unreadable(path, " ".join(reason.split()) or type(error).__name__) from error
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return Decoded(pixels=cut_square(rgb, geometry), digest=digest)
+
+
+def decode_image(image: Image.Image, geometry: Geometry) -> Decoded:
+    """Make a square of RGB of an image that has been read, known by its pixels."""
+    rgb = _to_rgb(image)
+    content = repr(rgb.size).encode() + rgb.tobytes()
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     return Decoded(pixels=cut_square(rgb, geometry), digest=digest)
 

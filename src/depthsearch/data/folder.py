@@ -39,8 +39,8 @@ def list_folder(folder: Path) -> Listing:
     root = folder.expanduser().resolve()
     if not root.exists():
         raise DataError(
-            f"No folder {root}. Give a folder of images, DIR/<class>/<image>, a table (.csv, .parquet) "
-            "or 'digits'."
+            f"No folder {root}. Give a folder of images, DIR/<class>/<image>, a table (.csv, .parquet), "
+            "torchvision:NAME or 'digits'."
         )
     if not root.is_dir():
         raise DataError(

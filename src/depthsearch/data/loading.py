@@ -38,7 +38,8 @@ def load_data(
     Args:
         source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``, or with
             Hugging Face's ``metadata.csv``, ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``,
-            with the columns image, label and optionally split; or ``"digits"``, scikit-learn's
+            with the columns image, label and optionally split; ``"torchvision:NAME"``, a set of
+            torchvision's, downloaded if it is not there; or ``"digits"``, scikit-learn's
             handwritten digits (``"./digits"`` is a folder).
         image_size: Side of the square images in pixels.
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
@@ -49,7 +50,7 @@ def load_data(
         seed: Decides which images are taken.
         skip_unreadable: Whether to leave out images that are missing or cannot be read, instead of
             stopping.
-        cache: Folder to keep the decoded images in; by default the user's cache folder.
+        cache: Folder to keep decoded and downloaded images in; by default the user's cache folder.
         progress: Called with (done, total) after each image decoded; not called where all are kept.
 
     Returns:
@@ -60,7 +61,8 @@ def load_data(
     """
     geometry = Geometry(image_size=image_size, crop_share=crop_share, interpolation=interpolation)
     check_shares(val_share=val_share, test_share=test_share)
-    listing = list_source(source, skip_unreadable=skip_unreadable)
+    kept = cache or Path(platformdirs.user_cache_dir("depthsearch"))
+    listing = list_source(source, skip_unreadable=skip_unreadable, downloads=kept / "torchvision")
     splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
@@ -68,7 +70,7 @@ def load_data(
         store = open_store(
             listing,
             geometry,
-            folder=(cache or Path(platformdirs.user_cache_dir("depthsearch"))) / "images",
+            folder=kept / "images",
             skip_unreadable=skip_unreadable,
             progress=progress,
         )
