@@ -240,6 +240,8 @@ BAD = [
     ("study", "--data", "torchvision:Flowers", "torchvision has no data set 'Flowers'. Near: Flowers102"),
     ("study", "--data", "torchvision:VOCDetection", "does not give a picture and its class"),
     ("study", "--data", "TABLE", "table.csv has no column 'image'"),
+    ("study", "--classes-map", "MISSING", "missing for --classes-map. Give a JSON object such as"),
+    ("study", "--classes-map", "GARBAGE", "garbage.pt is no JSON: Expecting value in line 1, column 1"),
     ("study", "--weights", "MISSING", "No weights file"),
     ("study", "--weights", "GARBAGE", "neither a safetensors file nor a state dict"),
     ("study", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),

@@ -95,6 +95,8 @@ def _add_task(add: Any) -> None:
     others = "a table (.csv, .parquet: image, label and, if you like, split); torchvision:NAME"
     add("--backbone", required=True, metavar="NAME", help="a timm model, such as densenet121")
     add("--data", metavar="DIR", help=f"{folders}; {others}; default: scikit-learn's digits, as a demo")
+    new_names = 'new names of the classes, {"oak": "tree", "elm": "tree", ...}: to merge some'
+    add("--classes-map", metavar="FILE", help=f"JSON with {new_names}")
     add("--weights", default="auto", metavar="auto|FILE|random", help="pretrained (default: auto, timm's)")
     add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
     add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")

@@ -31,6 +31,8 @@ __all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
 
 # Options that say nothing of what is trained; a database's address may hold a password.
 NOT_KEPT = ("command", "storage", "name", "json", "keep_memory", "keep_disk")
+# Options that studies stored by earlier versions lack, with what was done then.
+LATER_OPTIONS: dict[str, Any] = {"classes_map": None}
 OPTIONAL_RANGES: dict[str, Any] = {
     "head_depth": (1, 3),
     "dropout": (0.0, 0.5),
@@ -104,7 +106,7 @@ def prepare_again(
             "Run it again under another --name."
         )
     given = {name: value for name, value in options.items() if value is not None}
-    merged = {"keep_memory": None, "keep_disk": None, **kept, **given}
+    merged = {"keep_memory": None, "keep_disk": None, **LATER_OPTIONS, **kept, **given}
     # The database turned tuples into lists.
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
     task, space = prepare(argparse.Namespace(**merged), console)
@@ -130,6 +132,7 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
             val_share=arguments.val_share,
             test_share=arguments.test_share,
             seed=arguments.seed,
+            classes_map=arguments.classes_map,
             skip_unreadable=arguments.skip_unreadable,
             progress=lambda done, total: bar.update(shown, completed=done, total=total, visible=True),
         )
@@ -173,6 +176,8 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
 def _kept_options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Take down what another command needs to load the same backbone and images again."""
     options = {name: value for name, value in vars(arguments).items() if name not in NOT_KEPT}
+    if arguments.classes_map is not None:
+        options["classes_map"] = str(Path(arguments.classes_map).expanduser().resolve())
     if arguments.weights not in ("auto", "random"):
         options["weights"] = str(Path(arguments.weights).resolve())
     return {**options, "data": task.data.source}

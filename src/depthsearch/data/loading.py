@@ -12,6 +12,7 @@ import platformdirs
 import torch
 from numpy.typing import NDArray
 
+from depthsearch.data.classmap import mapped
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
 from depthsearch.data.listing import Listing
@@ -29,6 +30,7 @@ def load_data(
     val_share: float = 0.2,
     test_share: float = 0.2,
     seed: int = 0,
+    classes_map: str | Path | None = None,
     skip_unreadable: bool = False,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -48,6 +50,7 @@ def load_data(
         val_share: Share of the training images taken for validation where there is no such folder.
         test_share: Share of the training images taken for the test where there is no such folder.
         seed: Decides which images are taken.
+        classes_map: A JSON file that gives each class a new name, several classes one if need be.
         skip_unreadable: Whether to leave out images that are missing or cannot be read, instead of
             stopping.
         cache: Folder to keep decoded and downloaded images in; by default the user's cache folder.
@@ -63,6 +66,8 @@ def load_data(
     check_shares(val_share=val_share, test_share=test_share)
     kept = cache or Path(platformdirs.user_cache_dir("depthsearch"))
     listing = list_source(source, skip_unreadable=skip_unreadable, downloads=kept / "torchvision")
+    if classes_map is not None:
+        listing = mapped(listing, Path(classes_map).expanduser())
     splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
