@@ -257,6 +257,7 @@ BAD = [
     ("study", "--batch-size", "1", "--batch-size: '1' is no whole number from 2 on"),
     ("study", "--metric", "auc", "--metric: invalid choice: 'auc'"),
     ("study", "--schedule", "linear", "--schedule: invalid choice: 'linear'"),
+    ("study", "--balance", "even", "--balance: invalid choice: 'even'"),
     ("study", "--label-smoothing", "1", "--label-smoothing: '1' is no number in [0, 1)"),
     ("study", "--kinds", "conv,norm", "--kinds: 'norm' is none of conv, pool, concat, block"),
     ("study", "--kinds", "", "--kinds: '' is none of"),

@@ -137,6 +137,7 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     assert tuple(study["sampler"].choices) == sampling.SAMPLERS
     assert tuple(study["pruner"].choices) == sampling.PRUNERS
     assert tuple(study["schedule"].choices) == training.SCHEDULES
+    assert tuple(study["balance"].choices) == training.BALANCES
 
 
 def commands() -> dict[str, cli._Parser]:

@@ -28,6 +28,7 @@ CONFIRMED, DEMO_CONFIRMED = 3, 2
 SEEDS, DEMO_SEEDS = 3, 2
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
+BALANCES = ("none", "weights", "sampling")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 
@@ -109,6 +110,8 @@ def _add_task(add: Any) -> None:
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="of the learning rate (cosine)")
     views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
     add("--views", type=_at_least(1), default=1, metavar="V", help=views)
+    balance = "uneven classes: weigh the training loss, or draw images of all classes as often (none)"
+    add("--balance", choices=BALANCES, default="none", help=balance)
     add("--label-smoothing", type=_share, default=0.0, metavar="P", help="in [0, 1) (0)")
 
 

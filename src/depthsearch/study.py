@@ -53,6 +53,8 @@ ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
 ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
 # Sets the seeds of confirmation apart from those of trials.
 CONFIRMATION = 0x5EED
+# Settings that studies stored by earlier versions lack, with what was done then.
+LATER_SETTINGS = {"balance": "none"}
 REPEATS = ("confirms", "seed", "resample")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -477,6 +479,8 @@ def _refuse_differences(
     stored = study.user_attrs.get("settings")
     if stored is None and (study.get_trials(deepcopy=False) or study.directions != [direction]):
         raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
+    if stored is not None:
+        stored = {**LATER_SETTINGS, **stored}
     differences = [
         f"{key} is {stored.get(key)!r} there, {settings.get(key)!r} here"
         for key in {**(stored or {}), **settings}

@@ -32,7 +32,7 @@ __all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
 # Options that say nothing of what is trained; a database's address may hold a password.
 NOT_KEPT = ("command", "storage", "name", "json", "keep_memory", "keep_disk")
 # Options that studies stored by earlier versions lack, with what was done then.
-LATER_OPTIONS: dict[str, Any] = {"classes_map": None}
+LATER_OPTIONS: dict[str, Any] = {"classes_map": None, "balance": "none"}
 OPTIONAL_RANGES: dict[str, Any] = {
     "head_depth": (1, 3),
     "dropout": (0.0, 0.5),
@@ -72,6 +72,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Task, Sear
         metric=arguments.metric,
         seed=arguments.seed,
         views=arguments.views,
+        balance=arguments.balance,
     )
     budget = choose_budget(
         device, cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
