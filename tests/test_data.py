@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,9 @@ def only_image(path: Path, cache: Path, image_size: int = 8, **options: object) 
     root = path.parent.parent
     paint_classes(root, {"plain": 5, path.parent.name: 4})
     data = load_data(root, image_size=image_size, cache=cache, **options)
-    return data.train.images[row_of(data, path.parent.name, path.name)].permute(1, 2, 0).numpy()
+    everything = replace(data.train, rows=torch.arange(len(data.paths)))
+    row = torch.tensor([row_of(data, path.parent.name, path.name)])
+    return everything.gather(row)[0].permute(1, 2, 0).numpy()
 
 
 # --- pixels -------------------------------------------------------------------------------------

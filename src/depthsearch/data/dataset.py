@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from depthsearch.data.ownsize import SmallImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -14,13 +17,14 @@ class ImageSet:
     """The ``n`` images of one split: rows of the store that all splits share.
 
     Attributes:
-        images: ``(n_stored, 3, s, s)``, uint8, memory-mapped; not this split alone.
+        images: ``(n_stored, 3, s, s)``, uint8, memory-mapped; not this split alone. Or small ones
+            that become such squares when they are gathered.
         rows: ``(n,)``, int64, where each image of this split stands in ``images``.
         labels: ``(n,)``, int64.
         digests: Hash of the bytes of each stored image; None for one that could not be read.
     """
 
-    images: Tensor
+    images: Tensor | SmallImages
     rows: Tensor
     labels: Tensor
     digests: tuple[str | None, ...]
@@ -41,16 +45,20 @@ class ImageSet:
             self, rows=torch.cat([self.rows, other.rows]), labels=torch.cat([self.labels, other.labels])
         )
 
-    def gather(self, index: Tensor) -> Tensor:
+    def gather(self, index: Tensor, move: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
         """Copy some images out of the store.
 
         Args:
             index: ``(b,)``, int64, places in this split in [0, n).
+            move: Brings a tensor to the device where the images are wanted.
 
         Returns:
-            ``(b, 3, s, s)``, uint8.
+            ``(b, 3, s, s)``, uint8, on that device; the same pixels on any.
         """
-        return self.images.index_select(0, self.rows[index])
+        rows = self.rows[index]
+        if isinstance(self.images, SmallImages):
+            return self.images.squares(rows, move)
+        return move(self.images.index_select(0, rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -60,7 +60,7 @@ def list_folder(folder: Path) -> Listing:
     labels = {name: label for label, name in enumerate(classes)}
     paths = tuple(file.path for file in files)
 
-    def decode(index: int, geometry: Geometry) -> Decoded:
+    def decode(index: int, geometry: Geometry | None) -> Decoded:
         return decode_file(root / paths[index], geometry)
 
     return Listing(

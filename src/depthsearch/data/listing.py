@@ -38,7 +38,7 @@ class Listing:
         splits: ``(n,)``, ``"train"``, ``"val"`` or ``"test"`` as the source says; all ``"train"``
             where it says nothing.
         stamp: What differs when an image has changed, without reading any; goes into JSON.
-        decode: Reads the image at one place of the listing.
+        decode: Reads the image at one place of the listing, whole where no geometry is given.
         known_by: What goes into the fingerprint with each image's content and split; None: its
             path.
         layout: How the source was read, where that is not plain from its name.
@@ -53,7 +53,7 @@ class Listing:
     labels: NDArray[np.int64]
     splits: NDArray[np.str_]
     stamp: object
-    decode: Callable[[int, Geometry], Decoded]
+    decode: Callable[[int, Geometry | None], Decoded]
     known_by: tuple[str, ...] | None = None
     layout: str = ""
     notes: tuple[str, ...] = ()

@@ -141,7 +141,7 @@ def listing_of(
     labels = {label: place for place, label in enumerate(classes)}
     files = tuple(sample.file for sample in samples)
 
-    def decode(index: int, geometry: Geometry) -> Decoded:
+    def decode(index: int, geometry: Geometry | None) -> Decoded:
         return decode_file(files[index], geometry)
 
     return Listing(

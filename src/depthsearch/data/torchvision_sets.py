@@ -73,7 +73,7 @@ def list_torchvision(name: str, *, folder: Path) -> Listing:
     places = {label: classes.index(named) for label, named in names.items()}
     images = [(part, index) for part in parts.values() for index in range(len(part))]
 
-    def decode(index: int, geometry: Geometry) -> Decoded:
+    def decode(index: int, geometry: Geometry | None) -> Decoded:
         part, place = images[index]
         return decode_image(_sample(name, part, place)[0], geometry)
 
