@@ -331,10 +331,12 @@ def values(tmp_path: Path, folder: Path, pictures: Path) -> dict[str, str]:
     """Files and databases that a bad value may name, by a word for each."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "garbage.pt").write_bytes(b"no weights, and no database either; " * 200)
+    (tmp_path / "table.csv").write_text("file,class\nx.png,x\n")
     return {
         "MISSING": str(tmp_path / "missing"),
         "EMPTY": str(tmp_path / "empty"),
         "GARBAGE": str(tmp_path / "garbage.pt"),
+        "TABLE": str(tmp_path / "table.csv"),
         "NO_DATABASE": f"sqlite:///{tmp_path}/garbage.pt",
         "UNOPENABLE": f"sqlite:///{tmp_path}/no/folder/s.db",
         "ABSENT_DATABASE": f"sqlite:///{tmp_path}/absent.db",
@@ -350,6 +352,11 @@ BAD = [
     ("study", "--data", "MISSING", "No folder"),
     ("study", "--data", "EMPTY", "No images in"),
     ("study", "--data", "GARBAGE", "garbage.pt is a file"),
+    ("study", "--data", "torchvision:Flowers", "torchvision has no data set 'Flowers'. Near: Flowers102"),
+    ("study", "--data", "torchvision:VOCDetection", "does not give a picture and its class"),
+    ("study", "--data", "TABLE", "table.csv has no column 'image'"),
+    ("study", "--classes-map", "MISSING", "missing for --classes-map. Give a JSON object such as"),
+    ("study", "--classes-map", "GARBAGE", "garbage.pt is no JSON: Expecting value in line 1, column 1"),
     ("study", "--weights", "MISSING", "No weights file"),
     ("study", "--weights", "GARBAGE", "neither a safetensors file nor a state dict"),
     ("study", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
@@ -372,6 +379,7 @@ BAD = [
     ("study", "--weight-decay", "nan", "--weight-decay: 'nan' is no number from 0 on"),
     ("study", "--dropout", "1", "--dropout: '1' is no number in [0, 1)"),
     ("study", "--head-depth", "0", "--head-depth: '0' is no whole number from 1 on"),
+    ("study", "--balance", "even", "--balance: invalid choice: 'even'"),
     ("study", "--label-smoothing", "1", "--label-smoothing: '1' is no number in [0, 1)"),
     ("study", "--kinds", "conv,norm", "--kinds: 'norm' is none of conv, pool, concat, block"),
     ("study", "--kinds", "", "--kinds: '' is none of"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,9 @@ def only_image(path: Path, cache: Path, image_size: int = 8, **options: object) 
     root = path.parent.parent
     paint_classes(root, {"plain": 5, path.parent.name: 4})
     data = load_data(root, image_size=image_size, cache=cache, **options)
-    return data.train.images[row_of(data, path.parent.name, path.name)].permute(1, 2, 0).numpy()
+    everything = replace(data.train, rows=torch.arange(len(data.paths)))
+    row = torch.tensor([row_of(data, path.parent.name, path.name)])
+    return everything.gather(row)[0].permute(1, 2, 0).numpy()
 
 
 # --- pixels -------------------------------------------------------------------------------------
@@ -374,7 +377,7 @@ def test_folder_that_cannot_be_used_says_why(tmp_path, cache, counts, message):
 
 
 def test_missing_folder_and_file_in_its_place_say_what_to_give(tmp_path):
-    with pytest.raises(DataError, match=r"No folder .*nowhere.*DIR/<class>/<image>, or 'digits'"):
+    with pytest.raises(DataError, match=r"No folder .*nowhere.*DIR/<class>/<image>, .* or 'digits'"):
         load_data(tmp_path / "nowhere", image_size=8)
     (tmp_path / "a.zip").write_bytes(b"x")
     with pytest.raises(DataError, match=r"a.zip is a file. Give the folder"):

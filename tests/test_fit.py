@@ -142,7 +142,7 @@ def test_train_and_validation_are_learned_from_and_nothing_else_is_in_reach(task
 class Forbidden(ImageSet):
     """Images that nobody may look at."""
 
-    def gather(self, index):
+    def gather(self, index, move=None):
         raise AssertionError("the test images were read")
 
 

@@ -141,6 +141,7 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     assert tuple(study["pruner"].choices) == sampling.PRUNERS
     assert tuple(study["schedule"].choices) == training.SCHEDULES
     assert tuple(study["optimizer"].choices) == training.OPTIMIZERS
+    assert tuple(study["balance"].choices) == training.BALANCES
 
 
 def commands() -> dict[str, cli._Parser]:

@@ -555,6 +555,7 @@ def with_poolings(task: Task, space: SearchSpace) -> tuple[Task, SearchSpace]:
         (with_recipe(seed=1), r"seed is 0 there, 1 here"),
         (with_recipe(epochs=5), r"epochs is 2 there, 5 here"),
         (with_recipe(metric="loss"), r"metric is 'accuracy' there, 'loss' here"),
+        (with_recipe(balance="weights"), r"balance is 'none' there, 'weights' here"),
     ],
 )
 def test_a_study_of_that_name_with_other_settings_is_refused(place, task, space, change, difference) -> None:
@@ -570,6 +571,14 @@ def test_a_study_from_before_a_setting_was_stored_goes_on(place, task, space) ->
     assert study_module.BEFORE.items() <= settings.items()
     study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in study_module.BEFORE})
     assert len(place.open(task, space).get_trials()) == N_ANCHORS
+
+
+def test_a_study_from_before_a_setting_goes_on_with_its_default_alone(place, task, space) -> None:
+    study = place.open(task, space)
+    settings = study.user_attrs["settings"]
+    study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in study_module.BEFORE})
+    with pytest.raises(StudyError, match=r"balance is 'none' there, 'sampling' here"):
+        place.open(*with_recipe(balance="sampling")(task, space))
 
 
 def test_a_study_of_somebody_else_is_refused(place, task, space) -> None:

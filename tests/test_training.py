@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from depthsearch import objective, training
 from depthsearch.devices import choose_device
 from depthsearch.errors import DivergedError, SettingsError
-from depthsearch.features import Boundaries, Spent
+from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.objective import model_for, train_point
 from depthsearch.space import Point
 from depthsearch.split import Split, split_at, suffix_of
@@ -164,12 +166,15 @@ def test_the_same_seed_ends_in_the_same_weights_and_another_elsewhere(task, spac
     assert not same(ends[0], ends[2])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("optimizer", "balance"),
+    [("adamw", "none"), ("sgd", "none"), ("adamw", "weights"), ("adamw", "sampling")],
+)
 @pytest.mark.parametrize("stop_after", [1, 2])
 def test_going_on_from_a_checkpoint_ends_in_the_same_weights(
-    task, space, tmp_path: Path, optimizer: str, stop_after: int
+    task, space, tmp_path: Path, optimizer: str, balance: str, stop_after: int
 ) -> None:
-    recipe = Recipe(epochs=3, batch_size=32, optimizer=optimizer, seed=4)
+    recipe = Recipe(epochs=3, batch_size=32, optimizer=optimizer, balance=balance, seed=4)
     straight, _ = split_of(task, space, 7)
     expected = list(train_split(task, straight, recipe))
 
@@ -410,7 +415,9 @@ def test_neighbouring_seeds_are_unrelated() -> None:
     assert seed_from(1, 2) == seed_from(1, 2) != seed_from(2, 1)
 
 
-@pytest.mark.parametrize("wrong", [{"metric": "auc"}, {"schedule": "linear"}, {"optimizer": "adam"}])
+@pytest.mark.parametrize(
+    "wrong", [{"metric": "auc"}, {"schedule": "linear"}, {"optimizer": "adam"}, {"balance": "even"}]
+)
 def test_a_recipe_that_cannot_be_trained_is_refused(wrong) -> None:
     with pytest.raises(SettingsError, match="give one of"):
         Recipe(epochs=1, **wrong)
@@ -419,6 +426,118 @@ def test_a_recipe_that_cannot_be_trained_is_refused(wrong) -> None:
 def test_a_momentum_that_would_not_fade_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"^momentum 1\.0: give a number in \[0, 1\)\.$"):
         Recipe(epochs=1, momentum=1.0)
+
+
+# --- uneven classes -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uneven(digits) -> Rows:
+    """Give ninety eights and ten threes, which a linear classifier confuses when trained for a short time."""
+    many, few = ((digits.train.labels == label).nonzero().flatten() for label in (8, 3))
+    places = torch.cat([many[:90], few[:10]])
+    pixels = digits.train.gather(places)[:, 0, ::2, ::2].flatten(1).float() / 255
+    return Rows(pixels, (digits.train.labels[places] == 3).long())
+
+
+@pytest.fixture(scope="module")
+def even(digits) -> Rows:
+    """Give other eights and threes, as many of each."""
+    places = torch.cat([(digits.val.labels == label).nonzero().flatten()[:30] for label in (8, 3)])
+    pixels = digits.val.gather(places)[:, 0, ::2, ::2].flatten(1).float() / 255
+    return Rows(pixels, (digits.val.labels[places] == 3).long())
+
+
+def two_classes() -> nn.Module:
+    torch.manual_seed(0)
+    return First(nn.Linear(64, 2))
+
+
+def train_uneven(uneven: Rows, even: Rows, **options: object) -> tuple[nn.Module, list[EpochResult]]:
+    recipe = Recipe(**{"epochs": 2, "batch_size": 10, "learning_rate": 0.01, **options})
+    suffix = two_classes()
+    return suffix, list(train(suffix, uneven, even, recipe, CPU, suffix_macs=128))
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_balance_finds_more_of_the_rare_class(uneven, even, balance: str) -> None:
+    found = {}
+    for each in ("none", balance):
+        suffix, _ = train_uneven(uneven, even, balance=each, epochs=10, batch_size=25)
+        predicted = suffix.eval()((even.features,)).argmax(1)
+        found[each] = predicted[even.labels == 1].double().mean().item()
+    assert found["none"] < 0.5 < 0.8 < found[balance]
+
+
+def test_weights_are_those_of_scikit_learn_in_the_loss_of_pytorch(uneven, even) -> None:
+    options = {"epochs": 1, "batch_size": 100, "optimizer": "sgd", "weight_decay": 0.0, "learning_rate": 0.1}
+    ours, (result,) = train_uneven(uneven, even, balance="weights", label_smoothing=0.1, **options)
+    theirs = two_classes()
+    weights = compute_class_weight("balanced", classes=np.arange(2), y=uneven.labels.numpy())
+    loss_of = nn.CrossEntropyLoss(torch.tensor(weights).float(), label_smoothing=0.1)
+    loss = loss_of(theirs((uneven.features,)), uneven.labels)
+    loss.backward()
+    for parameter, trained in zip(theirs.parameters(), ours.parameters(), strict=True):
+        # Nesterov's first step is 1.9 times the gradient.
+        torch.testing.assert_close(trained, parameter - 0.1 * 1.9 * parameter.grad)
+    assert result.train_loss == pytest.approx(loss.item())
+    assert (weights[uneven.labels]).mean() == pytest.approx(1)
+
+
+def test_a_class_that_is_not_there_has_no_part_in_the_weights(rows) -> None:
+    some = rows(100)
+    kept = some.labels < 4
+    few = Rows(some.features[kept], some.labels[kept])
+    recipe = Recipe(epochs=2, batch_size=8, balance="weights")
+    assert all(math.isfinite(r.train_loss) for r in train(linear(), few, few, recipe, CPU, suffix_macs=640))
+
+
+@pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
+def test_the_validation_loss_weighs_every_image_alike(uneven, even, balance: str) -> None:
+    lopsided = Rows(even.features[:40], even.labels[:40])
+    suffix, results = train_uneven(uneven, lopsided, balance=balance)
+    logits = suffix.eval()((lopsided.features,))
+    assert results[-1].val_loss == pytest.approx(F.cross_entropy(logits, lopsided.labels).item(), rel=1e-6)
+
+
+def test_sampling_draws_the_classes_as_often_in_as_many_steps(uneven, even) -> None:
+    drawn, sizes = {}, {}
+    for balance in ("none", "sampling"):
+        source = Rows(uneven.features, uneven.labels)
+        train_uneven(source, even, balance=balance, epochs=10)
+        drawn[balance], sizes[balance] = torch.tensor(source.order), source.sizes
+    assert sizes["sampling"] == sizes["none"]
+    assert uneven.labels[drawn["none"]].double().mean() == 0.1
+    # Of 1,000 draws; five standard deviations.
+    assert uneven.labels[drawn["sampling"]].double().mean().item() == pytest.approx(0.5, abs=0.08)
+    epochs = drawn["sampling"].view(10, 100)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 10
+    assert all(len(epoch.unique()) < 100 for epoch in epochs)
+    assert len(drawn["sampling"].unique()) > 95
+
+
+def test_sampling_on_kept_features_ends_in_the_weights_without(task, space, tmp_path: Path) -> None:
+    point = Point(cut=space.cuts[9], learning_rate=1e-3)
+    recipe = replace(task.recipe, balance="sampling")
+    budget = Budget(memory_bytes=10**9, device_bytes=0, disk_bytes=0, folder=tmp_path)
+    ends, read = [], []
+    for budget_ in (None, budget):
+        training_ = train_point(
+            replace(task, recipe=recipe, budget=budget_),
+            point,
+            seed=0,
+            upcoming=dict.fromkeys(space.cuts, 9.0),
+        )
+        n_read = 0
+        while True:
+            try:
+                n_read += next(training_).read_bytes
+            except StopIteration as ended:
+                ends.append(ended.value.state_dict())
+                break
+        read.append(n_read)
+    assert same(*ends)
+    assert read[0] == 0 < read[1]
 
 
 # --- a GPU that is full -------------------------------------------------------------------------

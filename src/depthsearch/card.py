@@ -36,7 +36,8 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             f"- **Images**: {images['name']}, {images['n_learned']} to learn from (training and validation), "
             f"{images['n_test']} for the test; fingerprint {images['fingerprint']}.",
             f"- **Setting**: {_setting(ours['setting'])}, {origin['recipe']['epochs']} epochs of batches of "
-            f"{origin['recipe']['batch_size']}, seed {origin['seed']}, {ours['precision']} (study "
+            f"{origin['recipe']['batch_size']}{_balance(origin['recipe'])}, "
+            f"seed {origin['seed']}, {ours['precision']} (study "
             f"{origin['study']}, trial {origin['trial']}).",
             f"- **Input**: {'RGB' if len(seen['mean']) == 3 else 'grey'}, "
             f"shorter side to {_shorter_side(seen)} px ({seen['interpolation']}), centre "
@@ -67,6 +68,11 @@ def _setting(setting: Mapping[str, Any]) -> str:
         for name, value in setting.items()
         if not name.startswith("head_")
     )
+
+
+def _balance(recipe: Mapping[str, Any]) -> str:
+    balance = recipe.get("balance", "none")
+    return "" if balance == "none" else f", uneven classes balanced by {balance}"
 
 
 def _shorter_side(seen: Mapping[str, Any]) -> int:

@@ -37,6 +37,7 @@ SEARCHES = ("adaptive", "exhaustive")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
 OPTIMIZERS = ("adamw", "sgd")
+BALANCES = ("none", "weights", "sampling")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 
@@ -186,11 +187,14 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_task(add: Any) -> None:
-    folders = "labelled images, DIR/<class>/... or DIR/{train,val,test}/<class>/..."
+    folders = "labelled images, DIR/<class>/..., DIR/{train,val,test}/<class>/... or with metadata.csv"
+    others = "a table (.csv, .parquet: image, label and, if you like, split); torchvision:NAME"
     names = "a timm model, such as densenet121, or several: densenet121,resnet50"
     listed = _list_such_as("densenet121,resnet50")
     add("--backbone", type=listed, metavar="NAME,...", help=names)
-    add("--data", metavar="DIR", help=f"{folders}; default: scikit-learn's digits, as a demo")
+    add("--data", metavar="DIR", help=f"{folders}; {others}; default: scikit-learn's digits, as a demo")
+    new_names = 'new names of the classes, {"oak": "tree", "elm": "tree", ...}: to merge some'
+    add("--classes-map", metavar="FILE", help=f"JSON with {new_names}")
     add("--weights", default="auto", metavar="auto|FILE|random", help="pretrained (default: auto, timm's)")
     add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
     add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
@@ -209,6 +213,8 @@ def _add_task(add: Any) -> None:
     add("--head-depth", type=_at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
     views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
     add("--views", type=_at_least(1), default=1, metavar="V", help=views)
+    balance = "uneven classes: weigh the training loss, or draw images of all classes as often (none)"
+    add("--balance", choices=BALANCES, default="none", help=balance)
     add("--label-smoothing", type=_share, default=0.0, metavar="P", help="in [0, 1) (0)")
 
 

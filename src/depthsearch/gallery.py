@@ -16,7 +16,6 @@ from depthsearch.backbones import Preprocessing
 from depthsearch.data import DataSet
 from depthsearch.data.dataset import ImageSet
 from depthsearch.data.decode import Geometry, UnreadableError, decode_file
-from depthsearch.data.folder import list_folder
 from depthsearch.drawing import class_name, draw, shown_channels
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.explain import Comparison, Explanation, Photo, explain, normalised
@@ -148,11 +147,10 @@ def _predict(
 
 
 def _names(data: DataSet, split: str, images: ImageSet) -> list[str]:
-    """Name the images of a split: their paths in the folder, or their places where there is none."""
-    if not Path(data.source).is_dir():
+    """Name the images of a split: their paths in the source, or places where that is no file or folder."""
+    if not Path(data.source).exists():
         return [f"{data.name} {split} {place}" for place in range(len(images))]
-    paths = list_folder(Path(data.source)).paths
-    return [paths[row] for row in images.rows.tolist()]
+    return [data.paths[row] for row in images.rows.tolist()]
 
 
 def draw_gallery(comparison: Comparison, photos: Sequence[Photo], folder: Path) -> Iterator[Picture]:

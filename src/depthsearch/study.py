@@ -74,6 +74,7 @@ BEFORE: dict[str, Any] = {
     "weight decay": 0.01,
     "optimizer": "adamw",
     "momentum": 0.9,
+    "balance": "none",
 }
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 

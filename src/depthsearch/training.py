@@ -22,7 +22,7 @@ from depthsearch.devices import Device
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import BoundarySource, Spent
 
-__all__ = ["METRICS", "OPTIMIZERS", "SCHEDULES", "EpochResult", "Recipe", "seed_from", "train"]
+__all__ = ["BALANCES", "METRICS", "OPTIMIZERS", "SCHEDULES", "EpochResult", "Recipe", "seed_from", "train"]
 
 METRICS = {
     "accuracy": "maximize",
@@ -32,6 +32,7 @@ METRICS = {
 }
 SCHEDULES = ("cosine", "constant")
 OPTIMIZERS = ("adamw", "sgd")
+BALANCES = ("none", "weights", "sampling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,9 @@ class Recipe:
         seed: Seeds batch order, dropout and views.
         views: Fixed augmentations of each training image, the plain image among them: epoch e shows view
             e mod views. 1: no augmentation. From one more than the epochs on, no epoch repeats another's.
+        balance: What to do about classes of uneven size. ``weights`` weighs the training loss by the inverse
+            of a class's share, so that images weigh 1 on average; ``sampling`` draws each epoch's images with
+            replacement, every class as likely as the others; ``none`` does nothing.
     """
 
     epochs: int
@@ -64,10 +68,16 @@ class Recipe:
     metric: str = "accuracy"
     seed: int = 0
     views: int = 1
+    balance: str = "none"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
-        for name, known in (("metric", tuple(METRICS)), ("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
+        for name, known in (
+            ("metric", tuple(METRICS)),
+            ("schedule", SCHEDULES),
+            ("optimizer", OPTIMIZERS),
+            ("balance", BALANCES),
+        ):
             if getattr(self, name) not in known:
                 raise SettingsError(f"No {name} {getattr(self, name)!r}: give one of {', '.join(known)}.")
         if self.epochs < 1 or self.batch_size < 2:
@@ -212,10 +222,11 @@ def _train_epoch(
     suffix.train()
     n = len(source.labels)
     torch.manual_seed(seed_from(recipe.seed, epoch))
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_from(recipe.seed, epoch)))
+    order = _order(source.labels, recipe, epoch)
     # Batches of almost one size: one of a single image would stop batch normalisation.
     batches = order.tensor_split(max(1, min(math.ceil(n / recipe.batch_size), n // 2)))
     total = torch.zeros((), device=device.torch_device)
+    weights = None
     for step, index in enumerate(batches):
         done = (epoch - 1 + step / len(batches)) / recipe.epochs
         for group in optimizer.param_groups:
@@ -224,7 +235,9 @@ def _train_epoch(
         boundary = source.batch(index)
         with device.autocast():
             logits = suffix(boundary)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        if recipe.balance == "weights" and weights is None:
+            weights = _class_weights(source.labels, logits.shape[1]).to(logits.device)
+        loss = F.cross_entropy(logits.float(), labels, weight=weights, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -233,6 +246,22 @@ def _train_epoch(
     if not math.isfinite(mean):
         raise DivergedError(f"training loss {mean} in epoch {epoch}")
     return mean
+
+
+def _order(labels: torch.Tensor, recipe: Recipe, epoch: int) -> torch.Tensor:
+    """Draw an epoch's images ``(n,)`` in the order that they are shown in."""
+    generator = torch.Generator().manual_seed(seed_from(recipe.seed, epoch))
+    if recipe.balance == "sampling":
+        chances = 1 / torch.bincount(labels)[labels].double()
+        return torch.multinomial(chances, len(labels), replacement=True, generator=generator)
+    return torch.randperm(len(labels), generator=generator)
+
+
+def _class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Weigh classes ``(num_classes,)`` by the inverse of their share; the mean over the images is 1."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    n_present = int((counts > 0).sum())
+    return (len(labels) / (n_present * counts.clamp(min=1))).float()
 
 
 def _learning_rate(recipe: Recipe, done: float) -> float:

@@ -37,6 +37,8 @@ BEFORE: dict[str, Any] = {
     "layers": None,
     "learning_rates": None,
     "channels": 3,
+    "classes_map": None,
+    "balance": "none",
     "momentum": None,
     **dict.fromkeys(FIXABLE),
 }
@@ -90,6 +92,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         metric=arguments.metric,
         seed=arguments.seed,
         views=arguments.views,
+        balance=arguments.balance,
         **_given(arguments, ["momentum"]),
     )
     budget = choose_budget(
@@ -189,14 +192,18 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
             val_share=arguments.val_share,
             test_share=arguments.test_share,
             seed=arguments.seed,
+            classes_map=arguments.classes_map,
             skip_unreadable=arguments.skip_unreadable,
             progress=lambda done, total: bar.update(shown, completed=done, total=total, visible=True),
         )
+    layout = f" ({data.layout})" if data.layout else ""
     say(
         console,
-        f"Data {data.name}: {data.num_classes} classes; {len(data.train)} train, {len(data.val)} validation, "
-        f"{len(data.test)} test images.",
+        f"Data {data.name}{layout}: {data.num_classes} classes; {len(data.train)} train, "
+        f"{len(data.val)} validation, {len(data.test)} test images.",
     )
+    for note in data.notes:
+        say(console, note, style="yellow")
     if data.skipped:
         say_list(console, f"{len(data.skipped)} unreadable images left out", data.skipped)
     if data.duplicates:
@@ -240,6 +247,8 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
 def _kept_options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Take down what another command needs to load the same backbone and images again."""
     options = {name: value for name, value in vars(arguments).items() if name not in NOT_KEPT}
+    if arguments.classes_map is not None:
+        options["classes_map"] = str(Path(arguments.classes_map).expanduser().resolve())
     if arguments.weights not in ("auto", "random"):
         options["weights"] = str(Path(arguments.weights).resolve())
     return {**options, "data": task.data.source}

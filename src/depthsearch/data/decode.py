@@ -68,16 +68,16 @@ class Decoded:
     """One image as it is stored.
 
     Attributes:
-        pixels: ``(c, s, s)``, uint8.
-        digest: Hash of the bytes that the image was read from.
+        pixels: ``(c, s, s)``, uint8; ``(c, h, w)`` of an image that is kept whole.
+        digest: Hash of the bytes that the image was read from, or of its pixels.
     """
 
     pixels: NDArray[np.uint8]
     digest: str
 
 
-def decode_file(path: Path, geometry: Geometry) -> Decoded:
-    """Read an image file of any kind that Pillow knows as a square of RGB, or of grey.
+def decode_file(path: Path, geometry: Geometry | None) -> Decoded:
+    """Read an image file of any kind that Pillow knows as a square, or whole, in RGB, without a geometry.
 
     Turned as its EXIF tag says; transparent pixels lie on white; of an animation the first frame;
     CMYK and the like converted. Numbers wider than 8 bits are scaled, not clipped: integers from
@@ -107,7 +107,21 @@ def decode_file(path: Path, geometry: Geometry) -> Decoded:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _unreadable(path, " ".join(reason.split()) or type(error).__name__) from error
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Decoded(pixels=cut_square(rgb, geometry), digest=digest)
+    return Decoded(pixels=_pixels(rgb, geometry), digest=digest)
+
+
+def decode_image(image: Image.Image, geometry: Geometry | None) -> Decoded:
+    """Make a square of RGB of an image that has been read, or leave it whole; known by its pixels."""
+    rgb = _to_rgb(image)
+    content = repr(rgb.size).encode() + rgb.tobytes()
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return Decoded(pixels=_pixels(rgb, geometry), digest=digest)
+
+
+def _pixels(rgb: Image.Image, geometry: Geometry | None) -> NDArray[np.uint8]:
+    if geometry is None:
+        return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+    return cut_square(rgb, geometry)
 
 
 def cut_square(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:

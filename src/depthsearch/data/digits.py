@@ -30,9 +30,11 @@ def list_digits() -> Listing:
     grey = np.round(ink * (255 / _INK_LEVELS)).astype(np.uint8)
     labels = digits.target[order].astype(np.int64)
 
-    def decode(index: int, geometry: Geometry) -> Decoded:
+    def decode(index: int, geometry: Geometry | None) -> Decoded:
         image = Image.fromarray(grey[index]).convert("RGB")
         digest = hashlib.blake2b(grey[index].tobytes(), digest_size=16).hexdigest()
+        if geometry is None:
+            return Decoded(pixels=np.asarray(image).transpose(2, 0, 1), digest=digest)
         return Decoded(pixels=cut_square(image, replace(geometry, crop_share=1.0)), digest=digest)
 
     return Listing(

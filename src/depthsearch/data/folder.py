@@ -1,29 +1,22 @@
 """What a folder of images holds: its files, classes and splits.
 
-Two layouts: ``DIR/<class>/...`` and ``DIR/<split>/<class>/...``, the splits being train, val (or
-valid, validation) and test. Hidden entries and files that are no images are passed over.
+Two layouts: ``DIR/<class>/...`` and ``DIR/<split>/<class>/...``, the splits being called as
+`listing.SPLIT_WORDS` says. Hidden entries and files that are no images are passed over.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from depthsearch.data.decode import Decoded, Geometry, decode_file
-from depthsearch.data.listing import Listing
+from depthsearch.data.listing import SPLIT_WORDS, SPLITS, Listing, a_few
 from depthsearch.errors import DataError
 
 # Those of torchvision's ImageFolder, and GIF.
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-_SPLITS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,24 +38,29 @@ def list_folder(folder: Path) -> Listing:
     """
     root = folder.expanduser().resolve()
     if not root.exists():
-        raise DataError(f"No folder {root}. Give a folder of images, DIR/<class>/<image>, or 'digits'.")
+        raise DataError(
+            f"No folder {root}. Give a folder of images, DIR/<class>/<image>, a table (.csv, .parquet), "
+            "torchvision:NAME or 'digits'."
+        )
     if not root.is_dir():
-        raise DataError(f"{root} is a file. Give the folder that holds DIR/<class>/<image>.")
-    split_folders = _split_folders(root)
+        raise DataError(
+            f"{root} is a file. Give the folder that holds DIR/<class>/<image>, or a table (.csv, .parquet)."
+        )
+    at_split = _folders_by_split(root)
     files = sorted(
         (
             file
-            for split, at in split_folders.items()
+            for split, at in at_split.items()
             for class_folder in _subfolders(at)
             for file in _files(class_folder, root=root, split=split, class_name=class_folder.name)
         ),
         key=lambda file: file.path,
     )
-    classes = _common_classes(root, split_folders, files)
+    classes = _common_classes(root, at_split, files)
     labels = {name: label for label, name in enumerate(classes)}
     paths = tuple(file.path for file in files)
 
-    def decode(index: int, geometry: Geometry) -> Decoded:
+    def decode(index: int, geometry: Geometry | None) -> Decoded:
         return decode_file(root / paths[index], geometry)
 
     return Listing(
@@ -76,7 +74,15 @@ def list_folder(folder: Path) -> Listing:
         # unpacked from archives that carry one date for all, of uncompressed images of one size.
         stamp=[str(root), [(file.path, file.size_bytes, file.mtime_ns) for file in files]],
         decode=decode,
+        layout=_layout(root, at_split),
     )
+
+
+def _layout(root: Path, at_split: dict[str, Path]) -> str:
+    """Say which folders are the splits, if any are."""
+    if root in at_split.values():
+        return ""
+    return "folders " + ", ".join(at_split[split].name for split in SPLITS if split in at_split)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -85,60 +91,88 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         DataError: If there is none, or the folder cannot be looked into.
     """
-    files = sorted(folder / file.path for file in _files(folder, root=folder, split="", class_name=""))
+    files = files_in(folder)
     if not files:
         raise DataError(f"No images in {folder}. Give image files, or folders with {', '.join(_EXTENSIONS)}.")
     return files
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def files_in(folder: Path) -> list[Path]:
+    """List the images in a folder and the folders in it, by path.
+
+    Raises:
+        DataError: If the folder cannot be looked into.
+    """
+    return sorted(folder / file.path for file in _files(folder, root=folder, split="", class_name=""))
+
+
+def split_folders(root: Path) -> list[Path]:
+    """List the folders that have the name of a split.
+
+    Raises:
+        DataError: If the folder cannot be looked into.
+    """
+    return [folder for folder in _subfolders(root) if folder.name.lower() in SPLIT_WORDS]
+
+
+def named_splits(root: Path) -> dict[str, Path]:
+    """Find the folders that have the name of a split, by that.
+
+    Raises:
+        DataError: If two of them are one split.
+    """
+    splits: dict[str, Path] = {}
+    for folder in split_folders(root):
+        earlier = splits.setdefault(SPLIT_WORDS[folder.name.lower()], folder)
+        if earlier != folder:
+            raise DataError(
+                f"{root} has both {earlier.name} and {folder.name}, two names for one split. Keep one."
+            )
+    return splits
+
+
+def _folders_by_split(root: Path) -> dict[str, Path]:
     """Find the folders of class folders by split; the root itself, as train, in the flat layout."""
     folders = _subfolders(root)
-    named = [folder for folder in folders if folder.name.lower() in _SPLITS]
+    named = split_folders(root)
     others = [folder.name for folder in folders if folder not in named]
-    train = next((folder for folder in named if folder.name.lower() == "train"), None)
+    train = next((folder for folder in named if SPLIT_WORDS[folder.name.lower()] == "train"), None)
     if not named or (others and train is None):
         return {"train": root}
     if others:
         if len(named) == 1 and train is not None and _loose_images(train):
             return {"train": root}  # a class of railway trains
         raise DataError(
-            f"{root} mixes split folders ({_names(f.name for f in named)}) with others "
-            f"({_names(others)}). Move the others away, or put all classes into the split folders."
+            f"{root} mixes split folders ({a_few(f.name for f in named)}) with others "
+            f"({a_few(others)}). Move the others away, or put all classes into the split folders."
         )
     if train is None:
         raise DataError(
-            f"{root} has {_names(f.name for f in named)} but no train folder. Add train/<class>/<image>."
+            f"{root} has {a_few(f.name for f in named)} but no train folder. Add train/<class>/<image>."
         )
-    splits: dict[str, Path] = {}
-    for folder in named:
-        earlier = splits.setdefault(_SPLITS[folder.name.lower()], folder)
-        if earlier != folder:
-            raise DataError(
-                f"{root} has both {earlier.name} and {folder.name}, two names for one split. Keep one."
-            )
+    splits = named_splits(root)
     if loose := _loose_images(root):
         raise _loose_error(root, loose)
     return splits
 
 
-def _common_classes(root: Path, split_folders: dict[str, Path], files: list[_File]) -> tuple[str, ...]:
+def _common_classes(root: Path, at_split: dict[str, Path], files: list[_File]) -> tuple[str, ...]:
     """Hold the classes of all splits against each other and against the files."""
-    for at in split_folders.values():
+    for at in at_split.values():
         if loose := _loose_images(at):
             raise _loose_error(at, loose)
-    by_split = {split: {folder.name for folder in _subfolders(at)} for split, at in split_folders.items()}
+    by_split = {split: {folder.name for folder in _subfolders(at)} for split, at in at_split.items()}
     classes = by_split["train"]
     for split, found in by_split.items():
         if found != classes:
             raise DataError(
-                f"{root}: train and {split_folders[split].name} disagree on the classes, only one "
-                f"of them has {_names(found ^ classes)}. Give both the same class folders."
+                f"{root}: train and {at_split[split].name} disagree on the classes, only one "
+                f"of them has {a_few(found ^ classes)}. Give both the same class folders."
             )
     if not files:
         raise DataError(f"No images in {root}. Put them at DIR/<class>/<image>, as {', '.join(_EXTENSIONS)}.")
     filled = {(file.split, file.class_name) for file in files}
-    for split, at in split_folders.items():
+    for split, at in at_split.items():
         for name in sorted(classes):
             if (split, name) not in filled:
                 raise DataError(f"Class folder {at / name} holds no image. Add images or remove the folder.")
@@ -192,15 +226,10 @@ def _loose_images(folder: Path) -> list[str]:
 
 def _loose_error(folder: Path, loose: list[str]) -> DataError:
     return DataError(
-        f"{len(loose)} image(s) directly in {folder}, in no class folder: {_names(loose)}. "
+        f"{len(loose)} image(s) directly in {folder}, in no class folder: {a_few(loose)}. "
         "Move them into class folders, DIR/<class>/<image>."
     )
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(_EXTENSIONS)
-
-
-def _names(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")

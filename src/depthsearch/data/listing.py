@@ -1,12 +1,27 @@
 """What a source of images holds, before any image is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from depthsearch.data.decode import Decoded, Geometry
+
+SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+"""What sources call their splits: the words that Hugging Face's ``datasets`` knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -15,14 +30,19 @@ class Listing:
 
     Attributes:
         name: What to call the source.
-        source: Where it is: a folder's full path, or the name of a set that a library carries.
+        source: Where it is: a folder's or file's full path, or the name of a set that a library
+            carries.
         classes: Names of the classes, sorted; a label is a place in it.
         paths: Where each image stands in the source, with ``/`` between the parts.
         labels: ``(n,)``, int64.
         splits: ``(n,)``, ``"train"``, ``"val"`` or ``"test"`` as the source says; all ``"train"``
             where it says nothing.
         stamp: What differs when an image has changed, without reading any; goes into JSON.
-        decode: Reads the image at one place of the listing.
+        decode: Reads the image at one place of the listing, whole where no geometry is given.
+        known_by: What goes into the fingerprint with each image's content and split; None: its
+            path.
+        layout: How the source was read, where that is not plain from its name.
+        notes: What the user should know of it, a line each.
         keeps_whole: Whether decoding keeps an image whole, whatever the crop share.
     """
 
@@ -33,5 +53,14 @@ class Listing:
     labels: NDArray[np.int64]
     splits: NDArray[np.str_]
     stamp: object
-    decode: Callable[[int, Geometry], Decoded]
+    decode: Callable[[int, Geometry | None], Decoded]
+    known_by: tuple[str, ...] | None = None
+    layout: str = ""
+    notes: tuple[str, ...] = ()
     keeps_whole: bool = False
+
+
+def a_few(names: Iterable[str]) -> str:
+    """Name the first few of many, in their order."""
+    shown = sorted(names)
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")

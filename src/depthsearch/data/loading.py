@@ -12,11 +12,11 @@ import platformdirs
 import torch
 from numpy.typing import NDArray
 
+from depthsearch.data.classmap import mapped
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
-from depthsearch.data.digits import list_digits
-from depthsearch.data.folder import list_folder
 from depthsearch.data.listing import Listing
+from depthsearch.data.sources import list_source
 from depthsearch.data.splits import assign_splits, check_shares, require_every_class
 from depthsearch.data.store import Store, open_store
 
@@ -31,6 +31,7 @@ def load_data(
     val_share: float = 0.2,
     test_share: float = 0.2,
     seed: int = 0,
+    classes_map: str | Path | None = None,
     skip_unreadable: bool = False,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -38,8 +39,11 @@ def load_data(
     """Load labelled images, decoded once and kept for every later call.
 
     Args:
-        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``; or
-            ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
+        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``, or with
+            Hugging Face's ``metadata.csv``, ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``,
+            with the columns image, label and optionally split; ``"torchvision:NAME"``, a set of
+            torchvision's, downloaded if it is not there; or ``"digits"``, scikit-learn's
+            handwritten digits (``"./digits"`` is a folder).
         image_size: Side of the square images in pixels.
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
             Digits are always kept whole.
@@ -48,8 +52,10 @@ def load_data(
         val_share: Share of the training images taken for validation where there is no such folder.
         test_share: Share of the training images taken for the test where there is no such folder.
         seed: Decides which images are taken.
-        skip_unreadable: Whether to leave out images that cannot be read, instead of stopping.
-        cache: Folder to keep the decoded images in; by default the user's cache folder.
+        classes_map: A JSON file that gives each class a new name, several classes one if need be.
+        skip_unreadable: Whether to leave out images that are missing or cannot be read, instead of
+            stopping.
+        cache: Folder to keep decoded and downloaded images in; by default the user's cache folder.
         progress: Called with (done, total) after each image decoded; not called where all are kept.
 
     Returns:
@@ -62,7 +68,10 @@ def load_data(
         image_size=image_size, crop_share=crop_share, interpolation=interpolation, channels=channels
     )
     check_shares(val_share=val_share, test_share=test_share)
-    listing = list_digits() if source == "digits" else list_folder(Path(source))
+    kept = cache or Path(platformdirs.user_cache_dir("depthsearch"))
+    listing = list_source(source, skip_unreadable=skip_unreadable, downloads=kept / "torchvision")
+    if classes_map is not None:
+        listing = mapped(listing, Path(classes_map).expanduser())
     splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
@@ -70,7 +79,7 @@ def load_data(
         store = open_store(
             listing,
             geometry,
-            folder=(cache or Path(platformdirs.user_cache_dir("depthsearch"))) / "images",
+            folder=kept / "images",
             skip_unreadable=skip_unreadable,
             progress=progress,
         )
@@ -96,6 +105,9 @@ def load_data(
         fingerprint=_fingerprint(listing, splits, store),
         skipped=tuple(listing.paths[row] for row in np.flatnonzero(~readable)),
         duplicates=_duplicates(listing, splits, store),
+        paths=listing.paths,
+        layout=listing.layout,
+        notes=listing.notes,
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,
@@ -103,10 +115,9 @@ def load_data(
 
 
 def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> str:
+    known_by = listing.paths if listing.known_by is None else listing.known_by
     images = [
-        image
-        for image in zip(listing.paths, splits.tolist(), store.digests, strict=True)
-        if image[-1] is not None
+        image for image in zip(known_by, splits.tolist(), store.digests, strict=True) if image[-1] is not None
     ]
     content = json.dumps([listing.classes, images]).encode()
     return hashlib.blake2b(content, digest_size=16).hexdigest()

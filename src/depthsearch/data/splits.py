@@ -7,10 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from depthsearch.data.dataset import ImageSet
-from depthsearch.data.listing import Listing
+from depthsearch.data.listing import SPLITS, Listing
 from depthsearch.errors import DataError
-
-SPLITS = ("train", "val", "test")
 
 
 def check_shares(*, val_share: float, test_share: float) -> None:

@@ -1,34 +1,32 @@
 """Decoded images in one memory-mapped file, so that no image is decoded twice.
 
-The file is the pixels of all ``n`` images, ``(n, c, s, s)`` uint8, then one JSON object with the
-digest of each image (null where it could not be read: its pixels are zeros). The object comes last,
-so a file that was cut short has none. Being one file, it appears whole or not at all, whoever else
-is writing it.
+Images that are all to be enlarged are kept at their own size, see `ownsize`. Of others the file is
+the pixels of all ``n`` images, ``(n, c, s, s)`` uint8, then one JSON object with the digest of each
+image (null where it could not be read: its pixels are zeros). The object comes last, so a file that
+was cut short has none. Being one file, it appears whole or not at all, whoever else is writing it.
 """
 
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from depthsearch.data.decode import Geometry, UnreadableError
+from depthsearch.data.decode import Geometry
+from depthsearch.data.decoding import decoded_in_order, gaps_remain
 from depthsearch.data.listing import Listing
+from depthsearch.data.ownsize import SmallImages, open_small
 from depthsearch.errors import DataError
 from depthsearch.files import remove_abandoned, written_whole
 
 _FORMAT = 1
-_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,11 +35,12 @@ class Store:
 
     Attributes:
         images: ``(n, c, s, s)``, uint8, mapped from the file and private to this process: pages are
-            read when touched, and what is written to them reaches neither the file nor others.
+            read when touched, and what is written to them reaches neither the file nor others. Or
+            small images, which become such squares when they are gathered.
         digests: Hash of the bytes of each image; None where it could not be read.
     """
 
-    images: Tensor
+    images: Tensor | SmallImages
     digests: tuple[str | None, ...]
 
 
@@ -75,8 +74,16 @@ def open_store(
     shape = (len(listing.paths), geometry.channels, geometry.image_size, geometry.image_size)
     n_bytes = math.prod(shape)
     digests = _read_digests(path, key=key, n_bytes=n_bytes, n_images=len(listing.paths))
-    if digests is None or not _gaps_remain(listing, geometry, digests, skip_unreadable):
+    if digests is None or not gaps_remain(listing, geometry, digests, skip_unreadable=skip_unreadable):
         try:
+            small = None
+            # Filters but nearest can be told in numbers, and digits are kept whole at any size.
+            if geometry.interpolation != "nearest" and not listing.keeps_whole:
+                small = open_small(
+                    listing, geometry, folder=folder, skip_unreadable=skip_unreadable, progress=progress
+                )
+            if small is not None:
+                return Store(images=small[0], digests=tuple(small[1]))
             digests = _write(path, key, listing, geometry, skip_unreadable, progress)
         except OSError as error:
             raise DataError(
@@ -112,26 +119,6 @@ def _read_digests(path: Path, *, key: str, n_bytes: int, n_images: int) -> list[
     return None
 
 
-def _gaps_remain(
-    listing: Listing, geometry: Geometry, digests: list[str | None], skip_unreadable: bool
-) -> bool:
-    """Whether the images missing in a store are still unreadable.
-
-    A file can become readable with its size and time unchanged: by its permissions, or by a disk
-    that is back.
-    """
-    for index, digest in enumerate(digests):
-        if digest is None:
-            try:
-                listing.decode(index, geometry)
-            except UnreadableError:
-                if not skip_unreadable:
-                    raise
-            else:
-                return False
-    return True
-
-
 def _write(
     path: Path,
     key: str,
@@ -142,41 +129,16 @@ def _write(
 ) -> list[str | None]:
     """Decode all images into a file of its own, then give it the store's name."""
     remove_abandoned(path.parent)
+    unread = bytes(geometry.channels * geometry.image_size**2)
     digests: list[str | None] = []
     with (
         written_whole(path, durable=True) as file,
-        closing(_decode_into(file, listing, geometry, skip_unreadable)) as decoded,
+        closing(decoded_in_order(listing, geometry, skip_unreadable=skip_unreadable)) as images,
     ):
-        for digest in decoded:
-            digests.append(digest)
+        for decoded in images:
+            file.write(unread if decoded is None else decoded.pixels.tobytes())
+            digests.append(None if decoded is None else decoded.digest)
             if progress is not None:
                 progress(len(digests), len(listing.paths))
         file.write(json.dumps({"key": key, "digests": digests}).encode())
     return digests
-
-
-def _decode_into(
-    file: BinaryIO, listing: Listing, geometry: Geometry, skip_unreadable: bool
-) -> Generator[str | None]:
-    """Decode in threads, write in order, yield the digests."""
-    unread = bytes(geometry.channels * geometry.image_size**2)
-
-    def decode(index: int) -> tuple[bytes, str | None]:
-        try:
-            decoded = listing.decode(index, geometry)
-        except UnreadableError:
-            if not skip_unreadable:
-                raise
-            return unread, None
-        return decoded.pixels.tobytes(), decoded.digest
-
-    executor = ThreadPoolExecutor(max_workers=os.cpu_count())
-    try:
-        # A batch at a time, so that one slow image does not let the others pile up in memory.
-        for start in range(0, len(listing.paths), _BATCH):
-            batch = range(start, min(start + _BATCH, len(listing.paths)))
-            for pixels, digest in executor.map(decode, batch):
-                file.write(pixels)
-                yield digest
-    finally:
-        executor.shutdown(cancel_futures=True)

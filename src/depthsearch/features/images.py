@@ -43,4 +43,4 @@ class ViewedImages:
 
     def pixels(self, index: torch.Tensor, device: Device) -> torch.Tensor:
         """Give the images at ``index`` ``(b,)``: ``(b, c, s, s)`` float32 in [0, 255] on the device."""
-        return self._view(device.move(self._images.gather(index)), index)
+        return self._view(self._images.gather(index, device.move), index)

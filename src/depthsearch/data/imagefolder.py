@@ -1,0 +1,119 @@
+"""Folders as Hugging Face's ``datasets`` lays them out: with class folders, or with metadata.
+
+``metadata.csv``, ``metadata.jsonl`` or ``metadata.parquet``, in the folder itself or in each of its split
+folders, names the images in a column ``file_name`` and their classes in a column ``label``. It comes before
+class folders; where it has no such columns, they count.
+
+Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from depthsearch.data.folder import files_in, list_folder, named_splits, split_folders
+from depthsearch.data.listing import SPLIT_WORDS, SPLITS, Listing, a_few
+from depthsearch.data.manifest import Sample, listing_of, sample_of, split_in_column, split_unknown
+from depthsearch.data.tables import Row, Table, read_table
+from depthsearch.errors import DataError
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_COLUMNS = ("file_name", "label")
+
+
+def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
+    """List the images of a folder by its metadata, or by its class folders.
+
+    Args:
+        folder: The folder.
+        skip_missing: Whether to go on where files that metadata name are missing.
+
+    Raises:
+        DataError: If there is no such folder, or its metadata or class folders cannot be used.
+    """
+    root = folder.expanduser().resolve()
+    tables = _tables(root) if root.is_dir() else {}
+    unusable = [table for table in tables.values() if not all(map(table.has, _COLUMNS))]
+    if unusable:
+        return _by_class_folders(root, unusable[0])
+    if not tables:
+        return list_folder(root)
+    samples = [sample for split, table in tables.items() for sample in _samples(root, table, split)]
+    listing = listing_of(
+        samples,
+        tables=list(tables.values()),
+        root=root,
+        name=root.name,
+        source=root,
+        skip_missing=skip_missing,
+        read=(*_COLUMNS, "split") if "" in tables else _COLUMNS,
+    )
+    return replace(listing, notes=(*listing.notes, *_left_out(samples, list(tables.values()))))
+
+
+def _tables(root: Path) -> dict[str, Table]:
+    """Read the metadata by split; under ``""`` that of the folder itself."""
+    if whole := _metadata(root):
+        return {"": read_table(whole, wanted=(*_COLUMNS, "split"))}
+    found = {folder: _metadata(folder) for folder in split_folders(root)}
+    one = next(filter(None, found.values()), None)
+    if one is None:
+        return {}
+    folders = named_splits(root)
+    paths = {split: found[folders[split]] for split in SPLITS if split in folders}
+    for split, path in paths.items():
+        if path is None:
+            name = folders[split].name
+            raise DataError(f"{root}: {one.parent.name} has {one.name}, {name} none. Give it to both.")
+    return {split: read_table(path, wanted=_COLUMNS) for split, path in paths.items() if path}
+
+
+def _metadata(folder: Path) -> Path | None:
+    there = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(there) > 1:
+        raise DataError(f"{folder} has both {there[0].name} and {there[1].name}. Keep one.")
+    return there[0] if there else None
+
+
+def _by_class_folders(root: Path, table: Table) -> Listing:
+    """Fall back on class folders where metadata do not tell the classes; say so."""
+    try:
+        listing = list_folder(root)
+    except DataError:
+        table.require("file_name", "the file's path")
+        table.require("label", "its class")
+        raise
+    name = table.path.relative_to(root).as_posix()
+    note = f"{name} has no columns file_name and label and is not read: the folders are the classes."
+    return replace(listing, notes=(*listing.notes, note))
+
+
+def _samples(root: Path, table: Table, split: str) -> list[Sample]:
+    split_of = _split_of(table) if not split else lambda _: split
+    return [sample_of(row, "file_name", table.path.parent, root, split_of(row)) for row in table.rows]
+
+
+def _split_of(table: Table) -> Callable[[Row], str | None]:
+    """Find where metadata of the whole folder tell the split: in a column, or in the paths."""
+    if table.has("split"):
+        return split_in_column
+    if all(_first_folder(row) in SPLIT_WORDS for row in table.rows):
+        return lambda row: SPLIT_WORDS[_first_folder(row)]
+    return split_unknown
+
+
+def _first_folder(row: Row) -> str:
+    parts = PurePosixPath(row.text("file_name")).parts
+    return parts[0].lower() if len(parts) > 1 else ""
+
+
+def _left_out(samples: Sequence[Sample], tables: Sequence[Table]) -> Iterator[str]:
+    """Name the images beside metadata that have no row."""
+    named = {sample.file for sample in samples}
+    for table in tables:
+        others = [path for path in files_in(table.path.parent) if path not in named]
+        if others:
+            shown = a_few(path.relative_to(table.path.parent).as_posix() for path in others)
+            yield f"Images that {table.path.parent.name}/{table.path.name} does not name, left out: {shown}."

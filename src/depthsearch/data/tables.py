@@ -1,0 +1,186 @@
+"""Tables that name images: CSV, JSON lines or Parquet, a row a sample."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from depthsearch.data.listing import a_few
+from depthsearch.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        place: Where it stands, for people: ``"samples.csv, line 3"``.
+        values: By column, its name in lower case.
+    """
+
+    place: str
+    values: Mapping[str, object]
+
+    def text(self, column: str) -> str:
+        """Give a value as text, without the spaces around it; empty where there is none.
+
+        Raises:
+            DataError: If it is neither text nor a whole number.
+        """
+        value = self.values[column]
+        if value is None:
+            return ""
+        if isinstance(value, str | int):
+            return str(value).strip()
+        raise DataError(
+            f"{self.place}: {column} is {value!r}, neither text nor a whole number. Give one of these."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table that has been read.
+
+    Attributes:
+        path: Its file.
+        columns: Their names as they stand there.
+        rows: In its order.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def has(self, column: str) -> bool:
+        """Whether there is a column, whatever its case."""
+        return column in map(_key, self.columns)
+
+    def require(self, column: str, meaning: str) -> None:
+        """Refuse a table that lacks a column.
+
+        Raises:
+            DataError: If it does, naming the columns that there are.
+        """
+        if not self.has(column):
+            told = ", ".join(self.columns) or "no columns at all"
+            parted = any(mark in told for mark in ";\t|") and len(self.columns) == 1
+            step = "Part columns by commas." if parted else "Add it, or rename one."
+            raise DataError(f"{self.path} has no column {column!r} ({meaning}), only: {told}. {step}")
+
+    def others(self, read: Collection[str]) -> tuple[str, ...]:
+        """Name the columns that are not among those that are read."""
+        return tuple(name for name in self.columns if _key(name) not in read)
+
+
+def read_table(path: Path, *, wanted: Collection[str]) -> Table:
+    """Read a table by what its name ends in: ``.csv``, ``.jsonl`` or ``.parquet``.
+
+    Args:
+        path: The file. CSV and JSON lines are UTF-8; CSV has a header and commas.
+        wanted: Columns, in lower case; of a Parquet file no others are read.
+
+    Raises:
+        DataError: If it cannot be read, or two of its columns have one name.
+    """
+    readers: dict[str, Callable[[Path, Collection[str]], Table]] = {
+        ".csv": _read_csv,
+        ".jsonl": _read_json_lines,
+        ".parquet": _read_parquet,
+    }
+    try:
+        table = readers[path.suffix.lower()](path, wanted)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not in UTF-8 ({error.reason} at byte {error.start}). Save it so."
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"Cannot read {path}: {error.strerror or error}. Check that it may be read."
+        ) from error
+    if twice := [name for name in table.columns if [*map(_key, table.columns)].count(_key(name)) > 1]:
+        raise DataError(f"{path} has columns of one name: {a_few(twice)}. Rename or remove one.")
+    return table
+
+
+def _key(column: str) -> str:
+    return column.strip().lower()
+
+
+def _read_csv(path: Path, wanted: Collection[str]) -> Table:
+    try:
+        # A spreadsheet begins its UTF-8 with a byte order mark.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            columns = tuple(name.strip() for name in next(reader, ()))
+            if not columns:
+                raise DataError(f"{path} is empty. Give a header, such as image,label,split, and rows.")
+            return Table(path=path, columns=columns, rows=tuple(_csv_rows(path, columns, reader)))
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV: {error} (line {reader.line_num}). Mend that line.") from error
+
+
+def _csv_rows(path: Path, columns: tuple[str, ...], reader: Iterator[list[str]]) -> Iterator[Row]:
+    keys = [_key(name) for name in columns]
+    for fields in reader:
+        place = f"{path.name}, line {reader.line_num}"  # type: ignore[attr-defined]
+        if fields and len(fields) != len(columns):
+            raise DataError(
+                f"{place}: {len(fields)} values for {len(columns)} columns ({', '.join(columns)}). "
+                "Put values that hold a comma in quotation marks."
+            )
+        if fields:
+            yield Row(place=place, values=dict(zip(keys, fields, strict=True)))
+
+
+def _read_json_lines(path: Path, wanted: Collection[str]) -> Table:
+    rows, columns = [], {}
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            place = f"{path.name}, line {number}"
+            try:
+                values = json.loads(line)
+            except ValueError:
+                values = None
+            if not isinstance(values, dict):
+                raise DataError(
+                    f'{place} is no JSON object. Give a line such as {{"{next(iter(wanted))}": ...}}.'
+                )
+            columns.update(dict.fromkeys(values))
+            rows.append((place, {_key(name): value for name, value in values.items()}))
+    known = dict.fromkeys(map(_key, columns))
+    # A line may leave out what it has no value of.
+    return Table(
+        path=path,
+        columns=tuple(columns),
+        rows=tuple(Row(place=place, values={**known, **values}) for place, values in rows),
+    )
+
+
+def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            f'{path} needs pyarrow: pip install "depthsearch[parquet]", or give the same table as CSV.'
+        ) from error
+    try:
+        with path.open("rb") as file:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            columns = tuple(parquet.schema_arrow.names)
+            read = [name for name in columns if _key(name) in wanted]
+            values = parquet.read(columns=read).to_pylist() if read else []
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{path} is no Parquet file: {' '.join(str(error).split())} Write it again."
+        ) from error
+    rows = (
+        Row(place=f"{path.name}, row {number}", values={_key(name): value for name, value in row.items()})
+        for number, row in enumerate(values, start=1)
+    )
+    return Table(path=path, columns=columns, rows=tuple(rows))
