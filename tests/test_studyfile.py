@@ -46,8 +46,10 @@ seed = 7
 
 [train]
 data = "photos"
+classes-map = "coarse.json"
 weights = "w/d.safetensors"
 image-size = 96
+balance = "weights"
 channels = 1
 val_share = 0.25
 test-share = 0.0
@@ -93,12 +95,13 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
         "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
-        "--channels 1 --optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
+        "--channels 1 --balance weights --optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
         "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
         "--also dropout --sampler gp --pruner none --trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample --storage sqlite:///s.db --json"
     )
-    paths = ["--data", str(tmp_path / "photos"), "--weights", str(tmp_path / "w/d.safetensors")]
+    files = {"data": "photos", "weights": "w/d.safetensors", "classes-map": "coarse.json"}
+    paths = [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]
     from_file = vars(merged(EVERY_OPTION))
     from_line = vars(cli._parser().parse_args(["study", *line.split(), *paths]))
     assert {**from_file, "file": None} == from_line
@@ -138,7 +141,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(merged) 
 
 
 def test_the_backbone_comes_from_either(merged, tmp_path, capsys) -> None:
-    assert merged("epochs = 2", "--backbone", "x").backbone == "x"
+    assert merged("epochs = 2", "--backbone", "x").backbone == ("x",)
     assert status_of(["study", str(write(tmp_path, "epochs = 2"))]) == 2
     assert capsys.readouterr().err == (
         "depthsearch study: the following arguments are required: --backbone, here or in a study file "
