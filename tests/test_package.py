@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import depthsearch
-from depthsearch import cli, cuts, sampling, training
+from depthsearch import aims, cli, cuts, sampling, training
 from depthsearch.commands.loading import OPTIONAL_RANGES
 
 ROOT = Path(__file__).parents[1]
@@ -50,12 +50,15 @@ ORDER = (
     "objective",
     "study",
     "summary",
+    "front",
     "report",
+    "frontplot",
     "artifacts",
     "charts",
     "document",
     "record",
     "plots",
+    "frontpage",
     "reproduction",
     "page",
     "refit",
@@ -141,6 +144,7 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     study = {action.dest: action for action in commands()["study"]._actions}
     assert tuple(study["sampler"].choices) == sampling.SAMPLERS
     assert tuple(study["pruner"].choices) == sampling.PRUNERS
+    assert tuple(study["cost"].choices) == tuple(aims.COSTS)
     assert tuple(study["schedule"].choices) == training.SCHEDULES
 
 

@@ -20,6 +20,8 @@ DEFAULT_STORAGE = "sqlite:///depthsearch.db"
 KINDS = ("conv", "pool", "concat", "block")
 DEFAULT_KINDS = "conv,pool,concat"
 KINDS_HELP = f"candidates: some of {','.join(KINDS)} ({DEFAULT_KINDS})"
+AIMS = ("accuracy", "accuracy+cost")
+COSTS = ("macs", "parameters")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 # Defaults for a user's own images, and for the demo, which has to end within minutes on two cores.
 TRIALS, DEMO_TRIALS = 30, 14
@@ -130,6 +132,11 @@ def _add_space(add: Any) -> None:
     add("--sampler", choices=samplers, default="auto", help="auto: tpe under 20 trials, else gp")
     pruners = ("auto", "halving", "median", "none")
     add("--pruner", choices=pruners, default="auto", help="auto: halving under 20 trials, else median")
+    aims = "accuracy: the best --metric; accuracy+cost: the front of that and --cost (accuracy)"
+    add("--aim", choices=AIMS, default="accuracy", help=aims)
+    add(
+        "--cost", choices=COSTS, help="with --aim accuracy+cost: training MACs or trainable parameters (macs)"
+    )
 
 
 def _add_run(add: Any) -> None:
