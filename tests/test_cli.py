@@ -166,6 +166,37 @@ def test_a_written_report_leaves_the_json_alone_on_stdout(finished, arguments, t
     assert told.err == f"Report    {tmp_path / 'report.md'} {tmp_path / 'report.html'}\n"
 
 
+def test_a_study_of_two_aims_goes_on_from_one_and_shows_its_front(
+    finished, arguments, tmp_path, folder, capsys
+) -> None:
+    copied = tmp_path / "studies.db"
+    shutil.copy(folder / "studies.db", copied)
+    storage = ["--storage", f"sqlite:///{copied}"]
+    aim = ["--aim", "accuracy+cost", "--cost", "parameters", "--trials", "4", "--json"]
+    assert main([*arguments[:-2], *storage, *aim]) == 0
+    told = capsys.readouterr()
+    assert "score against trainable parameters." in told.err
+    assert "Front: validation accuracy against trainable parameters" in told.err
+    result = json.loads(told.out)
+    assert (result["aim"], result["front"]["cost"]) == ("accuracy+cost", "parameters")
+    points = result["front"]["points"]
+    assert points[0]["trainable_parameters"] > 0
+    assert sorted(p["trainable_parameters"] for p in points) == [p["trainable_parameters"] for p in points]
+    assert sum(p["answer"] for p in points) <= 1
+    assert main(["report", *storage, "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["front"] == result["front"]
+    assert "## Score against cost" in (tmp_path / "report.md").read_text()
+
+
+def test_halving_is_refused_with_two_aims_before_anything_is_loaded(arguments, capsys) -> None:
+    assert status_of([*arguments, "--aim", "accuracy+cost", "--pruner", "halving"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "depthsearch study: --pruner halving ranks cheap trials with dear ones, which two aims must not do. "
+        "Give median or none.\n"
+    )
+
+
 def test_two_names_of_a_study_are_one_too_many(finished, arguments, capsys) -> None:
     assert status_of(["report", "noughts", "--name", "noughts", "--storage", arguments[-1]]) == 0
     capsys.readouterr()
@@ -400,6 +431,9 @@ BAD = [
     ("study", "--also", "momentum", "--also: 'momentum' is none of head_depth, dropout"),
     ("study", "--sampler", "grid", "--sampler: invalid choice: 'grid'"),
     ("study", "--pruner", "hyperband", "--pruner: invalid choice: 'hyperband'"),
+    ("study", "--aim", "cost", "--aim: invalid choice: 'cost'"),
+    ("study", "--cost", "seconds", "--cost: invalid choice: 'seconds'"),
+    ("study", "--cost", "macs", "--cost macs is a second aim: add --aim accuracy+cost, or leave --cost out."),
     ("study", "--trials", "0", "--trials: '0' is no whole number from 1 on"),
     ("study", "--device", "tpu", "--device: invalid choice: 'tpu'"),
     ("study", "--device", "cuda", "No cuda device here"),

@@ -10,6 +10,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from depthsearch import evidence as evidence_module
+from depthsearch.aims import store_aim
 from depthsearch.cuts import Cut
 from depthsearch.evidence import promising, weigh
 from depthsearch.report import level_ranges
@@ -231,6 +232,40 @@ def test_the_ends_come_on_top_once_each_and_cuts_are_distinct(store) -> None:
 
 def test_a_cut_without_a_complete_trial_cannot_be_trained_again(store) -> None:
     assert [t.cut.index for t in promising(store([(10, 0.9)]), 3)] == [10]
+
+
+def with_costs(study: optuna.Study, *paid: int) -> optuna.Study:
+    """Copy a study that aims at the cost as well, with a cost for each trial."""
+    aimed = optuna.create_study(direction=study.direction)
+    aimed.set_user_attr("cuts", study.user_attrs["cuts"])
+    store_aim(aimed, "macs")
+    for trial, cost in zip(study.get_trials(), paid, strict=True):
+        trial.user_attrs["training_macs"] = cost
+        aimed.add_trial(trial)
+    return aimed
+
+
+def test_with_two_aims_cuts_along_the_front_are_trained_again(store, monkeypatch) -> None:
+    """Of the best scores all but one lie beside each other; what is cheap and nearly as good adds more."""
+    monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
+    trials = [(20, 0.50), (0, 0.60), (5, 0.90), (4, 0.899), (3, 0.898), (12, 0.88), (16, 0.80), (11, 0.70)]
+    paid = (100, 1000, 760, 780, 800, 400, 200, 500)
+    assert [t.cut.index for t in promising(store(trials), 3)] == [5, 4, 3, 20, 0]
+    study = with_costs(store(trials), *paid)
+    assert [t.cut.index for t in promising(study, 3)] == [5, 16, 12, 20, 0]
+
+
+def test_with_two_aims_a_cut_is_chosen_with_the_head_that_is_on_the_front(store, monkeypatch) -> None:
+    monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
+    study = with_costs(store([(20, 0.5), (5, 0.9), (12, 0.8), (12, 0.79)]), 100, 900, 850, 200)
+    assert [t.number for t in promising(study, 2)] == [1, 3, 0]
+
+
+def test_where_nothing_adds_to_the_front_the_best_scores_are_trained_again(store, monkeypatch) -> None:
+    monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
+    trials = [(20, 0.9), (0, 0.6), (5, 0.7), (12, 0.8)]
+    study = with_costs(store(trials), 100, 1000, 700, 400)
+    assert [t.cut.index for t in promising(study, 2)] == [20, 12, 0]
 
 
 # --- the regression -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from torch import nn
 
 from depthsearch.backbones import make_model
 from depthsearch.errors import SettingsError
-from depthsearch.heads import make_head, with_head
+from depthsearch.heads import head_macs, head_size, make_head, with_head
 
 
 def test_width_zero_is_a_plain_linear_layer() -> None:
@@ -116,3 +116,16 @@ def test_a_classifier_of_unknown_input_width_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     with pytest.raises(SettingsError, match=r"The classifier '1' of Sequential is a ReLU, neither linear"):
         with_head(model, "1", 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depth"), [("test_resnet", 0, 1), ("test_resnet", 8, 2), ("resnetv2_18", 8, 1)]
+)
+def test_the_size_of_a_head_is_that_of_the_one_that_is_made(name: str, width: int, depth: int) -> None:
+    model = make_model(name)
+    path = model.pretrained_cfg["classifier"]
+    made = with_head(model, path, 5, width=width, depth=depth, dropout=0.1).get_submodule(path)
+    state = torch.get_rng_state()
+    size = head_size(model, path, 5, width=width, depth=depth)
+    assert size == (head_macs(made), sum(p.numel() for p in made.parameters()))
+    assert torch.equal(torch.get_rng_state(), state), "nothing random was drawn"

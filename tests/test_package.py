@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import depthsearch
-from depthsearch import cli, cuts, sampling, training
+from depthsearch import aims, cli, cuts, sampling, training
 from depthsearch.commands.loading import OPTIONAL_RANGES
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +39,9 @@ ORDER = (
     "probe",
     "training",
     "space",
+    "pareto",
+    "extrapolation",
+    "aims",
     "sampling",
     "stored",
     "trials",
@@ -47,12 +50,15 @@ ORDER = (
     "objective",
     "study",
     "summary",
+    "front",
     "report",
+    "frontplot",
     "artifacts",
     "charts",
     "document",
     "record",
     "plots",
+    "frontpage",
     "reproduction",
     "page",
     "refit",
@@ -139,6 +145,7 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     study = {action.dest: action for action in commands()["study"]._actions}
     assert tuple(study["sampler"].choices) == sampling.SAMPLERS
     assert tuple(study["pruner"].choices) == sampling.PRUNERS
+    assert tuple(study["cost"].choices) == tuple(aims.COSTS)
     assert tuple(study["schedule"].choices) == training.SCHEDULES
     assert tuple(study["optimizer"].choices) == training.OPTIMIZERS
     assert tuple(study["balance"].choices) == training.BALANCES

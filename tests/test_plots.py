@@ -6,7 +6,7 @@ import pytest
 
 from depthsearch.backbones import make_model
 from depthsearch.cuts import Cut, list_cuts
-from depthsearch.plots import NARROW, WIDE, Layout, _lines, _runs, _without_outliers, shown, stages
+from depthsearch.plots import NARROW, WIDE, Layout, _runs, _without_outliers, marked_lines, shown, stages
 
 
 def cuts_named(*names: str) -> list[Cut]:
@@ -64,11 +64,12 @@ def test_only_what_would_flatten_the_others_is_an_outlier(values: list[float], l
 
 @pytest.mark.parametrize("layout", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_what_is_read_of_a_mark_fits_its_lines(layout: Layout) -> None:
-    lines = _lines(layout, "Trial 1: 0.9", "layer 3 (" + "features.denseblock1." * 40 + ")", "word " * 200)
+    path = "features.denseblock1." * 40
+    lines = marked_lines(layout, "Trial 1: 0.9", f"layer 3 ({path})", "word " * 200)
     assert len(lines) == layout.n_lines
     assert max(map(len, lines)) <= layout.n_letters
     assert lines[-1].endswith("…")
-    assert _lines(layout, "Trial 1: 0.9") == ("Trial 1: 0.9",)
+    assert marked_lines(layout, "Trial 1: 0.9") == ("Trial 1: 0.9",)
 
 
 def test_runs_of_numbers() -> None:

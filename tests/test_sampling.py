@@ -7,7 +7,8 @@ from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
-from depthsearch.sampling import ExtrapolatingGPSampler, extrapolated, make_pruner, make_sampler, resolve
+from depthsearch.extrapolation import extrapolated
+from depthsearch.sampling import ExtrapolatingGPSampler, make_pruner, make_sampler, resolve
 
 RANGE = {"x": FloatDistribution(0.0, 1.0)}
 

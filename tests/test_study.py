@@ -20,13 +20,14 @@ from optuna.trial import TrialState
 from depthsearch import lease as lease_module
 from depthsearch import study as study_module
 from depthsearch import training
+from depthsearch.aims import read_cost_aim
 from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import Budget
 from depthsearch.interrupts import deferred
-from depthsearch.objective import Task, train_point
+from depthsearch.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.space import SearchSpace
 from depthsearch.study import (
     CurveDrawn,
@@ -53,13 +54,13 @@ class Place:
     def open(self, task: Task, space: SearchSpace) -> optuna.Study:
         return open_study(self.storage, "s", task, space, {})
 
-    def start(self, task: Task, space: SearchSpace, n_trials: int, **names: str) -> Iterator[Any]:
+    def start(self, task: Task, space: SearchSpace, n_trials: int, **names: Any) -> Iterator[Any]:
         """Open the study anew, as another process does, and search."""
         names = {"sampler": "tpe", "pruner": "none", **names}
         study = self.open(task, space)
         return search(study, task, space, n_trials=n_trials, checkpoints=self.folder / "checkpoints", **names)
 
-    def run(self, task: Task, space: SearchSpace, n_trials: int, **names: str) -> optuna.Study:
+    def run(self, task: Task, space: SearchSpace, n_trials: int, **names: Any) -> optuna.Study:
         for _ in self.start(task, space, n_trials, **names):
             pass
         return self.open(task, space)
@@ -200,6 +201,55 @@ def test_a_trial_stores_its_cut_scores_cost_and_results(place, task, space) -> N
         assert trial.user_attrs[name] == sum(result[name] for result in results)
     assert trial.user_attrs["seconds"] == pytest.approx(sum(r["seconds"] for r in results), abs=1e-3)
     assert trial.user_attrs["cut_name"] == space.cuts[-1].name
+
+
+@pytest.mark.parametrize("cost", [None, "parameters"])
+def test_a_trial_stores_both_of_its_costs_whatever_the_aim(place, task, space, cost) -> None:
+    """Of everything trained with a linear head of 10 classes, and of a head of one hidden layer alone."""
+    study = place.open(task, space)
+    study.enqueue_trial({"cut": len(space.cuts) - 1, "learning_rate": 1e-3, "head_width": 16})
+    study = place.run(task, space, 7, pruner="none" if cost is None else "median", cost=cost)
+    _, whole, *_, hidden = study.get_trials()
+    model = task.backbone.model
+    n_features = model.get_submodule(task.backbone.classifier).in_features
+    n_backbone = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("fc."))
+    assert whole.user_attrs["trainable_parameters"] == n_backbone + 10 * (n_features + 1)
+    n_passes = task.recipe.epochs * (3 * len(task.data.train) + len(task.data.val))
+    assert whole.user_attrs["training_macs"] == 3 * full_fine_tune_macs(task) / n_passes
+    assert hidden.user_attrs["trainable_parameters"] == 16 * (n_features + 1) + 2 * 16 + 10 * 17
+    head_only = space.cuts[-1].training_macs
+    assert hidden.user_attrs["training_macs"] == head_only + 3 * (16 * n_features + 10 * 16)
+    assert read_cost_aim(study) == cost
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_a_study_of_two_aims_that_was_stopped_is_the_one_that_was_not(
+    place_in, tmp_path, task, space, sampler: str
+) -> None:
+    """Weights belong to trials; the one that was interrupted goes on with its own."""
+    names = {"sampler": sampler, "pruner": "median", "cost": "macs"}
+    whole, stopped = place_in(tmp_path / "whole"), place_in(tmp_path / "stopped")
+    for place in (whole, stopped):
+        tell_anchors(place.open(task, space), space)
+    straight = stored(whole.run(task, space, N_ANCHORS + 4, **names))
+    for n_trials in (N_ANCHORS + 2, N_ANCHORS + 4):
+        events = stopped.start(task, space, n_trials, **names)
+        for event in events:
+            if isinstance(event, EpochDone) and event.result.epoch == 1:
+                break
+        events.close()
+    again = stored(stopped.run(task, space, N_ANCHORS + 4, **names))
+    assert [t["params"] for t in again] == [t["params"] for t in straight]
+    assert [t["values"] for t in again] == [t["values"] for t in straight]
+    one_aim = place_in(tmp_path / "one")
+    tell_anchors(one_aim.open(task, space), space)
+    alone = stored(one_aim.run(task, space, N_ANCHORS + 1, sampler=sampler))
+    assert alone[-1]["params"] != straight[N_ANCHORS]["params"]
+
+
+def test_a_study_may_go_on_with_another_aim(place, task, space) -> None:
+    place.run(task, space, 1, cost="macs")
+    assert read_cost_aim(place.run(task, space, 2)) is None
 
 
 def test_events_tell_each_trial_from_its_start_to_its_end(place, task, space) -> None:

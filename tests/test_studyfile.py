@@ -74,6 +74,8 @@ head-width = "512:128"
 also = ["dropout"]
 sampler = "gp"
 pruner = "none"
+aim = "accuracy+cost"
+cost = "parameters"
 
 [run]
 trials = 12
@@ -97,7 +99,8 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
         "--channels 1 --balance weights --optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
         "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
-        "--also dropout --sampler gp --pruner none --trials 12 --device cpu --precision float32 "
+        "--also dropout --sampler gp --pruner none --aim accuracy+cost --cost parameters "
+        "--trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample --storage sqlite:///s.db --json"
     )
     files = {"data": "photos", "weights": "w/d.safetensors", "classes-map": "coarse.json"}

@@ -24,6 +24,8 @@ KINDS_HELP = f"candidates: some of {','.join(KINDS)} ({DEFAULT_KINDS})"
 LAYERS_HELP = (
     "pick candidates: layer numbers, Keras names, module paths, patterns as conv_pw_*; both ends stay"
 )
+AIMS = ("accuracy", "accuracy+cost")
+COSTS = ("macs", "parameters")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 # Defaults for a user's own images, and for the demo, which has to end within minutes on two cores.
 TRIALS, DEMO_TRIALS = 30, 14
@@ -237,6 +239,11 @@ def _add_space(add: Any) -> None:
     add("--sampler", choices=samplers, default="auto", help="auto: tpe under 20 trials, else gp")
     pruners = ("auto", "halving", "median", "none")
     add("--pruner", choices=pruners, default="auto", help="auto: halving under 20 trials, else median")
+    aims = "accuracy: the best --metric; accuracy+cost: the front of that and --cost (accuracy)"
+    add("--aim", choices=AIMS, default="accuracy", help=aims)
+    add(
+        "--cost", choices=COSTS, help="with --aim accuracy+cost: training MACs or trainable parameters (macs)"
+    )
 
 
 def _add_run(add: Any) -> None:

@@ -29,9 +29,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from scipy.stats import t as student
 
+from depthsearch.aims import COSTS, read_cost_aim
 from depthsearch.cuts import Cut
+from depthsearch.extrapolation import extrapolated
+from depthsearch.pareto import hypervolume
 from depthsearch.response import Observation, Response
-from depthsearch.sampling import extrapolated
 from depthsearch.stored import read_cuts
 from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 
@@ -138,23 +140,68 @@ def promising(study: optuna.Study, n_cuts: int) -> list[TrialSummary]:
     maximize = study.direction == StudyDirection.MAXIMIZE
     searched = [t for t in read_trials(study) if t.confirms is None]
     ranked = rank(searched, maximize=maximize)
+    sign = 1.0 if maximize else -1.0
+    expected = {trial.number: sign * (trial.score or 0.0) for trial in ranked}
     response = _response(study)
     if response is not None:
         names = _backbones(study)
         means = response.mean(
             np.array([t.place for t in ranked]), [names.index(t.cut.backbone) for t in ranked]
         )
-        order = sorted(range(len(ranked)), key=lambda i: (-means[i], i))
-        ranked = [ranked[i] for i in order]
+        expected = {trial.number: float(mean) for trial, mean in zip(ranked, means, strict=True)}
+        ranked.sort(key=lambda trial: -expected[trial.number])
+    cuts = [cut for cut in read_cuts(study) if ranked and cut.backbone == ranked[0].cut.backbone]
+    ends = [*cuts[-1:], *cuts[:1]]
+    cost = read_cost_aim(study)
+    if cost is not None and ranked:
+        ranked = [*_along_front(ranked, expected, ends, cost, n_cuts), *ranked]
     by_cut: dict[Cut, TrialSummary] = {}
     by_backbone: dict[str, Cut] = {}
     for trial in ranked:
         by_cut.setdefault(trial.cut, trial)
         by_backbone.setdefault(trial.cut.backbone, trial.cut)
     first = list(by_cut)[:n_cuts]
-    cuts = [cut for cut in read_cuts(study) if ranked and cut.backbone == ranked[0].cut.backbone]
-    chosen = [*first, *by_backbone.values(), *cuts[-1:], *cuts[:1]]
+    chosen = [*first, *by_backbone.values(), *ends]
     return [by_cut[cut] for cut in dict.fromkeys(chosen) if cut in by_cut]
+
+
+def _along_front(
+    ranked: Sequence[TrialSummary],
+    expected: Mapping[int, float],
+    ends: Sequence[Cut],
+    cost: str,
+    n_cuts: int,
+) -> list[TrialSummary]:
+    """Choose the most promising cut and, one by one, what adds most hypervolume to it and the ends.
+
+    Args:
+        ranked: Complete trials, the most promising first.
+        expected: Score by number, more is better.
+        ends: Cuts that are trained again anyway.
+        cost: One of `aims.COSTS`.
+        n_cuts: How many at most; fewer where nothing adds to the front.
+    """
+
+    def point(trial: TrialSummary) -> tuple[float, float]:
+        return expected[trial.number], math.log(max(1, getattr(trial, COSTS[cost])))
+
+    points = {trial.number: point(trial) for trial in ranked}
+    lowest = min(score for score, _ in points.values()), max(paid for _, paid in points.values())
+    chosen = [ranked[0]]
+    there = [ranked[0], *(trial for end in ends for trial in [t for t in ranked if t.cut == end][:1])]
+
+    def gain(trial: TrialSummary) -> float:
+        before = [points[t.number] for t in there]
+        return hypervolume([*before, points[trial.number]], lowest) - hypervolume(before, lowest)
+
+    while len(chosen) < n_cuts:
+        left = [t for t in ranked if all(t.cut != other.cut for other in there)]
+        best = max(left, key=gain, default=None)
+        if best is None or gain(best) <= 0:
+            break
+        chosen.append(best)
+        there.append(best)
+    return chosen
 
 
 def _backbones(study: optuna.Study) -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from depthsearch.errors import SettingsError
 
-__all__ = ["head_macs", "make_head", "with_head", "without_dropout"]
+__all__ = ["head_macs", "head_size", "make_head", "with_head", "without_dropout"]
 
 
 def make_head(
@@ -81,6 +81,18 @@ def with_head(
     Raises:
         SettingsError: If the classifier is something else.
     """
+    features, pooled = _input_of(model, classifier)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = make_head(features, num_classes, width=width, depth=depth, dropout=dropout, pooled=pooled)
+    copied = copy.deepcopy(model)
+    parent, _, name = classifier.rpartition(".")
+    setattr(copied.get_submodule(parent), name, head)
+    return copied
+
+
+def _input_of(model: nn.Module, classifier: str) -> tuple[int, bool]:
+    """Give the channels that a classifier takes, and whether they are pooled already."""
     old = model.get_submodule(classifier)
     features = getattr(old, "in_features", None) or getattr(old, "in_channels", None)
     if features is None:
@@ -88,20 +100,28 @@ def with_head(
             f"The classifier '{classifier}' of {type(model).__name__} is a {type(old).__name__}, neither "
             "linear nor a convolution: its input's width is unknown. Take another backbone."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = make_head(
-            features,
-            num_classes,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            pooled=hasattr(old, "in_features"),
-        )
-    copied = copy.deepcopy(model)
-    parent, _, name = classifier.rpartition(".")
-    setattr(copied.get_submodule(parent), name, head)
-    return copied
+    return int(features), hasattr(old, "in_features")
+
+
+def head_size(
+    model: nn.Module, classifier: str, num_classes: int, *, width: int = 0, depth: int = 1
+) -> tuple[int, int]:
+    """Count what a new head would have, without making it: forward MACs of one image, and parameters.
+
+    Args:
+        model: Backbone with its old classifier.
+        classifier: Module path of that classifier.
+        num_classes: Logits of the new one.
+        width: See `make_head`.
+        depth: See `make_head`.
+
+    Raises:
+        SettingsError: If the classifier is neither linear nor a convolution.
+    """
+    features, pooled = _input_of(model, classifier)
+    with torch.device("meta"):
+        head = make_head(features, num_classes, width=width, depth=depth, pooled=pooled)
+    return head_macs(head), sum(parameter.numel() for parameter in head.parameters())
 
 
 def without_dropout(head: nn.Module) -> nn.Module:

@@ -28,7 +28,7 @@ from depthsearch.features import (
     ViewedImages,
 )
 from depthsearch.graph import LayerGraph, trace
-from depthsearch.heads import head_macs, with_head
+from depthsearch.heads import head_macs, head_size, with_head
 from depthsearch.probe import ProbePoint, linear_probe
 from depthsearch.space import Point, SearchSpace
 from depthsearch.split import Suffix, position_of, suffix_of
@@ -40,6 +40,7 @@ __all__ = [
     "Task",
     "TransferCurve",
     "full_fine_tune_macs",
+    "note_cost",
     "tasks_of",
     "train_point",
     "transfer_curve",
@@ -304,6 +305,23 @@ def suffix_macs(task: Task, suffix: Suffix, position: int) -> int:
     return sum(before_head) + head_macs(suffix.graph.get_submodule(classifier))
 
 
+def note_cost(trial: optuna.Trial, task: Task, point: Point) -> None:
+    """Keep in a trial's user attributes what its setting costs, which is known before any training.
+
+    ``training_macs`` are those of one image: frozen layers forward, all others and the head forward and
+    backward. ``trainable_parameters`` are those of the backbone that learn, and the head's.
+    """
+    macs, parameters = head_size(
+        task.backbone.model,
+        task.backbone.classifier,
+        task.num_classes,
+        width=point.head_width,
+        depth=point.head_depth,
+    )
+    trial.set_user_attr("training_macs", point.cut.training_macs + 3 * macs)
+    trial.set_user_attr("trainable_parameters", point.cut.trainable_parameters + parameters)
+
+
 def full_fine_tune_macs(task: Task) -> int:
     """MACs of training everything once with a linear head: the unit that costs are given in."""
     model = with_head(task.backbone.model, task.backbone.classifier, task.num_classes)
@@ -332,6 +350,7 @@ class Objective:
         """
         point = self.space.suggest(trial)
         task = tasks_of(self.task)[point.cut.backbone]
+        note_cost(trial, task, point)
         seed = seed_from(task.recipe.seed, trial.number)
         score = float("nan")
         try:

@@ -31,6 +31,7 @@ from depthsearch.document import (
 from depthsearch.errors import SettingsError
 from depthsearch.evidence import Confirmed
 from depthsearch.files import written_whole
+from depthsearch.frontpage import front_blocks
 from depthsearch.plots import (
     backbones_figure,
     depth_figure,
@@ -87,6 +88,7 @@ def compose(summary: Summary, record: Record, pictures: Mapping[str, SmallPictur
     made = (
         Section("Backbones", tuple(_backbones(summary))),
         Section("Score against depth", tuple(_depth(summary))),
+        Section("Score against cost", tuple(front_blocks(summary))),
         Section("Confirmation", tuple(_confirmation(summary))),
         Section("Test", tuple(_test(record))),
         Section("What it sees", tuple(_pictures(record, pictures or {}))),

@@ -41,18 +41,25 @@ from depthsearch.summary import Standing, Summary
 from depthsearch.trials import TrialSummary
 
 __all__ = [
+    "HINT",
+    "NARROW",
+    "WIDE",
+    "Layout",
     "backbones_figure",
     "depth_figure",
     "end_score",
     "importance_figure",
     "learning_figure",
+    "marked_lines",
     "metric_of",
     "names_of",
     "rate_figure",
+    "score_axis",
     "shown",
     "stages",
     "state_of",
     "transfer_figure",
+    "trial_mark",
 ]
 
 SHAPES = {"complete": "dot", "pruned": "cross", "running": "ring", "waiting": "ring", "fail": "square"}
@@ -123,7 +130,7 @@ def _share(cut: Cut) -> str:
     return f"{cut.frozen_mac_share:.1%} of the MACs frozen".replace("%", " %", 1)
 
 
-def _lines(layout: Layout, *rows: str) -> tuple[str, ...]:
+def marked_lines(layout: Layout, *rows: str) -> tuple[str, ...]:
     """Break what is to be read of a mark into the lines that there are."""
     broken = [line for row in rows for line in textwrap.wrap(row, layout.n_letters)]
     if len(broken) > layout.n_lines:
@@ -133,7 +140,7 @@ def _lines(layout: Layout, *rows: str) -> tuple[str, ...]:
 
 def _trial_lines(layout: Layout, trial: TrialSummary) -> tuple[str, ...]:
     again = ", trained again" if trial.confirms is not None else ""
-    return _lines(
+    return marked_lines(
         layout,
         f"Trial {trial.number}{again}: {shown(trial.score)}, {state_of(trial)}",
         f"{trial.cut}; {trial.cut.kind}; {_share(trial.cut)}",
@@ -190,7 +197,7 @@ def _borders(summary: Summary) -> list[Layer]:
     return [Border(x=start - 0.5, end=end - 0.5, label=name) for start, end, name in stages(summary.cuts)]
 
 
-def _score_axis(values: Iterable[float], kept: Iterable[float], layout: Layout, summary: Summary) -> Axis:
+def score_axis(values: Iterable[float], kept: Iterable[float], layout: Layout, summary: Summary) -> Axis:
     """Choose the range of scores: all of ``kept``, and what is no outlier of ``values``."""
     must = [value for value in kept if math.isfinite(value)]
     found = [value for value in values if math.isfinite(value)]
@@ -229,9 +236,9 @@ def depth_figure(summary: Summary) -> Figure:
     axis_values = list(_anchoring_scores(summary))
 
     def chart(layout: Layout) -> Chart:
-        axis = _score_axis(_scores(summary, "complete"), axis_values, layout, summary)
+        axis = score_axis(_scores(summary, "complete"), axis_values, layout, summary)
         if not axis_values:
-            axis = _score_axis(_scores(summary, *SHAPES), [], layout, summary)
+            axis = score_axis(_scores(summary, *SHAPES), [], layout, summary)
         return Chart(
             title=f"{metric_of(summary)} against depth",
             width=layout.width,
@@ -302,7 +309,7 @@ def _depth_layers(summary: Summary, layout: Layout, axis: Axis) -> Iterator[Laye
     # Where the trials stand that have no score.
     worst = axis.low + (axis.high - axis.low) * (0.04 if summary.maximize else 0.96)
     for trial in _by_prominence(summary):
-        yield _trial_mark(
+        yield trial_mark(
             trial, layout, float(trial.cut.index), _or(trial.score, worst), _kind(trial, summary)
         )
     if evidence is not None:
@@ -328,7 +335,8 @@ def _kind(trial: TrialSummary, summary: Summary) -> str:
     )
 
 
-def _trial_mark(trial: TrialSummary, layout: Layout, x: float, y: float, kind: str) -> Mark:
+def trial_mark(trial: TrialSummary, layout: Layout, x: float, y: float, kind: str) -> Mark:
+    """Draw a trial by its state; ``kind`` has the classes."""
     again = trial.confirms is not None and trial.state == "complete"
     return Mark(
         shape="diamond" if again else SHAPES[trial.state],
@@ -349,7 +357,7 @@ def _confirmed_mark(summary: Summary, confirmed: Confirmed, layout: Layout) -> M
         shape="diamond",
         x=float(confirmed.cut.index),
         y=confirmed.mean,
-        lines=_lines(
+        lines=marked_lines(
             layout,
             f"Mean of {len(confirmed.scores)} seeds: {shown(confirmed.mean)}{spread}",
             f"{confirmed.cut}; {confirmed.cut.kind}; {_share(confirmed.cut)}",
@@ -429,7 +437,7 @@ def backbones_figure(summary: Summary, found: Sequence[Standing]) -> Figure:
 
     def chart(layout: Layout) -> Chart:
         behind = [
-            _trial_mark(trial, layout, trial.cut.training_macs / unit, _or(trial.score, 0.0), trial.state)
+            trial_mark(trial, layout, trial.cut.training_macs / unit, _or(trial.score, 0.0), trial.state)
             for trial in trials
         ]
         best = [_standing_mark(standing, layout, unit) for standing in found if standing.score is not None]
@@ -444,7 +452,7 @@ def backbones_figure(summary: Summary, found: Sequence[Standing]) -> Figure:
                 ticks=ticks(0.0, high, layout.n_x),
                 label=f"training MACs of an image ({name})",
             ),
-            y=_score_axis(_scores(summary, "complete"), scores, layout, summary),
+            y=score_axis(_scores(summary, "complete"), scores, layout, summary),
             layers=(*behind, *best),
             n_lines=layout.n_lines,
             hint=HINT,
@@ -470,7 +478,7 @@ def _standing_mark(standing: Standing, layout: Layout, unit: float) -> Mark:
         shape="diamond",
         x=cut.training_macs / unit,
         y=score,
-        lines=_lines(
+        lines=marked_lines(
             layout,
             f"{standing.backbone}: {shown(score)}{behind}",
             str(cut),
@@ -500,7 +508,7 @@ def transfer_figure(summary: Summary) -> Figure:
                 shape="dot",
                 x=float(point.cut),
                 y=point.score,
-                lines=_lines(
+                lines=marked_lines(
                     layout,
                     f"Linear probe: {shown(point.score)} ± {point.standard_error:.4f} "
                     f"from {point.n_features} features",
@@ -574,7 +582,7 @@ def learning_figure(summary: Summary, record: Record) -> Figure:
             width=layout.width,
             height=layout.height - 40,
             x=_epoch_axis(n_epochs, layout),
-            y=_score_axis(every, [], layout, summary),
+            y=score_axis(every, [], layout, summary),
             layers=tuple(
                 Curve(
                     points=tuple((float(epoch.number), epoch.score) for epoch in curves[trial.number]),
@@ -653,7 +661,7 @@ def rate_figure(summary: Summary) -> Figure:
 
     def chart(layout: Layout) -> Chart:
         marks = [
-            _trial_mark(
+            trial_mark(
                 trial,
                 layout,
                 float(trial.cut.index),

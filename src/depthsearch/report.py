@@ -14,6 +14,7 @@ from rich.text import Text
 
 from depthsearch.cuts import Cut
 from depthsearch.evidence import Confirmed, Evidence
+from depthsearch.front import COST_NAMES, Front, FrontPoint, front_of
 from depthsearch.probe import ProbePoint, plateau_start
 from depthsearch.summary import Cost, Standing, Summary, standings
 from depthsearch.trials import TrialSummary
@@ -26,6 +27,7 @@ __all__ = [
     "millions",
     "render",
     "render_trials",
+    "score_with_error",
     "setting_of",
     "sparkline",
 ]
@@ -53,6 +55,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "weights": summary.weights,
         "data": summary.data,
         "metric": summary.metric,
+        "aim": "accuracy" if summary.cost_aim is None else "accuracy+cost",
         "answer": None if summary.chosen is None else _answer_json(summary, summary.chosen),
         "best": None
         if best is None
@@ -75,7 +78,31 @@ def as_json(summary: Summary) -> dict[str, Any]:
         },
         "transfer_curve": [asdict(point) for point in summary.curve],
         "cost": _cost_json(summary.cost),
+        "front": _front_json(front_of(summary)),
         **({"backbones": [_backbone_json(part) for part in summary.parts]} if summary.parts else {}),
+    }
+
+
+def _front_json(front: Front | None) -> dict[str, Any] | None:
+    """Give the points of a front by rising cost."""
+    if front is None:
+        return None
+    return {
+        "cost": front.cost,
+        "confirmed": front.is_confirmed,
+        "points": [
+            {
+                "trial": point.trial.number,
+                "cut": _cut_json(point.trial.cut),
+                **point.trial.params,
+                "score": point.score,
+                "standard_error": point.standard_error,
+                "training_macs": point.trial.training_macs,
+                "trainable_parameters": point.trial.trainable_parameters,
+                "answer": point.is_answer,
+            }
+            for point in front.points
+        ],
     }
 
 
@@ -211,10 +238,40 @@ def render(summary: Summary) -> RenderableType:
         f"Weights   {summary.weights}"
     )
     tables = [table] if evidence is None else [_confirmed_table(evidence, metric), table]
+    front = front_of(summary)
+    if front is not None:
+        tables.insert(0, _front_table(front, metric))
     if summary.parts:
         tables.insert(0, _backbones_table(standings(summary), metric))
     curves = [line for part in summary.each for line in _curve(part)]
     return Group(answer, *curves, *tables, account)
+
+
+def _front_table(front: Front, metric: str) -> Table:
+    """Show what score costs: of which setting none scores better and costs no more."""
+    how = "means over seeds" if front.is_confirmed else "single trainings, so too good"
+    cost = COST_NAMES[front.cost]
+    table = Table(title=f"Front: {metric} against {cost} ({how})", title_justify="left")
+    for heading in (cost, "score", "layer", "first trainable", "setting", "trial", ""):
+        left = heading in ("first trainable", "setting", "")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for point in front.points:
+        table.add_row(
+            millions(point.cost),
+            score_with_error(point),
+            str(point.trial.cut.layer),
+            _names(point.trial.cut),
+            _params(point.trial),
+            str(point.trial.number),
+            "answer" if point.is_answer else "",
+        )
+    return table
+
+
+def score_with_error(point: FrontPoint) -> str:
+    """Write a point's score, and its standard error where it has one."""
+    error = point.standard_error
+    return _score(point.score) + ("" if error is None else f" ± {error:.4f}")
 
 
 def _backbones_table(found: Sequence[Standing], metric: str) -> Table:

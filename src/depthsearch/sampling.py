@@ -9,19 +9,19 @@ wait for a first share of the epochs: curves of different depths cross, and earl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from depthsearch.aims import AccuracyAndCostSampler, CheaperMedianPruner
 from depthsearch.errors import SettingsError
+from depthsearch.extrapolation import extrapolated, study_of
 from depthsearch.space import BACKBONE, cut_parameter
 
 __all__ = ["PRUNERS", "SAMPLERS", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
@@ -34,35 +34,63 @@ STARTUP_TRIALS = 6
 DEPTH = "depth"
 
 
-def resolve(sampler: str, pruner: str, n_trials: int) -> tuple[str, str]:
-    """Choose what ``auto`` stands for: TPE with halving under 20 trials, else GP with a gentle median."""
+def resolve(sampler: str, pruner: str, n_trials: int, cost: str | None = None) -> tuple[str, str]:
+    """Choose what ``auto`` stands for: TPE with halving under 20 trials, else GP with a gentle median.
+
+    With a ``cost`` as second aim the pruner is median in any case, see `make_pruner`.
+    """
     few = n_trials < FEW_TRIALS
     if sampler == "auto":
         sampler = "tpe" if few else "gp"
     if pruner == "auto":
-        pruner = "halving" if few else "median"
+        pruner = "halving" if few and cost is None else "median"
     return sampler, pruner
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Make a sampler for one suggestion; ``name`` is resolved."""
+def make_sampler(name: str, seed: int, cost: str | None = None) -> BaseSampler:
+    """Make a sampler.
+
+    Args:
+        name: Resolved.
+        seed: Of the suggestions.
+        cost: The second aim, one of `aims.COSTS`, see `aims.AccuracyAndCostSampler`; None: the score alone.
+    """
     if name not in SAMPLERS[1:]:
         raise SettingsError(f"No sampler {name!r}: give one of {', '.join(SAMPLERS[1:])}.")
-    if name == "gp":
-        return ExtrapolatingGPSampler(seed=seed)
-    if name == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-    return RandomSampler(seed=seed)
+    if name == "random":
+        return RandomSampler(seed=seed)
+    inner = (
+        ExtrapolatingGPSampler(seed=seed)
+        if name == "gp"
+        else TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    )
+    return inner if cost is None else AccuracyAndCostSampler(inner, cost=cost, seed=seed)
 
 
-def make_pruner(name: str, epochs: int) -> BasePruner:
+def make_pruner(name: str, epochs: int, cost: str | None = None) -> BasePruner:
     """Make a pruner that judges from a fifth (halving) or a quarter (median) of the epochs on.
 
     Halving keeps the better half at each doubling of epochs; median stops what is worse than the median of
     the trials before it, once ten are complete. A tie with the limit goes on.
+
+    With a second aim, median compares a trial only with those that cost at most as much, see
+    `aims.CheaperMedianPruner`. Halving is refused there: it keeps one ranking of all trials at each rung, in
+    which cheap ones would lose to dear ones.
+
+    Args:
+        name: Resolved.
+        epochs: Of a trial that is not pruned.
+        cost: The second aim, one of `aims.COSTS`; None: the score alone.
     """
     if name not in PRUNERS[1:]:
         raise SettingsError(f"No pruner {name!r}: give one of {', '.join(PRUNERS[1:])}.")
+    if cost is not None and name == "halving":
+        raise SettingsError(
+            "--pruner halving ranks cheap trials with dear ones, which two aims must not do. "
+            "Give median or none."
+        )
+    if cost is not None and name == "median":
+        return CheaperMedianPruner(cost=cost, n_warmup_steps=math.ceil(epochs / 4))
     if name == "halving":
         return SuccessiveHalvingPruner(min_resource=math.ceil(epochs / 5), reduction_factor=2)
     if name == "median":
@@ -131,17 +159,9 @@ def _shadow(study: optuna.Study) -> optuna.Study:
     """Copy a study with every pruned trial completed, and one depth for the cuts of several backbones."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-    storage = InMemoryStorage()
-    storage.create_new_study([study.direction], "shadow")
-    shadow = optuna.Study("shadow", storage, sampler=RandomSampler(seed=0))
-    shadow.add_trials(
-        [
-            _copied(trial, value)
-            for trial, value in zip(trials, extrapolated(trials, sign), strict=True)
-            if value is not None
-        ]
-    )
-    return shadow
+    guesses = zip(trials, extrapolated(trials, sign), strict=True)
+    copies = (_copied(trial, value) for trial, value in guesses if value is not None)
+    return study_of(copies, study.direction)
 
 
 def _copied(trial: FrozenTrial, value: float) -> FrozenTrial:
@@ -173,35 +193,3 @@ def _with_cut(found: dict[str, Any], cuts: Mapping[str, IntDistribution]) -> dic
         return found
     depth, name = found.pop(DEPTH), cut_parameter(found[BACKBONE])
     return {**found, name: round(depth * cuts[name].high)} if name in cuts else found
-
-
-def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[float | None]:
-    """Give each trial a final score: its own, or for a pruned one what it would likely have reached.
-
-    Args:
-        trials: Complete and pruned ones.
-        sign: 1 where more is better, -1 where less is.
-
-    Returns:
-        A score a trial; None where nothing can be said, as no trial is complete.
-    """
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    if not complete:
-        return [None for _ in trials]
-    finals = sorted(sign * float(t.value) for t in complete if t.value is not None)
-    ceiling = finals[-1] - 0.005
-
-    def final(trial: FrozenTrial) -> float:
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            return float(trial.value)
-        if trial.user_attrs.get("diverged") or not trial.intermediate_values:
-            return sign * min(finals[0], ceiling)
-        step, score = max(trial.intermediate_values.items())
-        gains = [
-            sign * (float(t.value) - t.intermediate_values[step])
-            for t in complete
-            if t.value is not None and step in t.intermediate_values
-        ]
-        return sign * min(sign * score + (median(gains) if gains else 0.0), ceiling)
-
-    return [final(t) for t in trials]

@@ -23,6 +23,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from depthsearch.aims import read_cost_aim, store_aim
 from depthsearch.cuts import Cut
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError
@@ -33,6 +34,7 @@ from depthsearch.objective import (
     Task,
     TransferCurve,
     full_fine_tune_macs,
+    note_cost,
     tasks_of,
     train_point,
     transfer_curve,
@@ -208,6 +210,7 @@ def search(
     sampler: str,
     pruner: str,
     checkpoints: Path,
+    cost: str | None = None,
 ) -> Generator[Event, None, None]:
     """Run trials until the study has as many as wanted, and yield what happens.
 
@@ -222,25 +225,29 @@ def search(
         sampler: Resolved name, see `sampling.resolve`.
         pruner: Resolved name.
         checkpoints: Folder for the checkpoints of running trials.
+        cost: The second aim, one of `aims.COSTS`; None: the score alone. It is kept in the study, which may
+            go on with another: each trial stores both costs.
 
     Raises:
         StudyError: If another coordinator runs this study.
     """
     tasks = tasks_of(task)
     recipe = _any(tasks).recipe
-    study.pruner = make_pruner(pruner, recipe.epochs)
+    study.pruner = make_pruner(pruner, recipe.epochs, cost)
     with lease(study) as renew:
+        with deferred():
+            store_aim(study, cost)
         for backbone in space.backbones:
             if curve_key(backbone) not in study.user_attrs:
                 yield _draw_curve(study, tasks[backbone], space, backbone, n_trials=n_trials)
         run = _Runner(study, tasks, space, checkpoints, renew, n_trials=n_trials)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.sampler = make_sampler(sampler, seed_from(recipe.seed, orphan.number))
+            study.sampler = make_sampler(sampler, seed_from(recipe.seed, orphan.number), cost)
             yield from run(Trial(study, orphan._trial_id), adopted=True)
         while count_searched(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
             with deferred():
                 number = len(study.get_trials(deepcopy=False))
-                study.sampler = make_sampler(sampler, seed_from(recipe.seed, number))
+                study.sampler = make_sampler(sampler, seed_from(recipe.seed, number), cost)
                 trial = study.ask()
             yield from run(trial)
 
@@ -299,7 +306,7 @@ def confirm(
 def _plan_confirmation(study: optuna.Study, *, n_cuts: int, n_seeds: int, resample: bool) -> dict[str, Any]:
     """Choose the trials to repeat; the same ones as before where the search has not gone on since."""
     finished = study.get_trials(deepcopy=False, states=FINISHED)
-    chosen_by = {"after": count_searched(finished), "cuts": n_cuts}
+    chosen_by = {"after": count_searched(finished), "cuts": n_cuts, "cost": read_cost_aim(study)}
     before = study.user_attrs.get("confirmation", {})
     if all(before.get(key) == value for key, value in chosen_by.items()):
         numbers = before["trials"]
@@ -393,6 +400,7 @@ class _Runner:
         study = self.study
         with deferred():
             point = self.space.suggest(trial)
+            note_cost(trial, self.tasks[point.cut.backbone], point)
         task, seed = self._task(trial, point)
         origin = str(trial.user_attrs.get("origin", "sampler"))
         checkpoint = self.folder / f"trial-{trial.number}.pt"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import optuna
 from optuna.study import StudyDirection
 
+from depthsearch.aims import read_cost_aim
 from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
 from depthsearch.evidence import Evidence, weigh
@@ -61,6 +62,7 @@ class Summary:
         parts: With several backbones the same of each of them alone; else empty.
         holds_answer: Whether the study's answer is of this backbone, if this is of one of several. Without
             it ``evidence.answer`` is its own best.
+        cost_aim: What the study aims at beside the score, one of `aims.COSTS`; None: nothing.
     """
 
     study: str
@@ -79,6 +81,7 @@ class Summary:
     cost: Cost
     parts: tuple[Summary, ...] = ()
     holds_answer: bool = True
+    cost_aim: str | None = None
 
     @property
     def each(self) -> tuple[Summary, ...]:
@@ -174,6 +177,7 @@ def _of_backbone(
             read_bytes=sum(t.read_bytes for t in of_it),
         ),
         holds_answer=evidence is None or evidence.answer.cut.backbone == key,
+        cost_aim=read_cost_aim(study),
     )
 
 

@@ -48,6 +48,9 @@ class TrialSummary:
         confirms: Number of the trial whose setting it trains again, or None.
         seed: Which of the seeds that is done with, from 0, or None.
         resampled: Whether the seed divides training and validation anew.
+        training_macs: MACs of training on one image, the head included; in studies that did not store it, as
+            of the cut alone.
+        trainable_parameters: What learns, the head included; likewise.
     """
 
     number: int
@@ -69,6 +72,8 @@ class TrialSummary:
     confirms: int | None = None
     seed: int | None = None
     resampled: bool = False
+    training_macs: int = 0
+    trainable_parameters: int = 0
 
 
 def read_trials(study: optuna.Study) -> tuple[TrialSummary, ...]:
@@ -101,9 +106,10 @@ def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummar
     scores = trial.intermediate_values
     last = scores[max(scores)] if scores else None
     attributes = trial.user_attrs
+    cut = cuts[backbone][trial.params[where]]
     return TrialSummary(
         number=trial.number,
-        cut=cuts[backbone][trial.params[where]],
+        cut=cut,
         params={name: value for name, value in trial.params.items() if name not in (where, BACKBONE)},
         place=_place(trial),
         state=trial.state.name.lower(),
@@ -121,6 +127,8 @@ def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummar
         confirms=attributes.get("confirms"),
         seed=attributes.get("seed"),
         resampled=attributes.get("resample", False),
+        training_macs=attributes.get("training_macs", cut.training_macs),
+        trainable_parameters=attributes.get("trainable_parameters", cut.trainable_parameters),
     )
 
 

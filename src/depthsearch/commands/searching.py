@@ -19,11 +19,14 @@ from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
 from depthsearch.cuts import list_cuts
 from depthsearch.errors import SettingsError
+from depthsearch.front import COST_NAMES
+from depthsearch.frontplot import keep_front
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
-from depthsearch.sampling import resolve
+from depthsearch.sampling import make_pruner, resolve
 from depthsearch.space import SearchSpace
 from depthsearch.study import (
+    TrialEnded,
     confirm,
     count_exhaustive,
     open_storage,
@@ -44,6 +47,7 @@ def study(arguments: argparse.Namespace) -> None:
         DepthsearchError: If the study cannot be run, or no trial of it is complete.
     """
     console = console_for(stderr=True)
+    cost = _cost_aim(arguments)
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
     tasks, space = prepare(arguments, console)
@@ -60,7 +64,7 @@ def study(arguments: argparse.Namespace) -> None:
         exhaustive=arguments.search == "exhaustive",
         learning_rates=arguments.learning_rates or (),
     )
-    _search(arguments, console, stored, tasks, space)
+    _search(arguments, console, stored, tasks, space, cost)
     summary = summarize(stored)
     results = console_for(stderr=arguments.json)
     results.print(render(summary))
@@ -92,16 +96,29 @@ def _n_trials(arguments: argparse.Namespace, space: SearchSpace) -> int:
     return int(arguments.trials or needed)
 
 
+def _cost_aim(arguments: argparse.Namespace) -> str | None:
+    """Say which cost is the second aim; None: there is none."""
+    if arguments.aim == "accuracy":
+        if arguments.cost is not None:
+            raise SettingsError(
+                f"--cost {arguments.cost} is a second aim: add --aim accuracy+cost, or leave --cost out."
+            )
+        return None
+    make_pruner(resolve("auto", arguments.pruner, 1, "macs")[1], 1, "macs")
+    return str(arguments.cost or "macs")
+
+
 def _search(
     arguments: argparse.Namespace,
     console: Console,
     stored: optuna.Study,
     tasks: Mapping[str, Task],
     space: SearchSpace,
+    cost: str | None,
 ) -> None:
     """Run the missing trials and show them."""
     epochs = arguments.epochs
-    sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials)
+    sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
     n_first = count_exhaustive(space, arguments.learning_rates or ())
     how = f"sampler {sampler}, pruner {pruner}"
     if arguments.search == "exhaustive":
@@ -111,7 +128,8 @@ def _search(
     say(
         console,
         f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
-        f"{epochs} epochs each; {how}.",
+        f"{epochs} epochs each; {how}"
+        f"{'' if cost is None else f'; score against {COST_NAMES[cost]}'}.",
     )
     events = search(
         stored,
@@ -121,11 +139,14 @@ def _search(
         sampler=sampler,
         pruner=pruner,
         checkpoints=cache_folder("checkpoints"),
+        cost=cost,
     )
     with view:
         with closing(events):
             for event in events:
                 view.update(event)
+                if isinstance(event, TrialEnded):
+                    keep_front(stored)
         if not arguments.confirm or summarize(stored).best is None:
             return
         again = confirm(
@@ -140,6 +161,7 @@ def _search(
         with closing(again):
             for event in again:
                 view.update(event)
+    keep_front(stored)
 
 
 def cuts(arguments: argparse.Namespace) -> None:

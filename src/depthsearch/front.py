@@ -1,0 +1,111 @@
+"""The front of a study with two aims: the settings of which none scores better and costs no more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from depthsearch.aims import COSTS
+from depthsearch.pareto import non_dominated
+from depthsearch.summary import Summary
+from depthsearch.trials import TrialSummary
+
+__all__ = ["COST_NAMES", "Front", "FrontPoint", "front_of"]
+
+COST_NAMES = {"macs": "training MACs of an image", "parameters": "trainable parameters"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """A setting with its score and its cost.
+
+    Attributes:
+        trial: The one that had it first.
+        score: Mean over seeds where it was trained again, else of its one training.
+        standard_error: Of the mean; None with one training.
+        n_trainings: Behind the score.
+        cost: Training MACs of an image or trainable parameters, the head included.
+        is_answer: Whether it is the study's answer.
+    """
+
+    trial: TrialSummary
+    score: float
+    standard_error: float | None
+    n_trainings: int
+    cost: int
+    is_answer: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """The front of a study.
+
+    Attributes:
+        cost: The second aim, one of `aims.COSTS`.
+        is_confirmed: Whether it is of means over seeds. A front of single trainings is too good: it is made
+            of those that were lucky.
+        points: On the front, by rising cost.
+        others: What they dominate.
+    """
+
+    cost: str
+    is_confirmed: bool
+    points: tuple[FrontPoint, ...]
+    others: tuple[FrontPoint, ...]
+
+    @property
+    def every(self) -> tuple[FrontPoint, ...]:
+        """All points, those on the front first."""
+        return self.points + self.others
+
+
+def front_of(summary: Summary) -> Front | None:
+    """Find the front of a study: of what was trained again where something was, else of its complete trials.
+
+    Returns:
+        None where the study aims at the score alone, or has no point.
+    """
+    cost = summary.cost_aim
+    if cost is None:
+        return None
+    # Cost is not known in the oldest studies.
+    found = [p for p in _points(summary, COSTS[cost]) if p.cost > 0 and math.isfinite(p.score)]
+    if not found:
+        return None
+    sign = 1.0 if summary.maximize else -1.0
+    places = non_dominated([(sign * point.score, point.cost) for point in found])
+    return Front(
+        cost=cost,
+        is_confirmed=summary.evidence is not None,
+        points=tuple(found[i] for i in places),
+        others=tuple(point for i, point in enumerate(found) if i not in places),
+    )
+
+
+def _points(summary: Summary, field: str) -> list[FrontPoint]:
+    chosen = summary.chosen
+    if summary.evidence is None:
+        return [
+            FrontPoint(
+                trial=trial,
+                score=trial.score,
+                standard_error=None,
+                n_trainings=1,
+                cost=getattr(trial, field),
+                is_answer=chosen is not None and trial.number == chosen.number,
+            )
+            for trial in summary.searched
+            if trial.state == "complete" and trial.score is not None
+        ]
+    by_number = {trial.number: trial for trial in summary.trials}
+    return [
+        FrontPoint(
+            trial=by_number[confirmed.trial],
+            score=confirmed.mean,
+            standard_error=confirmed.standard_error,
+            n_trainings=len(confirmed.scores),
+            cost=getattr(by_number[confirmed.trial], field),
+            is_answer=chosen is not None and confirmed.trial == chosen.number,
+        )
+        for confirmed in summary.evidence.confirmed
+    ]
