@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -139,6 +139,36 @@ def test_suggestions_go_where_the_weights_point(name: str) -> None:
     assert min(len(each) for each in found.values()) >= 3
     assert cheap < 0.35
     assert dear > 0.65
+
+
+@pytest.mark.parametrize("name", ["gp", "tpe"])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_with_several_backbones_each_keeps_a_cut_of_its_own(name: str) -> None:
+    cuts = {"small": IntDistribution(0, 20), "large": IntDistribution(0, 60)}
+
+    def ask(study: optuna.Study) -> dict[str, object]:
+        asked = study.ask()
+        backbone = asked.suggest_categorical("backbone", list(cuts))
+        asked.suggest_int(f"cut_{backbone}", 0, cuts[backbone].high)
+        return asked.params
+
+    def study_of_both(seed: int) -> optuna.Study:
+        study = optuna.create_study(direction="maximize", sampler=make_sampler(name, seed, "macs"))
+        for i in range(16):
+            backbone = list(cuts)[i % 2]
+            depth = i / 15
+            ranges = {"backbone": CategoricalDistribution(list(cuts)), f"cut_{backbone}": cuts[backbone]}
+            params = {"backbone": backbone, f"cut_{backbone}": round(depth * cuts[backbone].high)}
+            costs = {"training_macs": (1 + i % 2) * (3 - 2 * depth)}
+            study.add_trial(
+                create_trial(params=params, distributions=ranges, value=1 - depth / 2, user_attrs=costs)
+            )
+        return study
+
+    for seed in range(3):
+        params = ask(study_of_both(seed))
+        assert params == ask(study_of_both(seed))
+        assert params.keys() == {"backbone", f"cut_{params['backbone']}"}
 
 
 @pytest.mark.parametrize(("name", "inner"), [("gp", ExtrapolatingGPSampler), ("tpe", TPESampler)])

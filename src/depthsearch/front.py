@@ -58,6 +58,11 @@ class Front:
         """All points, those on the front first."""
         return self.points + self.others
 
+    @property
+    def answer_word(self) -> str:
+        """What the marked point is: before confirmation no more than the best of single trainings."""
+        return "answer" if self.is_confirmed else "best"
+
 
 def front_of(summary: Summary) -> Front | None:
     """Find the front of a study: of what was trained again where something was, else of its complete trials.

@@ -46,7 +46,7 @@ def front_blocks(summary: Summary) -> Iterator[Block]:
                 names_of(point.trial.cut),
                 setting_of(point.trial.params),
                 str(point.trial.number),
-                "answer" if point.is_answer else "",
+                front.answer_word if point.is_answer else "",
             )
             for point in front.points
         ),
@@ -159,7 +159,7 @@ def _legend(front: Front) -> Iterator[Legend]:
     shape, kind = ("diamond", "confirmed") if front.is_confirmed else ("dot", "complete")
     yield Legend(symbol=symbol("line", "curve front line"), label="front")
     if any(point.is_answer for point in front.every):
-        yield Legend(symbol=symbol(shape, f"{kind} best"), label="answer" if front.is_confirmed else "best")
+        yield Legend(symbol=symbol(shape, f"{kind} best"), label=front.answer_word)
     if front.is_confirmed:
         yield Legend(symbol=symbol("diamond", "confirmed"), label="mean over seeds ± standard error")
     yield Legend(symbol=symbol("dot", "complete"), label="complete trial")

@@ -58,7 +58,6 @@ def front_plot(summary: Summary, front: Front) -> dict[str, Any]:
     how = "means over seeds" if front.is_confirmed else "single trainings, so too good"
     n = summary.n_finished
     answer = [point for point in front.every if point.is_answer]
-    word = "answer" if front.is_confirmed else "best"
     traces = [
         _trace(front.others, name="dominated", marker={"size": 7, "color": "#8fa6bf"}),
         {
@@ -66,10 +65,14 @@ def front_plot(summary: Summary, front: Front) -> dict[str, Any]:
             "mode": "lines+markers",
             "line": {"shape": "hv", "color": "#1f66b0"},
         },
-        _trace(answer, name=word, marker={"size": 13, "color": "#c8430b", "symbol": "diamond"}),
+        _trace(answer, name=front.answer_word, marker={"size": 13, "color": "#c8430b", "symbol": "diamond"}),
     ]
     layout = {
-        "title": {"text": f"{metric} against {COST_NAMES[front.cost]}, {n} trials ({how})"},
+        # Half a window has no room for it in one line.
+        "title": {"text": f"{metric}<br>against {COST_NAMES[front.cost]}<br>{n} trials; {how}"},
+        "font": {"size": 11},
+        "margin": {"t": 90},
+        "legend": {"orientation": "h", "y": -0.3},
         "xaxis": {"title": {"text": COST_NAMES[front.cost]}, "type": _scale(front.every)},
         "yaxis": {"title": {"text": metric}},
         "hovermode": "closest",

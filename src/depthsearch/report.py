@@ -263,7 +263,7 @@ def _front_table(front: Front, metric: str) -> Table:
             _names(point.trial.cut),
             _params(point.trial),
             str(point.trial.number),
-            "answer" if point.is_answer else "",
+            front.answer_word if point.is_answer else "",
         )
     return table
 

@@ -104,8 +104,11 @@ def _cost_aim(arguments: argparse.Namespace) -> str | None:
                 f"--cost {arguments.cost} is a second aim: add --aim accuracy+cost, or leave --cost out."
             )
         return None
-    make_pruner(resolve("auto", arguments.pruner, 1, "macs")[1], 1, "macs")
-    return str(arguments.cost or "macs")
+    cost = str(arguments.cost or "macs")
+    # Refuses a pruner that cannot judge with two aims before anything is loaded.
+    _, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
+    make_pruner(pruner, arguments.epochs, cost)
+    return cost
 
 
 def _search(
