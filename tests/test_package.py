@@ -25,6 +25,7 @@ ORDER = (
     "numbering",
     "cuts",
     "split",
+    "plaincnn",
     "backbones",
     "heads",
     "devices",

@@ -24,6 +24,7 @@ from timm.models import adapt_input_conv, load_state_dict
 from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.plaincnn import FROM_SCRATCH
 
 __all__ = ["Backbone", "Preprocessing", "load_backbone", "make_model", "state_digest"]
 
@@ -65,6 +66,8 @@ class Backbone:
         weights: Where the weights come from, in a word or two that the report shows.
         digest: Hash of every tensor before the classifier.
         preprocessing: What the weights were trained to see.
+        from_scratch: Whether nobody has trained it on anything, as with ``cnn``: to freeze any of it makes no
+            sense.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Backbone:
     weights: str
     digest: str
     preprocessing: Preprocessing
+    from_scratch: bool = False
 
 
 def load_backbone(
@@ -88,7 +92,8 @@ def load_backbone(
 
     Args:
         name: timm's name, such as ``densenet121`` or ``resnet50.a1_in1k``.
-        weights: ``auto`` (timm's pretrained weights), ``random``, or a safetensors or state-dict file.
+        weights: ``auto`` (timm's pretrained weights), ``random``, or a safetensors or state-dict file. Of
+            ``cnn``, which nobody has pretrained, the first two are the same.
         image_size: Height and width of the images in pixels; default: what the weights were trained with.
         in_chans: 3 for colours, or 1 for grey: the kernels of the first convolution are summed over the
             colours, as timm does, and mean and standard deviation of the pixels are the means of theirs.
@@ -104,14 +109,16 @@ def load_backbone(
     if in_chans not in (1, 3):
         raise SettingsError(f"--channels {in_chans}: give 3 for colours or 1 for grey.")
     model = _create(name, seed)
-    if weights == "random":
-        origin = f"random (seed {seed})"
+    from_scratch = name in FROM_SCRATCH and weights in ("auto", "random")
+    if from_scratch or weights == "random":
+        origin = f"{'from scratch' if from_scratch else 'random'} (seed {seed})"
     elif weights == "auto":
         origin = _load_pretrained(name, model, demo=demo)
     else:
         origin = _load_file(name, model, Path(weights))
     if in_chans == 1:
-        model = make_model(name, seed=seed, in_chans=1) if weights == "random" else _folded(name, model)
+        untrained = from_scratch or weights == "random"
+        model = make_model(name, seed=seed, in_chans=1) if untrained else _folded(name, model)
     preprocessing = _preprocessing(model)
     if origin.startswith("shipped"):
         preprocessing = replace(
@@ -127,6 +134,7 @@ def load_backbone(
         weights=origin,
         digest=state_digest(model, leave_out=classifier),
         preprocessing=preprocessing,
+        from_scratch=from_scratch,
     )
 
 

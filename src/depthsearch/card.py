@@ -118,7 +118,7 @@ def _usage(timm_loads: bool, name: str, onnx_channels: int) -> list[str]:
         f"On the command line: `depthsearch predict {name} photo.jpg`.",
     ]
     if not timm_loads:
-        lines += ["", "Its head is not one of timm's, so `timm.create_model` cannot load it."]
+        lines += ["", "It is not one of timm's models as it stands, so `timm.create_model` cannot load it."]
     if onnx_channels:
         lines += [
             "",

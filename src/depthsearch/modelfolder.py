@@ -29,6 +29,7 @@ from depthsearch.devices import Device, choose_device
 from depthsearch.errors import ModelError
 from depthsearch.files import folder_written_whole
 from depthsearch.heads import with_head
+from depthsearch.plaincnn import FROM_SCRATCH
 
 __all__ = ["FILES", "Description", "check_place", "load", "save"]
 
@@ -168,7 +169,12 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
 
 
 def _timm_loads(model: nn.Module, architecture: str, num_classes: int, channels: int) -> bool:
-    """Whether timm builds a model with the same tensors by itself, as it does with a linear head."""
+    """Whether timm builds a model with the same tensors by itself, as it does with a linear head.
+
+    Without this package timm does not know the architectures that it has registered.
+    """
+    if architecture in FROM_SCRATCH:
+        return False
     options: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
     with torch.random.fork_rng(devices=[]):
         theirs: nn.Module = timm.create_model(

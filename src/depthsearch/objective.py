@@ -232,8 +232,11 @@ def transfer_curve(
         task: Backbone, images and device.
         cuts: Candidates by depth, from the first layer to the head.
         upcoming: Trials to come at each cut, see `train_point`: what they will need is kept on the way.
-        n_depths: How many depths, spread evenly over the candidates; the last one is the head's input.
+        n_depths: How many depths, spread evenly over the candidates; the last one is the head's input. Where
+            there is one candidate only, nothing is frozen and there is nothing to probe.
     """
+    if len(cuts) < 2:
+        return TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
     started = time.perf_counter()
     n_depths = min(n_depths, len(cuts) - 1)
     picked = [cuts[round((i + 1) / n_depths * (len(cuts) - 1))] for i in range(n_depths)]

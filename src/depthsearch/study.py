@@ -230,7 +230,7 @@ def search(
     study.pruner = make_pruner(pruner, recipe.epochs)
     with lease(study) as renew:
         for backbone in space.backbones:
-            if curve_key(backbone) not in study.user_attrs:
+            if curve_key(backbone) not in study.user_attrs and len(space.cuts_of(backbone)) > 1:
                 yield _draw_curve(study, tasks[backbone], space, backbone, n_trials=n_trials)
         run = _Runner(study, tasks, space, checkpoints, renew, n_trials=n_trials)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -651,7 +651,9 @@ def _anchor(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:
     """Give the sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
     cuts = space.cuts_of(backbone)
     low, high = ANCHOR_LEARNING_RATES
-    learning_rate = low * (high / low) ** (index / max(1, len(cuts) - 1))
+    # Where there is one cut, it says nothing of how much is learned anew: the middle.
+    depth = index / (len(cuts) - 1) if len(cuts) > 1 else 0.5
+    learning_rate = low * (high / low) ** depth
     point = Point(cut=cuts[index], learning_rate=learning_rate)
     params: dict[str, Any] = {}
     for name, distribution in space.distributions(backbone).items():

@@ -77,6 +77,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         arguments.kinds,
         image_size={name: b.preprocessing.image_size for name, b in backbones.items()},
         layers=arguments.layers,
+        from_scratch=[name for name, backbone in backbones.items() if backbone.from_scratch],
         learning_rate=arguments.learning_rate or _ends(arguments.learning_rates),
         head_width=arguments.head_width,
         **{name: OPTIONAL_RANGES[name] for name in arguments.also},
@@ -108,10 +109,11 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
             device=device,
             budget=budget.divided(len(backbones)),
         )
+        n_cuts = len(space.cuts_of(key))
         say(
             console,
-            f"Backbone {backbone.name}, weights: {backbone.weights}; {len(space.cuts_of(key))} candidate "
-            f"cuts; {wanted.image_size} px.",
+            f"Backbone {backbone.name}, weights: {backbone.weights}; {n_cuts} candidate "
+            f"{'cut' if n_cuts == 1 else 'cuts'}; {wanted.image_size} px.",
         )
     say(
         console,
