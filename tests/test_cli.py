@@ -371,6 +371,7 @@ BAD = [
     ("study", "--weight-decay", "-1", "--weight-decay: '-1' is no number from 0 on"),
     ("study", "--weight-decay", "nan", "--weight-decay: 'nan' is no number from 0 on"),
     ("study", "--dropout", "1", "--dropout: '1' is no number in [0, 1)"),
+    ("study", "--head", "dense", "--head: invalid choice: 'dense'"),
     ("study", "--head-depth", "0", "--head-depth: '0' is no whole number from 1 on"),
     ("study", "--label-smoothing", "1", "--label-smoothing: '1' is no number in [0, 1)"),
     ("study", "--kinds", "conv,norm", "--kinds: 'norm' is none of conv, pool, concat, block"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import depthsearch
-from depthsearch import cli, cuts, sampling, training
+from depthsearch import cli, cuts, flattening, sampling, training
 from depthsearch.commands.loading import OPTIONAL_RANGES
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +26,7 @@ ORDER = (
     "cuts",
     "split",
     "plaincnn",
+    "flattening",
     "backbones",
     "heads",
     "devices",
@@ -135,6 +136,7 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     """Its lists are its own, so that it starts without PyTorch."""
     assert cli.KINDS == cuts.KINDS
     assert tuple(cli.DEFAULT_KINDS.split(",")) == cuts.DEFAULT_KINDS
+    assert cli.HEADS == flattening.HEADS
     assert set(cli.METRICS) == set(training.METRICS)
     assert set(cli.ALSO) == set(OPTIONAL_RANGES)
     study = {action.dest: action for action in commands()["study"]._actions}

@@ -56,8 +56,9 @@ def _listed(classes: list[str], n_shown: int = 20) -> str:
     return ", ".join(classes[:n_shown]) + more
 
 
-def _head(head: Mapping[str, int]) -> str:
-    return f"{head['depth']} hidden layer(s) of {head['width']}" if head["width"] else "linear"
+def _head(head: Mapping[str, Any]) -> str:
+    layers = f"{head['depth']} hidden layer(s) of {head['width']}" if head["width"] else "linear"
+    return f"{layers}, on the flattened feature map" if head["kind"] == "flatten" else layers
 
 
 def _setting(setting: Mapping[str, Any]) -> str:

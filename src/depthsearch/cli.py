@@ -37,6 +37,7 @@ SEARCHES = ("adaptive", "exhaustive")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
 OPTIMIZERS = ("adamw", "sgd")
+HEADS = ("pool", "flatten")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 
@@ -206,6 +207,8 @@ def _add_task(add: Any) -> None:
     add("--momentum", type=_share, metavar="P", help="of sgd, Nesterov's, in [0, 1) (0.9)")
     add("--weight-decay", type=_decay, metavar="X", help="decoupled, on matrices and kernels (0.01)")
     add("--dropout", type=_share, metavar="P", help="in the head, in [0, 1) (0)")
+    heads = "behind what timm has before its classifier, or behind the last feature map, flattened (pool)"
+    add("--head", choices=HEADS, default="pool", help=heads)
     add("--head-depth", type=_at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
     views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
     add("--views", type=_at_least(1), default=1, metavar="V", help=views)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from depthsearch.errors import SettingsError
+from depthsearch.flattening import MapClassifier
 
 __all__ = ["head_macs", "make_head", "with_head", "without_dropout"]
 
@@ -21,29 +22,35 @@ def make_head(
     depth: int = 1,
     dropout: float = 0.0,
     pooled: bool = True,
+    flat: bool = False,
 ) -> nn.Module:
     """Make a head: global pooling where the backbone has none, hidden layers, the classifier.
 
     Args:
-        in_features: Channels of the backbone's output.
+        in_features: Channels of the backbone's output; with ``flat`` all numbers of it for one image.
         num_classes: Logits to give.
         width: Width of the hidden layers; 0: none, a linear classifier.
         depth: Number of hidden layers, where there are any.
         dropout: Probability of dropping a feature before each linear layer but the first hidden one.
         pooled: Whether the input is ``(n, in_features)`` already, not ``(n, in_features, h, w)``.
+        flat: Whether the input ``(n, c, h, w)`` is flattened, not pooled; its hidden layers are then plain
+            ones without normalisation, as in Keras's "Flatten, Dense 256".
 
     Returns:
         A module from features to logits ``(n, num_classes)``; a plain ``nn.Linear`` if nothing else is asked
         for, so that its tensors keep the names that timm gives them.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if not pooled:
+    if flat:
+        layers["flatten"] = nn.Flatten(1)
+    elif not pooled:
         layers["pool"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten(1)
     features = in_features
     for i in range(1, depth + 1 if width else 1):
         layers[f"hidden{i}"] = nn.Linear(features, width)
-        layers[f"norm{i}"] = nn.LayerNorm(width)
+        if not flat:
+            layers[f"norm{i}"] = nn.LayerNorm(width)
         layers[f"activation{i}"] = nn.ReLU()
         features = width
         if dropout and i < depth:
@@ -71,7 +78,8 @@ def with_head(
 
     Args:
         model: Backbone with its old classifier. Left unchanged.
-        classifier: Module path of that classifier, a linear layer or a 1 x 1 convolution.
+        classifier: Module path of that classifier: a linear layer, a 1 x 1 convolution, or what
+            `flattening.flattened` has put there.
         num_classes: Logits of the new one.
         width: See `make_head`.
         depth: See `make_head`.
@@ -97,6 +105,7 @@ def with_head(
             depth=depth,
             dropout=dropout,
             pooled=hasattr(old, "in_features"),
+            flat=isinstance(old, MapClassifier),
         )
     copied = copy.deepcopy(model)
     parent, _, name = classifier.rpartition(".")

@@ -69,6 +69,7 @@ NEVER_STOPPED = ("baseline", "exhaustive")
 # What a setting was before it was stored: studies from then go on.
 BEFORE: dict[str, Any] = {
     "search": "adaptive",
+    "head": "pool",
     "head depth": 1,
     "dropout": 0.0,
     "weight decay": 0.01,
@@ -537,6 +538,7 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
         "image size": preprocessing.pop("image_size"),
         "preprocessing": ", ".join(f"{key} {value}" for key, value in preprocessing.items()),
         "precision": task.device.precision,
+        "head": task.backbone.head,
         "cuts": f"{len(cuts)} from {cuts[0].name} to {cuts[-1].name} "
         f"[{seed_from(*(ord(c) for cut in cuts for c in cut.name))}]",
         **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},

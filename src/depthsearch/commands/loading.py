@@ -37,6 +37,7 @@ BEFORE: dict[str, Any] = {
     "layers": None,
     "learning_rates": None,
     "channels": 3,
+    "head": "pool",
     "momentum": None,
     **dict.fromkeys(FIXABLE),
 }
@@ -130,6 +131,7 @@ def _load_backbone(name: str, arguments: argparse.Namespace, console: Console) -
         arguments.weights,
         image_size=arguments.image_size,
         in_chans=arguments.channels,
+        head=arguments.head,
         demo=_is_demo(arguments),
         seed=arguments.seed,
     )
