@@ -36,6 +36,7 @@ ORDER = (
     "card",
     "modelfolder",
     "onnxfile",
+    "augmentation",
     "views",
     "features",
     "probe",

@@ -90,8 +90,10 @@ class Task:
     @cached_property
     def train_views(self) -> list[ViewedImages]:
         """The images that train are among, in each view; every cut sees the same."""
-        seed = self.recipe.seed
-        return [ViewedImages(self._pool(self.data.train), v, seed=seed) for v in range(self.recipe.views)]
+        recipe, images = self.recipe, self._pool(self.data.train)
+        return [
+            ViewedImages(images, v, seed=recipe.seed, augment=recipe.augment) for v in range(recipe.views)
+        ]
 
     @cached_property
     def val_views(self) -> list[ViewedImages]:

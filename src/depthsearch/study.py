@@ -23,6 +23,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from depthsearch.augmentation import USUAL
 from depthsearch.cuts import Cut
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError
@@ -75,6 +76,7 @@ BEFORE: dict[str, Any] = {
     "weight decay": 0.01,
     "optimizer": "adamw",
     "momentum": 0.9,
+    "augment": USUAL,
 }
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 

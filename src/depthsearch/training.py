@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score, recall_score
 from torch import nn
 
+from depthsearch.augmentation import USUAL, read_augmentation
 from depthsearch.devices import Device
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import BoundarySource, Spent
@@ -51,6 +52,7 @@ class Recipe:
         seed: Seeds batch order, dropout and views.
         views: Fixed augmentations of each training image, the plain image among them: epoch e shows view
             e mod views. 1: no augmentation. From one more than the epochs on, no epoch repeats another's.
+        augment: What views may do and how far, see `augmentation`.
     """
 
     epochs: int
@@ -64,6 +66,7 @@ class Recipe:
     metric: str = "accuracy"
     seed: int = 0
     views: int = 1
+    augment: str = USUAL
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
@@ -78,6 +81,7 @@ class Recipe:
             raise SettingsError(f"momentum {self.momentum}: give a number in [0, 1).")
         if self.views < 1:
             raise SettingsError(f"{self.views} views: give at least 1, the plain image.")
+        read_augmentation(self.augment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ BEFORE: dict[str, Any] = {
     "channels": 3,
     "head": "pool",
     "momentum": None,
+    "augment": None,
     **dict.fromkeys(FIXABLE),
 }
 # Options that say nothing of what is trained; a database's address may hold a password.
@@ -92,7 +93,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         metric=arguments.metric,
         seed=arguments.seed,
         views=arguments.views,
-        **_given(arguments, ["momentum"]),
+        **_given(arguments, ["momentum", "augment"]),
     )
     budget = choose_budget(
         device, cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
