@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import depthsearch
-from depthsearch import aims, cli, cuts, sampling, training
+from depthsearch import aims, cli, cuts, flattening, sampling, training
 from depthsearch.commands.loading import OPTIONAL_RANGES
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +25,8 @@ ORDER = (
     "numbering",
     "cuts",
     "split",
+    "plaincnn",
+    "flattening",
     "backbones",
     "heads",
     "devices",
@@ -34,6 +36,7 @@ ORDER = (
     "card",
     "modelfolder",
     "onnxfile",
+    "augmentation",
     "views",
     "features",
     "probe",
@@ -140,6 +143,7 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     """Its lists are its own, so that it starts without PyTorch."""
     assert cli.KINDS == cuts.KINDS
     assert tuple(cli.DEFAULT_KINDS.split(",")) == cuts.DEFAULT_KINDS
+    assert cli.HEADS == flattening.HEADS
     assert set(cli.METRICS) == set(training.METRICS)
     assert set(cli.ALSO) == set(OPTIONAL_RANGES)
     study = {action.dest: action for action in commands()["study"]._actions}

@@ -24,6 +24,8 @@ from timm.models import adapt_input_conv, load_state_dict
 from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.flattening import HEADS, flattened
+from depthsearch.plaincnn import FROM_SCRATCH
 
 __all__ = ["Backbone", "Preprocessing", "load_backbone", "make_model", "state_digest"]
 
@@ -63,8 +65,12 @@ class Backbone:
         model: The model on the CPU, in eval mode.
         classifier: Module path of its classifier.
         weights: Where the weights come from, in a word or two that the report shows.
-        digest: Hash of every tensor before the classifier.
+        digest: Hash of every tensor before the classifier that the weights came with.
         preprocessing: What the weights were trained to see.
+        head: What its classifier is made for: ``pool``, what timm puts behind the last feature map, or
+            ``flatten``, that map itself.
+        from_scratch: Whether nobody has trained it on anything, as with ``cnn``: to freeze any of it makes no
+            sense.
     """
 
     name: str
@@ -73,6 +79,8 @@ class Backbone:
     weights: str
     digest: str
     preprocessing: Preprocessing
+    head: str = "pool"
+    from_scratch: bool = False
 
 
 def load_backbone(
@@ -81,6 +89,7 @@ def load_backbone(
     *,
     image_size: int | None = None,
     in_chans: int = 3,
+    head: str = "pool",
     demo: bool = False,
     seed: int = 0,
 ) -> Backbone:
@@ -88,30 +97,38 @@ def load_backbone(
 
     Args:
         name: timm's name, such as ``densenet121`` or ``resnet50.a1_in1k``.
-        weights: ``auto`` (timm's pretrained weights), ``random``, or a safetensors or state-dict file.
+        weights: ``auto`` (timm's pretrained weights), ``random``, or a safetensors or state-dict file. Of
+            ``cnn``, which nobody has pretrained, the first two are the same.
         image_size: Height and width of the images in pixels; default: what the weights were trained with.
         in_chans: 3 for colours, or 1 for grey: the kernels of the first convolution are summed over the
             colours, as timm does, and mean and standard deviation of the pixels are the means of theirs.
+        head: ``pool``: the new head takes the place of the classifier, behind what timm puts before it
+            (global pooling; in VGG also two fully connected layers). ``flatten``: it comes straight behind
+            the last feature map, which it flattens; what timm puts behind that map is left out.
         demo: Whether the weights that the package ships may stand in for missing ones.
         seed: Seeds the weights where they are random.
 
     Raises:
-        SettingsError: If timm has no such model, or not with so many channels.
+        SettingsError: If timm has no such model, or not with so many channels, or not with such a head.
         WeightsError: If no weights are to be had or the given ones do not fit.
     """
     if image_size is not None and image_size < 8:
         raise SettingsError(f"--image-size {image_size} is too small: give at least 8 pixels.")
     if in_chans not in (1, 3):
         raise SettingsError(f"--channels {in_chans}: give 3 for colours or 1 for grey.")
+    if head not in HEADS:
+        raise SettingsError(f"--head {head!r}: give one of {', '.join(HEADS)}.")
     model = _create(name, seed)
-    if weights == "random":
-        origin = f"random (seed {seed})"
+    from_scratch = name in FROM_SCRATCH and weights in ("auto", "random")
+    if from_scratch or weights == "random":
+        origin = f"{'from scratch' if from_scratch else 'random'} (seed {seed})"
     elif weights == "auto":
         origin = _load_pretrained(name, model, demo=demo)
     else:
         origin = _load_file(name, model, Path(weights))
     if in_chans == 1:
-        model = make_model(name, seed=seed, in_chans=1) if weights == "random" else _folded(name, model)
+        untrained = from_scratch or weights == "random"
+        model = make_model(name, seed=seed, in_chans=1) if untrained else _folded(name, model)
     preprocessing = _preprocessing(model)
     if origin.startswith("shipped"):
         preprocessing = replace(
@@ -119,14 +136,18 @@ def load_backbone(
         )
     if image_size is not None:
         preprocessing = replace(preprocessing, image_size=image_size)
-    classifier = _classifier(model)
+    digest = state_digest(model, leave_out=_classifier(model))
+    if head == "flatten":
+        model = flattened(model, image_size=preprocessing.image_size)
     return Backbone(
         name=name,
         model=model.eval(),
-        classifier=classifier,
+        classifier=_classifier(model),
         weights=origin,
-        digest=state_digest(model, leave_out=classifier),
+        digest=digest,
         preprocessing=preprocessing,
+        head=head,
+        from_scratch=from_scratch,
     )
 
 

@@ -57,8 +57,9 @@ def _listed(classes: list[str], n_shown: int = 20) -> str:
     return ", ".join(classes[:n_shown]) + more
 
 
-def _head(head: Mapping[str, int]) -> str:
-    return f"{head['depth']} hidden layer(s) of {head['width']}" if head["width"] else "linear"
+def _head(head: Mapping[str, Any]) -> str:
+    layers = f"{head['depth']} hidden layer(s) of {head['width']}" if head["width"] else "linear"
+    return f"{layers}, on the flattened feature map" if head["kind"] == "flatten" else layers
 
 
 def _setting(setting: Mapping[str, Any]) -> str:
@@ -124,7 +125,7 @@ def _usage(timm_loads: bool, name: str, onnx_channels: int) -> list[str]:
         f"On the command line: `depthsearch predict {name} photo.jpg`.",
     ]
     if not timm_loads:
-        lines += ["", "Its head is not one of timm's, so `timm.create_model` cannot load it."]
+        lines += ["", "It is not one of timm's models as it stands, so `timm.create_model` cannot load it."]
     if onnx_channels:
         lines += [
             "",

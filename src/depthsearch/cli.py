@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
+from depthsearch.augmentation import USUAL, WORDS, written
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.interrupts import sigterm_interrupts
 from depthsearch.studyfile import read_study_file
@@ -40,6 +41,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
 OPTIMIZERS = ("adamw", "sgd")
 BALANCES = ("none", "weights", "sampling")
+HEADS = ("pool", "flatten")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 
@@ -122,6 +124,8 @@ def _contradictions(arguments: argparse.Namespace) -> Iterator[str]:
             yield f"--{name.replace('_', '-')} fixes what --also {name} searches: give one of the two."
     if arguments.momentum is not None and arguments.optimizer != "sgd" and "optimizer" not in arguments.also:
         yield "--momentum is of sgd: say --optimizer sgd too."
+    if arguments.augment is not None and arguments.views == 1:
+        yield "--augment is what views do, and --views 1 has the plain images only: say --views 8 too."
     if arguments.head_depth is not None and arguments.head_width is None:
         yield "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out."
     if arguments.learning_rates and arguments.learning_rate:
@@ -212,11 +216,15 @@ def _add_task(add: Any) -> None:
     add("--momentum", type=_share, metavar="P", help="of sgd, Nesterov's, in [0, 1) (0.9)")
     add("--weight-decay", type=_decay, metavar="X", help="decoupled, on matrices and kernels (0.01)")
     add("--dropout", type=_share, metavar="P", help="in the head, in [0, 1) (0)")
+    heads = "behind what timm has before its classifier, or behind the last feature map, flattened (pool)"
+    add("--head", choices=HEADS, default="pool", help=heads)
     add("--head-depth", type=_at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
     views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
     add("--views", type=_at_least(1), default=1, metavar="V", help=views)
     balance = "uneven classes: weigh the training loss, or draw images of all classes as often (none)"
     add("--balance", choices=BALANCES, default="none", help=balance)
+    listed = f"what views may do and how far: some of {', '.join(WORDS)} ({USUAL})"
+    add("--augment", type=_augmentation, metavar="LIST", help=listed)
     add("--label-smoothing", type=_share, default=0.0, metavar="P", help="in [0, 1) (0)")
 
 
@@ -406,6 +414,13 @@ def _channels(text: str) -> int:
     if text not in ("1", "3"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
     return int(text)
+
+
+def _augmentation(text: str) -> str:
+    try:
+        return written(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _confirmed(text: str) -> int | str:

@@ -210,14 +210,14 @@ def _backbones(study: optuna.Study) -> list[str]:
 
 
 def weigh(study: optuna.Study) -> Evidence | None:
-    """Judge what was trained again; None before two settings have scores for the same seeds."""
+    """Judge what was trained again; None before two settings, or the only one, have scores for all seeds."""
     maximize = study.direction == StudyDirection.MAXIMIZE
     sign = 1.0 if maximize else -1.0
     trials = read_trials(study)
     runs = _runs(trials, study.user_attrs.get("confirmation"))
-    if len(runs) < 2:
-        return None
     cuts = read_cuts(study)
+    if len(runs) < min(2, len(cuts)):
+        return None
     place = {cut: i for i, cut in enumerate(cuts)}
     best = min(runs, key=lambda run: (-sign * fmean(run[1].values()), cost_of(run[0].cut)))
     confirmed = tuple(

@@ -99,7 +99,7 @@ def _place(fitted: Fitted) -> Text:
     if fitted.timm_loads:
         loads = f'timm.create_model("local-dir:{fitted.folder}", pretrained=True)'
     else:
-        loads = f'depthsearch.load("{fitted.folder}"); timm has no such head'
+        loads = f'depthsearch.load("{fitted.folder}"); timm cannot load it'
     lines = [f"Written   {fitted.folder}: {loads}"]
     if fitted.onnx:
         lines.append(

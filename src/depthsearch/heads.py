@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from depthsearch.errors import SettingsError
+from depthsearch.flattening import MapClassifier
 
 __all__ = ["head_macs", "head_size", "make_head", "with_head", "without_dropout"]
 
@@ -21,29 +22,35 @@ def make_head(
     depth: int = 1,
     dropout: float = 0.0,
     pooled: bool = True,
+    flat: bool = False,
 ) -> nn.Module:
     """Make a head: global pooling where the backbone has none, hidden layers, the classifier.
 
     Args:
-        in_features: Channels of the backbone's output.
+        in_features: Channels of the backbone's output; with ``flat`` all numbers of it for one image.
         num_classes: Logits to give.
         width: Width of the hidden layers; 0: none, a linear classifier.
         depth: Number of hidden layers, where there are any.
         dropout: Probability of dropping a feature before each linear layer but the first hidden one.
         pooled: Whether the input is ``(n, in_features)`` already, not ``(n, in_features, h, w)``.
+        flat: Whether the input ``(n, c, h, w)`` is flattened, not pooled; its hidden layers are then plain
+            ones without normalisation, as in Keras's "Flatten, Dense 256".
 
     Returns:
         A module from features to logits ``(n, num_classes)``; a plain ``nn.Linear`` if nothing else is asked
         for, so that its tensors keep the names that timm gives them.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if not pooled:
+    if flat:
+        layers["flatten"] = nn.Flatten(1)
+    elif not pooled:
         layers["pool"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten(1)
     features = in_features
     for i in range(1, depth + 1 if width else 1):
         layers[f"hidden{i}"] = nn.Linear(features, width)
-        layers[f"norm{i}"] = nn.LayerNorm(width)
+        if not flat:
+            layers[f"norm{i}"] = nn.LayerNorm(width)
         layers[f"activation{i}"] = nn.ReLU()
         features = width
         if dropout and i < depth:
@@ -71,7 +78,8 @@ def with_head(
 
     Args:
         model: Backbone with its old classifier. Left unchanged.
-        classifier: Module path of that classifier, a linear layer or a 1 x 1 convolution.
+        classifier: Module path of that classifier: a linear layer, a 1 x 1 convolution, or what
+            `flattening.flattened` has put there.
         num_classes: Logits of the new one.
         width: See `make_head`.
         depth: See `make_head`.
@@ -81,18 +89,18 @@ def with_head(
     Raises:
         SettingsError: If the classifier is something else.
     """
-    features, pooled = _input_of(model, classifier)
+    features, how = _input_of(model, classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = make_head(features, num_classes, width=width, depth=depth, dropout=dropout, pooled=pooled)
+        head = make_head(features, num_classes, width=width, depth=depth, dropout=dropout, **how)
     copied = copy.deepcopy(model)
     parent, _, name = classifier.rpartition(".")
     setattr(copied.get_submodule(parent), name, head)
     return copied
 
 
-def _input_of(model: nn.Module, classifier: str) -> tuple[int, bool]:
-    """Give the channels that a classifier takes, and whether they are pooled already."""
+def _input_of(model: nn.Module, classifier: str) -> tuple[int, dict[str, bool]]:
+    """Give the features that a classifier takes, and how it takes them, see `make_head`."""
     old = model.get_submodule(classifier)
     features = getattr(old, "in_features", None) or getattr(old, "in_channels", None)
     if features is None:
@@ -100,7 +108,8 @@ def _input_of(model: nn.Module, classifier: str) -> tuple[int, bool]:
             f"The classifier '{classifier}' of {type(model).__name__} is a {type(old).__name__}, neither "
             "linear nor a convolution: its input's width is unknown. Take another backbone."
         )
-    return int(features), hasattr(old, "in_features")
+    how = {"pooled": hasattr(old, "in_features"), "flat": isinstance(old, MapClassifier)}
+    return int(features), how
 
 
 def head_size(
@@ -118,9 +127,9 @@ def head_size(
     Raises:
         SettingsError: If the classifier is neither linear nor a convolution.
     """
-    features, pooled = _input_of(model, classifier)
+    features, how = _input_of(model, classifier)
     with torch.device("meta"):
-        head = make_head(features, num_classes, width=width, depth=depth, pooled=pooled)
+        head = make_head(features, num_classes, width=width, depth=depth, **how)
     return head_macs(head), sum(parameter.numel() for parameter in head.parameters())
 
 

@@ -28,12 +28,16 @@ from depthsearch.classifier import Classifier
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import ModelError
 from depthsearch.files import folder_written_whole
+from depthsearch.flattening import flattened
 from depthsearch.heads import with_head
+from depthsearch.plaincnn import FROM_SCRATCH
 
 __all__ = ["FILES", "Description", "check_place", "load", "save"]
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD, ONNX = FILES = ("model.safetensors", "config.json", "README.md", "model.onnx")
+# What is said of the head, by the attribute that has it.
+HEAD_KEYS = {"kind": "head", "width": "head_width", "depth": "head_depth"}
 # What timm's description of the backbone says of the new model too.
 KEPT = ("tag", "fixed_input_size", "first_conv", "classifier")
 
@@ -48,6 +52,7 @@ class Description:
         classes: Names of the classes, in the order of the logits.
         head_width: See `heads.make_head`.
         head_depth: See `heads.make_head`.
+        head: ``pool`` or ``flatten``, see `backbones.load_backbone`.
         cut: Names of the first trainable layer.
         setting: What else was searched, by name.
         preprocessing: How images become the model's input.
@@ -67,6 +72,7 @@ class Description:
     precision: str
     provenance: Mapping[str, Any]
     test: Mapping[str, Any]
+    head: str = "pool"
 
 
 def check_place(folder: Path) -> None:
@@ -148,8 +154,12 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
     ours = config["depthsearch"]
     try:
         classes = tuple(str(name) for name in ours["classes"])
+        backbone = make_model(ours["backbone"], in_chans=len(ours["preprocessing"]["mean"]))
+        # Folders written before there was a choice say nothing of it.
+        if "kind" in ours["head"] and ours["head"]["kind"] == "flatten":
+            backbone = flattened(backbone, image_size=ours["preprocessing"]["image_size"])
         model = with_head(
-            make_model(ours["backbone"], in_chans=len(ours["preprocessing"]["mean"])),
+            backbone,
             ours["classifier"],
             len(classes),
             width=ours["head"]["width"],
@@ -168,7 +178,12 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
 
 
 def _timm_loads(model: nn.Module, architecture: str, num_classes: int, channels: int) -> bool:
-    """Whether timm builds a model with the same tensors by itself, as it does with a linear head."""
+    """Whether timm builds a model with the same tensors by itself, as it does with a linear head.
+
+    Without this package timm does not know the architectures that it has registered.
+    """
+    if architecture in FROM_SCRATCH:
+        return False
     options: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
     with torch.random.fork_rng(devices=[]):
         theirs: nn.Module = timm.create_model(
@@ -214,7 +229,7 @@ def _config(model: nn.Module, description: Description) -> dict[str, Any]:
                 model, before["architecture"], len(description.classes), len(seen.mean)
             ),
             "digest": state_digest(model),
-            "head": {"width": ours.pop("head_width"), "depth": ours.pop("head_depth")},
+            "head": {name: ours.pop(key) for name, key in HEAD_KEYS.items()},
             **ours,
             "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
         },

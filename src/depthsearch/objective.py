@@ -91,8 +91,10 @@ class Task:
     @cached_property
     def train_views(self) -> list[ViewedImages]:
         """The images that train are among, in each view; every cut sees the same."""
-        seed = self.recipe.seed
-        return [ViewedImages(self._pool(self.data.train), v, seed=seed) for v in range(self.recipe.views)]
+        recipe, images = self.recipe, self._pool(self.data.train)
+        return [
+            ViewedImages(images, v, seed=recipe.seed, augment=recipe.augment) for v in range(recipe.views)
+        ]
 
     @cached_property
     def val_views(self) -> list[ViewedImages]:
@@ -233,8 +235,11 @@ def transfer_curve(
         task: Backbone, images and device.
         cuts: Candidates by depth, from the first layer to the head.
         upcoming: Trials to come at each cut, see `train_point`: what they will need is kept on the way.
-        n_depths: How many depths, spread evenly over the candidates; the last one is the head's input.
+        n_depths: How many depths, spread evenly over the candidates; the last one is the head's input. Where
+            there is one candidate only, nothing is frozen and there is nothing to probe.
     """
+    if len(cuts) < 2:
+        return TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
     started = time.perf_counter()
     n_depths = min(n_depths, len(cuts) - 1)
     picked = [cuts[round((i + 1) / n_depths * (len(cuts) - 1))] for i in range(n_depths)]

@@ -279,7 +279,8 @@ def _anchoring_scores(summary: Summary) -> Iterator[float]:
 
 def end_score(summary: Summary, index: int) -> float | None:
     """Give the score of the first or last cut: the mean if it was trained again, else its best trial's."""
-    if summary.evidence is not None:
+    # With one candidate both ends are it, and nothing is ever frozen.
+    if summary.evidence is not None and (index == 0 or len(summary.cuts) > 1):
         for confirmed in summary.evidence.confirmed:
             if confirmed.cut == summary.cuts[index]:
                 return confirmed.mean

@@ -319,6 +319,7 @@ def _describe(
         classes=task.data.classes,
         head_width=point.head_width,
         head_depth=point.head_depth,
+        head=task.backbone.head,
         cut={**_names(point.cut), "shown": str(point.cut)},
         setting=_setting(point),
         preprocessing=classifier.preprocessing,

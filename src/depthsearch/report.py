@@ -208,7 +208,7 @@ def render(summary: Summary) -> RenderableType:
         f"feature extraction {_end(summary, chosen.cut, -1, summary.feature_extraction)}"
         f" · full fine-tuning {_end(summary, chosen.cut, 0, summary.full_fine_tuning)}",
     )
-    if evidence is not None:
+    if evidence is not None and len(summary.cuts) > 1:
         answer.append(f"\nEvidence  {_level(summary, evidence)}")
     table = Table(title=f"Top cuts of the search by {metric}, one training each", title_justify="left")
     for heading in ("layer", "first trainable", "kind", "frozen MACs", "setting", "score", "trial"):
@@ -317,8 +317,10 @@ def _sure(summary: Summary, chosen: TrialSummary) -> str:
 
 def _end(summary: Summary, chosen: Cut, index: int, best: float | None) -> str:
     """Say what an end of a cut's backbone scores: trained again if it was, else its best trial."""
-    end = [cut for cut in summary.cuts if cut.backbone == chosen.backbone][index]
-    if summary.evidence is not None:
+    cuts = [cut for cut in summary.cuts if cut.backbone == chosen.backbone]
+    end = cuts[index]
+    # With one candidate both ends are it, and nothing is ever frozen.
+    if summary.evidence is not None and (index == 0 or len(cuts) > 1):
         for confirmed in summary.evidence.confirmed:
             if confirmed.cut == end:
                 return _mean(confirmed)

@@ -7,7 +7,7 @@ find. With several backbones the cut is conditional on the backbone: each has a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from typing import Any
@@ -161,6 +161,7 @@ class SearchSpace:
         *,
         image_size: int | Mapping[str, int] | None = None,
         layers: Sequence[str | int] | None = None,
+        from_scratch: Collection[str] = (),
         **ranges: Any,
     ) -> SearchSpace:
         """Search all candidate cuts of several models.
@@ -170,6 +171,8 @@ class SearchSpace:
             kinds: Candidate kinds, see `list_cuts`.
             image_size: Height and width for the cuts' costs, in pixels; of all, or of each by its name.
             layers: Which candidates, see `for_model`; every model has to have them.
+            from_scratch: Names of those that nobody has pretrained. To freeze random layers makes no sense,
+                so these have one cut, at which everything is trained.
             **ranges: The other attributes of a space, the same for every backbone.
 
         Raises:
@@ -183,7 +186,11 @@ class SearchSpace:
         cuts = [
             replace(cut, backbone=name if len(models) > 1 else "")
             for name, model in models.items()
-            for cut in list_cuts(model, kinds, image_size=sizes[name], layers=layers)
+            for cut in (
+                list_cuts(model, image_size=sizes[name])[:1]
+                if name in from_scratch
+                else list_cuts(model, kinds, image_size=sizes[name], layers=layers)
+            )
         ]
         return cls(cuts=tuple(cuts), **ranges)
 

@@ -24,6 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from depthsearch.aims import read_cost_aim, store_aim
+from depthsearch.augmentation import USUAL
 from depthsearch.cuts import Cut
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError
@@ -71,12 +72,14 @@ NEVER_STOPPED = ("baseline", "exhaustive")
 # What a setting was before it was stored: studies from then go on.
 BEFORE: dict[str, Any] = {
     "search": "adaptive",
+    "head": "pool",
     "head depth": 1,
     "dropout": 0.0,
     "weight decay": 0.01,
     "optimizer": "adamw",
     "momentum": 0.9,
     "balance": "none",
+    "augment": USUAL,
 }
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -238,7 +241,7 @@ def search(
         with deferred():
             store_aim(study, cost)
         for backbone in space.backbones:
-            if curve_key(backbone) not in study.user_attrs:
+            if curve_key(backbone) not in study.user_attrs and len(space.cuts_of(backbone)) > 1:
                 yield _draw_curve(study, tasks[backbone], space, backbone, n_trials=n_trials)
         run = _Runner(study, tasks, space, checkpoints, renew, n_trials=n_trials)
         for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -546,6 +549,7 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
         "image size": preprocessing.pop("image_size"),
         "preprocessing": ", ".join(f"{key} {value}" for key, value in preprocessing.items()),
         "precision": task.device.precision,
+        "head": task.backbone.head,
         "cuts": f"{len(cuts)} from {cuts[0].name} to {cuts[-1].name} "
         f"[{seed_from(*(ord(c) for cut in cuts for c in cut.name))}]",
         **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
@@ -660,7 +664,9 @@ def _anchor(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:
     """Give the sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
     cuts = space.cuts_of(backbone)
     low, high = ANCHOR_LEARNING_RATES
-    learning_rate = low * (high / low) ** (index / max(1, len(cuts) - 1))
+    # Where there is one cut, it says nothing of how much is learned anew: the middle.
+    depth = index / (len(cuts) - 1) if len(cuts) > 1 else 0.5
+    learning_rate = low * (high / low) ** depth
     point = Point(cut=cuts[index], learning_rate=learning_rate)
     params: dict[str, Any] = {}
     for name, distribution in space.distributions(backbone).items():

@@ -53,6 +53,7 @@ class Summary:
         best: Best complete trial of the search, a single training; of equal ones the deepest cut (the
             cheapest), then the earliest. None before any is complete.
         feature_extraction: Best score with the whole backbone frozen; of several backbones the answer's.
+            None also where nothing may be frozen.
         full_fine_tuning: Best score with nothing frozen; likewise.
         cuts: Candidates by depth; of several backbones one after the other.
         trials: All trials with a setting, by number.
@@ -163,7 +164,8 @@ def _of_backbone(
         metric=attributes["recipe"]["metric"],
         maximize=maximize,
         best=ranked[0] if ranked else None,
-        feature_extraction=best_at(cuts[-1]),
+        # A backbone trained from scratch has one cut, at which nothing is frozen.
+        feature_extraction=best_at(cuts[-1]) if len(cuts) > 1 else None,
         full_fine_tuning=best_at(cuts[0]),
         cuts=cuts,
         trials=of_it,

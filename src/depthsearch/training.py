@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score, recall_score
 from torch import nn
 
+from depthsearch.augmentation import USUAL, read_augmentation
 from depthsearch.devices import Device
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import BoundarySource, Spent
@@ -55,6 +56,7 @@ class Recipe:
         balance: What to do about classes of uneven size. ``weights`` weighs the training loss by the inverse
             of a class's share, so that images weigh 1 on average; ``sampling`` draws each epoch's images with
             replacement, every class as likely as the others; ``none`` does nothing.
+        augment: What views may do and how far, see `augmentation`.
     """
 
     epochs: int
@@ -69,6 +71,7 @@ class Recipe:
     seed: int = 0
     views: int = 1
     balance: str = "none"
+    augment: str = USUAL
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
@@ -88,6 +91,7 @@ class Recipe:
             raise SettingsError(f"momentum {self.momentum}: give a number in [0, 1).")
         if self.views < 1:
             raise SettingsError(f"{self.views} views: give at least 1, the plain image.")
+        read_augmentation(self.augment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Views of images: augmentations that are the same each time they are asked for.
 
 View 0 is the plain image. Views 1, 2, ... are a random resized crop, a horizontal flip, a small rotation and
-a colour jitter, drawn once by (seed, view, place of the image in its set). A view of an image is thus a
+a colour jitter (or what else `augmentation` has words for), drawn once by (seed, view, place of the image in
+its set). A view of an image is thus a
 fixed image: it does not depend on the batch, on the number of images in the set or on the image size, and
 what a frozen prefix makes of it can be kept.
 
@@ -19,39 +20,30 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-__all__ = ["RANGES", "Ranges", "View", "view_of"]
+from depthsearch.augmentation import RANGES, Ranges
 
+__all__ = ["View", "view_of"]
+
+# Sets the numbers that shift, shear and zoom are drawn from apart from all others.
+DISTORTION = 1
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue, as in torchvision
 
 Numbers = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranges:
-    """What the views are drawn from, each uniformly between two bounds.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Distortion:
+    """Shift, shear and zoom of ``n`` images, each ``(n,)``.
 
-    There is no hue: it tells some classes apart, and the way to HSV and back costs more than all the rest.
-
-    Attributes:
-        scale: Area of the crop, as a share of the image's.
-        ratio: Width of the crop over its height; its logarithm is uniform.
-        flip: Probability of a horizontal flip, in [0, 1].
-        degrees: Rotation, counter-clockwise.
-        brightness: Factor of all pixels.
-        contrast: Factor of the distance to the image's mean grey.
-        saturation: Factor of the distance to the pixel's grey.
+    ``right`` and ``down`` are shares of the side, ``shear`` is in radians, the others are factors of what is
+    shown.
     """
 
-    scale: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    degrees: tuple[float, float] = (-10.0, 10.0)
-    brightness: tuple[float, float] = (0.8, 1.2)
-    contrast: tuple[float, float] = (0.8, 1.2)
-    saturation: tuple[float, float] = (0.8, 1.2)
-
-
-RANGES = Ranges()
+    right: Numbers
+    down: Numbers
+    shear: Numbers
+    width: Numbers
+    height: Numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +59,7 @@ class _Parameters:
     brightness: Numbers
     contrast: Numbers
     saturation: Numbers
+    distortion: _Distortion | None = None
 
 
 def view_of(epoch: int, n_views: int) -> int:
@@ -77,17 +70,18 @@ def view_of(epoch: int, n_views: int) -> int:
 class View:
     """One view of an image set."""
 
-    def __init__(self, number: int, *, seed: int, n_images: int) -> None:
+    def __init__(self, number: int, *, seed: int, n_images: int, ranges: Ranges = RANGES) -> None:
         """Draw the parameters of all images.
 
         Args:
             number: 0 for the plain images, 1, 2, ... for the others.
             seed: In [0, 2**64), like ``number``.
             n_images: How many images the set has. Image i has the same view in a larger set.
+            ranges: What they are drawn from.
         """
         self.number = number
         # Per image the six entries of its matrix, then brightness, contrast, saturation; float32 (n, 9).
-        self._table = None if number == 0 else _table(_draw(number, seed, n_images))
+        self._table = None if number == 0 else _table(_draw(number, seed, n_images, ranges))
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Show some images in this view.
@@ -132,17 +126,32 @@ def _draw(number: int, seed: int, n_images: int, ranges: Ranges = RANGES) -> _Pa
         brightness=_between(brightness, ranges.brightness),
         contrast=_between(contrast, ranges.contrast),
         saturation=_between(saturation, ranges.saturation),
+        distortion=_draw_distortion(number, seed, n_images, ranges) if ranges.distorts else None,
     )
 
 
-def _uniform(number: int, seed: int, n_images: int) -> Numbers:
-    """Draw ``(9, n_images)`` numbers in [0, 1).
+def _draw_distortion(number: int, seed: int, n_images: int, ranges: Ranges) -> _Distortion:
+    right, down, shear, width, height = _uniform(number, seed, n_images, n_each=5, stream=DISTORTION)
+    return _Distortion(
+        right=_between(right, ranges.shift),
+        down=_between(down, ranges.shift),
+        shear=_between(shear, ranges.shear),
+        width=_between(width, ranges.zoom),
+        height=_between(height, ranges.zoom),
+    )
+
+
+def _uniform(number: int, seed: int, n_images: int, *, n_each: int = 9, stream: int = 0) -> Numbers:
+    """Draw ``(n_each, n_images)`` numbers in [0, 1), independent of those of other streams.
 
     From the bits of the generator, which numpy keeps between versions; its distributions it may change.
     """
-    bits = np.random.Philox(key=np.array([seed, number], dtype=np.uint64)).random_raw(9 * n_images)
+    # The counter's last word: a stream has 2**192 numbers before the next one begins.
+    counter = np.array([0, 0, 0, stream], dtype=np.uint64)
+    generator = np.random.Philox(key=np.array([seed, number], dtype=np.uint64), counter=counter)
+    bits = generator.random_raw(n_each * n_images)
     numbers = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.ascontiguousarray(numbers.reshape(n_images, 9).T)
+    return np.ascontiguousarray(numbers.reshape(n_images, n_each).T)
 
 
 def _between(uniform: Numbers, bounds: tuple[float, float]) -> Numbers:
@@ -157,7 +166,7 @@ def _table(parameters: _Parameters) -> torch.Tensor:
 
 
 def _matrices(parameters: _Parameters) -> Numbers:
-    """Compose crop, flip and rotation, applied in this order, so that pixels are interpolated once.
+    """Compose crop, flip, rotation, shift, shear and zoom, in this order: pixels are interpolated once.
 
     Returns:
         ``(n, 2, 3)``, from a place (x, y, 1) in the view to the place in the image it shows. The image
@@ -166,9 +175,23 @@ def _matrices(parameters: _Parameters) -> Numbers:
     angle = np.deg2rad(parameters.degrees)
     width = np.where(parameters.flipped, -parameters.width, parameters.width)
     height = parameters.height
-    x = (width * np.cos(angle), -width * np.sin(angle), 2 * parameters.left + parameters.width - 1)
-    y = (height * np.sin(angle), height * np.cos(angle), 2 * parameters.top + height - 1)
-    return np.stack((np.stack(x, axis=1), np.stack(y, axis=1)), axis=1)
+    of_x = (width * np.cos(angle), -width * np.sin(angle), 2 * parameters.left + parameters.width - 1)
+    of_y = (height * np.sin(angle), height * np.cos(angle), 2 * parameters.top + height - 1)
+    rows: tuple[tuple[Numbers, ...], ...] = (of_x, of_y)
+    if parameters.distortion is not None:
+        rows = tuple(_distorted(row, parameters.distortion) for row in rows)
+    return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
+
+
+def _distorted(row: tuple[Numbers, ...], by: _Distortion) -> tuple[Numbers, ...]:
+    """Let a row of the matrices see a place (x, y, 1) zoomed, then sheared, then shifted."""
+    of_x, of_y, shift = row
+    return (
+        of_x * by.width,
+        (of_x * np.tan(by.shear) + of_y) * by.height,
+        # The image spans two units.
+        shift + 2 * (of_x * by.right + of_y * by.down),
+    )
 
 
 # --- pixels -----------------------------------------------------------------------------------------
@@ -181,7 +204,8 @@ def _matrices(parameters: _Parameters) -> Numbers:
 def _warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Show the images through the matrices, bilinearly; places outside an image mirror its inside.
 
-    A crop is never larger than the view, so nothing is shrunk and no antialiasing is missed.
+    A crop is never larger than the view, so that nothing is shrunk and no antialiasing is missed; a zoom
+    shows more than the image by a little.
 
     Args:
         images: ``(b, c, s, s)``, float32.

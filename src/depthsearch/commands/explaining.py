@@ -132,7 +132,7 @@ def _same_backbone(weights: str | None, name: str, provenance: Mapping[str, Any]
         WeightsError: If those are not to be had, or the given ones are others.
     """
     origin = provenance["weights"]
-    seed = re.fullmatch(r"random \(seed (\d+)\)", origin)
+    seed = re.fullmatch(r"(?:random|from scratch) \(seed (\d+)\)", origin)
     given = weights or ("random" if seed else "auto")
     if origin.startswith("file") and given == "auto":
         raise WeightsError(f"It started from the {origin}: give that with --weights.")

@@ -39,7 +39,9 @@ BEFORE: dict[str, Any] = {
     "channels": 3,
     "classes_map": None,
     "balance": "none",
+    "head": "pool",
     "momentum": None,
+    "augment": None,
     **dict.fromkeys(FIXABLE),
 }
 # Options that say nothing of what is trained; a database's address may hold a password.
@@ -79,6 +81,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         arguments.kinds,
         image_size={name: b.preprocessing.image_size for name, b in backbones.items()},
         layers=arguments.layers,
+        from_scratch=[name for name, backbone in backbones.items() if backbone.from_scratch],
         learning_rate=arguments.learning_rate or _ends(arguments.learning_rates),
         head_width=arguments.head_width,
         **{name: OPTIONAL_RANGES[name] for name in arguments.also},
@@ -93,7 +96,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         seed=arguments.seed,
         views=arguments.views,
         balance=arguments.balance,
-        **_given(arguments, ["momentum"]),
+        **_given(arguments, ["momentum", "augment"]),
     )
     budget = choose_budget(
         device, cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
@@ -111,10 +114,11 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
             device=device,
             budget=budget.divided(len(backbones)),
         )
+        n_cuts = len(space.cuts_of(key))
         say(
             console,
-            f"Backbone {backbone.name}, weights: {backbone.weights}; {len(space.cuts_of(key))} candidate "
-            f"cuts; {wanted.image_size} px.",
+            f"Backbone {backbone.name}, weights: {backbone.weights}; {n_cuts} candidate "
+            f"{'cut' if n_cuts == 1 else 'cuts'}; {wanted.image_size} px.",
         )
     say(
         console,
@@ -131,6 +135,7 @@ def _load_backbone(name: str, arguments: argparse.Namespace, console: Console) -
         arguments.weights,
         image_size=arguments.image_size,
         in_chans=arguments.channels,
+        head=arguments.head,
         demo=_is_demo(arguments),
         seed=arguments.seed,
     )

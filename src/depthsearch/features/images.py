@@ -6,6 +6,7 @@ import hashlib
 
 import torch
 
+from depthsearch.augmentation import USUAL, read_augmentation, written
 from depthsearch.data import ImageSet
 from depthsearch.devices import Device
 from depthsearch.views import View
@@ -22,19 +23,26 @@ class ViewedImages:
         fingerprint: Hash of all that determines the pixels that the backbone is shown.
     """
 
-    def __init__(self, images: ImageSet, number: int = 0, *, seed: int = 0) -> None:
+    def __init__(self, images: ImageSet, number: int = 0, *, seed: int = 0, augment: str = USUAL) -> None:
         """Look at a set.
 
         Args:
             images: The decoded images.
             number: Of the view.
             seed: Of the views but the plain one.
+            augment: What these do, see `augmentation`.
+
+        Raises:
+            SettingsError: If ``augment`` cannot be read.
         """
         self.labels = images.labels
         self.number = number
         self._images = images
-        self._view = View(number, seed=seed, n_images=len(images))
+        self._view = View(number, seed=seed, n_images=len(images), ranges=read_augmentation(augment))
         seen = [images.fingerprint, *([number, seed] if number else [])]
+        # What is usual says nothing, so that features kept before there was a choice are found.
+        if number and written(augment) != USUAL:
+            seen.append(written(augment))
         self.fingerprint = hashlib.blake2b(repr(seen).encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
