@@ -104,8 +104,10 @@ def read_augmentation(text: str) -> Ranges:
             found = replace(found, brightness=around_one, contrast=around_one, saturation=around_one)
         elif word == "zoom":
             found = replace(found, zoom=around_one)
+        elif word == "shift":
+            found = replace(found, shift=around_none)
         else:
-            found = replace(found, **{word: around_none})
+            found = replace(found, shear=around_none)
     return found
 
 

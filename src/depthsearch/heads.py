@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import MapClassifier
 
-__all__ = ["head_macs", "make_head", "with_head", "without_dropout"]
+__all__ = ["head_for", "head_macs", "head_weights", "make_head", "with_head", "without_dropout"]
 
 
 def make_head(
@@ -89,6 +90,28 @@ def with_head(
     Raises:
         SettingsError: If the classifier is something else.
     """
+    head = head_for(model, classifier, num_classes, width=width, depth=depth, dropout=dropout, seed=seed)
+    copied = copy.deepcopy(model)
+    parent, _, name = classifier.rpartition(".")
+    setattr(copied.get_submodule(parent), name, head)
+    return copied
+
+
+def head_for(
+    model: nn.Module,
+    classifier: str,
+    num_classes: int,
+    *,
+    width: int = 0,
+    depth: int = 1,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> nn.Module:
+    """Make the seeded head that fits in the place of a model's classifier; arguments as of `with_head`.
+
+    Raises:
+        SettingsError: If the width of the classifier's input is unknown.
+    """
     old = model.get_submodule(classifier)
     features = getattr(old, "in_features", None) or getattr(old, "in_channels", None)
     if features is None:
@@ -98,7 +121,7 @@ def with_head(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = make_head(
+        return make_head(
             features,
             num_classes,
             width=width,
@@ -107,10 +130,20 @@ def with_head(
             pooled=hasattr(old, "in_features"),
             flat=isinstance(old, MapClassifier),
         )
-    copied = copy.deepcopy(model)
-    parent, _, name = classifier.rpartition(".")
-    setattr(copied.get_submodule(parent), name, head)
-    return copied
+
+
+def head_weights(model: nn.Module, classifier: str, num_classes: int, **head: Any) -> tuple[int, int]:
+    """Count the weight tensors of a head, and the parameters in them, without making any of them.
+
+    Args:
+        model: See `with_head`.
+        classifier: See `with_head`.
+        num_classes: See `with_head`.
+        **head: Width and depth, see `make_head`.
+    """
+    with torch.device("meta"):
+        weights = list(head_for(model, classifier, num_classes, **head).parameters())
+    return len(weights), sum(weight.numel() for weight in weights)
 
 
 def without_dropout(head: nn.Module) -> nn.Module:

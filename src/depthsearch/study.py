@@ -34,6 +34,7 @@ from depthsearch.objective import (
     Task,
     TransferCurve,
     full_fine_tune_macs,
+    head_weights_of,
     tasks_of,
     train_point,
     transfer_curve,
@@ -396,6 +397,8 @@ class _Runner:
         with deferred():
             point = self.space.suggest(trial)
         task, seed = self._task(trial, point)
+        with deferred():
+            trial.set_user_attr("head_weights", head_weights_of(task, point))
         origin = str(trial.user_attrs.get("origin", "sampler"))
         checkpoint = self.folder / f"trial-{trial.number}.pt"
         yield TrialStarted(number=trial.number, point=point, origin=origin, adopted=adopted)

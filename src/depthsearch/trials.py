@@ -48,6 +48,7 @@ class TrialSummary:
         confirms: Number of the trial whose setting it trains again, or None.
         seed: Which of the seeds that is done with, from 0, or None.
         resampled: Whether the seed divides training and validation anew.
+        head_weights: Weight tensors of its head, and parameters in them; None where it was not noted.
     """
 
     number: int
@@ -69,6 +70,7 @@ class TrialSummary:
     confirms: int | None = None
     seed: int | None = None
     resampled: bool = False
+    head_weights: tuple[int, int] | None = None
 
 
 def read_trials(study: optuna.Study) -> tuple[TrialSummary, ...]:
@@ -101,6 +103,7 @@ def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummar
     scores = trial.intermediate_values
     last = scores[max(scores)] if scores else None
     attributes = trial.user_attrs
+    head = attributes.get("head_weights")
     return TrialSummary(
         number=trial.number,
         cut=cuts[backbone][trial.params[where]],
@@ -121,6 +124,7 @@ def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummar
         confirms=attributes.get("confirms"),
         seed=attributes.get("seed"),
         resampled=attributes.get("resample", False),
+        head_weights=None if head is None else (int(head[0]), int(head[1])),
     )
 
 

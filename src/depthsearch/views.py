@@ -177,9 +177,10 @@ def _matrices(parameters: _Parameters) -> Numbers:
     height = parameters.height
     x = (width * np.cos(angle), -width * np.sin(angle), 2 * parameters.left + parameters.width - 1)
     y = (height * np.sin(angle), height * np.cos(angle), 2 * parameters.top + height - 1)
+    rows: tuple[tuple[Numbers, ...], ...] = (x, y)
     if parameters.distortion is not None:
-        x, y = (_distorted(row, parameters.distortion) for row in (x, y))
-    return np.stack((np.stack(x, axis=1), np.stack(y, axis=1)), axis=1)
+        rows = tuple(_distorted(row, parameters.distortion) for row in rows)
+    return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
 
 
 def _distorted(row: tuple[Numbers, ...], by: _Distortion) -> tuple[Numbers, ...]:
