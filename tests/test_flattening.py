@@ -88,8 +88,15 @@ def test_of_vgg_it_comes_behind_the_last_pooling() -> None:
         name for name, _ in model.named_parameters() if name.startswith("features.")
     ]
     assert flat.get_submodule(FLAT_HEAD).in_features == 8 * 4 * 4
-    last = list_cuts(flat, image_size=16)[-1]
-    assert last.aliases == ("features.7",)
+    cuts = list_cuts(flat)
+    assert cuts[-1].aliases == ("features.7",)
+    new = with_head(flat, FLAT_HEAD, 5, width=8).eval()
+    images = torch.randn(2, 3, 16, 16)
+    for cut in cuts:
+        split = split_at(new, cut)
+        split.suffix.eval()
+        with torch.no_grad():
+            assert torch.equal(split.suffix(split.prefix(images)), new.flat_head(model.features(images))), cut
     assert isinstance(model.pre_logits.fc1, nn.Conv2d)
 
 
