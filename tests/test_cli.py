@@ -467,6 +467,7 @@ BAD = [
     ("cuts", "BACKBONE", "nonesuch", "no model 'nonesuch'"),
     ("cuts", "--kinds", "norm", "--kinds: 'norm' is none of conv"),
     ("cuts", "--layers", "layer1.0", "'layer1.0' is a module with layers inside, not one: give 'layer1."),
+    ("cuts", "--head", "dense", "--head: invalid choice: 'dense'"),
     ("cuts", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
     ("cuts", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("report", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),

@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from depthsearch import cuts as module
+from depthsearch import freeze_before
 from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.errors import CutError
 from depthsearch.graph import LayerGraph, trace
@@ -336,3 +337,17 @@ def test_model_that_is_only_a_classifier_is_an_error():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
     with pytest.raises(CutError, match=r"^Sequential has no layer with parameters before its classifier '1'"):
         list_cuts(model, image_size=8)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+def test_what_learns_at_a_cut_is_what_torch_counts(name: str) -> None:
+    model = timm.create_model(name)
+    head = model.pretrained_cfg["classifier"] + "."
+    cuts = list_cuts(model)
+    for cut in (*cuts[::6], cuts[-1]):
+        with freeze_before(model, cut):
+            learns = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith(head)]
+        assert (len(learns), sum(p.numel() for p in learns)) == (
+            cut.trainable_tensors,
+            cut.trainable_parameters,
+        )

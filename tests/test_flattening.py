@@ -15,14 +15,14 @@ import torch
 from timm.models.vgg import VGG
 from torch import nn
 
-from depthsearch import SearchSpace, list_cuts, load, split_at
+from depthsearch import SearchSpace, find_cut, freeze_before, list_cuts, load, split_at
 from depthsearch.backbones import load_backbone, make_model
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.features import Budget
 from depthsearch.flattening import FLAT_HEAD, MapClassifier, flattened
 from depthsearch.graph import trace
-from depthsearch.heads import head_macs, make_head, with_head
+from depthsearch.heads import head_macs, head_weights, make_head, with_head
 from depthsearch.objective import Task, full_fine_tune_macs, model_for, suffix_macs, train_point
 from depthsearch.space import Point
 from depthsearch.split import suffix_of
@@ -88,8 +88,15 @@ def test_of_vgg_it_comes_behind_the_last_pooling() -> None:
         name for name, _ in model.named_parameters() if name.startswith("features.")
     ]
     assert flat.get_submodule(FLAT_HEAD).in_features == 8 * 4 * 4
-    last = list_cuts(flat, image_size=16)[-1]
-    assert last.aliases == ("features.7",)
+    cuts = list_cuts(flat)
+    assert cuts[-1].aliases == ("features.7",)
+    new = with_head(flat, FLAT_HEAD, 5, width=8).eval()
+    images = torch.randn(2, 3, 16, 16)
+    for cut in cuts:
+        split = split_at(new, cut)
+        split.suffix.eval()
+        with torch.no_grad():
+            assert torch.equal(split.suffix(split.prefix(images)), new.flat_head(model.features(images))), cut
     assert isinstance(model.pre_logits.fc1, nn.Conv2d)
 
 
@@ -102,6 +109,24 @@ def test_vgg16_at_150_pixels_is_kerass_model() -> None:
     assert len(list(new.parameters())) == 30
     cuts = list_cuts(flat, image_size=150)
     assert next(cut for cut in cuts if cut.name == "features.24").keras_name == "block5_conv1"
+
+
+def test_the_weight_tensors_of_vgg16_are_those_that_keras_and_torch_count() -> None:
+    """With a head of two dense layers 30 before freezing; 10 from block5_conv1 on, 4 with the base frozen."""
+    with torch.device("meta"):
+        model = timm.create_model("vgg16")
+    flat = flattened(model, image_size=150)
+    tensors, parameters = head_weights(flat, FLAT_HEAD, 1, width=256)
+    new = with_head(flat, FLAT_HEAD, 1, width=256).to("meta")
+    cuts = list_cuts(flat, image_size=150)
+    counted = {}
+    for cut in (cuts[0], find_cut(cuts, "block5_conv1"), cuts[-1]):
+        with freeze_before(new, cut):
+            learns = [p for p in new.parameters() if p.requires_grad]
+        counted[cut.name] = len(learns)
+        assert len(learns) == cut.trainable_tensors + tensors
+        assert sum(p.numel() for p in learns) == cut.trainable_parameters + parameters
+    assert counted == {"features.0": 30, "features.24": 10, FLAT_HEAD: 4}
 
 
 def test_with_a_pooling_head_vgg_keeps_its_fully_connected_layers() -> None:
@@ -123,6 +148,15 @@ def test_the_model_is_left_as_it_was() -> None:
     assert type(model) is not type(flat)
     assert model.pretrained_cfg["classifier"] == "fc"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_it_says_which_images_fit_its_head() -> None:
+    flat = flattened(make_model("test_resnet"), image_size=48)
+    new = with_head(flat, FLAT_HEAD, 5)
+    assert trace(new).image_size == 48
+    assert [cut.name for cut in list_cuts(new)] == [cut.name for cut in list_cuts(new, image_size=48)]
+    with freeze_before(new, list_cuts(new)[3]):
+        assert not new.conv1[0].weight.requires_grad
 
 
 def test_what_stands_for_the_head_is_small() -> None:
@@ -222,7 +256,7 @@ STUDY = (
 
 
 def test_from_the_search_to_the_model_and_its_explanation(pictures, last_line, capsys) -> None:
-    last_line(*STUDY.split(), "--data", str(pictures))
+    answer = last_line(*STUDY.split(), "--data", str(pictures))["answer"]
     settings = optuna.load_study(study_name=None, storage="sqlite:///depthsearch.db").user_attrs["settings"]
     assert settings["head"] == "flatten"
     onnx = ("--onnx",) if _has_onnx() else ()
@@ -231,6 +265,7 @@ def test_from_the_search_to_the_model_and_its_explanation(pictures, last_line, c
     config = json.loads(Path("model/config.json").read_text())["depthsearch"]
     assert config["head"]["kind"] == "flatten"
     assert "on the flattened feature map" in Path("model/README.md").read_text()
+    assert_learns(answer)
     image = next(pictures.rglob("*.png"))
     (found,) = load("model", device="cpu").predict([image])
     predict = f"depthsearch.load('model', device='cpu').predict([{str(image)!r}])"
@@ -242,6 +277,34 @@ def test_from_the_search_to_the_model_and_its_explanation(pictures, last_line, c
     with_pool = [word if word != "flatten" else "pool" for word in STUDY.split()]
     assert main([*with_pool, "--data", str(pictures)]) == 2
     assert "head is 'flatten' there, 'pool' here" in capsys.readouterr().err
+
+
+def assert_learns(answer: dict[str, Any]) -> None:
+    """Hold what is said to learn against torch's own count in the model that was made of it."""
+    model = load("model", device="cpu").model.requires_grad_()
+    every = list(model.parameters())
+    freeze_before(model, find_cut(list_cuts(model, image_size=SIZE), answer["cut"]["name"]))
+    learns = [p for p in every if p.requires_grad]
+    assert answer["trainable"] == {
+        "tensors": len(learns),
+        "parameters": sum(p.numel() for p in learns),
+        "all_tensors": len(every),
+        "all_parameters": sum(p.numel() for p in every),
+    }
+
+
+@pytest.mark.parametrize("head", ["pool", "flatten"])
+def test_the_report_counts_what_learns(pictures, last_line, capsys, head: str) -> None:
+    words = [word if word != "flatten" else head for word in STUDY.split()]
+    answer = last_line(*words, "--data", str(pictures))["answer"]
+    last_line("fit", "--json", "--out", "model")
+    assert_learns(answer)
+    learns = answer["trainable"]
+    assert main(["report", "--out", "out"]) == 0
+    told = capsys.readouterr().out
+    assert f"Trainable {learns['tensors']} of {learns['all_tensors']} weight tensors, " in told
+    numbers = f"{learns['tensors']} of {learns['all_tensors']} ({learns['parameters']:,} of "
+    assert f"Trainable tensors: {numbers}" in Path("out/report.md").read_text()
 
 
 def _has_onnx() -> bool:

@@ -295,6 +295,7 @@ def _add_cuts(commands: Any) -> None:
     add("backbone", metavar="BACKBONE", help="a timm model, such as densenet121")
     add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
     add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
+    add("--head", choices=HEADS, default="pool", help="where the head is to come, see study (pool)")
     add("--image-size", type=_at_least(8), metavar="PX", help="for MACs and bytes (default: the model's own)")
     add("--json", action="store_true", help="print a JSON list")
 

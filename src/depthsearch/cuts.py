@@ -49,6 +49,8 @@ class Cut:
         boundary_bytes: Bytes of the tensors alive across the cut, per image, as computed (float32: 4 each).
         training_macs: MACs of training on one image, the head left out: frozen layers forward, the others
             forward and backward. 0 in studies stored before it was counted.
+        trainable_tensors: Weight tensors (kernels, biases, scales) of the backbone at or behind the cut, each
+            counted as one. 0 in studies stored before they were counted.
         backbone: Whose cut it is, where a space has those of several backbones; else empty.
     """
 
@@ -64,6 +66,7 @@ class Cut:
     trainable_parameters: int
     boundary_bytes: int
     training_macs: int = 0
+    trainable_tensors: int = 0
     backbone: str = ""
 
     def __str__(self) -> str:
@@ -375,6 +378,9 @@ def _describe(
                 trainable_parameters=parameters - frozen_parameters,
                 boundary_bytes=sum(graph.bytes_per_image[n] for n in graph.boundary(candidate.position)),
                 training_macs=frozen_macs + 3 * (macs - frozen_macs),
+                trainable_tensors=sum(
+                    layer.weight_tensors for layer in backbone if layer.position >= candidate.position
+                ),
             )
         )
     return cuts

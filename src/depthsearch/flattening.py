@@ -64,7 +64,15 @@ def flattened(model: nn.Module, *, image_size: int) -> nn.Module:
     like = next(flat.parameters())
     kernel = (shape[2], shape[3])
     flat.add_module(FLAT_HEAD, MapClassifier(shape[1], 1, kernel, device=like.device, dtype=like.dtype))
-    vars(flat)["pretrained_cfg"] = {**vars(flat)["pretrained_cfg"], "classifier": FLAT_HEAD}
+    # Only such images fit the head: whoever traces the model without asking for a size has to take these.
+    size = (input_size(model)[0], image_size, image_size)
+    vars(flat)["pretrained_cfg"] = {
+        **vars(flat)["pretrained_cfg"],
+        "classifier": FLAT_HEAD,
+        "input_size": size,
+        "pool_size": tuple(shape[2:]),
+        "fixed_input_size": True,
+    }
     _drop_unused(flat, image_size)
     return flat.train(model.training)
 

@@ -68,6 +68,7 @@ class Layer:
         macs: Multiply-accumulates for one image.
         tensors: Names of the parameters and buffers first used here.
         parameters: How many numbers the parameters among them hold.
+        weight_tensors: How many parameters there are among them.
     """
 
     position: int
@@ -78,6 +79,7 @@ class Layer:
     macs: int
     tensors: tuple[str, ...]
     parameters: int
+    weight_tensors: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,6 +369,7 @@ def _describe(
                 macs=run.macs[node],
                 tensors=owned.get(node, ()),
                 parameters=sum(tensors[t].numel() for t in owned.get(node, ()) if t in tensors),
+                weight_tensors=sum(t in tensors for t in owned.get(node, ())),
             )
         )
     return LayerGraph(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,15 @@ from torch import nn
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import MapClassifier
 
-__all__ = ["head_macs", "head_size", "make_head", "with_head", "without_dropout"]
+__all__ = [
+    "head_for",
+    "head_macs",
+    "head_size",
+    "head_weights",
+    "make_head",
+    "with_head",
+    "without_dropout",
+]
 
 
 def make_head(
@@ -89,18 +98,28 @@ def with_head(
     Raises:
         SettingsError: If the classifier is something else.
     """
-    features, how = _input_of(model, classifier)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = make_head(features, num_classes, width=width, depth=depth, dropout=dropout, **how)
+    head = head_for(model, classifier, num_classes, width=width, depth=depth, dropout=dropout, seed=seed)
     copied = copy.deepcopy(model)
     parent, _, name = classifier.rpartition(".")
     setattr(copied.get_submodule(parent), name, head)
     return copied
 
 
-def _input_of(model: nn.Module, classifier: str) -> tuple[int, dict[str, bool]]:
-    """Give the features that a classifier takes, and how it takes them, see `make_head`."""
+def head_for(
+    model: nn.Module,
+    classifier: str,
+    num_classes: int,
+    *,
+    width: int = 0,
+    depth: int = 1,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> nn.Module:
+    """Make the seeded head that fits in the place of a model's classifier; arguments as of `with_head`.
+
+    Raises:
+        SettingsError: If the width of the classifier's input is unknown.
+    """
     old = model.get_submodule(classifier)
     features = getattr(old, "in_features", None) or getattr(old, "in_channels", None)
     if features is None:
@@ -108,29 +127,44 @@ def _input_of(model: nn.Module, classifier: str) -> tuple[int, dict[str, bool]]:
             f"The classifier '{classifier}' of {type(model).__name__} is a {type(old).__name__}, neither "
             "linear nor a convolution: its input's width is unknown. Take another backbone."
         )
-    how = {"pooled": hasattr(old, "in_features"), "flat": isinstance(old, MapClassifier)}
-    return int(features), how
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make_head(
+            features,
+            num_classes,
+            width=width,
+            depth=depth,
+            dropout=dropout,
+            pooled=hasattr(old, "in_features"),
+            flat=isinstance(old, MapClassifier),
+        )
 
 
-def head_size(
-    model: nn.Module, classifier: str, num_classes: int, *, width: int = 0, depth: int = 1
-) -> tuple[int, int]:
-    """Count what a new head would have, without making it: forward MACs of one image, and parameters.
+def head_size(model: nn.Module, classifier: str, num_classes: int, **head: Any) -> tuple[int, int]:
+    """Count what a head would have, without making it: forward MACs of one image, and parameters.
+
+    Arguments and errors are those of `head_weights`.
+    """
+    with torch.device("meta"):
+        made = head_for(model, classifier, num_classes, **head)
+    return head_macs(made), sum(parameter.numel() for parameter in made.parameters())
+
+
+def head_weights(model: nn.Module, classifier: str, num_classes: int, **head: Any) -> tuple[int, int]:
+    """Count the weight tensors of a head, and the parameters in them, without making any of them.
 
     Args:
-        model: Backbone with its old classifier.
-        classifier: Module path of that classifier.
-        num_classes: Logits of the new one.
-        width: See `make_head`.
-        depth: See `make_head`.
+        model: See `with_head`.
+        classifier: See `with_head`.
+        num_classes: See `with_head`.
+        **head: Width and depth, see `make_head`.
 
     Raises:
-        SettingsError: If the classifier is neither linear nor a convolution.
+        SettingsError: If the width of the classifier's input is unknown.
     """
-    features, how = _input_of(model, classifier)
     with torch.device("meta"):
-        head = make_head(features, num_classes, width=width, depth=depth, **how)
-    return head_macs(head), sum(parameter.numel() for parameter in head.parameters())
+        weights = list(head_for(model, classifier, num_classes, **head).parameters())
+    return len(weights), sum(weight.numel() for weight in weights)
 
 
 def without_dropout(head: nn.Module) -> nn.Module:

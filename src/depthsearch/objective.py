@@ -28,7 +28,7 @@ from depthsearch.features import (
     ViewedImages,
 )
 from depthsearch.graph import LayerGraph, trace
-from depthsearch.heads import head_macs, head_size, with_head
+from depthsearch.heads import head_macs, head_size, head_weights, with_head
 from depthsearch.probe import ProbePoint, linear_probe
 from depthsearch.space import Point, SearchSpace
 from depthsearch.split import Suffix, position_of, suffix_of
@@ -40,6 +40,7 @@ __all__ = [
     "Task",
     "TransferCurve",
     "full_fine_tune_macs",
+    "head_weights_of",
     "note_cost",
     "tasks_of",
     "train_point",
@@ -298,6 +299,17 @@ def model_for(task: Task, point: Point, seed: int) -> nn.Module:
         depth=point.head_depth,
         dropout=point.dropout,
         seed=seed,
+    )
+
+
+def head_weights_of(task: Task, point: Point) -> tuple[int, int]:
+    """Count the weight tensors of a point's head, and the parameters in them."""
+    return head_weights(
+        task.backbone.model,
+        task.backbone.classifier,
+        task.num_classes,
+        width=point.head_width,
+        depth=point.head_depth,
     )
 
 

@@ -49,7 +49,7 @@ from depthsearch.probe import plateau_start
 from depthsearch.record import LEAST_FOR_IMPORTANCE, Record, read
 from depthsearch.report import BACKBONE_HEADINGS, backbone_row, level_ranges, setting_of
 from depthsearch.reproduction import study_command
-from depthsearch.summary import Summary, standings, summarize
+from depthsearch.summary import Summary, standings, summarize, trainable
 from depthsearch.trials import TrialSummary
 
 __all__ = ["compose", "write_report"]
@@ -212,6 +212,10 @@ def _key_figures(summary: Summary, record: Record) -> Iterator[tuple[str, Inline
     if chosen is not None:
         share = f"{chosen.cut.frozen_mac_share:.0%}".replace("%", " %")
         yield "Frozen", share, "of the backbone's MACs"
+        learns = trainable(summary, chosen)
+        if learns is not None:
+            numbers = f"{learns.parameters:,} of {learns.all_parameters:,} parameters, the head's included"
+            yield "Trainable tensors", f"{learns.tensors} of {learns.all_tensors}", numbers
     of_it = summary if chosen is None else _part_with(summary, chosen.cut)
     whose = f" of {of_it.backbone}" if summary.parts else ""
     yield "Head only", shown(end_score(of_it, -1)), f"feature extraction{whose}"

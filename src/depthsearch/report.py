@@ -16,7 +16,7 @@ from depthsearch.cuts import Cut
 from depthsearch.evidence import Confirmed, Evidence
 from depthsearch.front import COST_NAMES, Front, FrontPoint, front_of
 from depthsearch.probe import ProbePoint, plateau_start
-from depthsearch.summary import Cost, Standing, Summary, standings
+from depthsearch.summary import Cost, Standing, Summary, standings, trainable
 from depthsearch.trials import TrialSummary
 
 __all__ = [
@@ -152,6 +152,7 @@ def _cut_json(cut: Cut) -> dict[str, Any]:
 def _answer_json(summary: Summary, chosen: TrialSummary) -> dict[str, Any]:
     """Give the setting to take, and how sure it is."""
     evidence = summary.evidence
+    learns = trainable(summary, chosen)
     return {
         "trial": chosen.number,
         "cut": _cut_json(chosen.cut),
@@ -160,6 +161,7 @@ def _answer_json(summary: Summary, chosen: TrialSummary) -> dict[str, Any]:
         "confirmed": evidence is not None,
         "score": chosen.score if evidence is None else evidence.answer.mean,
         "standard_error": None if evidence is None else evidence.answer.standard_error,
+        "trainable": None if learns is None else asdict(learns),
     }
 
 
@@ -208,6 +210,12 @@ def render(summary: Summary) -> RenderableType:
         f"feature extraction {_end(summary, chosen.cut, -1, summary.feature_extraction)}"
         f" · full fine-tuning {_end(summary, chosen.cut, 0, summary.full_fine_tuning)}",
     )
+    learns = trainable(summary, chosen)
+    if learns is not None:
+        answer.append(
+            f"\nTrainable {learns.tensors} of {learns.all_tensors} weight tensors, "
+            f"{learns.parameters:,} of {learns.all_parameters:,} parameters, the head's included"
+        )
     if evidence is not None and len(summary.cuts) > 1:
         answer.append(f"\nEvidence  {_level(summary, evidence)}")
     table = Table(title=f"Top cuts of the search by {metric}, one training each", title_justify="left")

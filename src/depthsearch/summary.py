@@ -16,7 +16,7 @@ from depthsearch.probe import ProbePoint
 from depthsearch.stored import StoredBackbone, curve_key, read_backbones, read_cuts
 from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 
-__all__ = ["ENDED", "Cost", "Standing", "Summary", "standings", "summarize"]
+__all__ = ["ENDED", "Cost", "Standing", "Summary", "Trainable", "standings", "summarize", "trainable"]
 
 ENDED = ("complete", "pruned", "fail")
 
@@ -232,6 +232,38 @@ def _total(costs: Iterable[Cost]) -> Cost:
         seconds=sum(cost.seconds for cost in every),
         kept_bytes=sum(cost.kept_bytes for cost in every),
         read_bytes=sum(cost.read_bytes for cost in every),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainable:
+    """What learns at a cut, and what would with nothing frozen; the head is counted with both.
+
+    Attributes:
+        tensors: Weight tensors that learn at the cut.
+        parameters: Numbers in them.
+        all_tensors: Weight tensors that learn with nothing frozen.
+        all_parameters: Numbers in them.
+    """
+
+    tensors: int
+    parameters: int
+    all_tensors: int
+    all_parameters: int
+
+
+def trainable(summary: Summary, trial: TrialSummary) -> Trainable | None:
+    """Count what learns in a trial; None where an older study does not say."""
+    cut = trial.cut
+    first = next(each for each in summary.cuts if each.backbone == cut.backbone)
+    if trial.head_weights is None or not first.trainable_tensors:
+        return None
+    tensors, parameters = trial.head_weights
+    return Trainable(
+        tensors=cut.trainable_tensors + tensors,
+        parameters=cut.trainable_parameters + parameters,
+        all_tensors=first.trainable_tensors + tensors,
+        all_parameters=first.trainable_parameters + parameters,
     )
 
 

@@ -51,6 +51,7 @@ class TrialSummary:
         training_macs: MACs of training on one image, the head included; in studies that did not store it, as
             of the cut alone.
         trainable_parameters: What learns, the head included; likewise.
+        head_weights: Weight tensors of its head, and parameters in them; None where it was not noted.
     """
 
     number: int
@@ -74,6 +75,7 @@ class TrialSummary:
     resampled: bool = False
     training_macs: int = 0
     trainable_parameters: int = 0
+    head_weights: tuple[int, int] | None = None
 
 
 def read_trials(study: optuna.Study) -> tuple[TrialSummary, ...]:
@@ -107,6 +109,7 @@ def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummar
     last = scores[max(scores)] if scores else None
     attributes = trial.user_attrs
     cut = cuts[backbone][trial.params[where]]
+    head = attributes.get("head_weights")
     return TrialSummary(
         number=trial.number,
         cut=cut,
@@ -129,6 +132,7 @@ def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummar
         resampled=attributes.get("resample", False),
         training_macs=attributes.get("training_macs", cut.training_macs),
         trainable_parameters=attributes.get("trainable_parameters", cut.trainable_parameters),
+        head_weights=None if head is None else (int(head[0]), int(head[1])),
     )
 
 

@@ -19,8 +19,10 @@ from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
 from depthsearch.cuts import list_cuts
 from depthsearch.errors import SettingsError
+from depthsearch.flattening import flattened
 from depthsearch.front import COST_NAMES
 from depthsearch.frontplot import keep_front
+from depthsearch.graph import input_size
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
@@ -169,8 +171,11 @@ def _search(
 
 def cuts(arguments: argparse.Namespace) -> None:
     """List a backbone's candidate cuts."""
+    model = make_model(arguments.backbone)
+    if arguments.head == "flatten":
+        model = flattened(model, image_size=arguments.image_size or input_size(model)[-1])
     found = list_cuts(
-        make_model(arguments.backbone),
+        model,
         arguments.kinds,
         image_size=arguments.image_size,
         layers=arguments.layers,
@@ -183,7 +188,7 @@ def cuts(arguments: argparse.Namespace) -> None:
         table.add_column(heading, justify="right")
     for heading in ("first trainable", "kind", "Keras", "also"):
         table.add_column(heading, overflow="fold")
-    for heading in ("frozen MACs", "trainable", "boundary"):
+    for heading in ("frozen MACs", "trainable", "tensors", "boundary"):
         table.add_column(heading, justify="right")
     for cut in found:
         table.add_row(
@@ -195,6 +200,7 @@ def cuts(arguments: argparse.Namespace) -> None:
             ", ".join(cut.aliases),
             f"{cut.frozen_mac_share:.4f}",
             f"{cut.trainable_parameters:,}",
+            str(cut.trainable_tensors),
             f"{cut.boundary_bytes / 1024:,.0f} KiB",
         )
     console_for().print(table)
