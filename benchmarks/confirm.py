@@ -116,6 +116,7 @@ class Outcome:
         covered: Whether the best cut is in the printed set.
         share: Of the candidates that are in the set.
         regret: How far the answer, at its setting, is below the best.
+        cut_regret: How far the answer's cut is below the best, each at its best setting.
         single_regret: The same for the best single score.
         frozen: Depth of the answer in [0, 1].
         interval: Whether the answer's mean, two standard errors to both sides, holds its true score.
@@ -125,6 +126,7 @@ class Outcome:
     covered: bool
     share: float
     regret: float
+    cut_regret: float
     single_regret: float
     frozen: float
     interval: bool
@@ -150,6 +152,7 @@ def judge(study: optuna.Study, surface: Surface) -> Outcome:
         covered=best_cut in evidence.level,
         share=len(evidence.level) / surface.n_cuts,
         regret=100 * (surface.best_score - true(answer.trial)),
+        cut_regret=100 * (surface.best_score - surface.best_at(answer.cut.index)),
         single_regret=100 * (surface.best_score - true(single.number)),
         frozen=answer.cut.frozen_mac_share,
         interval=abs(answer.mean - true(answer.trial)) <= 2 * error,
@@ -197,14 +200,16 @@ def figures(outcomes: list[Outcome]) -> list[tuple[str, str]]:
     """Sum the outcomes up: a name and a value a row."""
     shares = np.array([o.share for o in outcomes])
     low, middle, high = np.quantile(shares, (0.25, 0.5, 0.75))
-    regrets, singles = (
-        np.array([getattr(o, name) for o in outcomes]) for name in ("regret", "single_regret")
+    regrets, cuts, singles = (
+        np.array([getattr(o, name) for o in outcomes]) for name in ("regret", "cut_regret", "single_regret")
     )
     return [
         ("best cut in the printed set", f"{sum(o.covered for o in outcomes)}/{len(outcomes)}"),
         ("set, share of the candidates, median (quartiles)", f"{middle:.2f} ({low:.2f} to {high:.2f})"),
         ("answer below the best, points, mean (median)", f"{regrets.mean():.2f} ({np.median(regrets):.2f})"),
         ("answer at most 0.5 points below the best", f"{sum(regrets <= 0.5)}/{len(outcomes)}"),
+        ("answer's cut at its best setting, points below", f"{cuts.mean():.2f} ({np.median(cuts):.2f})"),
+        ("answer's cut at most 0.5 points below", f"{sum(cuts <= 0.5)}/{len(outcomes)}"),
         ("best single score's, points, mean (median)", f"{singles.mean():.2f} ({np.median(singles):.2f})"),
         ("best single score above its true one, points", f"{np.mean([o.optimism for o in outcomes]):.2f}"),
         (

@@ -99,6 +99,9 @@ class Surface(Protocol):
     def curve(self, params: Params) -> Floats:
         """Give the expected score after each epoch ``(epochs,)``."""
 
+    def best_at(self, cut: int) -> float:
+        """Give the expected score of a cut at its best setting."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -185,6 +188,11 @@ class Simulated:
         scores: Floats = self._chance + (final - self._chance) * learned / learned[-1]
         return scores
 
+    def best_at(self, cut: int) -> float:
+        """Give the expected score of a cut at its best setting."""
+        rates = np.linspace(-5, -2, 121)
+        return float(self.final(np.array(cut), rates[:, None], np.array([0, 1024])).max())
+
     def _best_rate(self, depth: Any) -> Any:
         return self._rates[0] + self._rates[1] * depth
 
@@ -270,6 +278,7 @@ class Tabled:
         self._interpolator = RegularGridInterpolator((cuts, np.log(rates)), curves)
         # A bilinear function is greatest at a grid point.
         finals = curves[:, :, -1]
+        self._log_rates = np.log(rates)
         self.best_score = float(finals.max())
         self.best_depth = cuts[int(finals.max(1).argmax())] / (self.n_cuts - 1)
         self.ranges: dict[str, BaseDistribution] = {
@@ -299,6 +308,10 @@ class Tabled:
         """Give the expected score after each epoch ``(epochs,)``."""
         scores: Floats = self._interpolator((params["cut"], math.log(params["learning_rate"])))
         return scores
+
+    def best_at(self, cut: int) -> float:
+        """Give the expected score of a cut at its best rate."""
+        return float(max(self._interpolator((cut, rate))[-1] for rate in self._log_rates))
 
 
 def tabled_problems(path: Path, n_seeds: int, *, smooth: bool = False) -> Iterator[Problem]:
