@@ -166,6 +166,7 @@ def place(pictures: Path, weights: Path, tmp_path_factory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_the_model_takes_grey_images_wherever_it_runs(place: Path, pictures: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     files = sorted(pictures.rglob("*.png"))[:6]
@@ -189,6 +190,7 @@ def test_the_model_takes_grey_images_wherever_it_runs(place: Path, pictures: Pat
     assert "float32 `(n, 1, height, width)`" in card
 
 
+@pytest.mark.slow
 def test_grey_images_are_explained(place: Path, tmp_path: Path, capsys) -> None:
     argv = ["explain", "grey", "--storage", f"sqlite:///{place}/s.db", "--n", "1", "--out", str(tmp_path)]
     assert main(argv) == 0

@@ -293,13 +293,13 @@ def test_boundary_has_the_bytes_counted_by_hand(name, boundary_bytes):
     assert find_cut(cuts_of("densenet121", kinds), name).boundary_bytes == boundary_bytes
 
 
-def test_image_size_scales_bytes_and_not_numbers():
+def test_image_size_scales_bytes_and_macs_and_not_numbers():
     with torch.device("meta"):
         large = list_cuts(build("densenet121"), image_size=448)
     usual = cuts_of("densenet121")
-    assert [replace(cut, boundary_bytes=0, frozen_mac_share=0) for cut in large] == [
-        replace(cut, boundary_bytes=0, frozen_mac_share=0) for cut in usual
-    ]
+    scaled = {"boundary_bytes": 0, "frozen_mac_share": 0, "training_macs": 0}
+    assert [replace(cut, **scaled) for cut in large] == [replace(cut, **scaled) for cut in usual]
+    assert [cut.training_macs for cut in large] == [4 * cut.training_macs for cut in usual]
     assert [cut.boundary_bytes for cut in large[:-1]] == [4 * cut.boundary_bytes for cut in usual[:-1]]
     assert large[-1].boundary_bytes == usual[-1].boundary_bytes
 

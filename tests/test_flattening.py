@@ -29,6 +29,7 @@ from depthsearch.split import suffix_of
 
 # Residual, depthwise, convolutions behind the pooling (MobileNetV3), a norm behind it (ConvNeXt), ours.
 NAMES = ("test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", "cnn")
+LARGER = ("mobilenetv3_small_050", "test_convnext")
 SIZE = 64
 
 
@@ -66,7 +67,9 @@ def test_the_head_comes_behind_what_forward_features_gives(name: str) -> None:
     assert new.flat_head.hidden1.in_features == maps[0].numel()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGER else ()) for name in NAMES]
+)
 def test_at_every_cut_prefix_and_suffix_are_the_model_to_the_bit(name: str) -> None:
     backbone = load_backbone(name, "random", image_size=SIZE, head="flatten")
     model = with_head(backbone.model, backbone.classifier, 5, width=8).eval()
@@ -255,6 +258,7 @@ STUDY = (
 )
 
 
+@pytest.mark.slow
 def test_from_the_search_to_the_model_and_its_explanation(pictures, last_line, capsys) -> None:
     answer = last_line(*STUDY.split(), "--data", str(pictures))["answer"]
     settings = optuna.load_study(study_name=None, storage="sqlite:///depthsearch.db").user_attrs["settings"]
@@ -293,6 +297,7 @@ def assert_learns(answer: dict[str, Any]) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["pool", "flatten"])
 def test_the_report_counts_what_learns(pictures, last_line, capsys, head: str) -> None:
     words = [word if word != "flatten" else head for word in STUDY.split()]

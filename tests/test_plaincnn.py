@@ -208,6 +208,7 @@ def test_the_terminal_and_the_report_show_a_study_with_one_cut(finished, capsys)
         assert "with everything trained" not in text
 
 
+@pytest.mark.slow
 def test_it_is_a_baseline_among_several_backbones(task, scratch, both, tmp_path, open_quick_storage) -> None:
     tasks = {"cnn": scratch, "test_resnet": task}
     study = open_study(open_quick_storage(f"sqlite:///{tmp_path}/s.db"), "both", tasks, both, {})
@@ -247,6 +248,7 @@ def last_line(tmp_path, monkeypatch, capsys) -> Callable[..., Any]:
     return run_
 
 
+@pytest.mark.slow
 def test_from_the_search_to_a_model_that_another_process_loads(pictures, last_line) -> None:
     options = ("--data", str(pictures), "--image-size", "16", "--batch-size", "8", "--epochs", "2")
     few = ("--trials", "2", "--confirm", "0", "--device", "cpu", "--precision", "float32", "--json")

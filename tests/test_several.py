@@ -158,7 +158,7 @@ def test_each_backbone_is_probed_once(run, tasks, both, open_quick_storage, tmp_
     assert [curve[-1].name for curve in curves] == [part.cuts[-1].name for part in summarize(study).parts]
 
 
-@pytest.mark.parametrize("stop_after", [3, 44])
+@pytest.mark.parametrize("stop_after", [pytest.param(3, marks=pytest.mark.slow), 44])
 def test_a_stop_anywhere_changes_nothing(run, finished, tmp_path, stop_after: int) -> None:
     again = run(tmp_path, stop_after=stop_after)
 
@@ -381,6 +381,7 @@ def last_line(tmp_path, monkeypatch, capsys) -> Callable[..., Any]:
     return run
 
 
+@pytest.mark.slow
 def test_from_the_search_to_the_model(pictures, last_line) -> None:
     options = ("--data", str(pictures), "--weights", "random", "--image-size", "16", "--batch-size", "8")
     few = ("--epochs", "1", "--trials", "4", "--confirm", "1", "--seeds", "2", "--device", "cpu", "--json")
