@@ -16,6 +16,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FixedTrial, TrialState
 
 from depthsearch import Objective, SearchSpace, list_cuts
+from depthsearch import summary as summary_module
 from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import load_data
@@ -303,6 +304,17 @@ def test_what_is_said_of_a_backbone_alone_is_of_its_own_cuts(finished) -> None:
         assert len(part.evidence.expected) == len(part.cuts)
         levels += [part.cuts[place] for place in part.evidence.level]
     assert levels == [summary.cuts[place] for place in summary.evidence.level]
+
+
+def test_places_among_all_candidates_become_places_of_each_backbone(finished, both, monkeypatch) -> None:
+    evidence = weigh(finished)
+    assert evidence is not None
+    n = len(both.cuts_of(NAMES[0]))
+    level = replace(evidence, level=(1, n - 1, n, n + 2))
+    monkeypatch.setattr(summary_module, "weigh", lambda _: level)
+    first, second = summarize(finished).parts
+    assert (first.evidence.level, second.evidence.level) == ((1, n - 1), (0, 2))
+    assert second.evidence.expected == evidence.expected[n:]
 
 
 def test_the_best_backbone_stands_first(finished) -> None:
