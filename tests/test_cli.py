@@ -262,6 +262,7 @@ def exhaustive_arguments(pictures: Path, folder: Path, *options: str) -> list[st
     return [*argv, "--search", "exhaustive", *options]
 
 
+@pytest.mark.slow
 def test_an_exhaustive_study_confirms_every_candidate_and_runs_again_from_its_report(
     pictures, tmp_path, capsys
 ) -> None:

@@ -380,6 +380,7 @@ def test_trials_that_share_a_store_end_as_without_it(train_kept, tmp_path: Path)
     assert whole <= prefix_macs < 1.5 * whole
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("free_reading", "small_pieces")
 def test_what_one_store_writes_others_read(train_kept, tmp_path: Path) -> None:
     """From the files at each batch, and from memory that was filled from them."""
@@ -400,6 +401,7 @@ def test_what_one_store_writes_others_read(train_kept, tmp_path: Path) -> None:
         assert bool(reading.features._memories[0].rows) == bool(memory)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("free_reading", "small_pieces")
 def test_trials_end_the_same_while_tensors_come_and_go(train_kept, tmp_path: Path) -> None:
     """Memory for a few tensors, a disk for some more; of the other cuts, those still to come count."""
@@ -422,7 +424,7 @@ def test_trials_end_the_same_while_tensors_come_and_go(train_kept, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("free_reading")
-@pytest.mark.parametrize("tier", ["memory", "disk"])
+@pytest.mark.parametrize("tier", ["memory", pytest.param("disk", marks=pytest.mark.slow)])
 def test_trials_with_views_end_the_same(tier, train_kept, tmp_path: Path) -> None:
     """Epochs show views 1, 2, 0 and 1 again; a second trial finds all of them."""
     task = small_task(tmp_path, epochs=4, views=3, **{tier: PLENTY})

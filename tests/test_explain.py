@@ -799,6 +799,7 @@ def test_a_bad_value_is_one_line_and_status_2(
     assert not list(tmp_path.glob("*-explain"))
 
 
+@pytest.mark.slow
 def test_a_fitted_study_is_explained_on_images_of_its_own(tmp_path, monkeypatch, capsys):
     """The whole way: study, fit, explain."""
     monkeypatch.chdir(tmp_path)

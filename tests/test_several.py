@@ -159,7 +159,8 @@ def test_each_backbone_is_probed_once(run, tasks, both, open_quick_storage, tmp_
     assert [curve[-1].name for curve in curves] == [part.cuts[-1].name for part in summarize(study).parts]
 
 
-@pytest.mark.parametrize("stop_after", [pytest.param(3, marks=pytest.mark.slow), 44])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [3, 44])
 def test_a_stop_anywhere_changes_nothing(run, finished, tmp_path, stop_after: int) -> None:
     again = run(tmp_path, stop_after=stop_after)
 

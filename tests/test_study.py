@@ -222,7 +222,7 @@ def test_a_trial_stores_both_of_its_costs_whatever_the_aim(place, task, space, c
     assert read_cost_aim(study) == cost
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+@pytest.mark.parametrize("sampler", [pytest.param("gp", marks=pytest.mark.slow), "tpe"])
 def test_a_study_of_two_aims_that_was_stopped_is_the_one_that_was_not(
     place_in, tmp_path, task, space, sampler: str
 ) -> None:
@@ -410,6 +410,7 @@ def test_another_seed_gives_another_study(place, longer, space, uninterrupted) -
     assert stored(place.run(other, space, N_ANCHORS + 1))[-1]["params"] != uninterrupted[N_ANCHORS]["params"]
 
 
+@pytest.mark.slow
 def test_a_study_stopped_after_every_epoch_ends_as_one_never_stopped(
     place, longer, space, uninterrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

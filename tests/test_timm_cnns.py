@@ -47,7 +47,6 @@ FAST = {
     "mobilenetv2_035": 64,
     "mobilenetv3_small_050": 64,
     "mobilenetv4_conv_small_050": 64,
-    "mobileone_s0": 64,
     "mobilevit_xxs": 64,
     "nf_resnet26": 64,
     "poolformer_s12": 64,
@@ -72,6 +71,7 @@ FAST = {
     "vgg11_bn": 64,
 }
 SLOW = {
+    "mobileone_s0": 64,
     "convformer_s18": 64,
     "convmixer_768_32": 64,
     "convnextv2_atto": 64,

@@ -1,14 +1,17 @@
-"""Train the DenseNet121 weights that depthsearch ships for its demo.
+"""Train one of timm's CNNs on CIFAR-100, for machines that have no way to ImageNet weights.
 
-timm's ``densenet121``, architecture unchanged, on CIFAR-100, at growing image sizes: early epochs see
-small images, which are cheap, late ones the 64 px that the demo uses. Everything a run needs to go on is
-written after each epoch, so the same command continues a stopped run.
+So were made the DenseNet121 weights that depthsearch ships for its demo, and those of some studies. The
+architecture is timm's, unchanged, the image size grows: early epochs see small images, which are cheap, late
+ones the size that a study uses. Everything a run needs to go on is written after each epoch, so the same
+command continues a stopped run.
 
-    python tools/train_demo_weights.py cifar100/ --out runs/densenet121 --schedule 32x8,48x4,64x6
-    python tools/train_demo_weights.py cifar100/ --out runs/densenet121 --schedule 64x40 --device cuda
+    python tools/train_cifar_weights.py cifar100/ --out runs/densenet121 --schedule 32x8,48x4,64x6
+    python tools/train_cifar_weights.py cifar100/ --out runs/densenet121 --schedule 64x40 --device cuda
+    python tools/train_cifar_weights.py cifar100/ --architecture mobilenetv1_100 --out runs/mobilenetv1_100
 
 ``cifar100/`` holds ``{train,test}/<class>/<image>`` at 32 px (50,000 and 10,000 images). The result is
-``densenet121_cifar100.safetensors`` (half precision) and ``log.json`` (one record an epoch).
+``ARCHITECTURE_cifar100.safetensors`` (half precision, for ``--weights``) and ``log.json`` (one record an
+epoch).
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
+
+from depthsearch.devices import Device, choose_device, use_all_cores
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -45,9 +50,9 @@ def read_split(folder: Path, cache: Path) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(data["images"]), torch.from_numpy(data["labels"])
 
 
-def to_input(images: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
+def to_input(images: torch.Tensor, size: int, device: Device) -> torch.Tensor:
     """Normalise uint8 images ``(n, 3, h, w)`` and enlarge them to ``size`` pixels."""
-    x = images.to(device, non_blocking=True).float().div_(255)
+    x = images.to(device.torch_device, non_blocking=True).float().div_(255)
     x = (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
     if size != x.shape[-1]:
         x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
@@ -85,13 +90,14 @@ def one_cycle(step: int, n_steps: int, *, peak: float, warm_up: float = 0.2) -> 
 
 
 @torch.no_grad()
-def accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int) -> float:
+def accuracy(
+    model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int, device: Device
+) -> float:
     """Share of correct predictions."""
     model.eval()
-    device = next(model.parameters()).device
     correct = 0
     for x, y in zip(images.split(250), labels.split(250), strict=True):
-        with torch.autocast(device.type, torch.bfloat16):
+        with device.autocast():
             predicted = model(to_input(x, size, device)).argmax(1)
         correct += int((predicted.cpu() == y).sum())
     return correct / len(labels)
@@ -101,12 +107,14 @@ def main() -> None:
     """Train, or go on with a stopped run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
+    parser.add_argument("--architecture", default="densenet121", help="timm's name")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--schedule", default="32x8,48x4,64x6", help="SIZExEPOCHS, comma-separated")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--peak-learning-rate", type=float, default=0.2)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--precision", default="auto", help="auto, bf16 or float32")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -117,9 +125,10 @@ def main() -> None:
     sizes = [size for size, epochs in stages for _ in range(epochs)]
 
     torch.manual_seed(arguments.seed)
-    device = torch.device(arguments.device)
-    model = timm.create_model("densenet121", num_classes=100)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = choose_device(arguments.device, arguments.precision)
+    use_all_cores()
+    model = timm.create_model(arguments.architecture, num_classes=100)
+    model = model.to(device.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         parameter_groups(model, arguments.weight_decay), lr=0.1, momentum=0.9, nesterov=True
     )
@@ -145,9 +154,9 @@ def main() -> None:
                 group["lr"] = one_cycle(at, len(sizes) * steps_per_epoch, peak=arguments.peak_learning_rate)
             index = order[step * arguments.batch_size : (step + 1) * arguments.batch_size]
             x = to_input(augment(train[0][index], generator), size, device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with device.autocast():
                 logits = model(x)
-            loss = F.cross_entropy(logits.float(), train[1][index].to(device), label_smoothing=0.1)
+            loss = F.cross_entropy(logits.float(), device.move(train[1][index]), label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -159,7 +168,7 @@ def main() -> None:
             "epoch": epoch + 1,
             "image_size": size,
             "train_loss": total_loss / steps_per_epoch,
-            "test_accuracy": accuracy(model, *test, max(size, 32)),
+            "test_accuracy": accuracy(model, *test, max(size, 32), device),
             "seconds": time.perf_counter() - started,
         }
         log.append(record)
@@ -170,7 +179,7 @@ def main() -> None:
 
     weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     weights = {k: v.contiguous().cpu() for k, v in weights.items()}
-    save_file(weights, arguments.out / "densenet121_cifar100.safetensors", {"format": "pt"})
+    save_file(weights, arguments.out / f"{arguments.architecture}_cifar100.safetensors", {"format": "pt"})
     (arguments.out / "log.json").write_text(json.dumps(log, indent=1))
 
 
