@@ -1,5 +1,6 @@
 """Folders of images and digits, from the files to the rows that training gathers."""
 
+import math
 import os
 import re
 import shutil
@@ -299,6 +300,43 @@ def test_missing_test_folder_is_taken_from_train_alone(tmp_path, cache, name):
     root = paint_classes(tmp_path / "set", counts)
     data = load_data(root, image_size=8, cache=cache, test_share=0.3)
     assert (len(data.train), len(data.val), len(data.test)) == (14, 4, 6)
+
+
+def test_a_subset_is_a_share_of_each_class_in_each_split(tmp_path, cache):
+    counts = {"train/a": 20, "train/b": 10, "test/a": 7, "test/b": 1}
+    root = paint_classes(tmp_path / "set", counts)
+    whole, half, fifth = (
+        load_data(root, image_size=8, cache=cache, subset=share) for share in (1.0, 0.5, 0.2)
+    )
+    found = [[Counter(each.labels.tolist()) for each in (d.train, d.val, d.test)] for d in (half, fifth)]
+    # Of 20 and 10 training images, 4 and 2 validate.
+    assert found == [[{0: 8, 1: 4}, {0: 2, 1: 1}, {0: 4, 1: 1}], [{0: 3, 1: 2}, {0: 1, 1: 1}, {0: 1, 1: 1}]]
+    for split in ("train", "val", "test"):
+        paths = [
+            {data.paths[row] for row in getattr(data, split).rows.tolist()} for data in (fifth, half, whole)
+        ]
+        assert paths[0] < paths[1] < paths[2] or split != "train"
+        assert paths[0] <= paths[1] <= paths[2]
+    assert len(fifth.train.images) == 9, "the others are not decoded"
+    assert len({data.fingerprint for data in (whole, half, fifth)}) == 3
+
+
+def test_a_subset_shows_the_pixels_of_the_whole(tmp_path, cache):
+    root = paint_classes(tmp_path / "set", {"a": 20, "b": 20})
+    whole, half = (load_data(root, image_size=8, cache=cache, subset=share) for share in (1.0, 0.5))
+    where = {path: row for row, path in enumerate(whole.paths)}
+    for row in half.train.rows.tolist():
+        assert torch.equal(half.train.images[row], whole.train.images[where[half.paths[row]]])
+    again = load_data(root, image_size=8, cache=cache, subset=0.5)
+    other = load_data(root, image_size=8, cache=cache, subset=0.5, seed=1)
+    assert (again.paths, again.fingerprint) == (half.paths, half.fingerprint)
+    assert other.paths != half.paths
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, math.nan])
+def test_a_subset_that_is_no_share_is_refused(folder, cache, share):
+    with pytest.raises(DataError, match=r"^subset .* is not a share of the images\. Give one in \(0, 1\]\.$"):
+        load_data(folder, image_size=8, cache=cache, subset=share)
 
 
 def test_nested_folders_count_and_hidden_and_foreign_files_do_not(folder, cache):

@@ -18,6 +18,7 @@ from depthsearch import Objective, SearchSpace, list_cuts, load, split_at, trans
 from depthsearch.backbones import load_backbone, make_model
 from depthsearch.cli import main
 from depthsearch.document import as_html, as_markdown
+from depthsearch.errors import SettingsError
 from depthsearch.evidence import weigh
 from depthsearch.explain import pretrained_classes
 from depthsearch.objective import Task
@@ -269,3 +270,48 @@ def test_from_the_search_to_a_model_that_another_process_loads(pictures, last_li
     assert float(ended.stdout) == load("model", device="cpu").predict([image])[0].probability
     index, _ = last_line("explain", "model", str(image), "--json")
     assert len(index["pictures"]) == 1
+
+
+def picked_names(layers: list[str]) -> dict[str, list[str]]:
+    models = {
+        "cnn": load_backbone("cnn", "auto", image_size=16).model,
+        **{name: timm.create_model("test_resnet", pretrained=False) for name in ("a", "b")},
+    }
+    space = SearchSpace.across(models, image_size=32, from_scratch=["cnn"], layers=layers)
+    return {name: [cut.name for cut in space.cuts_of(name)] for name in space.backbones}
+
+
+def test_picked_layers_are_those_of_pretrained_backbones() -> None:
+    found = picked_names(["layer2.0.conv1"])
+    assert found["a"] == found["b"]
+    assert len(found["a"]) == 3
+    assert found["a"][1] == "layer2.0.conv1"
+    assert len(found["cnn"]) == 1
+
+
+def test_a_layer_of_one_backbone_leaves_the_others_all_their_candidates() -> None:
+    found = picked_names(["a:layer2.0.conv1", "a:layer3.0.conv1"])
+    assert found["a"][1:-1] == ["layer2.0.conv1", "layer3.0.conv1"]
+    assert len(found["b"]) > 4
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        (["c:layer2.0.conv1"], r"^layers: 'c:layer2\.0\.conv1' is of none of a, b\. Give one of these\.$"),
+        (["cnn:features.0"], r"^layers: 'cnn:features\.0' is of none of a, b\."),
+    ],
+)
+def test_a_layer_of_no_pretrained_backbone_is_refused(layers: list[str], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        picked_names(layers)
+
+
+def test_layers_are_not_picked_where_there_are_none_to_freeze() -> None:
+    with pytest.raises(SettingsError, match=r"^layers are picked, and no backbone has pretrained ones"):
+        SearchSpace.across(
+            {"cnn": load_backbone("cnn", "auto", image_size=16).model},
+            image_size=16,
+            from_scratch=["cnn"],
+            layers=["features.0"],
+        )

@@ -13,6 +13,7 @@ from depthsearch.errors import CutError, SettingsError
 from depthsearch.heads import with_head
 from depthsearch.objective import Objective
 from depthsearch.space import Point
+from depthsearch.study import first_settings
 
 
 def test_the_cut_is_an_ordered_integer_over_every_candidate(space) -> None:
@@ -208,3 +209,13 @@ def test_with_head_and_freeze_before_share_the_cuts_of_the_backbone(backbone, sp
                 p.numel() for n, p in model.named_parameters() if p.requires_grad and "fc." not in n
             )
         assert trainable == cut.trainable_parameters, cut
+
+
+def test_one_width_is_every_trials(backbone) -> None:
+    space = SearchSpace.for_model(backbone.model, image_size=16, head_width=48)
+    assert space.distributions()["head_width"] == IntDistribution(48, 48)
+    (_, baseline), *_ = [(why, params) for params, why in first_settings(space)]
+    assert baseline["head_width"] == 48
+    assert space.point(baseline).head_width == 48
+    with pytest.raises(SettingsError, match=r"^head_width 0: give at least 1, or None for a linear head\.$"):
+        SearchSpace.for_model(backbone.model, image_size=16, head_width=0)

@@ -53,6 +53,7 @@ balance = "weights"
 channels = 1
 val_share = 0.25
 test-share = 0.0
+subset = 0.5
 skip-unreadable = true
 epochs = 4
 batch-size = 32
@@ -97,6 +98,7 @@ json = true
 def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -> None:
     line = (
         "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
+        "--subset 0.5 "
         "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
         "--channels 1 --balance weights --optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "

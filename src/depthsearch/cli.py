@@ -23,7 +23,8 @@ KINDS = ("conv", "pool", "concat", "block")
 DEFAULT_KINDS = "conv,pool,concat"
 KINDS_HELP = f"candidates: some of {','.join(KINDS)} ({DEFAULT_KINDS})"
 LAYERS_HELP = (
-    "pick candidates: layer numbers, Keras names, module paths, patterns as conv_pw_*; both ends stay"
+    "pick candidates: layer numbers, Keras names, module paths, patterns as conv_pw_*; both ends stay; "
+    "vgg16:block5_conv1 is of vgg16 alone"
 )
 AIMS = ("accuracy", "accuracy+cost")
 COSTS = ("macs", "parameters")
@@ -206,6 +207,7 @@ def _add_task(add: Any) -> None:
     add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
     add("--test-share", type=_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
+    add("--subset", type=_part, default=1.0, metavar="P", help="of each class in each split, in (0, 1] (1)")
     _add_flag(add, "--skip-unreadable", "leave out images that cannot be read")
     counts = f"default: {EPOCHS}, demo {DEMO_EPOCHS}"
     add("--epochs", type=_at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
@@ -240,7 +242,7 @@ def _add_space(add: Any) -> None:
         metavar="LIST",
         help="exhaustive: each candidate once at each of these",
     )
-    widths = "of the head's hidden layer, from 0 (none) up to MAX; 0: no search (1024:256)"
+    widths = "of the head's hidden layer: from 0 (none) up to MAX, or the one to use; 0: none (1024:256)"
     add("--head-width", type=_width, default=(1024, 256), metavar="MAX:STEP", help=widths)
     add("--also", type=_also, default=(), metavar="LIST", help=f"further dimensions: {','.join(ALSO)}")
     samplers = ("auto", "gp", "tpe", "random")
@@ -460,6 +462,16 @@ def _share(text: str) -> float:
     return value
 
 
+def _part(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number in (0, 1]")
+    return value
+
+
 def _range(text: str) -> tuple[float, float]:
     low, _, high = text.partition(":")
     try:
@@ -491,15 +503,15 @@ def _rates(text: str) -> tuple[float, ...]:
     return tuple(sorted(rates))
 
 
-def _width(text: str) -> tuple[int, int] | None:
-    if text == "0":
-        return None
+def _width(text: str) -> tuple[int, int] | int | None:
     widest, _, step = text.partition(":")
+    if text.isdecimal():
+        return int(text) or None
     if not (widest.isdecimal() and step.isdecimal() and 0 < int(step) <= int(widest)) or int(widest) % int(
         step
     ):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither 0 nor MAX:STEP with STEP dividing MAX, such as 1024:256"
+            f"{text!r} is neither a width nor MAX:STEP with STEP dividing MAX, such as 1024:256"
         )
     return int(widest), int(step)
 

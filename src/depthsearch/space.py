@@ -68,7 +68,8 @@ class SearchSpace:
     Attributes:
         cuts: Candidates by depth; those of several backbones one backbone after the other, see `across`.
         learning_rate: Lowest and highest, searched on a log scale.
-        head_width: Widest head and the step between widths; every multiple from 0 is tried.
+        head_width: Widest head and the step between widths: every multiple from 0 is tried. Or the one width
+            to use. None: a linear head.
         head_depth: Fewest and most hidden layers.
         dropout: Lowest and highest probability.
         weight_decay: Lowest and highest, searched on a log scale.
@@ -78,7 +79,7 @@ class SearchSpace:
 
     cuts: tuple[Cut, ...]
     learning_rate: tuple[float, float] = (1e-5, 1e-2)
-    head_width: tuple[int, int] | None = (1024, 256)
+    head_width: tuple[int, int] | int | None = (1024, 256)
     head_depth: tuple[int, int] | None = None
     dropout: tuple[float, float] | None = None
     weight_decay: tuple[float, float] | None = None
@@ -100,16 +101,25 @@ class SearchSpace:
             raise SettingsError(f"dropout {self.dropout}: give the lowest and the highest in [0, 1).")
         if self.head_depth is not None and not 1 <= self.head_depth[0] <= self.head_depth[1]:
             raise SettingsError(f"head_depth {self.head_depth}: give the fewest, at least 1, and the most.")
-        if self.head_width is not None:
+        unknown = set(self.optimizer or ()) - set(OPTIMIZERS)
+        if unknown or self.optimizer == ():
+            raise SettingsError(f"optimizer {self.optimizer}: choose from {', '.join(OPTIMIZERS)}.")
+        self._check_widths()
+        self._check_fixed()
+
+    def _check_widths(self) -> None:
+        """Refuse widths that no head can have."""
+        if isinstance(self.head_width, int):
+            if self.head_width < 1:
+                raise SettingsError(
+                    f"head_width {self.head_width}: give at least 1, or None for a linear head."
+                )
+        elif self.head_width is not None:
             widest, step = self.head_width
             if not 0 < step <= widest or widest % step:
                 raise SettingsError(
                     f"head_width {self.head_width}: give the widest and a step that divides it."
                 )
-        unknown = set(self.optimizer or ()) - set(OPTIMIZERS)
-        if unknown or self.optimizer == ():
-            raise SettingsError(f"optimizer {self.optimizer}: choose from {', '.join(OPTIMIZERS)}.")
-        self._check_fixed()
 
     def _check_fixed(self) -> None:
         """Refuse values that cannot be trained with, and those of what is searched."""
@@ -170,7 +180,8 @@ class SearchSpace:
             models: By the names that the backbones are to have. One alone makes the space of `for_model`.
             kinds: Candidate kinds, see `list_cuts`.
             image_size: Height and width for the cuts' costs, in pixels; of all, or of each by its name.
-            layers: Which candidates, see `for_model`; every model has to have them.
+            layers: Candidates of every pretrained model, see `for_model`; ``"vgg16:block5_conv1"`` is of
+                the model under that name alone. A model of which none is picked keeps all its candidates.
             from_scratch: Names of those that nobody has pretrained. To freeze random layers makes no sense,
                 so these have one cut, at which everything is trained.
             **ranges: The other attributes of a space, the same for every backbone.
@@ -178,10 +189,13 @@ class SearchSpace:
         Raises:
             TraceError: If a model cannot be followed.
             CutError: If one has no candidate, or not a layer that is picked.
-            SettingsError: If there is no model, one has no name, or a range cannot be searched.
+            SettingsError: If there is no model, one has no name, a layer is of none of them, or a range
+                cannot be searched.
         """
         if not models or (len(models) > 1 and "" in models):
             raise SettingsError(f"Backbones {list(models)}: give at least one, each under a name.")
+        pretrained = [name for name in models if name not in from_scratch]
+        picked = _by_backbone(layers, pretrained)
         sizes = image_size if isinstance(image_size, Mapping) else dict.fromkeys(models, image_size)
         cuts = [
             replace(cut, backbone=name if len(models) > 1 else "")
@@ -189,7 +203,7 @@ class SearchSpace:
             for cut in (
                 list_cuts(model, image_size=sizes[name])[:1]
                 if name in from_scratch
-                else list_cuts(model, kinds, image_size=sizes[name], layers=layers)
+                else list_cuts(model, kinds, image_size=sizes[name], layers=picked[name])
             )
         ]
         return cls(cuts=tuple(cuts), **ranges)
@@ -215,7 +229,9 @@ class SearchSpace:
         for name in self.backbones if backbone is None else (backbone,):
             found[cut_parameter(name)] = IntDistribution(0, len(self.cuts_of(name)) - 1)
         found["learning_rate"] = FloatDistribution(*self.learning_rate, log=True)
-        if self.head_width is not None:
+        if isinstance(self.head_width, int):
+            found["head_width"] = IntDistribution(self.head_width, self.head_width)
+        elif self.head_width is not None:
             found["head_width"] = IntDistribution(0, self.head_width[0], step=self.head_width[1])
         if self.head_depth is not None:
             found["head_depth"] = IntDistribution(*self.head_depth)
@@ -244,6 +260,27 @@ class SearchSpace:
         cut = self.cuts_of(backbone)[params[cut_parameter(backbone)]]
         named = {f.name for f in fields(Point)} - {"cut"}
         return Point(cut=cut, **{**self.fixed, **{k: v for k, v in params.items() if k in named}})
+
+
+def _by_backbone(
+    layers: Sequence[str | int] | None, backbones: Sequence[str]
+) -> dict[str, list[str | int] | None]:
+    """Tell which layers are picked of each backbone; None: no choice is made of its candidates."""
+    if layers and not backbones:
+        raise SettingsError(
+            "layers are picked, and no backbone has pretrained ones to freeze: leave them out."
+        )
+    found: dict[str, list[str | int]] = {name: [] for name in backbones}
+    for layer in layers or ():
+        name, colon, rest = str(layer).partition(":")
+        if not colon:
+            for picked in found.values():
+                picked.append(layer)
+        elif name in found:
+            found[name].append(rest)
+        else:
+            raise SettingsError(f"layers: {layer!r} is of none of {', '.join(backbones)}. Give one of these.")
+    return {name: picked or None for name, picked in found.items()}
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

@@ -38,6 +38,7 @@ BEFORE: dict[str, Any] = {
     "learning_rates": None,
     "channels": 3,
     "classes_map": None,
+    "subset": 1.0,
     "balance": "none",
     "head": "pool",
     "momentum": None,
@@ -68,10 +69,6 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         raise SettingsError(
             f"--weights {arguments.weights}: one file is no weights for {len(names)} backbones. "
             "Give auto or random, or one --backbone."
-        )
-    if len(names) > 1 and arguments.layers:
-        raise SettingsError(
-            "--layers picks among the candidates of one backbone. Give one --backbone, or leave --layers out."
         )
     device = choose_device(arguments.device, arguments.precision, compiled=arguments.compile)
     use_all_cores()
@@ -196,6 +193,7 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
             channels=len(preprocessing.mean),
             val_share=arguments.val_share,
             test_share=arguments.test_share,
+            subset=arguments.subset,
             seed=arguments.seed,
             classes_map=arguments.classes_map,
             skip_unreadable=arguments.skip_unreadable,

@@ -1,7 +1,10 @@
 """What a source of images holds, before any image is read."""
 
+from __future__ import annotations
+
+import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +61,24 @@ class Listing:
     layout: str = ""
     notes: tuple[str, ...] = ()
     keeps_whole: bool = False
+
+    def only(self, rows: NDArray[np.int64]) -> Listing:
+        """Keep some images, ``rows`` ``(m,)`` being their places, in order."""
+        places = rows.tolist()
+
+        def decode(index: int, geometry: Geometry | None) -> Decoded:
+            return self.decode(places[index], geometry)
+
+        known_by = self.known_by
+        return replace(
+            self,
+            paths=tuple(self.paths[place] for place in places),
+            labels=self.labels[rows],
+            splits=self.splits[rows],
+            stamp=[self.stamp, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()],
+            decode=decode,
+            known_by=None if known_by is None else tuple(known_by[place] for place in places),
+        )
 
 
 def a_few(names: Iterable[str]) -> str:

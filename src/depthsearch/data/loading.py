@@ -17,7 +17,7 @@ from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
 from depthsearch.data.listing import Listing
 from depthsearch.data.sources import list_source
-from depthsearch.data.splits import assign_splits, check_shares, require_every_class
+from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
 from depthsearch.data.store import Store, open_store
 
 
@@ -30,6 +30,7 @@ def load_data(
     channels: int = 3,
     val_share: float = 0.2,
     test_share: float = 0.2,
+    subset: float = 1.0,
     seed: int = 0,
     classes_map: str | Path | None = None,
     skip_unreadable: bool = False,
@@ -51,6 +52,7 @@ def load_data(
         channels: 3 for colours, 1 for grey.
         val_share: Share of the training images taken for validation where there is no such folder.
         test_share: Share of the training images taken for the test where there is no such folder.
+        subset: Share of the images of each class in each split to keep, in (0, 1]; at least one of each.
         seed: Decides which images are taken.
         classes_map: A JSON file that gives each class a new name, several classes one if need be.
         skip_unreadable: Whether to leave out images that are missing or cannot be read, instead of
@@ -67,12 +69,15 @@ def load_data(
     geometry = Geometry(
         image_size=image_size, crop_share=crop_share, interpolation=interpolation, channels=channels
     )
-    check_shares(val_share=val_share, test_share=test_share)
+    check_shares(val_share=val_share, test_share=test_share, subset=subset)
     kept = cache or Path(platformdirs.user_cache_dir("depthsearch"))
     listing = list_source(source, skip_unreadable=skip_unreadable, downloads=kept / "torchvision")
     if classes_map is not None:
         listing = mapped(listing, Path(classes_map).expanduser())
     splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
+    if subset < 1:
+        kept_rows = drawn(listing, splits, share=subset, seed=seed)
+        listing, splits = listing.only(kept_rows), splits[kept_rows]
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
         warnings.filterwarnings("ignore", module=r"PIL\.")

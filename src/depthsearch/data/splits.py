@@ -11,12 +11,14 @@ from depthsearch.data.listing import SPLITS, Listing
 from depthsearch.errors import DataError
 
 
-def check_shares(*, val_share: float, test_share: float) -> None:
+def check_shares(*, val_share: float, test_share: float, subset: float = 1.0) -> None:
     """Refuse shares that leave a split without images.
 
     Raises:
-        DataError: If a share is not in (0, 1), or nothing is left to train on.
+        DataError: If a share is not in (0, 1), a subset not in (0, 1], or nothing is left to train on.
     """
+    if not 0 < subset <= 1:
+        raise DataError(f"subset {subset} is not a share of the images. Give one in (0, 1].")
     for name, share in (("val", val_share), ("test", test_share)):
         if not 0 < share < 1:
             raise DataError(f"{name} share {share} is not a share of the images. Give one in (0, 1).")
@@ -65,6 +67,30 @@ def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed
         if absent:
             raise _too_small(listing, pool, min(absent), missing)
     return splits
+
+
+def drawn(listing: Listing, splits: NDArray[np.str_], *, share: float, seed: int) -> NDArray[np.int64]:
+    """Draw a share of the images of each class in each split, rounded, at least one.
+
+    A larger share keeps what a smaller one has.
+
+    Args:
+        listing: The images.
+        splits: ``(n,)``, as assigned.
+        share: In (0, 1].
+        seed: Decides which.
+
+    Returns:
+        ``(m,)``, places in the listing in their order.
+    """
+    # A generator whose numbers numpy keeps between versions.
+    order = np.random.RandomState(seed).permutation(len(splits))
+    kept: list[NDArray[np.int64]] = []
+    for split in SPLITS:
+        for label in range(len(listing.classes)):
+            found = order[(splits[order] == split) & (listing.labels[order] == label)]
+            kept.append(found[: max(1, round(share * len(found)))])
+    return np.sort(np.concatenate(kept))
 
 
 def divided(train: ImageSet, val: ImageSet, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
