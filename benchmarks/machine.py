@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -12,7 +12,7 @@ import timm
 import torch
 import torchvision
 
-from depthsearch.devices import Device, usable_cores
+from depthsearch.devices import Device, processor_name, usable_cores
 
 __all__ = ["machine_facts", "print_facts"]
 
@@ -20,7 +20,7 @@ __all__ = ["machine_facts", "print_facts"]
 def machine_facts(device: Device) -> dict[str, str]:
     """Name what a timing depends on."""
     facts = {
-        "cpu": f"{_cpu_model()} ({torch.backends.cpu.get_cpu_capability()})",
+        "cpu": processor_name(replace(device, kind="cpu")),
         "cores": f"{usable_cores()} usable, {torch.get_num_threads()} torch threads",
         "device": torch.cuda.get_device_name() if device.kind == "cuda" else device.kind,
         "precision": device.precision,
@@ -34,12 +34,3 @@ def machine_facts(device: Device) -> dict[str, str]:
 def print_facts(facts: dict[str, str]) -> None:
     """Print the facts in a line."""
     print("Machine   " + "; ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())

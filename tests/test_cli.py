@@ -421,6 +421,8 @@ BAD = [
     ("study", "--kinds", "", "--kinds: '' is none of"),
     ("study", "--kinds", "concat", "has no concat layer to cut at"),
     ("study", "--layers", ",", "--layers: ',' is no list, such as 52,144,features.norm5"),
+    ("study", "--mark", ",", "--mark: ',' is no list, such as 8,47,84"),
+    ("study", "--mark", "conv9", "No cut 'conv9'. Cuts: "),
     ("study", "--layers", "conv9", "No layer 'conv9' in ResNet. Near: layer "),
     ("study", "--layers", "bn1", "Layer 'bn1' (bn1) is none of conv, pool, concat, block: no cut starts"),
     ("study", "--learning-rate", "0:1", "--learning-rate: '0:1' is no LOW:HIGH"),

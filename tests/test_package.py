@@ -59,6 +59,7 @@ ORDER = (
     "artifacts",
     "charts",
     "document",
+    "chartfile",
     "record",
     "plots",
     "frontpage",

@@ -18,12 +18,15 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from depthsearch import cli
-from depthsearch.document import Document, as_html, as_markdown
+from depthsearch.chartfile import chart_files
+from depthsearch.charts import symbol
+from depthsearch.document import Document, Figure, Legend, Section, as_html, as_markdown
 from depthsearch.errors import SettingsError
 from depthsearch.evidence import Confirmed, Evidence, Expected
 from depthsearch.page import compose, write_report
 from depthsearch.record import read
 from depthsearch.reproduction import study_command
+from depthsearch.stored import mark
 from depthsearch.summary import Summary, summarize
 
 N_CUTS = 12
@@ -186,6 +189,10 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self.open == []
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        assert tag in VOID
+        self.handle_starttag(tag, attrs)
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -586,7 +593,9 @@ def test_the_page_needs_nothing_but_itself(name: str) -> None:
 def test_names_of_users_are_text_in_both_forms() -> None:
     made = document(nasty())
     for read_ in (Page(as_html(made)), rendered(as_markdown(made))):
-        assert not {tag for tag, _ in read_.tags} & {"img", "em", "a"}
+        assert not {tag for tag, _ in read_.tags} & {"em", "a"}
+        images = [attributes["src"] or "" for tag, attributes in read_.tags if tag == "img"]
+        assert all(re.fullmatch(r"charts/[\w-]+\.svg", source) for source in images)
         assert read_.cells.count(NASTY) >= 2
         assert read_.text.count(NASTY) >= 6
 
@@ -608,7 +617,65 @@ def test_both_files_are_written_whole_and_again(tmp_path: Path) -> None:
         written = write_report(study, tmp_path / "out")
         made = document(study)
         assert [path.read_text() for path in written] == [as_markdown(made), as_html(made)]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "charts",
+        "report.html",
+        "report.md",
+    ]
+
+
+def test_the_markdown_shows_each_chart_from_a_file_that_is_there(tmp_path: Path) -> None:
+    markdown, _ = write_report(nasty(), tmp_path)
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", markdown.read_text())
+    assert "charts/score-against-depth.svg" in shown
+    assert len(shown) == len(set(shown)) == sum(1 for _ in (tmp_path / "charts").iterdir()) > 3
+    for name in shown:
+        root = ElementTree.fromstring((tmp_path / name).read_text())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert {"script", "foreignObject", "image"}.isdisjoint(each.tag.split("}")[1] for each in root.iter())
+        width, height = (float(root.attrib[side]) for side in ("width", "height"))
+        assert root.attrib["viewBox"] == f"0 0 {width:g} {height:g}"
+        assert "tip" not in {each.get("class") for each in root.iter()}
+
+
+def test_a_legend_wraps_below_its_chart() -> None:
+    legend = tuple(Legend(symbol=symbol("dot", "complete"), label="n" * 40) for _ in range(7))
+    chart = '<svg viewBox="0 0 800 300"><text class="hint">Point</text></svg>'
+    page = Document(
+        title="t",
+        subtitle="",
+        blocks=(),
+        sections=(Section("S", (Figure(wide=chart, narrow=chart, caption="c", legend=legend),) * 2),),
+    )
+    (name, first), (other, _) = chart_files(page)
+    assert (name, other) == ("s-1", "s-2")
+    root = ElementTree.fromstring(first)
+    moved = [each.get("transform") or "" for each in root.iter()]
+    places = [place for place in moved if place.startswith("translate(")][2:]
+    assert len(places) == 7
+    rows = {place.split()[1] for place in places}
+    assert len(rows) == 4
+    assert float(root.attrib["height"]) == 300 + 4 * 20 + 24
+    assert "Point" not in first
+
+
+def test_layers_that_were_asked_for_are_pointed_out_and_compared() -> None:
+    summary, study = confirmed(4, 6)
+    page = compose(replace(summary, marked=(summary.cuts[6], summary.cuts[7])), read(study))
+    chart = dict(page.named_figures())["score-against-depth"].wide
+    assert re.findall(r'class="pointed">(\d+)<', chart) == ["20", "23"]
+    text = as_markdown(page)
+    asked = text[text.index("The layers that were asked for") :].splitlines()[4:6]
+    assert asked[0] == "| 20 | `layer2.0.conv` (conv6_keras) | 0.8867 ± 0.0067 | 2 of 2 | 0.0000 | 0.9000 |"
+    assert asked[1].startswith("| 23 | `layer2.1.conv` (conv7_keras) |  |  |  | ")
+    assert "asked for" not in as_markdown(compose(summary, read(study)))
+
+
+def test_layers_asked_for_are_stored_as_candidates() -> None:
+    study = stored(*FINISHED)
+    cuts = summarize(study).cuts
+    mark(study, [cuts[4], cuts[1]])
+    assert summarize(study).marked == (cuts[4], cuts[1])
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

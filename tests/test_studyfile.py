@@ -90,6 +90,7 @@ keep-disk = 0
 confirm = 0
 seeds = 2
 resample = true
+mark = [52, "features.norm5"]
 storage = "sqlite:///s.db"
 json = true
 """
@@ -106,7 +107,8 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--augment flip,rotation=10 --head flatten "
         "--also dropout --sampler gp --pruner none --aim accuracy+cost --cost parameters "
         "--trials 12 --device cpu --precision float32 "
-        "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample --storage sqlite:///s.db --json"
+        "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample "
+        "--mark 52,features.norm5 --storage sqlite:///s.db --json"
     )
     files = {"data": "photos", "weights": "w/d.safetensors", "classes-map": "coarse.json"}
     paths = [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]

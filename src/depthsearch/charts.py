@@ -23,6 +23,7 @@ __all__ = [
     "Curve",
     "Layer",
     "Mark",
+    "Pointer",
     "Rule",
     "Span",
     "draw",
@@ -148,13 +149,21 @@ class Border:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pointer:
+    """A value of x that is pointed at from below, its label beside the arrow."""
+
+    x: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
     """Horizontal bars of named shares in [0, 1]."""
 
     shares: tuple[tuple[str, float], ...]
 
 
-Layer = Area | Border | Curve | Mark | Rule | Span
+Layer = Area | Border | Curve | Mark | Pointer | Rule | Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +336,12 @@ def _layer(chart: Chart, layer: Layer) -> Iterator[str]:
         y = chart.at_y(layer.y)
         line = f"M{chart.margin_left} {y:.1f}H{chart.right:.1f}"
         yield element("path", element("title", escape(layer.label)), d=line, class_=f"rule {layer.kind}")
+    elif isinstance(layer, Pointer):
+        x = chart.at_x(layer.x)
+        yield element("path", d=f"M{x:.1f} {chart.margin_top}V{chart.bottom:.1f}", class_="pointer")
+        arrow = f"M{x - 5:.1f} {chart.bottom:.1f}l5 -8l5 8Z"
+        yield element("path", element("title", escape(layer.label)), d=arrow, class_="pointer arrow")
+        yield _text(layer.label, x + 8, chart.bottom - 5, "pointed")
     else:
         yield from _border(chart, layer)
 

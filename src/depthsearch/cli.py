@@ -276,6 +276,8 @@ def _add_run(add: Any) -> None:
     add("--seeds", type=_at_least(2), metavar="N", help=seeds)
     resample = "let each of these seeds divide training and validation images anew as well"
     _add_flag(add, "--resample", resample)
+    mark = "candidates that the report is to point out and to compare: a guess of one's own, 8,47,conv_pw_13"
+    add("--mark", type=_list_such_as("8,47,84"), metavar="LIST", help=mark)
     _add_storage(add)
     add("--name", help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)")
     _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")

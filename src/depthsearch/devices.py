@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ __all__ = [
     "Device",
     "choose_device",
     "is_out_of_memory",
+    "processor_name",
     "release_memory",
     "usable_cores",
     "use_all_cores",
@@ -143,6 +145,19 @@ def usable_cores() -> int:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(bound, int(quota) // int(period)))
     return bound
+
+
+def processor_name(device: Device) -> str:
+    """Name what computes: the GPU, or the CPU with the instructions that torch uses on it."""
+    if device.kind == "cuda":
+        return torch.cuda.get_device_name(device.torch_device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    model = next(named, platform.processor() or platform.machine())
+    return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """A document of a few kinds of blocks, written as Markdown or as one HTML page that says the same.
 
 What comes from users (names of classes, files and studies) goes in as plain text and is escaped here, once
-for each format; charts come in as SVG and are shown in HTML only, where Markdown has their table.
+for each format; charts come in as SVG, which HTML holds and Markdown shows from files (see `chartfile`).
 """
 
 from __future__ import annotations
@@ -120,7 +120,6 @@ class Figure:
         wide: SVG for a wide window.
         narrow: SVG for a telephone.
         caption: What to see in it.
-        instead: What to say where there is no chart.
         table: Its values; None where another table of the document has them.
         legend: What its symbols mean.
     """
@@ -128,7 +127,6 @@ class Figure:
     wide: str
     narrow: str
     caption: Inline
-    instead: Inline = ""
     table: Table | None = None
     legend: tuple[Legend, ...] = ()
 
@@ -178,13 +176,31 @@ class Document:
     blocks: tuple[Block, ...]
     sections: tuple[Section, ...]
 
+    def named_figures(self) -> Iterator[tuple[str, Figure]]:
+        """Give each figure with a name for a file: that of its section, numbered where it has several."""
+        for section in self.sections:
+            figures = [block for block in section.blocks if isinstance(block, Figure)]
+            slug = re.sub(r"\W+", "-", section.title.lower())
+            for number, figure in enumerate(figures, start=1):
+                yield slug if len(figures) == 1 else f"{slug}-{number}", figure
 
-def as_markdown(document: Document) -> str:
-    """Write a document as Markdown (GitHub's, for its tables)."""
+
+def as_markdown(document: Document, *, charts: str = "charts") -> str:
+    """Write a document as Markdown (GitHub's, for its tables).
+
+    Args:
+        document: What to write.
+        charts: Folder of the figures' files, ``NAME.svg`` by `Document.named_figures`, from the Markdown's.
+    """
     parts = [f"# {_plain(document.title)}", _marked_down(document.subtitle)]
     parts += [_block_as_markdown(block) for block in document.blocks]
+    names = iter([name for name, _ in document.named_figures()])
     for section in document.sections:
-        parts += [f"## {_plain(section.title)}", *(_block_as_markdown(block) for block in section.blocks)]
+        parts.append(f"## {_plain(section.title)}")
+        for block in section.blocks:
+            if isinstance(block, Figure):
+                parts.append(f"![{_plain(section.title)}]({charts}/{next(names)}.svg)")
+            parts.append(_block_as_markdown(block))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -234,7 +250,7 @@ def _block_as_markdown(block: Block) -> str:
         return f"{_plain(block.summary)}:\n\n{_block_as_markdown(block.block)}"
     if isinstance(block, Picture):
         return f"- {_plain(block.caption)}"
-    parts = [_marked_down(block.instead), _table_as_markdown(block.table) if block.table else ""]
+    parts = [_marked_down(block.caption), _table_as_markdown(block.table) if block.table else ""]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -77,7 +77,6 @@ def _figure(summary: Summary, front: Front) -> Figure:
         narrow=narrow,
         caption="The line is the front: the best score that a cost buys. "
         + ("Large diamonds are means over seeds." if front.is_confirmed else "Each mark is one training."),
-        instead="The chart is in report.html; the front stands in the next table.",
         legend=tuple(_legend(front)),
     )
 

@@ -10,6 +10,7 @@ import optuna
 from rich.filesize import decimal
 
 from depthsearch.artifacts import SmallPicture
+from depthsearch.chartfile import chart_files
 from depthsearch.cuts import Cut
 from depthsearch.document import (
     Block,
@@ -62,7 +63,7 @@ STATES = (("complete", "complete"), ("pruned", "pruned"), ("fail", "failed"), ("
 def write_report(
     study: optuna.Study, folder: Path, pictures: Mapping[str, SmallPicture] | None = None
 ) -> tuple[Path, Path]:
-    """Write ``report.md`` and ``report.html`` into a folder; other files in it are left alone.
+    """Write ``report.md`` with its ``charts/`` and ``report.html`` into a folder; other files there stay.
 
     Args:
         study: What to report on.
@@ -74,8 +75,10 @@ def write_report(
     """
     document = compose(summarize(study), read(study), pictures)
     paths = folder / "report.md", folder / "report.html"
+    written = {folder / "charts" / f"{name}.svg": chart for name, chart in chart_files(document)}
+    written |= zip(paths, (as_markdown(document), as_html(document)), strict=True)
     try:
-        for path, text in zip(paths, (as_markdown(document), as_html(document)), strict=True):
+        for path, text in written.items():
             with written_whole(path, durable=False) as file:
                 file.write(text.encode())
     except OSError as error:
@@ -293,6 +296,8 @@ def _depth(summary: Summary) -> Iterator[Block]:
         if part.trials:
             yield from _named(summary, part)
             yield depth_figure(part)
+            if part.marked:
+                yield from _marked(part)
     top = summary.top_cuts()
     if top:
         yield Paragraph("The best complete trial of each of the best cuts:")
@@ -313,6 +318,31 @@ def _depth(summary: Summary) -> Iterator[Block]:
             ),
             numbers=frozenset({"layer", "frozen MACs", "score", "trial"}),
         )
+
+
+def _marked(summary: Summary) -> Iterator[Block]:
+    """Compare the layers that were asked for with the best, by means over seeds or by single trainings."""
+    evidence = summary.evidence
+    by_mean = {} if evidence is None else {c.cut: c for c in evidence.confirmed}
+    single = {trial.cut: trial.score for trial in reversed(summary.top_cuts(len(summary.cuts)))}
+    ranked = sorted(by_mean.values(), key=lambda confirmed: confirmed.gap)
+    yield Paragraph("The layers that were asked for:")
+    headings = (
+        "layer",
+        "first trainable",
+        "mean over seeds",
+        "place among the means",
+        "behind the best",
+        "best trial",
+    )
+    rows = []
+    for cut in summary.marked:
+        confirmed = by_mean.get(cut)
+        told = ("", "", "")
+        if confirmed is not None:
+            told = (_mean(confirmed), f"{ranked.index(confirmed) + 1} of {len(ranked)}", _gap(confirmed))
+        rows.append((str(cut.layer), names_of(cut), *told, shown(single.get(cut))))
+    yield Table(headings=headings, rows=tuple(rows), numbers=frozenset(headings) - {"first trainable"})
 
 
 def _confirmation(summary: Summary) -> Iterator[Block]:

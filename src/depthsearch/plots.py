@@ -22,6 +22,7 @@ from depthsearch.charts import (
     Curve,
     Layer,
     Mark,
+    Pointer,
     Rule,
     Span,
     draw,
@@ -257,7 +258,6 @@ def depth_figure(summary: Summary) -> Figure:
         wide=draw(wide),
         narrow=draw(chart(NARROW)),
         caption=_depth_caption(summary, wide.y),
-        instead="The chart is in report.html; every trial stands in a table below.",
         legend=tuple(_depth_legend(summary)),
     )
 
@@ -305,6 +305,7 @@ def _depth_layers(summary: Summary, layout: Layout, axis: Axis) -> Iterator[Laye
             mean = tuple((float(i), e.mean) for i, e in enumerate(evidence.expected))
             yield Curve(points=mean, kind="expected")
     yield from _borders(summary)
+    yield from (Pointer(x=float(cut.index), label=str(cut.layer)) for cut in summary.marked)
     for name, score, kind in _baselines(summary):
         yield Rule(y=score, label=f"{name} {shown(score)}", kind=kind)
     # Where the trials stand that have no score.
@@ -393,6 +394,8 @@ def _depth_caption(summary: Summary, axis: Axis) -> str:
             "at each depth with its best setting, in a band of 95 %; shaded depths cannot be told from the "
             "best."
         )
+    if summary.marked:
+        parts.append("Arrows point out layers that were asked for.")
     return " ".join(parts)
 
 
@@ -463,7 +466,6 @@ def backbones_figure(summary: Summary, found: Sequence[Standing]) -> Figure:
         wide=draw(chart(WIDE)),
         narrow=draw(chart(NARROW)),
         caption="Large diamonds are the backbones at their best cuts, small marks all complete trials.",
-        instead="The chart is in report.html; its values stand in the table above.",
         legend=(
             Legend(symbol=symbol("diamond", "confirmed best"), label="answer"),
             Legend(symbol=symbol("diamond", "confirmed"), label="another backbone's best"),
@@ -686,7 +688,6 @@ def rate_figure(summary: Summary) -> Figure:
         wide=draw(chart(WIDE)),
         narrow=draw(chart(NARROW)),
         caption="Where good trials lie: the stronger the colour, the better the score.",
-        instead="The chart is in report.html; the trials' settings and scores stand in the next table.",
         legend=(*legend, *_best_legend(summary), *_state_legend(trials)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import optuna
 
 from depthsearch.cuts import Cut
 
-__all__ = ["StoredBackbone", "curve_key", "read_backbones", "read_cuts"]
+__all__ = ["StoredBackbone", "curve_key", "mark", "read_backbones", "read_cuts", "read_marked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,18 @@ def read_backbones(study: optuna.Study) -> dict[str, StoredBackbone]:
         full_fine_tune_macs=attributes["full_fine_tune_macs"],
     )
     return {"": only}
+
+
+def mark(study: optuna.Study, cuts: Sequence[Cut]) -> None:
+    """Store which of its candidates somebody wants to see pointed out: a guess, a habit, a rival."""
+    candidates = read_cuts(study)
+    study.set_user_attr("marked", [candidates.index(cut) for cut in cuts])
+
+
+def read_marked(study: optuna.Study) -> tuple[Cut, ...]:
+    """Read which candidates are to be pointed out."""
+    cuts = read_cuts(study)
+    return tuple(cuts[place] for place in study.user_attrs.get("marked", ()))
 
 
 def curve_key(backbone: str) -> str:

@@ -13,7 +13,7 @@ from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
 from depthsearch.evidence import Evidence, weigh
 from depthsearch.probe import ProbePoint
-from depthsearch.stored import StoredBackbone, curve_key, read_backbones, read_cuts
+from depthsearch.stored import StoredBackbone, curve_key, read_backbones, read_cuts, read_marked
 from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 
 __all__ = ["ENDED", "Cost", "Standing", "Summary", "Trainable", "standings", "summarize", "trainable"]
@@ -64,6 +64,7 @@ class Summary:
         holds_answer: Whether the study's answer is of this backbone, if this is of one of several. Without
             it ``evidence.answer`` is its own best.
         cost_aim: What the study aims at beside the score, one of `aims.COSTS`; None: nothing.
+        marked: Candidates that somebody wants to see pointed out.
     """
 
     study: str
@@ -83,6 +84,7 @@ class Summary:
     parts: tuple[Summary, ...] = ()
     holds_answer: bool = True
     cost_aim: str | None = None
+    marked: tuple[Cut, ...] = ()
 
     @property
     def each(self) -> tuple[Summary, ...]:
@@ -180,6 +182,7 @@ def _of_backbone(
         ),
         holds_answer=evidence is None or evidence.answer.cut.backbone == key,
         cost_aim=read_cost_aim(study),
+        marked=tuple(cut for cut in read_marked(study) if cut.backbone == key),
     )
 
 

@@ -20,7 +20,7 @@ from depthsearch.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder
 from depthsearch.data import DataSet, load_data
-from depthsearch.devices import choose_device, use_all_cores
+from depthsearch.devices import choose_device, processor_name, use_all_cores
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget
 from depthsearch.objective import Task
@@ -39,6 +39,7 @@ BEFORE: dict[str, Any] = {
     "channels": 3,
     "classes_map": None,
     "subset": 1.0,
+    "mark": None,
     "balance": "none",
     "head": "pool",
     "momentum": None,
@@ -239,7 +240,7 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
             "timm": timm.__version__,
             "optuna": optuna.__version__,
         },
-        "machine": f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor_name(task.device)}, {platform.system()}, {torch.get_num_threads()} threads",
         "device": task.device.kind,
         "precision": task.device.precision,
         **({"study file": arguments.file.name} if arguments.file else {}),

@@ -17,7 +17,7 @@ from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
-from depthsearch.cuts import list_cuts
+from depthsearch.cuts import find_cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import flattened
 from depthsearch.front import COST_NAMES
@@ -27,6 +27,7 @@ from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
 from depthsearch.space import SearchSpace
+from depthsearch.stored import mark
 from depthsearch.study import (
     TrialEnded,
     confirm,
@@ -57,6 +58,7 @@ def study(arguments: argparse.Namespace) -> None:
     task = next(iter(tasks.values()))
     storage = open_storage(arguments.storage)
     name = arguments.name or f"{'-'.join(arguments.backbone)}-{task.data.name}"
+    marked = [find_cut(space.cuts, layer) for layer in arguments.mark or ()]
     stored = open_study(
         storage,
         name,
@@ -66,6 +68,8 @@ def study(arguments: argparse.Namespace) -> None:
         exhaustive=arguments.search == "exhaustive",
         learning_rates=arguments.learning_rates or (),
     )
+    if marked:
+        mark(stored, marked)
     _search(arguments, console, stored, tasks, space, cost)
     summary = summarize(stored)
     results = console_for(stderr=arguments.json)
