@@ -1,6 +1,7 @@
 """Several backbones in one study: one space, one sampler, one answer."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -14,11 +15,15 @@ import torch.nn.functional as F
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FixedTrial, TrialState
+from rich.console import Console
+from safetensors.torch import save_file
 
 from depthsearch import Objective, SearchSpace, list_cuts
 from depthsearch import summary as summary_module
 from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
+from depthsearch.commands.loading import prepare_again
+from depthsearch.commands.weights import weights_by_backbone, with_full_paths
 from depthsearch.data import load_data
 from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError, StudyError
@@ -414,4 +419,59 @@ def test_one_file_of_weights_is_not_for_two_backbones(pictures, tmp_path, capsys
     words = ("--backbone", ",".join(NAMES), "--data", str(pictures), "--weights", str(weights))
     assert main(("study", *words)) == 2
     complaint = capsys.readouterr().err
-    assert "one file is no weights for 2 backbones. Give auto or random, or one --backbone" in complaint
+    assert f"one file is no weights for 2 backbones. Give auto, random, or {NAMES[1]}=FILE." in complaint
+
+
+def test_each_backbone_may_have_weights_of_its_own(pictures, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = load_backbone(NAMES[1], "random", seed=7).model
+    save_file(made.state_dict(), tmp_path / "mine.safetensors")
+    weights = f"{NAMES[0]}=random,{NAMES[1]}=mine.safetensors"
+    words = f"--epochs 1 --trials 2 --confirm 0 --device cpu --weights {weights}"
+    argv = ["study", "--backbone", ",".join(NAMES), "--data", str(pictures), *words.split(), "--name", "s"]
+    assert main(argv) == 0
+    told = capsys.readouterr().err
+    assert f"Backbone {NAMES[0]}, weights: random (seed 0)" in told
+    assert f"Backbone {NAMES[1]}, weights: file mine.safetensors (" in told
+    monkeypatch.chdir(pictures)
+    (task, _) = prepare_again(
+        optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/depthsearch.db"),
+        {"keep_memory": None},
+        Console(stderr=True),
+        backbone=NAMES[1],
+    )
+    assert task.backbone.weights.startswith("file mine.safetensors (")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("auto", {"a": "auto", "b": "auto"}),
+        ("b=x=1/w.pt", {"a": "auto", "b": "x=1/w.pt"}),
+        ("b=w.pt,a=random", {"a": "random", "b": "w.pt"}),
+    ],
+)
+def test_weights_are_read_by_backbone(given: str, expected: dict[str, str]) -> None:
+    assert weights_by_backbone(given, ["a", "b"]) == expected
+    full = {
+        name: value if value in ("auto", "random") else str(Path(value).resolve())
+        for name, value in expected.items()
+    }
+    assert weights_by_backbone(with_full_paths(given, ["a", "b"]), ["a", "b"]) == full
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("w.pt", "one file is no weights for 2 backbones"),
+        ("c=w.pt", "one file is no weights for 2 backbones"),
+        ("a=w.pt,a=v.pt", "two of a. Keep one of them."),
+    ],
+)
+def test_weights_that_cannot_be_told_apart_are_refused(given: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        weights_by_backbone(given, ["a", "b"])
+
+
+def test_a_file_whose_name_has_an_equals_sign_is_one_file() -> None:
+    assert weights_by_backbone("lr=0.1/w.pt", ["a"]) == {"a": "lr=0.1/w.pt"}

@@ -169,6 +169,8 @@ def test_paths_are_relative_to_the_file(merged, tmp_path, monkeypatch) -> None:
     arguments = merged('backbone = "x"\ndata = "photos"\nweights = "../w.pt"')
     assert arguments.data == str(tmp_path / "photos")
     assert Path(os.path.normpath(arguments.weights)) == tmp_path.parent / "w.pt"
+    each = merged('backbone = ["x", "y"]\nweights = ["y=../w.pt", "x=random"]')
+    assert each.weights == f"y={tmp_path / '../w.pt'},x=random"
     absolute = merged('backbone = "x"\ndata = "/photos"\nweights = "random"')
     assert (absolute.data, absolute.weights) == ("/photos", "random")
     assert merged('backbone = "x"\ndata = "digits"\nweights = "auto"').data == "digits"

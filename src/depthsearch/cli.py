@@ -202,7 +202,8 @@ def _add_task(add: Any) -> None:
     add("--data", metavar="DIR", help=f"{folders}; {others}; default: scikit-learn's digits, as a demo")
     new_names = 'new names of the classes, {"oak": "tree", "elm": "tree", ...}: to merge some'
     add("--classes-map", metavar="FILE", help=f"JSON with {new_names}")
-    add("--weights", default="auto", metavar="auto|FILE|random", help="pretrained (default: auto, timm's)")
+    weights = "pretrained (default: auto, timm's); of several backbones NAME=FILE,..."
+    add("--weights", default="auto", metavar="auto|FILE|random", help=weights)
     add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
     add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")

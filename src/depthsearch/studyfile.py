@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,16 @@ def _option(path: Path, key: str, value: Any, *, is_flag: bool) -> str:
     parts = value if isinstance(value, list) else [value]
     if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
         raise SettingsError(f"{path}, {key}: {value} is none of its values; give a number, a text or a list.")
-    text = (":" if name in RANGES else ",").join(str(part) for part in parts)
-    if name in PATHS and text not in PATHS[name] and not re.match(r"\w{2,}:", text):
-        text = str(path.parent / Path(text).expanduser())
-    return f"--{flag}={text}"
+    texts = [str(part) for part in parts]
+    if name in PATHS:
+        texts = [_from_file(path, text, PATHS[name]) for text in texts]
+    return f"--{flag}={(':' if name in RANGES else ',').join(texts)}"
+
+
+def _from_file(path: Path, text: str, words: Collection[str]) -> str:
+    """Let a path count from the study file; ``NAME=`` may stand before it."""
+    found = re.fullmatch(r"(\w+=)?(.*)", text, re.DOTALL)
+    owner, place = (found[1] or "", found[2]) if found else ("", text)
+    if place in words or re.match(r"\w{2,}:", place):
+        return text
+    return f"{owner}{path.parent / Path(place).expanduser()}"

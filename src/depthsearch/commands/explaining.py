@@ -18,6 +18,7 @@ from depthsearch.backbones import Backbone, load_backbone
 from depthsearch.commands.console import console_for, say, say_list
 from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.places import artifacts_of, existing
+from depthsearch.commands.weights import stored_weights
 from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
@@ -115,9 +116,8 @@ def _pretrained(
     options = {} if stored is None else stored.user_attrs.get("provenance", {}).get("options", {})
     try:
         channels = len(about["preprocessing"]["mean"])
-        return _same_backbone(
-            weights or options.get("weights"), about["backbone"], about["provenance"], channels
-        )
+        name = about["backbone"]
+        return _same_backbone(weights or stored_weights(options, name), name, about["provenance"], channels)
     except WeightsError as error:
         if weights is not None:
             raise

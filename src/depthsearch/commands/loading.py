@@ -19,9 +19,10 @@ from depthsearch import __version__
 from depthsearch.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder
+from depthsearch.commands.weights import stored_weights, weights_by_backbone, with_full_paths
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import choose_device, processor_name, use_all_cores
-from depthsearch.errors import SettingsError, StudyError
+from depthsearch.errors import StudyError
 from depthsearch.features import choose_budget
 from depthsearch.objective import Task
 from depthsearch.space import FIXABLE, SearchSpace
@@ -66,14 +67,10 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         DepthsearchError: If one of them cannot be had or used.
     """
     names = arguments.backbone
-    if len(names) > 1 and arguments.weights not in ("auto", "random"):
-        raise SettingsError(
-            f"--weights {arguments.weights}: one file is no weights for {len(names)} backbones. "
-            "Give auto or random, or one --backbone."
-        )
+    weights = weights_by_backbone(arguments.weights, names)
     device = choose_device(arguments.device, arguments.precision, compiled=arguments.compile)
     use_all_cores()
-    backbones = {name: _load_backbone(name, arguments, console) for name in names}
+    backbones = {name: _load_backbone(name, weights[name], arguments, console) for name in names}
     space = SearchSpace.across(
         {name: backbone.model for name, backbone in backbones.items()},
         arguments.kinds,
@@ -127,10 +124,10 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
     return tasks, space
 
 
-def _load_backbone(name: str, arguments: argparse.Namespace, console: Console) -> Backbone:
+def _load_backbone(name: str, weights: str, arguments: argparse.Namespace, console: Console) -> Backbone:
     backbone = load_backbone(
         name,
-        arguments.weights,
+        weights,
         image_size=arguments.image_size,
         in_chans=arguments.channels,
         head=arguments.head,
@@ -168,7 +165,8 @@ def prepare_again(
         )
     was = read_backbones(stored)[backbone]
     given = {name: value for name, value in options.items() if value is not None}
-    merged = {**BEFORE, **kept, **given, "backbone": (was.name,)}
+    its_own = {"backbone": (was.name,), "weights": stored_weights(kept, was.name)}
+    merged = {**BEFORE, **kept, **its_own, **given}
     # The database turned tuples into lists.
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
     tasks, space = prepare(argparse.Namespace(**merged), console)
@@ -253,6 +251,5 @@ def _kept_options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     options = {name: value for name, value in vars(arguments).items() if name not in NOT_KEPT}
     if arguments.classes_map is not None:
         options["classes_map"] = str(Path(arguments.classes_map).expanduser().resolve())
-    if arguments.weights not in ("auto", "random"):
-        options["weights"] = str(Path(arguments.weights).resolve())
+    options["weights"] = with_full_paths(arguments.weights, arguments.backbone)
     return {**options, "data": task.data.source}

@@ -1,0 +1,58 @@
+"""``--weights``: one word or file for every backbone, or ``NAME=FILE`` for some of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from depthsearch.errors import SettingsError
+
+__all__ = ["stored_weights", "weights_by_backbone", "with_full_paths"]
+
+# What is no file.
+WORDS = ("auto", "random")
+
+
+def weights_by_backbone(given: str, backbones: Sequence[str]) -> dict[str, str]:
+    """Tell the weights of each backbone; of several, those that are not named get timm's.
+
+    Args:
+        given: ``auto``, ``random``, a file, or a list such as ``densenet121=w.safetensors,resnet50=random``.
+        backbones: timm's names.
+
+    Raises:
+        SettingsError: If one file is given for several backbones, or one backbone has two.
+    """
+    named = [part.partition("=") for part in given.split(",")]
+    if any(not equals or name not in backbones for name, equals, _ in named):
+        if len(backbones) > 1 and given not in WORDS:
+            raise SettingsError(
+                f"--weights {given}: one file is no weights for {len(backbones)} backbones. "
+                f"Give auto, random, or {backbones[-1]}=FILE."
+            )
+        return dict.fromkeys(backbones, given)
+    twice = {name for name, _, _ in named if sum(name == other for other, _, _ in named) > 1}
+    if twice:
+        raise SettingsError(f"--weights {given}: two of {min(twice)}. Keep one of them.")
+    return {**dict.fromkeys(backbones, "auto"), **{name: value for name, _, value in named}}
+
+
+def with_full_paths(given: str, backbones: Sequence[str]) -> str:
+    """Write the same with full paths, so that it is understood from another folder too."""
+    each = {
+        name: value if value in WORDS else str(Path(value).expanduser().resolve())
+        for name, value in weights_by_backbone(given, backbones).items()
+    }
+    alike = set(each.values())
+    return alike.pop() if len(alike) == 1 else ",".join(f"{name}={value}" for name, value in each.items())
+
+
+def stored_weights(options: Mapping[str, Any], backbone: str) -> str | None:
+    """Read which weights a stored study's options give one of its backbones; None where they say nothing."""
+    given: str | None = options.get("weights")
+    names = options.get("backbone", ())
+    if given is None:
+        return None
+    # A study had one backbone once, by its name alone.
+    return weights_by_backbone(given, [names] if isinstance(names, str) else names).get(backbone, given)
