@@ -819,6 +819,9 @@ def test_a_fitted_study_is_explained_on_images_of_its_own(tmp_path, monkeypatch,
     assert page.count('<img src="data:image/jpeg;base64,') == 2
     written = (tmp_path / "report" / "report.md").read_text()
     assert all(f"called {picture['predicted']}" in written for picture in pictures)
+    for name in ("what-it-sees-1.jpg", "what-it-sees-2.jpg"):
+        assert f"(charts/{name})" in written
+        assert (tmp_path / "report" / "charts" / name).read_bytes().startswith(b"\xff\xd8")
     # One that is gone is left out.
     next((tmp_path / "depthsearch-artifacts").iterdir()).unlink()
     assert main(["report", "digits", "--out", "report"]) == 0

@@ -18,7 +18,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from depthsearch import cli
-from depthsearch.chartfile import chart_files
+from depthsearch.chartfile import image_files
 from depthsearch.charts import symbol
 from depthsearch.document import Document, Figure, Legend, Section, as_html, as_markdown
 from depthsearch.errors import SettingsError
@@ -595,7 +595,7 @@ def test_names_of_users_are_text_in_both_forms() -> None:
     for read_ in (Page(as_html(made)), rendered(as_markdown(made))):
         assert not {tag for tag, _ in read_.tags} & {"em", "a"}
         images = [attributes["src"] or "" for tag, attributes in read_.tags if tag == "img"]
-        assert all(re.fullmatch(r"charts/[\w-]+\.svg", source) for source in images)
+        assert all(re.fullmatch(r"charts/[\w-]+\.(svg|jpg)", source) for source in images)
         assert read_.cells.count(NASTY) >= 2
         assert read_.text.count(NASTY) >= 6
 
@@ -647,8 +647,8 @@ def test_a_legend_wraps_below_its_chart() -> None:
         blocks=(),
         sections=(Section("S", (Figure(wide=chart, narrow=chart, caption="c", legend=legend),) * 2),),
     )
-    (name, first), (other, _) = chart_files(page)
-    assert (name, other) == ("s-1", "s-2")
+    (name, first), (other, _) = image_files(page)
+    assert (name, other) == ("s-1.svg", "s-2.svg")
     root = ElementTree.fromstring(first)
     moved = [each.get("transform") or "" for each in root.iter()]
     places = [place for place in moved if place.startswith("translate(")][2:]
@@ -656,13 +656,13 @@ def test_a_legend_wraps_below_its_chart() -> None:
     rows = {place.split()[1] for place in places}
     assert len(rows) == 4
     assert float(root.attrib["height"]) == 300 + 4 * 20 + 24
-    assert "Point" not in first
+    assert b"Point" not in first
 
 
 def test_layers_that_were_asked_for_are_pointed_out_and_compared() -> None:
     summary, study = confirmed(4, 6)
     page = compose(replace(summary, marked=(summary.cuts[6], summary.cuts[7])), read(study))
-    chart = dict(page.named_figures())["score-against-depth"].wide
+    chart = dict(page.images())["score-against-depth.svg"].wide
     assert re.findall(r'class="pointed">(\d+)<', chart) == ["20", "23"]
     text = as_markdown(page)
     asked = text[text.index("The layers that were asked for") :].splitlines()[4:6]

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from depthsearch.charts import LETTER, element, escape
-from depthsearch.document import Document, Figure, Legend
+from depthsearch.document import Document, Figure, Legend, Picture
 
-__all__ = ["chart_files"]
+__all__ = ["image_files"]
 
 MARGIN = 12
 FONT_SIZE = 12
@@ -26,11 +26,11 @@ svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, "Dej
 """
 
 
-def chart_files(document: Document) -> Iterator[tuple[str, str]]:
-    """Give the name and the content of a file for each figure, in the order of the document."""
+def image_files(document: Document) -> Iterator[tuple[str, bytes]]:
+    """Give the name and the content of a file for each figure and picture, in the order of the document."""
     style = (files("depthsearch") / "page.css").read_text(encoding="utf-8") + STYLE
-    for name, figure in document.named_figures():
-        yield name, _as_svg(figure, style)
+    for name, block in document.images():
+        yield name, block.jpeg if isinstance(block, Picture) else _as_svg(block, style).encode()
 
 
 def _as_svg(figure: Figure, style: str) -> str:

@@ -141,7 +141,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A picture that the page carries in itself; Markdown has its caption only.
+    """A picture that the page carries in itself; Markdown shows it from a file.
 
     Attributes:
         jpeg: The file.
@@ -176,13 +176,14 @@ class Document:
     blocks: tuple[Block, ...]
     sections: tuple[Section, ...]
 
-    def named_figures(self) -> Iterator[tuple[str, Figure]]:
-        """Give each figure with a name for a file: that of its section, numbered where it has several."""
+    def images(self) -> Iterator[tuple[str, Figure | Picture]]:
+        """Give each figure and picture with a file's name: its section's, numbered where it has several."""
         for section in self.sections:
-            figures = [block for block in section.blocks if isinstance(block, Figure)]
+            shown = [block for block in section.blocks if isinstance(block, Figure | Picture)]
             slug = re.sub(r"\W+", "-", section.title.lower())
-            for number, figure in enumerate(figures, start=1):
-                yield slug if len(figures) == 1 else f"{slug}-{number}", figure
+            for number, block in enumerate(shown, start=1):
+                ending = "svg" if isinstance(block, Figure) else "jpg"
+                yield f"{slug}{f'-{number}' if len(shown) > 1 else ''}.{ending}", block
 
 
 def as_markdown(document: Document, *, charts: str = "charts") -> str:
@@ -190,16 +191,16 @@ def as_markdown(document: Document, *, charts: str = "charts") -> str:
 
     Args:
         document: What to write.
-        charts: Folder of the figures' files, ``NAME.svg`` by `Document.named_figures`, from the Markdown's.
+        charts: Folder of the files of figures and pictures, see `Document.images`, from the Markdown's.
     """
     parts = [f"# {_plain(document.title)}", _marked_down(document.subtitle)]
     parts += [_block_as_markdown(block) for block in document.blocks]
-    names = iter([name for name, _ in document.named_figures()])
+    names = iter([name for name, _ in document.images()])
     for section in document.sections:
         parts.append(f"## {_plain(section.title)}")
         for block in section.blocks:
-            if isinstance(block, Figure):
-                parts.append(f"![{_plain(section.title)}]({charts}/{next(names)}.svg)")
+            if isinstance(block, Figure | Picture):
+                parts.append(f"![{_plain(section.title)}]({charts}/{next(names)})")
             parts.append(_block_as_markdown(block))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -249,7 +250,7 @@ def _block_as_markdown(block: Block) -> str:
     if isinstance(block, Details):
         return f"{_plain(block.summary)}:\n\n{_block_as_markdown(block.block)}"
     if isinstance(block, Picture):
-        return f"- {_plain(block.caption)}"
+        return _plain(block.caption)
     parts = [_marked_down(block.caption), _table_as_markdown(block.table) if block.table else ""]
     return "\n\n".join(part for part in parts if part)
 

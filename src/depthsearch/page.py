@@ -10,7 +10,7 @@ import optuna
 from rich.filesize import decimal
 
 from depthsearch.artifacts import SmallPicture
-from depthsearch.chartfile import chart_files
+from depthsearch.chartfile import image_files
 from depthsearch.cuts import Cut
 from depthsearch.document import (
     Block,
@@ -75,12 +75,12 @@ def write_report(
     """
     document = compose(summarize(study), read(study), pictures)
     paths = folder / "report.md", folder / "report.html"
-    written = {folder / "charts" / f"{name}.svg": chart for name, chart in chart_files(document)}
-    written |= zip(paths, (as_markdown(document), as_html(document)), strict=True)
+    written = {folder / "charts" / name: image for name, image in image_files(document)}
+    written |= zip(paths, (as_markdown(document).encode(), as_html(document).encode()), strict=True)
     try:
-        for path, text in written.items():
+        for path, content in written.items():
             with written_whole(path, durable=False) as file:
-                file.write(text.encode())
+                file.write(content)
     except OSError as error:
         raise SettingsError(f"--out {str(folder)!r}: {error.strerror}. Give a folder to write to.") from error
     return paths
