@@ -6,7 +6,9 @@ import pytest
 
 from depthsearch.backbones import make_model
 from depthsearch.cuts import Cut, list_cuts
-from depthsearch.plots import NARROW, WIDE, Layout, _runs, _without_outliers, marked_lines, shown, stages
+from depthsearch.plots import NARROW, WIDE, Layout, marked_lines, shown, stages
+from depthsearch.plots.depth import _runs
+from depthsearch.plots.frame import _without_outliers
 
 
 def cuts_named(*names: str) -> list[Cut]:
