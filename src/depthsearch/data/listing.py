@@ -1,12 +1,13 @@
 """What a source of images holds, before any image is read."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from depthsearch.data.decode import Decoded, Geometry
+from depthsearch.data.samples import Columns
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -28,6 +29,8 @@ SPLIT_WORDS = {
 class Listing:
     """The ``n`` images of a source in the order of their paths.
 
+    Where a sample is several images, these are next to each other, in the order of their columns.
+
     Attributes:
         name: What to call the source.
         source: Where it is: a folder's or file's full path, or the name of a set that a library
@@ -44,6 +47,8 @@ class Listing:
         layout: How the source was read, where that is not plain from its name.
         notes: What the user should know of it, a line each.
         keeps_whole: Whether decoding keeps an image whole, whatever the crop share.
+        columns: What a sample is made of.
+        numbers: ``(n / columns.images_each, d)``, float32, of each sample; None where it has none.
     """
 
     name: str
@@ -58,6 +63,8 @@ class Listing:
     layout: str = ""
     notes: tuple[str, ...] = ()
     keeps_whole: bool = False
+    columns: Columns = field(default_factory=Columns)
+    numbers: NDArray[np.float32] | None = None
 
 
 def a_few(names: Iterable[str]) -> str:
