@@ -64,6 +64,7 @@ class Summary:
         holds_answer: Whether the study's answer is of this backbone, if this is of one of several. Without
             it ``evidence.answer`` is its own best.
         cost_aim: What the study aims at beside the score, one of `aims.COSTS`; None: nothing.
+        noun: What a sample is called: ``image``, or ``sample`` where it is more than that.
     """
 
     study: str
@@ -83,6 +84,7 @@ class Summary:
     parts: tuple[Summary, ...] = ()
     holds_answer: bool = True
     cost_aim: str | None = None
+    noun: str = "image"
 
     @property
     def each(self) -> tuple[Summary, ...]:
@@ -180,6 +182,7 @@ def _of_backbone(
         ),
         holds_answer=evidence is None or evidence.answer.cut.backbone == key,
         cost_aim=read_cost_aim(study),
+        noun="sample" if attributes["data"].get("samples") else "image",
     )
 
 
