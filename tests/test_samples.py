@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -16,25 +15,28 @@ from PIL import Image
 from torch import nn
 
 import depthsearch
+from depthsearch import refit
 from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
 from depthsearch.devices import choose_device
-from depthsearch.errors import DataError
+from depthsearch.errors import DataError, SettingsError
 from depthsearch.features import Budget, ViewedImages
 from depthsearch.flattening import FLAT_HEAD
-from depthsearch.heads import SampleHead, giving_numbers, make_head, with_head, without_dropout
+from depthsearch.heads import SampleHead, giving_numbers, make_head, without_dropout
 from depthsearch.objective import (
     Task,
     full_fine_tune_macs,
     head_size_of,
     model_for,
+    note_cost,
     train_point,
     transfer_curve,
 )
-from depthsearch.refit import refit
+from depthsearch.refit import fit
 from depthsearch.space import Point, SearchSpace
 from depthsearch.split import Suffix, split_traced
+from depthsearch.study import open_study
 from depthsearch.training import Recipe
 
 SIZE = 16
@@ -155,7 +157,7 @@ def test_an_unreadable_image_takes_its_sample_along(load, folder) -> None:
     text = (folder / "samples.csv").read_text().replace("s04.png", "broken.png")
     (folder / "broken.png").write_bytes(b"no image")
     (folder / "holes.csv").write_text(text.replace("f07.png", "missing.png"))
-    with pytest.raises(DataError, match="missing.png"):
+    with pytest.raises(DataError, match=r"missing\.png"):
         load("holes.csv")
     data = load("holes.csv", skip_unreadable=True)
     assert sorted(data.skipped) == ["broken.png", "missing.png"]
@@ -332,8 +334,6 @@ def test_costs_are_those_of_a_sample(data, load, of, space) -> None:
 
 
 def test_a_trial_notes_what_a_sample_costs(data, load, of, space) -> None:
-    from depthsearch.objective import note_cost
-
     study = optuna.create_study()
     trial, cut = study.ask(), space.cuts[3]
     task = of(data)
@@ -393,3 +393,320 @@ def test_samples_train_with_other_backbones_and_heads(load, of) -> None:
             assert scores[0] >= 0
         if options.get("head") == "flatten":
             assert backbone.classifier == FLAT_HEAD
+
+
+# --- the model that is taken away ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(data, of, space, tmp_path_factory, open_quick_storage):
+    """Fit a middle cut with a hidden layer; give the task, what came out, and the logits of the test."""
+    folder = tmp_path_factory.mktemp("fitted")
+    task = of(data)
+    study = open_study(open_quick_storage(f"sqlite:///{folder}/s.db"), "s", task, space, {})
+    point = Point(cut=space.cuts[9], learning_rate=3e-3, head_width=16, dropout=0.1)
+    logits = []
+
+    def remember(classifier, images):
+        logits.append(seen(classifier, images))
+        return logits[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        seen = refit._logits
+        patch.setattr(refit, "_logits", remember)
+        training = fit(study, task, point, folder / "model", trial=0, checkpoints=folder)
+        while True:
+            try:
+                next(training)
+            except StopIteration as ended:
+                return task, ended.value, logits[0]
+
+
+@pytest.fixture(scope="module")
+def tested(fitted, data, folder) -> list[Sample]:
+    """The test split's samples as they stand in the table."""
+    rows = [row_of(data, data.test, sample) for sample in range(len(data.test))]
+    return [
+        Sample(images=[folder / path for path in paths], numbers=numbers.tolist())
+        for paths, numbers in zip(rows, data.test.numbers, strict=True)
+    ]
+
+
+def test_the_model_predicts_what_the_test_reading_gave_to_the_bit(fitted, tested) -> None:
+    _, done, logits = fitted
+    classifier = depthsearch.load(done.folder)
+    assert classifier.columns == COLUMNS
+    expected = logits.softmax(1).tolist()
+    for batch_size in (1, 5, 64):
+        found = classifier.predict(tested, batch_size=batch_size)
+        assert [list(each.probabilities.values()) for each in found] == expected
+    assert not done.timm_loads
+    # Numbers are given by name too, and matter.
+    named = Sample(
+        images=dict(zip(COLUMNS.images, tested[0].images, strict=True)),
+        numbers=dict(zip(reversed(COLUMNS.numbers), reversed(tested[0].numbers), strict=True)),
+    )
+    assert list(classifier.predict([named])[0].probabilities.values()) == expected[0]
+    other = replace(tested[0], numbers=[0.0, 0.0])
+    assert list(classifier.predict([other])[0].probabilities.values()) != expected[0]
+
+
+def test_numbers_are_standardised_by_all_that_the_model_learns_from(fitted, data) -> None:
+    _, done, _ = fitted
+    head = depthsearch.load(done.folder).model.fc
+    both = torch.cat([data.train.numbers, data.val.numbers])
+    assert torch.allclose(head.join.mean, both.mean(0))
+    assert torch.allclose(head.join.deviation, both.std(0, correction=0))
+
+
+def test_a_prediction_tells_its_sample(fitted, tested) -> None:
+    (found,) = depthsearch.load(fitted[1].folder).predict(tested[:1])
+    told = json.loads(json.dumps(found.as_json()))
+    assert told["images"] == [str(path) for path in tested[0].images]
+    assert told["numbers"] == tested[0].numbers
+    assert "image" not in told
+
+
+def test_a_sample_with_an_unreadable_image_is_left_out(fitted, tested) -> None:
+    classifier = depthsearch.load(fitted[1].folder)
+    broken = replace(tested[1], images=[tested[1].images[0], Path("none.png")])
+    found = classifier.predict([tested[0], broken, tested[2]], skip_unreadable=True)
+    assert [each.sample for each in found] == [s.ordered(COLUMNS) for s in (tested[0], tested[2])]
+    with pytest.raises(DataError, match=r"none\.png"):
+        classifier.predict([broken])
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ("front.png", r"takes samples of 2 images and 2 numbers, not single images such as front\.png"),
+        (Sample(images=["a.png"], numbers=[1, 2]), r"^images: 1 given for 2\. Give front, side\.$"),
+        (Sample(images="a.png", numbers=[1, 2]), r"^images: 1 given for 2"),
+        (Sample(images=["a", "b"], numbers=[1]), r"^numbers: 1 given for 2\. Give weight_g, age\.$"),
+        (Sample(images=["a", "b"]), r"^numbers: 0 given for 2"),
+        (
+            Sample(images={"front": "a", "back": "b"}, numbers=[1, 2]),
+            r"^images are front, back\. Give front, s",
+        ),
+        (Sample(images=["a", "b"], numbers=[1, float("nan")]), r"^age is nan\. Give a finite number"),
+        (Sample(images=["a", "b"], numbers=[1, "2"]), r"^age is '2'\. Give a finite number"),
+        (Sample(images=["a", "b"], numbers=[10**400, 2]), r"^weight_g is 1000"),
+        (Sample(images=["a", "b"], numbers=[1, None]), r"^age is None"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(fitted, sample, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        depthsearch.load(fitted[1].folder).predict([sample])
+
+
+def test_models_of_samples_are_not_written_as_onnx(fitted, data, of, space, tmp_path) -> None:
+    study = optuna.create_study()
+    training = fit(
+        study,
+        fitted[0],
+        Point(cut=space.cuts[-1], learning_rate=1e-3),
+        tmp_path / "m",
+        trial=0,
+        checkpoints=tmp_path,
+        onnx=True,
+    )
+    message = r"^--onnx writes models of one image per sample, and samples has samples of 2 images and 2 num"
+    with pytest.raises(SettingsError, match=message):
+        next(training)
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def status_of(argv: list[str]) -> int:
+    try:
+        return main(argv)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+OPTIONS = (
+    "--backbone test_resnet --weights random --image-size 16 --device cpu --precision float32 --head-width 0"
+)
+BAD = [
+    ("front,side,label,age\na.png,,x,1\n", "bad.csv, line 2: side is empty. Give it, or remove the row."),
+    ("front,side,label,age\na.png,b.png,,1\n", "bad.csv, line 2: label is empty."),
+    ("front,side,label,age\na.png,b.png,x,\n", "bad.csv, line 2: age is empty. Give a number, or remove"),
+    (
+        "front,side,label,age\na.png,b.png,x,old\n",
+        "bad.csv, line 2: age is 'old', no number. Give one such as",
+    ),
+    ('front,side,label,age\na.png,b.png,x,"1,5"\n', "bad.csv, line 2: age is '1,5', no number."),
+    ("front,side,label,age\na.png,b.png,x,1_000\n", "bad.csv, line 2: age is '1_000', no number."),
+    ("front,side,label,age\na.png,b.png,x,nan\n", "bad.csv, line 2: age is nan. Give a finite number"),
+    ("front,side,label,age\na.png,b.png,x,-inf\n", "bad.csv, line 2: age is -inf. Give a finite number"),
+    ("front,side,label,age\na.png,b.png,x,1e39\n", "bad.csv, line 2: age is 1e39. Give a finite number"),
+    (
+        "front,label,age\na.png,x,1\n",
+        "bad.csv has no column 'side' (the file's path), only: front, label, age.",
+    ),
+    ("front,side,label\na.png,b.png,x\n", "bad.csv has no column 'age' (a number of the sample), only:"),
+    ("front,side,age\na.png,b.png,1\n", "bad.csv has no column 'label' (its class)"),
+    ("front,side,label,age\n", "bad.csv: no rows. Give one for each sample."),
+    ("front,side,label,age\nf00.png,nix.png,x,1\nf01.png,s01.png,y,1\n", "bad.csv, line 2: no file "),
+    (
+        "front,side,label,age\nf00.png,s00.png,x,1\nf00.png,s00.png,y,1\n",
+        "f00.png, s00.png, with the same numbers, is 'x' in bad.csv, line 2 and 'y' in bad.csv, line 3. Give",
+    ),
+    (
+        "front,side,label,age\nf00.png,s00.png,x,1\nf00.png,s00.png,x,1\n",
+        "s00.png, with the same numbers, stands in bad.csv, line 2 and bad.csv, line 3. Remove one row.",
+    ),
+    (
+        "front,side,label,age\nf00.png,s00.png,x,1\nf00.png,s01.png,x,1\n",
+        "one class only, 'x'. Give samples of",
+    ),
+    (
+        "front,side,label,age\nf00.png,s00.png,x,1\nf00.png,s01.png,y,1\n",
+        "bad.csv has 1 sample(s), too few to take test and val from by the shares given. Add samples to it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("table", "expected"), BAD)
+def test_a_bad_table_is_one_line_and_status_2(folder, tmp_path, capsys, table: str, expected: str) -> None:
+    for file in ("f00.png", "s00.png", "f01.png", "s01.png"):
+        shutil.copy(folder / file, tmp_path)
+    (tmp_path / "bad.csv").write_text(table)
+    columns = ["--image-columns", "front,side", "--number-columns", "age"]
+    assert status_of(["study", *OPTIONS.split(), "--data", str(tmp_path / "bad.csv"), *columns]) == 2
+    assert_one_line(capsys, expected)
+
+
+BAD_COLUMNS = [
+    (["--image-columns", "front,Front"], "--image-columns names 'Front' twice. Name each column once."),
+    (
+        ["--image-columns", "front,age", "--number-columns", "age"],
+        "--image-columns and --number-columns both name 'age'. Keep it in one of them.",
+    ),
+    (
+        ["--image-columns", "front,label"],
+        "--image-columns names 'label', which holds the class. Leave it out.",
+    ),
+    (["--image-columns", "front", "--number-columns", "split"], "names 'split', which holds the split."),
+    (["--image-columns", "front,nope"], "samples.csv has no column 'nope' (the file's path), only: front, "),
+    (["--number-columns", "age"], "samples.csv has no column 'image' (the file's path), only: front, side, "),
+    (["--image-columns", "front", "--number-columns", "label"], "names 'label', which holds the class."),
+]
+
+
+@pytest.mark.parametrize(("columns", "expected"), BAD_COLUMNS)
+def test_bad_columns_are_one_line_and_status_2(folder, capsys, columns: list[str], expected: str) -> None:
+    assert status_of(["study", *OPTIONS.split(), "--data", str(folder / "samples.csv"), *columns]) == 2
+    assert_one_line(capsys, expected)
+
+
+def assert_one_line(capsys, expected: str) -> None:
+    told = capsys.readouterr()
+    assert told.out == ""
+    (line,) = told.err.splitlines()
+    assert line.startswith("depthsearch ")
+    assert expected in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbones", ["test_resnet", "test_resnet,test_byobnet"])
+def test_from_a_table_to_predictions_of_another(
+    folder, tmp_path, capsys, monkeypatch, backbones: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns = ["--image-columns", "front,side", "--number-columns", "weight_g,age"]
+    options = OPTIONS.replace("test_resnet", backbones).split()
+    counts = "--trials 5 --epochs 2 --confirm 1 --seeds 2 --resample --views 2 --name s --pruner none"
+    aims = "--aim accuracy+cost --keep-disk 0"
+    study = [
+        "study",
+        *options,
+        "--data",
+        str(folder / "samples.csv"),
+        *columns,
+        *counts.split(),
+        *aims.split(),
+    ]
+    assert main(study) == 0
+    told = capsys.readouterr()
+    counted = "2 classes; 36 train, 12 validation, 12 test samples of 2 images and 2 numbers."
+    assert counted in " ".join(told.err.split())
+    assert "training MACs of a sample" in " ".join((told.out + told.err).split())
+    assert main(["report", "s", "--out", "report"]) == 0
+    page = Path("report/report.md").read_text()
+    assert "Images of a sample" in page
+    assert "--image-columns front,side --number-columns weight_g,age" in " ".join(
+        page.replace("\\", " ").split()
+    )
+    capsys.readouterr()
+    assert main(["fit", "s", "--out", "m"]) == 0
+    assert "12 samples" in capsys.readouterr().out
+    card = Path("m/README.md").read_text()
+    assert "**A sample**: images in the columns front, side; numbers in weight_g, age" in card
+    assert "depthsearch.Sample(images=" in card
+    assert main(["report", "s"]) == 0
+    # No label, other columns around, another order.
+    rows = [f"{i},{folder}/s{i:02d}.png,{500 + 300 * (i % 2) + i},{folder}/f{i:02d}.png" for i in range(4)]
+    Path("new.csv").write_text("\n".join(["Age,side,weight_g,front", *rows]) + "\n")
+    capsys.readouterr()
+    assert main(["predict", "m", "new.csv", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["images"] for line in lines] == [
+        [f"{folder}/{s}{i:02d}.png" for s in "fs"] for i in range(4)
+    ]
+    assert [line["class"] for line in lines] == ["a", "b", "a", "b"]
+    assert_refused(capsys, folder)
+
+
+def assert_refused(capsys, folder: Path) -> None:
+    """What cannot be done with a model of samples is said in a line."""
+    refused = [
+        (
+            ["fit", "s", "--out", "n", "--onnx"],
+            "--onnx writes models of one image per sample, and samples has",
+        ),
+        (["explain", "s"], "depthsearch explain shows models of one image per sample, and"),
+        (["explain", "m", f"{folder}/f00.png"], "depthsearch explain shows models of one image per sample"),
+        (
+            ["predict", "m", f"{folder}/f00.png"],
+            "is no table, and this model takes samples of 2 images and 2",
+        ),
+        (
+            ["predict", "m", "missing.csv"],
+            "No file missing.csv. Give a table with the columns front, side, w",
+        ),
+        (["predict", "m", "empty.csv"], "empty.csv: no rows. Give one for each sample."),
+        (["predict", "m", "short.csv"], "short.csv has no column 'side' (the file's path), only: front."),
+    ]
+    Path("empty.csv").write_text("front,side,weight_g,age\n")
+    Path("short.csv").write_text("front\nx.png\n")
+    for argv, expected in refused:
+        assert status_of(argv) == 2
+        assert expected in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_table_is_nothing_for_a_model_of_images(of, load, space, folder, tmp_path, capsys) -> None:
+    task = of(load(image_columns=("side",), number_columns=()), epochs=1)
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/s.db")
+    study.set_user_attr("checkpoint_id", "x")
+    point = Point(cut=space.cuts[-1], learning_rate=1e-3)
+    list(fit(study, task, point, tmp_path / "m", trial=0, checkpoints=tmp_path))
+    assert "samples" not in json.loads((tmp_path / "m" / "config.json").read_text())["depthsearch"]
+    capsys.readouterr()
+    assert status_of(["predict", str(tmp_path / "m"), str(folder / "samples.csv")]) == 2
+    assert_one_line(capsys, "samples.csv is a table, and this model takes images. Give files, or folders of")
+    with pytest.raises(DataError, match=r"takes single images, not samples such as a\.png, b\.png"):
+        depthsearch.load(tmp_path / "m").predict([Sample(images=["a.png", "b.png"])])
+
+
+@pytest.mark.parametrize("columns", [("front", "side"), ("front",)])
+def test_the_same_image_in_several_samples_is_no_contradiction(load, folder, columns) -> None:
+    """A pair may share an image with another; one image may stand with other numbers."""
+    rows = [f"f{i // 4:02d}.png,s{i:02d}.png,{'xy'[i % 2]},{i}" for i in range(40)]
+    (folder / "pairs.csv").write_text("\n".join(["front,side,label,age", *rows]) + "\n")
+    data = load("pairs.csv", image_columns=columns, number_columns=("age",))
+    assert [len(s) for s in (data.train, data.val, data.test)] == [24, 8, 8]
+    assert str(data.columns) == f"samples of {len(columns)} image{'s' * (len(columns) > 1)} and 1 number"
+    # That an image is in several splits is said once for each.
+    assert {len(group) for group in data.duplicates} == {1}

@@ -35,8 +35,9 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             f"- **Trained** from {ours['cut']['shown']}; everything before it is frozen and as pretrained. "
             f"Head: {_head(ours['head'])}.",
             f"- **Weights** it started from: {origin['weights']}.",
-            f"- **{noun.capitalize()}s**: {images['name']}, {images['n_learned']} to learn from (training and validation), "
-            f"{images['n_test']} for the test; fingerprint {images['fingerprint']}.",
+            f"- **{noun.capitalize()}s**: {images['name']}, {images['n_learned']} to learn from "
+            f"(training and validation), {images['n_test']} for the test; "
+            f"fingerprint {images['fingerprint']}.",
             f"- **Setting**: {_setting(ours['setting'])}, {origin['recipe']['epochs']} epochs of batches of "
             f"{origin['recipe']['batch_size']}{_balance(origin['recipe'])}, "
             f"seed {origin['seed']}, {ours['precision']} (study "

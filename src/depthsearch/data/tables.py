@@ -49,10 +49,10 @@ class Row:
         value = self.values[column]
         if value is None or (isinstance(value, str) and not value.strip()):
             raise DataError(f"{self.place}: {column} is empty. Give a number, or remove the row.")
-        # Python would read 1_000 as well.
-        text = str(float(value) if isinstance(value, bool) else value).strip().replace("_", "?")
+        text = str(float(value) if isinstance(value, bool) else value).strip()
         try:
-            number = float(text)
+            # Python would read 1_000 as well.
+            number = float(text.replace("_", "?"))
         except ValueError:
             raise DataError(
                 f"{self.place}: {column} is {text!r}, no number. Give one such as 12.5, with a point."
