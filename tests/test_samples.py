@@ -6,6 +6,8 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import optuna
@@ -19,6 +21,7 @@ from depthsearch import refit
 from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
+from depthsearch.data.tables import Row
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.features import Budget, ViewedImages
@@ -125,6 +128,36 @@ def test_a_sample_is_the_images_and_numbers_of_its_row(data) -> None:
             i, label = int(front[1:3]), int(images.labels[sample])
             assert (front, side, label) == (f"f{i:02d}.png", f"s{i:02d}.png", i % 2)
             assert images.numbers[sample].tolist() == [500 + 300 * label + i, i % 7]
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [(3, 3.0), (2.5, 2.5), (True, 1.0), (" -1e-3 ", -0.001), (Decimal("1.5"), 1.5)]
+)
+def test_a_number_may_be_of_any_kind_that_a_table_has(value: object, number: float) -> None:
+    assert Row(place="t.parquet, row 1", values={"age": value}).number("age") == number
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "  ", "one", "1,5", "0x10", float("nan"), 10**400, date(2020, 1, 1)]
+)
+def test_what_is_no_number_says_where(value: object) -> None:
+    with pytest.raises(DataError, match=r"^t\.parquet, row 1: age is ([^.]+|1e39|inf)\. Give "):
+        Row(place="t.parquet, row 1", values={"age": value}).number("age")
+
+
+def test_classes_are_mapped_and_splits_given_by_samples(load, folder, tmp_path) -> None:
+    rows = [
+        f"f{i:02d}.png,s{i:02d}.png,{'pqr'[i % 3]},{i},{('train', 'val', 'test')[i % 5 % 3]}"
+        for i in range(N)
+    ]
+    (folder / "splits.csv").write_text("\n".join(["front,side,label,age,split", *rows]) + "\n")
+    (tmp_path / "map.json").write_text('{"p": "x", "q": "x", "r": "y"}')
+    data = load("splits.csv", number_columns=("age",), classes_map=tmp_path / "map.json")
+    assert data.classes == ("x", "y")
+    for name, images in (("train", data.train), ("val", data.val), ("test", data.test)):
+        wanted = [i for i in range(N) if ("train", "val", "test")[i % 5 % 3] == name]
+        assert images.numbers.flatten().tolist() == wanted
+        assert images.labels.tolist() == [int(i % 3 == 2) for i in wanted]
 
 
 def test_the_images_are_in_the_order_of_the_columns(load, data) -> None:

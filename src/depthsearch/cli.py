@@ -213,7 +213,7 @@ def _add_task(add: Any) -> None:
     _add_flag(add, "--skip-unreadable", "leave out images that cannot be read")
     counts = f"default: {EPOCHS}, demo {DEMO_EPOCHS}"
     add("--epochs", type=_at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
-    add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images a step (64)")
+    add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images, or samples, a step (64)")
     add("--metric", choices=METRICS, default="accuracy", help="score on validation (accuracy)")
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="of the learning rate (cosine)")
     add("--optimizer", choices=OPTIMIZERS, help="(adamw)")

@@ -323,8 +323,9 @@ def model_for(task: Task, point: Point, seed: int) -> nn.Module:
         n_numbers=task.n_numbers,
         seed=seed,
     )
-    if task.train_numbers is not None:
-        standardise(model.get_submodule(classifier), task.train_numbers)
+    numbers = task.train_numbers
+    if numbers is not None:
+        standardise(model.get_submodule(classifier), numbers)
     return model
 
 
