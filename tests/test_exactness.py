@@ -58,7 +58,7 @@ class Recomputed:
     """The boundary of each batch, computed when it is asked for."""
 
     def __init__(self, task: Task, split: Split, images: ImageSet, n_views: int = 1) -> None:
-        self.labels, self.macs_per_image, self.spent = images.labels, split.prefix_macs, Spent()
+        self.labels, self.macs_per_sample, self.spent = images.labels, split.prefix_macs, Spent()
         self.device, self.prefix = task.device, task.device.place(split.prefix)
         self.images = images
         self.views = [View(v, seed=task.recipe.seed, n_images=len(images)) for v in range(n_views)]
@@ -73,7 +73,7 @@ class Recomputed:
 
     @torch.no_grad()
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self.spent.macs += self.macs_per_image * len(index)
+        self.spent.macs += self.macs_per_sample * len(index)
         pixels = self.view(self.images.gather(index).to(self.device.torch_device), index)
         with self.device.autocast():
             return self.prefix(self.device.layout(pixels.float() * self.scale - self.shift))

@@ -22,7 +22,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.features import Budget
 from depthsearch.flattening import FLAT_HEAD, MapClassifier, flattened
 from depthsearch.graph import trace
-from depthsearch.heads import head_macs, head_weights, make_head, with_head
+from depthsearch.heads import head_macs, head_size, make_head, with_head
 from depthsearch.objective import Task, full_fine_tune_macs, model_for, suffix_macs, train_point
 from depthsearch.space import Point
 from depthsearch.split import suffix_of
@@ -119,7 +119,7 @@ def test_the_weight_tensors_of_vgg16_are_those_that_keras_and_torch_count() -> N
     with torch.device("meta"):
         model = timm.create_model("vgg16")
     flat = flattened(model, image_size=150)
-    tensors, parameters = head_weights(flat, FLAT_HEAD, 1, width=256)
+    size = head_size(flat, FLAT_HEAD, 1, width=256)
     new = with_head(flat, FLAT_HEAD, 1, width=256).to("meta")
     cuts = list_cuts(flat, image_size=150)
     counted = {}
@@ -127,8 +127,8 @@ def test_the_weight_tensors_of_vgg16_are_those_that_keras_and_torch_count() -> N
         with freeze_before(new, cut):
             learns = [p for p in new.parameters() if p.requires_grad]
         counted[cut.name] = len(learns)
-        assert len(learns) == cut.trainable_tensors + tensors
-        assert sum(p.numel() for p in learns) == cut.trainable_parameters + parameters
+        assert len(learns) == cut.trainable_tensors + size.tensors
+        assert sum(p.numel() for p in learns) == cut.trainable_parameters + size.parameters
     assert counted == {"features.0": 30, "features.24": 10, FLAT_HEAD: 4}
 
 

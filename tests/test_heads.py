@@ -7,7 +7,7 @@ from torch import nn
 
 from depthsearch.backbones import make_model
 from depthsearch.errors import SettingsError
-from depthsearch.heads import head_macs, head_size, make_head, with_head
+from depthsearch.heads import HeadSize, head_macs, head_size, make_head, with_head
 
 
 def test_width_zero_is_a_plain_linear_layer() -> None:
@@ -127,5 +127,6 @@ def test_the_size_of_a_head_is_that_of_the_one_that_is_made(name: str, width: in
     made = with_head(model, path, 5, width=width, depth=depth, dropout=0.1).get_submodule(path)
     state = torch.get_rng_state()
     size = head_size(model, path, 5, width=width, depth=depth)
-    assert size == (head_macs(made), sum(p.numel() for p in made.parameters()))
+    weights = [p.numel() for p in made.parameters()]
+    assert size == HeadSize(macs=head_macs(made), tensors=len(weights), parameters=sum(weights))
     assert torch.equal(torch.get_rng_state(), state), "nothing random was drawn"

@@ -47,6 +47,8 @@ seed = 7
 [train]
 data = "photos"
 classes-map = "coarse.json"
+image-columns = ["front", "side"]
+number-columns = ["age"]
 weights = "w/d.safetensors"
 image-size = 96
 balance = "weights"
@@ -104,7 +106,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
         "--channels 1 --balance weights --optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
         "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
-        "--augment flip,rotation=10 --head flatten "
+        "--augment flip,rotation=10 --head flatten --image-columns front,side --number-columns age "
         "--also dropout --sampler gp --pruner none --aim accuracy+cost --cost parameters "
         "--trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample "

@@ -30,7 +30,7 @@ class Rows:
     """Boundary tensors that are there already, counting what they would have cost."""
 
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, macs: int = 0) -> None:
-        self.features, self.labels, self.macs_per_image = features, labels, macs
+        self.features, self.labels, self.macs_per_sample = features, labels, macs
         self.spent = Spent()
         self.epochs: list[int] = []
         self.sizes: list[int] = []
@@ -40,7 +40,7 @@ class Rows:
         self.epochs.append(epoch)
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self.spent.macs += self.macs_per_image * len(index)
+        self.spent.macs += self.macs_per_sample * len(index)
         self.sizes.append(len(index))
         self.order += index.tolist()
         return (self.features[index],)

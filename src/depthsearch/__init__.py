@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from depthsearch.backbones import load_backbone
     from depthsearch.classifier import Classifier, Prediction
     from depthsearch.cuts import Cut, find_cut, list_cuts
-    from depthsearch.data import DataSet, load_data
+    from depthsearch.data import DataSet, Sample, load_data
     from depthsearch.devices import choose_device
     from depthsearch.errors import DepthsearchError
     from depthsearch.features import Budget, choose_budget
@@ -35,6 +35,7 @@ _HOMES = {
     "Point": "space",
     "Prediction": "classifier",
     "Recipe": "training",
+    "Sample": "data",
     "SearchSpace": "space",
     "Split": "split",
     "Task": "objective",
@@ -63,6 +64,7 @@ __all__ = [
     "Point",
     "Prediction",
     "Recipe",
+    "Sample",
     "SearchSpace",
     "Split",
     "Task",

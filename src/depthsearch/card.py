@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["model_card"]
@@ -19,6 +19,8 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
     ours = config["depthsearch"]
     origin, seen = ours["provenance"], ours["preprocessing"]
     images = origin["data"]
+    samples = ours.get("samples")
+    noun = "sample" if samples else "image"
     return "\n".join(
         [
             "---",
@@ -33,8 +35,9 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             f"- **Trained** from {ours['cut']['shown']}; everything before it is frozen and as pretrained. "
             f"Head: {_head(ours['head'])}.",
             f"- **Weights** it started from: {origin['weights']}.",
-            f"- **Images**: {images['name']}, {images['n_learned']} to learn from (training and validation), "
-            f"{images['n_test']} for the test; fingerprint {images['fingerprint']}.",
+            f"- **{noun.capitalize()}s**: {images['name']}, {images['n_learned']} to learn from "
+            f"(training and validation), {images['n_test']} for the test; "
+            f"fingerprint {images['fingerprint']}.",
             f"- **Setting**: {_setting(ours['setting'])}, {origin['recipe']['epochs']} epochs of batches of "
             f"{origin['recipe']['batch_size']}{_balance(origin['recipe'])}, "
             f"seed {origin['seed']}, {ours['precision']} (study "
@@ -43,13 +46,24 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             f"shorter side to {_shorter_side(seen)} px ({seen['interpolation']}), centre "
             f"{seen['image_size']} x {seen['image_size']} px, mean {_numbers(seen['mean'])}, "
             f"std {_numbers(seen['std'])}.",
+            *_sample(samples),
             "",
-            *_test(ours["test"]),
+            *_test(ours["test"], noun),
             "",
-            *_usage(ours["timm_loads"], name, len(seen["mean"]) if has_onnx else 0),
+            *_usage(ours["timm_loads"], name, len(seen["mean"]) if has_onnx else 0, samples),
             "",
         ]
     )
+
+
+def _sample(samples: Mapping[str, Sequence[str]] | None) -> list[str]:
+    """Say what a sample is made of, where it is more than an image."""
+    if not samples:
+        return []
+    told = f"- **A sample**: images in the columns {', '.join(samples['image_columns'])}"
+    if samples["number_columns"]:
+        told += f"; numbers in {', '.join(samples['number_columns'])}, as they were in training"
+    return [f"{told}."]
 
 
 def _listed(classes: list[str], n_shown: int = 20) -> str:
@@ -84,29 +98,31 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _test(test: Mapping[str, Any]) -> list[str]:
+def _test(test: Mapping[str, Any], noun: str) -> list[str]:
     figures, readings = test["figures"], test["readings"]
     low, high = figures["interval"]
     told = [
         "## Test",
         "",
-        f"Accuracy {figures['accuracy']:.4f} on {figures['n']} images (95 % interval {low:.4f} to "
+        f"Accuracy {figures['accuracy']:.4f} on {figures['n']} {noun}s (95 % interval {low:.4f} to "
         f"{high:.4f}, Wilson); negative log likelihood {figures['negative_log_likelihood']:.4f}; expected "
         f"calibration error {figures['calibration_error']:.4f} (15 bins).",
     ]
     if len(readings) > 1:
         told += [
             "",
-            f"**The test images were read {len(readings)} times** (first {readings[0]['when']}), each time "
+            f"**The test {noun}s were read {len(readings)} times** (first {readings[0]['when']}), each time "
             "for a model of the same study: the figures are no longer unbiased.",
         ]
     rows = [
         f"| {c['name']} | {c['precision']:.4f} | {c['recall']:.4f} | {c['n']} |" for c in figures["classes"]
     ]
-    return [*told, "", "| class | precision | recall | images |", "|---|---|---|---|", *rows]
+    return [*told, "", f"| class | precision | recall | {noun}s |", "|---|---|---|---|", *rows]
 
 
-def _usage(timm_loads: bool, name: str, onnx_channels: int) -> list[str]:
+def _usage(
+    timm_loads: bool, name: str, onnx_channels: int, samples: Mapping[str, Sequence[str]] | None
+) -> list[str]:
     with_timm = [
         "import timm",
         f'model = timm.create_model("local-dir:{name}", pretrained=True).eval()',
@@ -117,12 +133,18 @@ def _usage(timm_loads: bool, name: str, onnx_channels: int) -> list[str]:
     lines = ["## Use", "", "```python"]
     if timm_loads:
         lines += [*with_timm, ""]
+    given, table = '"photo.jpg"', "photo.jpg"
+    if samples:
+        files = ", ".join(f'"{column}": "photo.jpg"' for column in samples["image_columns"])
+        numbers = ", ".join(f'"{column}": 1.5' for column in samples["number_columns"])
+        also = f", numbers={{{numbers}}}" if numbers else ""
+        given, table = f"depthsearch.Sample(images={{{files}}}{also})", "samples.csv"
     lines += [
         "import depthsearch",
-        f'depthsearch.load("{name}").predict(["photo.jpg"])',
+        f'depthsearch.load("{name}").predict([{given}])',
         "```",
         "",
-        f"On the command line: `depthsearch predict {name} photo.jpg`.",
+        f"On the command line: `depthsearch predict {name} {table}`.",
     ]
     if not timm_loads:
         lines += ["", "It is not one of timm's models as it stands, so `timm.create_model` cannot load it."]

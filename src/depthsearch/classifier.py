@@ -1,6 +1,7 @@
 """A trained model with its classes and preprocessing: from image files to classes and probabilities.
 
-Shapes: ``n`` images, ``c`` channels, ``s`` their side in pixels, ``k`` classes.
+Shapes: ``n`` samples, of ``m`` images and ``d`` numbers each (most often of one image), ``c`` channels, ``s``
+their side in pixels, ``k`` classes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from PIL import Image
 from torch import nn
 
 from depthsearch.backbones import Preprocessing
-from depthsearch.data import Geometry, UnreadableError, decode_file
+from depthsearch.data import Columns, Geometry, Sample, UnreadableError, decode_file
 from depthsearch.devices import Device
+from depthsearch.errors import DataError
+from depthsearch.heads import giving_numbers
 from depthsearch.pixels import Normalisation, filled_up
 
 __all__ = ["BATCH_SIZE", "Classifier", "Prediction"]
@@ -31,24 +34,30 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What a classifier says of one image.
+    """What a classifier says of one image, or of one sample of several.
 
     Attributes:
-        image: The file.
+        image: The file; of a sample the first one.
         label: The most probable class.
         probability: Of that class.
         probabilities: Of every class, by name, in the order of the classes.
+        sample: What it was told of, where a sample is more than an image: paths and numbers in the order of
+            the model's columns.
     """
 
     image: Path
     label: str
     probability: float
     probabilities: dict[str, float]
+    sample: Sample | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Give plain values."""
+        told: dict[str, Any] = {"image": str(self.image)}
+        if self.sample is not None:
+            told = {"images": list(map(str, self.sample.images)), "numbers": list(self.sample.numbers)}
         return {
-            "image": str(self.image),
+            **told,
             "class": self.label,
             "probability": self.probability,
             "probabilities": self.probabilities,
@@ -57,14 +66,15 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
-    """A trained model that takes images as it was trained to.
+    """A trained model that takes images, or samples of several, as it was trained to.
 
     Attributes:
-        model: In eval mode, on the device: normalised images ``(n, c, s, s)`` to logits ``(n, k)``.
+        model: In eval mode, on the device: normalised images ``(n * m, c, s, s)`` to logits ``(n, k)``.
         classes: Names of the classes; a label is a place in it.
         preprocessing: How images become the model's input.
         device: Where, and in which precision.
         config: What its folder says of it; empty for a model that was never saved.
+        columns: What a sample is made of.
     """
 
     model: nn.Module = field(repr=False)
@@ -72,6 +82,7 @@ class Classifier:
     preprocessing: Preprocessing
     device: Device
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    columns: Columns = field(default_factory=Columns)
 
     def __post_init__(self) -> None:
         """Bring the model to its device and into eval mode."""
@@ -79,27 +90,27 @@ class Classifier:
 
     def predict(
         self,
-        images: Iterable[Path | str],
+        images: Iterable[Path | str | Sample],
         *,
         batch_size: int = BATCH_SIZE,
         skip_unreadable: bool = False,
     ) -> list[Prediction]:
-        """Tell the classes of image files.
+        """Tell the classes of image files, or of samples where the model was trained on samples.
 
         Args:
-            images: Files of any kind that Pillow knows.
-            batch_size: Images at once; the result does not depend on it on a CPU.
-            skip_unreadable: Whether to leave out files that cannot be read, instead of stopping.
+            images: Files of any kind that Pillow knows; or samples of them.
+            batch_size: Samples at once; the result does not depend on it on a CPU.
+            skip_unreadable: Whether to leave out what cannot be read, instead of stopping.
 
         Raises:
-            DataError: If a file cannot be read, naming it.
+            DataError: If a file cannot be read, naming it, or the model takes something else.
         """
         skipped: Callable[[UnreadableError], None] | None = (lambda _: None) if skip_unreadable else None
         return list(self.predictions(images, batch_size=batch_size, skipped=skipped))
 
     def predictions(
         self,
-        images: Iterable[Path | str],
+        images: Iterable[Path | str | Sample],
         *,
         batch_size: int = BATCH_SIZE,
         skipped: Callable[[UnreadableError], None] | None = None,
@@ -107,9 +118,9 @@ class Classifier:
         """Tell the classes of image files, a batch after the other; see `predict`.
 
         Args:
-            images: Files of any kind that Pillow knows.
-            batch_size: Images at once.
-            skipped: Called for each file that cannot be read; None: such a file is an error.
+            images: See `predict`.
+            batch_size: Samples at once.
+            skipped: Called for each sample of which a file cannot be read; None: such a file is an error.
         """
         geometry = Geometry(
             image_size=self.preprocessing.image_size,
@@ -117,47 +128,79 @@ class Classifier:
             interpolation=self.preprocessing.interpolation,
             channels=len(self.preprocessing.mean),
         )
-        paths = iter([Path(image) for image in images])
-        while batch := list(islice(paths, batch_size)):
-            readable = []
-            for path, found in zip(batch, _decode(batch, geometry), strict=True):
-                if isinstance(found, torch.Tensor):
-                    readable.append((path, found))
+        each = self.columns.images_each
+        samples = iter([self._sample(given) for given in images])
+        while batch := list(islice(samples, batch_size)):
+            found = _decode([Path(path) for sample in batch for path in sample.images], geometry)
+            readable: list[Sample] = []
+            pixels: list[torch.Tensor] = []
+            for place, sample in enumerate(batch):
+                parts = found[place * each : (place + 1) * each]
+                error = next((part for part in parts if isinstance(part, UnreadableError)), None)
+                if error is None:
+                    readable.append(sample)
+                    pixels += [part for part in parts if isinstance(part, torch.Tensor)]
                 elif skipped is None:
-                    raise found
+                    raise error
                 else:
-                    skipped(found)
+                    skipped(error)
             if readable:
-                logits = self.logits(torch.stack([pixels for _, pixels in readable]))
-                yield from self._named([path for path, _ in readable], logits)
+                numbers = torch.tensor([list(s.numbers) for s in readable], dtype=torch.float32)
+                logits = self.logits(torch.stack(pixels), numbers if self.columns.numbers else None)
+                yield from self._named(readable, logits)
 
-    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _sample(self, given: Path | str | Sample) -> Sample:
+        """Take what the model was trained on, its parts in order.
+
+        Raises:
+            DataError: If it is something else.
+        """
+        if isinstance(given, Sample) and self.columns.is_plain:
+            raise DataError(
+                f"This model takes single images, not samples such as {given}. Give paths of files."
+            )
+        if isinstance(given, Sample):
+            return given.ordered(self.columns)
+        if not self.columns.is_plain:
+            raise DataError(
+                f"This model takes {self.columns}, not single images such as {given}. Give "
+                f"depthsearch.Sample(images=[...], numbers=[...]) with {', '.join(self.columns.images)}"
+                f"{'; ' if self.columns.numbers else ''}{', '.join(self.columns.numbers)}."
+            )
+        return Sample(images=(Path(given),))
+
+    def logits(self, pixels: torch.Tensor, numbers: torch.Tensor | None = None) -> torch.Tensor:
         """Run the model.
 
         Args:
-            pixels: ``(n, c, s, s)``, uint8, on the CPU.
+            pixels: ``(n * m, c, s, s)``, uint8, on the CPU; the images of a sample next to each other.
+            numbers: ``(n, d)``, float32, on the CPU; None where samples have none.
 
         Returns:
             ``(n, k)``, float32, on the CPU.
         """
-        inputs = self._normalise(self.device.move(filled_up(pixels, self.device)))
-        with torch.no_grad(), self.device.autocast():
+        by_sample = pixels.unflatten(0, (-1, self.columns.images_each))
+        inputs = self._normalise(self.device.move(filled_up(by_sample, self.device).flatten(0, 1)))
+        if numbers is not None:
+            numbers = self.device.move(filled_up(numbers, self.device))
+        with torch.no_grad(), self.device.autocast(), giving_numbers(self.model, numbers):
             logits: torch.Tensor = self.model(inputs)
-        return logits[: len(pixels)].float().cpu()
+        return logits[: len(by_sample)].float().cpu()
 
     @cached_property
     def _normalise(self) -> Normalisation:
         return Normalisation(self.preprocessing, self.device)
 
-    def _named(self, paths: list[Path], logits: torch.Tensor) -> Iterator[Prediction]:
-        for path, row in zip(paths, logits.softmax(1), strict=True):
+    def _named(self, samples: Sequence[Sample], logits: torch.Tensor) -> Iterator[Prediction]:
+        for sample, row in zip(samples, logits.softmax(1), strict=True):
             best = int(row.argmax())
             values = row.tolist()
             yield Prediction(
-                image=path,
+                image=Path(next(iter(sample.images))),
                 label=self.classes[best],
                 probability=values[best],
                 probabilities=dict(zip(self.classes, values, strict=True)),
+                sample=None if self.columns.is_plain else sample,
             )
 
 

@@ -200,6 +200,10 @@ def _add_task(add: Any) -> None:
     listed = _list_such_as("densenet121,resnet50")
     add("--backbone", type=listed, metavar="NAME,...", help=names)
     add("--data", metavar="DIR", help=f"{folders}; {others}; default: scikit-learn's digits, as a demo")
+    images = "columns of a table that name an image each: several make samples of as many (image)"
+    add("--image-columns", type=_columns, default=("image",), metavar="LIST", help=images)
+    numbers = "columns of a table with a number of each sample, which the head takes beside the images (none)"
+    add("--number-columns", type=_columns, default=(), metavar="LIST", help=numbers)
     new_names = 'new names of the classes, {"oak": "tree", "elm": "tree", ...}: to merge some'
     add("--classes-map", metavar="FILE", help=f"JSON with {new_names}")
     weights = "pretrained (default: auto, timm's); of several backbones NAME=FILE,..."
@@ -212,7 +216,7 @@ def _add_task(add: Any) -> None:
     _add_flag(add, "--skip-unreadable", "leave out images that cannot be read")
     counts = f"default: {EPOCHS}, demo {DEMO_EPOCHS}"
     add("--epochs", type=_at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
-    add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images a step (64)")
+    add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images, or samples, a step (64)")
     add("--metric", choices=METRICS, default="accuracy", help="score on validation (accuracy)")
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="of the learning rate (cosine)")
     add("--optimizer", choices=OPTIMIZERS, help="(adamw)")
@@ -332,12 +336,13 @@ def _add_fit(commands: Any) -> None:
 def _add_predict(commands: Any) -> None:
     add = commands.add_parser("predict", help="tell the classes of images").add_argument
     add("folder", type=Path, metavar="FOLDER", help="a model that depthsearch fit wrote")
-    add("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of them")
+    given = "files, or folders of them; a table (.csv, .parquet) for a model of samples"
+    add("images", type=Path, nargs="+", metavar="IMAGE", help=given)
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
-    add("--batch-size", type=_at_least(1), default=64, metavar="N", help="images at once (64)")
+    add("--batch-size", type=_at_least(1), default=64, metavar="N", help="images, or samples, at once (64)")
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, help="default: what the model was trained in")
-    add("--json", action="store_true", help="print a JSON object a line, one for each image")
+    add("--json", action="store_true", help="print a JSON object a line, one for each image or sample")
 
 
 def _add_cache(commands: Any) -> None:
@@ -527,6 +532,11 @@ def _list_such_as(example: str) -> Any:
         return items
 
     return listed
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    """Read names of columns; whoever reads the table says what is wrong with them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _names_from(text: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -30,29 +30,31 @@ def render_fit(fitted: Fitted) -> RenderableType:
     answer = Text.assemble(
         ("Model     ", "bold"),
         (f"{fitted.backbone}: trained from {fitted.point.cut}", "bold green"),
-        f"\n          {setting} (trial {fitted.trial}), on {fitted.n_images} images "
+        f"\n          {setting} (trial {fitted.trial}), on {fitted.n_images} {fitted.noun}s "
         f"(train + validation), {len(fitted.results)} epochs, {fitted.seconds:.1f} s",
     )
     test = Text.assemble(
         ("Test      ", "bold"),
         (f"accuracy {figures.accuracy:.4f}", "bold"),
-        f", 95 % interval {low:.4f} to {high:.4f} (Wilson), {figures.n} images"
+        f", 95 % interval {low:.4f} to {high:.4f} (Wilson), {figures.n} {fitted.noun}s"
         f"\n          negative log likelihood {figures.negative_log_likelihood:.4f}, "
         f"expected calibration error {figures.calibration_error:.4f}",
     )
-    return Group(answer, test, *_readings(fitted), _classes(figures), _confusion(figures), _place(fitted))
+    classes, confusion = _classes(figures, fitted.noun), _confusion(figures, fitted.noun)
+    return Group(answer, test, *_readings(fitted), classes, confusion, _place(fitted))
 
 
 def _readings(fitted: Fitted) -> list[Text]:
     """Say so where the test images were read before."""
     *before, _ = fitted.readings
     if not before:
-        return [Text("          the test images were read for the first time; the study has recorded it")]
+        told = f"          the test {fitted.noun}s were read for the first time; the study has recorded it"
+        return [Text(told)]
     times = "once" if len(before) == 1 else f"{len(before)} times"
     last = before[-1]
     return [
         Text(
-            f"          THE TEST IMAGES WERE READ BEFORE: {times}, last {last.when} "
+            f"          THE TEST {fitted.noun.upper()}S WERE READ BEFORE: {times}, last {last.when} "
             f"(accuracy {last.accuracy:.4f}, trial {last.trial}).\n"
             "          What was decided since may rest on that: this figure is no longer an unbiased one.",
             style="bold yellow",
@@ -60,10 +62,10 @@ def _readings(fitted: Fitted) -> list[Text]:
     ]
 
 
-def _classes(figures: Figures) -> Table:
+def _classes(figures: Figures, noun: str) -> Table:
     table = Table(title="Classes", title_justify="left")
     table.add_column("class", overflow="fold")
-    for heading in ("precision", "recall", "F1", "images"):
+    for heading in ("precision", "recall", "F1", f"{noun}s"):
         table.add_column(heading, justify="right")
     for each in figures.classes:
         shares = (each.precision, each.recall, each.f1)
@@ -71,7 +73,7 @@ def _classes(figures: Figures) -> Table:
     return table
 
 
-def _confusion(figures: Figures) -> RenderableType:
+def _confusion(figures: Figures, noun: str) -> RenderableType:
     names = [each.name for each in figures.classes]
     if len(names) <= MOST_COLUMNS:
         table = Table(title="Row's class, called column's", title_justify="left")
@@ -88,8 +90,8 @@ def _confusion(figures: Figures) -> RenderableType:
         if n and i != j
     ]
     table = Table(title="Most frequent confusions", title_justify="left")
-    for heading in ("class", "called", "images"):
-        table.add_column(heading, justify="right" if heading == "images" else "left", overflow="fold")
+    for heading in ("class", "called", f"{noun}s"):
+        table.add_column(heading, justify="right" if heading == f"{noun}s" else "left", overflow="fold")
     for n, name, called in sorted(wrong, key=lambda each: -each[0])[:N_CONFUSIONS]:
         table.add_row(name, called, str(n))
     return table

@@ -10,9 +10,14 @@ from depthsearch.pareto import non_dominated
 from depthsearch.summary import Summary
 from depthsearch.trials import TrialSummary
 
-__all__ = ["COST_NAMES", "Front", "FrontPoint", "front_of"]
+__all__ = ["Front", "FrontPoint", "cost_name", "front_of"]
 
-COST_NAMES = {"macs": "training MACs of an image", "parameters": "trainable parameters"}
+
+def cost_name(cost: str, noun: str) -> str:
+    """Name one of `aims.COSTS`, where a sample is called so: ``image`` or ``sample``."""
+    return {"macs": f"training MACs of {'an' if noun == 'image' else 'a'} {noun}"}.get(
+        cost, "trainable parameters"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +29,7 @@ class FrontPoint:
         score: Mean over seeds where it was trained again, else of its one training.
         standard_error: Of the mean; None with one training.
         n_trainings: Behind the score.
-        cost: Training MACs of an image or trainable parameters, the head included.
+        cost: Training MACs of a sample or trainable parameters, the head included.
         is_answer: Whether it is the study's answer.
     """
 
@@ -46,12 +51,19 @@ class Front:
             of those that were lucky.
         points: On the front, by rising cost.
         others: What they dominate.
+        noun: What a sample is called.
     """
 
     cost: str
     is_confirmed: bool
     points: tuple[FrontPoint, ...]
     others: tuple[FrontPoint, ...]
+    noun: str = "image"
+
+    @property
+    def cost_name(self) -> str:
+        """Name the cost, for people."""
+        return cost_name(self.cost, self.noun)
 
     @property
     def every(self) -> tuple[FrontPoint, ...]:
@@ -84,6 +96,7 @@ def front_of(summary: Summary) -> Front | None:
         is_confirmed=summary.evidence is not None,
         points=tuple(found[i] for i in places),
         others=tuple(point for i, point in enumerate(found) if i not in places),
+        noun=summary.noun,
     )
 
 

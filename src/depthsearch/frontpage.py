@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from depthsearch.aims import COSTS
 from depthsearch.charts import Axis, Chart, Curve, Layer, Mark, draw, log_ticks, symbol, ticks
 from depthsearch.document import Block, Figure, Legend, Paragraph, Table
-from depthsearch.front import COST_NAMES, Front, FrontPoint, front_of
+from depthsearch.front import Front, FrontPoint, front_of
 from depthsearch.plots import (
     HINT,
     NARROW,
@@ -35,7 +35,7 @@ def front_blocks(summary: Summary) -> Iterator[Block]:
         return
     yield Paragraph(_words(front))
     yield _figure(summary, front)
-    headings = (COST_NAMES[front.cost], "score", "layer", "first trainable", "setting", "trial", "")
+    headings = (front.cost_name, "score", "layer", "first trainable", "setting", "trial", "")
     yield Table(
         headings=headings,
         rows=tuple(
@@ -50,7 +50,7 @@ def front_blocks(summary: Summary) -> Iterator[Block]:
             )
             for point in front.points
         ),
-        numbers=frozenset({COST_NAMES[front.cost], "score", "layer", "trial"}),
+        numbers=frozenset({front.cost_name, "score", "layer", "trial"}),
         marked=next((place for place, point in enumerate(front.points) if point.is_answer), None),
     )
 
@@ -65,7 +65,7 @@ def _words(front: Front) -> str:
         "single training, and the lucky ones are on it, so it is too good."
     )
     return (
-        f"{what} The cost is known before any training: {COST_NAMES[front.cost]}, the head included. With "
+        f"{what} The cost is known before any training: {front.cost_name}, the head included. With "
         "two aims a trial is pruned only by comparison with trials that cost at most as much."
     )
 
@@ -86,7 +86,7 @@ def _chart(summary: Summary, front: Front, layout: Layout) -> Chart:
     trials = [t for t in summary.searched if t.state == "complete" and getattr(t, field_of) > 0]
     paid = [getattr(t, field_of) for t in trials] + [point.cost for point in front.every]
     unit, name = (1e9, "G") if max(paid) >= 1e9 else (1e6, "M")
-    axis = _cost_axis(min(paid) / unit, max(paid) / unit, f"{COST_NAMES[front.cost]} ({name})", layout)
+    axis = _cost_axis(min(paid) / unit, max(paid) / unit, f"{front.cost_name} ({name})", layout)
     step = Curve(points=tuple(_steps(front, unit, axis.high)), kind="front")
     behind = [
         trial_mark(t, layout, getattr(t, field_of) / unit, t.score or 0.0, t.state)
@@ -99,7 +99,7 @@ def _chart(summary: Summary, front: Front, layout: Layout) -> Chart:
     )
     layers += [] if front.is_confirmed else [_mark(point, front, layout, unit) for point in front.points]
     return Chart(
-        title=f"{metric_of(summary)} against {COST_NAMES[front.cost]}",
+        title=f"{metric_of(summary)} against {front.cost_name}",
         width=layout.width,
         height=layout.height - 40,
         x=axis,
@@ -145,7 +145,7 @@ def _mark(point: FrontPoint, front: Front, layout: Layout, unit: float) -> Mark:
         lines=marked_lines(
             layout,
             f"Trial {point.trial.number}: {score_with_error(point)}{how}",
-            f"{point.trial.cut}; {millions(point.cost)} {COST_NAMES[front.cost]}",
+            f"{point.trial.cut}; {millions(point.cost)} {front.cost_name}",
             setting_of(point.trial.params),
         ),
         kind=f"{kind} best" if point.is_answer else kind,

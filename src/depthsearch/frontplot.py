@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna_dashboard import save_plotly_graph_object
 
 from depthsearch.aims import read_cost_aim
-from depthsearch.front import COST_NAMES, Front, FrontPoint, front_of
+from depthsearch.front import Front, FrontPoint, front_of
 from depthsearch.interrupts import deferred
 from depthsearch.report import setting_of
 from depthsearch.summary import Summary, summarize
@@ -69,11 +69,11 @@ def front_plot(summary: Summary, front: Front) -> dict[str, Any]:
     ]
     layout = {
         # Half a window has no room for it in one line.
-        "title": {"text": f"{metric}<br>against {COST_NAMES[front.cost]}<br>{n} trials; {how}"},
+        "title": {"text": f"{metric}<br>against {front.cost_name}<br>{n} trials; {how}"},
         "font": {"size": 11},
         "margin": {"t": 90},
         "legend": {"orientation": "h", "y": -0.3},
-        "xaxis": {"title": {"text": COST_NAMES[front.cost]}, "type": _scale(front.every)},
+        "xaxis": {"title": {"text": front.cost_name}, "type": _scale(front.every)},
         "yaxis": {"title": {"text": metric}},
         "hovermode": "closest",
     }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +16,108 @@ from depthsearch.errors import SettingsError
 from depthsearch.flattening import MapClassifier
 
 __all__ = [
+    "HeadSize",
+    "SampleHead",
+    "SampleJoin",
+    "giving_numbers",
     "head_for",
     "head_macs",
     "head_size",
-    "head_weights",
     "make_head",
+    "standardise",
     "with_head",
     "without_dropout",
 ]
+
+
+class SampleJoin(nn.Module):
+    """Joins what belongs to a sample: the features of its images, then its numbers, standardised.
+
+    Attributes:
+        images_each: Images of a sample, ``k``.
+        n_numbers: Numbers of it, ``d``.
+        mean: ``(d,)``, of the numbers that the head learns from, kept with its weights.
+        deviation: ``(d,)``, likewise; 1 where all numbers of a column are the same.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, images_each: int, n_numbers: int) -> None:
+        """Make it for numbers of mean 0 and deviation 1; see `standardise`."""
+        super().__init__()
+        self.images_each, self.n_numbers = images_each, n_numbers
+        if n_numbers:
+            self.register_buffer("mean", torch.zeros(n_numbers))
+            self.register_buffer("deviation", torch.ones(n_numbers))
+
+    def forward(self, features: torch.Tensor, numbers: torch.Tensor | None = None) -> torch.Tensor:
+        """Join features ``(n * k, f)`` and numbers ``(n, d)`` to ``(n, k * f + d)``."""
+        joined = features.reshape(-1, self.images_each * features.shape[1])
+        if not self.n_numbers:
+            return joined
+        if numbers is None:
+            raise ValueError(f"This head takes {self.n_numbers} numbers of each sample, and got none.")
+        return torch.cat([joined, (numbers - self.mean) / self.deviation], 1)
+
+    def extra_repr(self) -> str:
+        """Say what it joins."""
+        return f"images_each={self.images_each}, n_numbers={self.n_numbers}"
+
+
+class SampleHead(nn.Sequential):
+    """A head for samples of several images, or with numbers: layers one after the other.
+
+    Attributes:
+        join: The layer that makes a row of a sample; those before it see images.
+        takes_numbers: Whether it is called with numbers behind the features.
+    """
+
+    join: SampleJoin
+
+    @property
+    def takes_numbers(self) -> bool:
+        """Whether samples have numbers."""
+        return self.join.n_numbers > 0
+
+    def forward(self, features: torch.Tensor, numbers: torch.Tensor | None = None) -> torch.Tensor:
+        """Map features of ``n * k`` images, and numbers ``(n, d)``, to logits ``(n, num_classes)``."""
+        for layer in self:
+            features = layer(features, numbers) if layer is self.join else layer(features)
+        return features
+
+
+def standardise(head: nn.Module, numbers: torch.Tensor) -> None:
+    """Let a head for samples bring its numbers to mean 0 and deviation 1.
+
+    Args:
+        head: One of `SampleHead` with numbers.
+        numbers: ``(n, d)``, of the samples that it is to learn from.
+    """
+    assert isinstance(head, SampleHead)
+    values = numbers.double()
+    # Of equal values, rounding can leave a deviation that is not quite 0.
+    varies = values.amax(0) > values.amin(0)
+    deviation = torch.where(varies, values.std(0, correction=0), torch.ones(()).double()).float()
+    head.join.mean.copy_(values.mean(0))
+    head.join.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones(())))
+
+
+@contextmanager
+def giving_numbers(model: nn.Module, numbers: torch.Tensor | None) -> Iterator[None]:
+    """Hand numbers of samples to a whole model's head: its own forward takes images only.
+
+    Args:
+        model: Backbone with its head.
+        numbers: ``(n, d)``, on the model's device; None: samples have none.
+    """
+    heads = [m for m in model.modules() if isinstance(m, SampleHead) and m.takes_numbers]
+    hooks = [head.register_forward_pre_hook(lambda _, features: (*features, numbers)) for head in heads]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def make_head(
@@ -32,6 +129,8 @@ def make_head(
     dropout: float = 0.0,
     pooled: bool = True,
     flat: bool = False,
+    images_each: int = 1,
+    n_numbers: int = 0,
 ) -> nn.Module:
     """Make a head: global pooling where the backbone has none, hidden layers, the classifier.
 
@@ -44,10 +143,13 @@ def make_head(
         pooled: Whether the input is ``(n, in_features)`` already, not ``(n, in_features, h, w)``.
         flat: Whether the input ``(n, c, h, w)`` is flattened, not pooled; its hidden layers are then plain
             ones without normalisation, as in Keras's "Flatten, Dense 256".
+        images_each: Images of a sample: the input is of so many in a row for each.
+        n_numbers: Numbers of a sample, see `standardise`.
 
     Returns:
         A module from features to logits ``(n, num_classes)``; a plain ``nn.Linear`` if nothing else is asked
-        for, so that its tensors keep the names that timm gives them.
+        for, so that its tensors keep the names that timm gives them; a `SampleHead` where a sample is more
+        than an image.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if flat:
@@ -55,7 +157,10 @@ def make_head(
     elif not pooled:
         layers["pool"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten(1)
-    features = in_features
+    of_samples = images_each > 1 or n_numbers > 0
+    if of_samples:
+        layers["join"] = SampleJoin(images_each, n_numbers)
+    features = images_each * in_features + n_numbers
     for i in range(1, depth + 1 if width else 1):
         layers[f"hidden{i}"] = nn.Linear(features, width)
         if not flat:
@@ -70,7 +175,7 @@ def make_head(
     if not layers:
         return classifier
     layers["classifier"] = classifier
-    return nn.Sequential(layers)
+    return SampleHead(layers) if of_samples else nn.Sequential(layers)
 
 
 def with_head(
@@ -81,6 +186,8 @@ def with_head(
     width: int = 0,
     depth: int = 1,
     dropout: float = 0.0,
+    images_each: int = 1,
+    n_numbers: int = 0,
     seed: int = 0,
 ) -> nn.Module:
     """Copy a model with a new, seeded head in the place of its classifier.
@@ -93,12 +200,24 @@ def with_head(
         width: See `make_head`.
         depth: See `make_head`.
         dropout: See `make_head`.
+        images_each: See `make_head`.
+        n_numbers: See `make_head`.
         seed: Seeds the head's initial weights.
 
     Raises:
         SettingsError: If the classifier is something else.
     """
-    head = head_for(model, classifier, num_classes, width=width, depth=depth, dropout=dropout, seed=seed)
+    head = head_for(
+        model,
+        classifier,
+        num_classes,
+        width=width,
+        depth=depth,
+        dropout=dropout,
+        images_each=images_each,
+        n_numbers=n_numbers,
+        seed=seed,
+    )
     copied = copy.deepcopy(model)
     parent, _, name = classifier.rpartition(".")
     setattr(copied.get_submodule(parent), name, head)
@@ -113,6 +232,8 @@ def head_for(
     width: int = 0,
     depth: int = 1,
     dropout: float = 0.0,
+    images_each: int = 1,
+    n_numbers: int = 0,
     seed: int = 0,
 ) -> nn.Module:
     """Make the seeded head that fits in the place of a model's classifier; arguments as of `with_head`.
@@ -137,34 +258,44 @@ def head_for(
             dropout=dropout,
             pooled=hasattr(old, "in_features"),
             flat=isinstance(old, MapClassifier),
+            images_each=images_each,
+            n_numbers=n_numbers,
         )
 
 
-def head_size(model: nn.Module, classifier: str, num_classes: int, **head: Any) -> tuple[int, int]:
-    """Count what a head would have, without making it: forward MACs of one image, and parameters.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSize:
+    """What a head costs.
 
-    Arguments and errors are those of `head_weights`.
+    Attributes:
+        macs: Of one sample, forward: each weight is used once.
+        tensors: That hold its weights and biases.
+        parameters: In them.
     """
-    with torch.device("meta"):
-        made = head_for(model, classifier, num_classes, **head)
-    return head_macs(made), sum(parameter.numel() for parameter in made.parameters())
+
+    macs: int
+    tensors: int
+    parameters: int
 
 
-def head_weights(model: nn.Module, classifier: str, num_classes: int, **head: Any) -> tuple[int, int]:
-    """Count the weight tensors of a head, and the parameters in them, without making any of them.
+def head_size(model: nn.Module, classifier: str, num_classes: int, **head: Any) -> HeadSize:
+    """Count what a head would have, without making any of it.
 
     Args:
         model: See `with_head`.
         classifier: See `with_head`.
         num_classes: See `with_head`.
-        **head: Width and depth, see `make_head`.
+        **head: Width and depth, images and numbers of a sample, see `make_head`.
 
     Raises:
         SettingsError: If the width of the classifier's input is unknown.
     """
     with torch.device("meta"):
-        weights = list(head_for(model, classifier, num_classes, **head).parameters())
-    return len(weights), sum(weight.numel() for weight in weights)
+        made = head_for(model, classifier, num_classes, **head)
+    weights = list(made.parameters())
+    return HeadSize(
+        macs=head_macs(made), tensors=len(weights), parameters=sum(weight.numel() for weight in weights)
+    )
 
 
 def without_dropout(head: nn.Module) -> nn.Module:
@@ -172,9 +303,9 @@ def without_dropout(head: nn.Module) -> nn.Module:
     kept = OrderedDict((n, layer) for n, layer in head.named_children() if not isinstance(layer, nn.Dropout))
     if isinstance(head, nn.Linear) or len(kept) == 1:
         return kept.get("classifier", head)
-    return nn.Sequential(kept)
+    return SampleHead(kept) if isinstance(head, SampleHead) else nn.Sequential(kept)
 
 
 def head_macs(head: nn.Module) -> int:
-    """MACs of a head of `make_head` for one image: each of its weights is used once."""
+    """MACs of a head of `make_head` for one sample: each of its weights is used once."""
     return sum(m.in_features * m.out_features for m in head.modules() if isinstance(m, nn.Linear))

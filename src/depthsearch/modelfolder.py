@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from depthsearch import __version__
 from depthsearch.backbones import Preprocessing, make_model, state_digest
 from depthsearch.card import model_card
 from depthsearch.classifier import Classifier
+from depthsearch.data import Columns
 from depthsearch.devices import Device, choose_device
-from depthsearch.errors import ModelError
+from depthsearch.errors import DataError, ModelError
 from depthsearch.files import folder_written_whole
 from depthsearch.flattening import flattened
 from depthsearch.heads import with_head
@@ -53,6 +54,7 @@ class Description:
         head_width: See `heads.make_head`.
         head_depth: See `heads.make_head`.
         head: ``pool`` or ``flatten``, see `backbones.load_backbone`.
+        samples: Columns of a sample's images and numbers, see `data.Columns.as_json`; None: one image.
         cut: Names of the first trainable layer.
         setting: What else was searched, by name.
         preprocessing: How images become the model's input.
@@ -73,6 +75,7 @@ class Description:
     provenance: Mapping[str, Any]
     test: Mapping[str, Any]
     head: str = "pool"
+    samples: Mapping[str, Sequence[str]] | None = None
 
 
 def check_place(folder: Path) -> None:
@@ -158,23 +161,33 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
         # Folders written before there was a choice say nothing of it.
         if "kind" in ours["head"] and ours["head"]["kind"] == "flatten":
             backbone = flattened(backbone, image_size=ours["preprocessing"]["image_size"])
+        columns = _columns(ours.get("samples"))
         model = with_head(
             backbone,
             ours["classifier"],
             len(classes),
             width=ours["head"]["width"],
             depth=ours["head"]["depth"],
+            images_each=columns.images_each,
+            n_numbers=len(columns.numbers),
         )
         preprocessing = _preprocessing(ours["preprocessing"])
         chosen = _device(device, precision, ours["precision"])
         digest = ours["digest"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, DataError) as error:
         raise ModelError(
             f"{folder / CONFIG} is incomplete or damaged ({type(error).__name__}: {error}). "
             "Write the model again with depthsearch fit."
         ) from error
     _load_weights(folder / WEIGHTS, model, digest)
-    return Classifier(model=model, classes=classes, preprocessing=preprocessing, device=chosen, config=config)
+    return Classifier(
+        model=model,
+        classes=classes,
+        preprocessing=preprocessing,
+        device=chosen,
+        config=config,
+        columns=columns,
+    )
 
 
 def _timm_loads(model: nn.Module, architecture: str, num_classes: int, channels: int) -> bool:
@@ -230,7 +243,7 @@ def _config(model: nn.Module, description: Description) -> dict[str, Any]:
             ),
             "digest": state_digest(model),
             "head": {name: ours.pop(key) for name, key in HEAD_KEYS.items()},
-            **ours,
+            **{name: value for name, value in ours.items() if name != "samples" or value is not None},
             "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
         },
     }
@@ -275,6 +288,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def _columns(samples: Mapping[str, Sequence[str]] | None) -> Columns:
+    """Read what a sample is made of; folders of models of single images say nothing of it."""
+    if samples is None:
+        return Columns()
+    return Columns(images=tuple(samples["image_columns"]), numbers=tuple(samples["number_columns"]))
 
 
 def _device(kind: str, precision: str | None, trained_in: str) -> Device:

@@ -28,7 +28,7 @@ from depthsearch.features import (
     ViewedImages,
 )
 from depthsearch.graph import LayerGraph, trace
-from depthsearch.heads import head_macs, head_size, head_weights, with_head
+from depthsearch.heads import HeadSize, head_macs, head_size, standardise, with_head
 from depthsearch.probe import ProbePoint, linear_probe
 from depthsearch.space import Point, SearchSpace
 from depthsearch.split import Suffix, position_of, suffix_of
@@ -40,7 +40,7 @@ __all__ = [
     "Task",
     "TransferCurve",
     "full_fine_tune_macs",
-    "head_weights_of",
+    "head_size_of",
     "note_cost",
     "tasks_of",
     "train_point",
@@ -50,7 +50,7 @@ __all__ = [
 # Expected of a foreign study, which does not say how many it will run.
 TRIALS_TO_COME = 20
 # More make a probe slow and hardly better.
-PROBED_IMAGES = 4000
+PROBED_SAMPLES = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,22 @@ class Task:
     def num_classes(self) -> int:
         """Classes to tell apart."""
         return len(self.data.classes)
+
+    @property
+    def images_each(self) -> int:
+        """Images of a sample."""
+        return self.data.train.images_each
+
+    @property
+    def n_numbers(self) -> int:
+        """Numbers of a sample."""
+        return self.data.train.n_numbers
+
+    @property
+    def train_numbers(self) -> torch.Tensor | None:
+        """Numbers of the samples that train, ``(n, d)``; None where samples have none."""
+        numbers = self._pool(self.data.train).numbers
+        return numbers if numbers is None or self.train_rows is None else numbers[self.train_rows]
 
     @cached_property
     def graph(self) -> LayerGraph:
@@ -107,12 +123,12 @@ class Task:
 
     @cached_property
     def train_rows(self) -> torch.Tensor | None:
-        """Which images of `train_views` train, int64 ``(n,)``; None: all."""
+        """Which samples of `train_views` train, int64 ``(n,)``; None: all."""
         return None if self.split_seed is None else self._divided[0]
 
     @cached_property
     def val_rows(self) -> torch.Tensor | None:
-        """Which images of `val_views` validate, int64 ``(n,)``; None: all."""
+        """Which samples of `val_views` validate, int64 ``(n,)``; None: all."""
         return None if self.split_seed is None else self._divided[1]
 
     @cached_property
@@ -120,7 +136,7 @@ class Task:
         return divided(self.data.train, self.data.val, seed=self.split_seed or 0)
 
     def resampled(self, seed: int) -> Task:
-        """Divide training and validation images anew: as many of each, stratified by class.
+        """Divide training and validation samples anew: as many of each, stratified by class.
 
         What is kept is kept of both together, so that it serves every division.
         """
@@ -232,6 +248,8 @@ def transfer_curve(
 ) -> TransferCurve:
     """Fit a linear probe to the pooled frozen features at several depths, in one pass over the images.
 
+    It sees what a head would: the features of all images of a sample, and its numbers.
+
     Args:
         task: Backbone, images and device.
         cuts: Candidates by depth, from the first layer to the head.
@@ -248,9 +266,11 @@ def transfer_curve(
     task.features.expect(_asks(task, cuts[-1], upcoming or {}))
     spent = Spent()
     train_features, train_labels = task.features.pooled(
-        task.train_views[0], positions, spent, n_most=PROBED_IMAGES
+        task.train_views[0], positions, spent, n_most=PROBED_SAMPLES
     )
-    val_features, val_labels = task.features.pooled(task.val_views[0], positions, spent, n_most=PROBED_IMAGES)
+    val_features, val_labels = task.features.pooled(
+        task.val_views[0], positions, spent, n_most=PROBED_SAMPLES
+    )
     points = tuple(
         ProbePoint(
             cut=cut.index,
@@ -291,59 +311,63 @@ def _asks(task: Task, cut: Cut, upcoming: Mapping[Cut, float]) -> list[Asks[View
 
 def model_for(task: Task, point: Point, seed: int) -> nn.Module:
     """Copy the backbone with the point's new head."""
-    return with_head(
+    classifier = task.backbone.classifier
+    model = with_head(
         task.backbone.model,
-        task.backbone.classifier,
+        classifier,
         task.num_classes,
         width=point.head_width,
         depth=point.head_depth,
         dropout=point.dropout,
+        images_each=task.images_each,
+        n_numbers=task.n_numbers,
         seed=seed,
     )
+    numbers = task.train_numbers
+    if numbers is not None:
+        standardise(model.get_submodule(classifier), numbers)
+    return model
 
 
-def head_weights_of(task: Task, point: Point) -> tuple[int, int]:
-    """Count the weight tensors of a point's head, and the parameters in them."""
-    return head_weights(
+def head_size_of(task: Task, *, width: int = 0, depth: int = 1) -> HeadSize:
+    """Count MACs of one sample, weight tensors and parameters of a head; a linear one by default."""
+    return head_size(
         task.backbone.model,
         task.backbone.classifier,
         task.num_classes,
-        width=point.head_width,
-        depth=point.head_depth,
+        width=width,
+        depth=depth,
+        images_each=task.images_each,
+        n_numbers=task.n_numbers,
     )
 
 
 def suffix_macs(task: Task, suffix: Suffix, position: int) -> int:
-    """Forward MACs of a suffix for one image, its own head included."""
+    """Forward MACs of a suffix for one sample: of each of its images, and once of its own head."""
     classifier = task.backbone.classifier
     before_head = (
         layer.macs for layer in task.graph.layers if layer.position >= position and layer.module != classifier
     )
-    return sum(before_head) + head_macs(suffix.graph.get_submodule(classifier))
+    return task.images_each * sum(before_head) + head_macs(suffix.graph.get_submodule(classifier))
 
 
 def note_cost(trial: optuna.Trial, task: Task, point: Point) -> None:
     """Keep in a trial's user attributes what its setting costs, which is known before any training.
 
-    ``training_macs`` are those of one image: frozen layers forward, all others and the head forward and
-    backward. ``trainable_parameters`` are those of the backbone that learn, and the head's.
+    ``training_macs`` are those of one sample: frozen layers forward, all others and the head forward and
+    backward. ``trainable_parameters`` are those of the backbone that learn, and the head's;
+    ``head_weights`` the tensors of the head, and the parameters in them.
     """
-    macs, parameters = head_size(
-        task.backbone.model,
-        task.backbone.classifier,
-        task.num_classes,
-        width=point.head_width,
-        depth=point.head_depth,
-    )
-    trial.set_user_attr("training_macs", point.cut.training_macs + 3 * macs)
-    trial.set_user_attr("trainable_parameters", point.cut.trainable_parameters + parameters)
+    head = head_size_of(task, width=point.head_width, depth=point.head_depth)
+    trial.set_user_attr("training_macs", task.images_each * point.cut.training_macs + 3 * head.macs)
+    trial.set_user_attr("trainable_parameters", point.cut.trainable_parameters + head.parameters)
+    trial.set_user_attr("head_weights", (head.tensors, head.parameters))
 
 
 def full_fine_tune_macs(task: Task) -> int:
     """MACs of training everything once with a linear head: the unit that costs are given in."""
-    model = with_head(task.backbone.model, task.backbone.classifier, task.num_classes)
     macs = sum(layer.macs for layer in task.graph.layers if layer.module != task.backbone.classifier)
-    macs += head_macs(model.get_submodule(task.backbone.classifier))
+    macs = task.images_each * macs + head_size_of(task).macs
     return task.recipe.epochs * macs * (3 * len(task.data.train) + len(task.data.val))
 
 

@@ -191,8 +191,8 @@ def _caveats(summary: Summary, record: Record) -> Iterator[str]:
     if summary.evidence is None and n_complete:
         yield (
             f"Not confirmed: every setting was trained once, with one seed, and this is the best of "
-            f"{n_complete} complete {_plural('trial', n_complete)} on the same validation images"
-            f"{_one_image(summary, record)}. Differences of a few images are noise."
+            f"{n_complete} complete {_plural('trial', n_complete)} on the same validation {summary.noun}s"
+            f"{_one_image(summary, record)}. Differences of a few {summary.noun}s are noise."
         )
 
 
@@ -547,7 +547,8 @@ def _data(record: Record) -> Iterator[Block]:
     )
     yield Facts(
         (
-            ("Images", str(sum(counts.values())), split),
+            (f"{_noun(record).capitalize()}s", str(sum(counts.values())), split),
+            *_parts(data.get("samples")),
             ("Classes", str(len(classes)), ""),
             (
                 "In several splits",
@@ -571,6 +572,18 @@ def _data(record: Record) -> Iterator[Block]:
         yield Details("Skipped files", Items(tuple(Code(path) for path in skipped)))
 
 
+def _noun(record: Record) -> str:
+    return "sample" if record.data.get("samples") else "image"
+
+
+def _parts(samples: Any) -> Iterator[tuple[str, str, str]]:
+    """Say what a sample is made of, where it is more than an image."""
+    if isinstance(samples, Mapping):
+        for what, columns in (("Images", "image_columns"), ("Numbers", "number_columns")):
+            names = [str(name) for name in samples.get(columns, ())]
+            yield f"{what} of a sample", str(len(names)), ", ".join(names)
+
+
 def _listed(names: Sequence[str]) -> Iterator[str | Code]:
     for place, name in enumerate(names):
         if place:
@@ -588,12 +601,12 @@ def _test(record: Record) -> Iterator[Block]:
     if isinstance(figures.get("accuracy"), int | float):
         facts.append(("Test accuracy", shown(figures["accuracy"]), _interval(figures.get("interval"))))
     if isinstance(figures.get("n"), int):
-        facts.append(("Test images", str(figures["n"]), ""))
+        facts.append((f"Test {_noun(record)}s", str(figures["n"]), ""))
     if isinstance(figures.get("calibration_error"), int | float):
         facts.append(("Calibration error", shown(figures["calibration_error"]), ""))
     if facts:
         yield Facts(tuple(facts))
-    told = _fitted(record.fit)
+    told = _fitted(record.fit, _noun(record))
     if told:
         yield Paragraph(f"The final training, {', '.join(told)}.")
     if "folder" in record.fit:
@@ -603,18 +616,19 @@ def _test(record: Record) -> Iterator[Block]:
     n_readings = len(readings) if isinstance(readings, list | tuple) else readings
     if isinstance(n_readings, int):
         yield Paragraph(
-            f"The test images were read {'once' if n_readings == 1 else f'{n_readings} times'}.", "note"
+            f"The test {_noun(record)}s were read {'once' if n_readings == 1 else f'{n_readings} times'}.",
+            "note",
         )
 
 
-def _fitted(fit: Mapping[str, Any]) -> list[str]:
+def _fitted(fit: Mapping[str, Any], noun: str) -> list[str]:
     """Say which setting the final training had."""
     cut = fit.get("cut")
     layer = fit.get("layer", cut.get("layer") if isinstance(cut, Mapping) else None)
     found = (
         ("of trial {}", fit.get("trial")),
         ("from layer {}", layer),
-        ("on {} images (train + validation)", fit.get("n_images")),
+        (f"on {{}} {noun}s (train + validation)", fit.get("n_images")),
     )
     return [words.format(value) for words, value in found if value is not None]
 

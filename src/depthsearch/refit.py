@@ -25,7 +25,7 @@ from depthsearch.classifier import BATCH_SIZE, Classifier
 from depthsearch.cuts import Cut
 from depthsearch.data import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
-from depthsearch.errors import DivergedError, StudyError, TrainingError
+from depthsearch.errors import DivergedError, SettingsError, StudyError, TrainingError
 from depthsearch.figures import Figures, figures_of
 from depthsearch.heads import without_dropout
 from depthsearch.interrupts import deferred
@@ -73,7 +73,7 @@ class Fitted:
         trial: Number of the trial whose setting it is.
         point: That setting.
         seed: Of the head's weights, batch order and dropout.
-        n_images: Learned from: training and validation.
+        n_images: Samples learned from: training and validation.
         results: Of each epoch; there is no validation.
         figures: On the test images.
         readings: Of the test images, this one last.
@@ -81,6 +81,7 @@ class Fitted:
         timm_loads: Whether timm loads it by itself.
         onnx: The ONNX file, if asked for.
         seconds: Training, test and writing, what an interrupted start spent on epochs included.
+        noun: What a sample is called, see `data.Columns`.
     """
 
     study: str
@@ -96,6 +97,7 @@ class Fitted:
     timm_loads: bool
     onnx: OnnxFile | None
     seconds: float
+    noun: str = "image"
 
     def as_json(self) -> dict[str, Any]:
         """Give plain values."""
@@ -122,7 +124,7 @@ class Fitted:
 
 def learn_from_all(data: DataSet) -> DataSet:
     """Make one training set of train and validation; nothing is left to validate or test on."""
-    nothing = replace(data.val, rows=data.val.rows[:0], labels=data.val.labels[:0])
+    nothing = data.val.chosen(torch.arange(0))
     return replace(data, train=data.train.joined(data.val), val=nothing, test=nothing)
 
 
@@ -199,12 +201,13 @@ def fit(
 
     Raises:
         ModelError: If the model cannot be written, or not as ONNX.
-        SettingsError: If ONNX is asked for and its packages are missing.
+        SettingsError: If ONNX is asked for and its packages are missing, or samples are more than an image.
         StudyError: If the study is being run, or cannot be written to.
         TrainingError: See `refit`.
     """
     check_place(folder)
     if onnx:
+        _require_plain(task.data)
         require_onnx()
     seed = seed_from(task.recipe.seed, trial) if seed is None else seed
     name = f"fit-{trial}-{seed}-{task.device.kind}-{task.device.precision}.pt"
@@ -219,6 +222,7 @@ def fit(
             classes=task.data.classes,
             preprocessing=_as_seen(task),
             device=task.device,
+            columns=task.data.columns,
         )
         compared = torch.arange(min(ONNX_IMAGES, len(task.data.train)))
         written = export_onnx(classifier, task.data.train.gather(compared)) if onnx else None
@@ -242,10 +246,19 @@ def fit(
                 timm_loads=config["depthsearch"]["timm_loads"],
                 onnx=written,
                 seconds=sum(result.seconds for result in results) + time.perf_counter() - started,
+                noun=task.data.columns.noun,
             )
             study.set_user_attr("fit", fitted.as_json())
             checkpoint.unlink(missing_ok=True)
     return fitted
+
+
+def _require_plain(data: DataSet) -> None:
+    if not data.columns.is_plain:
+        raise SettingsError(
+            f"--onnx writes models of one image per sample, and {data.name} has {data.columns}. "
+            "Leave --onnx out."
+        )
 
 
 def _as_seen(task: Task) -> Preprocessing:
@@ -279,8 +292,8 @@ def _renewing(
 
 def _logits(classifier: Classifier, images: ImageSet) -> torch.Tensor:
     """Run the model on a whole set: ``(n, k)``."""
-    batches = torch.arange(len(images)).split(BATCH_SIZE)
-    return torch.cat([classifier.logits(images.gather(index)) for index in batches])
+    batches = [images.chosen(index) for index in torch.arange(len(images)).split(BATCH_SIZE)]
+    return torch.cat([classifier.logits(b.gather(torch.arange(len(b.rows))), b.numbers) for b in batches])
 
 
 def _record(study: optuna.Study, trial: int, cut: Cut, figures: Figures) -> tuple[TestReading, ...]:
@@ -320,6 +333,7 @@ def _describe(
         head_width=point.head_width,
         head_depth=point.head_depth,
         head=task.backbone.head,
+        samples=None if task.data.columns.is_plain else task.data.columns.as_json(),
         cut={**_names(point.cut), "shown": str(point.cut)},
         setting=_setting(point),
         preprocessing=classifier.preprocessing,

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from depthsearch.cuts import Cut
 from depthsearch.evidence import Confirmed, Evidence
-from depthsearch.front import COST_NAMES, Front, FrontPoint, front_of
+from depthsearch.front import Front, FrontPoint, front_of
 from depthsearch.probe import ProbePoint, plateau_start
 from depthsearch.summary import Cost, Standing, Summary, standings, trainable
 from depthsearch.trials import TrialSummary
@@ -258,7 +258,7 @@ def render(summary: Summary) -> RenderableType:
 def _front_table(front: Front, metric: str) -> Table:
     """Show what score costs: of which setting none scores better and costs no more."""
     how = "means over seeds" if front.is_confirmed else "single trainings, so too good"
-    cost = COST_NAMES[front.cost]
+    cost = front.cost_name
     table = Table(title=f"Front: {metric} against {cost} ({how})", title_justify="left")
     for heading in (cost, "score", "layer", "first trainable", "setting", "trial", ""):
         left = heading in ("first trainable", "setting", "")

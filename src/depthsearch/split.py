@@ -58,6 +58,8 @@ class Prefix(nn.Module):
 class Suffix(nn.Module):
     """The trainable part, the head included: the boundary to logits ``(n, num_classes)``.
 
+    Where samples have numbers, these come behind the boundary, ``(n, d)``.
+
     Modules and parameters that the prefix uses as well (a kernel used twice) are frozen here too.
     """
 
@@ -139,6 +141,7 @@ def suffix_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> Suffix:
     """Copy the trainable part of a model that is traced already.
 
     The model may have another head than the traced one, where that is a single module under the same path.
+    One that takes numbers of samples (``takes_numbers``) is given them from the end of the boundary.
     """
     position = position_of(graph, model, cut)
     before, behind = _module_paths(graph, position)
@@ -148,6 +151,7 @@ def suffix_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> Suffix:
         for node in piece.nodes
         if node.op in ("call_module", "get_attr")
     }
+    _give_numbers(piece, [path for path, own in owned.items() if getattr(own, "takes_numbers", False)])
     return Suffix(
         copy.deepcopy(fx.GraphModule(owned, piece, type(model).__name__)),
         sorted(before & behind),
@@ -301,6 +305,17 @@ def _suffix_graph(graph: LayerGraph, position: int) -> fx.Graph:
     for node in [n for n in needed if not graph.carried[n]] + graph.nodes[position:]:
         copies[node] = suffix.node_copy(node, copies.__getitem__)
     return suffix
+
+
+def _give_numbers(piece: fx.Graph, heads: Collection[str]) -> None:
+    """Give a graph one more input, behind the others, that some of its modules are called with."""
+    if not heads:
+        return
+    with piece.inserting_after([node for node in piece.nodes if node.op == "placeholder"][-1]):
+        numbers = piece.placeholder("numbers")
+    for node in piece.nodes:
+        if node.op == "call_module" and node.target in heads:
+            node.args = (*node.args, numbers)
 
 
 def _attribute(model: nn.Module, path: str, traced: fx.GraphModule) -> Any:

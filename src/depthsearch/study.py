@@ -35,7 +35,6 @@ from depthsearch.objective import (
     Task,
     TransferCurve,
     full_fine_tune_macs,
-    head_weights_of,
     note_cost,
     tasks_of,
     train_point,
@@ -406,8 +405,6 @@ class _Runner:
             point = self.space.suggest(trial)
             note_cost(trial, self.tasks[point.cut.backbone], point)
         task, seed = self._task(trial, point)
-        with deferred():
-            trial.set_user_attr("head_weights", head_weights_of(task, point))
         origin = str(trial.user_attrs.get("origin", "sampler"))
         checkpoint = self.folder / f"trial-{trial.number}.pt"
         yield TrialStarted(number=trial.number, point=point, origin=origin, adopted=adopted)
@@ -599,6 +596,7 @@ def _describe_study(
             "fingerprint": data.fingerprint,
             "classes": list(data.classes),
             "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+            **({} if data.columns.is_plain else {"samples": data.columns.as_json()}),
             "skipped": list(data.skipped),
             "duplicates": [list(group) for group in data.duplicates],
         },

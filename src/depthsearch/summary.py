@@ -65,6 +65,7 @@ class Summary:
             it ``evidence.answer`` is its own best.
         cost_aim: What the study aims at beside the score, one of `aims.COSTS`; None: nothing.
         marked: Candidates that somebody wants to see pointed out.
+        noun: What a sample is called: ``image``, or ``sample`` where it is more than that.
     """
 
     study: str
@@ -85,6 +86,7 @@ class Summary:
     holds_answer: bool = True
     cost_aim: str | None = None
     marked: tuple[Cut, ...] = ()
+    noun: str = "image"
 
     @property
     def each(self) -> tuple[Summary, ...]:
@@ -183,6 +185,7 @@ def _of_backbone(
         holds_answer=evidence is None or evidence.answer.cut.backbone == key,
         cost_aim=read_cost_aim(study),
         marked=tuple(cut for cut in read_marked(study) if cut.backbone == key),
+        noun="sample" if attributes["data"].get("samples") else "image",
     )
 
 

@@ -42,7 +42,7 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images a step; the last batches of an epoch are evened out.
+        batch_size: Samples a step, most often of one image; the last batches of an epoch are evened out.
         learning_rate: Its peak.
         weight_decay: Decoupled, on matrices and kernels only.
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum.
@@ -104,7 +104,7 @@ class EpochResult:
         val_loss: Cross entropy on validation, without label smoothing; NaN where there is none.
         score: The recipe's metric on validation; NaN where there is none.
         seconds: Training and validation together.
-        images_per_second: Training images over training seconds.
+        images_per_second: Training samples, of one image or several, over training seconds.
         prefix_macs: MACs spent on the frozen prefix.
         forward_macs: MACs spent on the suffix, forward, validation included.
         backward_macs: MACs spent on the suffix, backward: twice those forward.
@@ -145,12 +145,12 @@ def train(
     """Train a suffix in place and yield a result after each epoch; close the generator to stop.
 
     Args:
-        suffix: Maps boundary tensors ``(b, ...)`` to logits ``(b, num_classes)``.
+        suffix: Maps boundary tensors of b samples, see `BoundarySource`, to logits ``(b, num_classes)``.
         train_source: Boundaries to learn from.
         val_source: Boundaries to score on; None: there is no validation.
         recipe: How to train.
         device: Where, and in which precision.
-        suffix_macs: Forward MACs of the suffix for one image.
+        suffix_macs: Forward MACs of the suffix for one sample.
         checkpoint: File to go on from if it is there, and to write after each epoch; removed by nobody here.
             Results of epochs trained before are yielded again.
 
@@ -197,12 +197,12 @@ def _costs(sources: Sequence[BoundarySource], before: Sequence[Spent], suffix_ma
     Args:
         sources: To learn from, then, if there is one, to score on.
         before: What each had spent before the epoch.
-        suffix_macs: Forward MACs of the suffix for one image.
+        suffix_macs: Forward MACs of the suffix for one sample.
     """
     n_train = len(sources[0].labels)
     forward = suffix_macs * sum(len(source.labels) for source in sources)
     backward = 2 * suffix_macs * n_train
-    whole_prefix = sum(source.macs_per_image * len(source.labels) for source in sources)
+    whole_prefix = sum(source.macs_per_sample * len(source.labels) for source in sources)
     spent = [(source.spent, old) for source, old in zip(sources, before, strict=True)]
     return {
         "prefix_macs": sum(now.macs - old.macs for now, old in spent),

@@ -46,6 +46,11 @@ def explain(arguments: argparse.Namespace) -> None:
     if stored is None and not arguments.images:
         raise SettingsError(f"Which images? Give files: depthsearch explain {arguments.model} IMAGE...")
     classifier = load(folder)
+    if not classifier.columns.is_plain:
+        raise SettingsError(
+            f"depthsearch explain shows models of one image per sample, and {folder} takes "
+            f"{classifier.columns}. Nothing is drawn."
+        )
     about = classifier.config["depthsearch"]
     pretrained = _pretrained(arguments.weights, about, stored, console)
     comparison = compare(

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
+from depthsearch.classifier import Classifier
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.places import cache_folder, named_study
-from depthsearch.data import UnreadableError, image_files
+from depthsearch.data import MANIFEST_SUFFIXES, Sample, UnreadableError, image_files, read_samples
 from depthsearch.devices import use_all_cores
-from depthsearch.errors import StudyError
+from depthsearch.errors import DataError, StudyError
 from depthsearch.fitview import epoch_line, render_fit
 from depthsearch.modelfolder import check_place, load
 from depthsearch.refit import Fitted
@@ -51,11 +52,11 @@ def fit(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in names}
     task, space = prepare_again(stored, options, console, backbone=chosen.cut.backbone)
     point = space.point({**chosen.params, "cut": chosen.cut.index})
-    n_images = len(task.data.train) + len(task.data.val)
+    n_learned = len(task.data.train) + len(task.data.val)
     say(
         console,
-        f"Fit {stored.study_name}: {chosen.cut}, setting of trial {chosen.number}; {n_images} images "
-        f"(train + validation), {task.recipe.epochs} epochs.",
+        f"Fit {stored.study_name}: {chosen.cut}, setting of trial {chosen.number}; {n_learned} "
+        f"{task.data.columns.noun}s (train + validation), {task.recipe.epochs} epochs.",
     )
     training = fit_answer(
         stored,
@@ -85,27 +86,48 @@ def _show_epochs(console: Console, training: Generator[EpochResult, None, Fitted
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Tell the classes of images with a model that `fit` wrote.
+    """Tell the classes of images, or of a table's samples, with a model that `fit` wrote.
 
     Raises:
         DepthsearchError: If the model or an image cannot be used.
     """
     use_all_cores()
     classifier = load(arguments.folder, device=arguments.device, precision=arguments.precision)
-    paths = [
-        path for given in arguments.images for path in (image_files(given) if given.is_dir() else [given])
-    ]
+    samples = [sample for given in arguments.images for sample in _samples_of(classifier, given)]
     console, warnings = console_for(), console_for(stderr=True)
 
     def skipped(error: UnreadableError) -> None:
         say(warnings, f"Left out: {error}", style="yellow")
 
     predictions = classifier.predictions(
-        paths, batch_size=arguments.batch_size, skipped=skipped if arguments.skip_unreadable else None
+        samples, batch_size=arguments.batch_size, skipped=skipped if arguments.skip_unreadable else None
     )
     for prediction in predictions:
         if arguments.json:
             print(json.dumps(prediction.as_json()))
             continue
         ranked = sorted(prediction.probabilities.items(), key=lambda each: -each[1])[:N_SHOWN]
-        say(console, f"{prediction.image}: " + ", ".join(f"{name} {p:.4f}" for name, p in ranked))
+        shown = prediction.sample or prediction.image
+        say(console, f"{shown}: " + ", ".join(f"{name} {p:.4f}" for name, p in ranked))
+
+
+def _samples_of(classifier: Classifier, given: Path) -> Sequence[Path | Sample]:
+    """List what a file or folder holds for a model: its images, or the samples of a table.
+
+    Raises:
+        DataError: If the model takes the other of these, or nothing can be listed.
+    """
+    columns = classifier.columns
+    is_table = given.suffix.lower() in MANIFEST_SUFFIXES and not given.is_dir()
+    if columns.is_plain:
+        if is_table:
+            raise DataError(
+                f"{given} is a table, and this model takes images. Give files, or folders of them."
+            )
+        return image_files(given) if given.is_dir() else [given]
+    if not is_table:
+        raise DataError(
+            f"{given} is no table, and this model takes {columns}. Give a .csv or .parquet with the columns "
+            f"{', '.join((*columns.images, *columns.numbers))}."
+        )
+    return read_samples(given, columns)

@@ -41,6 +41,8 @@ BEFORE: dict[str, Any] = {
     "classes_map": None,
     "subset": 1.0,
     "mark": None,
+    "image_columns": ("image",),
+    "number_columns": (),
     "balance": "none",
     "head": "pool",
     "momentum": None,
@@ -195,6 +197,8 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
             subset=arguments.subset,
             seed=arguments.seed,
             classes_map=arguments.classes_map,
+            image_columns=arguments.image_columns,
+            number_columns=arguments.number_columns,
             skip_unreadable=arguments.skip_unreadable,
             progress=lambda done, total: bar.update(shown, completed=done, total=total, visible=True),
         )
@@ -202,12 +206,13 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
     say(
         console,
         f"Data {data.name}{layout}: {data.num_classes} classes; {len(data.train)} train, "
-        f"{len(data.val)} validation, {len(data.test)} test images.",
+        f"{len(data.val)} validation, {len(data.test)} test {data.columns}.",
     )
     for note in data.notes:
         say(console, note, style="yellow")
     if data.skipped:
-        say_list(console, f"{len(data.skipped)} unreadable images left out", data.skipped)
+        whole = "" if data.columns.images_each == 1 else ", their samples with them"
+        say_list(console, f"{len(data.skipped)} unreadable images left out{whole}", data.skipped)
     if data.duplicates:
         groups = [" = ".join(group) for group in data.duplicates]
         say_list(console, f"{len(groups)} images stand in several splits", groups)

@@ -20,7 +20,7 @@ from depthsearch.commands.places import cache_folder
 from depthsearch.cuts import find_cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import flattened
-from depthsearch.front import COST_NAMES
+from depthsearch.front import cost_name
 from depthsearch.frontplot import keep_front
 from depthsearch.graph import input_size
 from depthsearch.objective import Task
@@ -138,7 +138,7 @@ def _search(
         console,
         f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
         f"{epochs} epochs each; {how}"
-        f"{'' if cost is None else f'; score against {COST_NAMES[cost]}'}.",
+        f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
     events = search(
         stored,

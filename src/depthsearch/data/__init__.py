@@ -4,15 +4,21 @@ from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry, UnreadableError, decode_file
 from depthsearch.data.folder import image_files
 from depthsearch.data.loading import load_data
+from depthsearch.data.manifest import MANIFEST_SUFFIXES, read_samples
+from depthsearch.data.samples import Columns, Sample
 from depthsearch.data.splits import divided
 
 __all__ = [
+    "MANIFEST_SUFFIXES",
+    "Columns",
     "DataSet",
     "Geometry",
     "ImageSet",
+    "Sample",
     "UnreadableError",
     "decode_file",
     "divided",
     "image_files",
     "load_data",
+    "read_samples",
 ]

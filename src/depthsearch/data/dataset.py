@@ -4,52 +4,82 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from depthsearch.data.ownsize import SmallImages
+from depthsearch.data.samples import Columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageSet:
-    """The ``n`` images of one split: rows of the store that all splits share.
+    """The ``n`` samples of one split: rows of the store that all splits share.
+
+    A sample is one image, or ``k`` images and ``d`` numbers.
 
     Attributes:
         images: ``(n_stored, c, s, s)``, uint8, memory-mapped; not this split alone. Or small ones
             that become such squares when they are gathered.
-        rows: ``(n,)``, int64, where each image of this split stands in ``images``.
+        rows: ``(n * k,)``, int64, where each image of this split stands in ``images``; those of a sample
+            are next to each other.
         labels: ``(n,)``, int64.
         digests: Hash of the bytes of each stored image; None for one that could not be read.
+        images_each: Images of a sample, ``k``.
+        numbers: ``(n, d)``, float32, as the source has them; None where samples have none.
     """
 
     images: Tensor | SmallImages
     rows: Tensor
     labels: Tensor
     digests: tuple[str | None, ...]
+    images_each: int = 1
+    numbers: Tensor | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Hash of which images these are, in their order; of labels and paths it says nothing."""
+        """Hash of which images these are, in their order; it says nothing of labels, paths and numbers."""
         content = ",".join(str(self.digests[row]) for row in self.rows.tolist())
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
-        """Count the images."""
-        return len(self.rows)
+        """Count the samples."""
+        return len(self.labels)
+
+    @property
+    def n_numbers(self) -> int:
+        """Count the numbers of a sample, ``d``."""
+        return 0 if self.numbers is None else self.numbers.shape[1]
 
     def joined(self, other: ImageSet) -> ImageSet:
-        """Put the images of another split of the same store behind these."""
+        """Put the samples of another split of the same store behind these."""
+        numbers = [each.numbers for each in (self, other) if each.numbers is not None]
         return replace(
-            self, rows=torch.cat([self.rows, other.rows]), labels=torch.cat([self.labels, other.labels])
+            self,
+            rows=torch.cat([self.rows, other.rows]),
+            labels=torch.cat([self.labels, other.labels]),
+            numbers=torch.cat(numbers) if numbers else None,
         )
+
+    def chosen(self, index: Tensor) -> ImageSet:
+        """Leave only some samples, ``(b,)``, int64, in that order."""
+        return replace(
+            self,
+            rows=self.rows[self.places_of(index)],
+            labels=self.labels[index],
+            numbers=None if self.numbers is None else self.numbers[index],
+        )
+
+    def places_of(self, index: Tensor) -> Tensor:
+        """Name the images of some samples ``(b,)``, for `gather`: ``(b * k,)``, a sample's together."""
+        return images_of(index, self.images_each)
 
     def gather(self, index: Tensor, move: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
         """Copy some images out of the store.
 
         Args:
-            index: ``(b,)``, int64, places in this split in [0, n).
+            index: ``(b,)``, int64, places of images in this split in [0, n * k).
             move: Brings a tensor to the device where the images are wanted.
 
         Returns:
@@ -59,6 +89,13 @@ class ImageSet:
         if isinstance(self.images, SmallImages):
             return self.images.squares(rows, move)
         return move(self.images.index_select(0, rows))
+
+
+def images_of(index: Tensor, images_each: int) -> Tensor:
+    """Name the images of samples ``(b,)``, counted through all: ``(b * images_each,)``."""
+    if images_each == 1:
+        return index
+    return (index[:, None] * images_each + torch.arange(images_each)).flatten()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,8 +111,8 @@ class DataSet:
         test: What is read once, at the end.
         fingerprint: Hash of the files' bytes, their paths in a folder or labels in a table, their
             splits and the classes. The same for a copy elsewhere, whatever its times; it says
-            nothing of image size, crop and interpolation.
-        skipped: Paths of the images left out because they cannot be read.
+            nothing of image size, crop and interpolation. Of samples also their columns and numbers.
+        skipped: Paths of the images left out because they cannot be read, their samples with them.
         duplicates: Groups of paths whose files are the same to the byte and lie in different
             splits.
         paths: Where each stored image stands in the source.
@@ -84,6 +121,7 @@ class DataSet:
         image_size: Side of the images in pixels.
         crop_share: Share of the shorter side that the images keep, in (0, 1].
         interpolation: Filter that they were resized with.
+        columns: What a sample is made of.
     """
 
     name: str
@@ -101,6 +139,7 @@ class DataSet:
     image_size: int
     crop_share: float
     interpolation: str
+    columns: Columns = field(default_factory=Columns)
 
     @property
     def num_classes(self) -> int:

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from depthsearch.data.folder import files_in, list_folder, named_splits, split_folders
 from depthsearch.data.listing import SPLIT_WORDS, SPLITS, Listing, a_few
-from depthsearch.data.manifest import Sample, listing_of, sample_of, split_in_column, split_unknown
+from depthsearch.data.manifest import Entry, entry_of, listing_of, split_in_column, split_unknown
+from depthsearch.data.samples import Columns
 from depthsearch.data.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 
@@ -40,9 +41,9 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
         return _by_class_folders(root, unusable[0])
     if not tables:
         return list_folder(root)
-    samples = [sample for split, table in tables.items() for sample in _samples(root, table, split)]
+    entries = [entry for split, table in tables.items() for entry in _entries(root, table, split)]
     listing = listing_of(
-        samples,
+        entries,
         tables=list(tables.values()),
         root=root,
         name=root.name,
@@ -50,7 +51,7 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
         skip_missing=skip_missing,
         read=(*_COLUMNS, "split") if "" in tables else _COLUMNS,
     )
-    return replace(listing, notes=(*listing.notes, *_left_out(samples, list(tables.values()))))
+    return replace(listing, notes=(*listing.notes, *_left_out(entries, list(tables.values()))))
 
 
 def _tables(root: Path) -> dict[str, Table]:
@@ -90,9 +91,10 @@ def _by_class_folders(root: Path, table: Table) -> Listing:
     return replace(listing, notes=(*listing.notes, note))
 
 
-def _samples(root: Path, table: Table, split: str) -> list[Sample]:
+def _entries(root: Path, table: Table, split: str) -> list[Entry]:
     split_of = _split_of(table) if not split else lambda _: split
-    return [sample_of(row, "file_name", table.path.parent, root, split_of(row)) for row in table.rows]
+    columns = Columns(images=("file_name",))
+    return [entry_of(row, columns, table.path.parent, root, split_of(row)) for row in table.rows]
 
 
 def _split_of(table: Table) -> Callable[[Row], str | None]:
@@ -109,9 +111,9 @@ def _first_folder(row: Row) -> str:
     return parts[0].lower() if len(parts) > 1 else ""
 
 
-def _left_out(samples: Sequence[Sample], tables: Sequence[Table]) -> Iterator[str]:
+def _left_out(entries: Sequence[Entry], tables: Sequence[Table]) -> Iterator[str]:
     """Name the images beside metadata that have no row."""
-    named = {sample.file for sample in samples}
+    named = {file for entry in entries for file in entry.files}
     for table in tables:
         others = [path for path in files_in(table.path.parent) if path not in named]
         if others:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from depthsearch.data.decode import Decoded, Geometry
+from depthsearch.data.samples import Columns
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -31,6 +32,8 @@ SPLIT_WORDS = {
 class Listing:
     """The ``n`` images of a source in the order of their paths.
 
+    Where a sample is several images, these are next to each other, in the order of their columns.
+
     Attributes:
         name: What to call the source.
         source: Where it is: a folder's or file's full path, or the name of a set that a library
@@ -47,6 +50,8 @@ class Listing:
         layout: How the source was read, where that is not plain from its name.
         notes: What the user should know of it, a line each.
         keeps_whole: Whether decoding keeps an image whole, whatever the crop share.
+        columns: What a sample is made of.
+        numbers: ``(n / columns.images_each, d)``, float32, of each sample; None where it has none.
     """
 
     name: str
@@ -61,9 +66,18 @@ class Listing:
     layout: str = ""
     notes: tuple[str, ...] = ()
     keeps_whole: bool = False
+    columns: Columns = field(default_factory=Columns)
+    numbers: NDArray[np.float32] | None = None
 
-    def only(self, rows: NDArray[np.int64]) -> Listing:
-        """Keep some images, ``rows`` ``(m,)`` being their places, in order."""
+    def rows_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the places of the images of some samples ``(m,)``, in order."""
+        each = self.columns.images_each
+        rows: NDArray[np.int64] = (samples[:, None] * each + np.arange(each)).ravel()
+        return rows
+
+    def only(self, samples: NDArray[np.int64]) -> Listing:
+        """Keep some samples, given by their places ``(m,)``, in order."""
+        rows = self.rows_of(samples)
         places = rows.tolist()
 
         def decode(index: int, geometry: Geometry | None) -> Decoded:
@@ -78,6 +92,7 @@ class Listing:
             stamp=[self.stamp, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()],
             decode=decode,
             known_by=None if known_by is None else tuple(known_by[place] for place in places),
+            numbers=None if self.numbers is None else self.numbers[samples],
         )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from depthsearch.data.classmap import mapped
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
 from depthsearch.data.listing import Listing
+from depthsearch.data.samples import Columns
 from depthsearch.data.sources import list_source
 from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
 from depthsearch.data.store import Store, open_store
@@ -33,6 +34,8 @@ def load_data(
     subset: float = 1.0,
     seed: int = 0,
     classes_map: str | Path | None = None,
+    image_columns: Sequence[str] = ("image",),
+    number_columns: Sequence[str] = (),
     skip_unreadable: bool = False,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -42,9 +45,9 @@ def load_data(
     Args:
         source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``, or with
             Hugging Face's ``metadata.csv``, ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``,
-            with the columns image, label and optionally split; ``"torchvision:NAME"``, a set of
-            torchvision's, downloaded if it is not there; or ``"digits"``, scikit-learn's
-            handwritten digits (``"./digits"`` is a folder).
+            with the columns image (see ``image_columns``), label and optionally split;
+            ``"torchvision:NAME"``, a set of torchvision's, downloaded if it is not there; or
+            ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
         image_size: Side of the square images in pixels.
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
             Digits are always kept whole.
@@ -52,11 +55,13 @@ def load_data(
         channels: 3 for colours, 1 for grey.
         val_share: Share of the training images taken for validation where there is no such folder.
         test_share: Share of the training images taken for the test where there is no such folder.
-        subset: Share of the images of each class in each split to keep, in (0, 1]; at least one of each.
+        subset: Share of the samples of each class in each split to keep, in (0, 1]; at least one of each.
         seed: Decides which images are taken.
         classes_map: A JSON file that gives each class a new name, several classes one if need be.
-        skip_unreadable: Whether to leave out images that are missing or cannot be read, instead of
-            stopping.
+        image_columns: Columns of a table that name an image each: several make samples of as many.
+        number_columns: Columns of a table with a number of each sample.
+        skip_unreadable: Whether to leave out images that are missing or cannot be read, with their
+            samples, instead of stopping.
         cache: Folder to keep decoded and downloaded images in; by default the user's cache folder.
         progress: Called with (done, total) after each image decoded; not called where all are kept.
 
@@ -70,14 +75,17 @@ def load_data(
         image_size=image_size, crop_share=crop_share, interpolation=interpolation, channels=channels
     )
     check_shares(val_share=val_share, test_share=test_share, subset=subset)
+    columns = Columns(images=tuple(image_columns), numbers=tuple(number_columns))
     kept = cache or Path(platformdirs.user_cache_dir("depthsearch"))
-    listing = list_source(source, skip_unreadable=skip_unreadable, downloads=kept / "torchvision")
+    listing = list_source(
+        source, columns=columns, skip_unreadable=skip_unreadable, downloads=kept / "torchvision"
+    )
     if classes_map is not None:
         listing = mapped(listing, Path(classes_map).expanduser())
     splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
     if subset < 1:
-        kept_rows = drawn(listing, splits, share=subset, seed=seed)
-        listing, splits = listing.only(kept_rows), splits[kept_rows]
+        samples = drawn(listing, splits, share=subset, seed=seed)
+        splits, listing = splits[listing.rows_of(samples)], listing.only(samples)
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -89,15 +97,20 @@ def load_data(
             progress=progress,
         )
     readable = np.array([digest is not None for digest in store.digests])
-    require_every_class(listing, splits, readable)
+    each = columns.images_each
+    whole = np.repeat(readable.reshape(-1, each).all(1), each)
+    require_every_class(listing, splits, whole)
 
     def image_set(split: str) -> ImageSet:
-        rows = np.flatnonzero((splits == split) & readable)
+        rows = np.flatnonzero((splits == split) & whole)
+        samples = rows[::each]
         return ImageSet(
             images=store.images,
             rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(listing.labels[rows]),
+            labels=torch.from_numpy(listing.labels[samples]),
             digests=store.digests,
+            images_each=each,
+            numbers=None if listing.numbers is None else torch.from_numpy(listing.numbers[samples // each]),
         )
 
     return DataSet(
@@ -116,16 +129,27 @@ def load_data(
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,
+        columns=listing.columns,
     )
 
 
 def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> str:
     known_by = listing.paths if listing.known_by is None else listing.known_by
-    images = [
-        image for image in zip(known_by, splits.tolist(), store.digests, strict=True) if image[-1] is not None
-    ]
-    content = json.dumps([listing.classes, images]).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    images = list(zip(known_by, splits.tolist(), store.digests, strict=True))
+    each = listing.columns.images_each
+    samples = [images[start : start + each] for start in range(0, len(images), each)]
+    read = [i for i, sample in enumerate(samples) if all(image[-1] is not None for image in sample)]
+    parts: list[object] = [listing.classes, [image for i in read for image in samples[i]]]
+    if not listing.columns.is_plain:
+        # Only here: that of images alone is what it was before there were samples.
+        numbers = [] if listing.numbers is None else listing.numbers[read].tolist()
+        parts += [{key: _keys(names) for key, names in listing.columns.as_json().items()}, numbers]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _keys(columns: Sequence[str]) -> list[str]:
+    """Name columns as tables know them, whatever their case."""
+    return [name.strip().lower() for name in columns]
 
 
 def _duplicates(listing: Listing, splits: NDArray[np.str_], store: Store) -> tuple[tuple[str, ...], ...]:
@@ -133,8 +157,10 @@ def _duplicates(listing: Listing, splits: NDArray[np.str_], store: Store) -> tup
     for row, digest in enumerate(store.digests):
         if digest is not None:
             same[digest].append(row)
-    return tuple(
-        tuple(listing.paths[row] for row in rows)
+    groups = [
+        [listing.paths[row] for row in rows]
         for rows in same.values()
         if len({splits[row] for row in rows}) > 1
-    )
+    ]
+    # An image may be in many samples: its path is told once.
+    return tuple(tuple(group if listing.columns.is_plain else dict.fromkeys(group)) for group in groups)

@@ -12,6 +12,7 @@ import numpy as np
 
 from depthsearch.data.decode import Decoded, Geometry, decode_file
 from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
+from depthsearch.data.samples import Columns, Sample
 from depthsearch.data.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 
@@ -20,29 +21,32 @@ _COLUMNS = ("image", "label", "split")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """A row's image.
+class Entry:
+    """A row's sample.
 
     Attributes:
         place: Of the row, for people.
-        path: In the source, or absolute where it lies elsewhere.
-        file: Where it is.
+        paths: Of its images in the source, or absolute where they lie elsewhere.
+        files: Where they are.
         label: Name of its class.
         split: As the source says; None where it says nothing.
+        numbers: Of it.
     """
 
     place: str
-    path: str
-    file: Path
+    paths: tuple[str, ...]
+    files: tuple[Path, ...]
     label: str
     split: str | None
+    numbers: tuple[float, ...] = ()
 
 
-def list_manifest(file: Path, *, skip_missing: bool) -> Listing:
-    """List the images of a table with the columns ``image``, ``label`` and, optionally, ``split``.
+def list_manifest(file: Path, *, columns: Columns, skip_missing: bool) -> Listing:
+    """List the images of a table with columns of images, ``label`` and, optionally, ``split``.
 
     Args:
         file: CSV or Parquet; paths in it count from its folder.
+        columns: Of the images and numbers of a sample.
         skip_missing: Whether to go on where files are missing.
 
     Raises:
@@ -51,16 +55,83 @@ def list_manifest(file: Path, *, skip_missing: bool) -> Listing:
     path = file.expanduser().resolve()
     if not path.is_file():
         raise DataError(
-            f"No file {path}. Give a table with the columns image, label and, if you like, split."
+            f"No file {path}. Give a table with the columns {', '.join(columns.images)}, label and, "
+            "if you like, split."
         )
-    table = read_table(path, wanted=_COLUMNS)
-    for column, meaning in (("image", "the file's path"), ("label", "its class")):
-        table.require(column, meaning)
+    table = _read(path, columns, "label", "split")
+    table.require("label", "its class")
     split_of = split_in_column if table.has("split") else split_unknown
-    samples = [sample_of(row, "image", path.parent, path.parent, split_of(row)) for row in table.rows]
+    entries = [entry_of(row, columns, path.parent, path.parent, split_of(row)) for row in table.rows]
     return listing_of(
-        samples, tables=[table], root=path.parent, name=path.stem, source=path, skip_missing=skip_missing
+        entries,
+        tables=[table],
+        root=path.parent,
+        name=path.stem,
+        source=path,
+        columns=columns,
+        skip_missing=skip_missing,
+        read=(*_keys(columns), "label", "split"),
     )
+
+
+def read_samples(file: Path, columns: Columns) -> list[Sample]:
+    """Read the samples of a table in its order, for a model to tell their classes.
+
+    Args:
+        file: CSV or Parquet; paths in it count from its folder.
+        columns: Of their images and numbers; others are not read.
+
+    Raises:
+        DataError: If there is no such file or column, or a row of it cannot be used.
+    """
+    if not file.is_file():
+        raise DataError(f"No file {file}. Give a table with the columns {_named(columns)}.")
+    rows = _read(file, columns).rows
+    if not rows:
+        raise DataError(f"{file}: no rows. Give one for each sample.")
+    return [
+        Sample(
+            images=tuple(file.parent / _path(row, column) for column in columns.images),
+            numbers=tuple(row.number(_key(column)) for column in columns.numbers),
+            place=row.place,
+        )
+        for row in rows
+    ]
+
+
+def _read(file: Path, columns: Columns, *others: str) -> Table:
+    """Read a table that has the columns of a sample, and perhaps others."""
+    table = read_table(file, wanted=(*_keys(columns), *others))
+    for column in columns.images:
+        table.require(column, "the file's path")
+    for column in columns.numbers:
+        table.require(column, "a number of the sample")
+    return table
+
+
+def _keys(columns: Columns) -> list[str]:
+    """Name columns as tables know them."""
+    return [_key(name) for name in (*columns.images, *columns.numbers)]
+
+
+def _key(column: str) -> str:
+    return column.strip().lower()
+
+
+def _named(columns: Columns) -> str:
+    return ", ".join((*columns.images, *columns.numbers))
+
+
+def _path(row: Row, column: str) -> str:
+    """Read where an image is.
+
+    Raises:
+        DataError: If the row does not say.
+    """
+    named = row.text(_key(column))
+    if not named:
+        raise DataError(f"{row.place}: {column} is empty. Give it, or remove the row.")
+    return named
 
 
 def split_in_column(row: Row) -> str:
@@ -81,36 +152,43 @@ def split_unknown(row: Row) -> None:
     """Say nothing of a row's split."""
 
 
-def sample_of(row: Row, column: str, folder: Path, root: Path, split: str | None) -> Sample:
-    """Read a row's image and label.
+def entry_of(row: Row, columns: Columns, folder: Path, root: Path, split: str | None) -> Entry:
+    """Read a row's images, numbers and label.
 
     Args:
         row: The row.
-        column: That names the image.
-        folder: That its path counts from.
+        columns: That name the images and have the numbers.
+        folder: That paths count from.
         root: Of the source.
         split: What is known of its split.
 
     Raises:
-        DataError: If either is missing.
+        DataError: If one is missing, or no number.
     """
-    named, label = row.text(column), row.text("label")
-    for what, value in ((column, named), ("label", label)):
-        if not value:
-            raise DataError(f"{row.place}: {what} is empty. Give it, or remove the row.")
-    file = Path(os.path.normpath(folder / named))
-    path = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
-    return Sample(place=row.place, path=path, file=file, label=label, split=split)
+    named = [_path(row, column) for column in columns.images]
+    label = row.text("label")
+    if not label:
+        raise DataError(f"{row.place}: label is empty. Give it, or remove the row.")
+    files = tuple(Path(os.path.normpath(folder / path)) for path in named)
+    return Entry(
+        place=row.place,
+        paths=tuple((f.relative_to(root) if f.is_relative_to(root) else f).as_posix() for f in files),
+        files=files,
+        label=label,
+        split=split,
+        numbers=tuple(row.number(_key(column)) for column in columns.numbers),
+    )
 
 
 def listing_of(
-    samples: Iterable[Sample],
+    entries: Iterable[Entry],
     *,
     tables: Sequence[Table],
     root: Path,
     name: str,
     source: Path,
     skip_missing: bool,
+    columns: Columns | None = None,
     read: Collection[str] = _COLUMNS,
 ) -> Listing:
     """Make a listing of samples.
@@ -118,28 +196,34 @@ def listing_of(
     Known by class and content, not by path: the same images elsewhere are the same data set.
 
     Args:
-        samples: In any order.
+        entries: In any order.
         tables: That they come from.
         root: That relative paths count from.
         name: What to call the source.
         source: Where it is.
         skip_missing: Whether to go on where files are missing.
+        columns: What a sample is made of; default: one image.
         read: Columns that are read.
 
     Raises:
         DataError: If there are none, files are missing, or labels or splits contradict each other.
     """
-    samples = sorted(samples, key=lambda sample: (sample.path, sample.split or ""))
+    columns = columns or Columns()
+    entries = sorted(entries, key=lambda entry: (entry.paths, entry.split or "", entry.numbers))
     told = " and ".join(str(table.path) for table in tables)
-    if not samples:
-        raise DataError(f"{told}: no rows. Give one for each image.")
-    _refuse_contradictions(samples)
-    stamps = [_stamp(sample.file) for sample in samples]
+    if not entries:
+        raise DataError(f"{told}: no rows. Give one for each {columns.noun}.")
+    _refuse_contradictions(entries, columns)
+    images = [
+        (entry, path, file) for entry in entries for path, file in zip(entry.paths, entry.files, strict=True)
+    ]
+    stamps = [_stamp(file) for _, _, file in images]
     if not skip_missing:
-        _refuse_missing([s for s, (size, _) in zip(samples, stamps, strict=True) if size < 0], told)
-    classes = _classes(samples, told)
+        missing = [(e.place, f) for (e, _, f), (size, _) in zip(images, stamps, strict=True) if size < 0]
+        _refuse_missing(missing, told)
+    classes = _classes(entries, told, columns.noun)
     labels = {label: place for place, label in enumerate(classes)}
-    files = tuple(sample.file for sample in samples)
+    files = tuple(file for _, _, file in images)
 
     def decode(index: int, geometry: Geometry | None) -> Decoded:
         return decode_file(files[index], geometry)
@@ -148,18 +232,20 @@ def listing_of(
         name=name,
         source=str(source),
         classes=classes,
-        paths=tuple(sample.path for sample in samples),
-        labels=np.array([labels[sample.label] for sample in samples], dtype=np.int64),
-        splits=np.array([sample.split or "train" for sample in samples]),
-        stamp=[str(root), [(s.path, *stamp) for s, stamp in zip(samples, stamps, strict=True)]],
+        paths=tuple(path for _, path, _ in images),
+        labels=np.array([labels[entry.label] for entry, _, _ in images], dtype=np.int64),
+        splits=np.array([entry.split or "train" for entry, _, _ in images]),
+        stamp=[str(root), [(path, *stamp) for (_, path, _), stamp in zip(images, stamps, strict=True)]],
         decode=decode,
-        known_by=tuple(sample.label for sample in samples),
+        known_by=tuple(entry.label for entry, _, _ in images),
         layout=", ".join(_shown(table.path, source) for table in tables),
         notes=tuple(
             f"Columns of {_shown(table.path, source)} that are not read: {a_few(others)}."
             for table in tables
             if (others := table.others(read))
         ),
+        columns=columns,
+        numbers=np.array([e.numbers for e in entries], dtype=np.float32) if columns.numbers else None,
     )
 
 
@@ -177,52 +263,51 @@ def _stamp(file: Path) -> tuple[int, int]:
     return (stat.st_size, stat.st_mtime_ns)
 
 
-def _refuse_contradictions(samples: Sequence[Sample]) -> None:
-    """Refuse an image of two classes, or listed twice in one split; in two splits it is a duplicate."""
-    seen: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        for earlier in seen[sample.path]:
-            if earlier.label != sample.label:
+def _refuse_contradictions(entries: Sequence[Entry], columns: Columns) -> None:
+    """Refuse a sample of two classes, or listed twice in one split; in two splits it is a duplicate."""
+    seen: dict[object, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        shown = ", ".join(entry.paths) + (", with the same numbers," if columns.numbers else "")
+        for earlier in seen[entry.paths, entry.numbers]:
+            if earlier.label != entry.label:
                 raise DataError(
-                    f"{sample.path} is {earlier.label!r} in {earlier.place} and {sample.label!r} in "
-                    f"{sample.place}. Give one image one label."
+                    f"{shown} is {earlier.label!r} in {earlier.place} and {entry.label!r} in "
+                    f"{entry.place}. Give one {columns.noun} one label."
                 )
-            if earlier.split == sample.split:
-                raise DataError(
-                    f"{sample.path} stands in {earlier.place} and {sample.place}. Remove one row."
-                )
-        seen[sample.path].append(sample)
+            if earlier.split == entry.split:
+                raise DataError(f"{shown} stands in {earlier.place} and {entry.place}. Remove one row.")
+        seen[entry.paths, entry.numbers].append(entry)
 
 
-def _refuse_missing(missing: Sequence[Sample], told: str) -> None:
+def _refuse_missing(missing: Sequence[tuple[str, Path]], told: str) -> None:
     if not missing:
         return
-    first = missing[0]
+    place, file = missing[0]
     more = f" (and {len(missing) - 1} more missing files)" if len(missing) > 1 else ""
     raise DataError(
-        f"{first.place}: no file {first.file}{more}. Paths count from the folder of {told}; "
+        f"{place}: no file {file}{more}. Paths count from the folder of {told}; "
         "--skip-unreadable leaves missing files out."
     )
 
 
-def _classes(samples: Sequence[Sample], told: str) -> tuple[str, ...]:
+def _classes(entries: Sequence[Entry], told: str, noun: str) -> tuple[str, ...]:
     """Name the classes, sorted; each has to be in each split that the source has."""
     by_split: Mapping[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for sample in samples:
-        by_split[sample.split or "train"][sample.label] += 1
-    classes = sorted({sample.label for sample in samples})
+    for entry in entries:
+        by_split[entry.split or "train"][entry.label] += 1
+    classes = sorted({entry.label for entry in entries})
     if len(classes) == 1:
-        raise DataError(f"{told}: one class only, {classes[0]!r}. Give images of two or more classes.")
+        raise DataError(f"{told}: one class only, {classes[0]!r}. Give {noun}s of two or more classes.")
     if "train" not in by_split:
         raise DataError(
-            f"{told}: no row has the split train, only {' and '.join(by_split)}. Add training images."
+            f"{told}: no row has the split train, only {' and '.join(by_split)}. Add training {noun}s."
         )
     for split, counts in by_split.items():
         for label in classes:
             if label not in counts:
                 there = ", ".join(f"{n[label]} in {s}" for s, n in by_split.items() if label in n)
                 raise DataError(
-                    f"{told}: class {label!r} has no image in {split} ({there}). "
+                    f"{told}: class {label!r} has no {noun} in {split} ({there}). "
                     "Add rows to it, or remove the class."
                 )
     return tuple(classes)

@@ -8,25 +8,35 @@ from depthsearch.data.digits import list_digits
 from depthsearch.data.imagefolder import list_image_folder
 from depthsearch.data.listing import Listing
 from depthsearch.data.manifest import MANIFEST_SUFFIXES, list_manifest
+from depthsearch.data.samples import Columns
 from depthsearch.data.torchvision_sets import PREFIX, list_torchvision
+from depthsearch.errors import DataError
 
 
-def list_source(source: str | Path, *, skip_unreadable: bool, downloads: Path) -> Listing:
+def list_source(source: str | Path, *, columns: Columns, skip_unreadable: bool, downloads: Path) -> Listing:
     """List the images of a source.
 
     Args:
         source: See `load_data`.
+        columns: What a sample is made of; of tables only it can be anything but one image.
         skip_unreadable: Whether to go on where files that a table names are missing.
         downloads: Where data sets that torchvision downloads lie.
 
     Raises:
         DataError: If there is no such source, or it cannot be used.
     """
+    path = Path(source).expanduser()
+    is_table = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()
+    if columns != Columns() and not is_table:
+        option = "--image-columns" if columns.images != Columns().images else "--number-columns"
+        raise DataError(
+            f"{option} names columns of a table, and {str(source)!r} is none. Give --data samples.csv or "
+            f".parquet, or leave {option} out."
+        )
     if source == "digits":
         return list_digits()
     if str(source).startswith(PREFIX):
         return list_torchvision(str(source).removeprefix(PREFIX), folder=downloads)
-    path = Path(source).expanduser()
-    if path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir():
-        return list_manifest(path, skip_missing=skip_unreadable)
+    if is_table:
+        return list_manifest(path, columns=columns, skip_missing=skip_unreadable)
     return list_image_folder(path, skip_missing=skip_unreadable)

@@ -1,4 +1,4 @@
-"""Which image trains, which chooses, which tests."""
+"""Which sample trains, which chooses, which tests."""
 
 import math
 
@@ -32,9 +32,9 @@ def check_shares(*, val_share: float, test_share: float, subset: float = 1.0) ->
 def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed: int) -> NDArray[np.str_]:
     """Take the splits that the source lacks from its training images.
 
-    Stratified by class. Of ``n`` training images, test takes ``ceil(test_share * n)`` as
-    scikit-learn rounds it, and val ``round(val_share * n)``. Which images depends on the order of
-    the paths, the labels and the seed only.
+    Stratified by class. Of ``n`` training samples, test takes ``ceil(test_share * n)`` as
+    scikit-learn rounds it, and val ``round(val_share * n)``. Which ones depends on the order of
+    the paths, the labels and the seed only. The images of a sample stay together.
 
     Returns:
         ``(n,)``: ``"train"``, ``"val"`` or ``"test"`` of each image of the listing.
@@ -49,52 +49,53 @@ def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed
     # Imported here because a folder with its own splits does not need it.
     from sklearn.model_selection import train_test_split
 
-    splits = listing.splits.astype("<U5")
+    each = listing.columns.images_each
+    labels, splits = listing.labels[::each], listing.splits[::each].astype("<U5")
     pool = splits == "train"
     for split in missing:
         exact = shares[split] * pool.sum()
         n_taken = math.ceil(exact) if split == "test" else round(exact)
         rest = np.flatnonzero(splits == "train")
         try:
-            _, taken = train_test_split(
-                rest, test_size=n_taken, stratify=listing.labels[rest], random_state=seed
-            )
+            _, taken = train_test_split(rest, test_size=n_taken, stratify=labels[rest], random_state=seed)
         except ValueError as error:
-            raise _too_small(listing, pool, _rarest(listing, pool), missing) from error
+            raise _too_small(listing, labels[pool], _rarest(listing, labels[pool]), missing) from error
         splits[taken] = split
     for split in ("train", *missing):
-        absent = set(range(len(listing.classes))) - set(listing.labels[splits == split])
+        absent = set(range(len(listing.classes))) - set(labels[splits == split])
         if absent:
-            raise _too_small(listing, pool, min(absent), missing)
-    return splits
+            raise _too_small(listing, labels[pool], min(absent), missing)
+    return np.repeat(splits, each)
 
 
 def drawn(listing: Listing, splits: NDArray[np.str_], *, share: float, seed: int) -> NDArray[np.int64]:
-    """Draw a share of the images of each class in each split, rounded, at least one.
+    """Draw a share of the samples of each class in each split, rounded, at least one.
 
     A larger share keeps what a smaller one has.
 
     Args:
         listing: The images.
-        splits: ``(n,)``, as assigned.
+        splits: ``(n,)``, as assigned to them.
         share: In (0, 1].
         seed: Decides which.
 
     Returns:
-        ``(m,)``, places in the listing in their order.
+        ``(m,)``, places of samples in the listing, in their order.
     """
+    each = listing.columns.images_each
+    labels, splits = listing.labels[::each], splits[::each]
     # A generator whose numbers numpy keeps between versions.
     order = np.random.RandomState(seed).permutation(len(splits))
     kept: list[NDArray[np.int64]] = []
     for split in SPLITS:
         for label in range(len(listing.classes)):
-            found = order[(splits[order] == split) & (listing.labels[order] == label)]
+            found = order[(splits[order] == split) & (labels[order] == label)]
             kept.append(found[: max(1, round(share * len(found)))])
     return np.sort(np.concatenate(kept))
 
 
 def divided(train: ImageSet, val: ImageSet, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divide two splits anew, as many images in each as before, stratified by class.
+    """Divide two splits anew, as many samples in each as before, stratified by class.
 
     Returns:
         Places in ``train.joined(val)`` that train, ``(n_train,)``, and that validate, ``(n_val,)``, int64.
@@ -111,8 +112,8 @@ def divided(train: ImageSet, val: ImageSet, *, seed: int) -> tuple[torch.Tensor,
         )
     except ValueError as error:
         raise DataError(
-            f"The {len(labels)} images to train and validate on cannot be divided anew: {error}. "
-            "Add images of the rarest classes, or leave --resample out."
+            f"The {len(labels)} samples to train and validate on cannot be divided anew: {error}. "
+            "Add some of the rarest classes, or leave --resample out."
         ) from error
     first, second = (torch.from_numpy(np.sort(part)) for part in parts)
     return first, second
@@ -124,7 +125,7 @@ def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: ND
     Args:
         listing: The images.
         splits: ``(n,)``, as assigned.
-        readable: ``(n,)``, whether each image could be read.
+        readable: ``(n,)``, whether each image could be read, and the others of its sample.
 
     Raises:
         DataError: If a class has no image left in some split.
@@ -134,19 +135,19 @@ def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: ND
         for label, name in enumerate(listing.classes):
             if label not in present:
                 raise DataError(
-                    f"Class {name!r} of {listing.source} has no readable image in {split}. "
+                    f"Class {name!r} of {listing.source} has no readable {listing.columns.noun} in {split}. "
                     "Mend its images or add others."
                 )
 
 
-def _rarest(listing: Listing, pool: NDArray[np.bool_]) -> int:
-    return int(np.bincount(listing.labels[pool], minlength=len(listing.classes)).argmin())
+def _rarest(listing: Listing, labels: NDArray[np.int64]) -> int:
+    return int(np.bincount(labels, minlength=len(listing.classes)).argmin())
 
 
-def _too_small(listing: Listing, pool: NDArray[np.bool_], label: int, missing: list[str]) -> DataError:
-    count = int((listing.labels[pool] == label).sum())
+def _too_small(listing: Listing, labels: NDArray[np.int64], label: int, missing: list[str]) -> DataError:
+    count, noun = int((labels == label).sum()), listing.columns.noun
     return DataError(
-        f"Class {listing.classes[label]!r} of {listing.source} has {count} image(s), too few to "
-        f"take {' and '.join(missing)} from by the shares given. Add images to it, change the "
+        f"Class {listing.classes[label]!r} of {listing.source} has {count} {noun}(s), too few to "
+        f"take {' and '.join(missing)} from by the shares given. Add {noun}s to it, change the "
         "shares, or give the splits as folders."
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from depthsearch.data.listing import a_few
+from depthsearch.data.samples import is_number
 from depthsearch.errors import DataError
 
 
@@ -38,6 +39,27 @@ class Row:
         raise DataError(
             f"{self.place}: {column} is {value!r}, neither text nor a whole number. Give one of these."
         )
+
+    def number(self, column: str) -> float:
+        """Give a value as a number; of a column of truth values 0 or 1.
+
+        Raises:
+            DataError: If it is none, or none that 32 bits can hold.
+        """
+        value = self.values[column]
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise DataError(f"{self.place}: {column} is empty. Give a number, or remove the row.")
+        text = str(float(value) if isinstance(value, bool) else value).strip()
+        try:
+            # Python would read 1_000 as well.
+            number = float(text.replace("_", "?"))
+        except ValueError:
+            raise DataError(
+                f"{self.place}: {column} is {text!r}, no number. Give one such as 12.5, with a point."
+            ) from None
+        if not is_number(number):
+            raise DataError(f"{self.place}: {column} is {text}. Give a finite number of at most 3.4e38.")
+        return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ class ViewedImages:
     """The images of one set in one view: a fixed augmentation of each; view 0 is the plain image.
 
     Attributes:
-        labels: Class of each image, int64 ``(n,)``, on the CPU.
+        samples: The set, which says which images are of one sample, and what its class and numbers are.
         number: Of the view.
         fingerprint: Hash of all that determines the pixels that the backbone is shown.
     """
@@ -35,10 +35,9 @@ class ViewedImages:
         Raises:
             SettingsError: If ``augment`` cannot be read.
         """
-        self.labels = images.labels
+        self.samples = images
         self.number = number
-        self._images = images
-        self._view = View(number, seed=seed, n_images=len(images), ranges=read_augmentation(augment))
+        self._view = View(number, seed=seed, n_images=len(images.rows), ranges=read_augmentation(augment))
         seen = [images.fingerprint, *([number, seed] if number else [])]
         # What is usual says nothing, so that features kept before there was a choice are found.
         if number and written(augment) != USUAL:
@@ -46,9 +45,9 @@ class ViewedImages:
         self.fingerprint = hashlib.blake2b(repr(seen).encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
-        """Count the images."""
-        return len(self.labels)
+        """Count the images, several to a sample."""
+        return len(self.samples.rows)
 
     def pixels(self, index: torch.Tensor, device: Device) -> torch.Tensor:
         """Give the images at ``index`` ``(b,)``: ``(b, c, s, s)`` float32 in [0, 255] on the device."""
-        return self._view(self._images.gather(index, device.move), index)
+        return self._view(self.samples.gather(index, device.move), index)

@@ -18,23 +18,26 @@ __all__ = ["Boundaries", "BoundarySource"]
 
 
 class BoundarySource(Protocol):
-    """The boundary tensors of one image set, by index.
+    """The boundary tensors of one image set, by index of its samples, of ``k`` images each.
 
     Attributes:
-        labels: Class of each image, int64 ``(n,)``, on the CPU.
-        macs_per_image: MACs of the whole frozen prefix.
+        labels: Class of each sample, int64 ``(n,)``, on the CPU.
+        macs_per_sample: MACs of the whole frozen prefix, for all images of a sample.
         spent: What making the boundaries has cost so far.
     """
 
     labels: torch.Tensor
-    macs_per_image: int
+    macs_per_sample: int
     spent: Spent
 
     def prepare(self, epoch: int) -> None:
         """Make ready for an epoch, counted from 1: choose its view, compute what is worth keeping."""
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Give the boundary of the images at ``index`` ``(b,)``: tensors ``(b, ...)`` on the device."""
+        """Give the boundary of the samples at ``index`` ``(b,)``: tensors ``(b * k, ...)`` on the device.
+
+        Where samples have numbers, these are the last one, ``(b, d)``.
+        """
 
 
 class Boundaries:
@@ -54,11 +57,12 @@ class Boundaries:
             store: Where to read and to keep; one without a budget recomputes everything.
             views: The set in each of its views; epoch e sees view e mod V.
             position: Of the cut, see `graph.LayerGraph`.
-            rows: Which of the set's images these are, int64 ``(n,)``; None: all.
+            rows: Which of the set's samples these are, int64 ``(n,)``; None: all.
         """
-        self.labels = views[0].labels if rows is None else views[0].labels[rows]
+        samples = views[0].samples
+        self.labels = samples.labels if rows is None else samples.labels[rows]
         self._of_set = rows
-        self.macs_per_image = store.frozen.macs_before(position)
+        self.macs_per_sample = samples.images_each * store.frozen.macs_before(position)
         self.spent = Spent()
         self._store = store
         self._views = views
@@ -71,13 +75,17 @@ class Boundaries:
         self._part, self._rows = self._store.open(self._viewed, self._boundary, self._position, self.spent)
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Give the boundary of the images at ``index`` ``(b,)``; `prepare` comes first."""
-        frozen = self._store.frozen
+        """Give the boundary of the samples at ``index`` ``(b,)``; `prepare` comes first."""
+        frozen, samples = self._store.frozen, self._viewed.samples
         if self._of_set is not None:
             index = self._of_set[index]
+        numbers = () if samples.numbers is None else (frozen.device.move(samples.numbers[index]),)
+        index = samples.places_of(index)
         filled_up = frozen.filled_up(index) if self._part.computed else index
         inputs = self._store.values(self._viewed, self._part, self._rows, filled_up, self.spent)
         self.spent.macs += self._part.macs * len(filled_up)
         with torch.no_grad(), frozen.device.autocast():
             boundary: tuple[torch.Tensor, ...] = self._part.module(*inputs.values())
-        return boundary if filled_up is index else tuple(tensor[: len(index)] for tensor in boundary)
+        if filled_up is not index:
+            boundary = tuple(tensor[: len(index)] for tensor in boundary)
+        return (*boundary, *numbers)

@@ -143,20 +143,24 @@ class FeatureStore:
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Average the boundaries at several positions over height and width, in one pass over the images.
 
-        What is worth keeping of what the pass computes is kept.
+        The averages of a sample's images are joined, its numbers put behind them. What is worth keeping of
+        what the pass computes is kept.
 
         Args:
             viewed: The images.
             positions: Places in the graph.
             spent: Counts what it costs.
-            n_most: Of how many images, spread evenly over the set, to give features.
+            n_most: Of how many samples, spread evenly over the set, to give features.
 
         Returns:
-            Features ``(m, c)`` at each position, float32 on the CPU, and their images' labels ``(m,)``.
+            Features ``(m, k * c + d)`` at each position, float32 on the CPU, of samples of k images and d
+            numbers, and these samples' labels ``(m,)``.
         """
         boundaries = [self.frozen.graph.boundary(position) for position in positions]
         targets = list(dict.fromkeys(node for boundary in boundaries for node in boundary))
-        spread = torch.linspace(0, len(viewed) - 1, min(n_most, len(viewed))).long()
+        samples = viewed.samples
+        shown_samples = torch.linspace(0, len(samples) - 1, min(n_most, len(samples))).long()
+        spread = samples.places_of(shown_samples)
         chosen = torch.zeros(len(viewed), dtype=torch.bool)
         chosen[spread] = True
         found: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in targets}
@@ -180,8 +184,10 @@ class FeatureStore:
                 for node in values.keys() & found:
                     look(node, values[node])
                 self.frozen.run(part, values, [*found, *fillings], look)
+        seen = samples.chosen(shown_samples)
+        numbers = [] if seen.numbers is None else [seen.numbers]
         features = [torch.cat([torch.cat(found[n]) for n in boundary], 1) for boundary in boundaries]
-        return features, viewed.labels[chosen]
+        return [torch.cat([rows.reshape(len(seen), -1), *numbers], 1) for rows in features], seen.labels
 
     def _missing(self, viewed: ViewedImages, part: Part) -> list[Item]:
         """List what is wanted of that which a part computes, in the order of execution."""

@@ -1,0 +1,142 @@
+"""What a sample is: one image, or several with some numbers, each in a column of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from depthsearch.errors import DataError
+
+# Of 32 bits.
+LARGEST = 3.4028234663852886e38
+_TAKEN = {"label": "the class", "split": "the split"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """The columns of a table that a sample is made of; elsewhere a sample is one image.
+
+    Attributes:
+        images: Columns of paths, at least one: every sample has an image in each.
+        numbers: Columns of numbers.
+
+    Raises:
+        DataError: If there is no column of images, or one is named twice or holds something else.
+    """
+
+    images: tuple[str, ...] = ("image",)
+    numbers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse columns that cannot be told apart."""
+        if not self.images:
+            raise DataError("--image-columns names no column. Give at least one, such as image.")
+        given = {"--image-columns": self.images, "--number-columns": self.numbers}
+        seen: dict[str, str] = {}
+        for option, names in given.items():
+            for name in names:
+                if name.strip().lower() in _TAKEN:
+                    held = _TAKEN[name.strip().lower()]
+                    raise DataError(f"{option} names {name!r}, which holds {held}. Leave it out.")
+                earlier = seen.setdefault(name.strip().lower(), option)
+                if earlier != option:
+                    raise DataError(f"{earlier} and {option} both name {name!r}. Keep it in one of them.")
+            if len({name.strip().lower() for name in names}) < len(names):
+                twice = next(n for i, n in enumerate(names) if _is_among(n, names[:i]))
+                raise DataError(f"{option} names {twice!r} twice. Name each column once.")
+
+    @property
+    def images_each(self) -> int:
+        """Count the images of a sample."""
+        return len(self.images)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a sample is one image and nothing else."""
+        return len(self.images) == 1 and not self.numbers
+
+    @property
+    def noun(self) -> str:
+        """Name what is counted: ``image`` where a sample is no more than that."""
+        return "image" if self.is_plain else "sample"
+
+    def __str__(self) -> str:
+        """Name what there are many of: ``images``, or ``samples of 2 images and 3 numbers``."""
+        if self.is_plain:
+            return "images"
+        numbers = f" and {_counted(len(self.numbers), 'number')}" if self.numbers else ""
+        return f"samples of {_counted(len(self.images), 'image')}{numbers}"
+
+    def as_json(self) -> dict[str, list[str]]:
+        """Give plain values."""
+        return {"image_columns": list(self.images), "number_columns": list(self.numbers)}
+
+
+def _is_among(name: str, others: Sequence[str]) -> bool:
+    return name.strip().lower() in {other.strip().lower() for other in others}
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a model of several images, or of images and numbers, is to tell the class of.
+
+    Attributes:
+        images: Files, by column or in the order of the columns that the model was trained on.
+        numbers: As they stand in such a table, by column or in their order.
+        place: Where it comes from, for people: ``"samples.csv, line 3"``.
+    """
+
+    images: Sequence[Path | str] | Mapping[str, Path | str]
+    numbers: Sequence[float] | Mapping[str, float] = ()
+    place: str = field(default="", compare=False)
+
+    def ordered(self, columns: Columns) -> Sample:
+        """Give its images as a tuple of paths and its numbers as a tuple, in the order of the columns.
+
+        Raises:
+            DataError: If some are missing or too many, or a number is not finite in 32 bits.
+        """
+        told = f"{self.place}: " if self.place else ""
+        images = _in_order(self.images, columns.images, f"{told}images")
+        numbers = _in_order(self.numbers, columns.numbers, f"{told}numbers")
+        for name, value in zip(columns.numbers, numbers, strict=True):
+            if not is_number(value):
+                raise DataError(f"{told}{name} is {value!r}. Give a finite number, such as 12.5.")
+        return Sample(
+            images=tuple(Path(image) for image in images),
+            numbers=tuple(map(float, numbers)),
+            place=self.place,
+        )
+
+    def __str__(self) -> str:
+        """Name its images."""
+        files = self.images.values() if isinstance(self.images, Mapping) else self.images
+        return ", ".join(map(str, files))
+
+
+def _in_order(given: Sequence[Any] | Mapping[str, Any], columns: Sequence[str], what: str) -> list[Any]:
+    """Put values in the order of the columns."""
+    wanted = ", ".join(columns) or "none"
+    if isinstance(given, Mapping):
+        if set(given) != set(columns):
+            raise DataError(f"{what} are {', '.join(given) or 'none'}. Give {wanted}.")
+        return [given[name] for name in columns]
+    if isinstance(given, str | Path) or len(given) != len(columns):
+        n = 1 if isinstance(given, str | Path) else len(given)
+        raise DataError(f"{what}: {n} given for {len(columns)}. Give {wanted}.")
+    return list(given)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, also in 32 bits, in which numbers are kept."""
+    try:
+        return not isinstance(value, str) and math.isfinite(value) and abs(value) <= LARGEST
+    except (TypeError, OverflowError):
+        return False
