@@ -10,14 +10,12 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from depthsearch import study as module
 from depthsearch.data import divided
 from depthsearch.errors import DataError, DivergedError
 from depthsearch.features import Budget
 from depthsearch.objective import Task, train_point
 from depthsearch.space import SearchSpace
 from depthsearch.study import (
-    CONFIRMATION,
     ConfirmationPlanned,
     EpochDone,
     TrialEnded,
@@ -26,6 +24,8 @@ from depthsearch.study import (
     open_study,
     search,
 )
+from depthsearch.study import coordinator as module
+from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.summary import summarize
 from depthsearch.training import seed_from
 

@@ -18,7 +18,6 @@ import torch
 from optuna.trial import TrialState
 
 from depthsearch import lease as lease_module
-from depthsearch import study as study_module
 from depthsearch import training
 from depthsearch.aims import read_cost_aim
 from depthsearch.backbones import load_backbone
@@ -30,16 +29,19 @@ from depthsearch.interrupts import deferred
 from depthsearch.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.space import SearchSpace
 from depthsearch.study import (
+    FINISHED,
     CurveDrawn,
     EpochDone,
     TrialEnded,
     TrialStarted,
+    coordinator,
     count_exhaustive,
     open_storage,
     open_study,
+    opening,
     search,
-    upcoming_trials,
 )
+from depthsearch.study.coordinator import upcoming_trials
 
 N_ANCHORS = 6
 
@@ -173,7 +175,7 @@ def test_baselines_are_never_pruned_and_everything_else_can_be(
     place, longer, space, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     always = optuna.pruners.ThresholdPruner(lower=2.0)
-    monkeypatch.setattr(study_module, "make_pruner", lambda *_: always)
+    monkeypatch.setattr(coordinator, "make_pruner", lambda *_: always)
     trials = place.run(longer, space, 4).get_trials()[:4]
     assert [t.state.name for t in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
     assert [trials[0].params["cut"], trials[1].params["cut"]] == [len(space.cuts) - 1, 0]
@@ -181,7 +183,7 @@ def test_baselines_are_never_pruned_and_everything_else_can_be(
 
 def test_a_pruned_trial_says_after_which_epoch(place, longer, space, monkeypatch: pytest.MonkeyPatch) -> None:
     always = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
-    monkeypatch.setattr(study_module, "make_pruner", lambda *_: always)
+    monkeypatch.setattr(coordinator, "make_pruner", lambda *_: always)
     events = list(place.start(longer, space, 3))
     trial = place.open(longer, space).get_trials()[2]
     assert trial.user_attrs["reason"] == "pruned after epoch 2"
@@ -310,7 +312,7 @@ def test_the_number_of_trials_is_a_total(place, task, space) -> None:
     place.run(task, space, 2)
     assert len(list(place.start(task, space, 3))) == 4
     assert list(place.start(task, space, 3)) == []
-    finished = place.open(task, space).get_trials(states=study_module.FINISHED)
+    finished = place.open(task, space).get_trials(states=FINISHED)
     assert [trial.number for trial in finished] == [0, 1, 2]
 
 
@@ -328,7 +330,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) 
             raise error
         yield from training
 
-    monkeypatch.setattr(study_module, "train_point", failing)
+    monkeypatch.setattr(coordinator, "train_point", failing)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +523,7 @@ def test_an_exhaustive_search_trains_every_candidate_to_its_end_and_then_goes_on
     place, task, five, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     always = optuna.pruners.ThresholdPruner(lower=2.0)
-    monkeypatch.setattr(study_module, "make_pruner", lambda *_: always)
+    monkeypatch.setattr(coordinator, "make_pruner", lambda *_: always)
     trials = exhaust(place, task, five, 6).get_trials()
     assert [trial.params["cut"] for trial in trials[:5]] == [4, 0, 3, 2, 1]
     assert [t.state.name for t in trials] == ["COMPLETE"] * 5 + ["PRUNED"]
@@ -619,15 +621,15 @@ def test_a_study_of_that_name_with_other_settings_is_refused(place, task, space,
 def test_a_study_from_before_a_setting_was_stored_goes_on(place, task, space) -> None:
     study = place.open(task, space)
     settings = study.user_attrs["settings"]
-    assert study_module.BEFORE.items() <= settings.items()
-    study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in study_module.BEFORE})
+    assert opening.BEFORE.items() <= settings.items()
+    study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in opening.BEFORE})
     assert len(place.open(task, space).get_trials()) == N_ANCHORS
 
 
 def test_a_study_from_before_a_setting_goes_on_with_its_default_alone(place, task, space) -> None:
     study = place.open(task, space)
     settings = study.user_attrs["settings"]
-    study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in study_module.BEFORE})
+    study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in opening.BEFORE})
     with pytest.raises(StudyError, match=r"balance is 'none' there, 'sampling' here"):
         place.open(*with_recipe(balance="sampling")(task, space))
 

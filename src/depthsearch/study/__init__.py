@@ -1,0 +1,33 @@
+"""A study from its storage to its answer: opened, searched, confirmed. One coordinator owns it."""
+
+from depthsearch.study.confirmation import FINISHED
+from depthsearch.study.coordinator import confirm, search
+from depthsearch.study.events import (
+    ConfirmationPlanned,
+    CurveDrawn,
+    EpochDone,
+    Event,
+    TrialEnded,
+    TrialStarted,
+)
+from depthsearch.study.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
+from depthsearch.study.opening import open_storage, open_study, without_password
+
+__all__ = [
+    "ANCHOR_DEPTHS",
+    "ANCHOR_LEARNING_RATES",
+    "FINISHED",
+    "ConfirmationPlanned",
+    "CurveDrawn",
+    "EpochDone",
+    "Event",
+    "TrialEnded",
+    "TrialStarted",
+    "confirm",
+    "count_exhaustive",
+    "first_settings",
+    "open_storage",
+    "open_study",
+    "search",
+    "without_password",
+]

@@ -1,0 +1,69 @@
+"""Which trainings confirm the most promising cuts: planned once, enqueued, and told from the search's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from depthsearch.aims import read_cost_aim
+from depthsearch.evidence import promising
+
+# Sets the seeds of confirmation apart from those of trials.
+CONFIRMATION = 0x5EED
+REPEATS = ("confirms", "seed", "resample")
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def plan_confirmation(study: optuna.Study, *, n_cuts: int, n_seeds: int, resample: bool) -> dict[str, Any]:
+    """Choose the trials to repeat; the same ones as before where the search has not gone on since."""
+    finished = study.get_trials(deepcopy=False, states=FINISHED)
+    chosen_by = {"after": count_searched(finished), "cuts": n_cuts, "cost": read_cost_aim(study)}
+    before = study.user_attrs.get("confirmation", {})
+    if all(before.get(key) == value for key, value in chosen_by.items()):
+        numbers = before["trials"]
+    else:
+        numbers = [trial.number for trial in promising(study, n_cuts)]
+    plan = {**chosen_by, "trials": numbers, "seeds": n_seeds, "resample": resample}
+    study.set_user_attr("confirmation", plan)
+    return plan
+
+
+def enqueue_confirmation(study: optuna.Study, plan: Mapping[str, Any]) -> None:
+    """Enqueue what is planned and not there yet, seed by seed: stopped early, all have as many."""
+    trials = study.get_trials(deepcopy=False)
+    there = {_repeats(trial) for trial in trials if not trial.user_attrs.get("dropped")}
+    for seed in range(plan["seeds"]):
+        for number in plan["trials"]:
+            wanted = (number, seed, plan["resample"])
+            if wanted not in there:
+                attributes = dict(zip(REPEATS, wanted, strict=True))
+                study.enqueue_trial(trials[number].params, user_attrs={"origin": "confirm", **attributes})
+
+
+def drop_others(study: optuna.Study, plan: Mapping[str, Any]) -> None:
+    """End what an earlier plan has left waiting and this one does not want: nobody shall train it."""
+    for trial in waiting_to_confirm(study):
+        number, seed, resample = _repeats(trial)
+        wanted = number in plan["trials"] and seed < plan["seeds"] and resample == plan["resample"]
+        if not wanted:
+            study._storage.set_trial_user_attr(trial._trial_id, "dropped", True)
+            study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+
+
+def waiting_to_confirm(study: optuna.Study) -> list[FrozenTrial]:
+    """List the trainings of a confirmation that nobody has begun."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return [trial for trial in waiting if trial.user_attrs.get("origin") == "confirm"]
+
+
+def _repeats(trial: FrozenTrial) -> tuple[Any, ...]:
+    """Say which trial a trial repeats, with which seed, and whether on another division."""
+    return tuple(trial.user_attrs.get(key) for key in REPEATS)
+
+
+def count_searched(trials: Iterable[FrozenTrial]) -> int:
+    """Count the search's own trials, those that confirm left out."""
+    return sum(trial.user_attrs.get("origin") != "confirm" for trial in trials)

@@ -1,0 +1,63 @@
+"""What a coordinator tells of a study while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optuna.trial import TrialState
+
+from depthsearch.cuts import Cut
+from depthsearch.objective import (
+    TransferCurve,
+)
+from depthsearch.space import Point
+from depthsearch.training import EpochResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialStarted:
+    """A trial begins, or goes on after an interruption."""
+
+    number: int
+    point: Point
+    origin: str
+    adopted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochDone:
+    """A trial's epoch is reported."""
+
+    number: int
+    result: EpochResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialEnded:
+    """A trial is told: its state, its last score, and why it ended early."""
+
+    number: int
+    point: Point
+    state: TrialState
+    score: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurveDrawn:
+    """The frozen features of a backbone were probed over depth, before the first trial."""
+
+    backbone: str
+    curve: TransferCurve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmationPlanned:
+    """Cuts will be trained again, each with several seeds; some trainings may have been done before."""
+
+    cuts: tuple[Cut, ...]
+    n_seeds: int
+    n_trainings: int
+
+
+Event = CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialEnded

@@ -1,0 +1,62 @@
+"""What a study tries first: both ends of each backbone, then a spread over depth, or every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from depthsearch.space import BACKBONE, Point, SearchSpace, cut_parameter
+
+ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
+# Good learning rates fall as more layers learn; anchors take theirs from between these two.
+ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
+
+
+def first_settings(
+    space: SearchSpace, *, exhaustive: bool = False, learning_rates: Sequence[float] = ()
+) -> list[tuple[dict[str, Any], str]]:
+    """Choose what a study tries first, and say why: a ``baseline``, an ``anchor``, or ``exhaustive``.
+
+    Head only and everything of each backbone come first, then a spread over depth, the backbones in turn;
+    or all other candidates, from the head on.
+    """
+    first = [(*each, "baseline") for depth in (1, 0) for each in _at_depth(space, depth)]
+    if exhaustive:
+        rest = [(cut.backbone, cut.index, "exhaustive") for cut in reversed(space.cuts)]
+    else:
+        rest = [(*each, "anchor") for depth in ANCHOR_DEPTHS for each in _at_depth(space, depth)]
+    baselines = {each[:2] for each in first}
+    chosen = dict.fromkeys([*first, *(each for each in rest if each[:2] not in baselines)])
+    changes: list[dict[str, Any]] = [{"learning_rate": rate} for rate in learning_rates] or [{}]
+    return [({**_anchor(space, name, i), **change}, why) for name, i, why in chosen for change in changes]
+
+
+def _at_depth(space: SearchSpace, depth: float) -> list[tuple[str, int]]:
+    """Find the cut of each backbone at a depth in [0, 1], by backbone and index."""
+    return [(name, round(depth * (len(space.cuts_of(name)) - 1))) for name in space.backbones]
+
+
+def count_exhaustive(space: SearchSpace, learning_rates: Sequence[float] = ()) -> int:
+    """Count the first trials of an exhaustive search."""
+    return len(space.cuts) * max(1, len(learning_rates))
+
+
+def _anchor(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:
+    """Give the sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
+    cuts = space.cuts_of(backbone)
+    low, high = ANCHOR_LEARNING_RATES
+    # Where there is one cut, it says nothing of how much is learned anew: the middle.
+    depth = index / (len(cuts) - 1) if len(cuts) > 1 else 0.5
+    learning_rate = low * (high / low) ** depth
+    point = Point(cut=cuts[index], learning_rate=learning_rate)
+    params: dict[str, Any] = {}
+    for name, distribution in space.distributions(backbone).items():
+        named: dict[str, Any] = {BACKBONE: backbone, cut_parameter(backbone): index}
+        value = named[name] if name in named else getattr(point, name)
+        if isinstance(distribution, CategoricalDistribution):
+            params[name] = value if value in distribution.choices else distribution.choices[0]
+        elif isinstance(distribution, IntDistribution | FloatDistribution):
+            params[name] = min(max(value, distribution.low), distribution.high)
+    return params

@@ -1,0 +1,229 @@
+"""A study's storage, and whether a study may go on: all that makes two trials comparable is as it was."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+
+from depthsearch.augmentation import USUAL
+from depthsearch.cuts import Cut
+from depthsearch.errors import SettingsError, StudyError
+from depthsearch.interrupts import deferred
+from depthsearch.objective import (
+    Task,
+    full_fine_tune_macs,
+    tasks_of,
+)
+from depthsearch.space import FIXABLE, Point, SearchSpace
+from depthsearch.stored import StoredBackbone
+from depthsearch.study.firsts import first_settings
+from depthsearch.training import METRICS, seed_from
+
+# What a setting was before it was stored: studies from then go on.
+BEFORE: dict[str, Any] = {
+    "search": "adaptive",
+    "head": "pool",
+    "head depth": 1,
+    "dropout": 0.0,
+    "weight decay": 0.01,
+    "optimizer": "adamw",
+    "momentum": 0.9,
+    "balance": "none",
+    "augment": USUAL,
+}
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Open or create the database that studies live in.
+
+    Args:
+        url: SQLAlchemy's, such as ``sqlite:///depthsearch.db``.
+
+    Raises:
+        SettingsError: If there is no such database or it cannot be used.
+    """
+    shown = without_password(url)
+    if "://" not in url:
+        raise SettingsError(f"--storage {url!r} is no database URL: give sqlite:///{url} or another.")
+    # SQLite gives up on a lock after 5 s by default; a dashboard or a backup may hold it longer.
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    try:
+        return RDBStorage(url, engine_kwargs=options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingsError(f"--storage {shown} cannot be opened: {reason}") from error
+
+
+def without_password(url: str) -> str:
+    """Hide the password of a database URL, for output."""
+    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", url)
+
+
+def open_study(
+    storage: RDBStorage,
+    name: str,
+    task: Task | Mapping[str, Task],
+    space: SearchSpace,
+    provenance: Mapping[str, Any],
+    *,
+    exhaustive: bool = False,
+    learning_rates: Sequence[float] = (),
+) -> optuna.Study:
+    """Create a study, or open the one of that name if it searches the same.
+
+    Args:
+        storage: Where it lives.
+        name: Its name.
+        task: What is trained; with several backbones one for each, by the space's names for them, alike but
+            for the backbone and its images' size.
+        space: What is searched.
+        provenance: What else to keep with a new study: versions, where data and weights come from.
+        exhaustive: Whether its first trials are every candidate, once, each trained to its last epoch; else
+            they are the ends and a spread over depth.
+        learning_rates: Of an exhaustive search: every candidate once at each, all within the space's range.
+            None: each at the sensible one of its depth.
+
+    Raises:
+        StudyError: If the study of that name has other settings, naming each difference.
+    """
+    tasks = tasks_of(task)
+    direction = StudyDirection[METRICS[any_of(tasks).recipe.metric].upper()]
+    settings = {**_settings(tasks, space), "search": _named_search(exhaustive, learning_rates)}
+    names = optuna.get_all_study_names(storage)
+    if name in names:
+        study = optuna.load_study(study_name=name, storage=storage)
+        _refuse_differences(study, name, settings, direction)
+    else:
+        with deferred():
+            study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+    with deferred():
+        if "settings" not in study.user_attrs:
+            _describe_study(study, tasks, space, provenance)
+            study.set_user_attr("settings", settings)
+        _enqueue_first(study, space, exhaustive=exhaustive, learning_rates=learning_rates)
+    return study
+
+
+def any_of(tasks: Mapping[str, Task]) -> Task:
+    """Give one of the tasks, for what is the same in all."""
+    return next(iter(tasks.values()))
+
+
+def _settings(tasks: Mapping[str, Task], space: SearchSpace) -> dict[str, Any]:
+    """All that makes two trials comparable: a study does not go on with any of it changed.
+
+    What differs from backbone to backbone is a list.
+    """
+    each = [_settings_of(task, space, space.cuts_of(backbone)) for backbone, task in tasks.items()]
+    merged = {key: [settings[key] for settings in each] for key in each[0]}
+    return {
+        key: values[0] if all(v == values[0] for v in values) else values for key, values in merged.items()
+    }
+
+
+def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[str, Any]:
+    recipe = asdict(task.recipe)
+    for searched in ("learning_rate", "weight_decay", "optimizer"):
+        recipe.pop(searched)
+    preprocessing = asdict(task.backbone.preprocessing)
+    ranges = asdict(space)
+    ranges.pop("cuts")
+    ranges.pop("fixed")
+    usual = Point(cut=cuts[0], learning_rate=space.learning_rate[0])
+    values = {name: getattr(usual, name) for name in FIXABLE} | dict(space.fixed)
+    fixed = {name: value for name, value in values.items() if ranges[name] is None}
+    return {
+        "backbone": task.backbone.name,
+        "weights": f"{task.backbone.weights} [{task.backbone.digest[:12]}]",
+        "data": f"{task.data.name} [{task.data.fingerprint[:12]}]",
+        "image size": preprocessing.pop("image_size"),
+        "preprocessing": ", ".join(f"{key} {value}" for key, value in preprocessing.items()),
+        "precision": task.device.precision,
+        "head": task.backbone.head,
+        "cuts": f"{len(cuts)} from {cuts[0].name} to {cuts[-1].name} "
+        f"[{seed_from(*(ord(c) for cut in cuts for c in cut.name))}]",
+        **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
+        **{key.replace("_", " "): value for key, value in {**fixed, **recipe}.items()},
+    }
+
+
+def _refuse_differences(
+    study: optuna.Study, name: str, settings: Mapping[str, Any], direction: StudyDirection
+) -> None:
+    stored = study.user_attrs.get("settings")
+    if stored is None and (study.get_trials(deepcopy=False) or study.directions != [direction]):
+        raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
+    there, here = {**BEFORE, **(stored or settings)}, {**BEFORE, **settings}
+    differences = [
+        f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in {**there, **here}
+        if _content(there.get(key)) != _content(here.get(key))
+    ]
+    if differences:
+        raise StudyError(f"Study {name!r} is another: {'; '.join(differences)}. Give another --name.")
+
+
+def _content(value: Any) -> Any:
+    """Take the fingerprint of a setting that has one: a file or folder may be renamed or cached since."""
+    if isinstance(value, list):
+        return [_content(part) for part in value]
+    found = re.search(r"\[(\w+)\]$", value) if isinstance(value, str) else None
+    return found[1] if found else value
+
+
+def _describe_study(
+    study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace, provenance: Mapping[str, Any]
+) -> None:
+    data = any_of(tasks).data
+    study.set_user_attr("checkpoint_id", uuid.uuid4().hex)
+    study.set_user_attr("cuts", [asdict(cut) for cut in space.cuts])
+    study.set_user_attr("backbones", {key: asdict(_stored(task)) for key, task in tasks.items()})
+    study.set_user_attr(
+        "data",
+        {
+            "name": data.name,
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "classes": list(data.classes),
+            "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+            **({} if data.columns.is_plain else {"samples": data.columns.as_json()}),
+            "skipped": list(data.skipped),
+            "duplicates": [list(group) for group in data.duplicates],
+        },
+    )
+    study.set_user_attr("recipe", asdict(any_of(tasks).recipe))
+    study.set_user_attr("provenance", dict(provenance))
+
+
+def _stored(task: Task) -> StoredBackbone:
+    return StoredBackbone(
+        name=task.backbone.name,
+        weights=task.backbone.weights,
+        digest=task.backbone.digest,
+        preprocessing=asdict(task.backbone.preprocessing),
+        data_fingerprint=task.data.fingerprint,
+        full_fine_tune_macs=full_fine_tune_macs(task),
+    )
+
+
+def _enqueue_first(
+    study: optuna.Study, space: SearchSpace, *, exhaustive: bool, learning_rates: Sequence[float]
+) -> None:
+    """Enqueue the two baselines of each backbone and a spread over depth, or every candidate, once."""
+    if study.user_attrs.get("anchors"):
+        return
+    for params, origin in first_settings(space, exhaustive=exhaustive, learning_rates=learning_rates):
+        study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)
+    study.set_user_attr("anchors", True)
+
+
+def _named_search(exhaustive: bool, learning_rates: Sequence[float]) -> str:
+    rates = f", learning rates {', '.join(map(str, learning_rates))}" if learning_rates else ""
+    return f"exhaustive{rates}" if exhaustive else "adaptive"
