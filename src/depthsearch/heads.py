@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.flattening import MapClassifier
 
 __all__ = [
+    "HeadOptions",
     "HeadSize",
     "SampleHead",
     "SampleJoin",
@@ -28,6 +29,16 @@ __all__ = [
     "with_head",
     "without_dropout",
 ]
+
+
+class HeadOptions(TypedDict, total=False):
+    """What a head may have beside its classifier; see `make_head`."""
+
+    width: int
+    depth: int
+    dropout: float
+    images_each: int
+    n_numbers: int
 
 
 class SampleJoin(nn.Module):
@@ -179,16 +190,7 @@ def make_head(
 
 
 def with_head(
-    model: nn.Module,
-    classifier: str,
-    num_classes: int,
-    *,
-    width: int = 0,
-    depth: int = 1,
-    dropout: float = 0.0,
-    images_each: int = 1,
-    n_numbers: int = 0,
-    seed: int = 0,
+    model: nn.Module, classifier: str, num_classes: int, *, seed: int = 0, **options: Unpack[HeadOptions]
 ) -> nn.Module:
     """Copy a model with a new, seeded head in the place of its classifier.
 
@@ -197,27 +199,13 @@ def with_head(
         classifier: Module path of that classifier: a linear layer, a 1 x 1 convolution, or what
             `flattening.flattened` has put there.
         num_classes: Logits of the new one.
-        width: See `make_head`.
-        depth: See `make_head`.
-        dropout: See `make_head`.
-        images_each: See `make_head`.
-        n_numbers: See `make_head`.
         seed: Seeds the head's initial weights.
+        **options: See `make_head`.
 
     Raises:
         SettingsError: If the classifier is something else.
     """
-    head = head_for(
-        model,
-        classifier,
-        num_classes,
-        width=width,
-        depth=depth,
-        dropout=dropout,
-        images_each=images_each,
-        n_numbers=n_numbers,
-        seed=seed,
-    )
+    head = head_for(model, classifier, num_classes, seed=seed, **options)
     copied = copy.deepcopy(model)
     parent, _, name = classifier.rpartition(".")
     setattr(copied.get_submodule(parent), name, head)
@@ -225,16 +213,7 @@ def with_head(
 
 
 def head_for(
-    model: nn.Module,
-    classifier: str,
-    num_classes: int,
-    *,
-    width: int = 0,
-    depth: int = 1,
-    dropout: float = 0.0,
-    images_each: int = 1,
-    n_numbers: int = 0,
-    seed: int = 0,
+    model: nn.Module, classifier: str, num_classes: int, *, seed: int = 0, **options: Unpack[HeadOptions]
 ) -> nn.Module:
     """Make the seeded head that fits in the place of a model's classifier; arguments as of `with_head`.
 
@@ -248,19 +227,10 @@ def head_for(
             f"The classifier '{classifier}' of {type(model).__name__} is a {type(old).__name__}, neither "
             "linear nor a convolution: its input's width is unknown. Take another backbone."
         )
+    pooled, flat = hasattr(old, "in_features"), isinstance(old, MapClassifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make_head(
-            features,
-            num_classes,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            pooled=hasattr(old, "in_features"),
-            flat=isinstance(old, MapClassifier),
-            images_each=images_each,
-            n_numbers=n_numbers,
-        )
+        return make_head(features, num_classes, pooled=pooled, flat=flat, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,20 +248,22 @@ class HeadSize:
     parameters: int
 
 
-def head_size(model: nn.Module, classifier: str, num_classes: int, **head: Any) -> HeadSize:
+def head_size(
+    model: nn.Module, classifier: str, num_classes: int, **options: Unpack[HeadOptions]
+) -> HeadSize:
     """Count what a head would have, without making any of it.
 
     Args:
         model: See `with_head`.
         classifier: See `with_head`.
         num_classes: See `with_head`.
-        **head: Width and depth, images and numbers of a sample, see `make_head`.
+        **options: See `make_head`.
 
     Raises:
         SettingsError: If the width of the classifier's input is unknown.
     """
     with torch.device("meta"):
-        made = head_for(model, classifier, num_classes, **head)
+        made = head_for(model, classifier, num_classes, **options)
     weights = list(made.parameters())
     return HeadSize(
         macs=head_macs(made), tensors=len(weights), parameters=sum(weight.numel() for weight in weights)
