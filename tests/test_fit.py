@@ -795,6 +795,23 @@ def open_study_at(url: str, open_quick_storage) -> optuna.Study:
     return optuna.load_study(study_name="a/b", storage=open_quick_storage(url))
 
 
+def test_a_study_on_a_part_of_the_images_is_fitted_on_all(pictures, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = "--backbone test_resnet --weights random --image-size 32 --device cpu --precision float32"
+    few = "--trials 1 --epochs 1 --pruner none --confirm 0 --head-width 0 --name part --subset 0.5"
+    assert main(["study", "--data", str(pictures), *common.split(), *few.split()]) == 0
+    n = {}
+    for name, option in (("part", []), ("whole", ["--subset", "1"])):
+        capsys.readouterr()
+        assert main(["fit", "--json", "--keep-disk", "0", "--out", name, *option]) == 0
+        fitted = json.loads(capsys.readouterr().out)
+        n[name] = fitted["n_images"], fitted["test"]["n"]
+    data = load_data(pictures, image_size=32, cache=tmp_path)
+    assert n["whole"] == (len(data.train) + len(data.val), len(data.test))
+    assert n["part"][0] < n["whole"][0]
+    assert n["part"][1] < n["whole"][1]
+
+
 def test_an_interrupted_fit_says_how_to_go_on(url, tmp_path, capsys, monkeypatch, epochs_trained) -> None:
     def interrupt(result, epochs):
         raise KeyboardInterrupt
@@ -863,6 +880,7 @@ BAD = [
     ("fit", "--out", "MODEL/config.json", "config.json is a file"),
     ("fit", "--out", "PICTURES", "is there already and is no model folder of depthsearch"),
     ("fit", "--seed", "-1", "--seed: '-1' is no whole number"),
+    ("fit", "--subset", "2", "--subset: '2' is no number in (0, 1]"),
     ("fit", "--device", "tpu", "--device: invalid choice: 'tpu'"),
     ("fit", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),
     ("fit", "--keep-memory", "lots", "--keep-memory: 'lots' is no size"),

@@ -326,6 +326,7 @@ def _add_fit(commands: Any) -> None:
     out = "folder for the model (default: NAME-model); an earlier model there is replaced"
     add("--out", type=Path, metavar="FOLDER", help=out)
     add("--seed", type=_seed, metavar="N", help="of head, batch order and dropout (default: the trial's own)")
+    add("--subset", type=_part, metavar="P", help="of the images, 1: all (default: as in the study)")
     add("--device", choices=DEVICES, help="default: as in the study")
     add("--precision", choices=PRECISIONS, help="default: as in the study")
     _add_keep(add)

@@ -210,7 +210,8 @@ def fit(
         _require_plain(task.data)
         require_onnx()
     seed = seed_from(task.recipe.seed, trial) if seed is None else seed
-    name = f"fit-{trial}-{seed}-{task.device.kind}-{task.device.precision}.pt"
+    images = task.data.fingerprint[:8]
+    name = f"fit-{trial}-{seed}-{images}-{task.device.kind}-{task.device.precision}.pt"
     checkpoint = checkpoints / str(study.user_attrs["checkpoint_id"]) / name
     results: list[EpochResult] = []
     with lease(study) as renew:

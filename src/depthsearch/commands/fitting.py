@@ -50,7 +50,9 @@ def fit(arguments: argparse.Namespace) -> None:
     check_place(folder)
     names = ("device", "precision", "keep_memory", "keep_disk")
     options = {name: getattr(arguments, name) for name in names}
-    task, space = prepare_again(stored, options, console, backbone=chosen.cut.backbone)
+    task, space = prepare_again(
+        stored, options, console, backbone=chosen.cut.backbone, subset=arguments.subset
+    )
     point = space.point({**chosen.params, "cut": chosen.cut.index})
     n_learned = len(task.data.train) + len(task.data.val)
     say(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,12 @@ def _load_backbone(name: str, weights: str, arguments: argparse.Namespace, conso
 
 
 def prepare_again(
-    stored: optuna.Study, options: Mapping[str, Any], console: Console, *, backbone: str = ""
+    stored: optuna.Study,
+    options: Mapping[str, Any],
+    console: Console,
+    *,
+    backbone: str = "",
+    subset: float | None = None,
 ) -> tuple[Task, SearchSpace]:
     """Load a backbone and the images of a stored study once more; refuse others than it had.
 
@@ -152,6 +158,8 @@ def prepare_again(
         options: What to do otherwise, such as the device; values that are None count as not given.
         console: Where to say what is loaded.
         backbone: Which one, by the name that the study's cuts have for it: empty if it has only one.
+        subset: Share of the images to take in the end, once those of the study are found as they were;
+            default: the study's.
 
     Returns:
         Task and space of this backbone alone.
@@ -180,6 +188,9 @@ def prepare_again(
             f"The {changed} of study {stored.study_name!r} ({origin}) are not what they were. "
             "Bring those back, or run the study again under another --name."
         )
+    if subset is not None and subset != merged["subset"]:
+        wanted = argparse.Namespace(**{**merged, "subset": subset})
+        task = replace(task, data=_load_images(wanted, console, task.backbone.preprocessing))
     return task, space
 
 
