@@ -32,8 +32,6 @@ from safetensors.torch import save_file
 
 from depthsearch.devices import Device, choose_device, use_all_cores
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 PAD = 4
 
 
@@ -50,10 +48,11 @@ def read_split(folder: Path, cache: Path) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(data["images"]), torch.from_numpy(data["labels"])
 
 
-def to_input(images: torch.Tensor, size: int, device: Device) -> torch.Tensor:
-    """Normalise uint8 images ``(n, 3, h, w)`` and enlarge them to ``size`` pixels."""
+def to_input(images: torch.Tensor, size: int, model: torch.nn.Module, device: Device) -> torch.Tensor:
+    """Normalise uint8 images ``(n, 3, h, w)`` as timm does for the model; enlarge them to ``size`` pixels."""
     x = images.to(device.torch_device, non_blocking=True).float().div_(255)
-    x = (x - x.new_tensor(MEAN).view(3, 1, 1)) / x.new_tensor(STD).view(3, 1, 1)
+    mean, std = (x.new_tensor(vars(model)["pretrained_cfg"][name]).view(3, 1, 1) for name in ("mean", "std"))
+    x = (x - mean) / std
     if size != x.shape[-1]:
         x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
     return x.contiguous(memory_format=torch.channels_last)
@@ -98,7 +97,7 @@ def accuracy(
     correct = 0
     for x, y in zip(images.split(250), labels.split(250), strict=True):
         with device.autocast():
-            predicted = model(to_input(x, size, device)).argmax(1)
+            predicted = model(to_input(x, size, model, device)).argmax(1)
         correct += int((predicted.cpu() == y).sum())
     return correct / len(labels)
 
@@ -153,7 +152,7 @@ def main() -> None:
             for group in optimizer.param_groups:
                 group["lr"] = one_cycle(at, len(sizes) * steps_per_epoch, peak=arguments.peak_learning_rate)
             index = order[step * arguments.batch_size : (step + 1) * arguments.batch_size]
-            x = to_input(augment(train[0][index], generator), size, device)
+            x = to_input(augment(train[0][index], generator), size, model, device)
             with device.autocast():
                 logits = model(x)
             loss = F.cross_entropy(logits.float(), device.move(train[1][index]), label_smoothing=0.1)

@@ -254,7 +254,8 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
             "timm": timm.__version__,
             "optuna": optuna.__version__,
         },
-        "machine": f"{processor_name(task.device)}, {platform.system()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor_name(task.device)}, {platform.system()}, "
+        f"{torch.get_num_threads()} torch threads",
         "device": task.device.kind,
         "precision": task.device.precision,
         **({"study file": arguments.file.name} if arguments.file else {}),
