@@ -17,8 +17,8 @@ from depthsearch.report import cut_json
 from depthsearch.reproduction import study_command
 from depthsearch.stored import read_backbones
 from depthsearch.study import FINISHED
-from depthsearch.study.control import GUESS, WANTED, is_stopping, trials_in_total
 from depthsearch.study.confirmation import count_searched, waiting_to_confirm
+from depthsearch.study.control import GUESS, WANTED, is_stopping, trials_in_total
 from depthsearch.summary import Summary, summarize
 from depthsearch.trials import TrialSummary
 

@@ -17,8 +17,8 @@ from depthsearch.progress import status as status_of
 from depthsearch.report import setting_of
 from depthsearch.space import BACKBONE, cut_parameter
 from depthsearch.stored import read_space
-from depthsearch.study import open_storage, request_stop, wait_until_free, without_password
 from depthsearch.study import enqueue as enqueue_guess
+from depthsearch.study import open_storage, request_stop, wait_until_free, without_password
 
 __all__ = ["enqueue", "status", "stop"]
 
@@ -117,7 +117,8 @@ def _how_to_go_on(found: Status, url: str, *, is_alone: bool) -> str:
     if not is_alone:
         see = f"depthsearch status {shlex.quote(found.study)} --storage {shlex.quote(url)}"
         return f"{found.study} goes on with the command that started it; see {see}"
-    return f"It goes on with the command that started it, or with\n{found.command} \\\n    --storage {shlex.quote(url)}"
+    command = f"{found.command} \\\n    --storage {shlex.quote(url)}"
+    return f"It goes on with the command that started it, or with\n{command}"
 
 
 def stop(arguments: argparse.Namespace) -> None:
@@ -173,8 +174,8 @@ def _when(found: Status) -> str:
     needed = n_begun + found.guesses_waiting
     if found.trials_wanted is not None and needed > found.trials_wanted:
         return (
-            f"The study has its {found.trials_wanted} trials: the command that started it tries this one with "
-            f"--trials {needed}."
+            f"The study has its {found.trials_wanted} trials: the command that started it tries this one "
+            f"with --trials {needed}."
         )
     if found.holder is not None and found.holder.doing == "study" and not is_confirming:
         return f"It is tried next, by {found.holder}."

@@ -103,7 +103,7 @@ def trials_in_total(study: optuna.Study, n_trials: int) -> int:
     if not is_exhaustive(study):
         return n_trials
     trials = study.get_trials(deepcopy=False)
-    return n_trials + sum(trial.user_attrs.get("origin") == GUESS for trial in trials)
+    return n_trials + sum(bool(trial.user_attrs.get("origin") == GUESS) for trial in trials)
 
 
 def is_exhaustive(study: optuna.Study) -> bool:
@@ -153,7 +153,8 @@ def enqueue(
         attributes = {"origin": GUESS, **({TO_THE_END: True} if to_the_end else {})}
         study.enqueue_trial(params, user_attrs=attributes)
     mine = (t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("origin") == GUESS)
-    return next(trial.number for trial in mine if _is_same(_params(trial), params))
+    numbers = [trial.number for trial in mine if _is_same(_params(trial), params)]
+    return numbers[-1]
 
 
 def _refuse_foreign(study: optuna.Study) -> None:
@@ -179,7 +180,7 @@ def _find(study: optuna.Study, space: SearchSpace, layer: str | int, backbone: s
         except CutError:
             continue
     if len(found) > 1:
-        raise SettingsError(f"Layer {layer} is in {' and '.join(found)}: say which with backbone.")
+        raise SettingsError(f"Layer {layer} is in {' and '.join(found)}: name one of these, with --backbone.")
     return next(iter(found.values())) if found else find_cut(space.cuts, layer)
 
 
