@@ -88,7 +88,9 @@ def _state(found: Status) -> str:
 def _trials(found: Status) -> str:
     wanted = "" if found.trials_wanted is None else f"/{found.trials_wanted}"
     again = "" if found.confirming is None else f", confirming {found.confirmed}/{found.confirming}"
-    return f"{found.trials_done}{wanted}{again}"
+    n_guesses = found.guesses_waiting
+    waiting = f", {n_guesses} {'guess' if n_guesses == 1 else 'guesses'} waiting" if n_guesses else ""
+    return f"{found.trials_done}{wanted}{again}{waiting}"
 
 
 def _answer(found: Status) -> str:
