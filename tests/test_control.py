@@ -604,3 +604,19 @@ def test_a_running_study_stops_on_request_and_goes_on_with_nothing_lost(
     assert main(["status", "--storage", url, "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["studies"]
     assert (found["state"], found["answer"]["n_trainings"]) == ("complete", 1)
+
+
+def test_the_report_says_which_trials_its_command_does_not_try(place, url, tmp_path, capsys) -> None:
+    study = place.open()
+    study.set_user_attr("provenance", {"options": {"trials": 1, "seed": 0}})
+    number = enqueue(study, place.space.cuts[6].layer)
+    place.run(1)
+    assert main(["report", "--storage", url, "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"Not by that command: trials {number}, which somebody had it try" in text
+    assert main(["enqueue", "s", "--layer", str(place.space.cuts[7].layer), "--storage", url]) == 0
+    capsys.readouterr()
+    assert main(["status", "--storage", url]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "1/1, 1 guess waiting" in shown
+    assert "complete" in shown

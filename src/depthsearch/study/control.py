@@ -52,7 +52,10 @@ def request_stop(study: optuna.Study, *, after: str = "epoch") -> Holder:
     while True:
         holder = holder_of(study.user_attrs)
         if holder is None:
-            raise StudyError(f"Nobody runs study {study.study_name!r}: there is nothing to stop.")
+            raise StudyError(
+                f"Nobody runs study {study.study_name!r}: there is nothing to stop. "
+                "Where it stands: depthsearch status."
+            )
         if holder.doing != "study":
             raise StudyError(
                 f"Study {study.study_name!r} is held by {holder}, which trains its answer (depthsearch "
