@@ -192,7 +192,9 @@ def test_a_pruned_trial_is_told_even_if_a_stop_is_asked_for(place, monkeypatch: 
 
 def test_nobody_who_runs_a_study_is_nobody_to_stop(place) -> None:
     study = place.open()
-    with pytest.raises(StudyError, match=r"^Nobody runs study 's': there is nothing to stop\.$"):
+    with pytest.raises(
+        StudyError, match=r"^Nobody runs study 's': there is nothing to stop\. Where it stands: depthsearch"
+    ):
         request_stop(study)
     with closing(place.start(1)) as events:
         next(events)
@@ -593,7 +595,9 @@ def test_a_running_study_stops_on_request_and_goes_on_with_nothing_lost(
     assert main(["status", "--storage", url]) == 0
     assert "depthsearch study --backbone test_resnet" in capsys.readouterr().out
     assert main(["stop", "s", "--storage", url]) == 2
-    assert capsys.readouterr().err == ("depthsearch stop: Nobody runs study 's': there is nothing to stop.\n")
+    assert capsys.readouterr().err == (
+        "depthsearch stop: Nobody runs study 's': there is nothing to stop. Where it stands: depthsearch status.\n"
+    )
     assert main(shlex.split(again)[1:]) == 0
     assert "trial 1 (baseline, continued)" in capsys.readouterr().err
     assert main(study_arguments(other, epochs=4)) == 0
