@@ -596,7 +596,8 @@ def test_a_running_study_stops_on_request_and_goes_on_with_nothing_lost(
     assert "depthsearch study --backbone test_resnet" in capsys.readouterr().out
     assert main(["stop", "s", "--storage", url]) == 2
     assert capsys.readouterr().err == (
-        "depthsearch stop: Nobody runs study 's': there is nothing to stop. Where it stands: depthsearch status.\n"
+        "depthsearch stop: Nobody runs study 's': there is nothing to stop. "
+        "Where it stands: depthsearch status.\n"
     )
     assert main(shlex.split(again)[1:]) == 0
     assert "trial 1 (baseline, continued)" in capsys.readouterr().err

@@ -135,18 +135,17 @@ def _search(
     cost: str | None,
 ) -> bool:
     """Run the missing trials and show them; say whether a stop was asked for."""
-    epochs = arguments.epochs
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
     n_first = count_exhaustive(space, arguments.learning_rates or ())
     how = f"sampler {sampler}, pruner {pruner}"
     if arguments.search == "exhaustive":
         how = f"exhaustive search{f', then {how}' if arguments.trials > n_first else ''}"
     before = summarize(stored)
-    view = View(console, before, n_trials=arguments.trials, epochs=epochs)
+    view = View(console, before, n_trials=arguments.trials, epochs=arguments.epochs)
     say(
         console,
         f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
-        f"{epochs} epochs each; {how}"
+        f"{arguments.epochs} epochs each; {how}"
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
     events = search(
