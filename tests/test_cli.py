@@ -487,6 +487,30 @@ BAD = [
     ("report", "--name", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("report", "--out", "GARBAGE", "garbage.pt': "),
     ("report", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
+    ("status", "STUDY", "nonesuch", "No study 'nonesuch'; sqlite:///"),
+    ("status", "--name", "nonesuch", "No study 'nonesuch'; sqlite:///"),
+    ("status", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
+    ("status", "--storage", "NO_DATABASE", "file is not a database"),
+    ("status", "--storage", "studies.db", "'studies.db' is no database URL"),
+    ("status", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
+    ("stop", "STUDY", "nonesuch", "No study 'nonesuch'; sqlite:///"),
+    ("stop", "STUDY", "noughts", "Nobody runs study 'noughts': there is nothing to stop."),
+    ("stop", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
+    ("stop", "--after", "minute", "--after: invalid choice: 'minute'"),
+    ("stop", "--wait", "soon", "--wait: 'soon' is no number of seconds from 0 on, such as 600"),
+    ("stop", "--wait", "-1", "--wait: '-1' is no number of seconds"),
+    ("stop", "--wait", "nan", "--wait: 'nan' is no number of seconds"),
+    ("enqueue", "STUDY", "nonesuch", "No study 'nonesuch'; sqlite:///"),
+    ("enqueue", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
+    ("enqueue", "--layer", "conv9", "No cut 'conv9'. Cuts: layer "),
+    ("enqueue", "--layer", "fc", "Trial 0 of study 'noughts' has just this setting at layer "),
+    ("enqueue", "--learning-rate", "0", "--learning-rate: '0' is no number above 0, such as 1e-3"),
+    ("enqueue", "--learning-rate", "fast", "--learning-rate: 'fast' is no number above 0"),
+    ("enqueue", "--learning-rate", "0.5", "learning rate 0.5 is not in study 'noughts', which has 1e-05 to"),
+    ("enqueue", "--head-width", "-1", "--head-width: '-1' is no whole number from 0 on"),
+    ("enqueue", "--head-width", "17", "head width 17 is not in study 'noughts', which has 0, 16. Give that"),
+    ("enqueue", "--backbone", "nonesuch", "backbone 'nonesuch' is none of study 'noughts': give test_resnet"),
+    ("enqueue", "--to-the-end", "=yes", "--to-the-end: ignored explicit argument 'yes'"),
     ("dashboard", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("dashboard", "--storage", "studies.db", "'studies.db' is no database URL"),
     ("dashboard", "--host", "203.0.113.7", "Cannot listen on 203.0.113.7:"),
@@ -519,6 +543,9 @@ def test_a_bad_value_is_one_line_and_status_2(
         "study": study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"),
         "cuts": ["cuts", "test_resnet"],
         "report": ["report", "--storage", values["STUDIES"]],
+        "status": ["status", "--storage", values["STUDIES"]],
+        "stop": ["stop", "--storage", values["STUDIES"]],
+        "enqueue": ["enqueue", "--storage", values["STUDIES"], "--layer", "conv1.3"],
         "dashboard": ["dashboard", "--storage", values["STUDIES"]],
         "cache": ["cache"],
     }[command]
@@ -534,19 +561,22 @@ def test_a_bad_value_is_one_line_and_status_2(
         assert sorted(tmp_path.iterdir()) == before
 
 
+TABLED = ["study", "cuts", "report", "status", "stop", "enqueue", "dashboard", "cache"]
+
+
 def options_of(command: str) -> list[str]:
     parser = cli._parser()._subparsers._group_actions[0].choices[command]
     return [next(iter(a.option_strings), a.metavar) for a in parser._actions if a.dest != "help"]
 
 
-@pytest.mark.parametrize("command", ["study", "cuts", "report", "dashboard", "cache"])
+@pytest.mark.parametrize("command", TABLED)
 def test_every_option_has_a_bad_value_in_these_tests(command: str) -> None:
     tested = {option for name, option, *_ in BAD if name == command}
     # The name of a study takes any text; a taken one has a test of its own.
     assert tested | {"--name"} >= set(options_of(command))
 
 
-@pytest.mark.parametrize("command", ["study", "cuts", "report", "dashboard", "cache"])
+@pytest.mark.parametrize("command", TABLED)
 def test_the_help_of_a_command_has_each_option(command: str, capsys) -> None:
     assert status_of([command, "--help"]) == 0
     shown = capsys.readouterr().out

@@ -64,6 +64,7 @@ ORDER = (
     "plots",
     "frontpage",
     "reproduction",
+    "progress",
     "page",
     "refit",
     "explain",

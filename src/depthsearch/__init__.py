@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from depthsearch.features import Budget, choose_budget
     from depthsearch.modelfolder import load
     from depthsearch.objective import Objective, Task, TransferCurve, transfer_curve
+    from depthsearch.progress import Status, status
     from depthsearch.space import Point, SearchSpace
     from depthsearch.split import Frozen, Split, freeze_before, joined_state, split_at
+    from depthsearch.study import enqueue, request_stop
     from depthsearch.training import Recipe
 
 __version__ = "0.1.0"
@@ -38,10 +40,12 @@ _HOMES = {
     "Sample": "data",
     "SearchSpace": "space",
     "Split": "split",
+    "Status": "progress",
     "Task": "objective",
     "TransferCurve": "objective",
     "choose_budget": "features",
     "choose_device": "devices",
+    "enqueue": "study",
     "find_cut": "cuts",
     "freeze_before": "split",
     "joined_state": "split",
@@ -49,7 +53,9 @@ _HOMES = {
     "load": "modelfolder",
     "load_backbone": "backbones",
     "load_data": "data",
+    "request_stop": "study",
     "split_at": "split",
+    "status": "progress",
     "transfer_curve": "objective",
 }
 
@@ -67,11 +73,13 @@ __all__ = [
     "Sample",
     "SearchSpace",
     "Split",
+    "Status",
     "Task",
     "TransferCurve",
     "__version__",
     "choose_budget",
     "choose_device",
+    "enqueue",
     "find_cut",
     "freeze_before",
     "joined_state",
@@ -79,7 +87,9 @@ __all__ = [
     "load",
     "load_backbone",
     "load_data",
+    "request_stop",
     "split_at",
+    "status",
     "transfer_curve",
 ]
 

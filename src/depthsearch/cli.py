@@ -57,7 +57,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt."""
+    """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt.
+
+    A study that ``depthsearch stop`` has stopped did what it was asked to: 0.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(argv)
     try:
@@ -66,16 +69,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         with sigterm_interrupts():
             from depthsearch import commands
 
-            run: Callable[[argparse.Namespace], None] = getattr(commands, arguments.command)
-            run(arguments)
+            run: Callable[[argparse.Namespace], bool | None] = getattr(commands, arguments.command)
+            is_stopped = run(arguments)
     except DepthsearchError as error:
         print(f"depthsearch {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = f" What is finished is kept; go on with: depthsearch {shlex.join(argv)}"
-        print(f"Stopped.{kept if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
+        print(f"Stopped.{_kept(argv) if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
         return INTERRUPTED
+    if is_stopped:
+        # Somebody meant it, so that it is no failure.
+        print(f"Stopped on request.{_kept(argv)}", file=sys.stderr)
     return 0
+
+
+def _kept(argv: Sequence[str]) -> str:
+    return f" What is finished is kept; go on with: depthsearch {shlex.join(argv)}"
 
 
 def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
@@ -165,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_study(commands)
     _add_cuts(commands)
+    _add_status(commands)
+    _add_stop(commands)
+    _add_enqueue(commands)
     _add_report(commands)
     _add_fit(commands)
     _add_predict(commands)
@@ -309,6 +321,33 @@ def _add_cuts(commands: Any) -> None:
     add("--json", action="store_true", help="print a JSON list")
 
 
+def _add_status(commands: Any) -> None:
+    add = commands.add_parser("status", help="show where stored studies stand").add_argument
+    _add_stored(add, "all that are stored")
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def _add_stop(commands: Any) -> None:
+    add = commands.add_parser("stop", help="ask whoever runs a study to stop; nothing is lost").add_argument
+    _add_stored(add)
+    after = "what to let end first: the running epoch, as Ctrl-C with nothing lost, or the trial (epoch)"
+    add("--after", choices=("epoch", "trial"), default="epoch", help=after)
+    wait = "for how long to wait until it has stopped; status 2 if it has not (default: not at all)"
+    add("--wait", type=_seconds, metavar="SECONDS", help=wait)
+
+
+def _add_enqueue(commands: Any) -> None:
+    add = commands.add_parser("enqueue", help="have a study try a guess of your own next").add_argument
+    _add_stored(add)
+    layer = "first trainable layer, one of the study's candidates: number, Keras name or module path"
+    add("--layer", required=True, metavar="LAYER", help=layer)
+    add("--learning-rate", type=_above_0, metavar="X", help="default: the sensible one at that depth")
+    widths = "of the head's hidden layer; 0: none (default: none, where that is searched)"
+    add("--head-width", type=_at_least(0), metavar="N", help=widths)
+    add("--backbone", metavar="NAME", help="of several, if the layer is in more than one")
+    add("--to-the-end", action="store_true", help="never prune it; else it is judged as others are")
+
+
 def _add_report(commands: Any) -> None:
     add = commands.add_parser("report", help="show a stored study, every trial of it").add_argument
     _add_stored(add)
@@ -394,8 +433,8 @@ def _add_dashboard(commands: Any) -> None:
     add("--port", type=_at_least(0), default=8080, help="0 takes a free one (default: 8080)")
 
 
-def _add_stored(add: Any) -> None:
-    add("study", nargs="?", metavar="STUDY", help="its name (default: the only one stored)")
+def _add_stored(add: Any, default: str = "the only one stored") -> None:
+    add("study", nargs="?", metavar="STUDY", help=f"its name (default: {default})")
     add("--name", help="the same")
     _add_storage(add)
 
@@ -490,6 +529,26 @@ def _range(text: str) -> tuple[float, float]:
     if not 0 < ends[0] <= ends[1] < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
     return ends
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 on, such as 600")
+    return value
+
+
+def _above_0(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, such as 1e-3")
+    return value
 
 
 def _decay(text: str) -> float:

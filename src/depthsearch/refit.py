@@ -9,7 +9,7 @@ sees its figures: a second one says that it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from depthsearch.errors import DivergedError, SettingsError, StudyError, Trainin
 from depthsearch.figures import Figures, figures_of
 from depthsearch.heads import without_dropout
 from depthsearch.interrupts import deferred
-from depthsearch.lease import lease
+from depthsearch.lease import Lease, lease
 from depthsearch.modelfolder import Description, check_place, save
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
@@ -214,9 +214,9 @@ def fit(
     name = f"fit-{trial}-{seed}-{images}-{task.device.kind}-{task.device.precision}.pt"
     checkpoint = checkpoints / str(study.user_attrs["checkpoint_id"]) / name
     results: list[EpochResult] = []
-    with lease(study) as renew:
+    with lease(study, "fit") as held:
         training = refit(task, point, seed=seed, checkpoint=checkpoint)
-        model = yield from _renewing(training, results, renew)
+        model = yield from _renewing(training, results, held)
         started = time.perf_counter()
         classifier = Classifier(
             model=model,
@@ -229,7 +229,7 @@ def fit(
         written = export_onnx(classifier, task.data.train.gather(compared)) if onnx else None
         figures = figures_of(_logits(classifier, task.data.test), task.data.test.labels, task.data.classes)
         with deferred():
-            renew()
+            held.renew()
             readings = _record(study, trial, point.cut, figures)
             described = _describe(study, task, point, trial, seed, classifier, figures, readings)
             config = save(folder, model, described, onnx=written.content if written else None)
@@ -276,7 +276,7 @@ def _as_seen(task: Task) -> Preprocessing:
 def _renewing(
     training: Generator[EpochResult, None, nn.Module],
     results: list[EpochResult],
-    renew: Callable[[], None],
+    held: Lease,
 ) -> Generator[EpochResult, None, nn.Module]:
     """Hand on a training's results, keep them, and renew the lease after each."""
     while True:
@@ -287,7 +287,7 @@ def _renewing(
             return model
         results.append(result)
         with deferred():
-            renew()
+            held.renew()
         yield result
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "BACKBONE_HEADINGS",
     "as_json",
     "backbone_row",
+    "cut_json",
     "level_ranges",
     "millions",
     "render",
@@ -61,7 +62,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         if best is None
         else {
             "trial": best.number,
-            "cut": _cut_json(best.cut),
+            "cut": cut_json(best.cut),
             **best.params,
             "head_width": best.params.get("head_width", 0),
             "score": best.score,
@@ -93,7 +94,7 @@ def _front_json(front: Front | None) -> dict[str, Any] | None:
         "points": [
             {
                 "trial": point.trial.number,
-                "cut": _cut_json(point.trial.cut),
+                "cut": cut_json(point.trial.cut),
                 **point.trial.params,
                 "score": point.score,
                 "standard_error": point.standard_error,
@@ -141,7 +142,8 @@ def _backbone_json(part: Summary) -> dict[str, Any]:
     }
 
 
-def _cut_json(cut: Cut) -> dict[str, Any]:
+def cut_json(cut: Cut) -> dict[str, Any]:
+    """Give a cut's number and names as plain values."""
     whose = {"backbone": cut.backbone} if cut.backbone else {}
     return {
         **whose,
@@ -155,7 +157,7 @@ def _answer_json(summary: Summary, chosen: TrialSummary) -> dict[str, Any]:
     learns = trainable(summary, chosen)
     return {
         "trial": chosen.number,
-        "cut": _cut_json(chosen.cut),
+        "cut": cut_json(chosen.cut),
         **chosen.params,
         "head_width": chosen.params.get("head_width", 0),
         "confirmed": evidence is not None,
@@ -173,7 +175,7 @@ def _evidence_json(summary: Summary) -> dict[str, Any] | None:
         "confirmed": [
             {
                 "trial": c.trial,
-                "cut": _cut_json(c.cut),
+                "cut": cut_json(c.cut),
                 "scores": list(c.scores.values()),
                 "mean": c.mean,
                 "standard_error": c.standard_error,

@@ -1,4 +1,4 @@
-"""What a stored study says of its backbones and of their candidate cuts."""
+"""What a stored study says of its backbones, of their candidate cuts, and of what is searched."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Any
 import optuna
 
 from depthsearch.cuts import Cut
+from depthsearch.space import SearchSpace
 
-__all__ = ["StoredBackbone", "curve_key", "mark", "read_backbones", "read_cuts", "read_marked"]
+__all__ = ["StoredBackbone", "curve_key", "mark", "read_backbones", "read_cuts", "read_marked", "read_space"]
+
+# The ranges of a space, which a study's settings have under these names.
+RANGES = ("learning_rate", "head_width", "head_depth", "dropout", "weight_decay", "optimizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,15 @@ class StoredBackbone:
 def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:
     """Read the candidates of a study, by depth; of several backbones one after the other."""
     return tuple(Cut(**{**cut, "aliases": tuple(cut["aliases"])}) for cut in study.user_attrs["cuts"])
+
+
+def read_space(study: optuna.Study) -> SearchSpace:
+    """Read what a study searches; what is fixed besides has no part in it."""
+    settings = study.user_attrs["settings"]
+    ranges = {name: settings.get(f"space: {name}") for name in RANGES}
+    # The database turned tuples into lists.
+    ranges = {name: tuple(value) if isinstance(value, list) else value for name, value in ranges.items()}
+    return SearchSpace(cuts=read_cuts(study), **ranges)
 
 
 def read_backbones(study: optuna.Study) -> dict[str, StoredBackbone]:

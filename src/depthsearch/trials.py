@@ -39,7 +39,8 @@ class TrialSummary:
         plain_macs: MACs of the same epochs with the frozen prefix run for every image in each.
         kept_bytes: Written to the feature store.
         read_bytes: Read from it.
-        origin: ``baseline``, ``anchor``, ``exhaustive``, ``sampler``, or ``confirm``: trained again.
+        origin: ``baseline``, ``anchor``, ``exhaustive``, ``sampler``, ``guess``: a person's, or ``confirm``:
+            trained again.
         reason: Why it ended early, or None.
         place: All parameters but the backbone, cut and learning rate first, each in [0, 1] between the ends
             of its range.

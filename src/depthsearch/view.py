@@ -87,13 +87,15 @@ class View:
                 f"  epoch {event.result.epoch}/{self.epochs}: score {event.result.score:.4f}, "
                 f"validation loss {event.result.val_loss:.4f}, {event.result.seconds:.1f} s"
             )
-        else:
+        elif isinstance(event, TrialEnded):
             self._end(event)
         if self.live:
             self.live.update(self._panel())
 
     def _end(self, event: TrialEnded) -> None:
         self.n_done += 1
+        # A guess may come on top of what was wanted.
+        self.n_trials = max(self.n_trials, self.n_done)
         self.n_pruned += event.state == TrialState.PRUNED
         if event.state == TrialState.COMPLETE and event.score is not None:
             better = self.best is None or (

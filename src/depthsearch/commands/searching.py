@@ -29,6 +29,7 @@ from depthsearch.sampling import make_pruner, resolve
 from depthsearch.space import SearchSpace
 from depthsearch.stored import mark
 from depthsearch.study import (
+    Stopped,
     TrialEnded,
     confirm,
     count_exhaustive,
@@ -43,8 +44,11 @@ from depthsearch.view import View
 __all__ = ["cuts", "study"]
 
 
-def study(arguments: argparse.Namespace) -> None:
+def study(arguments: argparse.Namespace) -> bool:
     """Search for the best cut and print it.
+
+    Returns:
+        Whether it was asked to stop: then only the JSON is printed, so far as it is known.
 
     Raises:
         DepthsearchError: If the study cannot be run, or no trial of it is complete.
@@ -70,8 +74,12 @@ def study(arguments: argparse.Namespace) -> None:
     )
     if marked:
         mark(stored, marked)
-    _search(arguments, console, stored, tasks, space, cost)
+    is_stopped = _search(arguments, console, stored, tasks, space, cost)
     summary = summarize(stored)
+    if is_stopped:
+        if arguments.json:
+            print(json.dumps({**as_json(summary), "stopped": True}))
+        return True
     results = console_for(stderr=arguments.json)
     results.print(render(summary))
     storage_url = without_password(arguments.storage)
@@ -83,6 +91,7 @@ def study(arguments: argparse.Namespace) -> None:
         raise SettingsError(
             f"No trial of {name} is complete. See why: depthsearch report --name {shlex.quote(name)}{option}"
         )
+    return False
 
 
 def _n_trials(arguments: argparse.Namespace, space: SearchSpace) -> int:
@@ -124,20 +133,19 @@ def _search(
     tasks: Mapping[str, Task],
     space: SearchSpace,
     cost: str | None,
-) -> None:
-    """Run the missing trials and show them."""
-    epochs = arguments.epochs
+) -> bool:
+    """Run the missing trials and show them; say whether a stop was asked for."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
     n_first = count_exhaustive(space, arguments.learning_rates or ())
     how = f"sampler {sampler}, pruner {pruner}"
     if arguments.search == "exhaustive":
         how = f"exhaustive search{f', then {how}' if arguments.trials > n_first else ''}"
     before = summarize(stored)
-    view = View(console, before, n_trials=arguments.trials, epochs=epochs)
+    view = View(console, before, n_trials=arguments.trials, epochs=arguments.epochs)
     say(
         console,
         f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
-        f"{epochs} epochs each; {how}"
+        f"{arguments.epochs} epochs each; {how}"
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
     events = search(
@@ -149,6 +157,7 @@ def _search(
         pruner=pruner,
         checkpoints=cache_folder("checkpoints"),
         cost=cost,
+        then_confirm=bool(arguments.confirm),
     )
     with view:
         with closing(events):
@@ -156,8 +165,10 @@ def _search(
                 view.update(event)
                 if isinstance(event, TrialEnded):
                     keep_front(stored)
+                if isinstance(event, Stopped):
+                    return True
         if not arguments.confirm or summarize(stored).best is None:
-            return
+            return False
         again = confirm(
             stored,
             tasks,
@@ -170,7 +181,10 @@ def _search(
         with closing(again):
             for event in again:
                 view.update(event)
+                if isinstance(event, Stopped):
+                    return True
     keep_front(stored)
+    return False
 
 
 def cuts(arguments: argparse.Namespace) -> None:

@@ -210,6 +210,12 @@ def again_blocks(summary: Summary, record: Record) -> Iterator[Block]:
             "Add --storage to keep it elsewhere.",
             "note",
         )
+        if guesses := [str(trial.number) for trial in summary.searched if trial.origin == "guess"]:
+            yield Paragraph(
+                f"Not by that command: trials {', '.join(guesses)}, which somebody had it try (depthsearch "
+                "enqueue).",
+                "note",
+            )
     else:
         yield Paragraph(
             "The command is not known: this study was stored by an older depthsearch, without its options."

@@ -1,12 +1,14 @@
 """A study from its storage to its answer: opened, searched, confirmed. One coordinator owns it."""
 
 from depthsearch.study.confirmation import FINISHED
+from depthsearch.study.control import enqueue, request_stop, wait_until_free
 from depthsearch.study.coordinator import confirm, search
 from depthsearch.study.events import (
     ConfirmationPlanned,
     CurveDrawn,
     EpochDone,
     Event,
+    Stopped,
     TrialEnded,
     TrialStarted,
 )
@@ -21,13 +23,17 @@ __all__ = [
     "CurveDrawn",
     "EpochDone",
     "Event",
+    "Stopped",
     "TrialEnded",
     "TrialStarted",
     "confirm",
     "count_exhaustive",
+    "enqueue",
     "first_settings",
     "open_storage",
     "open_study",
+    "request_stop",
     "search",
+    "wait_until_free",
     "without_password",
 ]

@@ -8,7 +8,7 @@ from (seed, n), so that a resumed study neither repeats itself nor differs from 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from depthsearch.cuts import Cut
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError, StudyError
 from depthsearch.interrupts import deferred
-from depthsearch.lease import lease
+from depthsearch.lease import Lease, lease
 from depthsearch.objective import (
     Task,
     note_cost,
@@ -43,11 +43,13 @@ from depthsearch.study.confirmation import (
     plan_confirmation,
     waiting_to_confirm,
 )
+from depthsearch.study.control import GUESS, TO_THE_END, note_wanted, trials_in_total
 from depthsearch.study.events import (
     ConfirmationPlanned,
     CurveDrawn,
     EpochDone,
     Event,
+    Stopped,
     TrialEnded,
     TrialStarted,
 )
@@ -69,22 +71,26 @@ def search(
     pruner: str,
     checkpoints: Path,
     cost: str | None = None,
+    then_confirm: bool = False,
 ) -> Generator[Event, None, None]:
     """Run trials until the study has as many as wanted, and yield what happens.
 
     An interrupt (KeyboardInterrupt) leaves the running trial for the next call to go on with. Close the
-    generator to stop likewise.
+    generator to stop likewise. What `control.request_stop` asks for is done too, also from another process;
+    the last event is a `Stopped` then. What `control.enqueue` adds is tried next.
 
     Args:
         study: From `open_study`.
         task: What to train, as given to `open_study`.
         space: What to search.
-        n_trials: How many finished trials the study is to have in total.
+        n_trials: How many finished trials the study is to have in total. Guesses are among them, but for an
+            exhaustive search, where they come on top: every candidate is to be tried.
         sampler: Resolved name, see `sampling.resolve`.
         pruner: Resolved name.
         checkpoints: Folder for the checkpoints of running trials.
         cost: The second aim, one of `aims.COSTS`; None: the score alone. It is kept in the study, which may
             go on with another: each trial stores both costs.
+        then_confirm: Whether `confirm` is to follow, for `status` to say that the study is not complete yet.
 
     Raises:
         StudyError: If another coordinator runs this study.
@@ -92,22 +98,59 @@ def search(
     tasks = tasks_of(task)
     recipe = any_of(tasks).recipe
     study.pruner = make_pruner(pruner, recipe.epochs, cost)
-    with lease(study) as renew:
+    with lease(study) as held:
         with deferred():
             store_aim(study, cost)
-        for backbone in space.backbones:
-            if curve_key(backbone) not in study.user_attrs and len(space.cuts_of(backbone)) > 1:
-                yield _draw_curve(study, tasks[backbone], space, backbone, n_trials=n_trials)
-        run = _Runner(study, tasks, space, checkpoints, renew, n_trials=n_trials)
-        for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.sampler = make_sampler(sampler, seed_from(recipe.seed, orphan.number), cost)
-            yield from run(Trial(study, orphan._trial_id), adopted=True)
-        while count_searched(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
-            with deferred():
-                number = len(study.get_trials(deepcopy=False))
-                study.sampler = make_sampler(sampler, seed_from(recipe.seed, number), cost)
-                trial = study.ask()
-            yield from run(trial)
+            note_wanted(study, n_trials=n_trials, then_confirm=then_confirm)
+        run = _Runner(study, tasks, space, checkpoints, held, n_trials=n_trials)
+        yield from _search(run, sampler, cost)
+    yield from _stopped(held)
+
+
+def _search(run: _Runner, sampler: str, cost: str | None) -> Iterator[Event]:
+    """Run the missing trials until they are there or a stop is asked for."""
+    study, space, held = run.study, run.space, run.held
+    seed = any_of(run.tasks).recipe.seed
+    for backbone in space.backbones:
+        if curve_key(backbone) not in study.user_attrs and len(space.cuts_of(backbone)) > 1:
+            yield _draw_curve(study, run.tasks[backbone], space, backbone, n_trials=run.n_trials)
+            if held.renew():
+                return
+    for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.sampler = make_sampler(sampler, seed_from(seed, orphan.number), cost)
+        yield from run(Trial(study, orphan._trial_id), adopted=True)
+        if held.renew():
+            return
+    while True:
+        trials = study.get_trials(deepcopy=False)
+        if count_searched(t for t in trials if t.state in FINISHED) >= trials_in_total(study, run.n_trials):
+            return
+        with deferred():
+            study.sampler = make_sampler(sampler, seed_from(seed, len(trials)), cost)
+            trial = _next_trial(study)
+        yield from run(trial)
+        if held.renew():
+            return
+
+
+def _next_trial(study: optuna.Study) -> Trial:
+    """Begin the first guess that waits; else whatever else waits, or what the sampler suggests."""
+    for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if waiting.user_attrs.get("origin") == GUESS:
+            return _begin(study, waiting)
+    return study.ask()
+
+
+def _begin(study: optuna.Study, waiting: FrozenTrial) -> Trial:
+    """Begin this one of the trials that wait: `study.ask` would begin the first."""
+    study._storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
+    return Trial(study, waiting._trial_id)
+
+
+def _stopped(held: Lease) -> Iterator[Event]:
+    """Say so if a stop was asked for; read after the lease is given back, so that no request is missed."""
+    if after := held.asked():
+        yield Stopped(after=after)
 
 
 def confirm(
@@ -141,24 +184,34 @@ def confirm(
         StudyError: If another coordinator runs this study.
     """
     study.pruner = NopPruner()
-    with lease(study) as renew:
-        run = _Runner(study, tasks_of(task), space, checkpoints, renew)
-        for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            yield from run(Trial(study, orphan._trial_id), adopted=True)
+    with lease(study) as held:
+        run = _Runner(study, tasks_of(task), space, checkpoints, held)
+        yield from _confirm(run, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
+    yield from _stopped(held)
+
+
+def _confirm(run: _Runner, *, n_cuts: int, n_seeds: int, resample: bool) -> Iterator[Event]:
+    """Plan the trainings and run them until all are there or a stop is asked for."""
+    study = run.study
+    for orphan in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        yield from run(Trial(study, orphan._trial_id), adopted=True)
+        if run.held.renew():
+            return
+    with deferred():
+        plan = plan_confirmation(study, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
+        drop_others(study, plan)
+        enqueue_confirmation(study, plan)
+        waiting = waiting_to_confirm(study)
+    cuts = {t.number: t.cut for t in read_trials(study)}
+    yield ConfirmationPlanned(
+        cuts=tuple(cuts[number] for number in plan["trials"]), n_seeds=n_seeds, n_trainings=len(waiting)
+    )
+    for each in waiting:
         with deferred():
-            plan = plan_confirmation(study, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
-            drop_others(study, plan)
-            enqueue_confirmation(study, plan)
-            waiting = waiting_to_confirm(study)
-        cuts = {t.number: t.cut for t in read_trials(study)}
-        yield ConfirmationPlanned(
-            cuts=tuple(cuts[number] for number in plan["trials"]), n_seeds=n_seeds, n_trainings=len(waiting)
-        )
-        for trial in waiting:
-            with deferred():
-                # Not study.ask: that would start whatever waits, trials of the search first.
-                study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
-            yield from run(Trial(study, trial._trial_id))
+            trial = _begin(study, each)
+        yield from run(trial)
+        if run.held.renew():
+            return
 
 
 def _draw_curve(
@@ -180,7 +233,7 @@ class _Runner:
     tasks: Mapping[str, Task]
     space: SearchSpace
     checkpoints: Path
-    renew: Callable[[], None]
+    held: Lease
     # Of the search, in total: what is worth keeping depends on what is still to come.
     n_trials: int = 0
 
@@ -203,13 +256,14 @@ class _Runner:
         return {cut: n for cut, n in expected.items() if cut.backbone == backbone}
 
     def __call__(self, trial: Trial, *, adopted: bool = False) -> Iterator[Event]:
-        """Train one trial to its end and tell it."""
+        """Train one trial to its end and tell it, unless a stop is asked for."""
         study = self.study
         with deferred():
             point = self.space.suggest(trial)
             note_cost(trial, self.tasks[point.cut.backbone], point)
         task, seed = self._task(trial, point)
         origin = str(trial.user_attrs.get("origin", "sampler"))
+        is_kept = origin in NEVER_STOPPED or trial.user_attrs.get(TO_THE_END, False)
         checkpoint = self.folder / f"trial-{trial.number}.pt"
         yield TrialStarted(number=trial.number, point=point, origin=origin, adopted=adopted)
         state, reason = TrialState.COMPLETE, None
@@ -222,15 +276,18 @@ class _Runner:
             for result in training:
                 results.append(result)
                 with deferred():
-                    self.renew()
+                    asked = self.held.renew()
                     if result.epoch not in reported:
                         trial.report(result.score, step=result.epoch)
                 yield EpochDone(number=trial.number, result=result)
                 # Optuna judges the last epoch reported; one that is only told again was judged before.
                 judge = last_reported <= result.epoch < task.recipe.epochs and origin != "confirm"
-                if _is_weak(trial, result.epoch, judge=judge, is_kept=origin in NEVER_STOPPED):
+                if _is_weak(trial, result.epoch, judge=judge, is_kept=is_kept):
                     state, reason = TrialState.PRUNED, f"pruned after epoch {result.epoch}"
                     break
+                if asked == "epoch" and result.epoch < task.recipe.epochs:
+                    # Left as an interrupt leaves it: RUNNING, with its checkpoint.
+                    return
         except DivergedError as error:
             state, reason = TrialState.PRUNED, f"diverged: {error}"
             trial.set_user_attr("diverged", True)

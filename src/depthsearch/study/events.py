@@ -60,4 +60,15 @@ class ConfirmationPlanned:
     n_trainings: int
 
 
-Event = CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """Somebody asked for a stop: the last event. The next call goes on where this one was.
+
+    Attributes:
+        after: What was let end first: the ``epoch``, or the ``trial``.
+    """
+
+    after: str
+
+
+Event = CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialEnded | Stopped

@@ -30,7 +30,9 @@ def first_settings(
     baselines = {each[:2] for each in first}
     chosen = dict.fromkeys([*first, *(each for each in rest if each[:2] not in baselines)])
     changes: list[dict[str, Any]] = [{"learning_rate": rate} for rate in learning_rates] or [{}]
-    return [({**_anchor(space, name, i), **change}, why) for name, i, why in chosen for change in changes]
+    return [
+        ({**sensible_setting(space, name, i), **change}, why) for name, i, why in chosen for change in changes
+    ]
 
 
 def _at_depth(space: SearchSpace, depth: float) -> list[tuple[str, int]]:
@@ -43,7 +45,7 @@ def count_exhaustive(space: SearchSpace, learning_rates: Sequence[float] = ()) -
     return len(space.cuts) * max(1, len(learning_rates))
 
 
-def _anchor(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:
+def sensible_setting(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:
     """Give the sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
     cuts = space.cuts_of(backbone)
     low, high = ANCHOR_LEARNING_RATES

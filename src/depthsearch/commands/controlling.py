@@ -1,0 +1,184 @@
+"""``depthsearch status``, ``stop`` and ``enqueue``: studies while they run, also in another process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+
+import optuna
+from rich.table import Table
+
+from depthsearch.commands.console import console_for, say
+from depthsearch.commands.places import existing, named_study
+from depthsearch.errors import StudyError
+from depthsearch.progress import Running, Status, status_json
+from depthsearch.progress import status as status_of
+from depthsearch.report import setting_of
+from depthsearch.space import BACKBONE, cut_parameter
+from depthsearch.stored import read_space
+from depthsearch.study import enqueue as enqueue_guess
+from depthsearch.study import open_storage, request_stop, wait_until_free, without_password
+
+__all__ = ["enqueue", "status", "stop"]
+
+
+def status(arguments: argparse.Namespace) -> None:
+    """Show where the stored studies stand, or one of them.
+
+    Raises:
+        SettingsError: If there is no such study.
+    """
+    if arguments.study or arguments.name:
+        studies = [named_study(arguments)]
+    else:
+        storage = open_storage(existing(arguments.storage))
+        names = optuna.get_all_study_names(storage)
+        studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+    found = [status_of(study) for study in studies]
+    url = without_password(arguments.storage)
+    if arguments.json:
+        print(json.dumps({"storage": url, "studies": [status_json(each) for each in found]}))
+        return
+    console = console_for()
+    if not found:
+        say(console, f"No study in {url}. Begin one: depthsearch study --storage {shlex.quote(url)}")
+        return
+    console.print(_table(found))
+    for each in found:
+        if each.state == "interrupted":
+            say(console, _how_to_go_on(each, url, is_alone=len(found) == 1))
+
+
+def _table(found: list[Status]) -> Table:
+    table = Table()
+    for heading in ("study", "backbone", "data", "state"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("trials", justify="right")
+    for heading in ("answer so far", "running now"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("full fine-tunes", "spent", "left"):
+        table.add_column(heading, justify="right")
+    for each in found:
+        if each.state == "foreign":
+            table.add_row(each.study, "", "", "not depthsearch's")
+            continue
+        table.add_row(
+            each.study,
+            each.backbone,
+            each.data,
+            _state(each),
+            _trials(each),
+            _answer(each),
+            "\n".join(_running(running) for running in each.running) if each.holder else "",
+            f"{each.full_fine_tunes:.2f}",
+            _duration(each.seconds),
+            "" if each.seconds_left is None or each.state == "complete" else _duration(each.seconds_left),
+        )
+    return table
+
+
+def _state(found: Status) -> str:
+    if found.holder is None:
+        return found.state
+    doing = "fit, " if found.holder.doing == "fit" else ""
+    return f"{found.state} ({doing}{found.holder})"
+
+
+def _trials(found: Status) -> str:
+    wanted = "" if found.trials_wanted is None else f"/{found.trials_wanted}"
+    again = "" if found.confirming is None else f", confirming {found.confirmed}/{found.confirming}"
+    n_guesses = found.guesses_waiting
+    waiting = f", {n_guesses} {'guess' if n_guesses == 1 else 'guesses'} waiting" if n_guesses else ""
+    return f"{found.trials_done}{wanted}{again}{waiting}"
+
+
+def _answer(found: Status) -> str:
+    answer = found.answer
+    if answer is None or answer.score is None:
+        return ""
+    error = "" if answer.standard_error is None else f" ± {answer.standard_error:.4f}"
+    return f"{answer.score:.4f}{error} at {answer.cut}"
+
+
+def _running(running: Running) -> str:
+    where = "" if running.cut is None else f", {f'{running.cut.backbone} layer'.strip()} {running.cut.layer}"
+    return f"trial {running.number} ({running.origin}){where}, epoch {running.epoch}/{running.epochs}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _how_to_go_on(found: Status, url: str, *, is_alone: bool) -> str:
+    """Say how an interrupted study goes on; its command may be long, so only if nothing else is shown."""
+    if found.command is None:
+        return f"{found.study} goes on with the command that started it."
+    if not is_alone:
+        see = f"depthsearch status {shlex.quote(found.study)} --storage {shlex.quote(url)}"
+        return f"{found.study} goes on with the command that started it; see {see}"
+    command = f"{found.command} \\\n    --storage {shlex.quote(url)}"
+    return f"It goes on with the command that started it, or with\n{command}"
+
+
+def stop(arguments: argparse.Namespace) -> None:
+    """Ask the process that runs a study to stop, and wait for it if that is wanted.
+
+    Raises:
+        SettingsError: If there is no such study.
+        StudyError: If nobody runs it, or it has not stopped in time.
+    """
+    study = named_study(arguments)
+    console = console_for()
+    holder = request_stop(study, after=arguments.after)
+    say(console, f"Asked {holder} to stop study {study.study_name} after this {arguments.after}.")
+    if arguments.wait is None:
+        return
+    if not wait_until_free(study, holder, arguments.wait):
+        raise StudyError(
+            f"{holder} still runs study {study.study_name!r} after {arguments.wait:g} s, and stops when its "
+            f"{arguments.after} ends. See how far it is: depthsearch status."
+        )
+    say(console, f"Study {study.study_name} has stopped; the command that started it goes on.")
+
+
+def enqueue(arguments: argparse.Namespace) -> None:
+    """Have a study try a setting next.
+
+    Raises:
+        DepthsearchError: If there is no such study, or it cannot try this setting.
+    """
+    study = named_study(arguments)
+    number = enqueue_guess(
+        study,
+        arguments.layer,
+        learning_rate=arguments.learning_rate,
+        head_width=arguments.head_width,
+        backbone=arguments.backbone,
+        to_the_end=arguments.to_the_end,
+    )
+    console = console_for()
+    params = study.get_trials(deepcopy=False)[number].system_attrs["fixed_params"]
+    cut = read_space(study).point(params).cut
+    setting = {
+        name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))
+    }
+    say(console, f"Enqueued as trial {number}: {cut}, {setting_of(setting)}.")
+    say(console, _when(status_of(study)))
+
+
+def _when(found: Status) -> str:
+    """Say what tries the guesses that wait."""
+    is_confirming = any(running.origin == "confirm" for running in found.running)
+    n_begun = found.trials_done + sum(running.origin != "confirm" for running in found.running)
+    needed = n_begun + found.guesses_waiting
+    if found.trials_wanted is not None and needed > found.trials_wanted:
+        return (
+            f"The study has its {found.trials_wanted} trials: the command that started it tries this one "
+            f"with --trials {needed}."
+        )
+    if found.holder is not None and found.holder.doing == "study" and not is_confirming:
+        return f"It is tried next, by {found.holder}."
+    return "It is tried first by the next start of the study."
