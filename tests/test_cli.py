@@ -146,7 +146,7 @@ def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments,
         (out / name).write_text("before")
     assert main(["report", "noughts", "--storage", arguments[-1], "--out", str(out)]) == 0
     assert f"Report    {out / 'report.md'} {out / 'report.html'}\n" in capsys.readouterr().out
-    assert sorted(path.name for path in out.iterdir()) == ["kept.txt", "report.html", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["charts", "kept.txt", "report.html", "report.md"]
     assert (out / "kept.txt").read_text() == "before"
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert page.startswith("<!doctype html>")
