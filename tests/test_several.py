@@ -433,6 +433,8 @@ def test_each_backbone_may_have_weights_of_its_own(pictures, tmp_path, capsys, m
     told = capsys.readouterr().err
     assert f"Backbone {NAMES[0]}, weights: random (seed 0)" in told
     assert f"Backbone {NAMES[1]}, weights: file mine.safetensors (" in told
+    assert told.count(" see images with timm's mean ") == 1
+    assert f"The weights of {NAMES[1]} see images with timm's mean 0." in told.replace("\n", " ")
     monkeypatch.chdir(pictures)
     (task, _) = prepare_again(
         optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/depthsearch.db"),

@@ -140,6 +140,11 @@ def _load_backbone(name: str, weights: str, arguments: argparse.Namespace, conso
     if backbone.weights.startswith("shipped"):
         warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
         say(console, warning, style="bold yellow")
+    if backbone.weights.startswith("file"):
+        seen = backbone.preprocessing
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (seen.mean, seen.std))
+        told = f"The weights of {backbone.name} see images with timm's mean {mean} and deviation {std}."
+        say(console, f"{told} Trained with others, they are worth less here.")
     return backbone
 
 
