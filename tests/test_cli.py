@@ -715,7 +715,8 @@ def start(started: list[subprocess.Popen[str]], argv: list[str]) -> subprocess.P
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(
     pictures, tmp_path, started, capsys, open_quick_storage, number: signal.Signals
 ) -> None:
@@ -736,6 +737,7 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(
     assert n_finished_in(open_quick_storage(url)) == 3
 
 
+@pytest.mark.slow
 def test_the_dashboard_is_served_on_loopback_until_interrupted(finished, arguments, started) -> None:
     process = start(started, ["dashboard", "--storage", arguments[-1], "--port", "0"])
     line = process.stderr.readline()

@@ -363,6 +363,7 @@ def test_a_trial_alone_ends_as_with_its_prefix_recomputed(name, train_kept, tmp_
         assert_reads(cut, kept[1][1:])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("free_reading")
 def test_trials_that_share_a_store_end_as_without_it(train_kept, tmp_path: Path) -> None:
     """A store that expects every cut keeps what lies between: each trial starts where another was."""

@@ -1340,6 +1340,7 @@ torch.save(found, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_processes_that_fill_at_once_agree(open_store, images, frozen, tmp_path: Path) -> None:
     """Afterwards there is one whole file for each view and nothing else, and both have read it."""
     n_views, position = 6, position_of(frozen, DEEP)

@@ -224,7 +224,8 @@ def test_a_trial_stores_both_of_its_costs_whatever_the_aim(place, task, space, c
     assert read_cost_aim(study) == cost
 
 
-@pytest.mark.parametrize("sampler", [pytest.param("gp", marks=pytest.mark.slow), "tpe"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
 def test_a_study_of_two_aims_that_was_stopped_is_the_one_that_was_not(
     place_in, tmp_path, task, space, sampler: str
 ) -> None:
