@@ -400,6 +400,7 @@ def test_of_several_backbones_the_layer_or_its_name_says_which(make, tmp_path, t
 # --- status -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_goes_through_its_states(place) -> None:
     assert status(place.open()).state == "empty"
     with closing(place.start(2, then_confirm=True)) as events:

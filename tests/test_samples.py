@@ -421,6 +421,7 @@ def test_what_alone_tells_the_class_is_learnt(load, of, space, what: str, column
     assert scores[-1] < 0.75
 
 
+@pytest.mark.slow
 def test_samples_train_with_other_backbones_and_heads(load, of) -> None:
     """One channel, a network from scratch, a flattened map."""
     data = load()
