@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,11 @@ def test_vgg16_learns_from_block5_conv1_or_not_at_all() -> None:
     assert cuts[-1].kind == "head"
     # Kernels and biases: of thirteen convolutions, of three, of none.
     assert [cut.trainable_tensors for cut in cuts] == [26, 6, 0]
+
+
+def test_links_of_the_table_and_pictures_of_the_results_are_there() -> None:
+    for text in (STUDIES / "README.md", *STUDIES.glob("results/*/report.md")):
+        targets = re.findall(r"\]\(([^)#:]+)\)", text.read_text())
+        assert targets, text
+        for target in targets:
+            assert (text.parent / target).is_file(), f"{text}: {target}"
