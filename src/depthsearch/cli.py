@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 import sys
@@ -500,24 +501,23 @@ def _size(text: str) -> int:
     return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
 
 
-def _share(text: str) -> float:
+def _number(text: str, is_right: Callable[[float], bool], right: str) -> float:
+    """Read a number; NaN is none."""
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number in [0, 1)")
+        value = math.nan
+    if math.isnan(value) or not is_right(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no {right}")
     return value
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda value: 0 <= value < 1, "number in [0, 1)")
 
 
 def _part(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number in (0, 1]")
-    return value
+    return _number(text, lambda value: 0 < value <= 1, "number in (0, 1]")
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -532,23 +532,11 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 on, such as 600")
-    return value
+    return _number(text, lambda value: 0 <= value < float("inf"), "number of seconds from 0 on, such as 600")
 
 
 def _above_0(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, such as 1e-3")
-    return value
+    return _number(text, lambda value: 0 < value < float("inf"), "number above 0, such as 1e-3")
 
 
 def _decay(text: str) -> float:
