@@ -51,6 +51,7 @@ ORDER = (
     "response",
     "evidence",
     "objective",
+    "executors",
     "study",
     "summary",
     "front",
