@@ -15,7 +15,7 @@ from typing import Protocol
 
 from depthsearch.cuts import Cut
 from depthsearch.devices import is_out_of_memory, release_memory
-from depthsearch.errors import DivergedError
+from depthsearch.errors import DepthsearchError, DivergedError
 from depthsearch.objective import Task, TransferCurve, train_point, transfer_curve
 from depthsearch.space import Point
 from depthsearch.training import EpochResult
@@ -164,9 +164,11 @@ def _failed(tasks: Mapping[str, Task], job: Job, error: Exception) -> Failed:
         return Failed(kind="diverged", reason=f"diverged: {error}", error=error)
     if is_out_of_memory(error):
         task = tasks[job.point.cut.backbone if isinstance(job, Training) else job.key]
+        # What the frames of the error hold is to be free for the next.
+        error.__traceback__ = None
         where = f"out of memory on {task.device.kind} at batch size {task.recipe.batch_size}"
         return Failed(kind="memory", reason=f"{where}: {first_line(error)}", error=error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | DepthsearchError):
         return Failed(kind="system", reason=first_line(error), error=error)
     return Failed(kind="bug", reason=f"{type(error).__name__}: {error}", error=error)
 

@@ -8,6 +8,7 @@ made them, however that ends.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -24,10 +25,11 @@ from typing import Any
 
 import psutil
 import torch
+from torch.hub import tqdm
 
 from depthsearch.devices import Device, usable_cores
-from depthsearch.errors import SettingsError, StudyError
-from depthsearch.executors.jobs import Job, Lost, Report, Run, first_line, portable, run_job
+from depthsearch.errors import DepthsearchError, SettingsError, StudyError
+from depthsearch.executors.jobs import Failed, Job, Lost, Report, Run, first_line, portable, run_job
 from depthsearch.objective import Task
 from depthsearch.training import EpochResult
 
@@ -41,6 +43,8 @@ PATIENCE_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 TICK_SECONDS = 1.0
 READY = "ready"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,9 +259,11 @@ class LocalProcesses:
             if said == READY:
                 worker.is_ready, worker.failing_since, worker.n_failed = True, None, 0
                 self._begin(worker)
-            else:
-                _remove(worker)
-                self._failed_to_start(worker, str(said))
+                return
+            _remove(worker)
+            if said.kind == "bug":
+                raise said.error
+            self._failed_to_start(worker, said.reason)
         elif worker.job is not None and worker.has_begun:
             key, report = said
             # One that was stopped ends in its own time; nobody asked for what it says then.
@@ -295,7 +301,9 @@ class LocalProcesses:
             StudyError: If it has been tried for long.
         """
         now = time.monotonic()
-        worker.failing_since = worker.failing_since or now
+        if worker.failing_since is None:
+            worker.failing_since = now
+            log.warning("%s cannot be started yet: %s", worker.plan.name, reason)
         worker.n_failed += 1
         if now - worker.failing_since > self.patience_seconds:
             raise StudyError(
@@ -385,12 +393,16 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: Run) -
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(plan.threads)
+    # torch.fx makes the lock of a progress bar, by default one that outlives a killed process.
+    tqdm.set_lock(threading.RLock())
     try:
         if plan.gpu is not None:
             torch.cuda.set_device(plan.gpu)
         tasks = pickle.loads(payload)
-    except Exception as error:  # noqa: BLE001 (told in a line; whoever started this tries again)
-        connection.send(first_line(error))
+    except Exception as error:  # noqa: BLE001 (whoever started this tries again, or raises it)
+        mends_itself = isinstance(error, OSError | DepthsearchError)
+        kind = "system" if mends_itself else "bug"
+        connection.send(portable(Failed(kind=kind, reason=first_line(error), error=error)))
         return
     # Nobody at the other end: the coordinator is gone.
     with contextlib.suppress(EOFError, OSError):
