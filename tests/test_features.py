@@ -1337,7 +1337,7 @@ def test_a_file_that_another_store_ends_while_this_one_makes_ready_to_fill_is_no
         trial(other, viewed, DEEP)
         return begin(item)
 
-    monkeypatch.setattr(store._disk, "begin", begin_late)
+    monkeypatch.setattr(store._files[-1], "begin", begin_late)
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
     monkeypatch.undo()
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])

@@ -76,7 +76,9 @@ class RowWriter:
 
     def abandon(self, reason: BaseException) -> None:
         """Remove what was written."""
-        self._whole.__exit__(type(reason), reason, None)
+        # What is still to be written to a full disk cannot be when the file is closed.
+        with contextlib.suppress(OSError):
+            self._whole.__exit__(type(reason), reason, None)
 
 
 def content_of(key: str, layout: Layout, n_images: int) -> dict[str, Any]:
