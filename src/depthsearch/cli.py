@@ -280,6 +280,10 @@ def _add_run(add: Any) -> None:
         "exhaustive: all candidates"
     )
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
+    each = "trials trained at once, in processes of their own (one a GPU; 1 where there is none)"
+    add("--workers", type=_at_least(1), metavar="N", help=each)
+    hung = "a worker that has used no processor for so long is ended, its trial goes on elsewhere (300)"
+    add("--hung-after", type=_above_0, default=300.0, metavar="SECONDS", help=hung)
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
     _add_flag(add, "--compile", "torch.compile what is trained: slow to start, then faster")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict
 
@@ -17,6 +17,7 @@ from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
+from depthsearch.commands.workers import workers
 from depthsearch.cuts import find_cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import flattened
@@ -29,6 +30,7 @@ from depthsearch.sampling import make_pruner, resolve
 from depthsearch.space import SearchSpace
 from depthsearch.stored import mark
 from depthsearch.study import (
+    Event,
     Stopped,
     TrialEnded,
     confirm,
@@ -141,6 +143,7 @@ def _search(
     if arguments.search == "exhaustive":
         how = f"exhaustive search{f', then {how}' if arguments.trials > n_first else ''}"
     before = summarize(stored)
+    checkpoints = cache_folder("checkpoints")
     view = View(console, before, n_trials=arguments.trials, epochs=arguments.epochs)
     say(
         console,
@@ -148,42 +151,50 @@ def _search(
         f"{arguments.epochs} epochs each; {how}"
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
-    events = search(
-        stored,
-        tasks,
-        space,
-        n_trials=arguments.trials,
-        sampler=sampler,
-        pruner=pruner,
-        checkpoints=cache_folder("checkpoints"),
-        cost=cost,
-        then_confirm=bool(arguments.confirm),
-    )
-    with view:
-        with closing(events):
-            for event in events:
-                view.update(event)
-                if isinstance(event, TrialEnded):
-                    keep_front(stored)
-                if isinstance(event, Stopped):
-                    return True
-        if not arguments.confirm or summarize(stored).best is None:
-            return False
-        again = confirm(
+    with workers(arguments, tasks, space, console) as executor, view:
+        is_stopped = _watch(
+            view,
             stored,
-            tasks,
-            space,
-            n_cuts=len(space.cuts) if arguments.confirm == "all" else arguments.confirm,
-            n_seeds=arguments.seeds,
-            resample=arguments.resample,
-            checkpoints=cache_folder("checkpoints"),
+            search(
+                stored,
+                tasks,
+                space,
+                n_trials=arguments.trials,
+                sampler=sampler,
+                pruner=pruner,
+                checkpoints=checkpoints,
+                cost=cost,
+                then_confirm=bool(arguments.confirm),
+                executor=executor,
+            ),
         )
-        with closing(again):
-            for event in again:
-                view.update(event)
-                if isinstance(event, Stopped):
-                    return True
-    keep_front(stored)
+        if is_stopped or not arguments.confirm or summarize(stored).best is None:
+            return is_stopped
+        return _watch(
+            view,
+            stored,
+            confirm(
+                stored,
+                tasks,
+                space,
+                n_cuts=len(space.cuts) if arguments.confirm == "all" else arguments.confirm,
+                n_seeds=arguments.seeds,
+                resample=arguments.resample,
+                checkpoints=checkpoints,
+                executor=executor,
+            ),
+        )
+
+
+def _watch(view: View, stored: optuna.Study, events: Generator[Event, None, None]) -> bool:
+    """Show what happens; say whether a stop was asked for."""
+    with closing(events):
+        for event in events:
+            view.update(event)
+            if isinstance(event, TrialEnded):
+                keep_front(stored)
+            if isinstance(event, Stopped):
+                return True
     return False
 
 

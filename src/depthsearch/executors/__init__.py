@@ -1,5 +1,6 @@
 """Who trains: this process, several of this machine, or a cluster. They only train; see `study`."""
 
+from depthsearch.executors.gpu import check_room
 from depthsearch.executors.here import InProcess
 from depthsearch.executors.jobs import (
     Ended,
@@ -28,6 +29,7 @@ __all__ = [
     "Run",
     "Training",
     "WorkerPlan",
+    "check_room",
     "plan_workers",
     "run_job",
 ]

@@ -12,13 +12,7 @@ __all__ = ["InProcess"]
 
 
 class InProcess:
-    """Runs one job after the other in this process, an epoch whenever somebody waits.
-
-    Attributes:
-        n_workers: 1.
-    """
-
-    n_workers = 1
+    """Runs one job after the other in this process, an epoch whenever somebody waits."""
 
     def __init__(self, tasks: Mapping[str, Task], *, run: Run = run_job) -> None:
         """Make an executor.
@@ -31,6 +25,11 @@ class InProcess:
         self._run = run
         self._job: Job | None = None
         self._reports: Generator[Report, None, None] | None = None
+
+    @property
+    def n_workers(self) -> int:
+        """How many jobs run at once."""
+        return 1
 
     def start(self, job: Job) -> None:
         """Take a job; nothing of it runs yet.

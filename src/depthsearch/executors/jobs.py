@@ -100,13 +100,11 @@ Run = Callable[[Mapping[str, Task], Job], Generator[Report, None, None]]
 
 
 class Executor(Protocol):
-    """Runs jobs on workers: here, in processes of this machine, or on a cluster.
+    """Runs jobs on workers: here, in processes of this machine, or on a cluster."""
 
-    Attributes:
-        n_workers: How many jobs run at once.
-    """
-
-    n_workers: int
+    @property
+    def n_workers(self) -> int:
+        """How many jobs run at once."""
 
     def start(self, job: Job) -> str | None:
         """Give a job to a free worker; return the worker's name, if there are several.
