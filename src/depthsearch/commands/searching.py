@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict
 
@@ -24,6 +24,7 @@ from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
 from depthsearch.frontplot import keep_front
 from depthsearch.graph import input_size
+from depthsearch.interrupts import sigterm_drains
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
@@ -37,6 +38,7 @@ from depthsearch.study import (
     count_exhaustive,
     open_storage,
     open_study,
+    request_stop,
     search,
     without_password,
 )
@@ -76,7 +78,10 @@ def study(arguments: argparse.Namespace) -> bool:
     )
     if marked:
         mark(stored, marked)
-    is_stopped = _search(arguments, console, stored, tasks, space, cost)
+    with sigterm_drains() as is_draining:
+        is_stopped = _search(arguments, console, stored, tasks, space, cost, is_draining)
+        if is_stopped and is_draining():
+            raise KeyboardInterrupt("SIGTERM")
     summary = summarize(stored)
     if is_stopped:
         if arguments.json:
@@ -135,6 +140,7 @@ def _search(
     tasks: Mapping[str, Task],
     space: SearchSpace,
     cost: str | None,
+    is_draining: Callable[[], bool],
 ) -> bool:
     """Run the missing trials and show them; say whether a stop was asked for."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
@@ -167,9 +173,12 @@ def _search(
                 then_confirm=bool(arguments.confirm),
                 executor=executor,
             ),
+            is_draining,
         )
-        if is_stopped or not arguments.confirm or summarize(stored).best is None:
-            return is_stopped
+        if is_stopped or is_draining():
+            return True
+        if not arguments.confirm or summarize(stored).best is None:
+            return False
         return _watch(
             view,
             stored,
@@ -183,11 +192,18 @@ def _search(
                 checkpoints=checkpoints,
                 executor=executor,
             ),
+            is_draining,
         )
 
 
-def _watch(view: View, stored: optuna.Study, events: Generator[Event, None, None]) -> bool:
-    """Show what happens; say whether a stop was asked for."""
+def _watch(
+    view: View,
+    stored: optuna.Study,
+    events: Generator[Event, None, None],
+    is_draining: Callable[[], bool],
+) -> bool:
+    """Show what happens; say whether a stop was asked for, by SIGTERM or from outside."""
+    is_asked = False
     with closing(events):
         for event in events:
             view.update(event)
@@ -195,6 +211,10 @@ def _watch(view: View, stored: optuna.Study, events: Generator[Event, None, None
                 keep_front(stored)
             if isinstance(event, Stopped):
                 return True
+            if is_draining() and not is_asked:
+                # Every worker ends its epoch, as when somebody asks from outside.
+                request_stop(stored)
+                is_asked = True
     return False
 
 

@@ -63,7 +63,7 @@ class WorkerPlan:
 
 
 def plan_workers(device: Device, n_workers: int | None = None) -> tuple[WorkerPlan, ...]:
-    """Divide GPUs or cores among workers.
+    """Divide GPUs or cores among workers; OMP_NUM_THREADS says otherwise, where it is set.
 
     Args:
         device: What to compute on.
@@ -76,7 +76,8 @@ def plan_workers(device: Device, n_workers: int | None = None) -> tuple[WorkerPl
     n_workers = n_workers or max(1, n_gpus)
     if device.kind == "mps" and n_workers > 1:
         raise SettingsError(f"--workers {n_workers} cannot share the one mps device. Give --workers 1.")
-    threads = max(1, usable_cores() // n_workers)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(asked) if asked.isdecimal() and int(asked) else max(1, usable_cores() // n_workers)
     plans = []
     for number in range(n_workers):
         gpu = number % n_gpus if n_gpus else None

@@ -235,10 +235,12 @@ class Run:
         number, epochs = it.trial.number, self.tasks[it.point.cut.backbone].recipe.epochs
         it.results.append(result)
         with deferred():
-            self.asked = self._held.renew()
+            # Epochs take their time: nothing is written for a study that another has taken over meanwhile.
+            self._held.renew()
             if result.epoch not in it.reported:
                 it.trial.report(result.score, step=result.epoch)
         yield EpochDone(number=number, result=result)
+        self.asked = self._held.renew()
         # Optuna judges the last epoch reported; one that is only told again was judged before.
         is_new = max(it.reported, default=0) <= result.epoch < epochs
         if _is_weak(it, result.epoch, judge=is_new and it.origin != "confirm"):
