@@ -52,6 +52,7 @@ ORDER = (
     "evidence",
     "objective",
     "study",
+    "eventlog",
     "summary",
     "front",
     "report",

@@ -297,6 +297,8 @@ def _add_run(add: Any) -> None:
     mark = "candidates that the report is to point out and to compare: a guess of one's own, 8,47,conv_pw_13"
     add("--mark", type=_list_such_as("8,47,84"), metavar="LIST", help=mark)
     _add_storage(add)
+    lines = "append a line of JSON for each event: trial, epoch, score, seconds, bytes, ..."
+    add("--log-file", type=Path, metavar="FILE", help=lines)
     add("--name", help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)")
     _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")
 

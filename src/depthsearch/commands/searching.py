@@ -17,6 +17,7 @@ from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
+from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.cuts import find_cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import flattened
@@ -55,6 +56,7 @@ def study(arguments: argparse.Namespace) -> bool:
     """
     console = console_for(stderr=True)
     cost = _cost_aim(arguments)
+    check_watchers(arguments)
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
     tasks, space = prepare(arguments, console)
@@ -159,10 +161,11 @@ def _search(
         cost=cost,
         then_confirm=bool(arguments.confirm),
     )
-    with view:
+    with watching(arguments, stored) as tell, view:
         with closing(events):
             for event in events:
                 view.update(event)
+                tell(event)
                 if isinstance(event, TrialEnded):
                     keep_front(stored)
                 if isinstance(event, Stopped):
@@ -181,6 +184,7 @@ def _search(
         with closing(again):
             for event in again:
                 view.update(event)
+                tell(event)
                 if isinstance(event, Stopped):
                     return True
     keep_front(stored)

@@ -1,0 +1,43 @@
+"""Where the events of a running study go besides the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import optuna
+
+from depthsearch.eventlog import Sink, check_log, open_log
+from depthsearch.study import Event
+
+__all__ = ["check_watchers", "watching"]
+
+
+def check_watchers(arguments: argparse.Namespace) -> None:
+    """Refuse places that cannot be written to, before anything is loaded.
+
+    Raises:
+        SettingsError: If one cannot.
+    """
+    if arguments.log_file is not None:
+        check_log(arguments.log_file)
+
+
+@contextmanager
+def watching(arguments: argparse.Namespace, study: optuna.Study) -> Iterator[Sink]:
+    """Open all places that are asked for, and give what tells an event to each.
+
+    Raises:
+        SettingsError: If one cannot be opened.
+    """
+    with ExitStack() as stack:
+        sinks: list[Sink] = []
+        if arguments.log_file is not None:
+            sinks.append(stack.enter_context(open_log(arguments.log_file, study)))
+
+        def tell(event: Event) -> None:
+            for sink in sinks:
+                sink(event)
+
+        yield tell
