@@ -473,6 +473,7 @@ BAD = [
     ("study", "--storage", "nonesuch://host/db", "--storage nonesuch://host/db cannot be opened"),
     ("study", "--storage", "UNOPENABLE", "cannot be opened: "),
     ("study", "--storage", "NO_DATABASE", "file is not a database"),
+    ("study", "--log-file", "EMPTY", "empty cannot be written to: Is a directory. Give a file in a folder"),
     ("study", "--json", "=yes", "--no-json: ignored explicit argument 'yes'"),
     ("cuts", "BACKBONE", "nonesuch", "no model 'nonesuch'"),
     ("cuts", "--kinds", "norm", "--kinds: 'norm' is none of conv"),

@@ -94,6 +94,7 @@ seeds = 2
 resample = true
 mark = [52, "features.norm5"]
 storage = "sqlite:///s.db"
+log-file = "log.jsonl"
 json = true
 """
 
@@ -113,6 +114,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--mark 52,features.norm5 --storage sqlite:///s.db --json"
     )
     files = {"data": "photos", "weights": "w/d.safetensors", "classes-map": "coarse.json"}
+    files["log-file"] = "log.jsonl"
     paths = [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]
     from_file = vars(merged(EVERY_OPTION))
     from_line = vars(cli._parser().parse_args(["study", *line.split(), *paths]))

@@ -23,7 +23,7 @@ import re
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,7 +81,9 @@ def check_log(path: Path) -> None:
     Raises:
         SettingsError: If it cannot.
     """
-    _File(path).close()
+    with _naming(path), path.open("ab", buffering=0) as file:
+        # A device that takes nothing refuses even that.
+        file.write(b"")
 
 
 @contextmanager
@@ -102,25 +104,24 @@ def open_log(path: Path, study: optuna.Study) -> Iterator[Sink]:
     Raises:
         SettingsError: If the file cannot be written to.
     """
-    file = _File(path)
 
     def line(event: str, entries: Mapping[str, Any]) -> str:
         return log_line(event, entries, study=study.study_name)
 
-    with _naming(path):
-        opened = {"host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
-        file.append(line("opened", opened))
-    reason: str | None = None
-    try:
-        with _warnings_too(lambda entries: file.write(line("log", entries))):
-            tell = _teller(study)
-            yield lambda event: file.write(line(*tell(event)))
-    except BaseException as error:
-        reason = type(error).__name__
-        raise
-    finally:
-        file.write(line("closed", {"reason": reason}))
-        file.close()
+    with closing(_File(path)) as file:
+        with _naming(path):
+            opened = {"host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
+            file.append(line("opened", opened))
+        reason: str | None = None
+        try:
+            with _warnings_too(lambda entries: file.write(line("log", entries))):
+                tell = _teller(study)
+                yield lambda event: file.write(line(*tell(event)))
+        except BaseException as error:
+            reason = type(error).__name__
+            raise
+        finally:
+            file.write(line("closed", {"reason": reason}))
 
 
 def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
@@ -259,11 +260,9 @@ class _File:
         self._path = path
         self._has_failed = False
         with _naming(path):
+            self._is_torn = _ends_within_a_line(path)
             # Without a buffer a line is one call of the system, and goes behind what others have appended.
             self._file = path.open("ab", buffering=0)
-            self._is_torn = _ends_within_a_line(path)
-            # A device that takes nothing refuses even that.
-            self._file.write(b"")
 
     def append(self, line: str) -> None:
         """Append a line.
