@@ -474,6 +474,8 @@ BAD = [
     ("study", "--storage", "UNOPENABLE", "cannot be opened: "),
     ("study", "--storage", "NO_DATABASE", "file is not a database"),
     ("study", "--log-file", "EMPTY", "empty cannot be written to: Is a directory. Give a file in a folder"),
+    ("study", "--tensorboard", "GARBAGE", "garbage.pt cannot be written to: File exists. Give a folder."),
+    ("study", "--mlflow", "nonesuch://x", "--mlflow nonesuch://x cannot be written to: "),
     ("study", "--json", "=yes", "--no-json: ignored explicit argument 'yes'"),
     ("cuts", "BACKBONE", "nonesuch", "no model 'nonesuch'"),
     ("cuts", "--kinds", "norm", "--kinds: 'norm' is none of conv"),

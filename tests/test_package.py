@@ -53,6 +53,8 @@ ORDER = (
     "objective",
     "study",
     "eventlog",
+    "tensorboardlog",
+    "mlflowlog",
     "summary",
     "front",
     "report",

@@ -299,6 +299,10 @@ def _add_run(add: Any) -> None:
     _add_storage(add)
     lines = "append a line of JSON for each event: trial, epoch, score, seconds, bytes, ..."
     add("--log-file", type=Path, metavar="FILE", help=lines)
+    runs = "write each trial as a run of TensorBoard (extra: tensorboard)"
+    add("--tensorboard", type=Path, metavar="DIR", help=runs)
+    runs = "write the study and its trials as runs of MLflow, http://... or sqlite:///FILE (extra: mlflow)"
+    add("--mlflow", metavar="URI", help=runs)
     add("--name", help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)")
     _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,17 @@ from depthsearch.stored import read_backbones
 from depthsearch.study import Event, TrialEnded, without_password
 from depthsearch.training import EpochResult
 
-__all__ = ["KEYS", "Sink", "check_log", "forgiving", "log_line", "open_log"]
+__all__ = [
+    "KEYS",
+    "Sink",
+    "check_log",
+    "first_line",
+    "forgiving",
+    "log_line",
+    "open_log",
+    "require_extra",
+    "teller",
+]
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +126,7 @@ def open_log(path: Path, study: optuna.Study) -> Iterator[Sink]:
         reason: str | None = None
         try:
             with _warnings_too(lambda entries: file.write(line("log", entries))):
-                tell = _teller(study)
+                tell = teller(study)
                 yield lambda event: file.write(line(*tell(event)))
         except BaseException as error:
             reason = type(error).__name__
@@ -138,25 +149,45 @@ def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
     return json.dumps(_plain(ordered), allow_nan=False)
 
 
-def forgiving(sink: Callable[..., None], name: str) -> Callable[..., None]:
-    """Let a sink fail: the first failure is warned of, and nothing is told to it any more."""
+def forgiving(name: str) -> Callable[..., None]:
+    """Give what calls a function with arguments, until one fails: that is warned of, and no more are called.
+
+    Args:
+        name: What the functions belong to, for the warning.
+    """
     has_failed = False
 
-    def tell(*arguments: Any) -> None:
+    def attempt(function: Callable[..., object], *arguments: Any) -> None:
         nonlocal has_failed
         if has_failed:
             return
         try:
-            sink(*arguments)
+            function(*arguments)
         except Exception as error:  # noqa: BLE001 (whatever a foreign library raises, the study goes on)
             has_failed = True
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            log.warning("The study goes on without %s, which failed: %s", name, without_password(said))
+            log.warning("The study goes on without %s, which failed: %s", name, first_line(error))
 
-    return tell
+    return attempt
 
 
-def _teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]:
+def first_line(error: BaseException) -> str:
+    """Say in a line what went wrong, passwords in addresses hidden."""
+    return without_password((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def require_extra(extra: str, package: str) -> None:
+    """Refuse to go on where the package of an extra, and of the option of its name, is missing.
+
+    Raises:
+        SettingsError: If it is.
+    """
+    if find_spec(package) is None:
+        raise SettingsError(
+            f'--{extra} needs {package}: pip install "depthsearch[{extra}]", or leave --{extra} out.'
+        )
+
+
+def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]:
     """Give a function that names an event and lists what a line says of it, from what came before too."""
     names = {key: stored.name for key, stored in read_backbones(study).items()}
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

@@ -27,6 +27,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "weights": ("auto", "random"),
     "classes_map": (),
     "log_file": (),
+    "tensorboard": (),
 }
 
 

@@ -20,6 +20,7 @@ from depthsearch.commands.places import cache_folder
 from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.cuts import find_cut, list_cuts
 from depthsearch.errors import SettingsError
+from depthsearch.eventlog import Sink
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
 from depthsearch.frontplot import keep_front
@@ -76,7 +77,8 @@ def study(arguments: argparse.Namespace) -> bool:
     )
     if marked:
         mark(stored, marked)
-    is_stopped = _search(arguments, console, stored, tasks, space, cost)
+    with watching(arguments, stored) as tell:
+        is_stopped = _search(arguments, console, stored, tasks, space, cost, tell)
     summary = summarize(stored)
     if is_stopped:
         if arguments.json:
@@ -135,8 +137,9 @@ def _search(
     tasks: Mapping[str, Task],
     space: SearchSpace,
     cost: str | None,
+    tell: Sink,
 ) -> bool:
-    """Run the missing trials and show them; say whether a stop was asked for."""
+    """Run the missing trials, show and tell what happens; say whether a stop was asked for."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
     n_first = count_exhaustive(space, arguments.learning_rates or ())
     how = f"sampler {sampler}, pruner {pruner}"
@@ -161,7 +164,7 @@ def _search(
         cost=cost,
         then_confirm=bool(arguments.confirm),
     )
-    with watching(arguments, stored) as tell, view:
+    with view:
         with closing(events):
             for event in events:
                 view.update(event)
