@@ -325,6 +325,7 @@ def _add_cuts(commands: Any) -> None:
     add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     add("--head", choices=HEADS, default="pool", help="where the head is to come, see study (pool)")
     add("--image-size", type=_at_least(8), metavar="PX", help="for MACs and bytes (default: the model's own)")
+    add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--json", action="store_true", help="print a JSON list")
 
 
@@ -341,6 +342,7 @@ def _add_stop(commands: Any) -> None:
     add("--after", choices=("epoch", "trial"), default="epoch", help=after)
     wait = "for how long to wait until it has stopped; status 2 if it has not (default: not at all)"
     add("--wait", type=_seconds, metavar="SECONDS", help=wait)
+    add("--json", action="store_true", help="print one JSON object, in the last line of stdout")
 
 
 def _add_enqueue(commands: Any) -> None:
@@ -353,6 +355,7 @@ def _add_enqueue(commands: Any) -> None:
     add("--head-width", type=_at_least(0), metavar="N", help=widths)
     add("--backbone", metavar="NAME", help="of several, if the layer is in more than one")
     add("--to-the-end", action="store_true", help="never prune it; else it is judged as others are")
+    add("--json", action="store_true", help="print one JSON object, in the last line of stdout")
 
 
 def _add_report(commands: Any) -> None:

@@ -196,7 +196,7 @@ def _search(
 
 def cuts(arguments: argparse.Namespace) -> None:
     """List a backbone's candidate cuts."""
-    model = make_model(arguments.backbone)
+    model = make_model(arguments.backbone, in_chans=arguments.channels)
     if arguments.head == "flatten":
         model = flattened(model, image_size=arguments.image_size or input_size(model)[-1])
     found = list_cuts(
