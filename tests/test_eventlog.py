@@ -177,6 +177,11 @@ def test_what_is_not_finite_is_null_and_control_characters_are_escaped() -> None
     assert found["n"] is True
 
 
+def test_an_event_cannot_pass_for_another() -> None:
+    line = json.loads(log_line("x", {"time": "never", "event": "y", "study": "t"}, study="s"))
+    assert (line["event"], line["study"], line["time"] == "never") == ("x", "s", False)
+
+
 def test_a_password_is_not_written() -> None:
     url = "postgresql://me:secret@host/db"
     line = log_line("x", {"reason": f"lost {url}", "cuts": [{"url": url}], "b": "x@y"}, study="s")

@@ -144,7 +144,7 @@ def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
         study: Name of the study.
     """
     head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "study": study}
-    known = {**head, **entries}
+    known = {**entries, **head}
     ordered = {key: known[key] for key in KEYS if key in known} | known
     return json.dumps(_plain(ordered), allow_nan=False)
 
