@@ -301,6 +301,12 @@ def _add_run(add: Any) -> None:
     mark = "candidates that the report is to point out and to compare: a guess of one's own, 8,47,conv_pw_13"
     add("--mark", type=_list_such_as("8,47,84"), metavar="LIST", help=mark)
     _add_storage(add)
+    lines = "append a line of JSON for each event: trial, epoch, score, seconds, bytes, ..."
+    add("--log-file", type=Path, metavar="FILE", help=lines)
+    runs = "write each trial as a run of TensorBoard (extra: tensorboard)"
+    add("--tensorboard", type=Path, metavar="DIR", help=runs)
+    runs = "write the study and its trials as runs of MLflow, http://... or sqlite:///FILE (extra: mlflow)"
+    add("--mlflow", metavar="URI", help=runs)
     add("--name", help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)")
     _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")
 
@@ -323,6 +329,7 @@ def _add_cuts(commands: Any) -> None:
     add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     add("--head", choices=HEADS, default="pool", help="where the head is to come, see study (pool)")
     add("--image-size", type=_at_least(8), metavar="PX", help="for MACs and bytes (default: the model's own)")
+    add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--json", action="store_true", help="print a JSON list")
 
 
@@ -339,6 +346,7 @@ def _add_stop(commands: Any) -> None:
     add("--after", choices=("epoch", "trial"), default="epoch", help=after)
     wait = "for how long to wait until it has stopped; status 2 if it has not (default: not at all)"
     add("--wait", type=_seconds, metavar="SECONDS", help=wait)
+    add("--json", action="store_true", help="print one JSON object, in the last line of stdout")
 
 
 def _add_enqueue(commands: Any) -> None:
@@ -351,6 +359,7 @@ def _add_enqueue(commands: Any) -> None:
     add("--head-width", type=_at_least(0), metavar="N", help=widths)
     add("--backbone", metavar="NAME", help="of several, if the layer is in more than one")
     add("--to-the-end", action="store_true", help="never prune it; else it is judged as others are")
+    add("--json", action="store_true", help="print one JSON object, in the last line of stdout")
 
 
 def _add_report(commands: Any) -> None:

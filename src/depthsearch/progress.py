@@ -22,7 +22,7 @@ from depthsearch.study.control import GUESS, WANTED, is_stopping, trials_in_tota
 from depthsearch.summary import Summary, summarize
 from depthsearch.trials import TrialSummary
 
-__all__ = ["STATES", "Answer", "Running", "Status", "status", "status_json"]
+__all__ = ["STATES", "Answer", "Running", "Status", "holder_json", "status", "status_json"]
 
 STATES = ("running", "stopping", "interrupted", "complete", "empty", "foreign")
 
@@ -257,10 +257,15 @@ def status_json(found: Status) -> dict[str, Any]:
     answer, holder = found.answer, found.holder
     return {
         **values,
-        "holder": None if holder is None else {"pid": holder.pid, "host": holder.host, "doing": holder.doing},
+        "holder": None if holder is None else holder_json(holder),
         "answer": None if answer is None else {**values["answer"], "cut": cut_json(answer.cut)},
         "running": [
             {**each, "cut": None if running.cut is None else cut_json(running.cut)}
             for running, each in zip(found.running, values["running"], strict=True)
         ],
     }
+
+
+def holder_json(holder: Holder) -> dict[str, Any]:
+    """Give who holds a study's lease as plain values."""
+    return {"pid": holder.pid, "host": holder.host, "doing": holder.doing}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
@@ -17,9 +17,11 @@ from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
+from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.commands.workers import workers
 from depthsearch.cuts import find_cut, list_cuts
 from depthsearch.errors import SettingsError
+from depthsearch.eventlog import Sink
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
 from depthsearch.frontplot import keep_front
@@ -59,6 +61,7 @@ def study(arguments: argparse.Namespace) -> bool:
     """
     console = console_for(stderr=True)
     cost = _cost_aim(arguments)
+    check_watchers(arguments)
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
     tasks, space = prepare(arguments, console)
@@ -78,8 +81,8 @@ def study(arguments: argparse.Namespace) -> bool:
     )
     if marked:
         mark(stored, marked)
-    with sigterm_drains() as is_draining:
-        is_stopped = _search(arguments, console, stored, tasks, space, cost, is_draining)
+    with sigterm_drains() as is_draining, watching(arguments, stored) as tell:
+        is_stopped = _search(arguments, console, stored, tasks, space, cost, tell, is_draining)
         if is_stopped and is_draining():
             raise KeyboardInterrupt("SIGTERM")
     summary = summarize(stored)
@@ -140,9 +143,10 @@ def _search(
     tasks: Mapping[str, Task],
     space: SearchSpace,
     cost: str | None,
+    tell: Sink,
     is_draining: Callable[[], bool],
 ) -> bool:
-    """Run the missing trials and show them; say whether a stop was asked for."""
+    """Run the missing trials, show and tell what happens; say whether a stop was asked for."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
     n_first = count_exhaustive(space, arguments.learning_rates or ())
     how = f"sampler {sampler}, pruner {pruner}"
@@ -158,9 +162,11 @@ def _search(
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
     with workers(arguments, tasks, space, console) as executor, view:
-        is_stopped = _watch(
-            view,
-            stored,
+
+        def is_ended(events: Generator[Event, None, None]) -> bool:
+            return not _follow(events, stored, (view.update, tell), is_draining)
+
+        searched = is_ended(
             search(
                 stored,
                 tasks,
@@ -172,16 +178,13 @@ def _search(
                 cost=cost,
                 then_confirm=bool(arguments.confirm),
                 executor=executor,
-            ),
-            is_draining,
+            )
         )
-        if is_stopped or is_draining():
+        if not searched or is_draining():
             return True
         if not arguments.confirm or summarize(stored).best is None:
             return False
-        return _watch(
-            view,
-            stored,
+        return not is_ended(
             confirm(
                 stored,
                 tasks,
@@ -191,22 +194,22 @@ def _search(
                 resample=arguments.resample,
                 checkpoints=checkpoints,
                 executor=executor,
-            ),
-            is_draining,
+            )
         )
 
 
-def _watch(
-    view: View,
-    stored: optuna.Study,
+def _follow(
     events: Generator[Event, None, None],
+    stored: optuna.Study,
+    sinks: Sequence[Sink],
     is_draining: Callable[[], bool],
 ) -> bool:
-    """Show what happens; say whether a stop was asked for, by SIGTERM or from outside."""
+    """Tell everybody what happens; say whether a stop was asked for, by SIGTERM or from outside."""
     is_asked = False
     with closing(events):
         for event in events:
-            view.update(event)
+            for sink in sinks:
+                sink(event)
             if isinstance(event, TrialEnded):
                 keep_front(stored)
             if isinstance(event, Stopped):
@@ -220,7 +223,7 @@ def _watch(
 
 def cuts(arguments: argparse.Namespace) -> None:
     """List a backbone's candidate cuts."""
-    model = make_model(arguments.backbone)
+    model = make_model(arguments.backbone, in_chans=arguments.channels)
     if arguments.head == "flatten":
         model = flattened(model, image_size=arguments.image_size or input_size(model)[-1])
     found = list_cuts(
