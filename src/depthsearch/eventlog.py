@@ -63,6 +63,7 @@ KEYS = (
     "event",
     "study",
     "trial",
+    "worker",
     "epoch",
     "backbone",
     "layer",

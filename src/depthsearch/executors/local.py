@@ -156,6 +156,11 @@ class LocalProcesses:
         return len(self._workers)
 
     @property
+    def all_ready(self) -> bool:
+        """Whether every worker can begin at once."""
+        return all(worker.is_ready for worker in self._workers)
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """Numbers of the processes that live."""
         found = (worker.process.pid for worker in self._workers if worker.process is not None)
