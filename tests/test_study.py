@@ -689,7 +689,7 @@ def lease(
     return {
         "host": host or socket.gethostname(),
         "pid": pid,
-        "started": started or lease_module._start_of(pid),
+        "started": started or lease_module.start_of(pid),
         "renewed": time.time() - age,
     }
 
