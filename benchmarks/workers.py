@@ -1,7 +1,7 @@
 """How much faster several workers are than one.
 
-    python benchmarks/workers.py --workers 1 2 4 8              # trials that sleep: any number of workers
-    python benchmarks/workers.py --workers 1 2 --real           # trials that train: as many as there are cores
+    python benchmarks/workers.py --workers 1 2 4 8    # trials that sleep
+    python benchmarks/workers.py --workers 1 2 --real  # that train
 
 Simulated trials sleep for each epoch, so that what is measured is what the service itself takes: asking,
 reporting, judging, telling, passing on. Beside it the plain way, on the same trials: as many processes, each

@@ -625,7 +625,10 @@ def test_the_cache_is_shown_and_cleared_and_a_study_fills_it_again(
     assert found["bytes"] == sum(Path(file["path"]).stat().st_size for file in found["kept"])
     assert status_of(["cache"]) == 0
     assert re.search(r"Kept .* in \d+ files of", capsys.readouterr().out)
+    locks = tmp_path / "cache" / "features" / "locks"
+    assert list(locks.iterdir())
     assert {file["kind"] for file in cache("--clear", "features")["cleared"]} == {"features"}
+    assert not locks.exists()
     assert {file["kind"] for file in cache()["kept"]} == {"images"}
     assert status_of([*argv, "--name", "again"]) == 0
     assert {file["kind"] for file in cache()["kept"]} == kinds

@@ -3,13 +3,17 @@
 Most of these tests have threads in the place of processes: a lock of one keeps out another too.
 """
 
+import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,8 @@ from depthsearch.features.parts import Layout
 from depthsearch.features.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.graph import trace
 from depthsearch.lease import start_of
+from depthsearch.objective import Task, train_point
+from depthsearch.space import Point, SearchSpace
 
 CPU = choose_device("cpu", "float32")
 PLENTY = 2**40
@@ -173,6 +179,17 @@ class HeldElsewhere:
         self.let_go()
 
 
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Press Ctrl-C after a while, if it is not over then."""
+    pressing = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    pressing.start()
+    try:
+        yield
+    finally:
+        pressing.cancel()
+
+
 def lock_of(store: FeatureStore, viewed: ViewedImages) -> str:
     return next(iter(store.items(viewed).values())).key
 
@@ -227,12 +244,9 @@ def test_what_is_kept_in_a_memory_of_ones_own_takes_no_lock(open_store, images, 
 
 def test_who_waits_can_be_interrupted(open_store, images) -> None:
     store, viewed = open_store(), ViewedImages(images)
-    interrupting = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    with HeldElsewhere(store._files[-1].folder, lock_of(store, viewed)):
-        interrupting.start()
-        with pytest.raises(KeyboardInterrupt, match=r"^$"):
-            trial(store, [viewed])
-    interrupting.join()
+    held = HeldElsewhere(store._files[-1].folder, lock_of(store, viewed))
+    with held, pytest.raises(KeyboardInterrupt, match=r"^$"), interrupted_after(0.3):
+        trial(store, [viewed])
     assert trial(store, [viewed])[1].kept_bytes == DEEP_BYTES
 
 

@@ -50,6 +50,11 @@ class Pixels(Tensor):
             return _pixels, (self.numpy(),)
         return _mapped_again, (self.file, tuple(self.shape))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """Copy into memory, as a plain tensor."""
+        copied = memo[id(self)] = self.clone()
+        return copied
+
 
 def mapped_pixels(path: Path, shape: tuple[int, ...]) -> Pixels:
     """Map the pixels that a file starts with, uint8: read when touched, and private to this process.

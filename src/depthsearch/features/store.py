@@ -208,16 +208,18 @@ class FeatureStore:
         self, viewed: ViewedImages, targets: Sequence[fx.Node], position: int
     ) -> Iterator[tuple[Part, list[Rows | None], list[Item]]]:
         """Find where to start and what is missing; while this goes on no other process fills that."""
-        part, rows = self._start(viewed, targets, position)
-        missing = self._missing(viewed, part)
-        with contextlib.ExitStack() as stack:
-            if any(item.key in files.wanted for files in self._files for item in missing):
-                stack.enter_context(self._locked(viewed))
-                part, rows = self._start(viewed, targets, position)
-                missing = self._missing(viewed, part)
-                if not missing:
-                    stack.close()
-            yield part, rows, missing
+        while True:
+            named = self._named(viewed)
+            part, rows = self._start(viewed, targets, position)
+            missing = self._missing(viewed, part)
+            with contextlib.ExitStack() as stack:
+                if any(item.key in files.wanted for files in self._files for item in missing):
+                    stack.enter_context(self._locked(viewed))
+                    # What another has kept meanwhile is looked at without the lock, as its bytes are checked.
+                    if self._named(viewed) != named:
+                        continue
+                yield part, rows, missing
+                return
 
     @contextlib.contextmanager
     def _locked(self, viewed: ViewedImages, *, waits: bool = True) -> Iterator[None]:
@@ -278,9 +280,7 @@ class FeatureStore:
     ) -> tuple[Part, list[Rows | None]]:
         """Find the least that is left to run, from what is kept and whole; leave out some nodes."""
         items = self.items(viewed)
-        named = {key for memory in self._memories for key in memory.rows}
-        named = named.union(*(files.keys() for files in self._files))
-        known = {node for node, item in items.items() if item.key in named and node not in but}
+        known = self._named(viewed).difference(but)
         while True:
             part = self.frozen.part(known, targets, position)
             rows = {node: self._find(items[node]) for node in part.inputs if node is not self.frozen.image}
@@ -288,6 +288,12 @@ class FeatureStore:
             if not damaged:
                 return part, [rows.get(node) for node in part.inputs]
             known -= damaged
+
+    def _named(self, viewed: ViewedImages) -> set[fx.Node]:
+        """List what is kept of a set in a view by its name; what is in a file may be damaged."""
+        keys = {key for memory in self._memories for key in memory.rows}
+        keys = keys.union(*(files.keys() for files in self._files))
+        return {node for node, item in self.items(viewed).items() if item.key in keys}
 
     def _find(self, item: Item) -> Rows | None:
         """Find a tensor in the fastest memory; one that belongs there and lies in a slower one is read in."""
