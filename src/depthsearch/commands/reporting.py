@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +21,9 @@ from depthsearch.study import open_storage
 from depthsearch.summary import summarize
 
 __all__ = ["dashboard", "report"]
+
+# Not seen by others, unlike what is on a command line.
+PASSWORD_VARIABLE = "DEPTHSEARCH_DASHBOARD_PASSWORD"
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -42,8 +48,41 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def dashboard(arguments: argparse.Namespace) -> None:
-    """Serve optuna-dashboard on the stored studies until interrupted."""
+    """Serve optuna-dashboard on the stored studies until interrupted.
+
+    Raises:
+        SettingsError: If there are none, or it cannot be served as asked.
+    """
     if arguments.port > 65535:
         raise SettingsError(f"--port {arguments.port} is no port: give one up to 65535.")
+    password = _password(arguments.password)
     storage = open_storage(existing(arguments.storage))
-    serve(storage, arguments.host, arguments.port, artifacts_of(arguments))
+    serve(
+        storage,
+        arguments.host,
+        arguments.port,
+        artifacts_of(arguments),
+        password=password,
+        writable=arguments.writable,
+    )
+
+
+def _password(given: str | bool | None) -> str | None:
+    """Take the password from the command line, a prompt or the environment; None: there is none.
+
+    Raises:
+        SettingsError: If it is empty, or nobody is there to be asked.
+    """
+    source = "--password"
+    if given is True:
+        if not sys.stdin.isatty():
+            raise SettingsError(f"--password asks for it, and there is no terminal: set {PASSWORD_VARIABLE}.")
+        given = getpass.getpass("Password for the dashboard: ")
+    elif given is not None:
+        hint = f"Others on this machine see --password among the processes; {PASSWORD_VARIABLE} is not seen."
+        say(console_for(stderr=True), hint, style="yellow")
+    elif PASSWORD_VARIABLE in os.environ:
+        source, given = PASSWORD_VARIABLE, os.environ[PASSWORD_VARIABLE]
+    if given == "":
+        raise SettingsError(f"{source} is empty: give a password, or leave it out.")
+    return None if given is None else str(given)

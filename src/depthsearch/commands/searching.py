@@ -21,8 +21,8 @@ from depthsearch.cuts import find_cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
-from depthsearch.frontplot import keep_front
 from depthsearch.graph import input_size
+from depthsearch.live import refreshed
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
@@ -159,12 +159,12 @@ def _search(
         cost=cost,
         then_confirm=bool(arguments.confirm),
     )
-    with view:
+    with view, refreshed(stored) as freshen:
         with closing(events):
             for event in events:
                 view.update(event)
                 if isinstance(event, TrialEnded):
-                    keep_front(stored)
+                    freshen()
                 if isinstance(event, Stopped):
                     return True
         if not arguments.confirm or summarize(stored).best is None:
@@ -181,9 +181,10 @@ def _search(
         with closing(again):
             for event in again:
                 view.update(event)
+                if isinstance(event, TrialEnded):
+                    freshen()
                 if isinstance(event, Stopped):
                     return True
-    keep_front(stored)
     return False
 
 

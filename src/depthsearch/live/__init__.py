@@ -2,6 +2,6 @@
 
 from depthsearch.live.keeping import BEGIN, END, keep_note, keep_plot
 from depthsearch.live.note import note_text
-from depthsearch.live.refreshing import plots_of, refresh
+from depthsearch.live.refreshing import plots_of, refresh, refreshed
 
-__all__ = ["BEGIN", "END", "keep_note", "keep_plot", "note_text", "plots_of", "refresh"]
+__all__ = ["BEGIN", "END", "keep_note", "keep_plot", "note_text", "plots_of", "refresh", "refreshed"]

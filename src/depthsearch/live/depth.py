@@ -10,7 +10,7 @@ from typing import Any
 from depthsearch.charts import Axis
 from depthsearch.evidence import Confirmed, Evidence
 from depthsearch.live.figure import COLOURS, cut_text, figure, names_x, plotted, trial_text
-from depthsearch.plots import WIDE, end_score, metric_of, score_axis, shown
+from depthsearch.plots import WIDE, end_score, score_axis, shown
 from depthsearch.plots.frame import depth_axis, scores_of
 from depthsearch.report import setting_of
 from depthsearch.summary import Summary
@@ -51,7 +51,8 @@ def depth_plot(summary: Summary) -> dict[str, Any]:
 
 def _kept_in_view(summary: Summary) -> list[float]:
     evidence = summary.evidence
-    found = [end_score(summary, -1), end_score(summary, 0), summary.best and summary.best.score]
+    best = None if summary.best is None else summary.best.score
+    found = [end_score(summary, -1), end_score(summary, 0), best]
     if evidence is not None:
         found += [score for confirmed in evidence.confirmed for score in confirmed.scores.values()]
         found += [expected.mean for expected in evidence.expected]

@@ -79,7 +79,7 @@ def _attributes(study: optuna.Study) -> dict[str, Any]:
 
 
 def _keep(study: optuna.Study, attributes: Mapping[str, Any], prefix: str, text: str) -> bool:
-    """Write a text as the first piece of what has a prefix, and empty the others, which the dashboard joins."""
+    """Write a text as the first piece of what has a prefix; empty the others, as the dashboard joins all."""
     wanted = {key: "" for key in attributes if key.startswith(prefix)} | {f"{prefix}0": text}
     changed = {key: value for key, value in wanted.items() if attributes.get(key) != value}
     with deferred():

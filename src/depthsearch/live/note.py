@@ -22,6 +22,7 @@ __all__ = ["note_text"]
 
 # Best cuts that the note lists.
 N_CUTS = 8
+HEADINGS = ("layer", "Keras name", "module path", "score", "evidence", "MACs frozen", "setting", "trial")
 
 
 def note_text(study: optuna.Study, summary: Summary, record: Record, found: Status) -> str:
@@ -93,14 +94,12 @@ def _best_cuts(summary: Summary) -> Iterator[Block]:
         for c in ranked
     ]
     rows += [_row(summary, t, shown(t.score), "one training") for t in top if t.cut not in again]
-    headings = ("layer", "Keras name", "module path", "score", "evidence", "MACs frozen", "setting", "trial")
-    if summary.parts:
-        headings = ("backbone", *headings)
+    of_several = ("backbone",) if summary.parts else ()
     cuts = [by_number[c.trial].cut for c in ranked] + [trial.cut for trial in top if trial.cut not in again]
     chosen = summary.chosen
     yield Paragraph(f"By {metric_of(summary)}; the marked one is the {'answer' if evidence else 'best'}.")
     yield Table(
-        headings=headings,
+        headings=(*of_several, *HEADINGS),
         rows=tuple(rows[:N_CUTS]),
         numbers=frozenset({"layer", "score", "MACs frozen", "trial"}),
         marked=None if chosen is None or chosen.cut not in cuts[:N_CUTS] else cuts.index(chosen.cut),

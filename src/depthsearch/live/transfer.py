@@ -35,7 +35,10 @@ def transfer_plot(summary: Summary) -> dict[str, Any]:
                 "marker": {"size": 14, "symbol": "star", "color": COLOURS["best"]},
             },
         ),
-        x={**names_x(depth_axis(summary, WIDE)), "title": "layer whose input is probed (deeper to the right)"},
+        x={
+            **names_x(depth_axis(summary, WIDE)),
+            "title": "layer whose input is probed (deeper to the right)",
+        },
         y={"title": "accuracy of a linear probe"},
     )
 
