@@ -19,7 +19,7 @@ needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium (Deb
 QUIET = (
     "--headless --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
     "--disable-sync --disable-extensions --disable-dev-shm-usage --no-proxy-server --disable-quic "
-    "--force-device-scale-factor=1 --remote-debugging-port=0 --remote-allow-origins=*"
+    "--window-size=1400,1000 --force-device-scale-factor=1 --remote-debugging-port=0 --remote-allow-origins=*"
 )
 PATIENCE_SECONDS = 60.0
 

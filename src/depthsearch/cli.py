@@ -371,6 +371,7 @@ def _add_fit(commands: Any) -> None:
     add("--precision", choices=PRECISIONS, help="default: as in the study")
     _add_keep(add)
     add("--onnx", action="store_true", help="write model.onnx too, checked in onnxruntime")
+    _add_artifacts(add)
     add("--json", action="store_true", help="print the result as JSON, in the last line of stdout")
 
 
@@ -451,7 +452,7 @@ def _add_storage(add: Any) -> None:
 
 
 def _add_artifacts(add: Any) -> None:
-    where = "the studies' pictures (default: DATABASE-artifacts beside an SQLite file)"
+    where = "folder of the studies' pictures and reports (default: DATABASE-artifacts beside an SQLite file)"
     add("--artifacts", metavar="DIR", help=where)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from depthsearch.artifacts import small_pictures
 from depthsearch.commands.console import console_for, say
+from depthsearch.commands.keeping import REPORT, keep_files
 from depthsearch.commands.places import artifacts_of, existing, named_study
 from depthsearch.dashboard import serve
 from depthsearch.errors import SettingsError
@@ -39,6 +40,7 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         pictures = small_pictures(stored, store) if store else {}
         written = write_report(stored, Path(arguments.out), pictures)
+        keep_files(arguments, stored, {REPORT: written[-1].read_bytes()}, console_for(stderr=True))
     if arguments.json:
         print(json.dumps(as_json(summary)))
     else:

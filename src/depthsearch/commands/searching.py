@@ -15,6 +15,7 @@ from rich.table import Table
 
 from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
+from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
 from depthsearch.cuts import find_cut, list_cuts
@@ -185,6 +186,7 @@ def _search(
                     freshen()
                 if isinstance(event, Stopped):
                     return True
+    keep_report(arguments, stored, console)
     return False
 
 

@@ -92,6 +92,7 @@ def _trials(trials: Sequence[TrialSummary], axis: Axis, state: str, name: str) -
         "y": [y for y, _ in places],
         "text": [trial_text(trial) for trial in trials],
         "hovertemplate": "%{text}<extra></extra>",
+        "cliponaxis": False,
         "marker": {**_marker(SYMBOLS[state], 8, COLOURS[state]), "symbol": symbols},
     }
 
@@ -158,7 +159,13 @@ def _expected(evidence: Evidence) -> Iterator[dict[str, Any]]:
     band = {"fill": "tonexty", "fillcolor": "rgba(31,102,176,0.12)", "name": "expected, 95 %"}
     yield {**edge, **band, "showlegend": True, "y": [e.high for e in evidence.expected]}
     line = {"color": COLOURS["complete"], "width": 1, "dash": "dot"}
-    yield {**pale, "name": "expected", "line": line, "y": [e.mean for e in evidence.expected]}
+    yield {
+        **pale,
+        "name": "expected",
+        "showlegend": False,
+        "line": line,
+        "y": [e.mean for e in evidence.expected],
+    }
 
 
 def _ends(summary: Summary) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ COLOURS = {
     "complete": "#1f66b0",
     "pruned": "#8fa6bf",
     "running": "#2a7f3b",
+    "again": "#8a5fb0",
     "fail": "#c0262d",
     "best": "#c8430b",
     "pale": "#6b6b6b",
@@ -53,7 +54,14 @@ def figure(
             "title": {"text": f"{first}{small}", "x": 0.02, "xanchor": "left", "font": {"size": 15}},
             "font": {"size": 12},
             "margin": {"t": 70, "r": 20, "b": 50, "l": 60},
-            "legend": {"orientation": "h", "y": -0.22, "yanchor": "top", "font": {"size": 11}},
+            "legend": {
+                # At the bottom of all, so that its lines, few or many, stay clear of the axis.
+                "orientation": "h",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+                "font": {"size": 11},
+            },
             "xaxis": {**x, "title": {"text": plotted(x["title"])}, "automargin": True},
             "yaxis": {**y, "title": {"text": plotted(y["title"])}, "automargin": True},
             "hovermode": "closest",

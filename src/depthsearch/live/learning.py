@@ -15,8 +15,17 @@ __all__ = ["learning_plot"]
 
 # More lines than this hide each other, and every look at the study would carry them.
 MOST_CURVES = 60
-ORDER = ("fail", "pruned", "complete", "running", "best")
-WORDS = {"fail": "failed", "pruned": "pruned", "complete": "complete", "running": "running", "best": "best"}
+# Up to here each has a tick; of fewer plotly.js would mark halves, all written as whole ones.
+FEW_EPOCHS = 12
+# The kinds of lines, the first lowest, with what the legend says.
+WORDS = {
+    "fail": "failed",
+    "pruned": "pruned",
+    "again": "trained again",
+    "complete": "complete",
+    "running": "running",
+    "best": "best of the search",
+}
 
 
 def learning_plot(summary: Summary) -> dict[str, Any]:
@@ -28,11 +37,12 @@ def learning_plot(summary: Summary) -> dict[str, Any]:
     curves = [trial for trial in summary.trials if _points(trial)]
     drawn = [t for t in curves if t.number == best or t in curves[-MOST_CURVES:]]
     more = f", the last of {len(curves)}" if len(drawn) < len(curves) else ""
+    n_epochs = max((epoch for trial in drawn for epoch in trial.scores), default=0)
     lower = "" if summary.maximize else " (lower is better)"
     return figure(
         ("Learning curves", f"{len(drawn)} trials{more}; point at a line to see its layer"),
         _traces(drawn, best),
-        x={"title": "epoch", "rangemode": "tozero", "tickformat": "d"},
+        x={"title": "epoch", "tickformat": "d", **({"dtick": 1} if n_epochs <= FEW_EPOCHS else {})},
         y={"title": f"{metric_of(summary)}{lower}"},
     )
 
@@ -43,9 +53,12 @@ def _points(trial: TrialSummary) -> list[tuple[int, float]]:
 
 def _traces(trials: Sequence[TrialSummary], best: int | None) -> Iterator[dict[str, Any]]:
     """Draw the trials, the best last; a legend has one entry for all in a state."""
-    kinds = [(("best" if trial.number == best else trial.state), trial) for trial in trials]
     shown: set[str] = set()
-    for kind, trial in sorted(kinds, key=lambda pair: (ORDER.index(pair[0]), pair[1].number)):
+    kinds = [_kind(trial, best) for trial in trials]
+    order = [*WORDS]
+    for kind, trial in sorted(
+        zip(kinds, trials, strict=True), key=lambda pair: (order.index(pair[0]), pair[1].number)
+    ):
         points = _points(trial)
         yield {
             "type": "scatter",
@@ -61,3 +74,9 @@ def _traces(trials: Sequence[TrialSummary], best: int | None) -> Iterator[dict[s
             "hovertemplate": "epoch %{x}: %{y:.4f}<br>%{text}<extra></extra>",
         }
         shown.add(kind)
+
+
+def _kind(trial: TrialSummary, best: int | None) -> str:
+    if trial.number == best:
+        return "best"
+    return "again" if trial.confirms is not None and trial.state == "complete" else trial.state

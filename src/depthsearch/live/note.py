@@ -101,7 +101,6 @@ def _best_cuts(summary: Summary) -> Iterator[Block]:
     yield Table(
         headings=(*of_several, *HEADINGS),
         rows=tuple(rows[:N_CUTS]),
-        numbers=frozenset({"layer", "score", "MACs frozen", "trial"}),
         marked=None if chosen is None or chosen.cut not in cuts[:N_CUTS] else cuts.index(chosen.cut),
     )
 
