@@ -73,7 +73,8 @@ class Tab:
         """Wait until an expression is true, and give it."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            if found := self.value(expression):
+            # A page that has only begun has no body yet.
+            if found := self.value(f"document.body && ({expression})"):
                 return found
             time.sleep(0.1)
         text = self.value("document.body.innerText")

@@ -13,7 +13,9 @@ __all__ = ["confusion_picture"]
 SIDE, SMALLEST, LARGEST = 1000, 6, 56
 # Squares from so many pixels on have room for a name beside them, and for a count in them.
 FOR_NAMES, FOR_COUNTS = 15, 26
-MARGIN, LEFT, TOP = 20, 190, 96
+MARGIN, TOP = 20, 96
+# Most room for the names at the left; a letter takes about so much of it.
+LEFT, LETTER = 190, 8
 PAPER, RIGHT, WRONG = (255, 255, 255), (31, 102, 176), (200, 67, 11)
 
 
@@ -27,7 +29,8 @@ def confusion_picture(figures: Figures, noun: str = "image") -> Image.Image:
     names = [each.name for each in figures.classes]
     cell = max(SMALLEST, min(LARGEST, SIDE // max(1, len(names))))
     side = cell * len(names)
-    x, y = MARGIN + LEFT, MARGIN + TOP
+    left = min(LEFT, 16 + LETTER * max(map(len, names))) if cell >= FOR_NAMES else 0
+    x, y = MARGIN + left, MARGIN + TOP
     sheet = Image.new("RGB", (max(x + side + MARGIN, 640), y + side + MARGIN), PAPER)
     low, high = figures.interval
     write(sheet, (MARGIN, MARGIN), "Confusions on the test images".replace("image", noun), size=20, room=600)
@@ -39,7 +42,7 @@ def confusion_picture(figures: Figures, noun: str = "image") -> Image.Image:
     for place, row in enumerate(figures.confusion):
         top = y + place * cell
         if cell >= FOR_NAMES:
-            write(sheet, (MARGIN, top + cell // 2 - 8), names[place], room=LEFT - 10)
+            write(sheet, (MARGIN, top + cell // 2 - 8), names[place], room=left - 10)
             if cell >= FOR_COUNTS:
                 write(sheet, (x + place * cell + 3, y - 22), names[place], room=cell - 4)
         for column, n in enumerate(row):
