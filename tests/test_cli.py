@@ -519,7 +519,8 @@ BAD = [
     ("dashboard", "--port", "65536", "--port 65536 is no port: give one up to 65535"),
     ("dashboard", "--port", "-1", "--port: '-1' is no whole number from 0 on"),
     ("dashboard", "--port", "http", "--port: 'http' is no whole number"),
-    ("dashboard", "--artifacts", "GARBAGE", "garbage.pt is a file. Give a folder for the studies' pictures"),
+    ("dashboard", "--artifacts", "GARBAGE", "garbage.pt is a file. Give a folder for the studies' artifacts"),
+    ("dashboard", "--writable", "=yes", "--writable: ignored explicit argument 'yes'"),
     ("cache", "--clear", "everything", "--clear: invalid choice: 'everything'"),
     ("cache", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
 ]

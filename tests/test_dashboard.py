@@ -282,6 +282,13 @@ def test_a_password_is_not_asked_for_where_nobody_can_answer(tmp_path, capsys, m
     assert "there is no terminal: set DEPTHSEARCH_DASHBOARD_PASSWORD." in line
 
 
+def test_a_password_on_the_command_line_is_said_to_be_seen_by_others(tmp_path, capsys) -> None:
+    assert main(["dashboard", "--storage", f"sqlite:///{tmp_path}/s.db", "--password", "s3cret-word"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Others on this machine see --password among the processes; DEPTHSEARCH_")
+    assert "s3cret-word" not in said
+
+
 @pytest.mark.slow
 def test_a_password_opens_the_dashboard_and_is_never_printed(place, monkeypatch) -> None:
     study, _ = place

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from depthsearch.artifacts import small_pictures
 from depthsearch.commands.console import console_for, say
-from depthsearch.commands.keeping import REPORT, keep_files
+from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.places import artifacts_of, existing, named_study
 from depthsearch.dashboard import serve
 from depthsearch.errors import SettingsError
+from depthsearch.live import refresh
 from depthsearch.page import write_report
 from depthsearch.report import as_json, render, render_trials
 from depthsearch.study import open_storage
@@ -40,7 +41,8 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         pictures = small_pictures(stored, store) if store else {}
         written = write_report(stored, Path(arguments.out), pictures)
-        keep_files(arguments, stored, {REPORT: written[-1].read_bytes()}, console_for(stderr=True))
+        keep_report(arguments, stored, console_for(stderr=True))
+        refresh(stored)
     if arguments.json:
         print(json.dumps(as_json(summary)))
     else:
@@ -80,10 +82,10 @@ def _password(given: str | bool | None) -> str | None:
         if not sys.stdin.isatty():
             raise SettingsError(f"--password asks for it, and there is no terminal: set {PASSWORD_VARIABLE}.")
         given = getpass.getpass("Password for the dashboard: ")
-    elif given is not None:
+    elif given:
         hint = f"Others on this machine see --password among the processes; {PASSWORD_VARIABLE} is not seen."
         say(console_for(stderr=True), hint, style="yellow")
-    elif PASSWORD_VARIABLE in os.environ:
+    elif given is None and PASSWORD_VARIABLE in os.environ:
         source, given = PASSWORD_VARIABLE, os.environ[PASSWORD_VARIABLE]
     if given == "":
         raise SettingsError(f"{source} is empty: give a password, or leave it out.")
