@@ -667,6 +667,22 @@ def test_a_port_that_is_taken_is_refused(finished, arguments, capsys) -> None:
     assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in complaint(capsys.readouterr().err)
 
 
+def test_the_report_of_a_study_is_its_artifact_once(finished, arguments, folder, tmp_path, capsys) -> None:
+    store = folder / "studies-artifacts"
+    (first,) = store.iterdir()
+    assert first.read_text().startswith("<!doctype html>")
+    assert status_of(["report", "--storage", arguments[-1], "--out", str(tmp_path)]) == 0
+    (kept,) = store.iterdir()
+    assert kept.read_bytes() == (tmp_path / "report.html").read_bytes()
+    assert "Not kept" not in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_kept_is_said_and_stops_no_study(pictures, tmp_path, capsys) -> None:
+    (tmp_path / "s-artifacts").write_text("in the way")
+    assert status_of(study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")) == 0
+    assert "Not kept for the dashboard, report.html: " in " ".join(capsys.readouterr().err.split())
+
+
 # --- cuts ---------------------------------------------------------------------------------------
 
 

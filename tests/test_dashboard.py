@@ -340,7 +340,9 @@ def tab(tmp_path_factory) -> Iterator[Tab]:
         yield tab
 
 
-TABLE = "[...document.querySelectorAll('table tr')].map(row => [...row.cells].map(cell => cell.innerText))"
+TABLE = (
+    "[...document.querySelectorAll('table tr')].map(row => [...row.cells].map(cell => cell.innerText.trim()))"
+)
 POINTS = "document.querySelectorAll('[id=\"user-defined-plot:{}\"] .point').length"
 
 

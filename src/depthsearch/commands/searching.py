@@ -81,6 +81,7 @@ def study(arguments: argparse.Namespace) -> bool:
         if arguments.json:
             print(json.dumps({**as_json(summary), "stopped": True}))
         return True
+    keep_report(arguments, stored, console)
     results = console_for(stderr=arguments.json)
     results.print(render(summary))
     storage_url = without_password(arguments.storage)
@@ -186,7 +187,6 @@ def _search(
                     freshen()
                 if isinstance(event, Stopped):
                     return True
-    keep_report(arguments, stored, console)
     return False
 
 

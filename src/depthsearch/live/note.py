@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 import optuna
@@ -22,6 +23,8 @@ __all__ = ["note_text"]
 
 # Best cuts that the note lists.
 N_CUTS = 8
+# The dashboard sets the columns of a table side by side without a gap.
+GAP = "\N{EM SPACE}"
 HEADINGS = ("layer", "Keras name", "module path", "score", "evidence", "MACs frozen", "setting", "trial")
 
 
@@ -35,8 +38,8 @@ def note_text(study: optuna.Study, summary: Summary, record: Record, found: Stat
         found: Where it stands.
     """
     made = (
-        Section("Best cuts", tuple(_best_cuts(summary))),
-        Section("Cost", tuple(cost_blocks(summary, record))),
+        Section("Best cuts", tuple(map(_spaced, _best_cuts(summary)))),
+        Section("Cost", tuple(map(_spaced, cost_blocks(summary, record)))),
         Section(f"{summary.noun.capitalize()}s", tuple(_data(record))),
     )
     return as_markdown(
@@ -47,6 +50,22 @@ def note_text(study: optuna.Study, summary: Summary, record: Record, found: Stat
             sections=tuple(section for section in made if section.blocks),
         )
     )
+
+
+def _spaced(block: Block) -> Block:
+    """Set the columns of a table apart; but for their first cells, which may be emphasised."""
+    if not isinstance(block, Table):
+        return block
+    return replace(
+        block,
+        headings=tuple(heading + GAP for heading in block.headings),
+        rows=tuple((first, *(_before_gap(cell) for cell in rest)) for first, *rest in block.rows),
+        numbers=frozenset(heading + GAP for heading in block.numbers),
+    )
+
+
+def _before_gap(cell: Inline) -> Inline:
+    return (*cell, GAP) if isinstance(cell, tuple) else (cell, GAP)
 
 
 def _state(study: optuna.Study, found: Status) -> Inline:
