@@ -10,7 +10,7 @@ from depthsearch.lettering import INK, PALE, write
 __all__ = ["confusion_picture"]
 
 # The matrix is to be about so large; its squares between the smallest and the largest.
-SIDE, SMALLEST, LARGEST = 1000, 6, 56
+SIDE, SMALLEST, LARGEST = 1000, 6, 88
 # Squares from so many pixels on have room for a name beside them, and for a count in them.
 FOR_NAMES, FOR_COUNTS = 15, 26
 MARGIN, TOP = 20, 96
@@ -33,11 +33,11 @@ def confusion_picture(figures: Figures, noun: str = "image") -> Image.Image:
     x, y = MARGIN + left, MARGIN + TOP
     sheet = Image.new("RGB", (max(x + side + MARGIN, 640), y + side + MARGIN), PAPER)
     low, high = figures.interval
-    write(sheet, (MARGIN, MARGIN), "Confusions on the test images".replace("image", noun), size=20, room=600)
-    told = (
-        f"accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f}), {figures.n} {noun}s; a row a true class"
-    )
+    write(sheet, (MARGIN, MARGIN), f"Confusions on the test {noun}s", size=20, room=600)
+    told = f"accuracy {figures.accuracy:.4f} (95 %: {low:.4f} to {high:.4f}), {figures.n} {noun}s"
     write(sheet, (MARGIN, MARGIN + 28), told, room=600, colour=PALE)
+    meaning = "a row for each true class, a column for what it is called; darker: a larger share of the row"
+    write(sheet, (MARGIN, MARGIN + 46), meaning, room=610, colour=PALE)
     pen = ImageDraw.Draw(sheet)
     for place, row in enumerate(figures.confusion):
         top = y + place * cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -82,7 +83,7 @@ def _state(study: optuna.Study, found: Status) -> Inline:
         return f"{found.state.capitalize()}: {found.holder} {doing}; {progress}{left}.{when}"
     if found.state == "interrupted":
         return (f"Interrupted: nobody runs it; {progress}.{when} What goes on with it: ",
-                Code(f"depthsearch status {study.study_name}"), ".")  # fmt: skip
+                Code(f"depthsearch status {shlex.quote(study.study_name)}"), ".")  # fmt: skip
     return f"{found.state.capitalize()}: {progress}.{when}"
 
 
