@@ -347,7 +347,7 @@ POINTS = "document.querySelectorAll('[id=\"user-defined-plot:{}\"] .point').leng
 
 
 # What a name that is taken for markup would have made.
-MADE = 'document.querySelectorAll(\'[onerror], img[src="x"], a[href^="http://f"]\').length'
+MADE = "document.querySelectorAll('[onerror], img[src=\"x\"]').length"
 
 
 def looked_at(tab: Tab, address: str, study_id: int, attribute: str = "cut_layer") -> list[list[str]]:
