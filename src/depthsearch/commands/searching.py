@@ -194,7 +194,7 @@ def _search(
             return True
         if not arguments.confirm or summarize(stored).best is None:
             return False
-        is_confirmed = is_ended(
+        return not is_ended(
             confirm(
                 stored,
                 tasks,
@@ -206,9 +206,6 @@ def _search(
                 executor=executor,
             )
         )
-    if is_confirmed:
-        keep_report(arguments, stored, console)
-    return not is_confirmed
 
 
 def _follow(
