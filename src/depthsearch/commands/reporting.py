@@ -45,5 +45,6 @@ def dashboard(arguments: argparse.Namespace) -> None:
     """Serve optuna-dashboard on the stored studies until interrupted."""
     if arguments.port > 65535:
         raise SettingsError(f"--port {arguments.port} is no port: give one up to 65535.")
-    storage = open_storage(existing(arguments.storage))
+    # Somebody waits for each of its pages.
+    storage = open_storage(existing(arguments.storage), patience_seconds=10)
     serve(storage, arguments.host, arguments.port, artifacts_of(arguments))

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 
 from depthsearch.augmentation import USUAL
 from depthsearch.cuts import Cut
-from depthsearch.errors import SettingsError, StudyError
+from depthsearch.errors import StudyError
 from depthsearch.interrupts import deferred
 from depthsearch.objective import (
     Task,
@@ -38,32 +38,6 @@ BEFORE: dict[str, Any] = {
     "balance": "none",
     "augment": USUAL,
 }
-
-
-def open_storage(url: str) -> RDBStorage:
-    """Open or create the database that studies live in.
-
-    Args:
-        url: SQLAlchemy's, such as ``sqlite:///depthsearch.db``.
-
-    Raises:
-        SettingsError: If there is no such database or it cannot be used.
-    """
-    shown = without_password(url)
-    if "://" not in url:
-        raise SettingsError(f"--storage {url!r} is no database URL: give sqlite:///{url} or another.")
-    # SQLite gives up on a lock after 5 s by default; a dashboard or a backup may hold it longer.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        return RDBStorage(url, engine_kwargs=options)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SettingsError(f"--storage {shown} cannot be opened: {reason}") from error
-
-
-def without_password(url: str) -> str:
-    """Hide the password of a database URL, for output."""
-    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", url)
 
 
 def open_study(
