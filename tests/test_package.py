@@ -18,6 +18,8 @@ SOURCE = Path(depthsearch.__file__).parent
 ORDER = (
     "errors",
     "interrupts",
+    "outage",
+    "storage",
     "lease",
     "files",
     "data",

@@ -54,7 +54,8 @@ class _Parser(argparse.ArgumentParser):
     source = ""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {self.source}{message} (see {self.prog} --help)\n")
+        told = _without_passwords(message)
+        self.exit(2, f"{self.prog}: {self.source}{told} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _kept(argv: Sequence[str]) -> str:
-    return f" What is finished is kept; go on with: depthsearch {shlex.join(argv)}"
+    command = shlex.join(_without_passwords(argument) for argument in argv)
+    return f" What is finished is kept; go on with: depthsearch {command}"
+
+
+def _without_passwords(text: str) -> str:
+    if "://" not in text:
+        return text
+    from depthsearch.outage import hidden
+
+    return hidden(text)
 
 
 def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
