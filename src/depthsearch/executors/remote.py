@@ -150,10 +150,10 @@ class Trainer:
         if isinstance(job, Training) and job.checkpoint is not None:
             shares = token is not None and (job.checkpoint.parent / token).exists()
             if not shares:
-                job = replace(job, checkpoint=_own_folder() / job.checkpoint.name)
-                _put(job.checkpoint, kept)
-            self._checkpoint = None if shares else job.checkpoint
-            self._known = None if shares else _stamp(job.checkpoint)
+                self._checkpoint = path = _own_folder() / job.checkpoint.name
+                _put(path, kept)
+                self._known = _stamp(path)
+                job = replace(job, checkpoint=path)
         self._reports = self._run(self._tasks, job)
         return shares
 
