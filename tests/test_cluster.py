@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors import Probing, RayWorkers, cluster, connecting, ray_workers, remote
@@ -133,6 +135,7 @@ def test_what_listens_but_is_no_cluster_is_told_within_seconds(monkeypatch: pyte
 STARTED_HERE = """
 import signal
 from depthsearch.backbones import load_backbone
+from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.executors import ray_workers
@@ -515,6 +518,50 @@ def test_a_cluster_without_gpus_computes_on_cpus_and_says_so_if_asked_for_others
         ray_workers({"": task}, device="cuda")
     with pytest.raises(SettingsError, match=r"^--executor ray computes on cpu and cuda, not on mps\."):
         ray_workers({"": task}, device="mps")
+
+
+def asked(tmp_path: Path, *more: str) -> list[str]:
+    """Give a command line of a short study."""
+    size = ["--image-size", "16", "--trials", "4", "--epochs", "1", "--confirm", "0", "--device", "cpu"]
+    small = ["--backbone", "test_resnet", "--weights", "random", "--subset", "0.1", *size]
+    return ["study", *small, "--storage", f"sqlite:///{tmp_path}/s.db", "--name", "s", *more]
+
+
+@pytest.mark.slow
+def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
+    two_nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_nodes.with_second()
+    address = two_nodes.cluster.address
+    assert (
+        main(asked(tmp_path, "--executor", "ray", "--ray-address", address, "--workers", "2", "--json")) == 0
+    )
+    out, err = capsys.readouterr()
+    assert re.search(r"Workers +[12] on [12] nodes? of a Ray cluster.*; 1 CPU each, cpu, (float32|bf16)\.", err)
+    assert json.loads(out.splitlines()[-1])["best"]
+    provenance = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").user_attrs[
+        "provenance"
+    ]
+    assert not {"executor", "ray_address", "workers"} & set(provenance["options"])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--ray-address", "auto"], "--ray-address is of --executor ray: say that too, or leave it out."),
+        (
+            ["--executor", "ray"],
+            'needs Ray (import of ray halted; None in sys.modules): pip install "depthsearch',
+        ),
+    ],
+)
+def test_what_keeps_a_study_from_a_cluster_is_one_line(
+    more, said, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(asked(tmp_path, *more)) == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert said in last
 
 
 def test_what_killed_workers_have_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ BEFORE: dict[str, Any] = {
 # Options that say nothing of what is trained; an address may hold a password.
 NOT_KEPT = (
     *("command", "file", "storage", "name", "json", "keep_memory", "keep_disk", "workers", "hung_after"),
+    *("executor", "ray_address"),
     *("log_file", "tensorboard", "mlflow"),
 )
 OPTIONAL_RANGES: dict[str, Any] = {

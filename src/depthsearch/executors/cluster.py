@@ -77,7 +77,12 @@ class _Worker:
 
 
 class RayWorkers:
-    """Runs jobs on the cluster that this process is connected to; see `jobs.Executor`."""
+    """Runs jobs on the cluster that this process is connected to; see `jobs.Executor`.
+
+    Attributes:
+        slots: How many workers are wanted, and what each takes.
+        device: What they compute on.
+    """
 
     def __init__(
         self,
@@ -113,9 +118,10 @@ class RayWorkers:
         self._ray = import_ray()
         self._patience_seconds = patience_seconds
         self._ends_ray = ends_ray
+        self.device = next(iter(tasks.values())).device
         self.slots = plan_slots(
             self._nodes(),
-            on_gpus=any(task.device.kind == "cuda" for task in tasks.values()),
+            on_gpus=self.device.kind == "cuda",
             n_workers=n_workers,
             num_cpus=num_cpus,
             num_gpus=num_gpus,

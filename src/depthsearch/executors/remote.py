@@ -115,7 +115,9 @@ class Trainer:
         """
         try:
             _check(terms.versions)
-            torch.set_num_threads(max(1, int(terms.slots.num_cpus)))
+            # Ray sets the variable to what the worker has, unless the node has it already.
+            asked = os.environ.get("OMP_NUM_THREADS", "")
+            torch.set_num_threads(max(1, int(asked if asked.isdecimal() else terms.slots.num_cpus)))
             taken: Mapping[str, Task] = pickle.loads(tasks) if isinstance(tasks, bytes) else tasks
             here = import_ray().get_runtime_context()
             node: str = here.get_node_id()
