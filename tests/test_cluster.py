@@ -10,6 +10,8 @@ import logging
 import math
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,8 +28,10 @@ import optuna
 import psutil
 import pytest
 import torch
+import yaml
 from optuna.trial import TrialState
 
+from depthsearch import cli
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
@@ -135,6 +139,7 @@ def test_what_listens_but_is_no_cluster_is_told_within_seconds(monkeypatch: pyte
 STARTED_HERE = """
 import signal
 from depthsearch.backbones import load_backbone
+from depthsearch import cli
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
@@ -537,12 +542,23 @@ def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
         main(asked(tmp_path, "--executor", "ray", "--ray-address", address, "--workers", "2", "--json")) == 0
     )
     out, err = capsys.readouterr()
-    assert re.search(r"Workers +[12] on [12] nodes? of a Ray cluster.*; 1 CPU each, cpu, (float32|bf16)\.", err)
+    assert re.search(
+        r"Workers +[12] on [12] nodes? of a Ray cluster.*; 1 CPU each, cpu, (float32|bf16)\.", err
+    )
     assert json.loads(out.splitlines()[-1])["best"]
     provenance = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").user_attrs[
         "provenance"
     ]
     assert not {"executor", "ray_address", "workers"} & set(provenance["options"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_coordinator_without_a_gpu_asks_the_cluster_for_one(
+    two_nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*asked(tmp_path, "--executor", "ray"), "--device", "cuda"]) == 2
+    assert "--device cuda: the cluster has no GPU now." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -574,3 +590,63 @@ def test_what_killed_workers_have_left_is_removed(tmp_path: Path, monkeypatch: p
     own = remote._own_folder()
     assert remote._own_folder() == own
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, foreign.name])
+
+
+# --- the files of the documentation -------------------------------------------------------------
+
+CLUSTER_FILES = Path(__file__).parents[1] / "docs" / "cluster"
+# What KubeRay's reference of ray.io/v1 has; authOptions since 1.5.1.
+RAY_JOB_FIELDS = {
+    *("activeDeadlineSeconds", "backoffLimit", "rayClusterSpec", "submitterPodTemplate", "metadata"),
+    *("clusterSelector", "submitterConfig", "managedBy", "deletionStrategy", "entrypoint", "runtimeEnvYAML"),
+    *("jobId", "submissionMode", "entrypointResources", "entrypointNumCpus", "entrypointNumGpus"),
+    *("ttlSecondsAfterFinished", "shutdownAfterJobFinishes", "suspend"),
+}
+RAY_CLUSTER_FIELDS = {
+    *("authOptions", "suspend", "managedBy", "autoscalerOptions", "headServiceAnnotations", "rayVersion"),
+    *("enableInTreeAutoscaling", "gcsFaultToleranceOptions", "headGroupSpec", "workerGroupSpecs"),
+}
+HEAD_FIELDS = {"template", "headService", "enableIngress", "rayStartParams", "serviceType"}
+WORKER_FIELDS = {
+    *("suspend", "groupName", "replicas", "minReplicas", "maxReplicas", "idleTimeoutSeconds"),
+    *("rayStartParams", "template", "scaleStrategy", "numOfHosts"),
+}
+
+
+def options_of(command: str) -> Any:
+    """Read a documented command as the command line does."""
+    program, *words = shlex.split(command)
+    assert program == "depthsearch"
+    return cli._parser().parse_args(words)
+
+
+def test_the_job_for_kubernetes_has_only_fields_that_kuberay_knows() -> None:
+    job = yaml.safe_load((CLUSTER_FILES / "rayjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    spec = job["spec"]
+    cluster_spec = spec["rayClusterSpec"]
+    assert set(spec) <= RAY_JOB_FIELDS
+    assert set(cluster_spec) <= RAY_CLUSTER_FIELDS
+    assert set(cluster_spec["headGroupSpec"]) <= HEAD_FIELDS
+    for group in [cluster_spec["headGroupSpec"], *cluster_spec["workerGroupSpecs"]]:
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        pod = group["template"]["spec"]
+        mounted = {mount["name"] for each in pod["containers"] for mount in each["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+    (workers,) = cluster_spec["workerGroupSpecs"]
+    assert set(workers) <= WORKER_FIELDS
+    asked_for = options_of(spec["entrypoint"])
+    assert (asked_for.executor, asked_for.workers) == ("ray", workers["replicas"])
+    assert ":" not in asked_for.storage.removeprefix("postgresql://")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_script_for_slurm_is_one_that_bash_reads() -> None:
+    script = CLUSTER_FILES / "slurm.sh"
+    checked = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    (study,) = re.findall(r"^study=\((.*?)^\)", script.read_text(), re.DOTALL | re.MULTILINE)
+    more = re.search(r'"\$\{study\[@\]\}" (--executor.*) &$', script.read_text(), re.MULTILINE)
+    assert more is not None
+    assert options_of(f"{study} --executor ray").storage.startswith("postgresql://")
+    assert "--ray-address" in more[1]

@@ -151,4 +151,6 @@ def _check(address: str) -> None:
         ) from None
     if told.returncode:
         lines = (told.stderr or told.stdout).strip().splitlines() or [f"status {told.returncode}"]
-        raise SettingsError(f"Ray at --ray-address {address} cannot be used: {lines[-1]}. {WHERE}")
+        # Its last line may be a page, of which the first sentence says what is wrong.
+        reason = lines[-1].partition(". ")[0].rstrip(".")
+        raise SettingsError(f"Ray at --ray-address {address} cannot be used: {reason}. {WHERE}")
