@@ -126,9 +126,9 @@ class Trainer:
                 name: _with_budget(task, terms, n_beside, n_tasks=len(taken)) for name, task in taken.items()
             }
             self._run = terms.run
-        except DataError as error:
-            return NoImages(reason=first_line(error))
         except Exception as error:  # noqa: BLE001 (the coordinator tries again, or raises it)
+            if isinstance(error, DataError) and isinstance(tasks, bytes):
+                return NoImages(reason=first_line(error))
             kind = "system" if isinstance(error, OSError | DepthsearchError) else "bug"
             failed = portable(Failed(kind=kind, reason=first_line(error), error=error))
             assert isinstance(failed, Failed)
