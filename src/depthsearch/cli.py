@@ -38,6 +38,7 @@ EPOCHS, DEMO_EPOCHS = 10, 3
 CONFIRMED, DEMO_CONFIRMED = 3, 2
 SEEDS, DEMO_SEEDS = 3, 2
 LEARNING_RATES = (1e-5, 1e-2)
+EXECUTORS = ("local", "ray")
 SEARCHES = ("adaptive", "exhaustive")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
@@ -133,6 +134,8 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     Raises:
         SettingsError: Naming them, and which to leave out.
     """
+    if arguments.ray_address is not None and arguments.executor != "ray":
+        raise SettingsError("--ray-address is of --executor ray: say that too, or leave it out.")
     contradiction = next(_contradictions(arguments), None)
     if contradiction:
         raise SettingsError(contradiction)
@@ -292,6 +295,10 @@ def _add_run(add: Any) -> None:
     add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     each = "trials trained at once, in processes of their own (one a GPU; 1 where there is none)"
     add("--workers", type=_at_least(1), metavar="N", help=each)
+    kinds = "local: this machine; ray: actors on a Ray cluster, as many as it has room for (local)"
+    add("--executor", choices=EXECUTORS, default="local", help=kinds)
+    where = "HOST:PORT of its head; local: start Ray here (RAY_ADDRESS, else one running here, else local)"
+    add("--ray-address", metavar="ADDRESS", help=where)
     hung = "a worker that has used no processor for so long is ended, its trial goes on elsewhere (300)"
     add("--hung-after", type=_above_0, default=300.0, metavar="SECONDS", help=hung)
     add("--device", choices=DEVICES, default="auto")
