@@ -148,7 +148,7 @@ class Lease:
         Raises:
             StudyError: If another process has taken it.
         """
-        attributes = self._study.user_attrs
+        attributes = _read_lease(self._study)
         if not self._is_mine(attributes.get(COORDINATOR)):
             raise self._lost()
         if time.monotonic() - self._last_renewed > LEASE_SECONDS / RENEWALS and self._thread is None:
@@ -157,7 +157,7 @@ class Lease:
 
     def asked(self) -> str | None:
         """Say after what its holder is, or was, asked to stop; also once the lease is given back."""
-        return asked_of(self._study.user_attrs, self._token)
+        return asked_of(_read_lease(self._study), self._token)
 
     def give_back(self) -> None:
         """Let others have it, if it is still held; where the database is away, it runs out by itself."""
@@ -248,6 +248,22 @@ def _database_of(study: optuna.Study) -> RDBStorage | None:
     # Optuna wraps a database in a cache.
     storage = getattr(study._storage, "_backend", study._storage)
     return storage if isinstance(storage, RDBStorage) else None
+
+
+def _read_lease(study: optuna.Study) -> Mapping[str, Any]:
+    """Read who holds a study's lease and what is asked of it, and nothing else: a study holds much."""
+    storage = _database_of(study)
+    if not isinstance(storage, PatientStorage):
+        return study.user_attrs
+    columns = _ATTRIBUTES.c
+    wanted = (columns.study_id == study._study_id) & columns.key.in_([COORDINATOR, REQUEST])
+
+    def read(_: bool) -> dict[str, Any]:
+        with storage.engine.connect() as connection:
+            rows = connection.execute(sqlalchemy.select(columns.key, columns.value_json).where(wanted))
+            return {key: json.loads(value) for key, value in rows}
+
+    return storage.patiently(read, writes=False)
 
 
 def _change(study: optuna.Study, decide: _Decide, *, patience_seconds: float | None = None) -> None:

@@ -235,8 +235,6 @@ class Run:
         number, epochs = it.trial.number, self.tasks[it.point.cut.backbone].recipe.epochs
         it.results.append(result)
         with deferred():
-            # Epochs take their time: nothing is written for a study that another has taken over meanwhile.
-            self._held.renew()
             if result.epoch not in it.reported:
                 it.trial.report(result.score, step=result.epoch)
         yield EpochDone(number=number, result=result)
