@@ -17,6 +17,7 @@ SOURCE = Path(depthsearch.__file__).parent
 # Data flows from the first to the last; a module imports only from those before it.
 ORDER = (
     "errors",
+    "wording",
     "interrupts",
     "lease",
     "files",
@@ -27,6 +28,7 @@ ORDER = (
     "split",
     "plaincnn",
     "flattening",
+    "weightsfile",
     "backbones",
     "heads",
     "devices",
@@ -74,6 +76,8 @@ ORDER = (
     "fitview",
     "dashboard",
     "studyfile",
+    "optionvalues",
+    "output",
     "commands",
     "cli",
     "__main__",

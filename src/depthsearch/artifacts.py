@@ -15,6 +15,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 __all__ = ["Artifacts", "SmallPicture", "artifact_folder", "keep_artifact", "small_pictures"]
 
@@ -43,9 +44,13 @@ def artifact_folder(url: str) -> Path | None:
         url: SQLAlchemy's.
 
     Returns:
-        None for a database that is no file, so that there is no place beside it.
+        None for a database that is no file, so that there is no place beside it, and for what is no database.
     """
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # Whoever opens it says what is wrong.
+        return None
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
     database = Path(parsed.database)

@@ -15,7 +15,10 @@ from depthsearch import __version__
 from depthsearch.augmentation import USUAL, WORDS, written
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.interrupts import sigterm_interrupts
+from depthsearch.optionvalues import read_name, read_number, read_path, read_place, read_whole
+from depthsearch.output import run_writing
 from depthsearch.studyfile import read_study_file
+from depthsearch.wording import one_line, printable
 
 __all__ = ["main"]
 
@@ -46,6 +49,9 @@ BALANCES = ("none", "weights", "sampling")
 HEADS = ("pool", "flatten")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
+# Larger images need tens of gigabytes for a single one, and all other numbers are far smaller.
+MOST_PIXELS, MOST = 4096, 10**6
+WIDEST = 2**16
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,15 +60,20 @@ class _Parser(argparse.ArgumentParser):
     source = ""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {self.source}{message} (see {self.prog} --help)\n")
+        self.exit(2, one_line(f"{self.prog}: {self.source}{message} (see {self.prog} --help)") + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt.
 
-    A study that ``depthsearch stop`` has stopped did what it was asked to: 0.
+    A study that ``depthsearch stop`` has stopped did what it was asked to: 0. Of output that nobody reads to
+    its end, as with ``| head``, it is 141.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    return run_writing(lambda: _run(given))
+
+
+def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command == "study":
@@ -73,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run: Callable[[argparse.Namespace], bool | None] = getattr(commands, arguments.command)
             is_stopped = run(arguments)
     except DepthsearchError as error:
-        print(f"depthsearch {arguments.command}: {error}", file=sys.stderr)
+        print(one_line(f"depthsearch {arguments.command}: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"Stopped.{_kept(argv) if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
@@ -85,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _kept(argv: Sequence[str]) -> str:
-    return f" What is finished is kept; go on with: depthsearch {shlex.join(argv)}"
+    return f" What is finished is kept; go on with: depthsearch {printable(shlex.join(argv))}"
 
 
 def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
@@ -96,7 +107,9 @@ def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argp
     """
     if arguments.file is not None:
         options = _checked_options(arguments.file)
-        arguments = _parser().parse_args(["study", f"--name={arguments.file.stem}", *options, *argv[1:]])
+        arguments = _parser().parse_args(
+            ["study", f"--name={printable(arguments.file.stem)}", *options, *argv[1:]]
+        )
     if arguments.backbone is None:
         _study_parser().error("the following arguments are required: --backbone, here or in a study file")
     _refuse_contradictions(arguments)
@@ -200,7 +213,7 @@ def _study_parser() -> _Parser:
 
 def _add_study_options(parser: argparse.ArgumentParser) -> None:
     keys = "TOML file with any of the options below, by their long names; the command line wins over it"
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help=keys)
+    parser.add_argument("file", nargs="?", type=read_path, metavar="FILE", help=keys)
     _add_task(parser.add_argument_group("what to train").add_argument)
     _add_space(parser.add_argument_group("what to search").add_argument)
     _add_run(parser.add_argument_group("how to run").add_argument)
@@ -212,16 +225,26 @@ def _add_task(add: Any) -> None:
     names = "a timm model, such as densenet121, or several: densenet121,resnet50"
     listed = _list_such_as("densenet121,resnet50")
     add("--backbone", type=listed, metavar="NAME,...", help=names)
-    add("--data", metavar="DIR", help=f"{folders}; {others}; default: scikit-learn's digits, as a demo")
+    add(
+        "--data",
+        type=read_place,
+        metavar="DIR",
+        help=f"{folders}; {others}; default: scikit-learn's digits, as a demo",
+    )
     images = "columns of a table that name an image each: several make samples of as many (image)"
     add("--image-columns", type=_columns, default=("image",), metavar="LIST", help=images)
     numbers = "columns of a table with a number of each sample, which the head takes beside the images (none)"
     add("--number-columns", type=_columns, default=(), metavar="LIST", help=numbers)
     new_names = 'new names of the classes, {"oak": "tree", "elm": "tree", ...}: to merge some'
-    add("--classes-map", metavar="FILE", help=f"JSON with {new_names}")
+    add("--classes-map", type=read_place, metavar="FILE", help=f"JSON with {new_names}")
     weights = "pretrained (default: auto, timm's); of several backbones NAME=FILE,..."
-    add("--weights", default="auto", metavar="auto|FILE|random", help=weights)
-    add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
+    add("--weights", type=read_place, default="auto", metavar="auto|FILE|random", help=weights)
+    add(
+        "--image-size",
+        type=_at_least(8, MOST_PIXELS),
+        metavar="PX",
+        help="default: what the weights were trained on",
+    )
     add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
     add("--test-share", type=_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
@@ -297,7 +320,11 @@ def _add_run(add: Any) -> None:
     mark = "candidates that the report is to point out and to compare: a guess of one's own, 8,47,conv_pw_13"
     add("--mark", type=_list_such_as("8,47,84"), metavar="LIST", help=mark)
     _add_storage(add)
-    add("--name", help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)")
+    add(
+        "--name",
+        type=read_name,
+        help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)",
+    )
     _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")
 
 
@@ -314,11 +341,16 @@ def _add_keep(add: Any) -> None:
 
 def _add_cuts(commands: Any) -> None:
     add = commands.add_parser("cuts", help="list a backbone's candidate cuts").add_argument
-    add("backbone", metavar="BACKBONE", help="a timm model, such as densenet121")
+    add("backbone", type=read_name, metavar="BACKBONE", help="a timm model, such as densenet121")
     add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
     add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     add("--head", choices=HEADS, default="pool", help="where the head is to come, see study (pool)")
-    add("--image-size", type=_at_least(8), metavar="PX", help="for MACs and bytes (default: the model's own)")
+    add(
+        "--image-size",
+        type=_at_least(8, MOST_PIXELS),
+        metavar="PX",
+        help="for MACs and bytes (default: the model's own)",
+    )
     add("--json", action="store_true", help="print a JSON list")
 
 
@@ -341,18 +373,23 @@ def _add_enqueue(commands: Any) -> None:
     add = commands.add_parser("enqueue", help="have a study try a guess of your own next").add_argument
     _add_stored(add)
     layer = "first trainable layer, one of the study's candidates: number, Keras name or module path"
-    add("--layer", required=True, metavar="LAYER", help=layer)
+    add("--layer", type=read_name, required=True, metavar="LAYER", help=layer)
     add("--learning-rate", type=_above_0, metavar="X", help="default: the sensible one at that depth")
     widths = "of the head's hidden layer; 0: none (default: none, where that is searched)"
-    add("--head-width", type=_at_least(0), metavar="N", help=widths)
-    add("--backbone", metavar="NAME", help="of several, if the layer is in more than one")
+    add("--head-width", type=_at_least(0, WIDEST), metavar="N", help=widths)
+    add("--backbone", type=read_name, metavar="NAME", help="of several, if the layer is in more than one")
     add("--to-the-end", action="store_true", help="never prune it; else it is judged as others are")
 
 
 def _add_report(commands: Any) -> None:
     add = commands.add_parser("report", help="show a stored study, every trial of it").add_argument
     _add_stored(add)
-    add("--out", metavar="DIR", help="write report.md and report.html there, a page with charts")
+    add(
+        "--out",
+        type=read_place,
+        metavar="DIR",
+        help="write report.md and report.html there, a page with charts",
+    )
     _add_artifacts(add)
     add("--json", action="store_true", help="print one JSON object")
 
@@ -364,7 +401,7 @@ def _add_fit(commands: Any) -> None:
     add = parser.add_argument
     _add_stored(add)
     out = "folder for the model (default: NAME-model); an earlier model there is replaced"
-    add("--out", type=Path, metavar="FOLDER", help=out)
+    add("--out", type=read_path, metavar="FOLDER", help=out)
     add("--seed", type=_seed, metavar="N", help="of head, batch order and dropout (default: the trial's own)")
     add("--subset", type=_part, metavar="P", help="of the images, 1: all (default: as in the study)")
     add("--device", choices=DEVICES, help="default: as in the study")
@@ -376,9 +413,9 @@ def _add_fit(commands: Any) -> None:
 
 def _add_predict(commands: Any) -> None:
     add = commands.add_parser("predict", help="tell the classes of images").add_argument
-    add("folder", type=Path, metavar="FOLDER", help="a model that depthsearch fit wrote")
+    add("folder", type=read_path, metavar="FOLDER", help="a model that depthsearch fit wrote")
     given = "files, or folders of them; a table (.csv, .parquet) for a model of samples"
-    add("images", type=Path, nargs="+", metavar="IMAGE", help=given)
+    add("images", type=read_path, nargs="+", metavar="IMAGE", help=given)
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
     add("--batch-size", type=_at_least(1), default=64, metavar="N", help="images, or samples, at once (64)")
     add("--device", choices=DEVICES, default="auto")
@@ -398,25 +435,32 @@ def _add_explain(commands: Any) -> None:
     ).add_argument
     add(
         "model",
+        type=read_place,
         metavar="MODEL_OR_STUDY",
         help="a model's folder, or the name of a study that has a fitted model",
     )
     add(
-        "images", nargs="*", metavar="IMAGE", help="files; default: some of the study's, right and wrong ones"
+        "images",
+        type=read_place,
+        nargs="*",
+        metavar="IMAGE",
+        help="files; default: some of the study's, right and wrong ones",
     )
     layers = "numbers, Keras names or module paths (default: the ends of the last five stages, and the cut)"
     add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=layers)
     add(
         "--label",
+        type=read_name,
         metavar="CLASS",
         help="true class of the images (default: a folder around them with its name)",
     )
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
     add("--n", type=_at_least(1), default=4, metavar="N", help="images of the study, half of them wrong (4)")
     add("--split", choices=("val", "test"), default="val", help="images of the study to take them from (val)")
-    add("--out", metavar="DIR", help="where to write the pictures (default: NAME-explain)")
+    add("--out", type=read_place, metavar="DIR", help="where to write the pictures (default: NAME-explain)")
     add(
         "--weights",
+        type=read_place,
         metavar="FILE|none",
         help="pretrained weights, before fine-tuning (default: as it started)",
     )
@@ -430,36 +474,49 @@ def _add_dashboard(commands: Any) -> None:
     add = commands.add_parser("dashboard", help="watch stored studies in a browser").add_argument
     _add_storage(add)
     _add_artifacts(add)
-    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; it has no password)")
+    add(
+        "--host",
+        type=read_name,
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1; it has no password)",
+    )
     add("--port", type=_at_least(0), default=8080, help="0 takes a free one (default: 8080)")
 
 
 def _add_stored(add: Any, default: str = "the only one stored") -> None:
-    add("study", nargs="?", metavar="STUDY", help=f"its name (default: {default})")
-    add("--name", help="the same")
+    add("study", type=read_name, nargs="?", metavar="STUDY", help=f"its name (default: {default})")
+    add("--name", type=read_name, help="the same")
     _add_storage(add)
 
 
 def _add_storage(add: Any) -> None:
-    add("--storage", default=DEFAULT_STORAGE, metavar="URL", help=f"database (default: {DEFAULT_STORAGE})")
+    add(
+        "--storage",
+        type=read_place,
+        default=DEFAULT_STORAGE,
+        metavar="URL",
+        help=f"database (default: {DEFAULT_STORAGE})",
+    )
 
 
 def _add_artifacts(add: Any) -> None:
     where = "the studies' pictures (default: DATABASE-artifacts beside an SQLite file)"
-    add("--artifacts", metavar="DIR", help=where)
+    add("--artifacts", type=read_place, metavar="DIR", help=where)
 
 
-def _at_least(lowest: int) -> Any:
-    def whole_number(text: str) -> int:
+def _at_least(lowest: int, most: int = MOST) -> Any:
+    def checked(text: str) -> int:
         try:
-            value = int(text)
+            value = read_whole(text)
         except ValueError:
             value = lowest - 1
         if value < lowest:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {lowest} on")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is too large: give at most {most}")
         return value
 
-    return whole_number
+    return checked
 
 
 def _channels(text: str) -> int:
@@ -486,7 +543,7 @@ def _confirmed(text: str) -> int | str:
 
 
 def _seed(text: str) -> int:
-    seed: int = _at_least(0)(text)
+    seed: int = _at_least(0, 10**18)(text)
     if seed >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**32 - 1")
     return seed
@@ -495,7 +552,7 @@ def _seed(text: str) -> int:
 def _size(text: str) -> int:
     """Read a number of bytes, such as 512MiB or 4G."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if not found:
+    if not found or not text.isascii() or len(text) > 30:
         raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 0, 512MiB or 4GiB")
     base = 1000 if found[2] and not found[3] and text.strip()[-1] in "bB" else 1024
     return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
@@ -504,7 +561,7 @@ def _size(text: str) -> int:
 def _number(text: str, is_right: Callable[[float], bool], right: str) -> float:
     """Read a number; NaN is none."""
     try:
-        value = float(text)
+        value = read_number(text)
     except ValueError:
         value = math.nan
     if math.isnan(value) or not is_right(value):
@@ -523,7 +580,7 @@ def _part(text: str) -> float:
 def _range(text: str) -> tuple[float, float]:
     low, _, high = text.partition(":")
     try:
-        ends = float(low), float(high or low)
+        ends = read_number(low), read_number(high or low)
     except ValueError:
         ends = 0.0, 0.0
     if not 0 < ends[0] <= ends[1] < float("inf"):
@@ -541,7 +598,7 @@ def _above_0(text: str) -> float:
 
 def _decay(text: str) -> float:
     try:
-        value = float(text)
+        value = read_number(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
@@ -551,7 +608,7 @@ def _decay(text: str) -> float:
 
 def _rates(text: str) -> tuple[float, ...]:
     try:
-        rates = {float(item) for item in text.split(",")}
+        rates = {read_number(item) for item in text.split(",")}
     except ValueError:
         rates = {0.0}
     if not all(0 < rate < float("inf") for rate in rates):
@@ -560,16 +617,18 @@ def _rates(text: str) -> tuple[float, ...]:
 
 
 def _width(text: str) -> tuple[int, int] | int | None:
-    widest, _, step = text.partition(":")
-    if text.isdecimal():
-        return int(text) or None
-    if not (widest.isdecimal() and step.isdecimal() and 0 < int(step) <= int(widest)) or int(widest) % int(
-        step
-    ):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a width nor MAX:STEP with STEP dividing MAX, such as 1024:256"
-        )
-    return int(widest), int(step)
+    right = f"{text!r} is neither a width nor MAX:STEP with STEP dividing MAX, such as 1024:256"
+    found = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
+    if not found:
+        raise argparse.ArgumentTypeError(right)
+    widest, step = int(found[1]), int(found[2] or 0)
+    if widest > WIDEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is too wide: give at most {WIDEST}")
+    if found[2] is None:
+        return widest or None
+    if not 0 < step <= widest or widest % step:
+        raise argparse.ArgumentTypeError(right)
+    return widest, step
 
 
 def _list_such_as(example: str) -> Any:

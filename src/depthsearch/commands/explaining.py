@@ -23,6 +23,7 @@ from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
+from depthsearch.files import is_file, is_folder
 from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import load
@@ -79,9 +80,9 @@ def explain(arguments: argparse.Namespace) -> None:
 def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | None]:
     """Find the folder of a model, and the study where the model is named by that."""
     folder = Path(arguments.model)
-    if (folder / "config.json").is_file():
+    if is_file(folder / "config.json"):
         return folder, None
-    if folder.is_dir():
+    if is_folder(folder):
         raise SettingsError(
             f"{folder} holds no config.json: it is no model. Give what depthsearch fit has saved."
         )
@@ -98,7 +99,7 @@ def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | N
             f"Study {arguments.model!r} has no fitted model. Run depthsearch fit first, then this again."
         )
     folder = Path(fitted["folder"])
-    if not (folder / "config.json").is_file():
+    if not is_file(folder / "config.json"):
         raise SettingsError(
             f"The model of study {arguments.model!r} is not in {folder} any more. Give its folder, or run "
             "depthsearch fit again."

@@ -10,6 +10,7 @@ import platformdirs
 
 from depthsearch.artifacts import Artifacts, artifact_folder
 from depthsearch.errors import SettingsError
+from depthsearch.files import is_file
 from depthsearch.study import open_storage, without_password
 
 __all__ = ["artifacts_of", "cache_folder", "existing", "named_study"]
@@ -33,7 +34,7 @@ def named_study(arguments: argparse.Namespace) -> optuna.Study:
 def existing(url: str) -> str:
     """Refuse a database file that is not there: opening it would make an empty one."""
     path = url.removeprefix("sqlite:///")
-    if path != url and not Path(path).is_file():
+    if path != url and not is_file(Path(path)):
         raise SettingsError(f"No file {path!r} with studies. Run depthsearch study, or give --storage.")
     return url
 
@@ -45,7 +46,7 @@ def artifacts_of(arguments: argparse.Namespace) -> Artifacts | None:
         SettingsError: If it is a file.
     """
     folder = Path(arguments.artifacts) if arguments.artifacts else artifact_folder(arguments.storage)
-    if folder is not None and folder.is_file():
+    if folder is not None and is_file(folder):
         raise SettingsError(f"{folder} is a file. Give a folder for the studies' pictures with --artifacts.")
     return None if folder is None else Artifacts(folder)
 

@@ -1,7 +1,7 @@
 """What a folder of images holds: its files, classes and splits.
 
 Two layouts: ``DIR/<class>/...`` and ``DIR/<split>/<class>/...``, the splits being called as
-`listing.SPLIT_WORDS` says. Hidden entries and files that are no images are passed over.
+`listing.SPLIT_WORDS` says. Hidden entries, ``__MACOSX`` and files that are no images are passed over.
 """
 
 import os
@@ -14,9 +14,12 @@ import numpy as np
 from depthsearch.data.decode import Decoded, Geometry, decode_file
 from depthsearch.data.listing import SPLIT_WORDS, SPLITS, Listing, a_few
 from depthsearch.errors import DataError
+from depthsearch.files import full_path, is_file, is_folder, why_no_folder
 
 # Those of torchvision's ImageFolder, and GIF.
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+# What archives made on a Mac carry along: a folder of that name, its files called like the images.
+_NOT_OURS = ("__MACOSX",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +39,15 @@ def list_folder(folder: Path) -> Listing:
     Raises:
         DataError: If there is no such folder, or no images in two or more class folders.
     """
-    root = folder.expanduser().resolve()
-    if not root.exists():
-        raise DataError(
-            f"No folder {root}. Give a folder of images, DIR/<class>/<image>, a table (.csv, .parquet), "
-            "torchvision:NAME or 'digits'."
-        )
-    if not root.is_dir():
+    root = full_path(folder)
+    if is_file(root):
         raise DataError(
             f"{root} is a file. Give the folder that holds DIR/<class>/<image>, or a table (.csv, .parquet)."
+        )
+    if not is_folder(root):
+        raise DataError(
+            f"No folder {root}{why_no_folder(root)}. Give a folder of images, DIR/<class>/<image>, "
+            "a table (.csv, .parquet), torchvision:NAME or 'digits'."
         )
     at_split = _folders_by_split(root)
     files = sorted(
@@ -184,18 +187,36 @@ def _common_classes(root: Path, at_split: dict[str, Path], files: list[_File]) -
 
 
 def _files(folder: Path, *, root: Path, split: str, class_name: str) -> Iterator[_File]:
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from _files(Path(entry), root=root, split=split, class_name=class_name)
-        elif _is_image(entry.name):
-            size_bytes, mtime_ns = _stamp(entry)
-            yield _File(
-                path=Path(entry).relative_to(root).as_posix(),
-                split=split,
-                class_name=class_name,
-                size_bytes=size_bytes,
-                mtime_ns=mtime_ns,
-            )
+    # With each folder those around it: a link may lead back to one of them.
+    folders: list[tuple[Path, tuple[tuple[int, int], ...]]] = [(folder, (_identity(folder),))]
+    while folders:
+        within, around = folders.pop()
+        for entry in _visible(within):
+            if _is_folder(entry):
+                identity = _identity(Path(entry))
+                if identity in around:
+                    raise DataError(
+                        f"{Path(entry)} is a link to a folder around it, which has no end. Remove the link."
+                    )
+                folders.append((Path(entry), (*around, identity)))
+            elif _is_image(entry.name):
+                size_bytes, mtime_ns = _stamp(entry)
+                yield _File(
+                    path=Path(entry).relative_to(root).as_posix(),
+                    split=split,
+                    class_name=class_name,
+                    size_bytes=size_bytes,
+                    mtime_ns=mtime_ns,
+                )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Tell a folder from others, by whatever path it is reached."""
+    try:
+        stat = folder.stat()
+    except OSError as error:
+        raise _unseen(folder, error) from error
+    return (stat.st_dev, stat.st_ino)
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
@@ -211,17 +232,29 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
     try:
         # Path.iterdir asks the disk about each entry again: 3 times slower on 50,000 files.
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if not entry.name.startswith((".", *_NOT_OURS))]
     except OSError as error:
-        raise DataError(f"Cannot look into {folder}: {error.strerror}. Check that it may be read.") from error
+        raise _unseen(folder, error) from error
+
+
+def _unseen(folder: Path, error: OSError) -> DataError:
+    return DataError(f"Cannot look into {folder}: {error.strerror}. Check that it may be read.")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one; a link that goes in circles is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(Path(entry) for entry in _visible(folder) if entry.is_dir())
+    return sorted(Path(entry) for entry in _visible(folder) if _is_folder(entry))
 
 
 def _loose_images(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in _visible(folder) if _is_image(entry.name) and not entry.is_dir())
+    return sorted(entry.name for entry in _visible(folder) if _is_image(entry.name) and not _is_folder(entry))
 
 
 def _loose_error(folder: Path, loose: list[str]) -> DataError:

@@ -166,7 +166,7 @@ def _read_json_lines(path: Path, wanted: Collection[str]) -> Table:
             place = f"{path.name}, line {number}"
             try:
                 values = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 values = None
             if not isinstance(values, dict):
                 raise DataError(
