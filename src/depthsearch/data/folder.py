@@ -5,6 +5,7 @@ Two layouts: ``DIR/<class>/...`` and ``DIR/<split>/<class>/...``, the splits bei
 """
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,9 +169,13 @@ def _common_classes(root: Path, at_split: dict[str, Path], files: list[_File]) -
     classes = by_split["train"]
     for split, found in by_split.items():
         if found != classes:
+            others = found ^ classes
+            if len({unicodedata.normalize("NFC", name) for name in others}) < len(others):
+                # Names that look the same, of a Mac and of another system.
+                others = {ascii(name) for name in others}
             raise DataError(
                 f"{root}: train and {at_split[split].name} disagree on the classes, only one "
-                f"of them has {a_few(found ^ classes)}. Give both the same class folders."
+                f"of them has {a_few(others)}. Give both the same class folders."
             )
     if not files:
         raise DataError(f"No images in {root}. Put them at DIR/<class>/<image>, as {', '.join(_EXTENSIONS)}.")
@@ -196,7 +201,8 @@ def _files(folder: Path, *, root: Path, split: str, class_name: str) -> Iterator
                 identity = _identity(Path(entry))
                 if identity in around:
                     raise DataError(
-                        f"{Path(entry)} is a link to a folder around it, which has no end. Remove the link."
+                        f"{Path(entry)} leads back to a folder around it, by a link and without end. "
+                        "Remove the link."
                     )
                 folders.append((Path(entry), (*around, identity)))
             elif _is_image(entry.name):
@@ -249,8 +255,23 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
+    try:
+        entry.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(Path(entry) for entry in _visible(folder) if _is_folder(entry))
+    entries = _visible(folder)
+    for entry in entries:
+        # Of a disk that is not there for one: a class would be missing, and nobody told.
+        if entry.is_symlink() and not Path(entry).suffix and not _leads_somewhere(entry):
+            raise DataError(f"{Path(entry)} is a link to nowhere. Bring back what it led to, or remove it.")
+    return sorted(Path(entry) for entry in entries if _is_folder(entry))
 
 
 def _loose_images(folder: Path) -> list[str]:
