@@ -20,11 +20,26 @@ STEADY = settings(
 )
 NOTICES = ("Device ", "Data ", "Backbone ", "Left out: ", "Study ")
 # What a terminal would obey, or what would part one line into two.
-OBEYED = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), *"\u2028\u2029\u202a\u202b\u202d\u202e\u2066\u2067"}
-STUDY = (
-    "study --backbone test_resnet --weights random --image-size 16 --device cpu --precision float32 "
-    "--trials 1 --epochs 1 --confirm 0 --pruner none --head-width 0 --storage sqlite:///studies.db"
-).split()
+OBEYED = {
+    *map(chr, range(0x20)),
+    *map(chr, range(0x7F, 0xA0)),
+    *"\u2028\u2029\u202a\u202b\u202d\u202e\u2066\u2067",
+}
+OPTIONS = {
+    "backbone": "test_resnet",
+    "weights": "random",
+    "image-size": "16",
+    "device": "cpu",
+    "precision": "float32",
+    "trials": "1",
+    "epochs": "1",
+    "confirm": "0",
+    "pruner": "none",
+    "head-width": "0",
+    "storage": "sqlite:///studies.db",
+}
+# The command of a study that takes a second; a later option of the same name wins.
+STUDY = ["study", *(f"--{name}={value}" for name, value in OPTIONS.items())]
 
 
 def status_of(argv: list[str]) -> int:

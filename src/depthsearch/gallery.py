@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,10 @@ def read_photos(
         if is_folder(path):
             raise DataError(f"{path} is a folder. Give image files, such as {path}/*.jpg.")
         try:
-            pixels = torch.from_numpy(decode_file(path, geometry).pixels)
+            with warnings.catch_warnings():
+                # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                pixels = torch.from_numpy(decode_file(path, geometry).pixels)
         except UnreadableError:
             if not skip_unreadable:
                 raise

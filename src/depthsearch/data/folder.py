@@ -169,14 +169,7 @@ def _common_classes(root: Path, at_split: dict[str, Path], files: list[_File]) -
     classes = by_split["train"]
     for split, found in by_split.items():
         if found != classes:
-            others = found ^ classes
-            if len({unicodedata.normalize("NFC", name) for name in others}) < len(others):
-                # Names that look the same, of a Mac and of another system.
-                others = {ascii(name) for name in others}
-            raise DataError(
-                f"{root}: train and {at_split[split].name} disagree on the classes, only one "
-                f"of them has {a_few(others)}. Give both the same class folders."
-            )
+            raise _disagreement(root, at_split[split].name, found ^ classes)
     if not files:
         raise DataError(f"No images in {root}. Put them at DIR/<class>/<image>, as {', '.join(_EXTENSIONS)}.")
     filled = {(file.split, file.class_name) for file in files}
@@ -189,6 +182,16 @@ def _common_classes(root: Path, at_split: dict[str, Path], files: list[_File]) -
             f"{root} has one class only, {next(iter(classes))!r}. Give two or more class folders."
         )
     return tuple(sorted(classes))
+
+
+def _disagreement(root: Path, split: str, others: set[str]) -> DataError:
+    if len({unicodedata.normalize("NFC", name) for name in others}) < len(others):
+        # Names that look the same, of a Mac and of another system.
+        others = {ascii(name) for name in others}
+    return DataError(
+        f"{root}: train and {split} disagree on the classes, only one of them has {a_few(others)}. "
+        "Give both the same class folders."
+    )
 
 
 def _files(folder: Path, *, root: Path, split: str, class_name: str) -> Iterator[_File]:
