@@ -217,7 +217,7 @@ def _near(name: str) -> list[str]:
     """List models whose names hold this one, or are like it; a tag does not matter."""
     wanted, known = name.split(".")[0].lower(), timm.list_models()
     holding = [model for model in known if wanted and wanted in model]
-    return holding[:4] or difflib.get_close_matches(wanted[:80], known, n=4, cutoff=0.75)
+    return holding[:4] or difflib.get_close_matches(wanted[:40], known, n=4, cutoff=0.75)
 
 
 def _classifier(model: nn.Module) -> str:

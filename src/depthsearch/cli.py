@@ -59,6 +59,15 @@ class _Parser(argparse.ArgumentParser):
 
     source = ""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, but for ``--option=--``: argparse takes that for no value at all."""
+        for text in args or ():
+            if text == "--":
+                break
+            if re.fullmatch(r"--[a-z-]+=--", text):
+                self.error(f"argument {text[:-3]}: '--' is no value")
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, one_line(f"{self.prog}: {self.source}{message} (see {self.prog} --help)") + "\n")
 
