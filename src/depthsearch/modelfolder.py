@@ -324,6 +324,8 @@ def _check_sizes(ours: Mapping[str, Any]) -> None:
     Geometry(
         image_size=seen["image_size"], crop_share=seen["crop_share"], interpolation=seen["interpolation"]
     )
+    if ours["precision"] not in ("bf16", "float32"):
+        raise ValueError(f"precision is {ours['precision']!r}, neither bf16 nor float32")
     if len(seen["mean"]) not in (1, 3) or len(seen["std"]) != len(seen["mean"]):
         raise ValueError("mean and std are not of one or three channels")
     if not all(map(is_number, (*seen["mean"], *seen["std"]))) or not all(std > 0 for std in seen["std"]):

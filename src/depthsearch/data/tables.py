@@ -137,7 +137,7 @@ def _read_csv(path: Path, wanted: Collection[str]) -> Table:
     try:
         # A spreadsheet begins its UTF-8 with a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(_without_nul(file), strict=True)
+            reader = csv.reader(_without_nul(path, file), strict=True)
             columns = tuple(name.strip() for name in next(reader, ()))
             if not columns:
                 raise DataError(f"{path} is empty. Give a header, such as image,label,split, and rows.")
@@ -146,11 +146,11 @@ def _read_csv(path: Path, wanted: Collection[str]) -> Table:
         raise DataError(f"{path} is no CSV: {error} (line {reader.line_num}). Mend that line.") from error
 
 
-def _without_nul(lines: Iterable[str]) -> Iterator[str]:
+def _without_nul(path: Path, lines: Iterable[str]) -> Iterator[str]:
     """Refuse what no text has, UTF-16 and zeros that a crash has left: no file or class is called so."""
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
         if "\0" in line:
-            raise csv.Error("line contains NUL, is it in UTF-8?")
+            raise DataError(f"{path}, line {number}: it holds NUL characters. Save the table as UTF-8 text.")
         yield line
 
 
