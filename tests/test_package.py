@@ -21,6 +21,7 @@ ORDER = (
     "interrupts",
     "lease",
     "files",
+    "databasefile",
     "data",
     "graph",
     "numbering",

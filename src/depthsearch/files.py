@@ -19,6 +19,7 @@ __all__ = [
     "full_path",
     "is_file",
     "is_folder",
+    "nearest_folder",
     "read_regular",
     "remove_abandoned",
     "why_no_file",
@@ -120,6 +121,11 @@ def is_file(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Whether a path leads to a folder; False where that cannot be found out."""
     return not _found(path, stat.S_ISDIR)
+
+
+def nearest_folder(path: Path) -> Path:
+    """Give what is there of a path: itself, or the nearest folder around it, or a file in its way."""
+    return next((p for p in (path, *path.absolute().parents) if is_folder(p) or is_file(p)), Path("/"))
 
 
 def why_no_file(path: Path) -> str:

@@ -33,6 +33,7 @@ from depthsearch.files import (
     folder_written_whole,
     is_file,
     is_folder,
+    nearest_folder,
     read_regular,
     why_no_file,
     why_no_folder,
@@ -98,12 +99,14 @@ def check_place(folder: Path) -> None:
     Raises:
         ModelError: If the folder is there and holds anything but an earlier model, or cannot be written.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
+    there = nearest_folder(folder)
+    if not is_folder(there):
         raise ModelError(f"{there} is a file. Give --out a folder that is not there yet.")
     if not os.access(there, os.W_OK):
         raise ModelError(f"{there} may not be written to. Give another --out.")
-    held = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+    if not is_folder(folder) and (reason := why_no_folder(folder)):
+        raise ModelError(f"{folder} cannot be made{reason}. Give another --out.")
+    held = sorted(file.name for file in folder.iterdir()) if is_folder(folder) else []
     others = [name for name in held if name not in FILES]
     if held and not _is_ours(folder):
         raise ModelError(

@@ -62,7 +62,7 @@ def _table(found: list[Status]) -> Table:
         table.add_column(heading, justify="right")
     for each in found:
         if each.state == "foreign":
-            table.add_row(each.study, "", "", "not depthsearch's")
+            table.add_row(each.study, "", "", "not depthsearch's, or damaged")
             continue
         table.add_row(
             each.study,

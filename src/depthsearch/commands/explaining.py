@@ -27,7 +27,7 @@ from depthsearch.files import is_file, is_folder
 from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import load
-from depthsearch.stored import read_backbones
+from depthsearch.stored import read_backbones, refuse_damaged
 from depthsearch.study import open_storage, without_password
 
 __all__ = ["explain"]
@@ -93,6 +93,7 @@ def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | N
             f"{', '.join(names) or 'none'}."
         )
     stored = optuna.load_study(study_name=arguments.model, storage=storage)
+    refuse_damaged(stored)
     fitted = stored.user_attrs.get("fit")
     if not fitted:
         raise SettingsError(

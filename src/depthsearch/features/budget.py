@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from depthsearch.devices import Device
+from depthsearch.files import nearest_folder
 
 __all__ = ["Budget", "choose_budget"]
 
@@ -85,5 +86,5 @@ def _free_memory_bytes() -> int:
 
 
 def _free_disk_bytes(folder: Path) -> int:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    there = nearest_folder(folder)
     return shutil.disk_usage(there).free

@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 
 from depthsearch.augmentation import USUAL
 from depthsearch.cuts import Cut
+from depthsearch.databasefile import refuse_foreign
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.interrupts import deferred
 from depthsearch.objective import (
@@ -22,7 +23,7 @@ from depthsearch.objective import (
     tasks_of,
 )
 from depthsearch.space import FIXABLE, Point, SearchSpace
-from depthsearch.stored import StoredBackbone
+from depthsearch.stored import StoredBackbone, refuse_damaged
 from depthsearch.study.firsts import first_settings
 from depthsearch.training import METRICS, seed_from
 
@@ -52,6 +53,7 @@ def open_storage(url: str) -> RDBStorage:
     shown = without_password(url)
     if "://" not in url:
         raise SettingsError(f"--storage {url!r} is no database URL: give sqlite:///{url} or another.")
+    refuse_foreign(url)
     # SQLite gives up on a lock after 5 s by default; a dashboard or a backup may hold it longer.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
@@ -99,6 +101,7 @@ def open_study(
     names = optuna.get_all_study_names(storage)
     if name in names:
         study = optuna.load_study(study_name=name, storage=storage)
+        refuse_damaged(study)
         _refuse_differences(study, name, settings, direction)
     else:
         with deferred():
