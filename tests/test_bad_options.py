@@ -27,7 +27,8 @@ REFUSED = {
 }
 # Names and places, which may be any text but what cannot be shown or found.
 FREE = {
-    "study": "file data classes_map weights backbone image_columns number_columns layers mark name storage",
+    "study": "file data classes_map weights backbone image_columns number_columns layers mark name storage "
+    "log_file tensorboard mlflow",
     "cuts": "backbone layers",
     "report": "study name storage out artifacts",
     "status": "study name storage",

@@ -97,3 +97,9 @@ def test_aims_compares_the_fronts_that_are_found(tmp_path: Path) -> None:
     shown = run("aims.py", "--studies", 2, "--trials", 7, "--cost", "parameters", cache=tmp_path)
     assert "2 studies of 7 trials each way, score against parameters, sampler auto" in shown
     assert [name for name in ("accuracy+cost", "accuracy", "random") if f"| {name} " not in shown] == []
+
+
+def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None:
+    options = ("--workers", 1, 2, "--trials", 4, "--epoch-seconds", 0.01)
+    shown = run("workers.py", *options, cache=tmp_path)
+    assert len([line for line in shown.splitlines() if line.startswith(("| 1 |", "| 2 |"))]) == 2

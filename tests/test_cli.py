@@ -17,11 +17,13 @@ from pathlib import Path
 import optuna
 import platformdirs
 import pytest
+import timm
 import torch
 
 from depthsearch import cli, commands
 from depthsearch.cli import main
 from depthsearch.cuts import Cut
+from depthsearch.optionvalues import read_size
 from depthsearch.study import FINISHED
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
@@ -473,12 +475,16 @@ BAD = [
     ("study", "--storage", "nonesuch://host/db", "--storage nonesuch://host/db cannot be opened"),
     ("study", "--storage", "UNOPENABLE", "cannot be opened: "),
     ("study", "--storage", "NO_DATABASE", "file is not a database"),
+    ("study", "--log-file", "EMPTY", "empty cannot be written to: Is a directory. Give a file in a folder"),
+    ("study", "--tensorboard", "GARBAGE", "garbage.pt cannot be written to: File exists. Give a folder."),
+    ("study", "--mlflow", "nonesuch://x", "--mlflow nonesuch://x cannot be written to: "),
     ("study", "--json", "=yes", "--no-json: ignored explicit argument 'yes'"),
     ("cuts", "BACKBONE", "nonesuch", "no model 'nonesuch'"),
     ("cuts", "--kinds", "norm", "--kinds: 'norm' is none of conv"),
     ("cuts", "--layers", "layer1.0", "'layer1.0' is a module with layers inside, not one: give 'layer1."),
     ("cuts", "--head", "dense", "--head: invalid choice: 'dense'"),
     ("cuts", "--image-size", "7", "--image-size: '7' is no whole number from 8 on"),
+    ("cuts", "--channels", "2", "--channels: '2' is neither 1 nor 3"),
     ("cuts", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("report", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("report", "--storage", "NO_DATABASE", "file is not a database"),
@@ -500,6 +506,7 @@ BAD = [
     ("stop", "--wait", "soon", "--wait: 'soon' is no number of seconds from 0 on, such as 600"),
     ("stop", "--wait", "-1", "--wait: '-1' is no number of seconds"),
     ("stop", "--wait", "nan", "--wait: 'nan' is no number of seconds"),
+    ("stop", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("enqueue", "STUDY", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("enqueue", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("enqueue", "--layer", "conv9", "No cut 'conv9'. Cuts: layer "),
@@ -511,6 +518,7 @@ BAD = [
     ("enqueue", "--head-width", "17", "head width 17 is not in study 'noughts', which has 0, 16. Give that"),
     ("enqueue", "--backbone", "nonesuch", "backbone 'nonesuch' is none of study 'noughts': give test_resnet"),
     ("enqueue", "--to-the-end", "=yes", "--to-the-end: ignored explicit argument 'yes'"),
+    ("enqueue", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("dashboard", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("dashboard", "--storage", "studies.db", "'studies.db' is no database URL"),
     ("dashboard", "--host", "203.0.113.7", "Cannot listen on 203.0.113.7:"),
@@ -596,7 +604,7 @@ def test_the_help_of_a_command_has_each_option(command: str, capsys) -> None:
     ],
 )
 def test_a_size_is_read_as_it_is_written(text: str, n_bytes: int) -> None:
-    assert cli._size(text) == n_bytes
+    assert read_size(text) == n_bytes
 
 
 def test_the_cache_is_shown_and_cleared_and_a_study_fills_it_again(
@@ -618,7 +626,10 @@ def test_the_cache_is_shown_and_cleared_and_a_study_fills_it_again(
     assert found["bytes"] == sum(Path(file["path"]).stat().st_size for file in found["kept"])
     assert status_of(["cache"]) == 0
     assert re.search(r"Kept .* in \d+ files of", capsys.readouterr().out)
+    locks = tmp_path / "cache" / "features" / "locks"
+    assert list(locks.iterdir())
     assert {file["kind"] for file in cache("--clear", "features")["cleared"]} == {"features"}
+    assert not locks.exists()
     assert {file["kind"] for file in cache()["kept"]} == {"images"}
     assert status_of([*argv, "--name", "again"]) == 0
     assert {file["kind"] for file in cache()["kept"]} == kinds
@@ -689,6 +700,20 @@ def test_cuts_can_be_picked(capsys) -> None:
     assert main(["cuts", "mobilenetv1_100", *layers, "--kinds", "conv", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(cut["index"], cut["layer"]) for cut in found] == list(enumerate([2, 5, 8, 47, 84, 89]))
+
+
+def test_cuts_of_a_model_for_grey_images_are_cheaper_at_its_first_layer_alone(capsys) -> None:
+    found = {}
+    for channels in ("1", "3"):
+        assert main(["cuts", "test_resnet", "--channels", channels, "--json"]) == 0
+        found[channels] = json.loads(capsys.readouterr().out)
+    assert [cut["name"] for cut in found["1"]] == [cut["name"] for cut in found["3"]]
+    for grey, colour in zip(found["1"][1:], found["3"][1:], strict=True):
+        assert grey["trainable_parameters"] == colour["trainable_parameters"]
+    kernels = timm.create_model("test_resnet").conv1[0].weight
+    less = found["3"][0]["trainable_parameters"] - found["1"][0]["trainable_parameters"]
+    assert less == kernels.numel() * 2 / 3
+    assert found["1"][0]["training_macs"] < found["3"][0]["training_macs"]
 
 
 # --- processes ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from depthsearch.data import divided
 from depthsearch.errors import DataError, DivergedError
+from depthsearch.executors import jobs as module
 from depthsearch.features import Budget
 from depthsearch.objective import Task, train_point
 from depthsearch.space import SearchSpace
@@ -24,7 +25,6 @@ from depthsearch.study import (
     open_study,
     search,
 )
-from depthsearch.study import coordinator as module
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.summary import summarize
 from depthsearch.training import seed_from

@@ -26,6 +26,7 @@ from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.lease import holder_of, lease
 from depthsearch.objective import Task
 from depthsearch.progress import STATES, Status, status, status_json
+from depthsearch.report import cut_json
 from depthsearch.space import SearchSpace
 from depthsearch.stored import read_space
 from depthsearch.study import (
@@ -125,9 +126,8 @@ def stopping_at(events: Iterator[Any], place: Place, number: int, epoch: int, af
 
 def test_a_stop_after_the_epoch_leaves_the_trial_to_go_on_and_nothing_is_lost(place, uninterrupted) -> None:
     events = stopping_at(place.start(3), place, 1, 1, "epoch")
-    # The request came after the first epoch was reported: it is seen after the next.
     assert events[-1] == Stopped(after="epoch")
-    assert [e.result.epoch for e in events if isinstance(e, EpochDone) and e.number == 1] == [1, 2]
+    assert [e.result.epoch for e in events if isinstance(e, EpochDone) and e.number == 1] == [1]
     assert place.states()[:3] == ["COMPLETE", "RUNNING", "WAITING"]
     assert holder_of(place.open().user_attrs) is None
     again = place.run(3)
@@ -186,7 +186,7 @@ def confirming(place: Place) -> list[optuna.trial.FrozenTrial]:
 def test_a_pruned_trial_is_told_even_if_a_stop_is_asked_for(place, monkeypatch: pytest.MonkeyPatch) -> None:
     always = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
     monkeypatch.setattr(coordinator, "make_pruner", lambda *_: always)
-    stopping_at(place.start(3), place, 2, 1, "epoch")
+    stopping_at(place.start(3), place, 2, 2, "epoch")
     assert place.states()[2] == "PRUNED"
 
 
@@ -564,6 +564,34 @@ def test_a_stop_that_takes_longer_than_one_waits_says_so(place, url, capsys) -> 
         assert re.fullmatch(said, told.err)
 
 
+def test_a_stop_and_a_guess_are_one_object_on_stdout_where_json_is_asked_for(place, url, capsys) -> None:
+    def told(status: int, *argv: str) -> dict[str, Any]:
+        assert main([*argv, "--storage", url, "--json"]) == status
+        (line,) = capsys.readouterr().out.splitlines()
+        return json.loads(line)
+
+    cuts = [place.space.cuts[n] for n in (3, 5, 6)]
+    layers = [("enqueue", "s", "--layer", str(cut.layer)) for cut in cuts]
+    place.open()
+    guess = told(0, *layers[0], "--learning-rate", "2e-3", "--head-width", "16", "--to-the-end")
+    assert guess == {
+        "study": "s",
+        "trial": 6,
+        "cut": cut_json(cuts[0]),
+        "setting": {"learning_rate": 2e-3, "head_width": 16},
+        "to_the_end": True,
+        "when": "next start",
+    }
+    with closing(place.start(2)) as events:
+        next(event for event in events if isinstance(event, TrialStarted))
+        assert told(0, *layers[1])["when"] == "next"
+        assert told(0, *layers[2])["when"] == "more trials"
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "doing": "study"}
+        asked = {"study": "s", "after": "trial", "holder": holder}
+        assert told(0, "stop", "--after", "trial") == {**asked, "stopped": None}
+        assert told(2, "stop", "--after", "trial", "--wait", "0") == {**asked, "stopped": False}
+
+
 def study_arguments(url: str, *, epochs: int) -> list[str]:
     options = "--backbone test_resnet --weights random --image-size 16 --trials 3 --pruner none"
     device = "--device cpu --precision float32 --name s --head-width 0 --confirm 0"
@@ -583,10 +611,12 @@ def test_a_running_study_stops_on_request_and_goes_on_with_nothing_lost(
             number = line.split()[1] if line.startswith("trial ") else number
             if number == "1" and "epoch 1/4" in line:
                 break
-        assert main(["stop", "s", "--wait", "60", "--storage", url]) == 0
+        assert main(["stop", "s", "--wait", "60", "--storage", url, "--json"]) == 0
         out, rest = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "Study s has stopped" in capsys.readouterr().out
+    asked = capsys.readouterr()
+    assert "Study s has stopped" in asked.err
+    assert json.loads(asked.out)["stopped"] is True
     assert json.loads(out)["stopped"] is True
     said, _, again = rest.splitlines()[-1].partition(" go on with: ")
     assert said == "Stopped on request. What is finished is kept;"

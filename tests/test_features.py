@@ -152,6 +152,11 @@ def partial_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.partial"))
 
 
+def left_in(folder: Path) -> list[Path]:
+    """What a folder holds but its locks."""
+    return sorted(path for path in folder.iterdir() if path.name != "locks")
+
+
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in files_of(folder))
 
@@ -162,7 +167,7 @@ def names_in_memory(store: FeatureStore, viewed: ViewedImages) -> set[str]:
 
 
 def names_on_disk(store: FeatureStore, viewed: ViewedImages) -> set[str]:
-    names = {path.stem for path in files_of(store._disk.folder)}
+    names = {path.stem for path in files_of(store._files[-1].folder)}
     return {node.name for node, item in store.items(viewed).items() if item.key in names}
 
 
@@ -643,7 +648,7 @@ def test_one_pass_fills_the_boundaries_of_all_cuts_before(open_store, viewed, fr
 
 def test_another_studys_files_are_read_and_no_tensor_is_written_twice(open_store, viewed) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._disk.folder)
+    (path,) = files_of(open_store()._files[-1].folder)
     written = path.stat().st_ino
     _, spent = trial(open_store(memory=PLENTY), viewed, DEEP)
     assert (spent.macs, spent.kept_bytes) == (0, 0)
@@ -655,7 +660,7 @@ def test_what_is_read_into_memory_needs_no_file_any_more(open_store, viewed, exp
     store = open_store(memory=PLENTY)
     trial(store, viewed, DEEP)
     assert names_in_memory(store, viewed) == {"layer2_0_act2"}
-    shutil.rmtree(store._disk.folder)
+    shutil.rmtree(store._files[-1].folder)
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
 
 
@@ -728,25 +733,60 @@ def test_memory_never_holds_more_than_its_budget(open_store, viewed, expected, n
 def test_the_folder_never_holds_more_than_its_budget(open_store, viewed, expected, n_bytes: int) -> None:
     store = open_store(disk=n_bytes)
     for _ in wander(store, viewed, expected, n_bytes):
-        assert folder_bytes(store._disk.folder) <= n_bytes
-        assert partial_files(store._disk.folder) == []
-        assert store._disk._promised == {}
+        assert folder_bytes(store._files[-1].folder) <= n_bytes
+        assert partial_files(store._files[-1].folder) == []
 
 
 def test_a_files_description_counts_too(open_store, viewed) -> None:
     store = open_store(disk=DEEP_BYTES)
     trial(store, viewed, DEEP)
-    assert folder_bytes(store._disk.folder) <= DEEP_BYTES
+    assert folder_bytes(store._files[-1].folder) <= DEEP_BYTES
 
 
 def test_files_of_other_studies_count_too(open_store, viewed, images) -> None:
     other = ViewedImages(images, 1)
     trial(open_store(), other, SHALLOW)
+    (path,) = files_of(open_store()._files[-1].folder)
+    os.utime(path, (1e9, 1e9))
     store = open_store(disk=SHALLOW_BYTES + 1000)
     trial(store, viewed, DEEP)
-    assert folder_bytes(store._disk.folder) <= SHALLOW_BYTES + 1000
+    assert folder_bytes(store._files[-1].folder) <= SHALLOW_BYTES + 1000
     assert names_on_disk(store, viewed) == {"layer2_0_act2"}
     assert names_on_disk(store, other) == set()
+
+
+def test_a_file_that_another_store_has_just_used_stays(open_store, viewed, images, expected) -> None:
+    """Its plan may be another; one's own files go at any time."""
+    other, limit = ViewedImages(images, 1), SHALLOW_BYTES + 1000
+    trial(open_store(), other, SHALLOW)
+    store = open_store(disk=limit)
+    assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
+    assert names_on_disk(store, other) == {"layer1_0_act2"}
+    assert names_on_disk(store, viewed) == set()
+    trial(store, other, SHALLOW)
+    trial(store, viewed, DEEP)
+    assert names_on_disk(store, other) == set()
+    assert names_on_disk(store, viewed) == {"layer2_0_act2"}
+
+
+def test_a_file_removed_by_another_store_is_read_until_the_next_trial(
+    open_store, viewed, expected, frozen
+) -> None:
+    """Then it is let go of, as it takes up room for as long as it is mapped, and computed anew."""
+    store = open_store()
+    trial(store, viewed, DEEP)
+    source = Boundaries(store, [viewed], position_of(frozen, DEEP))
+    (path,) = files_of(store._files[-1].folder)
+    path.unlink()
+    source.prepare(1)
+    assert_same(read(source), expected[DEEP])
+    assert source.spent.macs == 0
+    del source
+    found, spent = trial(store, viewed, DEEP)
+    assert_same(found, expected[DEEP])
+    assert spent.macs == macs_before(frozen, DEEP)
+    mapped = [held.path for held in psutil.Process().memory_maps(grouped=False) if str(path) in held.path]
+    assert mapped == [str(path)]
 
 
 def test_the_file_longest_unused_goes_first(open_store, viewed, images) -> None:
@@ -754,8 +794,8 @@ def test_the_file_longest_unused_goes_first(open_store, viewed, images) -> None:
     for other in others:
         trial(open_store(), other, DEEP)
     for age, other in enumerate((others[1], others[2], others[0])):
-        (path,) = (open_store()._disk._path(item.key) for item in open_store().items(other).values()
-                   if open_store()._disk._path(item.key).exists())  # fmt: skip
+        (path,) = (open_store()._files[-1]._path(item.key) for item in open_store().items(other).values()
+                   if open_store()._files[-1]._path(item.key).exists())  # fmt: skip
         os.utime(path, (1e9 - age, 1e9 - age))
     store = open_store(disk=3 * DEEP_BYTES + 3000)
     trial(store, viewed, DEEP)
@@ -764,7 +804,7 @@ def test_the_file_longest_unused_goes_first(open_store, viewed, images) -> None:
 
 def test_reading_a_file_makes_it_the_last_used(open_store, viewed) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._disk.folder)
+    (path,) = files_of(open_store()._files[-1].folder)
     os.utime(path, (1e9, 1e9))
     trial(open_store(), viewed, DEEP)
     assert path.stat().st_mtime > 1e9
@@ -794,7 +834,7 @@ def test_a_file_that_goes_is_not_held_open(open_store, viewed) -> None:
     """Mapped pages of a removed file still take up the disk."""
     store = open_store(disk=SHALLOW_BYTES + 1000)
     trial(store, viewed, SHALLOW)
-    (gone,) = files_of(store._disk.folder)
+    (gone,) = files_of(store._files[-1].folder)
     trial(store, viewed, DEEP)
     assert not gone.exists()
     assert not any(str(gone) in held.path for held in psutil.Process().memory_maps(grouped=False))
@@ -821,7 +861,7 @@ def test_want_of_room_and_damage_are_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG, "depthsearch.features")
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._disk.folder)
+    (path,) = files_of(open_store()._files[-1].folder)
     path.write_bytes(b"")
     free = shutil.disk_usage(path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
@@ -1035,7 +1075,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_file_is_computed_anew(open_store, viewed, expected, frozen, damage) -> None:
     trial(open_store(), viewed, SHALLOW)
-    (other,) = files_of(open_store()._disk.folder)
+    (other,) = files_of(open_store()._files[-1].folder)
     other = other.rename(other.with_suffix(".moved"))
     trial(open_store(), viewed, DEEP)
     (path,) = files_of(other.parent)
@@ -1050,7 +1090,7 @@ def test_a_damaged_file_is_computed_anew(open_store, viewed, expected, frozen, d
 
 def test_a_damaged_file_is_not_read_into_memory(open_store, viewed, expected) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._disk.folder)
+    (path,) = files_of(open_store()._files[-1].folder)
     flip(path, 3)
     store = open_store(memory=PLENTY)
     for _ in range(2):
@@ -1060,7 +1100,7 @@ def test_a_damaged_file_is_not_read_into_memory(open_store, viewed, expected) ->
 @pytest.mark.parametrize("memory", [0, PLENTY], ids=["mapped", "read into memory"])
 def test_a_folder_under_a_files_name_is_left_alone(open_store, viewed, expected, memory: int) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._disk.folder)
+    (path,) = files_of(open_store()._files[-1].folder)
     swap_for_a_folder(path, path)
     store = open_store(memory=memory)
     for cut in (DEEP, SHALLOW, DEEP):
@@ -1073,7 +1113,7 @@ def test_a_folder_under_another_tensors_name_does_not_matter(open_store, viewed,
     store = open_store()
     for item in store.items(viewed).values():
         if item.node.name == "layer1_0_act2":
-            store._disk._path(item.key).mkdir(parents=True)
+            store._files[-1]._path(item.key).mkdir(parents=True)
     trial(store, viewed, DEEP)
     found, spent = trial(store, viewed, DEEP)
     assert_same(found, expected[DEEP])
@@ -1083,7 +1123,7 @@ def test_a_folder_under_another_tensors_name_does_not_matter(open_store, viewed,
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_computed_anew(open_store, viewed, expected) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._disk.folder)
+    (path,) = files_of(open_store()._files[-1].folder)
     path.chmod(0)
     assert_same(trial(open_store(), viewed, DEEP)[0], expected[DEEP])
 
@@ -1106,7 +1146,7 @@ def test_a_folder_deleted_between_two_epochs(open_store, viewed, frozen, expecte
     source = Boundaries(store, [viewed], position_of(frozen, DEEP))
     source.prepare(1)
     assert_same(read(source), expected[DEEP])
-    shutil.rmtree(store._disk.folder)
+    shutil.rmtree(store._files[-1].folder)
     assert_same(read(source), expected[DEEP])
     source.prepare(2)
     assert_same(read(source), expected[DEEP])
@@ -1115,7 +1155,7 @@ def test_a_folder_deleted_between_two_epochs(open_store, viewed, frozen, expecte
 def test_a_folder_deleted_between_two_trials(open_store, viewed, frozen, expected) -> None:
     store = open_store()
     trial(store, viewed, DEEP)
-    shutil.rmtree(store._disk.folder)
+    shutil.rmtree(store._files[-1].folder)
     for cut in (SHALLOW, DEEP, LAST):
         assert_same(trial(store, viewed, cut)[0], expected[cut])
     assert names_on_disk(store, viewed) >= {"layer1_0_act2"}
@@ -1124,7 +1164,7 @@ def test_a_folder_deleted_between_two_trials(open_store, viewed, frozen, expecte
 
 def test_a_folder_deleted_while_it_is_filled(open_store, images, expected) -> None:
     store = open_store()
-    viewed = Surprising(images, 2, lambda: shutil.rmtree(store._disk.folder))
+    viewed = Surprising(images, 2, lambda: shutil.rmtree(store._files[-1].folder))
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
     assert_same(trial(store, viewed, SHALLOW)[0], expected[SHALLOW])
 
@@ -1162,10 +1202,9 @@ def test_a_disk_that_is_full_after_some_bytes(
     with files_limited(n_bytes):
         found, _ = trial(store, viewed, DEEP)
     assert_same(found, expected[DEEP])
-    assert list(store._disk.folder.iterdir()) == []
+    assert left_in(store._files[-1].folder) == []
     (warned,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert warned.message.startswith("Features are no longer kept on disk: [Errno 27] File too large")
-    assert store._disk._promised == {}
     # In memory it is kept all the same.
     _, again = trial(store, viewed, DEEP)
     assert again.macs == (0 if memory else macs_before(frozen, DEEP))
@@ -1185,7 +1224,7 @@ def test_a_disk_with_little_space_left_is_not_written_to(
     store = open_store()
     for _ in range(2):
         assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
-    assert list(store._disk.folder.iterdir()) == []
+    assert left_in(store._files[-1].folder) == []
 
 
 def test_files_written_before_the_disk_was_full_are_still_read(open_store, viewed, expected) -> None:
@@ -1232,8 +1271,8 @@ def test_a_fill_that_is_interrupted_leaves_nothing(
     with pytest.raises(KeyboardInterrupt, match="enough"):
         trial(store, viewed, DEEP)
     (resident,) = store._memories
-    assert (resident.rows, resident._promised, store._disk._promised) == ({}, {}, {})
-    assert not store._disk.folder.exists() or not list(store._disk.folder.iterdir())
+    assert (resident.rows, resident._promised) == ({}, {})
+    assert not store._files[-1].folder.exists() or not left_in(store._files[-1].folder)
     found, spent = trial(store, viewed, DEEP)
     assert_same(found, expected[DEEP])
     assert spent.macs == macs_before(frozen, DEEP)
@@ -1246,8 +1285,8 @@ def test_a_fill_that_fails_leaves_nothing_and_says_why(open_store, images, error
     store = open_store(memory=PLENTY)
     with pytest.raises(type(error), match=error.args[-1]):
         trial(store, Surprising(images, 2, raiser(error)), DEEP)
-    assert list(store._disk.folder.iterdir()) == []
-    assert store._memories[0]._promised == store._disk._promised == {}
+    assert left_in(store._files[-1].folder) == []
+    assert store._memories[0]._promised == {}
 
 
 def test_a_tensor_for_which_there_is_no_memory_is_not_kept(open_store, viewed) -> None:
@@ -1281,8 +1320,8 @@ def test_a_store_that_fills_while_another_does_finds_one_whole_file(
     first = open_store()
     assert_same(trial(first, interrupting, DEEP)[0], expected[DEEP])
     assert_same(found[0], expected[DEEP])
-    (path,) = files_of(first._disk.folder)
-    assert list(path.parent.iterdir()) == [path]
+    (path,) = files_of(first._files[-1].folder)
+    assert left_in(path.parent) == [path]
     assert trial(open_store(), viewed, DEEP)[1].macs == 0
 
 
@@ -1292,17 +1331,17 @@ def test_a_file_that_another_store_ends_while_this_one_makes_ready_to_fill_is_no
 ) -> None:
     """It was not there when the store looked what is missing, and is when it looks where to start."""
     store, other = open_store(memory=memory), open_store()
-    begin = store._disk.begin
+    begin = store._files[-1].begin
 
     def begin_late(item: object) -> object:
         trial(other, viewed, DEEP)
         return begin(item)
 
-    monkeypatch.setattr(store._disk, "begin", begin_late)
+    monkeypatch.setattr(store._files[-1], "begin", begin_late)
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
     monkeypatch.undo()
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
-    (path,) = files_of(store._disk.folder)
+    (path,) = files_of(store._files[-1].folder)
     assert describe(path)["n_bytes"] == DEEP_BYTES
 
 
@@ -1350,7 +1389,7 @@ def test_processes_that_fill_at_once_agree(open_store, images, frozen, tmp_path:
     torch.save(
         {
             "images": stored,
-            "folder": str(store._disk.folder),
+            "folder": str(store._files[-1].folder),
             "position": position,
             "n_views": n_views,
         },
@@ -1377,8 +1416,8 @@ def test_processes_that_fill_at_once_agree(open_store, images, frozen, tmp_path:
     theirs = torch.load(tmp_path / "found", weights_only=True)
     for (our,), their in zip(ours, theirs, strict=True):
         assert torch.equal(our, their)
-    assert len(files_of(store._disk.folder)) == len(list(store._disk.folder.iterdir())) == n_views
-    assert {describe(path)["n_bytes"] for path in files_of(store._disk.folder)} == {DEEP_BYTES}
+    assert len(files_of(store._files[-1].folder)) == len(left_in(store._files[-1].folder)) == n_views
+    assert {describe(path)["n_bytes"] for path in files_of(store._files[-1].folder)} == {DEEP_BYTES}
     reader = open_store()
     for number, (our,) in enumerate(ours):
         found, spent = trial(reader, ViewedImages(images, number), DEEP)

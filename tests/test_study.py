@@ -24,6 +24,7 @@ from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
+from depthsearch.executors import jobs
 from depthsearch.features import Budget
 from depthsearch.interrupts import deferred
 from depthsearch.objective import Task, full_fine_tune_macs, train_point
@@ -41,7 +42,7 @@ from depthsearch.study import (
     opening,
     search,
 )
-from depthsearch.study.coordinator import upcoming_trials
+from depthsearch.study.upcoming import upcoming_trials
 
 N_ANCHORS = 6
 
@@ -331,7 +332,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) 
             raise error
         yield from training
 
-    monkeypatch.setattr(coordinator, "train_point", failing)
+    monkeypatch.setattr(jobs, "train_point", failing)
 
 
 @pytest.mark.parametrize(
@@ -689,7 +690,7 @@ def lease(
     return {
         "host": host or socket.gethostname(),
         "pid": pid,
-        "started": started or lease_module._start_of(pid),
+        "started": started or lease_module.start_of(pid),
         "renewed": time.time() - age,
     }
 

@@ -94,6 +94,9 @@ seeds = 2
 resample = true
 mark = [52, "features.norm5"]
 storage = "sqlite:///s.db"
+log-file = "log.jsonl"
+tensorboard = "runs"
+mlflow = "sqlite:///mlflow.db"
 json = true
 """
 
@@ -110,9 +113,10 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--also dropout --sampler gp --pruner none --aim accuracy+cost --cost parameters "
         "--trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample "
-        "--mark 52,features.norm5 --storage sqlite:///s.db --json"
+        "--mark 52,features.norm5 --storage sqlite:///s.db --mlflow sqlite:///mlflow.db --json"
     )
     files = {"data": "photos", "weights": "w/d.safetensors", "classes-map": "coarse.json"}
+    files |= {"log-file": "log.jsonl", "tensorboard": "runs"}
     paths = [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]
     from_file = vars(merged(EVERY_OPTION))
     from_line = vars(cli._parser().parse_args(["study", *line.split(), *paths]))

@@ -30,7 +30,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
-from depthsearch.extrapolation import extrapolated, study_of
+from depthsearch.extrapolation import extrapolated, running_beside, study_of
 from depthsearch.pareto import non_dominated
 from depthsearch.training import seed_from
 
@@ -163,13 +163,15 @@ class AccuracyAndCostSampler(BaseSampler):
         known = [t for t in finished if cost_in(t, self._cost) is not None]
         points = _points(known, sign, self._cost)
         values = scalarised(points, weight_of(self._seed, trial.number)) if points else []
-        shadow = study_of(
-            [
-                create_trial(params=t.params, distributions=t.distributions, value=value)
-                for t, value in zip(known, values, strict=False)
-            ],
-            StudyDirection.MINIMIZE,
-        )
+        copies = [
+            create_trial(params=t.params, distributions=t.distributions, value=value)
+            for t, value in zip(known, values, strict=False)
+        ]
+        copies += [
+            create_trial(state=TrialState.RUNNING, params=t.params, distributions=t.distributions)
+            for t in running_beside(study, trial)
+        ]
+        shadow = study_of(copies, StudyDirection.MINIMIZE)
         shadow.ask()
         return shadow, shadow.get_trials(deepcopy=False)[-1]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shlex
 import sys
@@ -12,10 +11,32 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
-from depthsearch.augmentation import USUAL, WORDS, written
+from depthsearch.augmentation import USUAL, WORDS
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.interrupts import sigterm_interrupts
-from depthsearch.optionvalues import read_name, read_number, read_path, read_place, read_whole
+from depthsearch.optionvalues import (
+    WIDEST,
+    at_least,
+    list_such_as,
+    read_above_0,
+    read_augmentation,
+    read_channels,
+    read_columns,
+    read_confirmed,
+    read_decay,
+    read_name,
+    read_part,
+    read_path,
+    read_place,
+    read_range,
+    read_rates,
+    read_seconds,
+    read_seed,
+    read_share,
+    read_size,
+    read_width,
+    some_of,
+)
 from depthsearch.output import run_writing
 from depthsearch.studyfile import read_study_file
 from depthsearch.wording import one_line, printable
@@ -49,9 +70,8 @@ BALANCES = ("none", "weights", "sampling")
 HEADS = ("pool", "flatten")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
-# Larger images need tens of gigabytes for a single one, and all other numbers are far smaller.
-MOST_PIXELS, MOST = 4096, 10**6
-WIDEST = 2**16
+# Larger images need tens of gigabytes for a single one.
+MOST_PIXELS = 4096
 
 
 class _Parser(argparse.ArgumentParser):
@@ -232,69 +252,71 @@ def _add_task(add: Any) -> None:
     folders = "labelled images, DIR/<class>/..., DIR/{train,val,test}/<class>/... or with metadata.csv"
     others = "a table (.csv, .parquet: image, label and, if you like, split); torchvision:NAME"
     names = "a timm model, such as densenet121, or several: densenet121,resnet50"
-    listed = _list_such_as("densenet121,resnet50")
+    listed = list_such_as("densenet121,resnet50")
     add("--backbone", type=listed, metavar="NAME,...", help=names)
-    add(
-        "--data",
-        type=read_place,
-        metavar="DIR",
-        help=f"{folders}; {others}; default: scikit-learn's digits, as a demo",
-    )
+    sources = f"{folders}; {others}; default: scikit-learn's digits, as a demo"
+    add("--data", type=read_place, metavar="DIR", help=sources)
     images = "columns of a table that name an image each: several make samples of as many (image)"
-    add("--image-columns", type=_columns, default=("image",), metavar="LIST", help=images)
+    add("--image-columns", type=read_columns, default=("image",), metavar="LIST", help=images)
     numbers = "columns of a table with a number of each sample, which the head takes beside the images (none)"
-    add("--number-columns", type=_columns, default=(), metavar="LIST", help=numbers)
+    add("--number-columns", type=read_columns, default=(), metavar="LIST", help=numbers)
     new_names = 'new names of the classes, {"oak": "tree", "elm": "tree", ...}: to merge some'
     add("--classes-map", type=read_place, metavar="FILE", help=f"JSON with {new_names}")
     weights = "pretrained (default: auto, timm's); of several backbones NAME=FILE,..."
     add("--weights", type=read_place, default="auto", metavar="auto|FILE|random", help=weights)
+    size = "default: what the weights were trained on"
+    add("--image-size", type=at_least(8, MOST_PIXELS), metavar="PX", help=size)
+    add("--channels", type=read_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
+    add("--val-share", type=read_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
+    add("--test-share", type=read_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
     add(
-        "--image-size",
-        type=_at_least(8, MOST_PIXELS),
-        metavar="PX",
-        help="default: what the weights were trained on",
+        "--subset",
+        type=read_part,
+        default=1.0,
+        metavar="P",
+        help="of each class in each split, in (0, 1] (1)",
     )
-    add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
-    add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
-    add("--test-share", type=_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
-    add("--subset", type=_part, default=1.0, metavar="P", help="of each class in each split, in (0, 1] (1)")
     _add_flag(add, "--skip-unreadable", "leave out images that cannot be read")
     counts = f"default: {EPOCHS}, demo {DEMO_EPOCHS}"
-    add("--epochs", type=_at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
-    add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images, or samples, a step (64)")
+    add("--epochs", type=at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
+    add("--batch-size", type=at_least(2), default=64, metavar="N", help="images, or samples, a step (64)")
     add("--metric", choices=METRICS, default="accuracy", help="score on validation (accuracy)")
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="of the learning rate (cosine)")
     add("--optimizer", choices=OPTIMIZERS, help="(adamw)")
-    add("--momentum", type=_share, metavar="P", help="of sgd, Nesterov's, in [0, 1) (0.9)")
-    add("--weight-decay", type=_decay, metavar="X", help="decoupled, on matrices and kernels (0.01)")
-    add("--dropout", type=_share, metavar="P", help="in the head, in [0, 1) (0)")
+    add("--momentum", type=read_share, metavar="P", help="of sgd, Nesterov's, in [0, 1) (0.9)")
+    add("--weight-decay", type=read_decay, metavar="X", help="decoupled, on matrices and kernels (0.01)")
+    add("--dropout", type=read_share, metavar="P", help="in the head, in [0, 1) (0)")
     heads = "behind what timm has before its classifier, or behind the last feature map, flattened (pool)"
     add("--head", choices=HEADS, default="pool", help=heads)
-    add("--head-depth", type=_at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
+    add("--head-depth", type=at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
     views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
-    add("--views", type=_at_least(1), default=1, metavar="V", help=views)
+    add("--views", type=at_least(1), default=1, metavar="V", help=views)
     balance = "uneven classes: weigh the training loss, or draw images of all classes as often (none)"
     add("--balance", choices=BALANCES, default="none", help=balance)
     listed = f"what views may do and how far: some of {', '.join(WORDS)} ({USUAL})"
-    add("--augment", type=_augmentation, metavar="LIST", help=listed)
-    add("--label-smoothing", type=_share, default=0.0, metavar="P", help="in [0, 1) (0)")
+    add("--augment", type=read_augmentation, metavar="LIST", help=listed)
+    add("--label-smoothing", type=read_share, default=0.0, metavar="P", help="in [0, 1) (0)")
 
 
 def _add_space(add: Any) -> None:
-    add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
-    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
+    add(
+        "--kinds", type=some_of(KINDS), default=some_of(KINDS)(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP
+    )
+    add("--layers", type=list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     ways = "adaptive: a sampler proposes, weak trials are pruned; exhaustive: each candidate once (adaptive)"
     add("--search", choices=SEARCHES, default="adaptive", help=ways)
-    add("--learning-rate", type=_range, metavar="LOW:HIGH", help="range, or the one to use (1e-5:1e-2)")
+    add("--learning-rate", type=read_range, metavar="LOW:HIGH", help="range, or the one to use (1e-5:1e-2)")
     add(
         "--learning-rates",
-        type=_rates,
+        type=read_rates,
         metavar="LIST",
         help="exhaustive: each candidate once at each of these",
     )
     widths = "of the head's hidden layer: from 0 (none) up to MAX, or the one to use; 0: none (1024:256)"
-    add("--head-width", type=_width, default=(1024, 256), metavar="MAX:STEP", help=widths)
-    add("--also", type=_also, default=(), metavar="LIST", help=f"further dimensions: {','.join(ALSO)}")
+    add("--head-width", type=read_width, default=(1024, 256), metavar="MAX:STEP", help=widths)
+    add(
+        "--also", type=some_of(ALSO), default=(), metavar="LIST", help=f"further dimensions: {','.join(ALSO)}"
+    )
     samplers = ("auto", "gp", "tpe", "random")
     add("--sampler", choices=samplers, default="auto", help="auto: tpe under 20 trials, else gp")
     pruners = ("auto", "halving", "median", "none")
@@ -311,29 +333,36 @@ def _add_run(add: Any) -> None:
         f"default: {TRIALS}, demo {DEMO_TRIALS}; {TRIALS_EACH} for each of several backbones; "
         "exhaustive: all candidates"
     )
-    add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
+    add("--trials", type=at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
+    each = "trials trained at once, in processes of their own (one a GPU; 1 where there is none)"
+    add("--workers", type=at_least(1, 1024), metavar="N", help=each)
+    hung = "a worker that has used no processor for so long is ended, its trial goes on elsewhere (300)"
+    add("--hung-after", type=read_above_0, default=300.0, metavar="SECONDS", help=hung)
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
     _add_flag(add, "--compile", "torch.compile what is trained: slow to start, then faster")
     _add_keep(add)
-    add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
+    add("--seed", type=read_seed, default=0, metavar="N", help="of everything random (0)")
     counts = f"({CONFIRMED}, demo {DEMO_CONFIRMED})"
     again = (
         f"promising cuts to train again at the end, both ends with them; 0: none; all: all trained {counts}"
     )
-    add("--confirm", type=_confirmed, metavar="N", help=again)
+    add("--confirm", type=read_confirmed, metavar="N", help=again)
     seeds = f"trainings of each cut that is confirmed ({SEEDS}, demo {DEMO_SEEDS})"
-    add("--seeds", type=_at_least(2), metavar="N", help=seeds)
+    add("--seeds", type=at_least(2), metavar="N", help=seeds)
     resample = "let each of these seeds divide training and validation images anew as well"
     _add_flag(add, "--resample", resample)
     mark = "candidates that the report is to point out and to compare: a guess of one's own, 8,47,conv_pw_13"
-    add("--mark", type=_list_such_as("8,47,84"), metavar="LIST", help=mark)
+    add("--mark", type=list_such_as("8,47,84"), metavar="LIST", help=mark)
     _add_storage(add)
-    add(
-        "--name",
-        type=read_name,
-        help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)",
-    )
+    lines = "append a line of JSON for each event: trial, epoch, score, seconds, bytes, ..."
+    add("--log-file", type=read_path, metavar="FILE", help=lines)
+    runs = "write each trial as a run of TensorBoard (extra: tensorboard)"
+    add("--tensorboard", type=read_path, metavar="DIR", help=runs)
+    runs = "write the study and its trials as runs of MLflow, http://... or sqlite:///FILE (extra: mlflow)"
+    add("--mlflow", type=read_place, metavar="URI", help=runs)
+    name = "of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)"
+    add("--name", type=read_name, help=name)
     _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")
 
 
@@ -344,22 +373,21 @@ def _add_flag(add: Any, name: str, told: str) -> None:
 
 def _add_keep(add: Any) -> None:
     keep = "of what frozen layers compute; 0: nothing; default:"
-    add("--keep-memory", type=_size, metavar="SIZE", help=f"{keep} a quarter of the memory free")
-    add("--keep-disk", type=_size, metavar="SIZE", help=f"{keep} 8GiB, at most a fifth of the disk free")
+    add("--keep-memory", type=read_size, metavar="SIZE", help=f"{keep} a quarter of the memory free")
+    add("--keep-disk", type=read_size, metavar="SIZE", help=f"{keep} 8GiB, at most a fifth of the disk free")
 
 
 def _add_cuts(commands: Any) -> None:
     add = commands.add_parser("cuts", help="list a backbone's candidate cuts").add_argument
     add("backbone", type=read_name, metavar="BACKBONE", help="a timm model, such as densenet121")
-    add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
-    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
-    add("--head", choices=HEADS, default="pool", help="where the head is to come, see study (pool)")
     add(
-        "--image-size",
-        type=_at_least(8, MOST_PIXELS),
-        metavar="PX",
-        help="for MACs and bytes (default: the model's own)",
+        "--kinds", type=some_of(KINDS), default=some_of(KINDS)(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP
     )
+    add("--layers", type=list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
+    add("--head", choices=HEADS, default="pool", help="where the head is to come, see study (pool)")
+    size = "for MACs and bytes (default: the model's own)"
+    add("--image-size", type=at_least(8, MOST_PIXELS), metavar="PX", help=size)
+    add("--channels", type=read_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--json", action="store_true", help="print a JSON list")
 
 
@@ -375,7 +403,8 @@ def _add_stop(commands: Any) -> None:
     after = "what to let end first: the running epoch, as Ctrl-C with nothing lost, or the trial (epoch)"
     add("--after", choices=("epoch", "trial"), default="epoch", help=after)
     wait = "for how long to wait until it has stopped; status 2 if it has not (default: not at all)"
-    add("--wait", type=_seconds, metavar="SECONDS", help=wait)
+    add("--wait", type=read_seconds, metavar="SECONDS", help=wait)
+    add("--json", action="store_true", help="print one JSON object, in the last line of stdout")
 
 
 def _add_enqueue(commands: Any) -> None:
@@ -383,11 +412,12 @@ def _add_enqueue(commands: Any) -> None:
     _add_stored(add)
     layer = "first trainable layer, one of the study's candidates: number, Keras name or module path"
     add("--layer", type=read_name, required=True, metavar="LAYER", help=layer)
-    add("--learning-rate", type=_above_0, metavar="X", help="default: the sensible one at that depth")
+    add("--learning-rate", type=read_above_0, metavar="X", help="default: the sensible one at that depth")
     widths = "of the head's hidden layer; 0: none (default: none, where that is searched)"
-    add("--head-width", type=_at_least(0, WIDEST), metavar="N", help=widths)
+    add("--head-width", type=at_least(0, WIDEST), metavar="N", help=widths)
     add("--backbone", type=read_name, metavar="NAME", help="of several, if the layer is in more than one")
     add("--to-the-end", action="store_true", help="never prune it; else it is judged as others are")
+    add("--json", action="store_true", help="print one JSON object, in the last line of stdout")
 
 
 def _add_report(commands: Any) -> None:
@@ -411,8 +441,13 @@ def _add_fit(commands: Any) -> None:
     _add_stored(add)
     out = "folder for the model (default: NAME-model); an earlier model there is replaced"
     add("--out", type=read_path, metavar="FOLDER", help=out)
-    add("--seed", type=_seed, metavar="N", help="of head, batch order and dropout (default: the trial's own)")
-    add("--subset", type=_part, metavar="P", help="of the images, 1: all (default: as in the study)")
+    add(
+        "--seed",
+        type=read_seed,
+        metavar="N",
+        help="of head, batch order and dropout (default: the trial's own)",
+    )
+    add("--subset", type=read_part, metavar="P", help="of the images, 1: all (default: as in the study)")
     add("--device", choices=DEVICES, help="default: as in the study")
     add("--precision", choices=PRECISIONS, help="default: as in the study")
     _add_keep(add)
@@ -426,7 +461,7 @@ def _add_predict(commands: Any) -> None:
     given = "files, or folders of them; a table (.csv, .parquet) for a model of samples"
     add("images", type=read_path, nargs="+", metavar="IMAGE", help=given)
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
-    add("--batch-size", type=_at_least(1), default=64, metavar="N", help="images, or samples, at once (64)")
+    add("--batch-size", type=at_least(1), default=64, metavar="N", help="images, or samples, at once (64)")
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, help="default: what the model was trained in")
     add("--json", action="store_true", help="print a JSON object a line, one for each image or sample")
@@ -456,7 +491,7 @@ def _add_explain(commands: Any) -> None:
         help="files; default: some of the study's, right and wrong ones",
     )
     layers = "numbers, Keras names or module paths (default: the ends of the last five stages, and the cut)"
-    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=layers)
+    add("--layers", type=list_such_as("52,144,features.norm5"), metavar="LIST", help=layers)
     add(
         "--label",
         type=read_name,
@@ -464,7 +499,7 @@ def _add_explain(commands: Any) -> None:
         help="true class of the images (default: a folder around them with its name)",
     )
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
-    add("--n", type=_at_least(1), default=4, metavar="N", help="images of the study, half of them wrong (4)")
+    add("--n", type=at_least(1), default=4, metavar="N", help="images of the study, half of them wrong (4)")
     add("--split", choices=("val", "test"), default="val", help="images of the study to take them from (val)")
     add("--out", type=read_place, metavar="DIR", help="where to write the pictures (default: NAME-explain)")
     add(
@@ -489,7 +524,7 @@ def _add_dashboard(commands: Any) -> None:
         default="127.0.0.1",
         help="address to listen on (default: 127.0.0.1; it has no password)",
     )
-    add("--port", type=_at_least(0), default=8080, help="0 takes a free one (default: 8080)")
+    add("--port", type=at_least(0), default=8080, help="0 takes a free one (default: 8080)")
 
 
 def _add_stored(add: Any, default: str = "the only one stored") -> None:
@@ -511,161 +546,3 @@ def _add_storage(add: Any) -> None:
 def _add_artifacts(add: Any) -> None:
     where = "the studies' pictures (default: DATABASE-artifacts beside an SQLite file)"
     add("--artifacts", type=read_place, metavar="DIR", help=where)
-
-
-def _at_least(lowest: int, most: int = MOST) -> Any:
-    def checked(text: str) -> int:
-        try:
-            value = read_whole(text)
-        except ValueError:
-            value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {lowest} on")
-        if value > most:
-            raise argparse.ArgumentTypeError(f"{text!r} is too large: give at most {most}")
-        return value
-
-    return checked
-
-
-def _channels(text: str) -> int:
-    if text not in ("1", "3"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
-    return int(text)
-
-
-def _augmentation(text: str) -> str:
-    try:
-        return written(text)
-    except SettingsError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _confirmed(text: str) -> int | str:
-    if text == "all":
-        return text
-    try:
-        n_cuts: int = _at_least(0)(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, nor all") from None
-    return n_cuts
-
-
-def _seed(text: str) -> int:
-    seed: int = _at_least(0, 10**18)(text)
-    if seed >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**32 - 1")
-    return seed
-
-
-def _size(text: str) -> int:
-    """Read a number of bytes, such as 512MiB or 4G."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if not found or not text.isascii() or len(text) > 30:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 0, 512MiB or 4GiB")
-    base = 1000 if found[2] and not found[3] and text.strip()[-1] in "bB" else 1024
-    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
-
-
-def _number(text: str, is_right: Callable[[float], bool], right: str) -> float:
-    """Read a number; NaN is none."""
-    try:
-        value = read_number(text)
-    except ValueError:
-        value = math.nan
-    if math.isnan(value) or not is_right(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no {right}")
-    return value
-
-
-def _share(text: str) -> float:
-    return _number(text, lambda value: 0 <= value < 1, "number in [0, 1)")
-
-
-def _part(text: str) -> float:
-    return _number(text, lambda value: 0 < value <= 1, "number in (0, 1]")
-
-
-def _range(text: str) -> tuple[float, float]:
-    low, _, high = text.partition(":")
-    try:
-        ends = read_number(low), read_number(high or low)
-    except ValueError:
-        ends = 0.0, 0.0
-    if not 0 < ends[0] <= ends[1] < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
-    return ends
-
-
-def _seconds(text: str) -> float:
-    return _number(text, lambda value: 0 <= value < float("inf"), "number of seconds from 0 on, such as 600")
-
-
-def _above_0(text: str) -> float:
-    return _number(text, lambda value: 0 < value < float("inf"), "number above 0, such as 1e-3")
-
-
-def _decay(text: str) -> float:
-    try:
-        value = read_number(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
-    return value
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    try:
-        rates = {read_number(item) for item in text.split(",")}
-    except ValueError:
-        rates = {0.0}
-    if not all(0 < rate < float("inf") for rate in rates):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers above 0, such as 1e-4,1e-3")
-    return tuple(sorted(rates))
-
-
-def _width(text: str) -> tuple[int, int] | int | None:
-    right = f"{text!r} is neither a width nor MAX:STEP with STEP dividing MAX, such as 1024:256"
-    found = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
-    if not found:
-        raise argparse.ArgumentTypeError(right)
-    widest, step = int(found[1]), int(found[2] or 0)
-    if widest > WIDEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is too wide: give at most {WIDEST}")
-    if found[2] is None:
-        return widest or None
-    if not 0 < step <= widest or widest % step:
-        raise argparse.ArgumentTypeError(right)
-    return widest, step
-
-
-def _list_such_as(example: str) -> Any:
-    def listed(text: str) -> tuple[str, ...]:
-        items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-        if not items:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list, such as {example}")
-        return items
-
-    return listed
-
-
-def _columns(text: str) -> tuple[str, ...]:
-    """Read names of columns; whoever reads the table says what is wrong with them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _names_from(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-    return names
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    return _names_from(text, KINDS)
-
-
-def _also(text: str) -> tuple[str, ...]:
-    return _names_from(text, ALSO)

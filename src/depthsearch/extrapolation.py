@@ -11,7 +11,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["extrapolated", "study_of"]
+__all__ = ["extrapolated", "running_beside", "study_of"]
 
 
 def study_of(trials: Iterable[FrozenTrial], direction: StudyDirection) -> optuna.Study:
@@ -21,6 +21,12 @@ def study_of(trials: Iterable[FrozenTrial], direction: StudyDirection) -> optuna
     shadow = optuna.Study("shadow", storage, sampler=RandomSampler(seed=0))
     shadow.add_trials(trials)
     return shadow
+
+
+def running_beside(study: optuna.Study, trial: FrozenTrial) -> list[FrozenTrial]:
+    """List the trials that other workers are at while this one is suggested: those with all their values."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [other for other in running if other.number != trial.number and other.params]
 
 
 def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[float | None]:

@@ -43,6 +43,20 @@ class _BehindFeatures:
         logits: torch.Tensor = model.flat_head(model.forward_features(x))
         return logits
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the model's own class, as its name stands for that."""
+        return _new, (type(self).__mro__[2],), self.__getstate__()
+
+
+def _class_of(cls: type) -> Any:
+    """Make a class of its own, as torch's parametrizations do: the modules stay where they were."""
+    return type(cls.__name__, (_BehindFeatures, cls), {"__module__": cls.__module__})
+
+
+def _new(cls: type) -> Any:
+    flat = _class_of(cls)
+    return flat.__new__(flat)
+
 
 def flattened(model: nn.Module, *, image_size: int) -> nn.Module:
     """Copy a timm model with `MapClassifier` in the place of all that follows its last feature map.
@@ -58,9 +72,7 @@ def flattened(model: nn.Module, *, image_size: int) -> nn.Module:
     """
     flat = copy.deepcopy(model)
     shape = _map_shape(flat, image_size)
-    cls = type(flat)
-    # A class of its own, as torch's parametrizations make one: the modules stay where they were.
-    flat.__class__ = type(cls.__name__, (_BehindFeatures, cls), {"__module__": cls.__module__})
+    flat.__class__ = _class_of(type(flat))
     like = next(flat.parameters())
     kernel = (shape[2], shape[3])
     flat.add_module(FLAT_HEAD, MapClassifier(shape[1], 1, kernel, device=like.device, dtype=like.dtype))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["deferred", "sigterm_interrupts"]
+__all__ = ["deferred", "sigterm_drains", "sigterm_interrupts"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,6 +29,30 @@ def sigterm_interrupts() -> Iterator[None]:
     finally:
         for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_drains() -> Iterator[Callable[[], bool]]:
+    """Let the first SIGTERM ask for an orderly end, and a second one end the work as Ctrl-C does.
+
+    Yields:
+        Whether there was one.
+    """
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            _interrupt(number, frame)
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

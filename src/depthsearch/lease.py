@@ -22,7 +22,7 @@ import optuna
 from depthsearch.errors import StudyError
 from depthsearch.interrupts import deferred
 
-__all__ = ["Holder", "Lease", "asked_of", "holder_of", "lease"]
+__all__ = ["Holder", "Lease", "asked_of", "holder_of", "lease", "start_of"]
 
 # A coordinator on another machine that has not renewed its lease for so long is taken for dead.
 LEASE_SECONDS = 900.0
@@ -86,7 +86,7 @@ class Lease:
         self._mine = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started": _start_of(os.getpid()),
+            "started": start_of(os.getpid()),
             "doing": doing,
             "token": self._token,
         }
@@ -164,10 +164,10 @@ def _lives(holder: Mapping[str, Any]) -> bool:
     except PermissionError:
         pass
     # The same number may have been given to another process since.
-    return bool(_start_of(holder["pid"]) == holder["started"])
+    return bool(start_of(holder["pid"]) == holder["started"])
 
 
-def _start_of(pid: int) -> str | None:
+def start_of(pid: int) -> str | None:
     """Start time of a process in clock ticks since boot, where the system tells it."""
     if platform.system() != "Linux":
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,10 @@ class Task:
     device: Device
     budget: Budget | None = None
     split_seed: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without what is computed once: another process computes it for itself."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def num_classes(self) -> int:

@@ -22,7 +22,7 @@ from depthsearch.study.control import GUESS, WANTED, is_stopping, trials_in_tota
 from depthsearch.summary import Summary, summarize
 from depthsearch.trials import TrialSummary
 
-__all__ = ["STATES", "Answer", "Running", "Status", "status", "status_json"]
+__all__ = ["STATES", "Answer", "Running", "Status", "holder_json", "status", "status_json"]
 
 STATES = ("running", "stopping", "interrupted", "complete", "empty", "foreign")
 
@@ -86,11 +86,11 @@ class Status:
         confirming: How many it has in all; None before it is planned, and where none is wanted.
         guesses_waiting: Settings that people have enqueued and nobody has begun.
         answer: So far; None before a trial is complete.
-        running: What is begun and not ended; more than one only after accidents.
+        running: What is begun and not ended: one for each worker, or what was left behind.
         full_fine_tunes: Cost in trainings of everything once.
         seconds: Spent on trials and probes.
         seconds_left: Of the search, and of the confirmation once that is planned, from the mean of ended
-            trials; None where unknown.
+            trials, by all workers together; None where unknown.
         command: What starts it anew or goes on with it, its storage left out; None where it does not say.
     """
 
@@ -151,7 +151,13 @@ def status(study: optuna.Study) -> Status:
         running=_running(attributes, trials, summary),
         full_fine_tunes=summary.cost.full_fine_tunes,
         seconds=summary.cost.seconds,
-        seconds_left=_seconds_left(trials, wanted, epochs=attributes["recipe"]["epochs"], is_left=is_left),
+        seconds_left=_seconds_left(
+            trials,
+            wanted,
+            epochs=attributes["recipe"]["epochs"],
+            n_workers=attributes.get(WANTED, {}).get("workers", 1),
+            is_left=is_left,
+        ),
         command=_command(study.study_name, attributes, wanted or done),
     )
 
@@ -208,7 +214,7 @@ def _running(
 
 
 def _seconds_left(
-    trials: Sequence[FrozenTrial], wanted: int | None, *, epochs: int, is_left: bool
+    trials: Sequence[FrozenTrial], wanted: int | None, *, epochs: int, n_workers: int, is_left: bool
 ) -> float | None:
     """Estimate the time left: search and confirmation each at the mean of what they have ended.
 
@@ -230,7 +236,8 @@ def _seconds_left(
     for left, seconds, some in ((n_search, each, searched), (n_again, each_again, again)):
         running = [trial for trial in some if trial.state == TrialState.RUNNING]
         begun = sum(max(trial.intermediate_values, default=0) / epochs for trial in running)
-        found += max(0.0, left - begun) * (seconds or 0.0)
+        # The last ones have a worker each, however many there are.
+        found += max(0.0, left - begun) * (seconds or 0.0) / max(1, min(n_workers, left))
     return found
 
 
@@ -250,10 +257,15 @@ def status_json(found: Status) -> dict[str, Any]:
     answer, holder = found.answer, found.holder
     return {
         **values,
-        "holder": None if holder is None else {"pid": holder.pid, "host": holder.host, "doing": holder.doing},
+        "holder": None if holder is None else holder_json(holder),
         "answer": None if answer is None else {**values["answer"], "cut": cut_json(answer.cut)},
         "running": [
             {**each, "cut": None if running.cut is None else cut_json(running.cut)}
             for running, each in zip(found.running, values["running"], strict=True)
         ],
     }
+
+
+def holder_json(holder: Holder) -> dict[str, Any]:
+    """Give who holds a study's lease as plain values."""
+    return {"pid": holder.pid, "host": holder.host, "doing": holder.doing}

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.aims import AccuracyAndCostSampler, CheaperMedianPruner
 from depthsearch.errors import SettingsError
-from depthsearch.extrapolation import extrapolated, study_of
+from depthsearch.extrapolation import extrapolated, running_beside, study_of
 from depthsearch.space import BACKBONE, cut_parameter
 
 __all__ = ["PRUNERS", "SAMPLERS", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
@@ -125,7 +125,7 @@ class ExtrapolatingGPSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Search the dimensions that all finished trials share, and each backbone's cut."""
-        shared = self._gp.infer_relative_search_space(_shadow(study), trial)
+        shared = self._gp.infer_relative_search_space(_shadow(study, trial), trial)
         if shared.pop(DEPTH, None) is None:
             return shared
         return {**shared, **_cut_distributions(study)}
@@ -134,7 +134,7 @@ class ExtrapolatingGPSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Suggest the setting that promises most."""
-        shadow = _shadow(study)
+        shadow = _shadow(study, trial)
         cuts = {name: cut for name, cut in _cut_distributions(study).items() if name in search_space}
         shared = {name: distribution for name, distribution in search_space.items() if name not in cuts}
         if cuts:
@@ -155,22 +155,28 @@ class ExtrapolatingGPSampler(BaseSampler):
         return self._gp.sample_independent(study, trial, param_name, param_distribution)
 
 
-def _shadow(study: optuna.Study) -> optuna.Study:
-    """Copy a study with every pruned trial completed, and one depth for the cuts of several backbones."""
+def _shadow(study: optuna.Study, trial: FrozenTrial) -> optuna.Study:
+    """Copy a study with every pruned trial completed, and one depth for the cuts of several backbones.
+
+    What other workers are at is there as running: the Gaussian process keeps away from it.
+    """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     guesses = zip(trials, extrapolated(trials, sign), strict=True)
-    copies = (_copied(trial, value) for trial, value in guesses if value is not None)
+    copies = [_copied(known, value) for known, value in guesses if value is not None]
+    copies += [_copied(other) for other in running_beside(study, trial)]
     return study_of(copies, study.direction)
 
 
-def _copied(trial: FrozenTrial, value: float) -> FrozenTrial:
+def _copied(trial: FrozenTrial, value: float | None = None) -> FrozenTrial:
+    """Copy a trial, as complete with this value, or as it runs."""
     params, distributions = dict(trial.params), dict(trial.distributions)
     for name, cut in _cut_of(trial).items():
         del distributions[name]
         params[DEPTH] = params.pop(name) / max(1, cut.high)
         distributions[DEPTH] = FloatDistribution(0, 1)
-    return create_trial(params=params, distributions=distributions, value=value)
+    state = TrialState.RUNNING if value is None else TrialState.COMPLETE
+    return create_trial(state=state, params=params, distributions=distributions, value=value)
 
 
 def _cut_of(trial: FrozenTrial) -> dict[str, IntDistribution]:

@@ -25,7 +25,13 @@ TABLES = ("train", "search", "run")
 # A study file has some dozens of lines.
 MOST_BYTES = 2**20
 # Values that are paths, relative to the file, but for these words and what has a scheme: "torchvision:NAME".
-PATHS: dict[str, tuple[str, ...]] = {"data": ("digits",), "weights": ("auto", "random"), "classes_map": ()}
+PATHS: dict[str, tuple[str, ...]] = {
+    "data": ("digits",),
+    "weights": ("auto", "random"),
+    "classes_map": (),
+    "log_file": (),
+    "tensorboard": (),
+}
 
 
 def read_study_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, str]:

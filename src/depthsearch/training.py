@@ -6,6 +6,7 @@ weights as one that was never stopped.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Generator, Sequence
@@ -22,6 +23,7 @@ from depthsearch.augmentation import USUAL, read_augmentation
 from depthsearch.devices import Device
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import BoundarySource, Spent
+from depthsearch.files import written_whole
 
 __all__ = ["BALANCES", "METRICS", "OPTIMIZERS", "SCHEDULES", "EpochResult", "Recipe", "seed_from", "train"]
 
@@ -34,6 +36,8 @@ METRICS = {
 SCHEDULES = ("cosine", "constant")
 OPTIMIZERS = ("adamw", "sgd")
 BALANCES = ("none", "weights", "sampling")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,15 +342,21 @@ def seed_from(*numbers: int) -> int:
 def _save_checkpoint(
     path: Path, suffix: nn.Module, optimizer: torch.optim.Optimizer, done: list[EpochResult]
 ) -> None:
+    """Write a checkpoint; where that fails the earlier one stays."""
     state = {
         "suffix": suffix.state_dict(),
         "optimizer": optimizer.state_dict(),
         "done": [asdict(result) for result in done],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(".tmp")
-    torch.save(state, written)
-    written.replace(path)
+    try:
+        # Another process may write the same, if it took this one for dead.
+        with written_whole(path, durable=False) as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        # A full disk, which torch has its own error for, costs the checkpoint and not the training.
+        if isinstance(error, RuntimeError) and "StreamWriter" not in str(error):
+            raise
+        log.warning("No checkpoint of epoch %d: %s", len(done), str(error).splitlines()[0])
 
 
 def _load_checkpoint(

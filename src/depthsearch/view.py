@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,15 @@ from rich.text import Text
 
 from depthsearch.report import sparkline
 from depthsearch.space import Point
-from depthsearch.study import ConfirmationPlanned, CurveDrawn, EpochDone, Event, TrialEnded, TrialStarted
+from depthsearch.study import (
+    ConfirmationPlanned,
+    CurveDrawn,
+    EpochDone,
+    Event,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+)
 from depthsearch.summary import ENDED, Summary
 
 __all__ = ["View"]
@@ -43,8 +52,7 @@ class View:
         self.n_trials += len(before.confirming)
         best = before.best
         self.best = (best.score, str(best.cut)) if best and best.score is not None else None
-        self.running = ""
-        self.scores: list[float] = []
+        self.running: dict[int, _Shown] = {}
         self.started = time.monotonic()
         self.live = Live(console=console, transient=True) if console.is_terminal else None
 
@@ -78,15 +86,22 @@ class View:
             self._line(f"confirming layers {layers} with {event.n_seeds} seeds each: {left}")
         elif isinstance(event, TrialStarted):
             again = ", continued" if event.adopted else ""
-            self.running = f"trial {event.number} ({event.origin}{again}): {_describe(event.point)}"
-            self.scores = []
-            self._line(self.running)
+            on = f" on {event.worker}" if event.worker else ""
+            told = f"trial {event.number} ({event.origin}{again}){on}: {_describe(event.point)}"
+            self.running[event.number] = _Shown(told=told, is_alone=event.worker is None)
+            self._line(told)
         elif isinstance(event, EpochDone):
-            self.scores.append(event.result.score)
+            shown = self.running[event.number]
+            shown.scores.append(event.result.score)
+            whose = "" if shown.is_alone else f"trial {event.number}, "
             self._line(
-                f"  epoch {event.result.epoch}/{self.epochs}: score {event.result.score:.4f}, "
+                f"  {whose}epoch {event.result.epoch}/{self.epochs}: score {event.result.score:.4f}, "
                 f"validation loss {event.result.val_loss:.4f}, {event.result.seconds:.1f} s"
             )
+        elif isinstance(event, TrialLost):
+            del self.running[event.number]
+            told = f"trial {event.number} goes on elsewhere: {event.reason}"
+            self.console.print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
         elif isinstance(event, TrialEnded):
             self._end(event)
         if self.live:
@@ -108,7 +123,7 @@ class View:
         if self.live:
             self.console.print(Text.assemble(summary, "  ", (_describe(event.point), "dim")))
         self._line(f"{summary} [{self.n_done}/{self.n_trials}{self._time_left()}]")
-        self.running = ""
+        del self.running[event.number]
 
     def _line(self, text: str) -> None:
         if not self.live:
@@ -128,9 +143,31 @@ class View:
         task: TaskID = progress.add_task("trials", total=max(1, self.n_trials), words=words)
         progress.update(task, completed=self.n_done)
         best = f"best so far {self.best[0]:.4f} at {self.best[1]}" if self.best else "no complete trial yet"
-        curve = f"  {sparkline(self.scores)} {self.scores[-1]:.4f}" if self.scores else ""
-        epoch = f"  epoch {len(self.scores)}/{self.epochs}{curve}" if self.running else ""
-        return Group(progress, Text(best, style="green"), Text(self.running), Text(epoch, style="cyan"))
+        return Group(progress, Text(best, style="green"), *self._each_running())
+
+    def _each_running(self) -> list[Text]:
+        """Two lines for a trial that runs: what it is, and how far."""
+        lines = []
+        for shown in self.running.values():
+            curve = f"  {sparkline(shown.scores)} {shown.scores[-1]:.4f}" if shown.scores else ""
+            epoch = f"  epoch {len(shown.scores)}/{self.epochs}{curve}"
+            lines += [Text(shown.told), Text(epoch, style="cyan")]
+        return lines
+
+
+@dataclass(slots=True, kw_only=True)
+class _Shown:
+    """A trial that runs, as it is shown.
+
+    Attributes:
+        told: What it is.
+        is_alone: Whether no other runs beside it.
+        scores: Of its epochs so far.
+    """
+
+    told: str
+    is_alone: bool
+    scores: list[float] = field(default_factory=list)
 
 
 def _describe(point: Point) -> str:

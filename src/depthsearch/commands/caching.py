@@ -14,7 +14,7 @@ from rich.table import Table
 
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.places import cache_folder
-from depthsearch.features import kept_files
+from depthsearch.features import kept_files, remove_locks
 
 __all__ = ["cache"]
 
@@ -27,6 +27,8 @@ def cache(arguments: argparse.Namespace) -> None:
         kept = [file for file in kept if file["kind"] in wanted]
         for file in kept:
             Path(file["path"]).unlink(missing_ok=True)
+        if "features" in wanted:
+            remove_locks(cache_folder("features"))
     n_bytes = sum(file["bytes"] for file in kept)
     if arguments.json:
         done = "cleared" if arguments.clear else "kept"

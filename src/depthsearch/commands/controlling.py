@@ -12,9 +12,9 @@ from rich.table import Table
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.places import existing, named_study
 from depthsearch.errors import StudyError
-from depthsearch.progress import Running, Status, status_json
+from depthsearch.progress import Running, Status, holder_json, status_json
 from depthsearch.progress import status as status_of
-from depthsearch.report import setting_of
+from depthsearch.report import cut_json, setting_of
 from depthsearch.space import BACKBONE, cut_parameter
 from depthsearch.stored import read_space
 from depthsearch.study import enqueue as enqueue_guess
@@ -132,17 +132,22 @@ def stop(arguments: argparse.Namespace) -> None:
         StudyError: If nobody runs it, or it has not stopped in time.
     """
     study = named_study(arguments)
-    console = console_for()
+    console = console_for(stderr=arguments.json)
     holder = request_stop(study, after=arguments.after)
     say(console, f"Asked {holder} to stop study {study.study_name} after this {arguments.after}.")
-    if arguments.wait is None:
-        return
-    if not wait_until_free(study, holder, arguments.wait):
+    has_stopped = None
+    if arguments.wait is not None:
+        has_stopped = wait_until_free(study, holder, arguments.wait)
+    if has_stopped:
+        say(console, f"Study {study.study_name} has stopped; the command that started it goes on.")
+    if arguments.json:
+        asked = {"study": study.study_name, "after": arguments.after, "holder": holder_json(holder)}
+        print(json.dumps({**asked, "stopped": has_stopped}))
+    if has_stopped is False:
         raise StudyError(
             f"{holder} still runs study {study.study_name!r} after {arguments.wait:g} s, and stops when its "
             f"{arguments.after} ends. See how far it is: depthsearch status."
         )
-    say(console, f"Study {study.study_name} has stopped; the command that started it goes on.")
 
 
 def enqueue(arguments: argparse.Namespace) -> None:
@@ -160,26 +165,30 @@ def enqueue(arguments: argparse.Namespace) -> None:
         backbone=arguments.backbone,
         to_the_end=arguments.to_the_end,
     )
-    console = console_for()
+    console = console_for(stderr=arguments.json)
     params = study.get_trials(deepcopy=False)[number].system_attrs["fixed_params"]
     cut = read_space(study).point(params).cut
     setting = {
         name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))
     }
+    when, told = _when(status_of(study))
     say(console, f"Enqueued as trial {number}: {cut}, {setting_of(setting)}.")
-    say(console, _when(status_of(study)))
+    say(console, told)
+    if arguments.json:
+        trial = {"study": study.study_name, "trial": number, "cut": cut_json(cut), "setting": setting}
+        print(json.dumps({**trial, "to_the_end": arguments.to_the_end, "when": when}))
 
 
-def _when(found: Status) -> str:
-    """Say what tries the guesses that wait."""
+def _when(found: Status) -> tuple[str, str]:
+    """Say what tries the guesses that wait, in a word or two and in a sentence."""
     is_confirming = any(running.origin == "confirm" for running in found.running)
     n_begun = found.trials_done + sum(running.origin != "confirm" for running in found.running)
     needed = n_begun + found.guesses_waiting
     if found.trials_wanted is not None and needed > found.trials_wanted:
-        return (
+        return "more trials", (
             f"The study has its {found.trials_wanted} trials: the command that started it tries this one "
             f"with --trials {needed}."
         )
     if found.holder is not None and found.holder.doing == "study" and not is_confirming:
-        return f"It is tried next, by {found.holder}."
-    return "It is tried first by the next start of the study."
+        return "next", f"It is tried next, by {found.holder}."
+    return "next start", "It is tried first by the next start of the study."

@@ -50,8 +50,11 @@ BEFORE: dict[str, Any] = {
     "augment": None,
     **dict.fromkeys(FIXABLE),
 }
-# Options that say nothing of what is trained; a database's address may hold a password.
-NOT_KEPT = ("command", "file", "storage", "name", "json", "keep_memory", "keep_disk")
+# Options that say nothing of what is trained; an address may hold a password.
+NOT_KEPT = (
+    *("command", "file", "storage", "name", "json", "keep_memory", "keep_disk", "workers", "hung_after"),
+    *("log_file", "tensorboard", "mlflow"),
+)
 OPTIONAL_RANGES: dict[str, Any] = {
     "head_depth": (1, 3),
     "dropout": (0.0, 0.5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
@@ -17,24 +17,30 @@ from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
+from depthsearch.commands.watching import check_watchers, watching
+from depthsearch.commands.workers import workers
 from depthsearch.cuts import find_cut, list_cuts
 from depthsearch.errors import SettingsError
+from depthsearch.eventlog import Sink
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
 from depthsearch.frontplot import keep_front
 from depthsearch.graph import input_size
+from depthsearch.interrupts import sigterm_drains
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
 from depthsearch.space import SearchSpace
 from depthsearch.stored import mark
 from depthsearch.study import (
+    Event,
     Stopped,
     TrialEnded,
     confirm,
     count_exhaustive,
     open_storage,
     open_study,
+    request_stop,
     search,
     without_password,
 )
@@ -55,6 +61,7 @@ def study(arguments: argparse.Namespace) -> bool:
     """
     console = console_for(stderr=True)
     cost = _cost_aim(arguments)
+    check_watchers(arguments)
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
     tasks, space = prepare(arguments, console)
@@ -74,7 +81,10 @@ def study(arguments: argparse.Namespace) -> bool:
     )
     if marked:
         mark(stored, marked)
-    is_stopped = _search(arguments, console, stored, tasks, space, cost)
+    with sigterm_drains() as is_draining, watching(arguments, stored) as tell:
+        is_stopped = _search(arguments, console, stored, tasks, space, cost, tell, is_draining)
+        if is_stopped and is_draining():
+            raise KeyboardInterrupt("SIGTERM")
     summary = summarize(stored)
     if is_stopped:
         if arguments.json:
@@ -133,14 +143,17 @@ def _search(
     tasks: Mapping[str, Task],
     space: SearchSpace,
     cost: str | None,
+    tell: Sink,
+    is_draining: Callable[[], bool],
 ) -> bool:
-    """Run the missing trials and show them; say whether a stop was asked for."""
+    """Run the missing trials, show and tell what happens; say whether a stop was asked for."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
     n_first = count_exhaustive(space, arguments.learning_rates or ())
     how = f"sampler {sampler}, pruner {pruner}"
     if arguments.search == "exhaustive":
         how = f"exhaustive search{f', then {how}' if arguments.trials > n_first else ''}"
     before = summarize(stored)
+    checkpoints = cache_folder("checkpoints")
     view = View(console, before, n_trials=arguments.trials, epochs=arguments.epochs)
     say(
         console,
@@ -148,48 +161,69 @@ def _search(
         f"{arguments.epochs} epochs each; {how}"
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
-    events = search(
-        stored,
-        tasks,
-        space,
-        n_trials=arguments.trials,
-        sampler=sampler,
-        pruner=pruner,
-        checkpoints=cache_folder("checkpoints"),
-        cost=cost,
-        then_confirm=bool(arguments.confirm),
-    )
-    with view:
-        with closing(events):
-            for event in events:
-                view.update(event)
-                if isinstance(event, TrialEnded):
-                    keep_front(stored)
-                if isinstance(event, Stopped):
-                    return True
+    with workers(arguments, tasks, space, console) as executor, view:
+
+        def is_ended(events: Generator[Event, None, None]) -> bool:
+            return not _follow(events, stored, (view.update, tell), is_draining)
+
+        searched = is_ended(
+            search(
+                stored,
+                tasks,
+                space,
+                n_trials=arguments.trials,
+                sampler=sampler,
+                pruner=pruner,
+                checkpoints=checkpoints,
+                cost=cost,
+                then_confirm=bool(arguments.confirm),
+                executor=executor,
+            )
+        )
+        if not searched or is_draining():
+            return True
         if not arguments.confirm or summarize(stored).best is None:
             return False
-        again = confirm(
-            stored,
-            tasks,
-            space,
-            n_cuts=len(space.cuts) if arguments.confirm == "all" else arguments.confirm,
-            n_seeds=arguments.seeds,
-            resample=arguments.resample,
-            checkpoints=cache_folder("checkpoints"),
+        return not is_ended(
+            confirm(
+                stored,
+                tasks,
+                space,
+                n_cuts=len(space.cuts) if arguments.confirm == "all" else arguments.confirm,
+                n_seeds=arguments.seeds,
+                resample=arguments.resample,
+                checkpoints=checkpoints,
+                executor=executor,
+            )
         )
-        with closing(again):
-            for event in again:
-                view.update(event)
-                if isinstance(event, Stopped):
-                    return True
-    keep_front(stored)
+
+
+def _follow(
+    events: Generator[Event, None, None],
+    stored: optuna.Study,
+    sinks: Sequence[Sink],
+    is_draining: Callable[[], bool],
+) -> bool:
+    """Tell everybody what happens; say whether a stop was asked for, by SIGTERM or from outside."""
+    is_asked = False
+    with closing(events):
+        for event in events:
+            for sink in sinks:
+                sink(event)
+            if isinstance(event, TrialEnded):
+                keep_front(stored)
+            if isinstance(event, Stopped):
+                return True
+            if is_draining() and not is_asked:
+                # Every worker ends its epoch, as when somebody asks from outside.
+                request_stop(stored)
+                is_asked = True
     return False
 
 
 def cuts(arguments: argparse.Namespace) -> None:
     """List a backbone's candidate cuts."""
-    model = make_model(arguments.backbone)
+    model = make_model(arguments.backbone, in_chans=arguments.channels)
     if arguments.head == "flatten":
         model = flattened(model, image_size=arguments.image_size or input_size(model)[-1])
     found = list_cuts(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from depthsearch.data.mapping import carried_pixels
 from depthsearch.data.ownsize import SmallImages
 from depthsearch.data.samples import Columns
 
@@ -102,6 +103,8 @@ def images_of(index: Tensor, images_each: int) -> Tensor:
 class DataSet:
     """Labelled images in three splits.
 
+    A pickle of it is small: it names the file that the images are mapped from, see `carried`.
+
     Attributes:
         name: What to call it: the name of the folder or table, or ``"digits"``.
         source: The full path of the folder or table, or ``"digits"``.
@@ -145,3 +148,23 @@ class DataSet:
     def num_classes(self) -> int:
         """Count the classes."""
         return len(self.classes)
+
+    def carried(self) -> DataSet:
+        """Give the same data set as one whose pickle holds the images, for machines without this one's files.
+
+        With protocol 5 they can be handed over without copying them, each once.
+        """
+        # All splits share their images, also when they are unpickled.
+        images = {id(split.images): _carried(split.images) for split in (self.train, self.val, self.test)}
+        return replace(
+            self,
+            train=replace(self.train, images=images[id(self.train.images)]),
+            val=replace(self.val, images=images[id(self.val.images)]),
+            test=replace(self.test, images=images[id(self.test.images)]),
+        )
+
+
+def _carried(images: Tensor | SmallImages) -> Tensor | SmallImages:
+    if isinstance(images, SmallImages):
+        return replace(images, pixels=carried_pixels(images.pixels))
+    return carried_pixels(images)

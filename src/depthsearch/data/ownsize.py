@@ -15,7 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from depthsearch.data.decode import Decoded, Geometry, UnreadableError
 from depthsearch.data.decoding import decoded_in_order, gaps_remain
 from depthsearch.data.enlarge import agrees_with_pillow, enlarged, enlarges
 from depthsearch.data.listing import Listing
+from depthsearch.data.mapping import mapped_pixels
 from depthsearch.files import remove_abandoned, written_whole
 
 _FORMAT = 1
@@ -127,11 +127,10 @@ def open_small(
         return None
     if not agrees_with_pillow(geometry, *shown[0]):
         return None
-    # Mode "c" (copy on write) gives torch memory that it may write to, without the store changing.
     lengths = 3 * sizes.prod(1)
-    mapped = np.memmap(path, dtype=np.uint8, mode="c", shape=(int(lengths.sum()),))
+    pixels = mapped_pixels(path, (int(lengths.sum()),))
     starts = lengths.cumsum(0) - lengths
-    images = SmallImages(pixels=torch.from_numpy(mapped), sizes=sizes, starts=starts, geometry=geometry)
+    images = SmallImages(pixels=pixels, sizes=sizes, starts=starts, geometry=geometry)
     return images, digests
 
 

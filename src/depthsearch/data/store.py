@@ -14,14 +14,13 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from depthsearch.data.decode import Geometry
 from depthsearch.data.decoding import decoded_in_order, gaps_remain
 from depthsearch.data.listing import Listing
+from depthsearch.data.mapping import mapped_pixels
 from depthsearch.data.ownsize import SmallImages, open_small
 from depthsearch.errors import DataError
 from depthsearch.files import remove_abandoned, written_whole
@@ -90,9 +89,7 @@ def open_store(
                 f"Cannot write {n_bytes / 2**20:.0f} MiB of decoded images to {folder}: "
                 f"{error.strerror}. Make room there or give another cache folder."
             ) from error
-    # Mode "c" (copy on write) gives torch memory that it may write to, without the store changing.
-    images = torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c", shape=shape))
-    return Store(images=images, digests=tuple(digests))
+    return Store(images=mapped_pixels(path, shape), digests=tuple(digests))
 
 
 def _key(listing: Listing, geometry: Geometry) -> str:

@@ -1,7 +1,8 @@
 """What the frozen prefix makes of the images: computed once, kept within a budget, reused exactly."""
 
-from depthsearch.features.budget import Budget, choose_budget
+from depthsearch.features.budget import Budget, choose_budget, remove_shared, shared_memory_folder
 from depthsearch.features.images import ViewedImages
+from depthsearch.features.locks import remove_locks
 from depthsearch.features.parts import FrozenBackbone
 from depthsearch.features.rowfile import kept_files
 from depthsearch.features.rule import Asks
@@ -19,4 +20,7 @@ __all__ = [
     "ViewedImages",
     "choose_budget",
     "kept_files",
+    "remove_locks",
+    "remove_shared",
+    "shared_memory_folder",
 ]

@@ -39,14 +39,22 @@ RESIDENT_BYTES = 2**26
 class RowWriter:
     """Writes a kept file row by row; it appears under its name once it is ended."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, claimed_bytes: int = 0) -> None:
         """Begin a file.
+
+        Args:
+            path: Where it is to appear.
+            claimed_bytes: The size that the unfinished file shows from the start, for others who count what
+                the folder holds.
 
         Raises:
             OSError: If it cannot be written; likewise when going on and ending.
         """
         self._whole = written_whole(path, durable=False)
         self._file = self._whole.__enter__()
+        # Where that does not work, writing tells what does not.
+        with contextlib.suppress(OSError):
+            self._file.truncate(claimed_bytes)
         self._checksum = 0
         self._n_bytes = 0
 
@@ -63,11 +71,14 @@ class RowWriter:
         description = {**words, **content, "checksum": self._checksum}
         encoded = json.dumps(description).encode()
         self._file.write(encoded + struct.pack("<Q", len(encoded)) + MAGIC)
+        self._file.truncate()
         self._whole.__exit__(None, None, None)
 
     def abandon(self, reason: BaseException) -> None:
         """Remove what was written."""
-        self._whole.__exit__(type(reason), reason, None)
+        # What is still to be written to a full disk cannot be when the file is closed.
+        with contextlib.suppress(OSError):
+            self._whole.__exit__(type(reason), reason, None)
 
 
 def content_of(key: str, layout: Layout, n_images: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 What is kept is a tensor: one node's values for all images of a set in one view. Its key says everything that
 determines it and nothing else, so that other trials, studies and processes find it. Which tensors are worth
-their bytes is decided in `rule`; what is not in the plan goes when its place is needed.
+their bytes is decided in `rule`; what is not in the plan goes when its place is needed. Of processes that
+want the same, one computes it and the others wait, see `locks`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from torch import fx
 
 from depthsearch.features.budget import Budget
 from depthsearch.features.images import ViewedImages
+from depthsearch.features.locks import Timeout, locked
 from depthsearch.features.parts import FrozenBackbone, Part
 from depthsearch.features.rule import Asks, Starts, choose
-from depthsearch.features.tiers import Disk, Filling, Item, Memory, Rows
+from depthsearch.features.tiers import Files, Filling, Item, Memory, Rows
 
 __all__ = ["FeatureStore", "Spent"]
 
@@ -76,11 +78,20 @@ class FeatureStore:
         self.frozen = frozen
         self._name = name
         self._costs = MACS_PER_BYTE[device.kind]
-        self._memories = [Memory("memory", torch.device("cpu"), budget.memory_bytes)]
+        # Of this process alone, and of all; the fastest first.
+        self._memories: list[Memory] = []
+        self._files = [Files("disk", budget.folder, budget.disk_bytes)]
         if "device" in self._costs:
-            self._memories.insert(0, Memory("device", device.torch_device, budget.device_bytes))
-        self._disk = Disk(budget.folder, budget.disk_bytes)
-        self._keeps = any(m.budget_bytes for m in self._memories) or budget.disk_bytes > 0
+            self._memories.append(Memory("device", device.torch_device, budget.device_bytes))
+        if budget.shared_folder is None:
+            self._memories.append(Memory("memory", torch.device("cpu"), budget.memory_bytes))
+        else:
+            self._files.insert(0, Files("memory", budget.shared_folder, budget.memory_bytes))
+        self._n_stores = budget.n_stores
+        self._tiers: list[Memory | Files] = [*self._memories, *self._files]
+        self._keeps = any(tier.budget_bytes for tier in self._tiers)
+        # On the disk first, where other studies look too.
+        self._lockable = [files.folder for files in reversed(self._files) if files.budget_bytes]
         self._items: dict[str, dict[fx.Node, Item]] = {}
 
     def expect(self, asks: Sequence[Asks[ViewedImages]]) -> None:
@@ -102,10 +113,11 @@ class FeatureStore:
             )
             memory.wanted = self._keys(chosen, nodes)
             in_memory = {group: in_memory[group] | columns for group, columns in chosen.items()}
-        # What is in memory is written as well where that pays: the next study reads it.
-        budget, cost = self._disk.budget_bytes, self._costs["disk"]
-        chosen = choose(starts, asks, budget_bytes=budget, macs_per_byte=cost)
-        self._disk.wanted = self._keys(chosen, nodes)
+        # What is in memory is written as well where that pays: other processes and the next study read it.
+        for files in self._files:
+            budget, cost = files.budget_bytes // self._n_stores, self._costs[files.name]
+            chosen = choose(starts, asks, budget_bytes=budget, macs_per_byte=cost)
+            files.expect(self._keys(chosen, nodes))
 
     def give_back_device(self) -> bool:
         """Let go of what is kept in the memory of a GPU, for good; return whether there was anything."""
@@ -131,10 +143,10 @@ class FeatureStore:
         Returns:
             What is left to run for a batch, and the rows of each of its inputs (None for the images).
         """
-        part, rows = self._start(viewed, targets, position)
-        missing = self._missing(viewed, part)
+        with self._begun(viewed, targets, position) as (part, rows, missing):
+            if missing:
+                self._fill(viewed, missing, spent)
         if missing:
-            self._fill(viewed, missing, spent)
             part, rows = self._start(viewed, targets, position)
         return part, rows
 
@@ -164,8 +176,10 @@ class FeatureStore:
         chosen = torch.zeros(len(viewed), dtype=torch.bool)
         chosen[spread] = True
         found: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in targets}
-        part, rows = self._start(viewed, targets, max(positions, default=0))
-        with self._filling(viewed, self._missing(viewed, part), spent) as fillings:
+        with (
+            self._begun(viewed, targets, max(positions, default=0)) as (part, rows, missing),
+            self._filling(self._places(missing), spent) as fillings,
+        ):
             shown = torch.arange(len(viewed)) if fillings else spread
             for places_shown in self._batches(len(shown)):
                 index = shown[places_shown]
@@ -188,6 +202,35 @@ class FeatureStore:
         numbers = [] if seen.numbers is None else [seen.numbers]
         features = [torch.cat([torch.cat(found[n]) for n in boundary], 1) for boundary in boundaries]
         return [torch.cat([rows.reshape(len(seen), -1), *numbers], 1) for rows in features], seen.labels
+
+    @contextlib.contextmanager
+    def _begun(
+        self, viewed: ViewedImages, targets: Sequence[fx.Node], position: int
+    ) -> Iterator[tuple[Part, list[Rows | None], list[Item]]]:
+        """Find where to start and what is missing; while this goes on no other process fills that."""
+        while True:
+            named = self._named(viewed)
+            part, rows = self._start(viewed, targets, position)
+            missing = self._missing(viewed, part)
+            with contextlib.ExitStack() as stack:
+                if any(item.key in files.wanted for files in self._files for item in missing):
+                    stack.enter_context(self._locked(viewed))
+                    # What another has kept meanwhile is looked at without the lock, as its bytes are checked.
+                    if self._named(viewed) != named:
+                        continue
+                yield part, rows, missing
+                return
+
+    @contextlib.contextmanager
+    def _locked(self, viewed: ViewedImages, *, waits: bool = True) -> Iterator[None]:
+        """Let no other process fill anything of a set in a view; see `locks.locked`."""
+        items = self.items(viewed)
+        # All that share a value with this backbone share its first.
+        with locked(self._lockable, next(iter(items.values())).key, waits=waits) as is_new:
+            if is_new:
+                for files in self._files:
+                    files.remove_unfinished({item.key for item in items.values()})
+            yield
 
     def _missing(self, viewed: ViewedImages, part: Part) -> list[Item]:
         """List what is wanted of that which a part computes, in the order of execution."""
@@ -225,7 +268,7 @@ class FeatureStore:
         )
 
     def _wants(self, item: Item) -> bool:
-        return item.key in self._disk.wanted or any(item.key in m.wanted for m in self._memories)
+        return any(item.key in tier.wanted for tier in self._tiers)
 
     def _start(
         self,
@@ -237,8 +280,7 @@ class FeatureStore:
     ) -> tuple[Part, list[Rows | None]]:
         """Find the least that is left to run, from what is kept and whole; leave out some nodes."""
         items = self.items(viewed)
-        named = self._disk.keys() | {key for memory in self._memories for key in memory.rows}
-        known = {node for node, item in items.items() if item.key in named and node not in but}
+        known = self._named(viewed).difference(but)
         while True:
             part = self.frozen.part(known, targets, position)
             rows = {node: self._find(items[node]) for node in part.inputs if node is not self.frozen.image}
@@ -247,15 +289,28 @@ class FeatureStore:
                 return part, [rows.get(node) for node in part.inputs]
             known -= damaged
 
+    def _named(self, viewed: ViewedImages) -> set[fx.Node]:
+        """List what is kept of a set in a view by its name; what is in a file may be damaged."""
+        keys = {key for memory in self._memories for key in memory.rows}
+        keys = keys.union(*(files.keys() for files in self._files))
+        return {node for node, item in self.items(viewed).items() if item.key in keys}
+
     def _find(self, item: Item) -> Rows | None:
-        """Find a tensor in the fastest memory; one that belongs there and lies on disk is read in."""
+        """Find a tensor in the fastest memory; one that belongs there and lies in a slower one is read in."""
         for memory in self._memories:
             resident = memory.find(item.key)
             if resident is not None:
                 return resident
-        mapped = self._disk.find(item)
-        if mapped is None:
-            return None
+        for place, files in enumerate(self._files):
+            mapped = files.find(item)
+            if mapped is not None:
+                return (
+                    self._read_in(item, mapped) or self._copied(item, mapped, self._files[:place]) or mapped
+                )
+        return None
+
+    def _read_in(self, item: Item, mapped: Rows) -> Rows | None:
+        """Read a tensor from a file into the memory where it belongs, if there is room."""
         for memory in self._memories:
             rows = memory.allocate(item)
             if rows is not None:
@@ -266,11 +321,28 @@ class FeatureStore:
                     memory.forget(item)
                     raise
                 return memory.keep(item, rows)
-        return mapped
+        return None
+
+    def _copied(self, item: Item, mapped: Rows, faster: Sequence[Files]) -> Rows | None:
+        """Copy a file to where it is read faster, if it belongs there and no other process is busy now."""
+        for files in faster:
+            if item.key in files.wanted:
+                with contextlib.suppress(Timeout), self._locked(item.viewed, waits=False):
+                    if files.find(item) is None:
+                        with self._filling([Filling(item, (), [files])], Spent()) as fillings:
+                            for filling in fillings.values():
+                                for index in torch.arange(len(item.viewed)).split(READ_BATCH):
+                                    filling.add_rows(mapped[index])
+                    return files.find(item)
+        return None
+
+    def _places(self, missing: Sequence[Item]) -> list[Filling]:
+        """Make places for tensors, wherever there is room."""
+        return [Filling(item, self._memories, self._files) for item in missing]
 
     def _fill(self, viewed: ViewedImages, missing: Sequence[Item], spent: Spent) -> None:
         """Compute tensors in one pass over the images and keep them, where there is room."""
-        with self._filling(viewed, missing, spent) as fillings:
+        with self._filling(self._places(missing), spent) as fillings:
             if fillings:
                 position = 1 + max(self.frozen.position(node) for node in fillings)
                 # What another process has kept meanwhile is computed all the same: its place is made already.
@@ -287,15 +359,13 @@ class FeatureStore:
                     self.frozen.run(part, values, fillings, look)
 
     @contextlib.contextmanager
-    def _filling(
-        self, viewed: ViewedImages, missing: Sequence[Item], spent: Spent
-    ) -> Iterator[dict[fx.Node, Filling]]:
-        """Make places for tensors; keep them at the end, and nothing of them after an error."""
-        fillings = [Filling(item, self._memories, self._disk) for item in missing]
+    def _filling(self, fillings: Sequence[Filling], spent: Spent) -> Iterator[dict[fx.Node, Filling]]:
+        """Give those that have a place; keep them at the end, and nothing of them after an error."""
         try:
             yield {filling.item.node: filling for filling in fillings if filling.has_place}
             for filling in fillings:
-                words = {"backbone": self._name, "layer": filling.item.node.name, "view": viewed.number}
+                item = filling.item
+                words = {"backbone": self._name, "layer": item.node.name, "view": item.viewed.number}
                 spent.kept_bytes += filling.end(words)
         except BaseException as error:
             for filling in fillings:

@@ -1,4 +1,4 @@
-"""Where kept tensors lie: in the memory of the host or of a device, and in files; each within its budget.
+"""Where kept tensors lie: in the memory of the process or of a device, and in files; each within its budget.
 
 What a tier should hold is its plan, ``wanted``, made elsewhere. What is not in the plan goes when its place
 is needed, the longest unused first.
@@ -10,7 +10,8 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,12 +23,18 @@ from depthsearch.devices import is_out_of_memory
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.parts import Layout
 from depthsearch.features.rowfile import SUFFIX, MappedRows, RowWriter, content_of, is_whole
-from depthsearch.files import remove_abandoned
+from depthsearch.files import PARTIAL_SUFFIX, remove_abandoned
 
-__all__ = ["Disk", "Filling", "Item", "Memory", "Rows"]
+__all__ = ["Files", "Filling", "Item", "Memory", "Rows"]
 
 # A file's description is a little smaller.
 DESCRIPTION_BYTES = 512
+# What the system counts a file's used room in.
+BLOCK_BYTES = 512
+# A file that another process has begun to read so short a time ago is not removed.
+IN_USE_SECONDS = 10.0
+# Where files of each name lie, in words.
+PLACES = {"memory": "in shared memory", "disk": "on disk"}
 
 log = logging.getLogger(__name__)
 
@@ -122,62 +129,79 @@ class Memory:
         return sum(kept.rows.nbytes for kept in self.rows.values()) + sum(self._promised.values())
 
 
-class Disk:
-    """Tensors kept as files; shared with other processes, and with studies of other days."""
+class Files:
+    """Tensors kept as files of one folder, on a disk or in memory that processes share.
 
-    def __init__(self, folder: Path, budget_bytes: int) -> None:
+    The folder is shared: with the processes of a study and with other studies, the budget too. What is being
+    written counts in full from the start.
+    """
+
+    def __init__(self, name: str, folder: Path, budget_bytes: int) -> None:
+        self.name = name
         self.folder = folder
         self.budget_bytes = budget_bytes
         self.wanted: frozenset[str] = frozenset()
         self._mapped: dict[str, MappedRows] = {}
-        self._promised: dict[str, int] = {}
+        # Keys of what this process has read or written.
+        self._used: set[str] = set()
         if budget_bytes:
             with contextlib.suppress(OSError):
                 remove_abandoned(folder)
 
+    def expect(self, wanted: frozenset[str]) -> None:
+        """Follow another plan; what other processes have removed meanwhile is let go of."""
+        self.wanted = wanted
+        if self.budget_bytes:
+            # A removed file takes up its room for as long as it is mapped.
+            there = self._listed()
+            self._mapped = {key: rows for key, rows in self._mapped.items() if key in there}
+
     def keys(self) -> set[str]:
         """List the keys of the files there, whole or not, and of those mapped already."""
-        found = set(self._mapped)
-        if self.budget_bytes:
-            with contextlib.suppress(OSError):
-                names = {entry.name for entry in os.scandir(self.folder)}
-                found |= {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
-        return found
+        return self._mapped.keys() | self._listed()
 
     def find(self, item: Item) -> MappedRows | None:
-        """Open a file if it is whole; one that is damaged is removed."""
-        if item.key in self._mapped:
-            return self._mapped[item.key]
+        """Open a file if it is whole; one that is damaged is removed. It counts as used now."""
         path = self._path(item.key)
+        mapped = self._mapped.get(item.key)
         try:
-            if not is_whole(path, content_of(item.key, item.layout, len(item.viewed))):
-                log.debug("disk: %s is damaged or foreign, and removed", path)
-                path.unlink(missing_ok=True)
-                return None
-            # A file of another user, or on a disk mounted for reading, keeps its time.
-            with contextlib.suppress(OSError):
-                os.utime(path)
-            rows = self._mapped[item.key] = MappedRows(path, item.layout, len(item.viewed))
+            if mapped is None:
+                if not self.budget_bytes or not os.path.lexists(path):
+                    return None
+                if not is_whole(path, content_of(item.key, item.layout, len(item.viewed))):
+                    log.debug("%s: %s is damaged or foreign, and removed", self.name, path)
+                    path.unlink(missing_ok=True)
+                    return None
+                mapped = self._mapped[item.key] = MappedRows(path, item.layout, len(item.viewed))
         except (OSError, ValueError) as error:
-            log.debug("disk: %s cannot be used: %s", path, error)
+            log.debug("%s: %s cannot be used: %s", self.name, path, error)
             return None
-        return rows
+        self._used.add(item.key)
+        # A file of another user, or on a disk mounted for reading, keeps its time.
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return mapped
 
     def begin(self, item: Item) -> RowWriter | None:
         """Begin a wanted file if there is room; what is not in the plan goes, the longest unused first."""
         if item.key not in self.wanted:
             return None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._make_room(item.n_bytes + DESCRIPTION_BYTES):
-                log.debug("disk: no room for %s, %d bytes", item, item.n_bytes)
-                return None
-            writer = RowWriter(self._path(item.key))
+            # Its room is claimed before it is looked for: of two that begin at once, one sees the other.
+            writer = RowWriter(self._path(item.key), claimed_bytes=item.n_bytes + DESCRIPTION_BYTES)
         except OSError as error:
             self.give_up(error)
             return None
-        self._promised[item.key] = item.n_bytes + DESCRIPTION_BYTES
-        return writer
+        reason = OSError("no room")
+        try:
+            if self._make_room():
+                return writer
+            log.debug("%s: no room for %s, %d bytes", self.name, item, item.n_bytes)
+        except OSError as error:
+            reason = error
+            self.give_up(error)
+        writer.abandon(reason)
+        return None
 
     def end(self, item: Item, writer: RowWriter, words: Mapping[str, object]) -> None:
         """Give a complete file its name.
@@ -185,75 +209,99 @@ class Disk:
         Raises:
             OSError: If it cannot be written.
         """
-        self.forget(item)
         writer.end(content_of(item.key, item.layout, len(item.viewed)), words)
-        log.debug("disk: keeps %s, %d bytes", item, item.n_bytes)
-
-    def forget(self, item: Item) -> None:
-        """Take back the promise of room."""
-        self._promised.pop(item.key, None)
+        self._used.add(item.key)
+        log.debug("%s: keeps %s, %d bytes", self.name, item, item.n_bytes)
 
     def give_up(self, error: OSError) -> None:
         """Write no more: the disk is full, or the folder cannot be written to."""
-        log.warning("Features are no longer kept on disk: %s", error)
+        log.warning("Features are no longer kept %s: %s", PLACES[self.name], error)
         self.wanted = frozenset()
         self.budget_bytes = 0
+
+    def remove_unfinished(self, keys: Collection[str]) -> None:
+        """Remove what was left by processes that were killed while they wrote these: nobody else may now."""
+        for path in self.folder.glob(f"*{PARTIAL_SUFFIX}"):
+            if path.name.partition(".")[0] in keys:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def _listed(self) -> set[str]:
+        if not self.budget_bytes:
+            return set()
+        try:
+            names = [entry.name for entry in os.scandir(self.folder)]
+        except OSError:
+            return set()
+        return {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
 
-    def _make_room(self, n_bytes: int) -> bool:
-        files = []
-        for path in self.folder.glob(f"*{SUFFIX}"):
+    def _make_room(self) -> bool:
+        """Remove files until what the folder holds, the claimed included, is within the budget."""
+        files, used, unwritten = [], 0, 0
+        for path in self.folder.iterdir():
             # Another process may remove it meanwhile.
             with contextlib.suppress(OSError):
-                files.append((path.stat(), path))
-        used = sum(found.st_size for found, _ in files) + sum(self._promised.values())
+                if path.suffix in (SUFFIX, PARTIAL_SUFFIX):
+                    found = path.stat()
+                    used += found.st_size
+                    if path.suffix == SUFFIX:
+                        files.append((found, path))
+                    else:
+                        unwritten += max(0, found.st_size - BLOCK_BYTES * getattr(found, "st_blocks", 0))
         for found, path in sorted(files, key=lambda file: file[0].st_mtime):
-            if used + n_bytes <= self.budget_bytes:
+            if used <= self.budget_bytes:
                 break
-            if path.stem not in self.wanted:
-                # A file that is mapped takes up the disk for as long as it is.
+            if path.stem not in self.wanted and not self._is_of_others(path.stem, found.st_mtime):
                 self._mapped.pop(path.stem, None)
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
                     used -= found.st_size
-                    log.debug("disk: %s goes, %d bytes", path.stem, found.st_size)
-        free = shutil.disk_usage(self.folder).free - sum(self._promised.values())
-        return used + n_bytes <= self.budget_bytes and n_bytes <= free
+                    log.debug("%s: %s goes, %d bytes", self.name, path.stem, found.st_size)
+        return used <= self.budget_bytes and unwritten <= shutil.disk_usage(self.folder).free
+
+    def _is_of_others(self, key: str, used_at: float) -> bool:
+        """Whether a file seems to be in use by another process, whose plan is another."""
+        return key not in self._used and time.time() - used_at < IN_USE_SECONDS
 
 
 class Filling:
-    """A tensor on its way into memory, onto the disk, or both."""
+    """A tensor on its way into memory, into files, or both."""
 
-    def __init__(self, item: Item, memories: Sequence[Memory], disk: Disk) -> None:
+    def __init__(self, item: Item, memories: Sequence[Memory], places: Sequence[Files]) -> None:
         self.item = item
-        self.disk = disk
         self.memory: Memory | None = None
         self.rows: torch.Tensor | None = None
         for memory in memories:
             if self.rows is None:
                 self.memory, self.rows = memory, memory.allocate(item)
-        self.writer = disk.begin(item)
+        begun = ((files, files.begin(item)) for files in places)
+        self.writers = {files: writer for files, writer in begun if writer is not None}
         self.n_done = 0
 
     @property
     def has_place(self) -> bool:
         """Whether there is room for it anywhere."""
-        return self.rows is not None or self.writer is not None
+        return self.rows is not None or bool(self.writers)
 
     def add(self, value: torch.Tensor) -> None:
         """Take the values of the next images ``(b, ...)``."""
-        rows = self.item.layout.to_rows(value)
+        self.add_rows(self.item.layout.to_rows(value))
+
+    def add_rows(self, rows: torch.Tensor) -> None:
+        """Take the rows of the next images ``(b, *shape)``."""
         if rows.dtype != self.item.layout.dtype or rows.shape[1:] != self.item.layout.shape:
             raise RuntimeError(f"{self.item} is {rows.dtype} {tuple(rows.shape)}, not {self.item.layout}")
         if self.rows is not None:
             self.rows[self.n_done : self.n_done + len(rows)].copy_(rows)
-        if self.writer is not None:
+        written = rows.cpu() if self.writers else rows
+        for files, writer in list(self.writers.items()):
             try:
-                self.writer.write(rows.cpu())
+                writer.write(written)
             except OSError as error:
-                self._stop_writing(error)
+                self._stop_writing(files, error)
         self.n_done += len(rows)
 
     def end(self, words: Mapping[str, object]) -> int:
@@ -266,24 +314,20 @@ class Filling:
             raise RuntimeError(f"{self.item}: only {self.n_done} were computed")
         if self.memory is not None and self.rows is not None:
             self.memory.keep(self.item, self.rows)
-        if self.writer is not None:
+        for files, writer in list(self.writers.items()):
             try:
-                self.disk.end(self.item, self.writer, words)
+                files.end(self.item, writer, words)
             except OSError as error:
-                self._stop_writing(error)
+                self._stop_writing(files, error)
         return self.item.n_bytes if self.has_place else 0
 
     def abandon(self, reason: BaseException) -> None:
         """Keep nothing."""
         if self.memory is not None:
             self.memory.forget(self.item)
-        if self.writer is not None:
-            self.disk.forget(self.item)
-            self.writer.abandon(reason)
+        for writer in self.writers.values():
+            writer.abandon(reason)
 
-    def _stop_writing(self, error: OSError) -> None:
-        self.disk.forget(self.item)
-        self.disk.give_up(error)
-        if self.writer is not None:
-            self.writer.abandon(error)
-        self.writer = None
+    def _stop_writing(self, files: Files, error: OSError) -> None:
+        files.give_up(error)
+        self.writers.pop(files).abandon(error)

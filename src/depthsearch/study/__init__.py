@@ -10,6 +10,7 @@ from depthsearch.study.events import (
     Event,
     Stopped,
     TrialEnded,
+    TrialLost,
     TrialStarted,
 )
 from depthsearch.study.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
@@ -25,6 +26,7 @@ __all__ = [
     "Event",
     "Stopped",
     "TrialEnded",
+    "TrialLost",
     "TrialStarted",
     "confirm",
     "count_exhaustive",

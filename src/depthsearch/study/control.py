@@ -94,9 +94,9 @@ def is_stopping(attributes: Mapping[str, Any]) -> bool:
     return holder is not None and asked_of(attributes, holder.token) is not None
 
 
-def note_wanted(study: optuna.Study, *, n_trials: int, then_confirm: bool) -> None:
-    """Keep in a study what it is to reach, for those who look at it from outside."""
-    wanted = {"trials": n_trials, "confirm": then_confirm}
+def note_wanted(study: optuna.Study, *, n_trials: int, then_confirm: bool, n_workers: int = 1) -> None:
+    """Keep in a study what it is to reach and with how many workers, for those who look from outside."""
+    wanted = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers}
     if study.user_attrs.get(WANTED) != wanted:
         study.set_user_attr(WANTED, wanted)
 

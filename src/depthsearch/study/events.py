@@ -7,21 +7,28 @@ from dataclasses import dataclass
 from optuna.trial import TrialState
 
 from depthsearch.cuts import Cut
-from depthsearch.objective import (
-    TransferCurve,
-)
+from depthsearch.objective import TransferCurve
 from depthsearch.space import Point
 from depthsearch.training import EpochResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStarted:
-    """A trial begins, or goes on after an interruption."""
+    """A trial begins, or goes on after an interruption.
+
+    Attributes:
+        number: Optuna's.
+        point: Its setting.
+        origin: What it is for.
+        adopted: Whether it goes on.
+        worker: Who trains it; None where there is one worker only.
+    """
 
     number: int
     point: Point
     origin: str
     adopted: bool
+    worker: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,21 @@ class EpochDone:
 
     number: int
     result: EpochResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialLost:
+    """A trial's worker died, hangs, or had too little memory; the trial goes on elsewhere.
+
+    Attributes:
+        number: Optuna's.
+        reason: In a line.
+        n_lost: How often that has happened to it.
+    """
+
+    number: int
+    reason: str
+    n_lost: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,4 +93,4 @@ class Stopped:
     after: str
 
 
-Event = CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialEnded | Stopped
+Event = CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialLost | TrialEnded | Stopped

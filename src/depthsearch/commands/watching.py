@@ -1,0 +1,53 @@
+"""Where the events of a running study go besides the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import optuna
+
+from depthsearch.eventlog import Sink, check_log, open_log, require_extra
+from depthsearch.mlflowlog import mlflow_log
+from depthsearch.study import Event
+from depthsearch.tensorboardlog import check_tensorboard, tensorboard_log
+
+__all__ = ["check_watchers", "watching"]
+
+
+def check_watchers(arguments: argparse.Namespace) -> None:
+    """Refuse places that cannot be written to, before anything is loaded.
+
+    Raises:
+        SettingsError: If one cannot, or its package is missing.
+    """
+    if arguments.log_file is not None:
+        check_log(arguments.log_file)
+    if arguments.tensorboard is not None:
+        check_tensorboard(arguments.tensorboard)
+    if arguments.mlflow is not None:
+        require_extra("mlflow", "mlflow")
+
+
+@contextmanager
+def watching(arguments: argparse.Namespace, study: optuna.Study) -> Iterator[Sink]:
+    """Open all places that are asked for, and give what tells an event to each.
+
+    Raises:
+        SettingsError: If one cannot be opened.
+    """
+    with ExitStack() as stack:
+        sinks: list[Sink] = []
+        if arguments.log_file is not None:
+            sinks.append(stack.enter_context(open_log(arguments.log_file, study)))
+        if arguments.tensorboard is not None:
+            sinks.append(stack.enter_context(tensorboard_log(arguments.tensorboard, study)))
+        if arguments.mlflow is not None:
+            sinks.append(stack.enter_context(mlflow_log(arguments.mlflow, study)))
+
+        def tell(event: Event) -> None:
+            for sink in sinks:
+                sink(event)
+
+        yield tell

@@ -1,0 +1,70 @@
+"""Who trains for a command: this process, several of this machine, or a cluster."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+
+from rich.console import Console
+
+from depthsearch.commands.console import say
+from depthsearch.devices import usable_cores
+from depthsearch.executors import Executor, InProcess, LocalProcesses, WorkerPlan, check_room, plan_workers
+from depthsearch.features import remove_shared, shared_memory_folder
+from depthsearch.objective import Task
+from depthsearch.space import SearchSpace
+
+__all__ = ["workers"]
+
+
+@contextmanager
+def workers(
+    arguments: argparse.Namespace, tasks: Mapping[str, Task], space: SearchSpace, console: Console
+) -> Iterator[Executor]:
+    """Start the workers that a command line asks for, and end them.
+
+    Raises:
+        SettingsError: If there is no room for so many.
+    """
+    device = next(iter(tasks.values())).device
+    plans = plan_workers(device, arguments.workers)
+    if len(plans) == 1:
+        yield InProcess(tasks)
+        return
+    check_room(tasks, space, plans)
+    if device.kind == "cpu" and len(plans) > usable_cores():
+        told = f"{len(plans)} workers on {usable_cores()} cores wait for each other: fewer are as fast."
+        say(console, told, style="yellow")
+    say(console, f"Workers   {len(plans)}, {plans[0].threads} threads each{_on_gpus(plans)}.")
+    with (
+        _sharing(tasks, plans) as shared,
+        closing(LocalProcesses(shared, plans, hung_seconds=arguments.hung_after)) as executor,
+    ):
+        yield executor
+
+
+def _on_gpus(plans: tuple[WorkerPlan, ...]) -> str:
+    on = Counter(plan.gpu for plan in plans if plan.gpu is not None)
+    return f", on {len(on)} {'GPU' if len(on) == 1 else 'GPUs'}" if on else ""
+
+
+@contextmanager
+def _sharing(tasks: Mapping[str, Task], plans: tuple[WorkerPlan, ...]) -> Iterator[Mapping[str, Task]]:
+    """Let the workers keep features together, in memory that all of them see."""
+    n_on_device = max(Counter(plan.gpu for plan in plans).values())
+    folder = shared_memory_folder()
+    try:
+        yield {
+            name: task
+            if task.budget is None
+            else replace(
+                task, budget=task.budget.shared(folder, n_workers=len(plans), n_on_device=n_on_device)
+            )
+            for name, task in tasks.items()
+        }
+    finally:
+        if folder is not None:
+            remove_shared(folder)

@@ -1,0 +1,35 @@
+"""Who trains: this process, several of this machine, or a cluster. They only train; see `study`."""
+
+from depthsearch.executors.gpu import check_room
+from depthsearch.executors.here import InProcess
+from depthsearch.executors.jobs import (
+    Ended,
+    Executor,
+    Failed,
+    Job,
+    Lost,
+    Probing,
+    Report,
+    Run,
+    Training,
+    run_job,
+)
+from depthsearch.executors.local import LocalProcesses, WorkerPlan, plan_workers
+
+__all__ = [
+    "Ended",
+    "Executor",
+    "Failed",
+    "InProcess",
+    "Job",
+    "LocalProcesses",
+    "Lost",
+    "Probing",
+    "Report",
+    "Run",
+    "Training",
+    "WorkerPlan",
+    "check_room",
+    "plan_workers",
+    "run_job",
+]

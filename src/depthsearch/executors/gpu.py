@@ -1,0 +1,86 @@
+"""How many workers a GPU has room for: measured before they share one, not found out by a failing trial."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from depthsearch.errors import SettingsError
+from depthsearch.executors.local import WorkerPlan
+from depthsearch.objective import Task, train_point
+from depthsearch.space import Point, SearchSpace
+
+__all__ = ["check_room", "peak_bytes"]
+
+# What CUDA itself takes of a GPU for each process: 0.3 to 0.6 GiB on today's.
+CONTEXT_BYTES = 600 * 2**20
+
+
+def check_room(tasks: Mapping[str, Task], space: SearchSpace, plans: Sequence[WorkerPlan]) -> None:
+    """Refuse more workers than fit: measured where several share a GPU, each training everything.
+
+    Args:
+        tasks: What to train, by the space's names for the backbones.
+        space: What is searched.
+        plans: Of the workers.
+
+    Raises:
+        SettingsError: If they do not fit.
+    """
+    n_each = max(Counter(plan.gpu for plan in plans if plan.gpu is not None).values(), default=0)
+    if n_each < 2:
+        return
+    kept = max((task.budget.device_bytes for task in tasks.values() if task.budget is not None), default=0)
+    refuse_too_many(
+        n_each,
+        each_bytes=CONTEXT_BYTES + max(peak_bytes(task, space, name) for name, task in tasks.items()),
+        # The first GPU has this process's own context, so that the others have a little more.
+        free_bytes=torch.cuda.mem_get_info()[0] - kept,
+        batch_size=next(iter(tasks.values())).recipe.batch_size,
+    )
+
+
+def refuse_too_many(n_each: int, *, each_bytes: int, free_bytes: int, batch_size: int) -> None:
+    """Refuse more workers on a GPU than it has room for.
+
+    Raises:
+        SettingsError: Saying how many would fit.
+    """
+    n_fit = free_bytes // each_bytes
+    if n_each > n_fit:
+        least = "one worker a GPU" if n_fit else f"a smaller --batch-size than {batch_size}"
+        advice = f"{n_fit} a GPU" if n_fit > 1 else least
+        raise SettingsError(
+            f"{n_each} workers on a GPU need {n_each * each_bytes / 2**30:.1f} GiB, measured with everything "
+            f"trained, and {free_bytes / 2**30:.1f} GiB are free beside kept features. "
+            f"Give fewer --workers, {advice}, or less --keep-memory."
+        )
+
+
+def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
+    """Measure what one step takes of the GPU's memory at most: everything trained, the widest head.
+
+    Args:
+        task: What to train.
+        space: What is searched.
+        backbone: The space's name for the task's backbone.
+    """
+    few = torch.arange(min(task.recipe.batch_size, len(task.data.train)))
+    images = task.data.train.chosen(few)
+    once = replace(
+        task,
+        data=replace(task.data, train=images, val=images),
+        recipe=replace(task.recipe, epochs=1, views=1),
+        budget=None,
+    )
+    width = space.head_width[0] if isinstance(space.head_width, tuple) else space.head_width or 0
+    point = Point(cut=space.cuts_of(backbone)[0], learning_rate=space.learning_rate[0], head_width=width)
+    torch.cuda.reset_peak_memory_stats()
+    for _ in train_point(once, point, seed=0):
+        pass
+    peak = torch.cuda.max_memory_reserved()
+    torch.cuda.empty_cache()
+    return int(peak)

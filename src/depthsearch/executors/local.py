@@ -1,0 +1,433 @@
+"""Several workers in processes of this machine: one a GPU, or several; on CPUs the cores are divided.
+
+A worker is a process that can be killed at any moment. What it was doing is then reported as lost, another
+process takes its place, and a job that had not begun is simply begun there. Workers end with the process that
+made them, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import psutil
+import torch
+from torch.hub import tqdm
+
+from depthsearch.devices import Device, usable_cores
+from depthsearch.errors import DepthsearchError, SettingsError, StudyError
+from depthsearch.executors.jobs import Failed, Job, Lost, Report, Run, first_line, portable, run_job
+from depthsearch.objective import Task
+from depthsearch.training import EpochResult
+
+__all__ = ["HUNG_SECONDS", "LocalProcesses", "WorkerPlan", "plan_workers"]
+
+# A worker that has used no processor for so long hangs; one that waits for another's features uses a little.
+HUNG_SECONDS = 300.0
+HARDLY_SECONDS = 0.02
+# How long to try to start a worker, and between tries.
+PATIENCE_SECONDS = 600.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+TICK_SECONDS = 1.0
+READY = "ready"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """Where one worker computes.
+
+    Attributes:
+        name: To be shown.
+        gpu: Number of its GPU; None: it has none.
+        threads: Of PyTorch, on the CPU.
+    """
+
+    name: str
+    gpu: int | None
+    threads: int
+
+
+def plan_workers(device: Device, n_workers: int | None = None) -> tuple[WorkerPlan, ...]:
+    """Divide GPUs or cores among workers; OMP_NUM_THREADS says otherwise, where it is set.
+
+    Args:
+        device: What to compute on.
+        n_workers: How many; default: one for each GPU, or one where there is none.
+
+    Raises:
+        SettingsError: If the device cannot be shared.
+    """
+    n_gpus = torch.cuda.device_count() if device.kind == "cuda" else 0
+    n_workers = n_workers or max(1, n_gpus)
+    if device.kind == "mps" and n_workers > 1:
+        raise SettingsError(f"--workers {n_workers} cannot share the one mps device. Give --workers 1.")
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(asked) if asked.isdecimal() and int(asked) else max(1, usable_cores() // n_workers)
+    plans = []
+    for number in range(n_workers):
+        gpu = number % n_gpus if n_gpus else None
+        name = f"worker {number + 1}" + ("" if gpu is None else f" on GPU {gpu}")
+        plans.append(WorkerPlan(name=name, gpu=gpu, threads=threads))
+    return tuple(plans)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    """A place for a process, and what it does.
+
+    Attributes:
+        plan: Where it computes.
+        process: None: it is to be started.
+        connection: To the process.
+        is_ready: Whether the process has told that it can work.
+        job: What it is to do, or does; None: nothing.
+        has_begun: Whether the process has the job.
+        is_asking: Whether it waits for an answer.
+        computed: Processor seconds that the process had used when it was last seen to use some, and when
+            that was.
+        failing_since: Since when no process could be started; None: the last one could.
+        n_failed: How often since then.
+        next_try: When to try again.
+    """
+
+    plan: WorkerPlan
+    process: BaseProcess | None = None
+    connection: Connection | None = None
+    is_ready: bool = False
+    job: Job | None = None
+    has_begun: bool = False
+    is_asking: bool = False
+    computed: tuple[float, float] = (0.0, 0.0)
+    failing_since: float | None = None
+    n_failed: int = 0
+    next_try: float = 0.0
+
+
+class LocalProcesses:
+    """Runs jobs in processes of this machine; see `jobs.Executor`."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        plans: Sequence[WorkerPlan],
+        *,
+        run: Run = run_job,
+        hung_seconds: float = HUNG_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Start the workers; they get ready on their own.
+
+        Args:
+            tasks: What to train, by the space's names for the backbones.
+            plans: One for each worker.
+            run: Does a job; each process finds it by its name.
+            hung_seconds: A worker that has used no processor for so long is taken for dead.
+            patience_seconds: For how long to try to start a worker that does not start.
+        """
+        self.hung_seconds = hung_seconds
+        self.patience_seconds = patience_seconds
+        self._run = run
+        self._payload = pickle.dumps(dict(tasks))
+        self._context = _context()
+        self._workers = [_Worker(plan=plan) for plan in plans]
+        self._reports: list[tuple[int | str, Report]] = []
+        # At the end of Python, multiprocessing would wait for workers that nobody has ended.
+        self._end = weakref.finalize(self, _end_all, self._workers)
+        self._keep_alive()
+
+    @property
+    def n_workers(self) -> int:
+        """How many jobs run at once."""
+        return len(self._workers)
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every worker can begin at once."""
+        return all(worker.is_ready for worker in self._workers)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Numbers of the processes that live."""
+        found = (worker.process.pid for worker in self._workers if worker.process is not None)
+        return tuple(pid for pid in found if pid is not None)
+
+    def start(self, job: Job) -> str:
+        """Give a job to a free worker, one that is ready if there is one.
+
+        Returns:
+            The worker's name.
+
+        Raises:
+            RuntimeError: If none is free.
+        """
+        free = [worker for worker in self._workers if worker.job is None]
+        if not free:
+            raise RuntimeError(f"no worker is free for job {job.key}")
+        worker = next((worker for worker in free if worker.is_ready), free[0])
+        worker.job, worker.has_begun = job, False
+        self._begin(worker)
+        return worker.plan.name
+
+    def wait(self, seconds: float) -> Sequence[tuple[int | str, Report]]:
+        """Wait for reports; meanwhile put new processes in the place of dead ones.
+
+        Raises:
+            StudyError: If a worker cannot be started, over and over.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            self._keep_alive()
+            left = deadline - time.monotonic()
+            if self._reports or left <= 0:
+                found, self._reports = self._reports, []
+                return found
+            there = {w.connection: w for w in self._workers if w.connection is not None}
+            if not there:
+                time.sleep(min(left, FIRST_PAUSE_SECONDS))
+                continue
+            for connection in multiprocessing.connection.wait(list(there), min(left, TICK_SECONDS)):
+                self._listen(there[connection])  # type: ignore[index]
+
+    def answer(self, key: int | str, *, go_on: bool) -> None:
+        """Tell a worker whether its training goes on."""
+        worker = next(w for w in self._workers if w.job is not None and w.job.key == key)
+        worker.is_asking = False
+        if not go_on:
+            worker.job = None
+        self._note_computing(worker)
+        # A worker that has died meanwhile is seen by the next wait.
+        with contextlib.suppress(OSError):
+            if worker.connection is not None:
+                worker.connection.send(go_on)
+
+    def drop(self) -> None:
+        """Give up what runs: an epoch cannot be stopped, so its process is replaced."""
+        for worker in self._workers:
+            if worker.job is not None:
+                worker.job = None
+                _remove(worker)
+        self._reports = []
+
+    def close(self) -> None:
+        """End the processes."""
+        self._end()
+
+    def _keep_alive(self) -> None:
+        """Start what is to be started, and kill what hangs."""
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.process is None and now >= worker.next_try:
+                self._spawn(worker)
+            elif worker.has_begun and worker.job is not None and not worker.is_asking and self._hangs(worker):
+                self._lose(worker, f"it computed nothing for {self.hung_seconds:g} s and was ended")
+
+    def _spawn(self, worker: _Worker) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(theirs, self._payload, worker.plan, self._run), daemon=True
+        )
+        try:
+            with _environment(OMP_NUM_THREADS=str(worker.plan.threads)):
+                process.start()
+        except OSError as error:
+            ours.close()
+            self._failed_to_start(worker, first_line(error))
+            return
+        finally:
+            theirs.close()
+        worker.process, worker.connection, worker.is_ready = process, ours, False
+
+    def _listen(self, worker: _Worker) -> None:
+        """Take in what a worker has sent, or its death."""
+        assert worker.connection is not None
+        try:
+            said: Any = worker.connection.recv()
+        except (EOFError, OSError):
+            self._lose(worker, f"its process {_how_it_ended(worker.process)}")
+            return
+        self._note_computing(worker)
+        if not worker.is_ready:
+            if said == READY:
+                worker.is_ready, worker.failing_since, worker.n_failed = True, None, 0
+                self._begin(worker)
+                return
+            _remove(worker)
+            if said.kind == "bug":
+                raise said.error
+            self._failed_to_start(worker, said.reason)
+        elif worker.job is not None and worker.has_begun:
+            key, report = said
+            # One that was stopped ends in its own time; nobody asked for what it says then.
+            if key == worker.job.key:
+                self._reports.append((key, report))
+                worker.is_asking = isinstance(report, EpochResult)
+                if not worker.is_asking:
+                    worker.job = None
+
+    def _begin(self, worker: _Worker) -> None:
+        """Send the job that waits for its process, once that is ready."""
+        if worker.job is None or worker.has_begun or not worker.is_ready or worker.connection is None:
+            return
+        # A process that is dead already is seen by the next wait, and the job begun by the next process.
+        with contextlib.suppress(OSError):
+            worker.connection.send(worker.job)
+            worker.has_begun = True
+            worker.is_asking = False
+            self._note_computing(worker)
+
+    def _lose(self, worker: _Worker, reason: str) -> None:
+        """Take a process for dead."""
+        was_ready = worker.is_ready
+        _remove(worker)
+        if worker.job is not None and worker.has_begun:
+            self._reports.append((worker.job.key, Lost(reason=f"{worker.plan.name}: {reason}")))
+            worker.job = None
+        if not was_ready:
+            self._failed_to_start(worker, reason)
+
+    def _failed_to_start(self, worker: _Worker, reason: str) -> None:
+        """Try again later, or give up.
+
+        Raises:
+            StudyError: If it has been tried for long.
+        """
+        now = time.monotonic()
+        if worker.failing_since is None:
+            worker.failing_since = now
+            log.warning("%s cannot be started yet: %s", worker.plan.name, reason)
+        worker.n_failed += 1
+        if now - worker.failing_since > self.patience_seconds:
+            raise StudyError(
+                f"{worker.plan.name} cannot be started: {reason}. Mend that and run the same command again."
+            )
+        worker.next_try = now + min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**worker.n_failed)
+
+    def _note_computing(self, worker: _Worker) -> None:
+        worker.computed = (_processor_seconds(worker.process), time.monotonic())
+
+    def _hangs(self, worker: _Worker) -> bool:
+        used, since = worker.computed
+        now_used = _processor_seconds(worker.process)
+        if now_used - used > HARDLY_SECONDS:
+            worker.computed = (now_used, time.monotonic())
+            return False
+        return time.monotonic() - since > self.hung_seconds
+
+
+def _end_all(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.job = None
+        _remove(worker)
+
+
+def _remove(worker: _Worker) -> None:
+    """End a worker's process."""
+    if worker.connection is not None:
+        worker.connection.close()
+    if worker.process is not None:
+        worker.process.kill()
+        worker.process.join()
+        worker.process.close()
+    worker.process = worker.connection = None
+    worker.is_ready = worker.is_asking = False
+
+
+def _context() -> BaseContext:
+    """Choose how processes start: from one that has PyTorch loaded and nothing running, where that goes."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
+@contextlib.contextmanager
+def _environment(**names: str) -> Iterator[None]:
+    """Set variables that the environment does not have yet, for processes started meanwhile."""
+    missing = {name: value for name, value in names.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
+def _processor_seconds(process: BaseProcess | None) -> float:
+    """Processor time that a process has used; 0 for one that is gone."""
+    try:
+        times = psutil.Process(process.pid if process is not None else None).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _how_it_ended(process: BaseProcess | None) -> str:
+    """Say how a process died."""
+    if process is None:
+        return "is gone"
+    process.join(5.0)
+    code = process.exitcode
+    if code is None:
+        return "stopped talking"
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            killed = " (the system kills what takes too much memory)" if code == -signal.SIGKILL else ""
+            return f"was ended by {signal.Signals(-code).name}{killed}"
+    return f"ended with status {code}"
+
+
+def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: Run) -> None:
+    """Do jobs until nobody is there to give one: the main function of a worker."""
+    # Ctrl-C and a SIGTERM to all of a group are for the coordinator, which ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(plan.threads)
+    # torch.fx makes the lock of a progress bar, by default one that outlives a killed process.
+    tqdm.set_lock(threading.RLock())
+    try:
+        if plan.gpu is not None:
+            torch.cuda.set_device(plan.gpu)
+        tasks = pickle.loads(payload)
+    except Exception as error:  # noqa: BLE001 (whoever started this tries again, or raises it)
+        mends_itself = isinstance(error, OSError | DepthsearchError)
+        kind = "system" if mends_itself else "bug"
+        connection.send(portable(Failed(kind=kind, reason=first_line(error), error=error)))
+        return
+    # Nobody at the other end: the coordinator is gone.
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(READY)
+        while True:
+            _do(connection, tasks, connection.recv(), run)
+
+
+def _do(connection: Connection, tasks: Mapping[str, Task], job: Job, run: Run) -> None:
+    """Do a job; after each epoch wait for the answer."""
+    with contextlib.closing(run(tasks, job)) as reports:
+        for report in reports:
+            connection.send((job.key, portable(report)))
+            if isinstance(report, EpochResult) and not connection.recv():
+                return
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,120 @@
+"""A study as a run of MLflow, and each of its trials as a run below it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from depthsearch.errors import SettingsError
+from depthsearch.eventlog import Sink, first_line, forgiving, require_extra, teller
+from depthsearch.study import EpochDone, Event, Stopped, TrialEnded, TrialStarted, without_password
+
+__all__ = ["mlflow_log"]
+
+METRICS = ("score", "val_loss", "train_loss", "seconds")
+STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
+# Unless the user says otherwise: MLflow's retries would hold a study up for minutes where its server is away,
+# and MLflow's makers are told of nobody's runs.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_EXPERIMENT_NAME": "depthsearch",
+}
+
+
+@contextmanager
+def mlflow_log(uri: str, study: optuna.Study) -> Iterator[Sink]:
+    """Write a study and its trials as runs of MLflow; a study that goes on does so in the same runs.
+
+    A pruned trial is ``KILLED`` there, as is a study that is stopped. What fails later is warned of once, and
+    the study goes on.
+
+    Args:
+        uri: MLflow's, such as ``http://host:5000`` or ``sqlite:///mlflow.db``.
+        study: Whose events come.
+
+    Raises:
+        SettingsError: If MLflow cannot be written to, or is missing.
+    """
+    require_extra("mlflow", "mlflow")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    shown = f"--mlflow {without_password(uri)}"
+    try:
+        with _without_warnings():
+            from mlflow import MlflowClient
+
+            client = MlflowClient(uri)
+            parent = _run(client, study.study_name, {"depthsearch.study": study.user_attrs["checkpoint_id"]})
+    except Exception as error:
+        raise SettingsError(f"{shown} cannot be written to: {first_line(error)}") from error
+    attempt = forgiving(shown)
+    told = _told(client, parent, study)
+    status = "FINISHED"
+
+    def tell(event: Event) -> None:
+        nonlocal status
+        status = "KILLED" if isinstance(event, Stopped) else "FINISHED"
+        attempt(told, event)
+
+    try:
+        yield tell
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        raise
+    finally:
+        attempt(_without_warnings()(client.set_terminated), parent, status)
+
+
+def _told(client: Any, parent: str, study: optuna.Study) -> Sink:
+    """Give a function that tells MLflow of a trial's events."""
+    taken_apart = teller(study)
+    runs: dict[int, str] = {}
+    steps: dict[int, set[int]] = {}
+
+    @_without_warnings()
+    def tell(event: Event) -> None:
+        _, entries = taken_apart(event)
+        if isinstance(event, TrialStarted):
+            tags = {"depthsearch.trial": str(event.number), "mlflow.parentRunId": parent}
+            run = runs[event.number] = _run(client, f"trial {event.number}", tags)
+            steps[event.number] = {each.step for each in client.get_metric_history(run, "score")}
+            for key in entries.keys() - {"trial", "adopted"}:
+                client.log_param(run, key, entries[key])
+        elif isinstance(event, EpochDone) and event.result.epoch not in steps[event.number]:
+            for key in METRICS:
+                client.log_metric(runs[event.number], key, entries[key], step=event.result.epoch)
+        elif isinstance(event, TrialEnded):
+            for key in ("state", "reason"):
+                client.set_tag(runs[event.number], key, entries[key] or "")
+            client.set_terminated(runs.pop(event.number), STATUS[event.state])
+
+    return tell
+
+
+def _run(client: Any, name: str, tags: dict[str, str]) -> str:
+    """Let the run with these tags go on, or begin it."""
+    named = os.environ["MLFLOW_EXPERIMENT_NAME"]
+    known = client.get_experiment_by_name(named)
+    experiment = known.experiment_id if known else client.create_experiment(named)
+    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    for run in client.search_runs([experiment], wanted, max_results=1):
+        client.update_run(run.info.run_id, status="RUNNING")
+        return str(run.info.run_id)
+    return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hide what MLflow's libraries say of each other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,348 @@
+"""The trials of a study that are under way: given to workers, reported, judged, told.
+
+The Optuna study is the only state. A trial found RUNNING that nobody works on is an orphan, of a stopped
+process or of a lost answer of the database, and is adopted under its own number, from its checkpoint if there
+is one. A trial whose worker is lost goes on elsewhere likewise, a few times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from depthsearch.cuts import Cut
+from depthsearch.errors import StudyError
+from depthsearch.executors import Ended, Executor, Failed, Lost, Probing, Report, Training
+from depthsearch.interrupts import deferred
+from depthsearch.lease import Lease
+from depthsearch.objective import Task, TransferCurve, note_cost
+from depthsearch.space import Point, SearchSpace
+from depthsearch.stored import curve_key
+from depthsearch.study.confirmation import CONFIRMATION
+from depthsearch.study.control import TO_THE_END
+from depthsearch.study.events import CurveDrawn, EpochDone, Event, TrialEnded, TrialLost, TrialStarted
+from depthsearch.study.upcoming import upcoming_trials
+from depthsearch.training import EpochResult, seed_from
+
+# Trials of these origins run to their last epoch: the report compares with them, or all are to be compared.
+NEVER_STOPPED = ("baseline", "exhaustive")
+# How often a trial may lose its worker and go on.
+MOST_LOST = 2
+# How long to wait for reports before looking whether the study is asked to stop.
+POLL_SECONDS = 1.0
+# A trial's user attribute: why it lost its workers, one after the other.
+LOST = "lost"
+
+NextTrial = Callable[[], Trial | None]
+
+
+@dataclass(slots=True, kw_only=True)
+class _UnderWay:
+    """A trial that a worker has, or that waits for one.
+
+    Attributes:
+        trial: The study's.
+        point: Its setting.
+        origin: What it is for.
+        reported: Epochs that the study had at the start.
+        results: Of the epochs so far.
+    """
+
+    trial: Trial
+    point: Point
+    origin: str
+    reported: frozenset[int]
+    results: list[EpochResult] = field(default_factory=list)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is never pruned."""
+        return self.origin in NEVER_STOPPED or bool(self.trial.user_attrs.get(TO_THE_END, False))
+
+
+class Run:
+    """Keeps workers busy with the trials of a study whose lease is held."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        tasks: Mapping[str, Task],
+        space: SearchSpace,
+        executor: Executor,
+        checkpoints: Path,
+        held: Lease,
+        *,
+        n_trials: int = 0,
+        sampler: Callable[[int], BaseSampler] | None = None,
+    ) -> None:
+        """Prepare to run trials.
+
+        Args:
+            study: Whose.
+            tasks: What is trained, by the space's names for the backbones.
+            space: What is searched.
+            executor: Has the workers.
+            checkpoints: Folder for the checkpoints of running trials.
+            held: The study's lease.
+            n_trials: Of the search, in total: what is worth keeping depends on what is still to come.
+            sampler: Gives the sampler of a trial by its number, for orphans without all their values.
+        """
+        self.study = study
+        self.tasks = tasks
+        self.space = space
+        self.asked: str | None = None
+        self._executor = executor
+        self._folder = checkpoints / str(study.user_attrs["checkpoint_id"])
+        self._held = held
+        self._n_trials = n_trials
+        self._sampler = sampler
+        self._under_way: dict[int, _UnderWay] = {}
+        self._to_go_on: list[_UnderWay] = []
+        self._to_probe: list[str] = []
+        # Backbones that are being probed, and how often the worker was lost.
+        self._probed: dict[str, int] = {}
+
+    def probe(self, backbones: list[str]) -> None:
+        """Have the frozen features of some backbones probed before trials are begun."""
+        self._to_probe += backbones
+
+    def __call__(self, next_trial: NextTrial = lambda: None) -> Iterator[Event]:
+        """Run orphans, then what else there is, until nothing is left or a stop is asked for.
+
+        Args:
+            next_trial: Begins another trial of the study; None: there is none for now.
+
+        Raises:
+            StudyError: If the lease is lost, the database is gone for long, or workers cannot work.
+        """
+        try:
+            while True:
+                self.asked = self._held.renew()
+                if not self.asked:
+                    yield from self._fill(next_trial)
+                if not self._under_way and not self._probed:
+                    return
+                for key, report in self._executor.wait(POLL_SECONDS):
+                    yield from self._take(key, report)
+        except StorageInternalError as error:
+            # A database that is locked, or a disk that is full, says nothing of the trials.
+            raise StudyError(
+                f"Study {self.study.study_name!r} stopped: {_first_line(error)}. "
+                "Mend that and run the same command again."
+            ) from error
+        finally:
+            self._executor.drop()
+            self._under_way.clear()
+            self._probed.clear()
+
+    def _fill(self, next_trial: NextTrial) -> Iterator[Event]:
+        """Give every free worker something to do."""
+        while len(self._under_way) + len(self._probed) < self._executor.n_workers:
+            if self._to_probe:
+                self._begin_probing(self._to_probe.pop(0))
+            elif self._to_go_on:
+                yield from self._begin(self._to_go_on.pop(0), goes_on=True)
+            elif (orphan := self._orphan()) is not None:
+                yield from self._begin(self._taken_on(orphan), goes_on=True)
+            elif (trial := next_trial()) is not None:
+                yield from self._begin(self._taken_on(trial), goes_on=False)
+            else:
+                return
+
+    def _orphan(self) -> Trial | None:
+        """Find a trial that is RUNNING and nobody's."""
+        for found in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if found.number not in self._under_way:
+                if self._sampler is not None:
+                    self.study.sampler = self._sampler(found.number)
+                return adopted(self.study, found)
+        return None
+
+    def _taken_on(self, trial: Trial) -> _UnderWay:
+        with deferred():
+            point = self.space.suggest(trial)
+            note_cost(trial, self.tasks[point.cut.backbone], point)
+        return _UnderWay(
+            trial=trial,
+            point=point,
+            origin=str(trial.user_attrs.get("origin", "sampler")),
+            reported=frozenset(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values),
+        )
+
+    def _begin(self, it: _UnderWay, *, goes_on: bool) -> Iterator[Event]:
+        trial, point = it.trial, it.point
+        seed, split_seed = self._seeds(it)
+        self._under_way[trial.number] = it
+        worker = self._executor.start(
+            Training(
+                key=trial.number,
+                point=point,
+                seed=seed,
+                split_seed=split_seed,
+                checkpoint=self._checkpoint(trial),
+                upcoming=self._upcoming(point.cut.backbone, but=trial.number),
+            )
+        )
+        yield TrialStarted(number=trial.number, point=point, origin=it.origin, adopted=goes_on, worker=worker)
+
+    def _seeds(self, it: _UnderWay) -> tuple[int, int | None]:
+        """Give a trial's seed, its own or one that all cuts share for confirmation, and its split's."""
+        base, attributes = self.tasks[it.point.cut.backbone].recipe.seed, it.trial.user_attrs
+        if it.origin != "confirm":
+            return seed_from(base, it.trial.number), None
+        seed = seed_from(base, attributes["seed"], CONFIRMATION)
+        return seed, seed if attributes["resample"] else None
+
+    def _upcoming(self, backbone: str, *, but: int | None = None) -> dict[Cut, float]:
+        """Expect how many trials come at each cut of a backbone; those of other workers are under way."""
+        trials = self.study.get_trials(deepcopy=False)
+        expected = upcoming_trials(trials, self.space, n_trials=self._n_trials)
+        for number, other in self._under_way.items():
+            if number != but:
+                expected[other.point.cut] += 1
+        return {cut: n for cut, n in expected.items() if cut.backbone == backbone}
+
+    def _begin_probing(self, backbone: str) -> None:
+        self._probed.setdefault(backbone, 0)
+        cuts = self.space.cuts_of(backbone)
+        self._executor.start(Probing(key=backbone, cuts=tuple(cuts), upcoming=self._upcoming(backbone)))
+
+    def _take(self, key: int | str, report: Report) -> Iterator[Event]:
+        """Take in what a worker says."""
+        if isinstance(key, str):
+            yield from self._take_probing(key, report)
+            return
+        it = self._under_way[key]
+        if isinstance(report, EpochResult):
+            yield from self._take_epoch(it, report)
+        elif isinstance(report, Ended):
+            yield from self._end(it, TrialState.COMPLETE)
+        elif isinstance(report, Lost) or (
+            isinstance(report, Failed) and report.kind == "memory" and self._executor.n_workers > 1
+        ):
+            # Out of memory beside others, it may do alone, or where there is more.
+            yield from self._lose(it, report.reason)
+        elif isinstance(report, Failed):
+            yield from self._fail(it, report)
+
+    def _take_epoch(self, it: _UnderWay, result: EpochResult) -> Iterator[Event]:
+        number, epochs = it.trial.number, self.tasks[it.point.cut.backbone].recipe.epochs
+        it.results.append(result)
+        with deferred():
+            # Epochs take their time: nothing is written for a study that another has taken over meanwhile.
+            self._held.renew()
+            if result.epoch not in it.reported:
+                it.trial.report(result.score, step=result.epoch)
+        yield EpochDone(number=number, result=result)
+        self.asked = self._held.renew()
+        # Optuna judges the last epoch reported; one that is only told again was judged before.
+        is_new = max(it.reported, default=0) <= result.epoch < epochs
+        if _is_weak(it, result.epoch, judge=is_new and it.origin != "confirm"):
+            self._executor.answer(number, go_on=False)
+            yield from self._end(it, TrialState.PRUNED, f"pruned after epoch {result.epoch}")
+        elif self.asked == "epoch" and result.epoch < epochs:
+            # Left as an interrupt leaves it: RUNNING, with its checkpoint.
+            self._executor.answer(number, go_on=False)
+            del self._under_way[number]
+        else:
+            self._executor.answer(number, go_on=True)
+
+    def _lose(self, it: _UnderWay, reason: str) -> Iterator[Event]:
+        """Let a trial go on elsewhere; fail it where that has been done often."""
+        with deferred():
+            reasons = [*it.trial.user_attrs.get(LOST, []), reason]
+            it.trial.set_user_attr(LOST, reasons)
+        if len(reasons) > MOST_LOST:
+            yield from self._end(it, TrialState.FAIL, f"lost its worker {len(reasons)} times: {reason}")
+            return
+        del self._under_way[it.trial.number]
+        stored = self.study.get_trials(deepcopy=False)[it.trial.number]
+        it.reported, it.results = frozenset(stored.intermediate_values), []
+        self._to_go_on.append(it)
+        yield TrialLost(number=it.trial.number, reason=reason, n_lost=len(reasons))
+
+    def _fail(self, it: _UnderWay, failed: Failed) -> Iterator[Event]:
+        number = it.trial.number
+        if failed.kind == "system":
+            raise StudyError(
+                f"Trial {number} stopped: {failed.reason}. Mend that and run the same command again."
+            ) from failed.error
+        if failed.kind == "diverged":
+            it.trial.set_user_attr("diverged", True)
+            yield from self._end(it, TrialState.PRUNED, failed.reason)
+        elif failed.kind == "memory":
+            yield from self._end(it, TrialState.FAIL, failed.reason)
+        else:
+            self._tell(it, TrialState.FAIL, failed.reason)
+            raise failed.error
+
+    def _take_probing(self, backbone: str, report: Report) -> Iterator[Event]:
+        if isinstance(report, TransferCurve):
+            with deferred():
+                self.study.set_user_attr(curve_key(backbone), asdict(report))
+            del self._probed[backbone]
+            yield CurveDrawn(backbone=backbone, curve=report)
+        elif isinstance(report, Lost) and self._probed[backbone] < MOST_LOST:
+            self._probed[backbone] += 1
+            self._begin_probing(backbone)
+        elif isinstance(report, Failed) and report.kind == "bug":
+            raise report.error
+        else:
+            assert isinstance(report, Failed | Lost)
+            raise StudyError(
+                f"The frozen features could not be probed: {report.reason}. "
+                "Mend that and run the same command again."
+            )
+
+    def _end(self, it: _UnderWay, state: TrialState, reason: str | None = None) -> Iterator[Event]:
+        self._tell(it, state, reason)
+        score = it.results[-1].score if it.results else None
+        yield TrialEnded(number=it.trial.number, point=it.point, state=state, score=score, reason=reason)
+
+    def _tell(self, it: _UnderWay, state: TrialState, reason: str | None) -> None:
+        trial, results = it.trial, it.results
+        with deferred():
+            trial.set_user_attr("results", [asdict(result) for result in results])
+            for name in ("macs", "plain_macs", "kept_bytes", "read_bytes"):
+                trial.set_user_attr(name, sum(getattr(result, name) for result in results))
+            trial.set_user_attr("seconds", round(sum(result.seconds for result in results), 3))
+            if reason is not None:
+                trial.set_user_attr("reason", reason)
+            value = results[-1].score if state == TrialState.COMPLETE else None
+            self.study.tell(trial, value, state=state)
+            self._checkpoint(trial).unlink(missing_ok=True)
+        del self._under_way[trial.number]
+
+    def _checkpoint(self, trial: Trial) -> Path:
+        return self._folder / f"trial-{trial.number}.pt"
+
+
+def adopted(study: optuna.Study, found: FrozenTrial) -> Trial:
+    """Make a stored trial one that can be reported and told."""
+    return Trial(study, found._trial_id)
+
+
+def _is_weak(it: _UnderWay, epoch: int, *, judge: bool) -> bool:
+    """Ask the pruner once, and keep its verdict: it answers otherwise the second time.
+
+    Baselines and their like are judged too, as halving compares only with trials that were, but never
+    stopped.
+    """
+    trial = it.trial
+    with deferred():
+        weak = trial.user_attrs.get("prune_at") == epoch or (
+            judge and trial.should_prune() and not it.is_kept
+        )
+        if weak:
+            trial.set_user_attr("prune_at", epoch)
+    return bool(weak)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,417 @@
+"""Workers in processes of their own: they search as one, and what one of them loses goes on elsewhere."""
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from depthsearch.devices import Device
+from depthsearch.errors import DataError, DivergedError, SettingsError, StudyError
+from depthsearch.executors import (
+    Ended,
+    Failed,
+    InProcess,
+    Job,
+    LocalProcesses,
+    Lost,
+    Probing,
+    Report,
+    Training,
+    WorkerPlan,
+    plan_workers,
+    run_job,
+)
+from depthsearch.executors.gpu import refuse_too_many
+from depthsearch.objective import Task, TransferCurve
+from depthsearch.study import (
+    EpochDone,
+    Stopped,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+    confirm,
+    open_study,
+    request_stop,
+    search,
+)
+from depthsearch.training import EpochResult
+
+EPOCHS = 3
+CURVE = TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
+
+
+def scored(job: Training) -> Iterator[EpochResult]:
+    """Give what a training of a few milliseconds would: scores that the cut and the seed decide."""
+    done = int(job.checkpoint.read_text()) if job.checkpoint and job.checkpoint.exists() else 0
+    for epoch in range(1, EPOCHS + 1):
+        if epoch > done:
+            time.sleep(0.02)
+            assert job.checkpoint is not None
+            job.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            job.checkpoint.write_text(str(epoch))
+        score = job.point.cut.frozen_mac_share + epoch / 100 + job.seed % 1000 / 1e6
+        costs = dict.fromkeys(("prefix_macs", "forward_macs", "backward_macs", "plain_macs"), 1)
+        yield EpochResult(
+            epoch=epoch,
+            train_loss=0.5,
+            val_loss=0.5,
+            score=score,
+            seconds=0.02,
+            images_per_second=1.0,
+            kept_bytes=0,
+            read_bytes=0,
+            **costs,
+        )
+
+
+def pretend(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    """Do a job without training anything."""
+    if isinstance(job, Probing):
+        yield CURVE
+        return
+    yield from scored(job)
+    yield Ended()
+
+
+def die_at_two(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    """Kill the worker after the first epoch of trial 2, the first time, and after each of trial 3."""
+    for report in pretend(tasks, job):
+        yield report
+        if isinstance(job, Training) and isinstance(report, EpochResult):
+            assert job.checkpoint is not None
+            been = job.checkpoint.with_suffix(".died")
+            if (job.key == 2 and not been.exists()) or job.key == 3:
+                been.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang_at_one(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    """Stop the worker in trial 1, the first time; stopped, it is alive and computes nothing."""
+    for report in pretend(tasks, job):
+        yield report
+        if job.key == 1 and isinstance(job, Training):
+            assert job.checkpoint is not None
+            been = job.checkpoint.with_suffix(".hung")
+            if not been.exists():
+                been.touch()
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def fail_by_number(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    """Trial 2 diverges, trial 3 has too little memory, trial 4 meets a disk that is gone, trial 5 a bug."""
+    errors: dict[int | str, Exception] = {
+        2: DivergedError("training loss nan in epoch 1"),
+        3: torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        4: OSError(5, "Input/output error"),
+        5: RuntimeError("a bug"),
+    }
+    kinds = {2: "diverged", 3: "memory", 4: "system", 5: "bug"}
+    if job.key in errors:
+        yield Failed(kind=kinds[int(job.key)], reason=str(errors[job.key]), error=errors[job.key])
+    else:
+        yield from pretend(tasks, job)
+
+
+@pytest.fixture(scope="module")
+def longer(task) -> Task:
+    return replace(task, recipe=replace(task.recipe, epochs=EPOCHS))
+
+
+@pytest.fixture
+def start(longer, space, tmp_path, open_quick_storage) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Search with workers that run a function in place of trainings."""
+    storage = open_quick_storage(f"sqlite:///{tmp_path}/studies.db")
+    with contextlib.ExitStack() as stack:
+
+        def start_(run: Any, n_trials: int, n_workers: int = 3, **options: Any) -> Iterator[Any]:
+            study = open_study(storage, "s", longer, space, {})
+            plans = plan_workers(longer.device, n_workers)
+            executor = stack.enter_context(
+                contextlib.closing(LocalProcesses({"": longer}, plans, run=run, **options))
+            )
+            names = {"sampler": "tpe", "pruner": "none", "checkpoints": tmp_path / "checkpoints"}
+            return search(study, longer, space, n_trials=n_trials, executor=executor, **names)
+
+        yield start_
+
+
+@pytest.fixture
+def trials(longer, space, tmp_path, open_quick_storage) -> Callable[[], list[optuna.trial.FrozenTrial]]:
+    return lambda: open_study(
+        open_quick_storage(f"sqlite:///{tmp_path}/studies.db"), "s", longer, space, {}
+    ).get_trials()
+
+
+# --- they search as one -------------------------------------------------------------------------
+
+
+def test_workers_train_different_trials_at_once_and_each_once(start, trials) -> None:
+    events = list(start(pretend, 12))
+    started = [event for event in events if isinstance(event, TrialStarted)]
+    ended = [event for event in events if isinstance(event, TrialEnded)]
+    assert sorted(event.number for event in started) == list(range(12))
+    assert sorted(event.number for event in ended) == list(range(12))
+    assert {event.worker for event in started} == {"worker 1", "worker 2", "worker 3"}
+    running = itertools.accumulate(
+        isinstance(e, TrialStarted) - isinstance(e, TrialEnded)
+        for e in events
+        if not isinstance(e, EpochDone)
+    )
+    assert max(running) == 3
+    assert {trial.state for trial in trials()} == {TrialState.COMPLETE}
+    assert [list(trial.intermediate_values) for trial in trials()] == [[1, 2, 3]] * 12
+    assert len({tuple(sorted(trial.params.items())) for trial in trials()}) == 12
+
+
+@pytest.mark.slow
+def test_workers_train_what_one_process_trains_to_the_bit(
+    longer, space, tmp_path, open_quick_storage
+) -> None:
+    """Every candidate once, then the best again with two seeds: the same scores, losses and answer."""
+    found = []
+    for name in ("here", "there"):
+        study = open_study(
+            open_quick_storage(f"sqlite:///{tmp_path}/{name}.db"), "s", longer, space, {}, exhaustive=True
+        )
+        made = (
+            InProcess({"": longer})
+            if name == "here"
+            else LocalProcesses({"": longer}, plan_workers(longer.device, 2))
+        )
+        with contextlib.closing(made) as executor:
+            where: dict[str, Any] = {"checkpoints": tmp_path / name, "executor": executor}
+            n_trials = len(space.cuts)
+            list(search(study, longer, space, n_trials=n_trials, sampler="tpe", pruner="none", **where))
+            list(confirm(study, longer, space, n_cuts=2, n_seeds=2, **where))
+        trials = sorted(study.get_trials(), key=lambda trial: trial.number)
+        results = [
+            [(r["score"], r["val_loss"], r["train_loss"]) for r in t.user_attrs["results"]] for t in trials
+        ]
+        found.append(([t.params for t in trials], [t.value for t in trials], results))
+    assert found[0] == found[1]
+
+
+def test_a_stop_lets_every_worker_end_its_epoch_and_the_next_start_adopts_all(
+    start, trials, longer, space, tmp_path, open_quick_storage
+) -> None:
+    stored = open_study(open_quick_storage(f"sqlite:///{tmp_path}/studies.db"), "s", longer, space, {})
+    events = []
+    for event in start(pretend, 12):
+        events.append(event)
+        if isinstance(event, EpochDone) and (event.number, event.result.epoch) == (4, 1):
+            request_stop(stored)
+    assert isinstance(events[-1], Stopped)
+    left = [trial for trial in trials() if trial.state == TrialState.RUNNING]
+    assert left
+    assert all(trial.intermediate_values for trial in left)
+    again = list(start(pretend, 12))
+    adopted = {event.number for event in again if isinstance(event, TrialStarted) and event.adopted}
+    assert adopted == {trial.number for trial in left}
+    assert Counter(trial.state for trial in trials()) == {TrialState.COMPLETE: 12}
+    assert [list(trial.intermediate_values) for trial in trials()] == [[1, 2, 3]] * 12
+
+
+# --- what is lost goes on -----------------------------------------------------------------------
+
+
+def test_a_killed_worker_costs_an_epoch_and_a_deadly_trial_fails_in_the_end(start, trials) -> None:
+    events = list(start(die_at_two, 6))
+    lost = [event for event in events if isinstance(event, TrialLost)]
+    assert Counter(event.number for event in lost) == {2: 1, 3: 2}
+    assert lost[0].reason.endswith("was ended by SIGKILL (the system kills what takes too much memory)")
+    found = trials()
+    assert [trial.number for trial in found] == list(range(len(found)))
+    assert [trial.state.name for trial in found[:6]] == ["COMPLETE"] * 3 + ["FAIL"] + ["COMPLETE"] * 2
+    assert found[3].user_attrs["reason"].startswith("lost its worker 3 times: worker ")
+    assert found[3].value is None
+    # It went on behind the epoch that was reported.
+    assert [(e.number, e.adopted) for e in events if isinstance(e, TrialStarted) and e.number == 2] == [
+        (2, False),
+        (2, True),
+    ]
+    assert list(found[2].intermediate_values) == [1, 2, 3]
+    assert [result["epoch"] for result in found[2].user_attrs["results"]] == [1, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stops a process as Linux does")
+def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(start, trials) -> None:
+    events = list(start(hang_at_one, 4, hung_seconds=1.5))
+    (lost,) = (event for event in events if isinstance(event, TrialLost))
+    assert (lost.number, lost.n_lost) == (1, 1)
+    assert lost.reason.endswith("it computed nothing for 1.5 s and was ended")
+    assert {trial.state for trial in trials()[:4]} == {TrialState.COMPLETE}
+
+
+def test_failures_are_told_for_what_they_are(start, trials) -> None:
+    with pytest.raises(StudyError, match=r"^Trial 4 stopped: \[Errno 5\] Input/output error\. Mend that and"):
+        list(start(fail_by_number, 5, n_workers=1))
+    states = [trial.state.name for trial in trials()]
+    # With one worker there is nobody beside it who takes the memory.
+    assert states == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]
+    assert trials()[2].user_attrs["diverged"]
+    assert trials()[3].user_attrs["reason"] == "CUDA out of memory. Tried"
+
+
+def test_out_of_memory_beside_others_is_tried_again_and_a_bug_surfaces_with_its_traceback(
+    start, trials
+) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)^a bug\nIn the worker:.*RuntimeError: a bug"):
+        list(start(fail_but_not_four, 6, n_workers=2))
+    assert trials()[5].state == TrialState.FAIL
+    assert trials()[3].user_attrs["lost"] == ["CUDA out of memory. Tried"] * 3
+    assert trials()[3].user_attrs["reason"] == "lost its worker 3 times: CUDA out of memory. Tried"
+
+
+def fail_but_not_four(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    yield from (pretend if job.key == 4 else fail_by_number)(tasks, job)
+
+
+def test_a_dropped_job_is_forgotten_and_its_worker_serves_the_next(longer, space, tmp_path) -> None:
+    with contextlib.closing(
+        LocalProcesses({"": longer}, plan_workers(longer.device, 1), run=pretend)
+    ) as made:
+        for key in (7, 8):
+            made.start(training(space, key, tmp_path))
+            (_, report), *_ = made.wait(60)
+            assert isinstance(report, EpochResult)
+            made.drop()
+        assert made.wait(0) == []
+        made.start(training(space, 10, tmp_path))
+        with pytest.raises(RuntimeError, match="no worker is free for job 11"):
+            made.start(training(space, 11, tmp_path))
+
+
+def training(space: Any, key: int, folder: Path) -> Training:
+    point = space.point(dict(cut=0, learning_rate=1e-3, head_width=0))
+    return Training(
+        key=key, point=point, seed=key, split_seed=None, checkpoint=folder / f"{key}.pt", upcoming={}
+    )
+
+
+def test_workers_that_cannot_start_are_waited_for_and_then_named(longer, space, tmp_path) -> None:
+    broken = replace(longer, data=Unreadable())
+    made = LocalProcesses({"": broken}, plan_workers(longer.device, 2), run=pretend, patience_seconds=1.0)
+    made.start(training(space, 0, tmp_path))
+    with (
+        contextlib.closing(made),
+        pytest.raises(StudyError, match=r"^worker \d cannot be started: the images are gone\. Mend that and"),
+    ):
+        made.wait(60)
+
+
+class Unreadable:
+    """A data set whose file another process cannot read."""
+
+    def __reduce__(self) -> Any:
+        return gone, ()
+
+
+def gone() -> None:
+    raise DataError("the images are gone")
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_made_them(tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "from depthsearch.executors import LocalProcesses, WorkerPlan\n"
+        "if __name__ == '__main__':\n"
+        "    plans = [WorkerPlan(name=str(n), gpu=None, threads=1) for n in range(2)]\n"
+        "    made = LocalProcesses({}, plans)\n"
+        "    print(*made.pids, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    (tmp_path / "made.py").write_text(code)
+    with subprocess.Popen([sys.executable, tmp_path / "made.py"], stdout=subprocess.PIPE, text=True) as made:
+        assert made.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in made.stdout.readline().split()]
+        made.kill()
+    assert len(workers) == 2
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+
+
+# --- where they compute -------------------------------------------------------------------------
+
+
+def test_gpus_are_dealt_out_and_cores_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Device(kind="cuda", bf16=True, channels_last=True)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("depthsearch.executors.local.usable_cores", lambda: 16)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [(plan.gpu, plan.threads) for plan in plan_workers(cuda)] == [(0, 8), (1, 8)]
+    assert [(plan.gpu, plan.threads) for plan in plan_workers(cuda, 3)] == [(0, 5), (1, 5), (0, 5)]
+    assert plan_workers(cuda, 3)[2].name == "worker 3 on GPU 0"
+    cpu = Device(kind="cpu", bf16=False, channels_last=True)
+    assert plan_workers(cpu) == (WorkerPlan(name="worker 1", gpu=None, threads=16),)
+    assert [plan.threads for plan in plan_workers(cpu, 32)] == [1] * 32
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [plan.threads for plan in plan_workers(cpu, 4)] == [3] * 4
+
+
+def test_one_mps_device_is_not_shared() -> None:
+    with pytest.raises(SettingsError, match=r"^--workers 2 cannot share the one mps device\. Give"):
+        plan_workers(Device(kind="mps", bf16=False, channels_last=False), 2)
+
+
+@pytest.mark.parametrize(
+    ("free", "advice"),
+    [
+        (3.5, "Give fewer --workers, 3 a GPU, or"),
+        (1.5, "Give fewer --workers, one worker a GPU, or"),
+        (0.5, "Give fewer --workers, a smaller --batch-size than 64, or"),
+    ],
+)
+def test_more_workers_than_a_gpu_has_room_for_are_refused(free: float, advice: str) -> None:
+    gib = 2**30
+    refuse_too_many(4, each_bytes=gib, free_bytes=4 * gib, batch_size=64)
+    with pytest.raises(
+        SettingsError, match=rf"^4 workers on a GPU need 4\.0 GiB, .* {free} GiB are free.*{advice}"
+    ):
+        refuse_too_many(4, each_bytes=gib, free_bytes=int(free * gib), batch_size=64)
+
+
+def test_here_or_there_a_job_gives_the_same_reports(longer, space, tmp_path) -> None:
+    """A real training of a few digits, with the report of its end."""
+    reports = []
+    here = InProcess({"": longer})
+    with contextlib.closing(LocalProcesses({"": longer}, plan_workers(longer.device, 1))) as there:
+        for number, executor in enumerate((here, there)):
+            executor.start(training(space, 3, tmp_path / str(number)))
+            seen = []
+            while not seen or isinstance(seen[-1], EpochResult):
+                for key, report in executor.wait(60):
+                    seen.append(report)
+                    if isinstance(report, EpochResult):
+                        executor.answer(key, go_on=True)
+            reports.append(seen)
+    told = [
+        [(r.score, r.val_loss, r.train_loss) if isinstance(r, EpochResult) else r for r in seen]
+        for seen in reports
+    ]
+    assert told[0] == told[1]
+    assert told[0][-1] == Ended()
+
+
+def test_a_job_that_fails_says_how(longer, space, tmp_path) -> None:
+    wild = replace(
+        training(space, 1, tmp_path), point=replace(training(space, 1, tmp_path).point, learning_rate=1e39)
+    )
+    *_, failed = run_job({"": longer}, wild)
+    assert isinstance(failed, Failed)
+    assert (failed.kind, failed.reason[:24]) == ("diverged", "diverged: training loss ")
+    assert not isinstance(failed, Lost)
