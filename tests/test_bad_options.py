@@ -44,6 +44,8 @@ NONSENSE = (
     "", "x", "--", "nan", "-inf", "1e400", "9" * 5000, "1_0", "0x10", "\u0663", "\u00b2", "a\nb", "\x1b[2J",
     "[bold]", "\0", "\udcff", "%s", "~nonesuch/x", "a" * 300, "\u202e1", "True",
 )  # fmt: skip
+# Places that are written to from the start, where somebody has asked for it.
+OPENED = ("log_file", "tensorboard")
 HUGE = str(10**30)
 
 
@@ -83,7 +85,8 @@ def test_no_value_of_an_option_is_a_traceback_or_more_than_a_line(
         if value in NONSENSE:
             name = action.option_strings[0] if action.option_strings else action.metavar
             assert name in told or f"--no-{name.lstrip('-')}" in told, (value, told)
-    assert contents(tmp_path) == {}
+    if dest not in OPENED:
+        assert contents(tmp_path) == {}
 
 
 PLACES = [(c, d) for c, d in CASES if d in FREE[c].split() and not d.endswith("_columns")]
@@ -104,7 +107,7 @@ def test_an_empty_name_is_not_taken_for_a_default(
 WHOLE = [
     ("study", "image_size"), ("study", "epochs"), ("study", "batch_size"), ("study", "head_depth"),
     ("study", "views"), ("study", "trials"), ("study", "confirm"), ("study", "seeds"), ("study", "seed"),
-    ("study", "head_width"), ("study", "keep_memory"), ("study", "keep_disk"), ("cuts", "image_size"),
+    ("study", "head_width"), ("study", "workers"), ("study", "keep_memory"), ("study", "keep_disk"), ("cuts", "image_size"),
     ("enqueue", "head_width"), ("fit", "seed"), ("fit", "keep_memory"), ("predict", "batch_size"),
     ("explain", "n"), ("dashboard", "port"),
 ]  # fmt: skip
@@ -209,7 +212,8 @@ def test_no_value_in_a_study_file_is_a_traceback_or_more_than_a_line(
         if kind in ("table", "date", "time", "nested", "tables in a list", "flags in a list"):
             assert "s.toml" in told
             assert key in told
-    assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]
+    if key not in OPENED:
+        assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]
 
 
 FILES: dict[str, tuple[bytes, str]] = {
