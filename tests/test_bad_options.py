@@ -37,7 +37,7 @@ FREE = {
     "fit": "study name storage out",
     "predict": "folder images",
     "explain": "model images layers label out weights storage artifacts",
-    "dashboard": "storage artifacts host",
+    "dashboard": "storage artifacts host password",
     "cache": "",
 }
 NONSENSE = (
@@ -107,7 +107,8 @@ def test_an_empty_name_is_not_taken_for_a_default(
 WHOLE = [
     ("study", "image_size"), ("study", "epochs"), ("study", "batch_size"), ("study", "head_depth"),
     ("study", "views"), ("study", "trials"), ("study", "confirm"), ("study", "seeds"), ("study", "seed"),
-    ("study", "head_width"), ("study", "workers"), ("study", "keep_memory"), ("study", "keep_disk"), ("cuts", "image_size"),
+    ("study", "head_width"), ("study", "workers"), ("study", "keep_memory"), ("study", "keep_disk"),
+    ("cuts", "image_size"),
     ("enqueue", "head_width"), ("fit", "seed"), ("fit", "keep_memory"), ("predict", "batch_size"),
     ("explain", "n"), ("dashboard", "port"),
 ]  # fmt: skip

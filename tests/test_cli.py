@@ -488,7 +488,7 @@ BAD = [
     ("cuts", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("report", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("report", "--storage", "NO_DATABASE", "file is not a database"),
-    ("report", "--artifacts", "GARBAGE", "garbage.pt is a file. Give a folder for the studies' pictures"),
+    ("report", "--artifacts", "GARBAGE", "garbage.pt is a file. Give a folder for the studies' artifacts"),
     ("report", "STUDY", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("report", "--name", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("report", "--out", "GARBAGE", "garbage.pt': "),
@@ -521,11 +521,14 @@ BAD = [
     ("enqueue", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("dashboard", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
     ("dashboard", "--storage", "studies.db", "'studies.db' is no database URL"),
-    ("dashboard", "--host", "203.0.113.7", "Cannot listen on 203.0.113.7:"),
+    ("dashboard", "--host", "203.0.113.7", "--host 203.0.113.7 lets others in: that takes a password"),
+    ("dashboard", "--host", "0.0.0.0", "--host 0.0.0.0 lets others in: that takes a password"),
+    ("dashboard", "--password", "", "--password is empty: give a password, or leave it out"),
     ("dashboard", "--port", "65536", "--port 65536 is no port: give one up to 65535"),
     ("dashboard", "--port", "-1", "--port: '-1' is no whole number from 0 on"),
     ("dashboard", "--port", "http", "--port: 'http' is no whole number"),
-    ("dashboard", "--artifacts", "GARBAGE", "garbage.pt is a file. Give a folder for the studies' pictures"),
+    ("dashboard", "--artifacts", "GARBAGE", "garbage.pt is a file. Give a folder for the studies' artifacts"),
+    ("dashboard", "--writable", "=yes", "--writable: ignored explicit argument 'yes'"),
     ("cache", "--clear", "everything", "--clear: invalid choice: 'everything'"),
     ("cache", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
 ]
@@ -673,6 +676,22 @@ def test_a_port_that_is_taken_is_refused(finished, arguments, capsys) -> None:
         port = taken.getsockname()[1]
         assert status_of(["dashboard", "--storage", arguments[-1], "--port", str(port)]) == 2
     assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in complaint(capsys.readouterr().err)
+
+
+def test_the_report_of_a_study_is_its_artifact_once(finished, arguments, folder, tmp_path, capsys) -> None:
+    store = folder / "studies-artifacts"
+    (first,) = store.iterdir()
+    assert first.read_text().startswith("<!doctype html>")
+    assert status_of(["report", "--storage", arguments[-1], "--out", str(tmp_path)]) == 0
+    (kept,) = store.iterdir()
+    assert kept.read_bytes() == (tmp_path / "report.html").read_bytes()
+    assert "Not kept" not in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_kept_is_said_and_stops_no_study(pictures, tmp_path, capsys) -> None:
+    (tmp_path / "s-artifacts").write_text("in the way")
+    assert status_of(study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")) == 0
+    assert "Not kept for the dashboard, report.html: " in " ".join(capsys.readouterr().err.split())
 
 
 # --- cuts ---------------------------------------------------------------------------------------

@@ -760,7 +760,7 @@ BAD = [
     (["MODEL", "IMAGE", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
     (["MODEL", "IMAGE", "--json=yes"], "--json: ignored explicit argument 'yes'"),
     (["nonesuch", "--storage", "sqlite:///absent.db"], "No file 'absent.db' with studies"),
-    (["MODEL", "IMAGE", "--artifacts", "IMAGE"], "a.png is a file. Give a folder for the studies' pictures"),
+    (["MODEL", "IMAGE", "--artifacts", "IMAGE"], "a.png is a file. Give a folder for the studies' artifacts"),
 ]
 
 

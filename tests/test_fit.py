@@ -885,6 +885,7 @@ BAD = [
     ("fit", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),
     ("fit", "--keep-memory", "lots", "--keep-memory: 'lots' is no size"),
     ("fit", "--keep-disk", "-1", "--keep-disk: '-1' is no size"),
+    ("fit", "--artifacts", "MODEL/config.json", "is a file. Give a folder for the studies' artifacts"),
     ("fit", "--onnx", "=yes", "--onnx: ignored explicit argument 'yes'"),
     ("fit", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("predict", "FOLDER", "PICTURES", "is no model folder: it has no config.json"),

@@ -9,15 +9,13 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
-from optuna.exceptions import StorageInternalError
 from optuna_dashboard import wsgi
 from rich.console import Console
 from test_page import FINISHED, charts, cut, document, marks, stored, trial
 
-from depthsearch import frontplot
 from depthsearch.document import as_html, as_markdown
 from depthsearch.front import front_of
-from depthsearch.frontplot import PLOT, keep_front
+from depthsearch.live import refresh
 from depthsearch.report import as_json, render
 from depthsearch.summary import summarize
 
@@ -99,13 +97,14 @@ def test_a_study_of_one_aim_shows_no_front(changed: dict[str, Any]) -> None:
     assert "Front:" not in drawn(study)
     found = as_json(summarize(study))
     assert (found["aim"], found["front"]) == ("accuracy", None)
-    keep_front(study)
-    assert study._storage.get_study_system_attrs(study._study_id) == {}
+    refresh(study)
+    kept = study._storage.get_study_system_attrs(study._study_id)
+    assert not [key for key in kept if "front" in key]
 
 
 def test_a_study_of_two_aims_without_a_complete_trial_can_be_shown() -> None:
     study = stored(paid(3, 0.5, 10, "PRUNED"), **AIM)
-    keep_front(study)
+    refresh(study)
     assert as_json(summarize(study))["front"] is None
     assert SECTION not in as_markdown(document(study))
 
@@ -172,28 +171,20 @@ def test_the_dashboard_serves_the_front_and_has_it_anew_after_each_trial(
     application = wsgi(storage)
 
     def shown() -> dict[str, Any]:
-        (plot,) = asked(application, f"/api/studies/{study._study_id}")["plotly_graph_objects"]
-        assert plot["id"] == PLOT
+        plots = asked(application, f"/api/studies/{study._study_id}")["plotly_graph_objects"]
+        (plot,) = (plot for plot in plots if plot["id"] == "front")
         return json.loads(plot["graph_object"])
 
     study.add_trials(TRIALS[:3])
-    keep_front(study)
+    refresh(study)
     traces = {trace["name"]: trace for trace in shown()["data"]}
     assert traces["front"]["x"] == [1_000_000, 1_500_000, 3_000_000]
     assert traces["front"]["line"]["shape"] == "hv"
     assert "dominated" not in traces
     study.add_trials(TRIALS[3:])
-    keep_front(study)
+    refresh(study)
     found = shown()
     traces = {trace["name"]: trace for trace in found["data"]}
     assert traces["front"]["y"] == [0.70, 0.82, 0.90]
     assert (traces["best"]["x"], traces["dominated"]["x"]) == ([2_500_000], [3_000_000, 2_000_000])
-    assert found["layout"]["title"]["text"].endswith("6 trials; single trainings, so too good")
-
-
-def test_a_figure_that_cannot_be_kept_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(*_: Any, **__: Any) -> None:
-        raise StorageInternalError("database is locked")
-
-    monkeypatch.setattr(frontplot, "save_plotly_graph_object", locked)
-    keep_front(stored(*TRIALS, **AIM))
+    assert "6 trials; single trainings, so too good" in found["layout"]["title"]["text"]

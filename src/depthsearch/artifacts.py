@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +19,14 @@ from PIL import Image
 
 from depthsearch.databasefile import database_file
 
-__all__ = ["Artifacts", "SmallPicture", "artifact_folder", "keep_artifact", "small_pictures"]
+__all__ = [
+    "Artifacts",
+    "SmallPicture",
+    "artifact_folder",
+    "keep_artifact",
+    "keep_latest",
+    "small_pictures",
+]
 
 # Longest side in pixels, and the quality of its JPEG.
 SMALL_SIDE = 1400
@@ -65,6 +74,37 @@ def keep_artifact(study: optuna.Study, store: Artifacts, path: Path) -> str:
         if filename == path.name and _content(store, artifact_id) == content:
             return artifact_id
     return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
+
+
+def keep_latest(study: optuna.Study, store: Artifacts, name: str, content: bytes) -> str:
+    """Make a file an artifact of a study, in the place of earlier ones of its name.
+
+    Args:
+        study: Whose.
+        store: Where.
+        name: Of the file, as the dashboard lists it.
+        content: What it holds.
+
+    Returns:
+        The artifact's identifier.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    before = [artifact_id for artifact_id, filename in _kept(study) if filename == name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        kept = keep_artifact(study, store, path)
+    for artifact_id in before:
+        if artifact_id != kept:
+            # As the dashboard deletes one; Optuna has no word for it.
+            study._storage.set_study_system_attr(
+                study._study_id, ARTIFACTS_ATTR_PREFIX + artifact_id, json.dumps(None)
+            )
+            with suppress(ArtifactNotFound):
+                store.remove(artifact_id)
+    return kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

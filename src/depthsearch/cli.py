@@ -452,6 +452,7 @@ def _add_fit(commands: Any) -> None:
     add("--precision", choices=PRECISIONS, help="default: as in the study")
     _add_keep(add)
     add("--onnx", action="store_true", help="write model.onnx too, checked in onnxruntime")
+    _add_artifacts(add)
     add("--json", action="store_true", help="print the result as JSON, in the last line of stdout")
 
 
@@ -518,13 +519,14 @@ def _add_dashboard(commands: Any) -> None:
     add = commands.add_parser("dashboard", help="watch stored studies in a browser").add_argument
     _add_storage(add)
     _add_artifacts(add)
-    add(
-        "--host",
-        type=read_name,
-        default="127.0.0.1",
-        help="address to listen on (default: 127.0.0.1; it has no password)",
-    )
+    host = "address to listen on; other than this machine's own it takes a password (default: 127.0.0.1)"
+    add("--host", type=read_name, default="127.0.0.1", help=host)
     add("--port", type=at_least(0), default=8080, help="0 takes a free one (default: 8080)")
+    password = (
+        "ask browsers for it; without a value it is asked for here (default: $DEPTHSEARCH_DASHBOARD_PASSWORD)"
+    )
+    add("--password", type=read_place, nargs="?", const=True, metavar="SECRET", help=password)
+    add("--writable", action="store_true", help="let notes be written, and studies be changed and deleted")
 
 
 def _add_stored(add: Any, default: str = "the only one stored") -> None:
@@ -544,5 +546,5 @@ def _add_storage(add: Any) -> None:
 
 
 def _add_artifacts(add: Any) -> None:
-    where = "the studies' pictures (default: DATABASE-artifacts beside an SQLite file)"
+    where = "folder of the studies' pictures and reports (default: DATABASE-artifacts beside an SQLite file)"
     add("--artifacts", type=read_place, metavar="DIR", help=where)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, BinaryIO
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from bottle import HTTPError
+from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
 
 from depthsearch.artifacts import Artifacts
 from depthsearch.errors import SettingsError
+from depthsearch.guard import LOOPBACK_NAMES, Application, guarded, is_loopback
 
-__all__ = ["serve"]
-
-LOOPBACK = ("127.0.0.1", "localhost")
+__all__ = ["application", "serve"]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -27,27 +33,96 @@ class _QuietHandler(WSGIRequestHandler):
         """Say nothing: a line for each request would bury the address."""
 
 
-def serve(storage: RDBStorage, host: str, port: int, artifacts: Artifacts | None = None) -> None:
-    """Serve the dashboard until interrupted.
+class _Served(Artifacts):
+    """Artifacts as they are served: of one whose file is gone the browser is told so."""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Open an artifact."""
+        try:
+            return super().open_reader(artifact_id)
+        except (ArtifactNotFound, ValueError) as error:
+            raise HTTPError(404, "The file of this artifact is gone.") from error
+
+
+def application(
+    storage: RDBStorage,
+    host: str,
+    artifacts: Artifacts | None = None,
+    *,
+    password: str | None = None,
+    writable: bool = False,
+) -> Application:
+    """Make the guarded dashboard, a WSGI application.
 
     Args:
         storage: Holds the studies.
-        host: Address to listen on. The dashboard has no password and can delete studies.
-        port: Port to listen on; 0: any free one.
-        artifacts: The studies' pictures; None: they have none.
+        host: Address that it will listen on.
+        artifacts: The studies' files; None: they have none.
+        password: Asked for with every request.
+        writable: Whether it may change studies.
 
     Raises:
-        SettingsError: If the address cannot be listened on.
+        SettingsError: If others could reach it and there is no password.
     """
-    application = wsgi(storage, artifact_store=artifacts)
+    if password is None and not is_loopback(host):
+        raise SettingsError(
+            f"--host {host} lets others in: that takes a password, in DEPTHSEARCH_DASHBOARD_PASSWORD or by "
+            "--password. Or leave --host out, and reach it through ssh -L."
+        )
+    return guarded(
+        wsgi(storage, artifact_store=None if artifacts is None else _Served(artifacts.folder)),
+        writable=writable,
+        password=password,
+        names={*LOOPBACK_NAMES, host} if is_loopback(host) else None,
+    )
+
+
+def serve(
+    storage: RDBStorage,
+    host: str,
+    port: int,
+    artifacts: Artifacts | None = None,
+    *,
+    password: str | None = None,
+    writable: bool = False,
+) -> None:
+    """Serve the dashboard until interrupted; for the other arguments see `application`.
+
+    Args:
+        storage: Holds the studies.
+        host: Address to listen on.
+        port: Port to listen on; 0: any free one.
+        artifacts: The studies' files.
+        password: Asked for with every request.
+        writable: Whether it may change studies.
+
+    Raises:
+        SettingsError: If others could reach it without a password, or the address cannot be listened on.
+    """
+    guarded_one = application(storage, host, artifacts, password=password, writable=writable)
+    kind = _Server6 if ":" in host else _Server
     try:
-        server = make_server(host, port, application, server_class=_Server, handler_class=_QuietHandler)
+        server = make_server(host, port, guarded_one, server_class=kind, handler_class=_QuietHandler)
     except OSError as error:
         raise SettingsError(
             f"Cannot listen on {host}:{port}: {error.strerror or error}. Give another --port, such as 0."
         ) from error
-    if host not in LOOPBACK:
-        print(f"Anyone who reaches {host} can change and delete these studies.", file=sys.stderr)
-    print(f"Dashboard on http://{host}:{server.server_port}/ (Ctrl-C stops it)", file=sys.stderr, flush=True)
+    for line in _warnings(host, password, writable=writable):
+        print(line, file=sys.stderr)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Dashboard on http://{shown}:{server.server_port}/ (Ctrl-C stops it)", file=sys.stderr, flush=True)
     with server:
         server.serve_forever()
+
+
+def _warnings(host: str, password: str | None, *, writable: bool) -> list[str]:
+    """Say what is less safe than it could be."""
+    told = []
+    if password is not None and not is_loopback(host):
+        told.append(
+            "The password and all it protects travel unencrypted: in a network you trust, or behind TLS."
+        )
+    if writable:
+        who = "Whoever knows the password" if password is not None else "Everybody on this machine"
+        told.append(f"{who} can change these studies, and delete them.")
+    return told

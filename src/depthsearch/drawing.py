@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from depthsearch.explain import Comparison, Explanation, Insight, MapLayer
+from depthsearch.lettering import INK, PALE, write
 
 __all__ = ["class_name", "draw", "shown_channels"]
 
@@ -22,14 +21,7 @@ N_CHANNELS = 4
 CELL, GAP, MARGIN, LEFT = 168, 12, 16, 184
 LINE = 17
 COLUMN_HEADER = 4 * LINE + 14
-SYSTEM_FONTS = (
-    "NotoSansCJK-Regular.ttc",
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "Arial Unicode.ttf",
-    "arial.ttf",
-)
-PAPER, INK, PALE = "#ffffff", "#1a1a1a", "#6b6b6b"
+PAPER = "#ffffff"
 FROZEN, TRAINED, RIGHT, WRONG = "#3b7fb6", "#d9660a", "#2a7f3b", "#c0262d"
 # How much of the colour covers the grey photo, from no evidence to the strongest.
 THINNEST, THICKEST = 0.15, 0.75
@@ -202,7 +194,7 @@ def _draw_words(sheet: Image.Image, comparison: Comparison, explanation: Explana
     x, y = MARGIN + LEFT, MARGIN
     room = sheet.width - x - MARGIN
     photo, after, before = explanation.photo, explanation.after, explanation.before
-    _write(sheet, (x, y), "/".join(Path(photo.name).parts[-2:]), size=20, room=room)
+    write(sheet, (x, y), "/".join(Path(photo.name).parts[-2:]), size=20, room=room)
     said = f"fine-tuned: {class_name(comparison.classes, after.predicted)} {after.probability:.2f}"
     if explanation.right is None:
         verdict, colour = "the true class is not known", PALE
@@ -212,16 +204,16 @@ def _draw_words(sheet: Image.Image, comparison: Comparison, explanation: Explana
         true = photo.true or 0
         share = float(after.probabilities[true])
         verdict, colour = f"wrong: it is {class_name(comparison.classes, true)} ({share:.2f})", WRONG
-    end = _write(sheet, (x, y + 30), said + "  ", size=16, room=room)
-    _write(sheet, (end, y + 30), verdict, size=16, room=sheet.width - MARGIN - end, colour=colour)
+    end = write(sheet, (x, y + 30), said + "  ", size=16, room=room)
+    write(sheet, (end, y + 30), verdict, size=16, room=sheet.width - MARGIN - end, colour=colour)
     if before is not None:
         told = "pretrained: its weights came without their classifier"
         if comparison.before_classes is not None:
             name = class_name(comparison.before_classes, before.predicted)
             told = f"pretrained: {name} {before.probability:.2f}"
-        _write(sheet, (x, y + 54), told, size=16, room=room)
+        write(sheet, (x, y + 54), told, size=16, room=room)
     if comparison.cut is not None:
-        _write(sheet, (x, y + 86), f"trained from {comparison.cut}; frozen before it", room=room, colour=PALE)
+        write(sheet, (x, y + 86), f"trained from {comparison.cut}; frozen before it", room=room, colour=PALE)
     scales = (
         (VIRIDIS, "feature maps: the four channels that vary most, from their least to their greatest value"),
         (INFERNO, "Grad-CAM: what speaks for a class, from nothing to the strongest in its square"),
@@ -230,28 +222,28 @@ def _draw_words(sheet: Image.Image, comparison: Comparison, explanation: Explana
         at = y + CELL - (2 - place) * (LINE + 6)
         ramp = _coloured(np.tile(np.linspace(0, 1, 96, dtype=np.float32), (12, 1)), colours)
         sheet.paste(Image.fromarray(ramp.round().astype(np.uint8)), (x, at + 2))
-        _write(sheet, (x + 104, at), meaning, room=room - 104, colour=PALE)
+        write(sheet, (x + 104, at), meaning, room=room - 104, colour=PALE)
 
 
 def _draw_column_header(sheet: Image.Image, comparison: Comparison, layer: MapLayer, x: int, y: int) -> None:
     frozen = comparison.is_frozen(layer)
     state, colour = {None: ("", PALE), True: ("frozen", FROZEN), False: ("trained", TRAINED)}[frozen]
-    _write(sheet, (x, y), f"layer {layer.number}", size=16, room=CELL)
+    write(sheet, (x, y), f"layer {layer.number}", size=16, room=CELL)
     names = [layer.keras_name, layer.name] if layer.keras_name else [layer.name]
     for place, name in enumerate(names):
-        _write(sheet, (x, y + 3 + (place + 1) * LINE), name, room=CELL, colour=PALE if place else INK)
-    end = _write(sheet, (x, y + 3 + 3 * LINE), f"{state}  " if state else "", room=CELL, colour=colour)
+        write(sheet, (x, y + 3 + (place + 1) * LINE), name, room=CELL, colour=PALE if place else INK)
+    end = write(sheet, (x, y + 3 + 3 * LINE), f"{state}  " if state else "", room=CELL, colour=colour)
     shape = f"{layer.channels} ch, {layer.height} x {layer.width} px"
-    _write(sheet, (end, y + 3 + 3 * LINE), shape, room=CELL + x - end, colour=PALE)
+    write(sheet, (end, y + 3 + 3 * LINE), shape, room=CELL + x - end, colour=PALE)
     ImageDraw.Draw(sheet).rectangle(
         (x, y + COLUMN_HEADER - 7, x + CELL - 1, y + COLUMN_HEADER - 4), fill=colour
     )
 
 
 def _draw_row(sheet: Image.Image, row: _Row, y: int) -> None:
-    _write(sheet, (MARGIN, y), row.title, size=16, room=LEFT - GAP)
+    write(sheet, (MARGIN, y), row.title, size=16, room=LEFT - GAP)
     for place, line in enumerate(row.lines):
-        _write(sheet, (MARGIN, y + 22 + place * LINE), line, room=LEFT - GAP, colour=PALE)
+        write(sheet, (MARGIN, y + 22 + place * LINE), line, room=LEFT - GAP, colour=PALE)
     for column, cell in enumerate(row.cells):
         if cell is not None:
             sheet.paste(cell, (_left(column), y))
@@ -275,27 +267,4 @@ def _draw_note(sheet: Image.Image, comparison: Comparison, explanation: Explanat
         "Frozen layers have the same feature maps before and after; their Grad-CAM differs with what follows."
     )
     other = "Not all frozen layers have the same feature maps before and after: these are other weights."
-    _write(sheet, (MARGIN, y), note if same else other, room=2000, colour=PALE if same else WRONG)
-
-
-@cache
-def _font(size: int, *, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Take Pillow's font, which has ASCII only, or for other letters one of the system's, if it has any."""
-    for name in () if ascii_only else SYSTEM_FONTS:
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
-
-
-def _write(
-    sheet: Image.Image, at: tuple[int, int], text: str, *, room: int, size: int = 13, colour: str = INK
-) -> int:
-    """Write a line, its middle left out where it does not fit; return where it ends."""
-    font = _font(size, ascii_only=text.isascii())
-    shown, n_left_out = text, 0
-    while font.getlength(shown) > room and n_left_out < len(text):
-        n_left_out += 1
-        keep = len(text) - n_left_out
-        shown = f"{text[: keep // 3]}...{text[len(text) - (keep - keep // 3) :]}"
-    ImageDraw.Draw(sheet).text(at, shown, fill=colour, font=font)
-    return at[0] + round(font.getlength(shown))
+    write(sheet, (MARGIN, y), note if same else other, room=2000, colour=PALE if same else WRONG)

@@ -113,13 +113,18 @@ class Status:
     command: str | None = None
 
 
-def status(study: optuna.Study) -> Status:
-    """Say where a study stands. Reads only, while it runs or not."""
+def status(study: optuna.Study, summary: Summary | None = None) -> Status:
+    """Say where a study stands. Reads only, while it runs or not.
+
+    Args:
+        study: Which.
+        summary: Of it, where it is at hand; else it is made.
+    """
     attributes = study.user_attrs
     if "settings" not in attributes or why_unreadable(study):
         return Status(study=study.study_name, state="foreign")
     trials = study.get_trials(deepcopy=False)
-    summary = summarize(study)
+    summary = summarize(study) if summary is None else summary
     wanted, then_confirm = _wanted(study, attributes)
     again = [t for t in trials if t.user_attrs.get("origin") == "confirm" and not t.user_attrs.get("dropped")]
     done = count_searched(trial for trial in trials if trial.state in FINISHED)

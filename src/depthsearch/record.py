@@ -70,8 +70,13 @@ class Record:
     explained: tuple[Mapping[str, Any], ...] = ()
 
 
-def read(study: optuna.Study) -> Record:
-    """Read what a report shows of a study that depthsearch made."""
+def read(study: optuna.Study, *, importance: bool = True) -> Record:
+    """Read what a report shows of a study that depthsearch made.
+
+    Args:
+        study: Which.
+        importance: Whether to estimate how much each parameter mattered, which takes longer than all else.
+    """
     attributes = study.user_attrs
     backbones = read_backbones(study)
     trials = study.get_trials(deepcopy=False)
@@ -85,7 +90,7 @@ def read(study: optuna.Study) -> Record:
         units={key: backbone.full_fine_tune_macs for key, backbone in backbones.items()},
         probing={key: _mapping(attributes.get(curve_key(key))) for key in backbones},
         is_finished=not runs and not attributes.get("coordinator"),
-        importance=_importance(study, trials),
+        importance=_importance(study, trials) if importance else {},
         fit=_mapping(attributes.get("fit")),
         test_readings=attributes.get("test_readings"),
         explained=tuple(_mapping(each) for each in attributes.get("explained") or ()),

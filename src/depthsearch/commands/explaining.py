@@ -16,6 +16,7 @@ from rich.console import Console
 from depthsearch.artifacts import Artifacts, keep_artifact
 from depthsearch.backbones import Backbone, load_backbone
 from depthsearch.commands.console import console_for, say, say_list
+from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.places import artifacts_of, existing
 from depthsearch.commands.weights import stored_weights
@@ -73,6 +74,7 @@ def explain(arguments: argparse.Namespace) -> None:
         say(console_for(stderr=arguments.json), str(picture.path))
     if stored is not None:
         _keep_pictures(stored, store, pictures, console)
+        keep_report(arguments, stored, console)
     if arguments.json:
         print(json.dumps({"folder": str(out), "pictures": [picture.about for picture in pictures]}))
 

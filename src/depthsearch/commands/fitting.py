@@ -13,13 +13,15 @@ from rich.console import Console
 
 from depthsearch.classifier import Classifier
 from depthsearch.commands.console import console_for, say
+from depthsearch.commands.keeping import keep_fit, keep_report
 from depthsearch.commands.loading import prepare_again
-from depthsearch.commands.places import cache_folder, named_study
+from depthsearch.commands.places import artifacts_of, cache_folder, named_study
 from depthsearch.data import MANIFEST_SUFFIXES, Sample, UnreadableError, image_files, read_samples
 from depthsearch.devices import use_all_cores
 from depthsearch.errors import DataError, StudyError
 from depthsearch.files import is_folder
 from depthsearch.fitview import epoch_line, render_fit
+from depthsearch.live import refresh
 from depthsearch.modelfolder import check_place, load
 from depthsearch.refit import Fitted
 from depthsearch.refit import fit as fit_answer
@@ -49,6 +51,7 @@ def fit(arguments: argparse.Namespace) -> None:
     # A study's name may hold what a folder's cannot.
     folder = arguments.out or Path(re.sub(r"[^\w.-]+", "-", stored.study_name) + "-model")
     check_place(folder)
+    artifacts_of(arguments)  # which refuses what is no folder
     names = ("device", "precision", "keep_memory", "keep_disk")
     options = {name: getattr(arguments, name) for name in names}
     task, space = prepare_again(
@@ -73,6 +76,9 @@ def fit(arguments: argparse.Namespace) -> None:
     )
     with closing(training):
         fitted = _show_epochs(console, training, task.recipe.epochs)
+    keep_fit(arguments, stored, fitted, console)
+    keep_report(arguments, stored, console)
+    refresh(stored)
     console_for(stderr=arguments.json).print(render_fit(fitted))
     if arguments.json:
         print(json.dumps(fitted.as_json()))

@@ -51,14 +51,15 @@ def existing(url: str) -> str:
 
 
 def artifacts_of(arguments: argparse.Namespace) -> Artifacts | None:
-    """Open the folder of the studies' pictures; None for a database without a place beside it.
+    """Open the folder of the studies' artifacts; None for a database without a place beside it.
 
     Raises:
         SettingsError: If it is a file.
     """
-    folder = Path(arguments.artifacts) if arguments.artifacts else artifact_folder(arguments.storage)
+    given = getattr(arguments, "artifacts", None)
+    folder = Path(given) if given else artifact_folder(arguments.storage)
     if folder is not None and is_file(folder):
-        raise SettingsError(f"{folder} is a file. Give a folder for the studies' pictures with --artifacts.")
+        raise SettingsError(f"{folder} is a file. Give a folder for the studies' artifacts with --artifacts.")
     return None if folder is None else Artifacts(folder)
 
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from depthsearch.artifacts import small_pictures
 from depthsearch.commands.console import console_for, say
+from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.places import artifacts_of, existing, named_study
 from depthsearch.dashboard import serve
 from depthsearch.errors import SettingsError
+from depthsearch.live import refresh
 from depthsearch.page import write_report
 from depthsearch.report import as_json, render, render_trials
 from depthsearch.study import open_storage
 from depthsearch.summary import summarize
 
 __all__ = ["dashboard", "report"]
+
+# Not seen by others, unlike what is on a command line.
+PASSWORD_VARIABLE = "DEPTHSEARCH_DASHBOARD_PASSWORD"
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -33,6 +41,8 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         pictures = small_pictures(stored, store) if store else {}
         written = write_report(stored, Path(arguments.out), pictures)
+        keep_report(arguments, stored, console_for(stderr=True))
+        refresh(stored)
     if arguments.json:
         print(json.dumps(as_json(summary)))
     else:
@@ -42,8 +52,41 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def dashboard(arguments: argparse.Namespace) -> None:
-    """Serve optuna-dashboard on the stored studies until interrupted."""
+    """Serve optuna-dashboard on the stored studies until interrupted.
+
+    Raises:
+        SettingsError: If there are none, or it cannot be served as asked.
+    """
     if arguments.port > 65535:
         raise SettingsError(f"--port {arguments.port} is no port: give one up to 65535.")
+    password = _password(arguments.password)
     storage = open_storage(existing(arguments.storage))
-    serve(storage, arguments.host, arguments.port, artifacts_of(arguments))
+    serve(
+        storage,
+        arguments.host,
+        arguments.port,
+        artifacts_of(arguments),
+        password=password,
+        writable=arguments.writable,
+    )
+
+
+def _password(given: str | bool | None) -> str | None:
+    """Take the password from the command line, a prompt or the environment; None: there is none.
+
+    Raises:
+        SettingsError: If it is empty, or nobody is there to be asked.
+    """
+    source = "--password"
+    if given is True:
+        if not sys.stdin.isatty():
+            raise SettingsError(f"--password asks for it, and there is no terminal: set {PASSWORD_VARIABLE}.")
+        given = getpass.getpass("Password for the dashboard: ")
+    elif given:
+        hint = f"Others on this machine see --password among the processes; {PASSWORD_VARIABLE} is not seen."
+        say(console_for(stderr=True), hint, style="yellow")
+    elif given is None and PASSWORD_VARIABLE in os.environ:
+        source, given = PASSWORD_VARIABLE, os.environ[PASSWORD_VARIABLE]
+    if given == "":
+        raise SettingsError(f"{source} is empty: give a password, or leave it out.")
+    return None if given is None else str(given)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
+from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
 from depthsearch.commands.watching import check_watchers, watching
@@ -24,9 +25,9 @@ from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
-from depthsearch.frontplot import keep_front
 from depthsearch.graph import input_size
 from depthsearch.interrupts import sigterm_drains
+from depthsearch.live import refreshed
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
@@ -90,6 +91,7 @@ def study(arguments: argparse.Namespace) -> bool:
         if arguments.json:
             print(json.dumps({**as_json(summary), "stopped": True}))
         return True
+    keep_report(arguments, stored, console)
     results = console_for(stderr=arguments.json)
     results.print(render(summary))
     storage_url = without_password(arguments.storage)
@@ -161,10 +163,18 @@ def _search(
         f"{arguments.epochs} epochs each; {how}"
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
-    with workers(arguments, tasks, space, console) as executor, view:
+    with (
+        workers(arguments, tasks, space, console) as executor,
+        view,
+        refreshed(stored) as freshen,
+    ):
+
+        def show(event: Event) -> None:
+            if isinstance(event, TrialEnded):
+                freshen()
 
         def is_ended(events: Generator[Event, None, None]) -> bool:
-            return not _follow(events, stored, (view.update, tell), is_draining)
+            return not _follow(events, stored, (view.update, tell, show), is_draining)
 
         searched = is_ended(
             search(
@@ -184,7 +194,7 @@ def _search(
             return True
         if not arguments.confirm or summarize(stored).best is None:
             return False
-        return not is_ended(
+        is_confirmed = is_ended(
             confirm(
                 stored,
                 tasks,
@@ -196,6 +206,9 @@ def _search(
                 executor=executor,
             )
         )
+    if is_confirmed:
+        keep_report(arguments, stored, console)
+    return not is_confirmed
 
 
 def _follow(
@@ -210,8 +223,6 @@ def _follow(
         for event in events:
             for sink in sinks:
                 sink(event)
-            if isinstance(event, TrialEnded):
-                keep_front(stored)
             if isinstance(event, Stopped):
                 return True
             if is_draining() and not is_asked:

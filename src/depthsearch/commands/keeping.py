@@ -1,0 +1,63 @@
+"""Files that commands keep with a study, for its dashboard."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from rich.console import Console
+
+from depthsearch.artifacts import Artifacts, keep_latest, small_pictures
+from depthsearch.commands.console import say
+from depthsearch.commands.places import artifacts_of
+from depthsearch.confusion import confusion_picture
+from depthsearch.document import as_html
+from depthsearch.errors import DepthsearchError
+from depthsearch.interrupts import deferred
+from depthsearch.page import compose
+from depthsearch.record import read
+from depthsearch.refit import Fitted
+from depthsearch.summary import summarize
+
+__all__ = ["keep_fit", "keep_report"]
+
+REPORT, CARD, CONFUSIONS = "report.html", "model-card.md", "confusions.png"
+
+
+def keep_report(arguments: argparse.Namespace, stored: optuna.Study, console: Console) -> None:
+    """Keep the report of a study as its artifact, in the place of an earlier one."""
+    with _kept_or_said(REPORT, console):
+        store = artifacts_of(arguments)
+        if store is not None:
+            page = as_html(compose(summarize(stored), read(stored), small_pictures(stored, store)))
+            _keep(store, stored, {REPORT: page.encode()})
+
+
+def keep_fit(arguments: argparse.Namespace, stored: optuna.Study, fitted: Fitted, console: Console) -> None:
+    """Keep the confusions of a test and the model's card, each in the place of earlier ones."""
+    with _kept_or_said(f"{CONFUSIONS} and {CARD}", console):
+        store = artifacts_of(arguments)
+        if store is not None:
+            picture = io.BytesIO()
+            confusion_picture(fitted.figures, fitted.noun).save(picture, "PNG", optimize=True)
+            card = (fitted.folder / "README.md").read_bytes()
+            _keep(store, stored, {CONFUSIONS: picture.getvalue(), CARD: card})
+
+
+@contextmanager
+def _kept_or_said(what: str, console: Console) -> Iterator[None]:
+    """Say it where files cannot be kept: what was trained is worth more than its picture in the dashboard."""
+    try:
+        yield
+    except (DepthsearchError, OSError, StorageInternalError) as error:
+        say(console, f"Not kept for the dashboard, {what}: {str(error).splitlines()[0]}", style="yellow")
+
+
+def _keep(store: Artifacts, stored: optuna.Study, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        with deferred():
+            keep_latest(stored, store, name, content)

@@ -1,0 +1,88 @@
+"""Where optuna-dashboard finds a study's note and plots: system attributes of the study.
+
+Its own `save_note` and `save_plotly_graph_object` cut a text into pieces of 2,045 letters and write one after
+the other, so that who looks meanwhile gets half of the old and half of the new. Here each text is one value,
+written at once; what has not changed is not written at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
+from optuna_dashboard._note import get_note_from_system_attrs, note_str_key_prefix, note_ver_key
+
+from depthsearch.interrupts import deferred
+
+# Lines that Markdown shows nothing of. Between them stands what depthsearch writes.
+BEGIN = "[//]: # (depthsearch begins: what stands from here to its end is written anew after each trial)"
+END = "[//]: # (depthsearch ends: words of your own are kept, here and above its beginning)"
+
+
+def keep_note(study: optuna.Study, text: str) -> bool:
+    """Put a text into a study's note, in the place of the last one; what others wrote around it stays.
+
+    The note's version stays too, as it counts what people save: the dashboard refuses whoever edits a note
+    whose version has moved on, which would be after each trial. What they save may hold an old text of ours,
+    in whose place the next one comes.
+
+    Args:
+        study: Whose.
+        text: Markdown.
+
+    Returns:
+        Whether anything was written.
+    """
+    attributes = _attributes(study)
+    body = with_ours(get_note_from_system_attrs(attributes, None)["body"], text)
+    is_new = _keep(study, attributes, note_str_key_prefix(None), body)
+    if note_ver_key(None) not in attributes:
+        with deferred():
+            study._storage.set_study_system_attr(study._study_id, note_ver_key(None), 1)
+    return is_new
+
+
+def with_ours(note: str, text: str) -> str:
+    """Give a note with a text of ours between its markers, above all else where it has none.
+
+    A marker without its counterpart is taken out, and all else taken for a person's own words.
+    """
+    ours = f"{BEGIN}\n\n{text.strip()}\n\n{END}"
+    before, begin, rest = note.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        return f"{before}{ours}{after}"
+    theirs = note.replace(BEGIN, "").replace(END, "").strip()
+    return f"{ours}\n\n{theirs}" if theirs else ours
+
+
+def keep_plot(study: optuna.Study, name: str, figure: Mapping[str, Any]) -> bool:
+    """Keep a figure where the dashboard draws it.
+
+    Args:
+        study: Whose.
+        name: Letters, digits, dots, hyphens and underscores; a figure of this name is replaced.
+        figure: ``data`` and ``layout``, as plotly.js reads them.
+
+    Returns:
+        Whether anything was written.
+    """
+    content = json.dumps(figure, separators=(",", ":"), allow_nan=False)
+    return _keep(study, _attributes(study), f"{SYSTEM_ATTR_PLOT_DATA}{name}:", content)
+
+
+def _attributes(study: optuna.Study) -> dict[str, Any]:
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def _keep(study: optuna.Study, attributes: Mapping[str, Any], prefix: str, text: str) -> bool:
+    """Write a text as the first piece of what has a prefix; empty the others, as the dashboard joins all."""
+    wanted = {key: "" for key in attributes if key.startswith(prefix)} | {f"{prefix}0": text}
+    changed = {key: value for key, value in wanted.items() if attributes.get(key) != value}
+    with deferred():
+        for key, value in changed.items():
+            study._storage.set_study_system_attr(study._study_id, key, value)
+    return bool(changed)

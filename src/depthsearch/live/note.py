@@ -1,0 +1,145 @@
+"""The note of a study: its answer so far, the best cuts, what it cost, its images, and where it stands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+
+import optuna
+
+from depthsearch.document import Block, Code, Document, Inline, Paragraph, Section, Table, as_markdown
+from depthsearch.page.answer import mean_with_error, opening_blocks, plural
+from depthsearch.page.cost import cost_blocks
+from depthsearch.page.sources import data_blocks
+from depthsearch.plots import metric_of, shown
+from depthsearch.progress import Status
+from depthsearch.record import Record
+from depthsearch.report import setting_of
+from depthsearch.summary import Summary
+from depthsearch.trials import TrialSummary
+
+__all__ = ["note_text"]
+
+# Best cuts that the note lists.
+N_CUTS = 8
+# The dashboard sets the columns of a table side by side without a gap.
+GAP = "\N{EM SPACE}"
+HEADINGS = ("layer", "Keras name", "module path", "score", "evidence", "MACs frozen", "setting", "trial")
+
+
+def note_text(study: optuna.Study, summary: Summary, record: Record, found: Status) -> str:
+    """Write a study's note in Markdown; names that come from users are escaped.
+
+    Args:
+        study: Whose.
+        summary: Of it.
+        record: Of it; `importance` is not needed.
+        found: Where it stands.
+    """
+    made = (
+        Section("Best cuts", tuple(map(_spaced, _best_cuts(summary)))),
+        Section("Cost", tuple(map(_spaced, cost_blocks(summary, record)))),
+        Section(f"{summary.noun.capitalize()}s", tuple(_data(record))),
+    )
+    return as_markdown(
+        Document(
+            title=f"{summary.backbone} on {summary.data}",
+            subtitle=_state(study, found),
+            blocks=tuple(opening_blocks(summary, record)),
+            sections=tuple(section for section in made if section.blocks),
+        )
+    )
+
+
+def _spaced(block: Block) -> Block:
+    """Set the columns of a table apart; but for their first cells, which may be emphasised."""
+    if not isinstance(block, Table):
+        return block
+    return replace(
+        block,
+        headings=tuple(heading + GAP for heading in block.headings),
+        rows=tuple((first, *(_before_gap(cell) for cell in rest)) for first, *rest in block.rows),
+        numbers=frozenset(heading + GAP for heading in block.numbers),
+    )
+
+
+def _before_gap(cell: Inline) -> Inline:
+    return (*cell, GAP) if isinstance(cell, tuple) else (cell, GAP)
+
+
+def _state(study: optuna.Study, found: Status) -> Inline:
+    """Say who runs the study and how far it is, as of the latest event that it keeps."""
+    n, wanted = found.trials_done, found.trials_wanted
+    progress = f"{n}{f' of {wanted}' if wanted else ''} {plural('trial', wanted or n)} done"
+    if found.confirming:
+        progress += f", {found.confirmed} of {found.confirming} trainings of the confirmation"
+    latest = _latest(study)
+    when = f" As of {latest:%Y-%m-%d %H:%M:%S} UTC." if latest else ""
+    if found.holder is not None:
+        doing = "trains its answer" if found.holder.doing == "fit" else "runs it"
+        left = _left(found.seconds_left)
+        return f"{found.state.capitalize()}: {found.holder} {doing}; {progress}{left}.{when}"
+    if found.state == "interrupted":
+        return (f"Interrupted: nobody runs it; {progress}.{when} What goes on with it: ",
+                Code(f"depthsearch status {shlex.quote(study.study_name)}"), ".")  # fmt: skip
+    return f"{found.state.capitalize()}: {progress}.{when}"
+
+
+def _latest(study: optuna.Study) -> datetime | None:
+    """Give when a trial last began or ended, in UTC, as the database has it."""
+    trials = study.get_trials(deepcopy=False)
+    times = [when for t in trials for when in (t.datetime_start, t.datetime_complete) if when is not None]
+    return max(times, default=None)
+
+
+def _left(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+
+
+def _best_cuts(summary: Summary) -> Iterator[Block]:
+    """List the cuts that were trained again, by their means, then others by their best training."""
+    top = summary.top_cuts(N_CUTS)
+    if not top:
+        return
+    evidence = summary.evidence
+    again = {} if evidence is None else {c.cut: c for c in evidence.confirmed}
+    ranked = sorted(again.values(), key=lambda confirmed: confirmed.gap)
+    by_number = {trial.number: trial for trial in summary.trials}
+    rows = [
+        _row(summary, by_number[c.trial], mean_with_error(c), f"mean of {len(c.scores)} seeds")
+        for c in ranked
+    ]
+    rows += [_row(summary, t, shown(t.score), "one training") for t in top if t.cut not in again]
+    of_several = ("backbone",) if summary.parts else ()
+    cuts = [by_number[c.trial].cut for c in ranked] + [trial.cut for trial in top if trial.cut not in again]
+    chosen = summary.chosen
+    yield Paragraph(f"By {metric_of(summary)}; the marked one is the {'answer' if evidence else 'best'}.")
+    yield Table(
+        headings=(*of_several, *HEADINGS),
+        rows=tuple(rows[:N_CUTS]),
+        marked=None if chosen is None or chosen.cut not in cuts[:N_CUTS] else cuts.index(chosen.cut),
+    )
+
+
+def _row(summary: Summary, trial: TrialSummary, score: str, evidence: str) -> tuple[Inline, ...]:
+    cut = trial.cut
+    row = (
+        str(cut.layer),
+        Code(cut.keras_name) if cut.keras_name else "",
+        Code(cut.name),
+        score,
+        evidence,
+        f"{cut.frozen_mac_share:.0%}".replace("%", " %"),
+        setting_of(trial.params),
+        str(trial.number),
+    )
+    return (cut.backbone, *row) if summary.parts else row
+
+
+def _data(record: Record) -> Iterator[Block]:
+    """Tell the facts of the images, without the lists that a report folds away."""
+    yield from (block for block in data_blocks(record) if not hasattr(block, "summary"))

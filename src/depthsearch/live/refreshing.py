@@ -1,0 +1,119 @@
+"""Bring a study's note and plots up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+
+from depthsearch.front import front_of
+from depthsearch.interrupts import deferred
+from depthsearch.live.depth import depth_plot
+from depthsearch.live.figure import plot_name
+from depthsearch.live.front import front_plot
+from depthsearch.live.keeping import keep_note, keep_plot
+from depthsearch.live.learning import learning_plot
+from depthsearch.live.note import note_text
+from depthsearch.live.transfer import transfer_plot
+from depthsearch.plots import metric_of
+from depthsearch.progress import status
+from depthsearch.record import read
+from depthsearch.summary import Summary, summarize
+
+__all__ = ["plots_of", "refresh", "refreshed"]
+
+logger = logging.getLogger(__name__)
+
+# At most this share of a study's time goes into showing it.
+SHARE = 0.05
+
+
+@contextlib.contextmanager
+def refreshed(study: optuna.Study) -> Iterator[Callable[[], None]]:
+    """Keep what the dashboard shows of a study up to date while it runs, and bring it up to date at the end.
+
+    Yields:
+        To be called after each trial: it does nothing where trials end so fast that it would hold them up.
+    """
+    due = 0.0
+
+    def now_and_then() -> None:
+        nonlocal due
+        started = time.monotonic()
+        if started >= due:
+            refresh(study)
+            due = time.monotonic() + (time.monotonic() - started) / SHARE
+
+    now_and_then()
+    try:
+        yield now_and_then
+    finally:
+        refresh(study)
+
+
+def refresh(study: optuna.Study) -> None:
+    """Write anew what optuna-dashboard shows of a study, as far as it has changed.
+
+    Whatever goes wrong here, a full or busy database or a fault of ours, is logged and stops no study: the
+    next trial that ends has it written anew.
+    """
+    try:
+        seen = cast("optuna.Study", _Snapshot(study))
+        summary = summarize(seen)
+        _name_metric(study, summary)
+        keep_note(study, note_text(seen, summary, read(seen, importance=False), status(seen, summary)))
+        for name, figure in plots_of(summary):
+            keep_plot(study, name, figure)
+    except Exception as error:
+        # Hours of training are worth more than a plot.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.warning("The dashboard's view of study %r is not up to date: %s", study.study_name, reason)
+        logger.debug("What went wrong", exc_info=True)
+
+
+def plots_of(summary: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Draw a study's plots, each with its name; those of which nothing is known yet are left out."""
+    for part in summary.each:
+        if part.trials:
+            yield plot_name("depth", summary, part), depth_plot(part)
+        if part.curve:
+            yield plot_name("transfer", summary, part), transfer_plot(part)
+    if any(trial.scores for trial in summary.trials):
+        yield "learning", learning_plot(summary)
+    front = front_of(summary)
+    if front is not None:
+        yield "front", front_plot(summary, front)
+
+
+class _Snapshot:
+    """A study as it is at one moment, to be read only.
+
+    A `Study` asks its database and copies each time it is asked, which is a dozen times for one summary.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self.study_name = study.study_name
+        self.direction = study.direction
+        self.user_attrs = study.user_attrs
+        self._trials = study.get_trials(deepcopy=False)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Sequence[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """List the trials as `Study.get_trials` does, never as copies."""
+        return [trial for trial in self._trials if states is None or trial.state in states]
+
+
+def _name_metric(study: optuna.Study, summary: Summary) -> None:
+    """Have the dashboard call the score by its name instead of "value"."""
+    if study.metric_names is None:
+        with deferred(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([metric_of(summary)])

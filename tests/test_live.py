@@ -1,0 +1,361 @@
+"""What a study keeps for its dashboard: the note and the plots, as they are stored."""
+
+import json
+import logging
+from typing import Any
+
+import optuna
+import pytest
+from markdown_it import MarkdownIt
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState, create_trial
+from optuna_dashboard import get_note, save_note, save_plotly_graph_object
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from test_page import FINISHED, NASTY, attributes, cut, stored, trial
+
+from depthsearch.lease import lease
+from depthsearch.live import BEGIN, END, keep_note, keep_plot, plots_of, refresh, refreshed, refreshing
+from depthsearch.live.keeping import with_ours
+from depthsearch.stored import mark
+from depthsearch.summary import summarize
+
+OURS = f"{BEGIN}\n\nours\n\n{END}"
+CONFIRMED = {"confirmation": {"trials": [2, 0, 1], "seeds": 2, "resample": False, "after": 5}}
+AGAIN = tuple(
+    trial(index, score + 0.01 * seed, origin="confirm", confirms=number, seed=seed, resample=False)
+    for number, index, score in ((2, 6, 0.86), (1, 0, 0.8), (0, 11, 0.7))
+    for seed in (0, 1)
+)
+
+
+@pytest.fixture
+def kept(tmp_path, open_quick_storage):
+    """Make a study like those of the report's tests, in a database."""
+
+    def make(*trials: optuna.trial.FrozenTrial, name: str = "s", **changed: Any) -> optuna.Study:
+        storage = open_quick_storage(f"sqlite:///{tmp_path}/s.db")
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        for key, value in attributes(**changed).items():
+            study.set_user_attr(key, value)
+        study.add_trials(trials)
+        return study
+
+    return make
+
+
+def system(study: optuna.Study) -> dict[str, Any]:
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def drawn(study: optuna.Study) -> dict[str, dict[str, Any]]:
+    """Give the plots as the dashboard hands them to a browser."""
+    return {name: json.loads(text) for name, text in get_plotly_graph_objects(system(study)).items()}
+
+
+def cells(markdown: str) -> list[list[str]]:
+    """Give the rows of all tables of a text, as GitHub's Markdown has them."""
+    rows: list[list[str]] = []
+    is_cell = False
+    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and is_cell:
+            rows[-1].append("".join(part.content for part in token.children or ()))
+        is_cell = token.type in ("th_open", "td_open")
+    return rows
+
+
+# --- keeping ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", OURS),
+        ("mine", f"{OURS}\n\nmine"),
+        (f"above\n\n{BEGIN}\n\nold\n\n{END}\n\nbelow", f"above\n\n{OURS}\n\nbelow"),
+        (f"above\n\n{BEGIN}\n\nmine", f"{OURS}\n\nabove\n\n\n\nmine"),
+        (f"mine\n\n{END}", f"{OURS}\n\nmine"),
+        (f"{END}\n\n{BEGIN} mine", f"{OURS}\n\nmine"),
+    ],
+)
+def test_the_note_of_a_study_keeps_what_people_have_written(kept, before: str, after: str) -> None:
+    study = kept()
+    if before:
+        save_note(study, before)
+    assert keep_note(study, "ours")
+    assert get_note(study) == after
+    assert with_ours(after, "ours") == after
+
+
+def test_our_part_of_a_note_leaves_its_version_to_those_who_edit_it(kept) -> None:
+    study = kept()
+    keep_note(study, "first")
+    version = system(study)["dashboard:note_ver"]
+    keep_note(study, "second")
+    assert system(study)["dashboard:note_ver"] == version == 1
+    save_note(study, get_note(study) + "\n\nmine")
+    keep_note(study, "third")
+    assert get_note(study) == f"{OURS.replace('ours', 'third')}\n\nmine"
+
+
+def test_a_long_note_and_a_plot_are_one_value_each_whatever_was_there_before(kept) -> None:
+    study = kept()
+    save_note(study, "old " * 2000)
+    keep_note(study, "new " * 3000)
+    pieces = {key: text for key, text in system(study).items() if key.startswith("dashboard:note_str:")}
+    assert len(pieces["dashboard:note_str:0"]) > 12_000
+    assert {len(text) for key, text in pieces.items() if not key.endswith(":0")} == {0}
+    assert get_note(study).count("old ") == 1999
+
+    class Figure:
+        def to_json(self) -> str:
+            return json.dumps({"data": [{"x": [0.123] * 2000}]})
+
+    save_plotly_graph_object(study, Figure(), graph_object_id="depth")
+    keep_plot(study, "depth", {"data": []})
+    assert drawn(study) == {"depth": {"data": []}}
+
+
+def test_what_has_not_changed_is_not_written(kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = kept(*FINISHED)
+    refresh(study)
+    written = []
+    monkeypatch.setattr(study._storage, "set_study_system_attr", lambda *arguments: written.append(arguments))
+    refresh(study)
+    assert not written
+    study.add_trials([trial(3, 0.5)])
+    refresh(study)
+    assert {key for _, key, _ in written} == {
+        "dashboard:note_str:0",
+        "dashboard:plot_data:depth:0",
+        "dashboard:plot_data:learning:0",
+    }
+
+
+@pytest.mark.parametrize("error", [StorageInternalError("database is locked"), OSError(28, "disk full")])
+def test_a_view_that_cannot_be_kept_stops_nothing(kept, monkeypatch, caplog, error: Exception) -> None:
+    study = kept(*FINISHED)
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(study._storage, "set_study_system_attr", fail)
+    with caplog.at_level(logging.WARNING, "depthsearch"):
+        refresh(study)
+    (record,) = (record for record in caplog.records if record.name.startswith("depthsearch"))
+    assert record.getMessage() == f"The dashboard's view of study 's' is not up to date: {error}"
+
+
+def test_the_study_of_somebody_else_is_left_alone(tmp_path, open_quick_storage) -> None:
+    foreign = optuna.create_study(storage=open_quick_storage(f"sqlite:///{tmp_path}/s.db"))
+    before = system(foreign)
+    refresh(foreign)
+    assert system(foreign) == before
+
+
+def test_trials_that_end_fast_are_not_held_up(kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, now = [], [0.0]
+    monkeypatch.setattr(refreshing.time, "monotonic", lambda: now[0])
+
+    def slow(study: Any) -> None:
+        calls.append(study)
+        now[0] += 1.0
+
+    monkeypatch.setattr(refreshing, "refresh", slow)
+    with refreshed(kept()) as freshen:
+        for _ in range(100):
+            now[0] += 0.5
+            freshen()
+    # At the beginning, after 20 seconds and after 20 more; and at the end.
+    assert len(calls) == 4
+
+
+def test_the_view_is_brought_up_to_date_where_a_study_is_interrupted(kept) -> None:
+    study = kept(*FINISHED)
+
+    def interrupted() -> None:
+        with refreshed(study):
+            study.add_trials([trial(3, 0.95)])
+            raise KeyboardInterrupt("stop")
+
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        interrupted()
+    assert "**0.9500**" in get_note(study)
+
+
+# --- the note -----------------------------------------------------------------------------------
+
+
+def test_the_note_says_answer_best_cuts_cost_and_images(kept) -> None:
+    data = {**attributes()["data"], "skipped": ["/x.png"], "duplicates": [["/a.png", "/b.png"]]}
+    study = kept(*FINISHED, data=data)
+    refresh(study)
+    note = get_note(study)
+    assert "tiny: **train from layer 20** (conv6_keras, `layer2.0.conv`)" in note
+    assert "against 0.7000 with only the head trained and 0.8500 with everything trained" in note
+    assert "Not confirmed: every setting was trained once" in note
+    heading, first, *rest = cells(note)
+    assert heading[:5] == ["layer", "Keras name", "module path", "score", "evidence"]
+    assert first[:5] == ["20", "conv6_keras", "layer2.0.conv", "0.9000", "one training"]
+    assert [row[:3] for row in rest[:2]] == [["2", "", "stem"], ["35", "", "fc"]]
+    total = next(row for row in rest if row[0] == "in all")
+    cost = summarize(study).cost
+    assert total[3:] == [
+        f"{cost.seconds:.1f}",
+        f"{cost.full_fine_tunes:.2f}",
+        f"{cost.plain_full_fine_tunes:.2f}",
+    ]
+    for fact in ("450 (300 train; 100 validation; 50 test)", "Classes: 2", "several splits: 1", "Skipped: 1"):
+        assert fact in note
+
+
+def test_the_note_ranks_what_was_trained_again_by_its_means(kept) -> None:
+    study = kept(*FINISHED, *AGAIN, **CONFIRMED)
+    refresh(study)
+    _, first, second, third, *_ = cells(get_note(study))
+    assert first[:5] == ["20", "conv6_keras", "layer2.0.conv", "0.8650 ± 0.0050", "mean of 2 seeds"]
+    assert [second[3], third[3]] == ["0.8050 ± 0.0050", "0.7050 ± 0.0050"]
+    assert "mean of 2 seeds" in get_note(study)
+
+
+def test_the_note_says_who_runs_a_study_and_whether_anything_is_left(kept) -> None:
+    study = kept(*FINISHED, wanted={"trials": 8, "confirm": False})
+    with lease(study):
+        refresh(study)
+        assert "Running: process " in get_note(study)
+        assert "runs it; 5 of 8 trials done, about " in get_note(study)
+    refresh(study)
+    assert "Interrupted: nobody runs it; 5 of 8 trials done." in get_note(study)
+    study.set_user_attr("wanted", {"trials": 5, "confirm": False})
+    refresh(study)
+    assert "Complete: 5 of 5 trials done." in get_note(study)
+
+
+# --- the plots ----------------------------------------------------------------------------------
+
+
+def traces(plot: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {trace["name"]: trace for trace in plot["data"]}
+
+
+def test_the_depth_plot_has_every_trial_with_a_score_at_its_cut_and_names_the_layer(kept) -> None:
+    study = kept(*FINISHED, trial(5, 0.5, "RUNNING"))
+    mark(study, [summarize(study).cuts[3]])
+    refresh(study)
+    plot = drawn(study)["depth"]
+    found = traces(plot)
+    assert found["complete"]["x"] == [11, 0, 6]
+    assert found["complete"]["y"] == [0.7, 0.85, 0.9]
+    assert (found["pruned"]["x"], found["running"]["x"]) == ([4], [5])
+    assert "failed" not in found
+    assert "layer 20 (conv6_keras, layer2.0.conv)" in found["complete"]["text"][2]
+    assert (found["best, one training"]["x"], found["best, one training"]["y"]) == ([6], [0.9])
+    layout = plot["layout"]
+    assert layout["yaxis"]["title"]["text"] == "validation accuracy"
+    assert layout["xaxis"]["title"]["text"] == "first trainable layer (more frozen to the right)"
+    ticks = dict(zip(layout["xaxis"]["tickvals"], layout["xaxis"]["ticktext"], strict=True))
+    assert ticks[6] == "20"
+    assert layout["annotations"][0]["text"] == "asked for: 11"
+
+
+def test_a_score_beyond_the_axis_stands_at_its_edge(kept) -> None:
+    complete = [trial(place, 0.9 + place / 1000) for place in range(8)]
+    study = kept(*complete, trial(8, 0.1, "PRUNED"))
+    refresh(study)
+    plot = drawn(study)["depth"]
+    pruned = traces(plot)["pruned"]
+    assert pruned["y"] == plot["layout"]["yaxis"]["range"][:1]
+    assert pruned["marker"]["symbol"] == ["triangle-down"]
+    assert "0.1000" in pruned["text"][0]
+
+
+def test_the_depth_plot_of_a_confirmed_study_shows_answer_error_and_what_is_level(kept) -> None:
+    study = kept(*FINISHED, *AGAIN, **CONFIRMED)
+    refresh(study)
+    plot = drawn(study)["depth"]
+    found = traces(plot)
+    assert (found["answer"]["x"], found["answer"]["y"]) == ([6], [pytest.approx(0.865)])
+    assert found["answer"]["error_y"]["array"] == [pytest.approx(0.005)]
+    assert sorted(found["mean over seeds ± standard error"]["x"]) == [0, 11]
+    assert len(found["trained again"]["x"]) == 6
+    shaded = [(shape["x0"], shape["x1"]) for shape in plot["layout"]["shapes"]]
+    level = summarize(study).evidence.level
+    assert {place for place in range(12) if any(low < place < high for low, high in shaded)} == set(level)
+    assert plot["layout"]["title"]["text"].endswith("answer: layer 20, 0.8650 ± 0.0050, 2 seeds</sup>")
+
+
+def test_the_transfer_plot_has_the_probes_and_where_they_stop_rising(kept) -> None:
+    study = kept()
+    refresh(study)
+    found = traces(drawn(study)["transfer"])
+    assert found["linear probe ± standard error"]["x"] == [2, 6, 11]
+    assert found["the first as good as the best"]["x"] == [6]
+    assert set(drawn(study)) == {"transfer"}
+
+
+def test_the_learning_plot_has_a_line_a_trial_and_marks_the_best(kept) -> None:
+    study = kept(*FINISHED)
+    refresh(study)
+    lines = drawn(study)["learning"]["data"]
+    assert [line["name"] for line in lines] == ["pruned", "complete", "complete", "best of the search"]
+    assert [line["showlegend"] for line in lines] == [True, True, False, True]
+    assert lines[-1]["y"][-1] == 0.9
+    assert "layer 20 (conv6_keras, layer2.0.conv)" in lines[-1]["text"]
+
+
+def test_of_many_learning_curves_the_last_are_drawn_and_the_best() -> None:
+    study = stored(trial(6, 0.99), *(trial(n % 12, 0.5 + n / 1000) for n in range(80)))
+    (learning,) = (plot for name, plot in plots_of(summarize(study)) if name == "learning")
+    assert len(learning["data"]) == 61
+    assert learning["data"][-1]["text"].startswith("trial 0: 0.9900")
+    assert "61 trials, the last of 81" in learning["layout"]["title"]["text"]
+
+
+def several() -> optuna.Study:
+    """Give a study of two backbones, one of which has a name that is no HTML identifier."""
+    backbones = {"a": "timm/a b", "b": "b"}
+    cuts = [{**cut(index), "backbone": key} for key in backbones for index in range(12)]
+    described = {"weights": "random", "digest": "0", "preprocessing": {}, "data_fingerprint": "0"}
+    every = {
+        key: {"name": name, "full_fine_tune_macs": 10_000, **described} for key, name in backbones.items()
+    }
+    study = stored(cuts=cuts, backbones=every, transfer_curve_b=attributes()["transfer_curve"])
+    for key, score in (("a", 0.7), ("b", 0.8)):
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                value=score,
+                params={"backbone": key, f"cut_{key}": 6, "learning_rate": 1e-3},
+                distributions={
+                    "backbone": CategoricalDistribution(("a", "b")),
+                    f"cut_{key}": IntDistribution(0, 11),
+                    "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+                },
+                intermediate_values={1: score},
+            )
+        )
+    return study
+
+
+def test_each_of_several_backbones_has_its_own_depth_and_transfer_plots() -> None:
+    study = several()
+    refresh(study)
+    plots = drawn(study)
+    assert set(plots) == {"depth-timm-a-b", "depth-b", "transfer-b", "learning"}
+    assert traces(plots["depth-b"])["complete"]["y"] == [0.8]
+    assert traces(plots["depth-timm-a-b"])["complete"]["y"] == [0.7]
+    assert plots["depth-timm-a-b"]["layout"]["title"]["text"].startswith("Score against depth: timm/a b<br>")
+    heading, first, *_ = cells(get_note(study))
+    assert (heading[0], first[0]) == ("backbone", "b")
+
+
+def test_names_from_users_are_text_in_the_plots() -> None:
+    cuts = attributes()["cuts"]
+    cuts[6] |= {"name": NASTY, "keras_name": NASTY}
+    study = stored(*FINISHED, cuts=cuts)
+    for _, plot in plots_of(summarize(study)):
+        assert "<img" not in json.dumps(plot)
+    (depth,) = (plot for name, plot in plots_of(summarize(study)) if name == "depth")
+    assert "&lt;img src=x onerror=alert(1)&gt;" in traces(depth)["complete"]["text"][2]
