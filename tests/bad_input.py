@@ -18,7 +18,7 @@ STEADY = settings(
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-NOTICES = ("Device ", "Data ", "Backbone ", "No --data", "Left out: ", "Study ")
+NOTICES = ("Device ", "Data ", "Backbone ", "No --data", "Others on this machine ", "Left out: ", "Study ")
 # What a terminal would obey, or what would part one line into two.
 OBEYED = {
     *map(chr, range(0x20)),

@@ -448,6 +448,8 @@ BAD = [
     ("study", "--cost", "seconds", "--cost: invalid choice: 'seconds'"),
     ("study", "--cost", "macs", "--cost macs is a second aim: add --aim accuracy+cost, or leave --cost out."),
     ("study", "--trials", "0", "--trials: '0' is no whole number from 1 on"),
+    ("study", "--workers", "0", "--workers: '0' is no whole number from 1 on"),
+    ("study", "--hung-after", "0", "--hung-after: '0' is no number above 0"),
     ("study", "--device", "tpu", "--device: invalid choice: 'tpu'"),
     ("study", "--device", "cuda", "No cuda device here"),
     ("study", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),

@@ -525,7 +525,7 @@ def _add_dashboard(commands: Any) -> None:
     password = (
         "ask browsers for it; without a value it is asked for here (default: $DEPTHSEARCH_DASHBOARD_PASSWORD)"
     )
-    add("--password", type=read_place, nargs="?", const=True, metavar="SECRET", help=password)
+    add("--password", nargs="?", const=True, metavar="SECRET", help=password)
     add("--writable", action="store_true", help="let notes be written, and studies be changed and deleted")
 
 
