@@ -13,7 +13,8 @@ from depthsearch import cli
 PARSERS: dict[str, argparse.ArgumentParser] = cli._parser()._subparsers._group_actions[0].choices
 # How each command is called so that nothing comes of it, whatever the option under test makes of its value.
 REFUSED = {
-    "study": ["study", "--backbone=nonesuch"],
+    # Refused before anything is loaded, as --momentum is of another optimizer.
+    "study": ["study", "--backbone=nonesuch", "--momentum=0"],
     "cuts": ["cuts", "nonesuch"],
     "report": ["report"],
     "status": ["status"],
@@ -41,8 +42,8 @@ FREE = {
     "cache": "",
 }
 NONSENSE = (
-    "", "x", "--", "nan", "-inf", "1e400", "9" * 5000, "1_0", "0x10", "\u0663", "\u00b2", "a\nb", "\x1b[2J",
-    "[bold]", "\0", "\udcff", "%s", "~nonesuch/x", "a" * 300, "\u202e1", "True",
+    "", "x", "--", "nan", "-inf", "1e400", "9" * 5000, "1_0", "\u0663", "\x1b[2J\n", "\0", "\udcff",
+    "~nonesuch/x", "a" * 300, "\u202e1",
 )  # fmt: skip
 # Places that are written to from the start, where somebody has asked for it.
 OPENED = ("log_file", "tensorboard")
@@ -207,8 +208,8 @@ def test_no_value_in_a_study_file_is_a_traceback_or_more_than_a_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for kind, value in BAD_VALUES.items():
-        other = "" if key == "backbone" else 'backbone = "nonesuch"\n'
-        Path("s.toml").write_text(f"{other}{key} = {value}\n", encoding="utf-8")
+        others = {"backbone": '"nonesuch"', "momentum": "0", key: value}
+        Path("s.toml").write_text("\n".join(f"{k} = {v}" for k, v in others.items()), encoding="utf-8")
         told = refusal(["study", "s.toml"], capsys)
         if kind in ("table", "date", "time", "nested", "tables in a list", "flags in a list"):
             assert "s.toml" in told
