@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,30 @@ def open_quick_storage():
     yield open_
     for storage in storages:
         storage.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _postgres_server():
+    import postgres_server
+
+    if reason := postgres_server.why_missing():
+        pytest.skip(reason)
+    with postgres_server.postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(_postgres_server):
+    """A PostgreSQL server that runs; a test may stop and kill it."""
+    if not _postgres_server.is_running:
+        _postgres_server.start()
+    return _postgres_server
+
+
+@pytest.fixture
+def postgres_url(postgres) -> str:
+    """URL of an empty database on that server."""
+    return postgres.create(f"test_{uuid.uuid4().hex}")
 
 
 @pytest.fixture(scope="session")

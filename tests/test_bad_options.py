@@ -29,7 +29,7 @@ REFUSED = {
 # Names and places, which may be any text but what cannot be shown or found.
 FREE = {
     "study": "file data classes_map weights backbone image_columns number_columns layers mark name storage "
-    "log_file tensorboard mlflow",
+    "log_file tensorboard mlflow ray_address",
     "cuts": "backbone layers",
     "report": "study name storage out artifacts",
     "status": "study name storage",

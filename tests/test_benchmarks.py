@@ -103,3 +103,10 @@ def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None
     options = ("--workers", 1, 2, "--trials", 4, "--epoch-seconds", 0.01)
     shown = run("workers.py", *options, cache=tmp_path)
     assert len([line for line in shown.splitlines() if line.startswith(("| 1 |", "| 2 |"))]) == 2
+
+
+def test_faults_prints_a_clean_account(tmp_path: Path) -> None:
+    options = ("--kills", 4, "--storage", "sqlite", "--rates", "1e-3", "--epochs", 2, "--images", 8)
+    shown = run("faults.py", *options, "--only", "kills", "--seconds-between", 2, cache=tmp_path)
+    (row, *_) = [line for line in shown.splitlines() if line.startswith("| kills, SQLite, study 1 |")]
+    assert "| 22 | 0 | 0 | 0 | 0 | yes |" in row

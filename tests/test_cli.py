@@ -450,6 +450,8 @@ BAD = [
     ("study", "--trials", "0", "--trials: '0' is no whole number from 1 on"),
     ("study", "--workers", "0", "--workers: '0' is no whole number from 1 on"),
     ("study", "--hung-after", "0", "--hung-after: '0' is no number above 0"),
+    ("study", "--executor", "dask", "--executor: invalid choice: 'dask'"),
+    ("study", "--ray-address", "head:6379", "--ray-address is of --executor ray"),
     ("study", "--device", "tpu", "--device: invalid choice: 'tpu'"),
     ("study", "--device", "cuda", "No cuda device here"),
     ("study", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),

@@ -221,6 +221,7 @@ def test_the_studies_of_others_are_left_alone(place) -> None:
 def test_a_coordinator_on_another_machine_is_asked_through_the_database(place) -> None:
     study = place.open()
     elsewhere = {"host": "elsewhere", "pid": 7, "started": None, "token": "t", "renewed": time.time()}
+    elsewhere["seconds"] = lease_module.LEASE_SECONDS
     study.set_user_attr("coordinator", elsewhere)
     holder = request_stop(study, after="trial")
     assert (holder.host, holder.pid) == ("elsewhere", 7)

@@ -84,6 +84,10 @@ cost = "parameters"
 
 [run]
 trials = 12
+workers = 2
+hung-after = 60
+executor = "ray"
+ray-address = "head:6379"
 device = "cpu"
 precision = "float32"
 compile = false
@@ -111,6 +115,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
         "--augment flip,rotation=10 --head flatten --image-columns front,side --number-columns age "
         "--also dropout --sampler gp --pruner none --aim accuracy+cost --cost parameters "
+        "--workers 2 --hung-after 60 --executor ray --ray-address head:6379 "
         "--trials 12 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample "
         "--mark 52,features.norm5 --storage sqlite:///s.db --mlflow sqlite:///mlflow.db --json"

@@ -62,6 +62,7 @@ EPOCHS, DEMO_EPOCHS = 10, 3
 CONFIRMED, DEMO_CONFIRMED = 3, 2
 SEEDS, DEMO_SEEDS = 3, 2
 LEARNING_RATES = (1e-5, 1e-2)
+EXECUTORS = ("local", "ray")
 SEARCHES = ("adaptive", "exhaustive")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
@@ -89,7 +90,8 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, one_line(f"{self.prog}: {self.source}{message} (see {self.prog} --help)") + "\n")
+        told = _without_passwords(message)
+        self.exit(2, one_line(f"{self.prog}: {self.source}{told} (see {self.prog} --help)") + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +127,16 @@ def _run(argv: list[str]) -> int:
 
 
 def _kept(argv: Sequence[str]) -> str:
-    return f" What is finished is kept; go on with: depthsearch {printable(shlex.join(argv))}"
+    command = shlex.join(_without_passwords(argument) for argument in argv)
+    return f" What is finished is kept; go on with: depthsearch {printable(command)}"
+
+
+def _without_passwords(text: str) -> str:
+    if "://" not in text:
+        return text
+    from depthsearch.outage import hidden
+
+    return hidden(text)
 
 
 def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
@@ -165,6 +176,8 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     Raises:
         SettingsError: Naming them, and which to leave out.
     """
+    if arguments.ray_address is not None and arguments.executor != "ray":
+        raise SettingsError("--ray-address is of --executor ray: say that too, or leave it out.")
     contradiction = next(_contradictions(arguments), None)
     if contradiction:
         raise SettingsError(contradiction)
@@ -336,6 +349,10 @@ def _add_run(add: Any) -> None:
     add("--trials", type=at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     each = "trials trained at once, in processes of their own (one a GPU; 1 where there is none)"
     add("--workers", type=at_least(1, 1024), metavar="N", help=each)
+    kinds = "local: this machine; ray: actors on a Ray cluster, as many as it has room for (local)"
+    add("--executor", choices=EXECUTORS, default="local", help=kinds)
+    where = "HOST:PORT of its head; local: start Ray here (RAY_ADDRESS, else one running here, else local)"
+    add("--ray-address", type=read_name, metavar="ADDRESS", help=where)
     hung = "a worker that has used no processor for so long is ended, its trial goes on elsewhere (300)"
     add("--hung-after", type=read_above_0, default=300.0, metavar="SECONDS", help=hung)
     add("--device", choices=DEVICES, default="auto")

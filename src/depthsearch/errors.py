@@ -7,6 +7,7 @@
     ├── WeightsError   the pretrained weights cannot be had or do not fit
     ├── SettingsError  an option's value, or two that do not go together
     ├── StudyError     the stored study cannot be gone on with
+    ├── StorageError   the database is away for too long, or refuses (in `storage`: Optuna's error as well)
     ├── ModelError     a model folder that cannot be written or used
     └── TrainingError  a training that cannot go on
         └── DivergedError  its loss is not finite

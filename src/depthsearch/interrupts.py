@@ -7,10 +7,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
-__all__ = ["deferred", "sigterm_drains", "sigterm_interrupts"]
+__all__ = ["deferred", "let_through", "sigterm_drains", "sigterm_interrupts"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What each `deferred` of the main thread holds back, and the handlers that were there before it.
+_deferring: list[tuple[list[int], list[Any]]] = []
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -63,10 +66,30 @@ def deferred() -> Iterator[None]:
         return
     held: list[int] = []
     before = [signal.signal(number, lambda n, _: held.append(n)) for number in SIGNALS]
+    _deferring.append((held, before))
     try:
         yield
     finally:
+        _deferring.pop()
         for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
     if held:
         signal.raise_signal(held[0])
+
+
+@contextlib.contextmanager
+def let_through() -> Iterator[None]:
+    """Let interrupts through again, those held back as well: for who waits while he writes nothing."""
+    if threading.current_thread() is not threading.main_thread() or not _deferring:
+        yield
+        return
+    _, outermost = _deferring[0]
+    deferring = [signal.signal(n, handler) for n, handler in zip(SIGNALS, outermost, strict=True)]
+    try:
+        for held, _ in _deferring:
+            if held:
+                signal.raise_signal(held.pop(0))
+        yield
+    finally:
+        for number, handler in zip(SIGNALS, deferring, strict=True):
+            signal.signal(number, handler)

@@ -1,5 +1,8 @@
 """The lease of a study: one coordinator at a time, and a dead one's place can be taken.
 
+It is a user attribute of the study that is only ever changed from what was just read: of two that start in
+the same moment the database lets one. A thread renews it, so that an epoch may take longer than it holds.
+
 Who wants a study to stop asks the holder of its lease, by the lease's token: what a dead coordinator was
 asked never stops a later one. The holder sees it where it renews its lease.
 """
@@ -7,27 +10,52 @@ asked never stops a later one. The holder sees it where it renews its lease.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from depthsearch.errors import StudyError
 from depthsearch.interrupts import deferred
+from depthsearch.storage import PatientStorage, is_of_one_thread
 
 __all__ = ["Holder", "Lease", "asked_of", "holder_of", "lease", "start_of"]
 
 # A coordinator on another machine that has not renewed its lease for so long is taken for dead.
-LEASE_SECONDS = 900.0
+LEASE_SECONDS = 120.0
+# So long it was before a lease said so itself.
+OLD_LEASE_SECONDS = 900.0
+# It is renewed so often in that time; after a failure, tried again so often.
+RENEWALS, TRIES = 6, 60
+# To give it back is a courtesy, not worth a longer wait.
+GIVE_BACK_SECONDS = 2.0
+CHANGES = 100
 # The study's user attributes: who runs it, and what its holder is asked.
 COORDINATOR, REQUEST = "coordinator", "stop_request"
+
+# Of Optuna's schema.
+_ATTRIBUTES = sqlalchemy.table(
+    "study_user_attributes",
+    sqlalchemy.column("study_id"),
+    sqlalchemy.column("key"),
+    sqlalchemy.column("value_json"),
+)
+# What a lease is changed from, and the time by the database's clock; gives what to.
+_Decide = Callable[[Any, float], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +86,14 @@ def holder_of(attributes: Mapping[str, Any]) -> Holder | None:
         attributes: The study's user attributes, read once.
     """
     holder = attributes.get(COORDINATOR)
-    if not holder or not _lives(holder):
+    if not holder or not _lives(holder, time.time()):
         return None
-    return Holder(
-        pid=holder["pid"], host=holder["host"], doing=holder.get("doing", "study"), token=holder.get("token")
-    )
+    return _named(holder)
+
+
+def _named(holder: Mapping[str, Any]) -> Holder:
+    doing, token = holder.get("doing", "study"), holder.get("token")
+    return Holder(pid=holder["pid"], host=holder["host"], doing=doing, token=token)
 
 
 def asked_of(attributes: Mapping[str, Any], token: str | None) -> str | None:
@@ -72,28 +103,44 @@ def asked_of(attributes: Mapping[str, Any], token: str | None) -> str | None:
 
 
 class Lease:
-    """A study's lease while it is held."""
+    """A study's lease while it is held; a thread renews it until it is given back."""
 
     def __init__(self, study: optuna.Study, doing: str) -> None:
-        """Prepare to hold a lease.
+        """Take a study's lease.
 
         Args:
             study: Whose.
             doing: What for: ``study`` or ``fit``.
+
+        Raises:
+            StudyError: If another process holds it.
         """
         self._study = study
         self._token = uuid.uuid4().hex
         self._mine = {
             "host": socket.gethostname(),
+            "machine": _machine(),
             "pid": os.getpid(),
             "started": start_of(os.getpid()),
             "doing": doing,
             "token": self._token,
+            "seconds": LEASE_SECONDS,
         }
-        self._last_renewed = 0.0
+        self._last_renewed = time.monotonic()
+        self._renewing = threading.Lock()
+        self._ended = threading.Event()
+        _change(study, self._taken)
+        self._thread: threading.Thread | None = None
+        storage = _database_of(study)
+        if storage is None or is_of_one_thread(storage):
+            return
+        if isinstance(storage, PatientStorage):
+            storage.guards.append(self._refuse_if_lost)
+        self._thread = threading.Thread(target=self._keep, name="depthsearch-lease", daemon=True)
+        self._thread.start()
 
     def renew(self) -> str | None:
-        """Renew the lease; to be called now and then. One reading of the study, and now and then a writing.
+        """Learn whether it is still held, and what is asked; to be called now and then, before a writing.
 
         Returns:
             After what the holder is asked to stop, ``epoch`` or ``trial``; None: it is not.
@@ -102,11 +149,10 @@ class Lease:
             StudyError: If another process has taken it.
         """
         attributes = self._study.user_attrs
-        if self._last_renewed and not self._is_mine(attributes):
-            raise StudyError(f"Study {self._study.study_name!r} was taken over by another process.")
-        if time.time() - self._last_renewed > LEASE_SECONDS / 30:
-            self._last_renewed = time.time()
-            self._study.set_user_attr(COORDINATOR, {**self._mine, "renewed": self._last_renewed})
+        if not self._is_mine(attributes.get(COORDINATOR)):
+            raise self._lost()
+        if time.monotonic() - self._last_renewed > LEASE_SECONDS / RENEWALS and self._thread is None:
+            self._extend()
         return asked_of(attributes, self._token)
 
     def asked(self) -> str | None:
@@ -114,12 +160,65 @@ class Lease:
         return asked_of(self._study.user_attrs, self._token)
 
     def give_back(self) -> None:
-        """Let others have it, if it is still held."""
-        if self._is_mine(self._study.user_attrs):
-            self._study.set_user_attr(COORDINATOR, None)
+        """Let others have it, if it is still held; where the database is away, it runs out by itself."""
+        self._ended.set()
+        with self._renewing:
+            storage = _database_of(self._study)
+            if isinstance(storage, PatientStorage) and self._refuse_if_lost in storage.guards:
+                storage.guards.remove(self._refuse_if_lost)
+            with contextlib.suppress(StorageInternalError):
+                _change(
+                    self._study,
+                    lambda holder, _: None if self._is_mine(holder) else holder,
+                    patience_seconds=GIVE_BACK_SECONDS,
+                )
+        if self._thread is not None:
+            self._thread.join()
 
-    def _is_mine(self, attributes: Mapping[str, Any]) -> bool:
-        return (attributes.get(COORDINATOR) or {}).get("token") == self._token
+    def _keep(self) -> None:
+        """Renew the lease until it is given back, or another has taken it."""
+        pause = LEASE_SECONDS / RENEWALS
+        while not self._ended.wait(pause):
+            try:
+                with self._renewing:
+                    if self._ended.is_set():
+                        return
+                    self._extend(patience_seconds=0)
+                pause = LEASE_SECONDS / RENEWALS
+            except StudyError:
+                # The holder finds out where it calls renew.
+                return
+            except (StorageInternalError, SQLAlchemyError):
+                # Away, or locked: not to wait here, where whoever gives it back would wait as well.
+                pause = LEASE_SECONDS / TRIES
+
+    def _extend(self, patience_seconds: float | None = None) -> None:
+        _change(self._study, self._renewed, patience_seconds=patience_seconds)
+        self._last_renewed = time.monotonic()
+
+    def _taken(self, holder: Any, now: float) -> dict[str, Any]:
+        if holder and not self._is_mine(holder) and _lives(holder, now):
+            raise StudyError(
+                f"Study {self._study.study_name!r} is being run by {_named(holder)}. "
+                "Stop that one first, or give another --name."
+            )
+        return {**self._mine, "renewed": now}
+
+    def _renewed(self, holder: Any, now: float) -> dict[str, Any]:
+        if not self._is_mine(holder):
+            raise self._lost()
+        return {**self._mine, "renewed": now}
+
+    def _refuse_if_lost(self, connection: Connection) -> None:
+        """Refuse a transaction that would write after another has taken the study."""
+        if not self._is_mine(_read(connection, self._study._study_id, keep=True)[1]):
+            raise self._lost()
+
+    def _lost(self) -> StudyError:
+        return StudyError(f"Study {self._study.study_name!r} was taken over by another process.")
+
+    def _is_mine(self, holder: Any) -> bool:
+        return bool(holder) and holder.get("token") == self._token
 
 
 @contextlib.contextmanager
@@ -131,47 +230,138 @@ def lease(study: optuna.Study, doing: str = "study") -> Iterator[Lease]:
         doing: What for: ``study`` or ``fit``.
 
     Yields:
-        The lease, to be renewed now and then.
+        The lease, to be asked now and then whether it is still held.
 
     Raises:
         StudyError: If another process holds it.
     """
-    holder = holder_of(study.user_attrs)
-    if holder is not None:
-        raise StudyError(
-            f"Study {study.study_name!r} is being run by {holder}. "
-            "Stop that one first, or give another --name."
-        )
-    held = Lease(study, doing)
     with deferred():
-        held.renew()
-    # Of two that started in the same moment the first finds itself replaced here.
-    held.renew()
+        held = Lease(study, doing)
     try:
         yield held
     finally:
         held.give_back()
 
 
-def _lives(holder: Mapping[str, Any]) -> bool:
+def _database_of(study: optuna.Study) -> RDBStorage | None:
+    """Give the database behind a study; None: it is kept otherwise, in this process's memory or a journal."""
+    # Optuna wraps a database in a cache.
+    storage = getattr(study._storage, "_backend", study._storage)
+    return storage if isinstance(storage, RDBStorage) else None
+
+
+def _change(study: optuna.Study, decide: _Decide, *, patience_seconds: float | None = None) -> None:
+    """Change who holds a study's lease, from what was read and nothing else.
+
+    Args:
+        study: Whose.
+        decide: Gives the new holder, or raises; called again if another was quicker.
+        patience_seconds: How long to wait for a database that is away; None: as long as the study does.
+
+    Raises:
+        StorageInternalError: If it is away for longer.
+    """
+    storage = _database_of(study)
+    if storage is None:
+        study.set_user_attr(COORDINATOR, decide(study.user_attrs.get(COORDINATOR), time.time()))
+        return
+
+    def swap(_: bool = False) -> bool:
+        # A change that was made and its answer lost is read like any other: by its token.
+        try:
+            with storage.engine.begin() as connection:
+                return _is_swapped(connection, study._study_id, decide)
+        except IntegrityError:
+            # A study has each attribute once: another was the first to have one at all.
+            return False
+
+    for _ in range(CHANGES):
+        if isinstance(storage, PatientStorage):
+            is_changed = storage.patiently(swap, writes=True, patience_seconds=patience_seconds)
+        else:
+            is_changed = swap()
+        if is_changed:
+            return
+    raise StudyError(f"The lease of study {study.study_name!r} cannot be had: others change it all the time.")
+
+
+def _is_swapped(connection: Connection, study_id: int, decide: _Decide) -> bool:
+    """Change the lease in a transaction; say whether it was still what `decide` was told."""
+    before, holder = _read(connection, study_id)
+    after = json.dumps(decide(holder, _now(connection)))
+    if before is None:
+        values = {"study_id": study_id, "key": COORDINATOR, "value_json": after}
+        connection.execute(sqlalchemy.insert(_ATTRIBUTES).values(values))
+        return True
+    is_as_read = _is_of(study_id) & (_ATTRIBUTES.c.value_json == before)
+    changed = connection.execute(sqlalchemy.update(_ATTRIBUTES).where(is_as_read).values(value_json=after))
+    return bool(changed.rowcount == 1)
+
+
+def _read(connection: Connection, study_id: int, *, keep: bool = False) -> tuple[str | None, Any]:
+    """Read who holds a study's lease: as stored, and what that says; kept so until the transaction ends."""
+    asked = sqlalchemy.select(_ATTRIBUTES.c.value_json).where(_is_of(study_id))
+    if keep:
+        # SQLite, whose only writer this is, leaves the words out.
+        asked = asked.with_for_update(read=True)
+    stored = connection.execute(asked).scalar()
+    return stored, None if stored is None else json.loads(stored)
+
+
+def _is_of(study_id: int) -> sqlalchemy.ColumnElement[bool]:
+    return (_ATTRIBUTES.c.study_id == study_id) & (_ATTRIBUTES.c.key == COORDINATOR)
+
+
+def _now(connection: Connection) -> float:
+    """Read the clock that all who want a study share: machines' own may differ by more than a lease."""
+    if connection.dialect.name == "postgresql":
+        return float(
+            connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        )
+    # SQLite is of one machine.
+    return time.time()
+
+
+def _lives(holder: Mapping[str, Any], now: float) -> bool:
+    is_fresh = bool(now - holder["renewed"] < holder.get("seconds", OLD_LEASE_SECONDS))
     # On Windows, os.kill would end the process that it asks for.
-    if holder["host"] != socket.gethostname() or os.name == "nt":
-        return bool(time.time() - holder["renewed"] < LEASE_SECONDS)
+    if not _is_here(holder) or os.name == "nt":
+        return is_fresh
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
+    started = start_of(holder["pid"])
+    if started is None and holder["started"] is not None:
+        # The system hides other users' processes.
+        return is_fresh
     # The same number may have been given to another process since.
-    return bool(start_of(holder["pid"]) == holder["started"])
+    return bool(started == holder["started"])
+
+
+def _is_here(holder: Mapping[str, Any]) -> bool:
+    """Say whether a process would be seen from here: two containers, or machines, may have one name."""
+    return bool(holder["host"] == socket.gethostname() and holder.get("machine", _machine()) == _machine())
+
+
+def _machine() -> str | None:
+    """Name what process numbers belong to, where the system tells it: this boot, this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
 
 
 def start_of(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot, where the system tells it."""
+    """Start time of a process in clock ticks since boot, where the system tells it; ``ended`` of a zombie."""
     if platform.system() != "Linux":
         return None
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    # Killed, and nobody has asked yet what became of it.
+    return "ended" if fields[0] in "ZX" else fields[19]

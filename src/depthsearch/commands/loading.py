@@ -53,6 +53,7 @@ BEFORE: dict[str, Any] = {
 # Options that say nothing of what is trained; an address may hold a password.
 NOT_KEPT = (
     *("command", "file", "storage", "name", "json", "keep_memory", "keep_disk", "workers", "hung_after"),
+    *("executor", "ray_address"),
     *("log_file", "tensorboard", "mlflow"),
 )
 OPTIONAL_RANGES: dict[str, Any] = {
@@ -74,7 +75,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
     """
     names = arguments.backbone
     weights = weights_by_backbone(arguments.weights, names)
-    device = choose_device(arguments.device, arguments.precision, compiled=arguments.compile)
+    device = choose_device(_kind_here(arguments), arguments.precision, compiled=arguments.compile)
     use_all_cores()
     backbones = {name: _load_backbone(name, weights[name], arguments, console) for name in names}
     space = SearchSpace.across(
@@ -128,6 +129,14 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         f"{decimal(budget.disk_bytes)} on disk.",
     )
     return tasks, space
+
+
+def _kind_here(arguments: argparse.Namespace) -> str:
+    """Name the device of this machine, which may only coordinate a cluster that has others."""
+    on_a_cluster = vars(arguments).get("executor") == "ray"
+    if on_a_cluster and arguments.device == "cuda" and not torch.cuda.is_available():
+        return "cpu"
+    return str(arguments.device)
 
 
 def _load_backbone(name: str, weights: str, arguments: argparse.Namespace, console: Console) -> Backbone:

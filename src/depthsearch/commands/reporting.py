@@ -60,7 +60,8 @@ def dashboard(arguments: argparse.Namespace) -> None:
     if arguments.port > 65535:
         raise SettingsError(f"--port {arguments.port} is no port: give one up to 65535.")
     password = _password(arguments.password)
-    storage = open_storage(existing(arguments.storage))
+    # Somebody waits for each of its pages.
+    storage = open_storage(existing(arguments.storage), patience_seconds=10)
     serve(
         storage,
         arguments.host,

@@ -27,6 +27,7 @@ from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
 from depthsearch.graph import input_size
 from depthsearch.interrupts import sigterm_drains
+from depthsearch.lease import lease
 from depthsearch.live import refreshed
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
@@ -164,6 +165,8 @@ def _search(
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
     with (
+        # One for both: who asks for a stop in between is heard.
+        lease(stored) as held,
         workers(arguments, tasks, space, console) as executor,
         view,
         refreshed(stored) as freshen,
@@ -188,13 +191,14 @@ def _search(
                 cost=cost,
                 then_confirm=bool(arguments.confirm),
                 executor=executor,
+                held=held,
             )
         )
         if not searched or is_draining():
             return True
         if not arguments.confirm or summarize(stored).best is None:
             return False
-        is_confirmed = is_ended(
+        return not is_ended(
             confirm(
                 stored,
                 tasks,
@@ -204,11 +208,9 @@ def _search(
                 resample=arguments.resample,
                 checkpoints=checkpoints,
                 executor=executor,
+                held=held,
             )
         )
-    if is_confirmed:
-        keep_report(arguments, stored, console)
-    return not is_confirmed
 
 
 def _follow(

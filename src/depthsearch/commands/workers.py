@@ -12,7 +12,16 @@ from rich.console import Console
 
 from depthsearch.commands.console import say
 from depthsearch.devices import usable_cores
-from depthsearch.executors import Executor, InProcess, LocalProcesses, WorkerPlan, check_room, plan_workers
+from depthsearch.executors import (
+    Executor,
+    InProcess,
+    LocalProcesses,
+    RayWorkers,
+    WorkerPlan,
+    check_room,
+    plan_workers,
+    ray_workers,
+)
 from depthsearch.features import remove_shared, shared_memory_folder
 from depthsearch.objective import Task
 from depthsearch.space import SearchSpace
@@ -27,8 +36,13 @@ def workers(
     """Start the workers that a command line asks for, and end them.
 
     Raises:
-        SettingsError: If there is no room for so many.
+        SettingsError: If there is no room for so many, or no cluster.
+        StudyError: If no worker comes for long.
     """
+    if arguments.executor == "ray":
+        with closing(_on_a_cluster(arguments, tasks, console)) as executor:
+            yield executor
+        return
     device = next(iter(tasks.values())).device
     plans = plan_workers(device, arguments.workers)
     if len(plans) == 1:
@@ -44,6 +58,27 @@ def workers(
         closing(LocalProcesses(shared, plans, hung_seconds=arguments.hung_after)) as executor,
     ):
         yield executor
+
+
+def _on_a_cluster(arguments: argparse.Namespace, tasks: Mapping[str, Task], console: Console) -> RayWorkers:
+    executor = ray_workers(
+        tasks,
+        n_workers=arguments.workers,
+        address=arguments.ray_address,
+        device=arguments.device,
+        precision=arguments.precision,
+        memory_bytes=arguments.keep_memory,
+        disk_bytes=arguments.keep_disk,
+    )
+    wanted, n_there = executor.slots.n_workers, len(executor.places)
+    n_nodes = len({place.node for place in executor.places.values()})
+    later = f", {wanted - n_there} more once there is room" if n_there < wanted else ""
+    say(
+        console,
+        f"Workers   {n_there} on {n_nodes} {'node' if n_nodes == 1 else 'nodes'} of a Ray cluster{later}; "
+        f"{executor.slots} each, {executor.device.kind}, {executor.device.precision}.",
+    )
+    return executor
 
 
 def _on_gpus(plans: tuple[WorkerPlan, ...]) -> str:

@@ -1,5 +1,6 @@
 """Who trains: this process, several of this machine, or a cluster. They only train; see `study`."""
 
+from depthsearch.executors.cluster import RayWorkers, ray_workers
 from depthsearch.executors.gpu import check_room
 from depthsearch.executors.here import InProcess
 from depthsearch.executors.jobs import (
@@ -25,11 +26,13 @@ __all__ = [
     "LocalProcesses",
     "Lost",
     "Probing",
+    "RayWorkers",
     "Report",
     "Run",
     "Training",
     "WorkerPlan",
     "check_room",
     "plan_workers",
+    "ray_workers",
     "run_job",
 ]

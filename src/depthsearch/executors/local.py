@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -398,6 +399,9 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: Run) -
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # For those who look at processes, as far as Linux shows it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(plan.name)
     torch.set_num_threads(plan.threads)
     # torch.fx makes the lock of a progress bar, by default one that outlives a killed process.
     tqdm.set_lock(threading.RLock())

@@ -1,5 +1,6 @@
 """A study from its storage to its answer: opened, searched, confirmed. One coordinator owns it."""
 
+from depthsearch.storage import open_storage, without_password
 from depthsearch.study.confirmation import FINISHED
 from depthsearch.study.control import enqueue, request_stop, wait_until_free
 from depthsearch.study.coordinator import confirm, search
@@ -14,7 +15,7 @@ from depthsearch.study.events import (
     TrialStarted,
 )
 from depthsearch.study.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
-from depthsearch.study.opening import open_storage, open_study, without_password
+from depthsearch.study.opening import open_study
 
 __all__ = [
     "ANCHOR_DEPTHS",

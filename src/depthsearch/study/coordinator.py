@@ -7,6 +7,7 @@ differs from one that was never stopped.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -50,6 +51,7 @@ def search(
     cost: str | None = None,
     then_confirm: bool = False,
     executor: Executor | None = None,
+    held: Lease | None = None,
 ) -> Generator[Event, None, None]:
     """Run trials until the study has as many as wanted, and yield what happens.
 
@@ -70,6 +72,7 @@ def search(
             go on with another: each trial stores both costs.
         then_confirm: Whether `confirm` is to follow, for `status` to say that the study is not complete yet.
         executor: Has the workers; default: this process, one trial after the other. It is left open.
+        held: The study's lease, where it is held already, for `confirm` as well.
 
     Raises:
         StudyError: If another coordinator runs this study, the database is gone for long, or workers cannot
@@ -83,11 +86,11 @@ def search(
     def sampler_of(number: int) -> BaseSampler:
         return make_sampler(sampler, seed_from(recipe.seed, number), cost)
 
-    with lease(study) as held:
+    with _held(study, held) as lease_:
         with deferred():
             store_aim(study, cost)
             note_wanted(study, n_trials=n_trials, then_confirm=then_confirm, n_workers=executor.n_workers)
-        run = Run(study, tasks, space, executor, checkpoints, held, n_trials=n_trials, sampler=sampler_of)
+        run = Run(study, tasks, space, executor, checkpoints, lease_, n_trials=n_trials, sampler=sampler_of)
         run.probe(_unprobed(study, space))
 
         def next_trial() -> Trial | None:
@@ -100,7 +103,17 @@ def search(
                 return _next_trial(study)
 
         yield from run(next_trial)
-    yield from _stopped(held)
+    yield from _stopped(lease_)
+
+
+@contextmanager
+def _held(study: optuna.Study, held: Lease | None) -> Iterator[Lease]:
+    """Hold a study's lease, if it is not held yet."""
+    if held is not None:
+        yield held
+        return
+    with lease(study) as taken:
+        yield taken
 
 
 def _unprobed(study: optuna.Study, space: SearchSpace) -> list[str]:
@@ -139,6 +152,7 @@ def confirm(
     resample: bool = False,
     checkpoints: Path,
     executor: Executor | None = None,
+    held: Lease | None = None,
 ) -> Generator[Event, None, None]:
     """Train the most promising cuts and both ends again with several seeds, and yield what happens.
 
@@ -157,16 +171,17 @@ def confirm(
         resample: Whether each seed also divides the training and validation images anew.
         checkpoints: Folder for the checkpoints of running trials.
         executor: Has the workers, as in `search`.
+        held: As in `search`.
 
     Raises:
         StudyError: As `search`.
     """
     study.pruner = NopPruner()
     tasks = tasks_of(task)
-    with lease(study) as held:
-        run = Run(study, tasks, space, executor or InProcess(tasks), checkpoints, held)
+    with _held(study, held) as lease_:
+        run = Run(study, tasks, space, executor or InProcess(tasks), checkpoints, lease_)
         yield from _confirm(run, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
-    yield from _stopped(held)
+    yield from _stopped(lease_)
 
 
 def _confirm(run: Run, *, n_cuts: int, n_seeds: int, resample: bool) -> Iterator[Event]:

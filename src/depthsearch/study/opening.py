@@ -14,9 +14,9 @@ from optuna.study import StudyDirection
 
 from depthsearch.augmentation import USUAL
 from depthsearch.cuts import Cut
-from depthsearch.databasefile import refuse_foreign
-from depthsearch.errors import SettingsError, StudyError
+from depthsearch.errors import StudyError
 from depthsearch.interrupts import deferred
+from depthsearch.lease import lease
 from depthsearch.objective import (
     Task,
     full_fine_tune_macs,
@@ -27,6 +27,8 @@ from depthsearch.stored import StoredBackbone, refuse_damaged
 from depthsearch.study.firsts import first_settings
 from depthsearch.training import METRICS, seed_from
 
+# The study's user attribute that says that its first trials are enqueued.
+ANCHORS = "anchors"
 # What a setting was before it was stored: studies from then go on.
 BEFORE: dict[str, Any] = {
     "search": "adaptive",
@@ -39,33 +41,6 @@ BEFORE: dict[str, Any] = {
     "balance": "none",
     "augment": USUAL,
 }
-
-
-def open_storage(url: str) -> RDBStorage:
-    """Open or create the database that studies live in.
-
-    Args:
-        url: SQLAlchemy's, such as ``sqlite:///depthsearch.db``.
-
-    Raises:
-        SettingsError: If there is no such database or it cannot be used.
-    """
-    shown = without_password(url)
-    if "://" not in url:
-        raise SettingsError(f"--storage {url!r} is no database URL: give sqlite:///{url} or another.")
-    refuse_foreign(url)
-    # SQLite gives up on a lock after 5 s by default; a dashboard or a backup may hold it longer.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        return RDBStorage(url, engine_kwargs=options)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SettingsError(f"--storage {shown} cannot be opened: {reason}") from error
-
-
-def without_password(url: str) -> str:
-    """Hide the password of a database URL, for output."""
-    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", url)
 
 
 def open_study(
@@ -93,23 +68,26 @@ def open_study(
             None: each at the sensible one of its depth.
 
     Raises:
-        StudyError: If the study of that name has other settings, naming each difference.
+        StudyError: If the study of that name has other settings, naming each difference, or another process
+            is just making it.
     """
     tasks = tasks_of(task)
     direction = StudyDirection[METRICS[any_of(tasks).recipe.metric].upper()]
     settings = {**_settings(tasks, space), "search": _named_search(exhaustive, learning_rates)}
-    names = optuna.get_all_study_names(storage)
-    if name in names:
-        study = optuna.load_study(study_name=name, storage=storage)
-        refuse_damaged(study)
-        _refuse_differences(study, name, settings, direction)
-    else:
-        with deferred():
-            study = optuna.create_study(study_name=name, storage=storage, direction=direction)
     with deferred():
+        study = optuna.create_study(
+            study_name=name, storage=storage, direction=direction, load_if_exists=True
+        )
+    refuse_damaged(study)
+    _refuse_differences(study, name, settings, direction)
+    if study.user_attrs.get(ANCHORS):
+        return study
+    # Of two that start a study at the same moment one describes it.
+    with lease(study), deferred():
         if "settings" not in study.user_attrs:
             _describe_study(study, tasks, space, provenance)
             study.set_user_attr("settings", settings)
+        _refuse_differences(study, name, settings, direction)
         _enqueue_first(study, space, exhaustive=exhaustive, learning_rates=learning_rates)
     return study
 
@@ -220,11 +198,11 @@ def _enqueue_first(
     study: optuna.Study, space: SearchSpace, *, exhaustive: bool, learning_rates: Sequence[float]
 ) -> None:
     """Enqueue the two baselines of each backbone and a spread over depth, or every candidate, once."""
-    if study.user_attrs.get("anchors"):
+    if study.user_attrs.get(ANCHORS):
         return
     for params, origin in first_settings(space, exhaustive=exhaustive, learning_rates=learning_rates):
         study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)
-    study.set_user_attr("anchors", True)
+    study.set_user_attr(ANCHORS, True)
 
 
 def _named_search(exhaustive: bool, learning_rates: Sequence[float]) -> str:

@@ -1,0 +1,504 @@
+"""Workers on the nodes of a Ray cluster, each an actor: a process that Ray starts where there is room.
+
+Ray only places and runs them. What is tried, judged and stored stays with the coordinator, whose Optuna study
+is the only state: an actor holds one job, is asked for one epoch after the other, and is replaced when it or
+its node dies. Checkpoints come back with each epoch, so that a trial goes on on another node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depthsearch.devices import Device, choose_device
+from depthsearch.errors import SettingsError, StudyError
+from depthsearch.executors.connecting import connect, import_ray
+from depthsearch.executors.jobs import Failed, Job, Lost, Report, Run, Training, first_line, run_job
+from depthsearch.executors.remote import Bytes, NoImages, Ready, Terms, Trainer, own_versions
+from depthsearch.executors.slots import Resources, plan_slots
+from depthsearch.files import written_whole
+from depthsearch.objective import Task
+from depthsearch.training import EpochResult
+
+__all__ = ["RayWorkers", "ray_workers"]
+
+# How long to wait while there is no worker at all, after how long to say so, and how long between tries.
+PATIENCE_SECONDS = 600.0
+NOTE_SECONDS = 20.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+TICK_SECONDS = 1.0
+# What has been computed is there; fetching it takes no longer, or its node is gone.
+FETCH_SECONDS = 120.0
+# For how long the others may be awaited once one worker is ready.
+GATHER_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    """A place for an actor, and what it does.
+
+    Attributes:
+        number: From 1.
+        actor: None: it is to be started.
+        ready: What the actor has told when it could work; None: it cannot yet.
+        doing: What its last call is for: ``setup``, ``begin`` or ``step``; empty: nothing, it waits.
+        answers: What that call will return; the last of them comes last.
+        job: What it does; None: nothing.
+        shares: Whether its node has the coordinator's folder for checkpoints, as far as is known.
+        n_failed: How often it could not be started, one time after the other.
+        next_try: When to try again.
+    """
+
+    number: int
+    actor: Any = None
+    ready: Ready | None = None
+    doing: str = ""
+    answers: list[Any] = field(default_factory=list)
+    job: Job | None = None
+    shares: bool = False
+    n_failed: int = 0
+    next_try: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The worker's name, with its place."""
+        return f"worker {self.number}" + (f" on {self.ready.place}" if self.ready else "")
+
+
+class RayWorkers:
+    """Runs jobs on the cluster that this process is connected to; see `jobs.Executor`.
+
+    Attributes:
+        slots: How many workers are wanted, and what each takes.
+        device: What they compute on.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        *,
+        n_workers: int | None = None,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        memory_bytes: int | None = None,
+        disk_bytes: int | None = None,
+        run: Run = run_job,
+        patience_seconds: float = PATIENCE_SECONDS,
+        ends_ray: bool = False,
+    ) -> None:
+        """Ask for the workers; they come as the cluster has room, and get ready on their own.
+
+        Args:
+            tasks: What to train, by the space's names for the backbones, each on the device that it names.
+                Those with a budget keep in each node's own folder what that node has room for.
+            n_workers: How many; default: as many as the cluster has room for now. What there is no room for
+                yet joins once there is.
+            num_cpus: Of each worker, see `slots.plan_slots`.
+            num_gpus: Likewise.
+            memory_bytes: Of each node, for what the frozen layers compute, see `features.choose_budget`.
+            disk_bytes: Likewise.
+            run: Does a job.
+            patience_seconds: For how long to wait while there is no worker at all.
+            ends_ray: Whether `close` is to end the connection, and Ray where it was started here.
+
+        Raises:
+            SettingsError: If the cluster has no room for any worker and no number is given.
+        """
+        self._ray = import_ray()
+        self._patience_seconds = patience_seconds
+        self._ends_ray = ends_ray
+        self.device = next(iter(tasks.values())).device
+        self.slots = plan_slots(
+            self._nodes(),
+            on_gpus=self.device.kind == "cuda",
+            n_workers=n_workers,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+        )
+        self._terms = self._ray.put(
+            Terms(
+                run=run,
+                versions=own_versions(),
+                slots=self.slots,
+                memory_bytes=memory_bytes,
+                disk_bytes=disk_bytes,
+            )
+        )
+        self._tasks = tasks
+        self._pickled = self._ray.put(pickle.dumps(dict(tasks)))
+        self._carried: Any = None
+        # Spread: a node's memory and disk are for the workers that it has.
+        self._actor = self._ray.remote(
+            num_cpus=self.slots.num_cpus, num_gpus=self.slots.num_gpus, scheduling_strategy="SPREAD"
+        )(Trainer)
+        self._workers = [_Worker(number=number + 1) for number in range(self.slots.n_workers)]
+        self._waiting: list[Job] = []
+        self._reports: list[tuple[int | str, Report]] = []
+        self._tokens: dict[Path, str] = {}
+        # Since when there is no worker; None: there is one.
+        self._none_since: float | None = None
+        self._has_told = False
+        self._why_none = f"none has started yet, or no node has {self.slots} free for one"
+        self._keep_alive()
+
+    @property
+    def n_workers(self) -> int:
+        """How many jobs run at once: as many as there are workers now, and one while there is none."""
+        return max(1, sum(worker.ready is not None for worker in self._workers))
+
+    @property
+    def places(self) -> Mapping[str, Ready]:
+        """Where the workers are, by their names."""
+        return {worker.name: worker.ready for worker in self._workers if worker.ready is not None}
+
+    def start(self, job: Job) -> str | None:
+        """Give a job to a free worker; without one it waits for the first that comes.
+
+        Returns:
+            The worker's name, if there is one.
+
+        Raises:
+            RuntimeError: If all are busy.
+        """
+        n_jobs = len(self._waiting) + sum(worker.job is not None for worker in self._workers)
+        if n_jobs >= self.n_workers:
+            raise RuntimeError(f"no worker is free for job {job.key}")
+        self._waiting.append(job)
+        self._begin_waiting()
+        return next(
+            (worker.name for worker in self._workers if worker.job is not None and worker.job.key == job.key),
+            None,
+        )
+
+    def wait(self, seconds: float) -> Sequence[tuple[int | str, Report]]:
+        """Wait for reports; meanwhile put new actors in the place of dead ones.
+
+        Returns early, without a report, when a worker has come.
+
+        Raises:
+            StudyError: If there is no worker for long.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            self._keep_alive()
+            n_before, left = self.n_workers, deadline - time.monotonic()
+            asked = {worker.answers[-1]: worker for worker in self._workers if worker.doing}
+            if self._reports or left <= 0:
+                found, self._reports = self._reports, []
+                return found
+            if not asked:
+                time.sleep(min(left, FIRST_PAUSE_SECONDS))
+                continue
+            # That of a checkpoint is here once its bytes are: meanwhile others are listened to.
+            there, _ = self._ray.wait(list(asked), timeout=min(left, TICK_SECONDS))
+            for answer in there:
+                self._listen(asked[answer])
+            if self.n_workers > n_before:
+                deadline = 0.0
+
+    def answer(self, key: int | str, *, go_on: bool) -> None:
+        """Tell a worker whether its training goes on."""
+        worker = next(w for w in self._workers if w.job is not None and w.job.key == key)
+        if go_on:
+            self._step(worker)
+        else:
+            worker.job = None
+            worker.actor.stop.remote()
+
+    def drop(self) -> None:
+        """Give up what runs: an epoch cannot be stopped, so its actor is replaced."""
+        for worker in self._workers:
+            if worker.job is not None and worker.doing:
+                self._remove(worker)
+            elif worker.job is not None:
+                worker.actor.stop.remote()
+            worker.job = None
+        self._waiting, self._reports = [], []
+
+    def close(self) -> None:
+        """End the actors, and Ray where it was started for them."""
+        for worker in self._workers:
+            self._remove(worker)
+        for folder, token in self._tokens.items():
+            with contextlib.suppress(OSError):
+                (folder / token).unlink(missing_ok=True)
+        self._workers, self._tokens = [], {}
+        if self._ends_ray:
+            self._ray.shutdown()
+
+    def gather(self, seconds: float = GATHER_SECONDS) -> None:
+        """Wait for the first worker, then for the others, but for so long at the most.
+
+        Raises:
+            StudyError: If none comes for long.
+        """
+        started = time.monotonic()
+        while not self.places or (
+            len(self.places) < len(self._workers) and time.monotonic() - started < seconds
+        ):
+            self.wait(TICK_SECONDS)
+
+    def _nodes(self) -> list[Resources]:
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    def _keep_alive(self) -> None:
+        """Ask for the actors that are missing.
+
+        Raises:
+            StudyError: If there is no worker for long.
+        """
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.actor is None and now >= worker.next_try:
+                worker.actor = self._actor.remote()
+                self._call(worker, "setup", worker.actor.setup.remote(self._pickled, self._terms))
+        if any(worker.ready for worker in self._workers):
+            self._none_since = None
+            return
+        if self._none_since is None:
+            self._none_since, self._has_told = now, False
+        waited = now - self._none_since
+        if waited > NOTE_SECONDS and not self._has_told:
+            self._has_told = True
+            log.warning("Waiting for a worker of the cluster: %s", self._why_none)
+        if waited > self._patience_seconds:
+            raise StudyError(
+                f"The cluster has had no worker for {self._patience_seconds:g} s: {self._why_none}. "
+                "Mend that and run the same command again."
+            )
+
+    def _call(self, worker: _Worker, doing: str, *answers: Any) -> None:
+        worker.doing, worker.answers = doing, list(answers)
+
+    def _begin_waiting(self) -> None:
+        """Give jobs that wait to workers that are free."""
+        for worker in self._workers:
+            if self._waiting and worker.ready is not None and worker.job is None:
+                self._begin(worker, self._waiting.pop(0))
+
+    def _begin(self, worker: _Worker, job: Job) -> None:
+        kept = token = None
+        if isinstance(job, Training) and job.checkpoint is not None:
+            path = job.checkpoint.absolute()
+            job = replace(job, checkpoint=path)
+            token = self._token(path.parent)
+            if not worker.shares:
+                kept = _read(path)
+        worker.job = job
+        self._call(worker, "begin", worker.actor.begin.remote(job, token, kept))
+
+    def _token(self, folder: Path) -> str | None:
+        """Put a file where checkpoints lie: a node that sees it has the same folder."""
+        if folder not in self._tokens:
+            token = f".{secrets.token_hex(8)}.coordinator"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / token).touch()
+            except OSError:
+                return None
+            self._tokens[folder] = token
+        return self._tokens[folder]
+
+    def _step(self, worker: _Worker) -> None:
+        self._call(worker, "step", *worker.actor.step.options(num_returns=2).remote())
+
+    def _listen(self, worker: _Worker) -> None:
+        """Take in what an actor has answered, or its death."""
+        try:
+            said = self._ray.get(worker.answers, timeout=FETCH_SECONDS)
+        except self._ray.exceptions.RayTaskError as error:
+            self._failed(worker, error)
+            return
+        except self._ray.exceptions.RayError as error:
+            self._lose(worker, _reason(error))
+            return
+        doing, worker.doing = worker.doing, ""
+        if doing == "setup":
+            self._set_up(worker, said[0])
+            self._begin_waiting()
+        elif doing == "begin":
+            worker.shares = said[0]
+            self._step(worker)
+        else:
+            self._take(worker, *said)
+
+    def _set_up(self, worker: _Worker, said: Ready | NoImages | Failed) -> None:
+        """Take in whether an actor can work."""
+        if isinstance(said, NoImages):
+            log.info("worker %d gets the images from here: %s", worker.number, said.reason)
+            if self._carried is None:
+                self._carried = self._ray.put(_carried(self._tasks))
+            self._call(worker, "setup", worker.actor.setup.remote(self._carried, self._terms))
+        elif isinstance(said, Ready):
+            worker.ready, worker.n_failed = said, 0
+        elif said.kind == "bug":
+            raise said.error
+        else:
+            self._remove(worker)
+            self._failed_to_start(worker, said.reason)
+
+    def _take(self, worker: _Worker, report: Report, kept: Bytes | None) -> None:
+        """Take in a report, and first the checkpoint that came with it."""
+        assert worker.job is not None
+        if kept is not None and isinstance(worker.job, Training) and worker.job.checkpoint is not None:
+            try:
+                with written_whole(worker.job.checkpoint, durable=False) as file:
+                    file.write(kept.data)
+            except OSError as error:
+                # As where it is trained: a full disk costs the checkpoint and not the training.
+                log.warning("No checkpoint from %s: %s", worker.name, first_line(error))
+        self._reports.append((worker.job.key, report))
+        if not isinstance(report, EpochResult):
+            worker.job = None
+
+    def _failed(self, worker: _Worker, error: Any) -> None:
+        """Pass on what was raised in an actor, outside of the job itself: a bug, or a disk that is full."""
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if worker.job is None:
+            raise cause
+        kind = "system" if isinstance(cause, OSError) else "bug"
+        reason = f"{worker.name}: {first_line(cause)}"
+        self._reports.append((worker.job.key, Failed(kind=kind, reason=reason, error=cause)))
+        worker.job = None
+        self._remove(worker)
+
+    def _lose(self, worker: _Worker, reason: str) -> None:
+        """Take an actor for dead."""
+        name, doing, job = worker.name, worker.doing, worker.job
+        # Should it live, its node cut off from here, it is not to train beside the one that takes over.
+        self._remove(worker)
+        worker.job = None
+        if job is None:
+            self._failed_to_start(worker, reason)
+        elif doing == "begin":
+            # It died before it had the job.
+            self._waiting.insert(0, job)
+            self._begin_waiting()
+        else:
+            self._reports.append((job.key, Lost(reason=f"{name}: {reason}")))
+
+    def _failed_to_start(self, worker: _Worker, reason: str) -> None:
+        """Try again later."""
+        if not worker.n_failed:
+            log.warning("worker %d cannot be started yet: %s", worker.number, reason)
+        worker.n_failed += 1
+        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**worker.n_failed)
+        worker.next_try = time.monotonic() + pause
+        self._why_none = reason
+
+    def _remove(self, worker: _Worker) -> None:
+        """End a worker's actor."""
+        if worker.actor is not None:
+            with contextlib.suppress(self._ray.exceptions.RayError, RuntimeError):
+                self._ray.kill(worker.actor)
+        worker.actor = worker.ready = None
+        worker.doing, worker.answers, worker.shares = "", [], False
+
+
+def ray_workers(
+    tasks: Mapping[str, Task],
+    *,
+    n_workers: int | None = None,
+    address: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    memory_bytes: int | None = None,
+    disk_bytes: int | None = None,
+) -> RayWorkers:
+    """Connect to a cluster, or start Ray here, and wait for the first workers.
+
+    Args:
+        tasks: What to train, by the space's names for the backbones, on the device of this machine.
+        n_workers: See `RayWorkers`.
+        address: See `connecting.connect`.
+        device: ``auto``: the cluster's GPUs if it has some; ``cpu`` or ``cuda``.
+        precision: See `devices.choose_device`; on a GPU that this machine does not have, chosen there.
+        memory_bytes: See `RayWorkers`.
+        disk_bytes: Likewise.
+
+    Raises:
+        SettingsError: If Ray is missing, the cluster cannot be reached, or it does not have such a device.
+        StudyError: If no worker comes for long.
+    """
+    ends_ray = connect(address)
+    workers = None
+    try:
+        here = next(iter(tasks.values())).device
+        there = _device(here, device, precision)
+        workers = RayWorkers(
+            {name: replace(task, device=there) for name, task in tasks.items()},
+            n_workers=n_workers,
+            memory_bytes=memory_bytes,
+            disk_bytes=disk_bytes,
+            ends_ray=ends_ray,
+        )
+        workers.gather()
+    except BaseException:
+        if workers is not None:
+            workers.close()
+        elif ends_ray:
+            import_ray().shutdown()
+        raise
+    return workers
+
+
+def _device(here: Device, kind: str, precision: str) -> Device:
+    """Choose what the workers compute on; this machine may have no GPU, and the cluster some.
+
+    Raises:
+        SettingsError: If the cluster has no such device, or it cannot compute in that precision.
+    """
+    ray = import_ray()
+    has_gpus = any(node["Alive"] and node["Resources"].get("GPU") for node in ray.nodes())
+    if kind == "auto":
+        kind = "cuda" if has_gpus else "cpu"
+    if kind == "mps":
+        raise SettingsError("--executor ray computes on cpu and cuda, not on mps. Leave --executor out.")
+    if kind == here.kind:
+        return here
+    if kind == "cpu":
+        return choose_device("cpu", precision, compiled=here.compiled)
+    if not has_gpus:
+        raise SettingsError("--device cuda: the cluster has no GPU now. Add nodes with some, or give auto.")
+    ask = ray.remote(num_gpus=1, num_cpus=0)(choose_device)
+    try:
+        found = ray.get(ask.remote("cuda", precision, compiled=here.compiled), timeout=PATIENCE_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise SettingsError(f"The cluster's GPUs cannot be used: {_reason(error)}.") from error
+    assert isinstance(found, Device)
+    return found
+
+
+def _carried(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """Give the tasks with the images; those of one data set keep it in common."""
+    data = {id(task.data): task.data.carried() for task in tasks.values()}
+    return {name: replace(task, data=data[id(task.data)]) for name, task in tasks.items()}
+
+
+def _read(path: Path) -> Bytes | None:
+    """Read a checkpoint, if it is there."""
+    try:
+        return np.fromfile(path, dtype=np.uint8)
+    except OSError:
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    """Find the line that says why, among those that Ray has."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "creation task" in str(error):
+        return lines[-1]
+    return next((line for line in lines[1:] if " because " in line), lines[0]).rstrip(".")

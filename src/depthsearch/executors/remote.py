@@ -1,0 +1,248 @@
+"""What runs at the other end, on a node of a cluster: a worker that is told each step.
+
+It knows nothing of the study: it holds the generator of one job, and does an epoch whenever it is asked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from numpy.typing import NDArray
+from torch.hub import tqdm
+
+from depthsearch import __version__
+from depthsearch.errors import DataError, DepthsearchError, StudyError
+from depthsearch.executors.connecting import import_ray
+from depthsearch.executors.jobs import Failed, Job, Report, Run, Training, first_line, portable
+from depthsearch.executors.slots import Slots
+from depthsearch.features import choose_budget
+from depthsearch.files import written_whole
+from depthsearch.lease import start_of
+from depthsearch.objective import Task
+from depthsearch.training import EpochResult
+
+__all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]
+
+PREFIX = "depthsearch-worker"
+# A file as it travels: Ray hands an array over without copying it.
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms a worker works.
+
+    Attributes:
+        run: Does a job.
+        versions: The coordinator's; the worker's are to be the same.
+        slots: What each worker takes of a node.
+        memory_bytes: For what the frozen layers compute, of the node; see `features.choose_budget`.
+        disk_bytes: Likewise.
+    """
+
+    run: Run
+    versions: Mapping[str, str]
+    slots: Slots
+    memory_bytes: int | None
+    disk_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A worker can work.
+
+    Attributes:
+        place: Where it is, to be shown.
+        node: Ray's name for the node.
+        pid: Number of its process there.
+    """
+
+    place: str
+    node: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoImages:
+    """A worker's node does not have the file with the images.
+
+    Attributes:
+        reason: In a line.
+    """
+
+    reason: str
+
+
+def own_versions() -> dict[str, str]:
+    """Give the versions that workers are to have in common."""
+    return {"depthsearch": __version__, "torch": str(torch.__version__)}
+
+
+class Trainer:
+    """A worker, in a process of its own."""
+
+    def __init__(self) -> None:
+        # Ctrl-C is for the coordinator, which ends its workers.
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # torch.fx makes the lock of a progress bar, by default one that outlives a killed process.
+        tqdm.set_lock(threading.RLock())
+        self._tasks: Mapping[str, Task] = {}
+        self._reports: Generator[Report, None, None] | None = None
+        self._checkpoint: Path | None = None
+        # Of the checkpoint that the coordinator has; None: it has none.
+        self._known: tuple[int, int] | None = None
+
+    def setup(self, tasks: bytes | Mapping[str, Task], terms: Terms) -> Ready | NoImages | Failed:
+        """Take the tasks.
+
+        Args:
+            tasks: Pickled, with the images as the name of their file; or unpickled, with the images.
+            terms: What is asked.
+        """
+        try:
+            _check(terms.versions)
+            # Ray sets the variable to what the worker has, unless the node has it already.
+            asked = os.environ.get("OMP_NUM_THREADS", "")
+            torch.set_num_threads(max(1, int(asked if asked.isdecimal() else terms.slots.num_cpus)))
+            taken: Mapping[str, Task] = pickle.loads(tasks) if isinstance(tasks, bytes) else tasks
+            here = import_ray().get_runtime_context()
+            node: str = here.get_node_id()
+            n_beside = _n_beside(terms.slots, node)
+            self._tasks = {
+                name: _with_budget(task, terms, n_beside, n_tasks=len(taken)) for name, task in taken.items()
+            }
+            self._run = terms.run
+        except Exception as error:  # noqa: BLE001 (the coordinator tries again, or raises it)
+            if isinstance(error, DataError) and isinstance(tasks, bytes):
+                return NoImages(reason=first_line(error))
+            kind = "system" if isinstance(error, OSError | DepthsearchError) else "bug"
+            failed = portable(Failed(kind=kind, reason=first_line(error), error=error))
+            assert isinstance(failed, Failed)
+            return failed
+        gpus = "".join(f", GPU {gpu}" for gpu in here.get_accelerator_ids().get("GPU", ()))
+        return Ready(place=socket.gethostname() + gpus, node=node, pid=os.getpid())
+
+    def begin(self, job: Job, token: str | None, kept: Bytes | None) -> bool:
+        """Take a job; nothing of it runs yet.
+
+        Args:
+            job: What to do.
+            token: Name of a file that the coordinator has put beside the job's checkpoint.
+            kept: The checkpoint to go on from.
+
+        Returns:
+            Whether this node has the coordinator's folder: then checkpoints need not travel.
+        """
+        self.stop()
+        shares = False
+        if isinstance(job, Training) and job.checkpoint is not None:
+            shares = token is not None and (job.checkpoint.parent / token).exists()
+            if not shares:
+                self._checkpoint = path = _own_folder() / job.checkpoint.name
+                _put(path, kept)
+                self._known = _stamp(path)
+                job = replace(job, checkpoint=path)
+        self._reports = self._run(self._tasks, job)
+        return shares
+
+    def step(self) -> tuple[Report, Bytes | None]:
+        """Run an epoch.
+
+        Returns:
+            The report, and the checkpoint if the coordinator does not have it.
+        """
+        assert self._reports is not None
+        report = portable(next(self._reports))
+        if not isinstance(report, EpochResult):
+            self.stop()
+            return report, None
+        if self._checkpoint is None or _stamp(self._checkpoint) == self._known:
+            return report, None
+        self._known = _stamp(self._checkpoint)
+        return report, np.fromfile(self._checkpoint, dtype=np.uint8)
+
+    def stop(self) -> None:
+        """Give the job up, if there is one."""
+        if self._reports is not None:
+            self._reports.close()
+            self._reports = None
+        if self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)
+            self._checkpoint = None
+
+
+def _check(versions: Mapping[str, str]) -> None:
+    """Refuse to work for another version, whose results might be others.
+
+    Raises:
+        StudyError: Naming them.
+    """
+    for name, version in own_versions().items():
+        if versions.get(name) != version:
+            raise StudyError(
+                f"{socket.gethostname()} has {name} {version}, the coordinator {versions.get(name)}. "
+                "Install the same on every node."
+            )
+
+
+def _n_beside(slots: Slots, node: str) -> int:
+    """Count the workers that a node has room for, this one among them."""
+    found = (known["Resources"] for known in import_ray().nodes() if known["NodeID"] == node)
+    return max(1, slots.on(next(found, {})))
+
+
+def _with_budget(task: Task, terms: Terms, n_beside: int, *, n_tasks: int) -> Task:
+    """Let a task keep in this node's own folder, what this node has room for; its workers share that."""
+    if task.budget is None:
+        return task
+    folder = Path(platformdirs.user_cache_dir("depthsearch")) / "features"
+    budget = choose_budget(task.device, folder, memory_bytes=terms.memory_bytes, disk_bytes=terms.disk_bytes)
+    if n_beside > 1:
+        # None of them outlives the others for sure, so that none can hold a folder in memory for all.
+        n_on_device = round(1 / terms.slots.num_gpus) if 0 < terms.slots.num_gpus < 1 else 1
+        budget = budget.shared(None, n_workers=n_beside, n_on_device=n_on_device)
+    return replace(task, budget=budget.divided(n_tasks))
+
+
+def _put(path: Path, kept: Bytes | None) -> None:
+    """Lay a checkpoint where the training looks for it; an older one goes."""
+    if kept is None:
+        path.unlink(missing_ok=True)
+        return
+    with written_whole(path, durable=False) as file:
+        file.write(kept.data)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Tell one version of a file from another; None: there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _own_folder() -> Path:
+    """Make a folder of this process for checkpoints; remove those of workers that were killed."""
+    root = Path(tempfile.gettempdir())
+    own = root / f"{PREFIX}-{os.getpid()}-{start_of(os.getpid())}"
+    for left in root.glob(f"{PREFIX}-*"):
+        match left.name.removeprefix(PREFIX).split("-"):
+            case ["", pid, started] if pid.isdecimal() and start_of(int(pid)) != started:
+                shutil.rmtree(left, ignore_errors=True)
+    own.mkdir(exist_ok=True, mode=0o700)
+    return own

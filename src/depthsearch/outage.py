@@ -1,0 +1,131 @@
+"""What a database's error tells: whether it passes by itself, and its reason in a line without a password."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+__all__ = ["Away", "chain", "first_line", "hidden", "lacks_log", "passes", "without_password"]
+
+# SQLite's result codes: the database is busy, a table locked, an I/O error, the disk full, the file not to
+# be opened (its folder is away), a race for the lock of the write-ahead log.
+LOCKS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+PASSING = (*LOCKS, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
+# SQLSTATE, or its class: connection, resources (disk full, too many connections), the system's I/O, shutting
+# down or starting, deadlock, serialization, lock not available. Not a database that was dropped.
+# Source: PostgreSQL documentation, appendix A, error codes.
+STATES = ("08", "53", "58", "57014", "57P01", "57P02", "57P03", "57P05", "40001", "40P01", "55P03")
+# PostgreSQL's client tells why there is no connection in words alone. These stay as they are.
+REFUSALS = (
+    "authentication failed",
+    "no password supplied",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "permission denied",
+    "not permitted",
+    "not currently accepting connections",
+    "does not support",
+    "certificate",
+    "invalid",
+)
+SECRETS = r"password|passwd|pwd|secret|token|odbc_connect|scram_"
+
+
+class Away(Exception):
+    """A database that cannot be used at this moment; another may do.
+
+    Attributes:
+        reason: In a line.
+        is_lock: Whether somebody else holds its lock: no outage yet.
+        may_be_done: Whether what was asked of it may have been done, and only the answer be lost.
+    """
+
+    def __init__(self, error: BaseException, *, is_connected: bool = False) -> None:
+        """Describe it by the error that it showed itself by, over a connection or instead of one."""
+        super().__init__(error)
+        self.reason = first_line(error)
+        self.is_lock = _sqlite_code(error) in LOCKS
+        self.may_be_done = is_connected and not self.is_lock
+
+
+def passes(error: BaseException | None, *, is_disconnect: bool = False) -> bool:
+    """Say whether an error is a matter of time: the same may work later.
+
+    Args:
+        error: The driver's.
+        is_disconnect: Whether SQLAlchemy found the connection broken.
+    """
+    if isinstance(error, sqlite3.Error):
+        return _sqlite_code(error) in PASSING
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if state:
+        return str(state).startswith(STATES)
+    if is_disconnect:
+        return True
+    is_operational = any(base.__name__ == "OperationalError" for base in type(error).__mro__)
+    return is_operational and not any(words in str(error) for words in REFUSALS)
+
+
+def lacks_log(error: BaseException) -> bool:
+    """Say whether SQLite can neither make nor use the files of its log."""
+    return _sqlite_code(chain(error)[-1]) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """List an error and those that it was raised from."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """Give the reason at the bottom of an error, a line without a password."""
+    bottom = chain(error)[-1]
+    line = (str(bottom).strip() or type(bottom).__name__).splitlines()[0]
+    # libpq names the server, which whoever reads this knows.
+    return hidden(re.sub(r"^connection failed: connection to server at .*? failed: (FATAL: +)?", "", line))
+
+
+def _sqlite_code(error: BaseException) -> int | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    # The higher bits tell more exactly which of a kind.
+    return None if code is None else code & 0xFF
+
+
+def without_password(url: str) -> str:
+    """Hide the passwords of a database URL, for output: of its user, and in its query."""
+    if "://" not in url:
+        return re.sub(r"^([^/@:]*:).*@", r"\1***@", url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return _greedily_hidden(url)
+    query = [(key, value) for key, value in parsed.query.items() if re.search(SECRETS, key, re.IGNORECASE)]
+    if parsed.password is not None and url.count("@") > 1:
+        # An @ that is not written %40 may be the password's: all up to the last one goes.
+        return _greedily_hidden(url)
+    if parsed.password is None and not query:
+        return url
+    parsed = parsed.difference_update_query([key for key, _ in query])
+    shown = parsed.render_as_string(hide_password=True)
+    for key, _ in query:
+        shown += f"{'&' if '?' in shown else '?'}{key}=***"
+    return shown
+
+
+def hidden(text: str) -> str:
+    """Hide the passwords of the database URLs in a text."""
+    return re.sub(r"\w[\w+]*://[^\s'\"]+", lambda found: without_password(found[0]), _greedily_hidden(text))
+
+
+def _greedily_hidden(text: str) -> str:
+    """Hide all that may be a password: whoever forgot to encode it is not to see half of it."""
+    text = re.sub(r"(\w://[^\s/@:\[]*:).*@", r"\1***@", text)
+    # Without an @ it may be a password as well, unless it is a port.
+    text = re.sub(r"(\w://[^\s/@:\[]*:)(?!\d+\b)[^\s/?@]+", r"\1***", text)
+    return re.sub(rf"((?:{SECRETS})\w*=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE)
