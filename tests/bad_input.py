@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -72,9 +74,17 @@ def the_line(text: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Take down every file of a folder, so that what has changed can be told afterwards."""
+    """Take down what every file of a folder says, so that what has changed can be told afterwards."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(said_by(path)).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.name.endswith(("-wal", "-shm"))
     }
+
+
+def said_by(path: Path) -> bytes:
+    """Read a file; of a database what it holds, as its log may be written back at any time."""
+    if path.suffix == ".db":
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as database:
+            return "\n".join(database.iterdump()).encode(errors="replace")
+    return path.read_bytes()
