@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,6 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HF_HOME"] = str(Path(folder.name) / "hub")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    set_hypothesis_home_dir(Path(folder.name) / "hypothesis")
 
 
 @pytest.fixture(scope="session", autouse=True)

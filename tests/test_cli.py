@@ -23,6 +23,7 @@ import torch
 from depthsearch import cli, commands
 from depthsearch.cli import main
 from depthsearch.cuts import Cut
+from depthsearch.optionvalues import read_size
 from depthsearch.study import FINISHED
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
@@ -610,7 +611,7 @@ def test_the_help_of_a_command_has_each_option(command: str, capsys) -> None:
     ],
 )
 def test_a_size_is_read_as_it_is_written(text: str, n_bytes: int) -> None:
-    assert cli._size(text) == n_bytes
+    assert read_size(text) == n_bytes
 
 
 def test_the_cache_is_shown_and_cleared_and_a_study_fills_it_again(

@@ -16,7 +16,8 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
-from sqlalchemy.engine import make_url
+
+from depthsearch.databasefile import database_file
 
 __all__ = [
     "Artifacts",
@@ -52,13 +53,11 @@ def artifact_folder(url: str) -> Path | None:
         url: SQLAlchemy's.
 
     Returns:
-        None for a database that is no file, so that there is no place beside it.
+        None for a database that is no file, so that there is no place beside it, and for what is no database.
     """
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-        return None
-    database = Path(parsed.database)
-    return database.with_name(f"{database.stem}-artifacts")
+    database = database_file(url)
+    # A folder's path may end in no name at all.
+    return database.with_name(f"{database.stem}-artifacts") if database and database.name else None
 
 
 def keep_artifact(study: optuna.Study, store: Artifacts, path: Path) -> str:

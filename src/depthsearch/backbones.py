@@ -7,9 +7,10 @@ the hub itself. Files are read without unpickling code.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from importlib.util import find_spec
@@ -20,12 +21,13 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.models import adapt_input_conv, load_state_dict
+from timm.models import adapt_input_conv
 from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.flattening import HEADS, flattened
 from depthsearch.plaincnn import FROM_SCRATCH
+from depthsearch.weightsfile import differences, read_state
 
 __all__ = ["Backbone", "Preprocessing", "load_backbone", "make_model", "state_digest"]
 
@@ -196,7 +198,7 @@ def state_digest(model: nn.Module, *, leave_out: str | None = None) -> str:
 
 def _create(name: str, seed: int, **options: Any) -> nn.Module:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:4]
+        near = _near(name)
         hint = f"Near: {', '.join(near)}." if near else "timm.list_models() lists them."
         raise SettingsError(f"timm {timm.__version__} has no model {name!r}. {hint}")
     with torch.random.fork_rng(devices=[]):
@@ -205,9 +207,17 @@ def _create(name: str, seed: int, **options: Any) -> nn.Module:
             model: nn.Module = timm.create_model(name, pretrained=False, **options)
         except (RuntimeError, TypeError) as error:
             raise SettingsError(
-                f"timm cannot build {name!r}: {error}. timm.list_pretrained() lists the names with a tag."
+                f"timm cannot build {name!r}: {str(error).rstrip('.')}. timm.list_pretrained() lists the "
+                "names with a tag."
             ) from error
     return model
+
+
+def _near(name: str) -> list[str]:
+    """List models whose names hold this one, or are like it; a tag does not matter."""
+    wanted, known = name.split(".")[0].lower(), timm.list_models()
+    holding = [model for model in known if wanted and wanted in model]
+    return holding[:4] or difflib.get_close_matches(wanted[:40], known, n=4, cutoff=0.75)
 
 
 def _classifier(model: nn.Module) -> str:
@@ -326,19 +336,7 @@ def _load_in_order(model: nn.Module, path: Path) -> None:
 
 
 def _load_file(name: str, model: nn.Module, path: Path) -> str:
-    if not path.is_file():
-        raise WeightsError(
-            f"No weights file {str(path)!r}. Give auto, random, or a safetensors or state-dict file."
-        )
-    try:
-        state = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(
-            f"{path} is neither a safetensors file nor a state dict that loads without running code. "
-            "Save model.state_dict() with safetensors.torch.save_file."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise WeightsError(f"{path} holds no state dict of tensors. Save model.state_dict() and give that.")
+    state = read_state(path)
     _load_backbone_state(name, model, state, path)
     digest = hashlib.blake2b(path.read_bytes(), digest_size=4).hexdigest()
     return f"file {path.name} ({digest})"
@@ -350,21 +348,7 @@ def _load_backbone_state(name: str, model: nn.Module, state: Mapping[str, torch.
     ours = model.state_dict()
     wanted = {k: t for k, t in ours.items() if not k.startswith(classifier)}
     given = {k: t for k, t in state.items() if not k.startswith(classifier)}
-    counters = {k for k in wanted if k.endswith("num_batches_tracked")}
-    problems = [
-        *_listed("missing", wanted.keys() - given.keys() - counters),
-        *_listed("unexpected", given.keys() - wanted.keys()),
-        *_listed(
-            "of another shape", {k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape}
-        ),
-    ]
+    problems = differences(wanted, given)
     if problems:
         raise WeightsError(f"{path} does not fit {name}: {'; '.join(problems)}. Give weights of {name}.")
     model.load_state_dict({**ours, **given})
-
-
-def _listed(what: str, keys: set[str]) -> Iterator[str]:
-    if keys:
-        shown = sorted(keys)[:5]
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        yield f"{len(keys)} keys {what} ({', '.join(shown)}{more})"

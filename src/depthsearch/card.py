@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from depthsearch.wording import one_line
 
 __all__ = ["model_card"]
 
@@ -30,18 +33,18 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             f"# {name}",
             "",
             f"{config['architecture']} fine-tuned by depthsearch {ours['version']} for "
-            f"{config['num_classes']} classes: {_listed(ours['classes'])}.",
+            f"{config['num_classes']} classes: {_listed([*map(_text, ours['classes'])])}.",
             "",
             f"- **Trained** from {ours['cut']['shown']}; everything before it is frozen and as pretrained. "
             f"Head: {_head(ours['head'])}.",
-            f"- **Weights** it started from: {origin['weights']}.",
-            f"- **{noun.capitalize()}s**: {images['name']}, {images['n_learned']} to learn from "
+            f"- **Weights** it started from: {_text(origin['weights'])}.",
+            f"- **{noun.capitalize()}s**: {_text(images['name'])}, {images['n_learned']} to learn from "
             f"(training and validation), {images['n_test']} for the test; "
             f"fingerprint {images['fingerprint']}.",
             f"- **Setting**: {_setting(ours['setting'])}, {origin['recipe']['epochs']} epochs of batches of "
             f"{origin['recipe']['batch_size']}{_balance(origin['recipe'])}, "
             f"seed {origin['seed']}, {ours['precision']} (study "
-            f"{origin['study']}, trial {origin['trial']}).",
+            f"{_text(origin['study'])}, trial {origin['trial']}).",
             f"- **Input**: {'RGB' if len(seen['mean']) == 3 else 'grey'}, "
             f"shorter side to {_shorter_side(seen)} px ({seen['interpolation']}), centre "
             f"{seen['image_size']} x {seen['image_size']} px, mean {_numbers(seen['mean'])}, "
@@ -56,13 +59,18 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
     )
 
 
+def _text(name: str) -> str:
+    """Write a name from outside so that Markdown shows it as it is."""
+    return re.sub(r"[\\`*\[\]<>|]", r"\\\g<0>", one_line(name, longest=None))
+
+
 def _sample(samples: Mapping[str, Sequence[str]] | None) -> list[str]:
     """Say what a sample is made of, where it is more than an image."""
     if not samples:
         return []
-    told = f"- **A sample**: images in the columns {', '.join(samples['image_columns'])}"
+    told = f"- **A sample**: images in the columns {', '.join(map(_text, samples['image_columns']))}"
     if samples["number_columns"]:
-        told += f"; numbers in {', '.join(samples['number_columns'])}, as they were in training"
+        told += f"; numbers in {', '.join(map(_text, samples['number_columns']))}, as they were in training"
     return [f"{told}."]
 
 
@@ -115,7 +123,8 @@ def _test(test: Mapping[str, Any], noun: str) -> list[str]:
             "for a model of the same study: the figures are no longer unbiased.",
         ]
     rows = [
-        f"| {c['name']} | {c['precision']:.4f} | {c['recall']:.4f} | {c['n']} |" for c in figures["classes"]
+        f"| {_text(c['name'])} | {c['precision']:.4f} | {c['recall']:.4f} | {c['n']} |"
+        for c in figures["classes"]
     ]
     return [*told, "", f"| class | precision | recall | {noun}s |", "|---|---|---|---|", *rows]
 

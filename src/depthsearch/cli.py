@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shlex
 import sys
@@ -12,10 +11,35 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
-from depthsearch.augmentation import USUAL, WORDS, written
+from depthsearch.augmentation import USUAL, WORDS
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.interrupts import sigterm_interrupts
+from depthsearch.optionvalues import (
+    WIDEST,
+    at_least,
+    list_such_as,
+    read_above_0,
+    read_augmentation,
+    read_channels,
+    read_columns,
+    read_confirmed,
+    read_decay,
+    read_name,
+    read_part,
+    read_path,
+    read_place,
+    read_range,
+    read_rates,
+    read_seconds,
+    read_seed,
+    read_share,
+    read_size,
+    read_width,
+    some_of,
+)
+from depthsearch.output import run_writing
 from depthsearch.studyfile import read_study_file
+from depthsearch.wording import one_line, printable
 
 __all__ = ["main"]
 
@@ -47,6 +71,8 @@ BALANCES = ("none", "weights", "sampling")
 HEADS = ("pool", "flatten")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
+# Larger images need tens of gigabytes for a single one.
+MOST_PIXELS = 4096
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,17 +80,31 @@ class _Parser(argparse.ArgumentParser):
 
     source = ""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, but for ``--option=--``: argparse takes that for no value at all."""
+        for text in args or ():
+            if text == "--":
+                break
+            if re.fullmatch(r"--[a-z-]+=--", text):
+                self.error(f"argument {text[:-3]}: '--' is no value")
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         told = _without_passwords(message)
-        self.exit(2, f"{self.prog}: {self.source}{told} (see {self.prog} --help)\n")
+        self.exit(2, one_line(f"{self.prog}: {self.source}{told} (see {self.prog} --help)") + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt.
 
-    A study that ``depthsearch stop`` has stopped did what it was asked to: 0.
+    A study that ``depthsearch stop`` has stopped did what it was asked to: 0. Of output that nobody reads to
+    its end, as with ``| head``, it is 141.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    return run_writing(lambda: _run(given))
+
+
+def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command == "study":
@@ -75,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run: Callable[[argparse.Namespace], bool | None] = getattr(commands, arguments.command)
             is_stopped = run(arguments)
     except DepthsearchError as error:
-        print(f"depthsearch {arguments.command}: {error}", file=sys.stderr)
+        print(one_line(f"depthsearch {arguments.command}: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"Stopped.{_kept(argv) if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
@@ -88,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _kept(argv: Sequence[str]) -> str:
     command = shlex.join(_without_passwords(argument) for argument in argv)
-    return f" What is finished is kept; go on with: depthsearch {command}"
+    return f" What is finished is kept; go on with: depthsearch {printable(command)}"
 
 
 def _without_passwords(text: str) -> str:
@@ -107,7 +147,9 @@ def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argp
     """
     if arguments.file is not None:
         options = _checked_options(arguments.file)
-        arguments = _parser().parse_args(["study", f"--name={arguments.file.stem}", *options, *argv[1:]])
+        arguments = _parser().parse_args(
+            ["study", f"--name={printable(arguments.file.stem)}", *options, *argv[1:]]
+        )
     if arguments.backbone is None:
         _study_parser().error("the following arguments are required: --backbone, here or in a study file")
     _refuse_contradictions(arguments)
@@ -213,7 +255,7 @@ def _study_parser() -> _Parser:
 
 def _add_study_options(parser: argparse.ArgumentParser) -> None:
     keys = "TOML file with any of the options below, by their long names; the command line wins over it"
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help=keys)
+    parser.add_argument("file", nargs="?", type=read_path, metavar="FILE", help=keys)
     _add_task(parser.add_argument_group("what to train").add_argument)
     _add_space(parser.add_argument_group("what to search").add_argument)
     _add_run(parser.add_argument_group("how to run").add_argument)
@@ -223,59 +265,71 @@ def _add_task(add: Any) -> None:
     folders = "labelled images, DIR/<class>/..., DIR/{train,val,test}/<class>/... or with metadata.csv"
     others = "a table (.csv, .parquet: image, label and, if you like, split); torchvision:NAME"
     names = "a timm model, such as densenet121, or several: densenet121,resnet50"
-    listed = _list_such_as("densenet121,resnet50")
+    listed = list_such_as("densenet121,resnet50")
     add("--backbone", type=listed, metavar="NAME,...", help=names)
-    add("--data", metavar="DIR", help=f"{folders}; {others}; default: scikit-learn's digits, as a demo")
+    sources = f"{folders}; {others}; default: scikit-learn's digits, as a demo"
+    add("--data", type=read_place, metavar="DIR", help=sources)
     images = "columns of a table that name an image each: several make samples of as many (image)"
-    add("--image-columns", type=_columns, default=("image",), metavar="LIST", help=images)
+    add("--image-columns", type=read_columns, default=("image",), metavar="LIST", help=images)
     numbers = "columns of a table with a number of each sample, which the head takes beside the images (none)"
-    add("--number-columns", type=_columns, default=(), metavar="LIST", help=numbers)
+    add("--number-columns", type=read_columns, default=(), metavar="LIST", help=numbers)
     new_names = 'new names of the classes, {"oak": "tree", "elm": "tree", ...}: to merge some'
-    add("--classes-map", metavar="FILE", help=f"JSON with {new_names}")
+    add("--classes-map", type=read_place, metavar="FILE", help=f"JSON with {new_names}")
     weights = "pretrained (default: auto, timm's); of several backbones NAME=FILE,..."
-    add("--weights", default="auto", metavar="auto|FILE|random", help=weights)
-    add("--image-size", type=_at_least(8), metavar="PX", help="default: what the weights were trained on")
-    add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
-    add("--val-share", type=_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
-    add("--test-share", type=_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
-    add("--subset", type=_part, default=1.0, metavar="P", help="of each class in each split, in (0, 1] (1)")
+    add("--weights", type=read_place, default="auto", metavar="auto|FILE|random", help=weights)
+    size = "default: what the weights were trained on"
+    add("--image-size", type=at_least(8, MOST_PIXELS), metavar="PX", help=size)
+    add("--channels", type=read_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
+    add("--val-share", type=read_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
+    add("--test-share", type=read_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
+    add(
+        "--subset",
+        type=read_part,
+        default=1.0,
+        metavar="P",
+        help="of each class in each split, in (0, 1] (1)",
+    )
     _add_flag(add, "--skip-unreadable", "leave out images that cannot be read")
     counts = f"default: {EPOCHS}, demo {DEMO_EPOCHS}"
-    add("--epochs", type=_at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
-    add("--batch-size", type=_at_least(2), default=64, metavar="N", help="images, or samples, a step (64)")
+    add("--epochs", type=at_least(1), metavar="N", help=f"of a trial that is not pruned ({counts})")
+    add("--batch-size", type=at_least(2), default=64, metavar="N", help="images, or samples, a step (64)")
     add("--metric", choices=METRICS, default="accuracy", help="score on validation (accuracy)")
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="of the learning rate (cosine)")
     add("--optimizer", choices=OPTIMIZERS, help="(adamw)")
-    add("--momentum", type=_share, metavar="P", help="of sgd, Nesterov's, in [0, 1) (0.9)")
-    add("--weight-decay", type=_decay, metavar="X", help="decoupled, on matrices and kernels (0.01)")
-    add("--dropout", type=_share, metavar="P", help="in the head, in [0, 1) (0)")
+    add("--momentum", type=read_share, metavar="P", help="of sgd, Nesterov's, in [0, 1) (0.9)")
+    add("--weight-decay", type=read_decay, metavar="X", help="decoupled, on matrices and kernels (0.01)")
+    add("--dropout", type=read_share, metavar="P", help="in the head, in [0, 1) (0)")
     heads = "behind what timm has before its classifier, or behind the last feature map, flattened (pool)"
     add("--head", choices=HEADS, default="pool", help=heads)
-    add("--head-depth", type=_at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
+    add("--head-depth", type=at_least(1), metavar="N", help="hidden layers of a head that has some (1)")
     views = "fixed augmentations of each training image, the plain one included (1: no augmentation)"
-    add("--views", type=_at_least(1), default=1, metavar="V", help=views)
+    add("--views", type=at_least(1), default=1, metavar="V", help=views)
     balance = "uneven classes: weigh the training loss, or draw images of all classes as often (none)"
     add("--balance", choices=BALANCES, default="none", help=balance)
     listed = f"what views may do and how far: some of {', '.join(WORDS)} ({USUAL})"
-    add("--augment", type=_augmentation, metavar="LIST", help=listed)
-    add("--label-smoothing", type=_share, default=0.0, metavar="P", help="in [0, 1) (0)")
+    add("--augment", type=read_augmentation, metavar="LIST", help=listed)
+    add("--label-smoothing", type=read_share, default=0.0, metavar="P", help="in [0, 1) (0)")
 
 
 def _add_space(add: Any) -> None:
-    add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
-    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
+    add(
+        "--kinds", type=some_of(KINDS), default=some_of(KINDS)(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP
+    )
+    add("--layers", type=list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     ways = "adaptive: a sampler proposes, weak trials are pruned; exhaustive: each candidate once (adaptive)"
     add("--search", choices=SEARCHES, default="adaptive", help=ways)
-    add("--learning-rate", type=_range, metavar="LOW:HIGH", help="range, or the one to use (1e-5:1e-2)")
+    add("--learning-rate", type=read_range, metavar="LOW:HIGH", help="range, or the one to use (1e-5:1e-2)")
     add(
         "--learning-rates",
-        type=_rates,
+        type=read_rates,
         metavar="LIST",
         help="exhaustive: each candidate once at each of these",
     )
     widths = "of the head's hidden layer: from 0 (none) up to MAX, or the one to use; 0: none (1024:256)"
-    add("--head-width", type=_width, default=(1024, 256), metavar="MAX:STEP", help=widths)
-    add("--also", type=_also, default=(), metavar="LIST", help=f"further dimensions: {','.join(ALSO)}")
+    add("--head-width", type=read_width, default=(1024, 256), metavar="MAX:STEP", help=widths)
+    add(
+        "--also", type=some_of(ALSO), default=(), metavar="LIST", help=f"further dimensions: {','.join(ALSO)}"
+    )
     samplers = ("auto", "gp", "tpe", "random")
     add("--sampler", choices=samplers, default="auto", help="auto: tpe under 20 trials, else gp")
     pruners = ("auto", "halving", "median", "none")
@@ -292,39 +346,40 @@ def _add_run(add: Any) -> None:
         f"default: {TRIALS}, demo {DEMO_TRIALS}; {TRIALS_EACH} for each of several backbones; "
         "exhaustive: all candidates"
     )
-    add("--trials", type=_at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
+    add("--trials", type=at_least(1), metavar="N", help=f"the study is to have in total ({counts})")
     each = "trials trained at once, in processes of their own (one a GPU; 1 where there is none)"
-    add("--workers", type=_at_least(1), metavar="N", help=each)
+    add("--workers", type=at_least(1, 1024), metavar="N", help=each)
     kinds = "local: this machine; ray: actors on a Ray cluster, as many as it has room for (local)"
     add("--executor", choices=EXECUTORS, default="local", help=kinds)
     where = "HOST:PORT of its head; local: start Ray here (RAY_ADDRESS, else one running here, else local)"
-    add("--ray-address", metavar="ADDRESS", help=where)
+    add("--ray-address", type=read_name, metavar="ADDRESS", help=where)
     hung = "a worker that has used no processor for so long is ended, its trial goes on elsewhere (300)"
-    add("--hung-after", type=_above_0, default=300.0, metavar="SECONDS", help=hung)
+    add("--hung-after", type=read_above_0, default=300.0, metavar="SECONDS", help=hung)
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
     _add_flag(add, "--compile", "torch.compile what is trained: slow to start, then faster")
     _add_keep(add)
-    add("--seed", type=_seed, default=0, metavar="N", help="of everything random (0)")
+    add("--seed", type=read_seed, default=0, metavar="N", help="of everything random (0)")
     counts = f"({CONFIRMED}, demo {DEMO_CONFIRMED})"
     again = (
         f"promising cuts to train again at the end, both ends with them; 0: none; all: all trained {counts}"
     )
-    add("--confirm", type=_confirmed, metavar="N", help=again)
+    add("--confirm", type=read_confirmed, metavar="N", help=again)
     seeds = f"trainings of each cut that is confirmed ({SEEDS}, demo {DEMO_SEEDS})"
-    add("--seeds", type=_at_least(2), metavar="N", help=seeds)
+    add("--seeds", type=at_least(2), metavar="N", help=seeds)
     resample = "let each of these seeds divide training and validation images anew as well"
     _add_flag(add, "--resample", resample)
     mark = "candidates that the report is to point out and to compare: a guess of one's own, 8,47,conv_pw_13"
-    add("--mark", type=_list_such_as("8,47,84"), metavar="LIST", help=mark)
+    add("--mark", type=list_such_as("8,47,84"), metavar="LIST", help=mark)
     _add_storage(add)
     lines = "append a line of JSON for each event: trial, epoch, score, seconds, bytes, ..."
-    add("--log-file", type=Path, metavar="FILE", help=lines)
+    add("--log-file", type=read_path, metavar="FILE", help=lines)
     runs = "write each trial as a run of TensorBoard (extra: tensorboard)"
-    add("--tensorboard", type=Path, metavar="DIR", help=runs)
+    add("--tensorboard", type=read_path, metavar="DIR", help=runs)
     runs = "write the study and its trials as runs of MLflow, http://... or sqlite:///FILE (extra: mlflow)"
-    add("--mlflow", metavar="URI", help=runs)
-    add("--name", help="of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)")
+    add("--mlflow", type=read_place, metavar="URI", help=runs)
+    name = "of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)"
+    add("--name", type=read_name, help=name)
     _add_flag(add, "--json", "print the result as JSON, in the last line of stdout")
 
 
@@ -335,18 +390,21 @@ def _add_flag(add: Any, name: str, told: str) -> None:
 
 def _add_keep(add: Any) -> None:
     keep = "of what frozen layers compute; 0: nothing; default:"
-    add("--keep-memory", type=_size, metavar="SIZE", help=f"{keep} a quarter of the memory free")
-    add("--keep-disk", type=_size, metavar="SIZE", help=f"{keep} 8GiB, at most a fifth of the disk free")
+    add("--keep-memory", type=read_size, metavar="SIZE", help=f"{keep} a quarter of the memory free")
+    add("--keep-disk", type=read_size, metavar="SIZE", help=f"{keep} 8GiB, at most a fifth of the disk free")
 
 
 def _add_cuts(commands: Any) -> None:
     add = commands.add_parser("cuts", help="list a backbone's candidate cuts").add_argument
-    add("backbone", metavar="BACKBONE", help="a timm model, such as densenet121")
-    add("--kinds", type=_kinds, default=_kinds(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP)
-    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
+    add("backbone", type=read_name, metavar="BACKBONE", help="a timm model, such as densenet121")
+    add(
+        "--kinds", type=some_of(KINDS), default=some_of(KINDS)(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP
+    )
+    add("--layers", type=list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     add("--head", choices=HEADS, default="pool", help="where the head is to come, see study (pool)")
-    add("--image-size", type=_at_least(8), metavar="PX", help="for MACs and bytes (default: the model's own)")
-    add("--channels", type=_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
+    size = "for MACs and bytes (default: the model's own)"
+    add("--image-size", type=at_least(8, MOST_PIXELS), metavar="PX", help=size)
+    add("--channels", type=read_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--json", action="store_true", help="print a JSON list")
 
 
@@ -362,7 +420,7 @@ def _add_stop(commands: Any) -> None:
     after = "what to let end first: the running epoch, as Ctrl-C with nothing lost, or the trial (epoch)"
     add("--after", choices=("epoch", "trial"), default="epoch", help=after)
     wait = "for how long to wait until it has stopped; status 2 if it has not (default: not at all)"
-    add("--wait", type=_seconds, metavar="SECONDS", help=wait)
+    add("--wait", type=read_seconds, metavar="SECONDS", help=wait)
     add("--json", action="store_true", help="print one JSON object, in the last line of stdout")
 
 
@@ -370,11 +428,11 @@ def _add_enqueue(commands: Any) -> None:
     add = commands.add_parser("enqueue", help="have a study try a guess of your own next").add_argument
     _add_stored(add)
     layer = "first trainable layer, one of the study's candidates: number, Keras name or module path"
-    add("--layer", required=True, metavar="LAYER", help=layer)
-    add("--learning-rate", type=_above_0, metavar="X", help="default: the sensible one at that depth")
+    add("--layer", type=read_name, required=True, metavar="LAYER", help=layer)
+    add("--learning-rate", type=read_above_0, metavar="X", help="default: the sensible one at that depth")
     widths = "of the head's hidden layer; 0: none (default: none, where that is searched)"
-    add("--head-width", type=_at_least(0), metavar="N", help=widths)
-    add("--backbone", metavar="NAME", help="of several, if the layer is in more than one")
+    add("--head-width", type=at_least(0, WIDEST), metavar="N", help=widths)
+    add("--backbone", type=read_name, metavar="NAME", help="of several, if the layer is in more than one")
     add("--to-the-end", action="store_true", help="never prune it; else it is judged as others are")
     add("--json", action="store_true", help="print one JSON object, in the last line of stdout")
 
@@ -382,7 +440,12 @@ def _add_enqueue(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     add = commands.add_parser("report", help="show a stored study, every trial of it").add_argument
     _add_stored(add)
-    add("--out", metavar="DIR", help="write report.md and report.html there, a page with charts")
+    add(
+        "--out",
+        type=read_place,
+        metavar="DIR",
+        help="write report.md and report.html there, a page with charts",
+    )
     _add_artifacts(add)
     add("--json", action="store_true", help="print one JSON object")
 
@@ -394,9 +457,14 @@ def _add_fit(commands: Any) -> None:
     add = parser.add_argument
     _add_stored(add)
     out = "folder for the model (default: NAME-model); an earlier model there is replaced"
-    add("--out", type=Path, metavar="FOLDER", help=out)
-    add("--seed", type=_seed, metavar="N", help="of head, batch order and dropout (default: the trial's own)")
-    add("--subset", type=_part, metavar="P", help="of the images, 1: all (default: as in the study)")
+    add("--out", type=read_path, metavar="FOLDER", help=out)
+    add(
+        "--seed",
+        type=read_seed,
+        metavar="N",
+        help="of head, batch order and dropout (default: the trial's own)",
+    )
+    add("--subset", type=read_part, metavar="P", help="of the images, 1: all (default: as in the study)")
     add("--device", choices=DEVICES, help="default: as in the study")
     add("--precision", choices=PRECISIONS, help="default: as in the study")
     _add_keep(add)
@@ -407,11 +475,11 @@ def _add_fit(commands: Any) -> None:
 
 def _add_predict(commands: Any) -> None:
     add = commands.add_parser("predict", help="tell the classes of images").add_argument
-    add("folder", type=Path, metavar="FOLDER", help="a model that depthsearch fit wrote")
+    add("folder", type=read_path, metavar="FOLDER", help="a model that depthsearch fit wrote")
     given = "files, or folders of them; a table (.csv, .parquet) for a model of samples"
-    add("images", type=Path, nargs="+", metavar="IMAGE", help=given)
+    add("images", type=read_path, nargs="+", metavar="IMAGE", help=given)
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
-    add("--batch-size", type=_at_least(1), default=64, metavar="N", help="images, or samples, at once (64)")
+    add("--batch-size", type=at_least(1), default=64, metavar="N", help="images, or samples, at once (64)")
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, help="default: what the model was trained in")
     add("--json", action="store_true", help="print a JSON object a line, one for each image or sample")
@@ -429,25 +497,32 @@ def _add_explain(commands: Any) -> None:
     ).add_argument
     add(
         "model",
+        type=read_place,
         metavar="MODEL_OR_STUDY",
         help="a model's folder, or the name of a study that has a fitted model",
     )
     add(
-        "images", nargs="*", metavar="IMAGE", help="files; default: some of the study's, right and wrong ones"
+        "images",
+        type=read_place,
+        nargs="*",
+        metavar="IMAGE",
+        help="files; default: some of the study's, right and wrong ones",
     )
     layers = "numbers, Keras names or module paths (default: the ends of the last five stages, and the cut)"
-    add("--layers", type=_list_such_as("52,144,features.norm5"), metavar="LIST", help=layers)
+    add("--layers", type=list_such_as("52,144,features.norm5"), metavar="LIST", help=layers)
     add(
         "--label",
+        type=read_name,
         metavar="CLASS",
         help="true class of the images (default: a folder around them with its name)",
     )
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
-    add("--n", type=_at_least(1), default=4, metavar="N", help="images of the study, half of them wrong (4)")
+    add("--n", type=at_least(1), default=4, metavar="N", help="images of the study, half of them wrong (4)")
     add("--split", choices=("val", "test"), default="val", help="images of the study to take them from (val)")
-    add("--out", metavar="DIR", help="where to write the pictures (default: NAME-explain)")
+    add("--out", type=read_place, metavar="DIR", help="where to write the pictures (default: NAME-explain)")
     add(
         "--weights",
+        type=read_place,
         metavar="FILE|none",
         help="pretrained weights, before fine-tuning (default: as it started)",
     )
@@ -462,8 +537,8 @@ def _add_dashboard(commands: Any) -> None:
     _add_storage(add)
     _add_artifacts(add)
     host = "address to listen on; other than this machine's own it takes a password (default: 127.0.0.1)"
-    add("--host", default="127.0.0.1", help=host)
-    add("--port", type=_at_least(0), default=8080, help="0 takes a free one (default: 8080)")
+    add("--host", type=read_name, default="127.0.0.1", help=host)
+    add("--port", type=at_least(0), default=8080, help="0 takes a free one (default: 8080)")
     password = (
         "ask browsers for it; without a value it is asked for here (default: $DEPTHSEARCH_DASHBOARD_PASSWORD)"
     )
@@ -472,169 +547,21 @@ def _add_dashboard(commands: Any) -> None:
 
 
 def _add_stored(add: Any, default: str = "the only one stored") -> None:
-    add("study", nargs="?", metavar="STUDY", help=f"its name (default: {default})")
-    add("--name", help="the same")
+    add("study", type=read_name, nargs="?", metavar="STUDY", help=f"its name (default: {default})")
+    add("--name", type=read_name, help="the same")
     _add_storage(add)
 
 
 def _add_storage(add: Any) -> None:
-    add("--storage", default=DEFAULT_STORAGE, metavar="URL", help=f"database (default: {DEFAULT_STORAGE})")
+    add(
+        "--storage",
+        type=read_place,
+        default=DEFAULT_STORAGE,
+        metavar="URL",
+        help=f"database (default: {DEFAULT_STORAGE})",
+    )
 
 
 def _add_artifacts(add: Any) -> None:
     where = "folder of the studies' pictures and reports (default: DATABASE-artifacts beside an SQLite file)"
-    add("--artifacts", metavar="DIR", help=where)
-
-
-def _at_least(lowest: int) -> Any:
-    def whole_number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {lowest} on")
-        return value
-
-    return whole_number
-
-
-def _channels(text: str) -> int:
-    if text not in ("1", "3"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
-    return int(text)
-
-
-def _augmentation(text: str) -> str:
-    try:
-        return written(text)
-    except SettingsError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _confirmed(text: str) -> int | str:
-    if text == "all":
-        return text
-    try:
-        n_cuts: int = _at_least(0)(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, nor all") from None
-    return n_cuts
-
-
-def _seed(text: str) -> int:
-    seed: int = _at_least(0)(text)
-    if seed >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**32 - 1")
-    return seed
-
-
-def _size(text: str) -> int:
-    """Read a number of bytes, such as 512MiB or 4G."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 0, 512MiB or 4GiB")
-    base = 1000 if found[2] and not found[3] and text.strip()[-1] in "bB" else 1024
-    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
-
-
-def _number(text: str, is_right: Callable[[float], bool], right: str) -> float:
-    """Read a number; NaN is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if math.isnan(value) or not is_right(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no {right}")
-    return value
-
-
-def _share(text: str) -> float:
-    return _number(text, lambda value: 0 <= value < 1, "number in [0, 1)")
-
-
-def _part(text: str) -> float:
-    return _number(text, lambda value: 0 < value <= 1, "number in (0, 1]")
-
-
-def _range(text: str) -> tuple[float, float]:
-    low, _, high = text.partition(":")
-    try:
-        ends = float(low), float(high or low)
-    except ValueError:
-        ends = 0.0, 0.0
-    if not 0 < ends[0] <= ends[1] < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
-    return ends
-
-
-def _seconds(text: str) -> float:
-    return _number(text, lambda value: 0 <= value < float("inf"), "number of seconds from 0 on, such as 600")
-
-
-def _above_0(text: str) -> float:
-    return _number(text, lambda value: 0 < value < float("inf"), "number above 0, such as 1e-3")
-
-
-def _decay(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
-    return value
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    try:
-        rates = {float(item) for item in text.split(",")}
-    except ValueError:
-        rates = {0.0}
-    if not all(0 < rate < float("inf") for rate in rates):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers above 0, such as 1e-4,1e-3")
-    return tuple(sorted(rates))
-
-
-def _width(text: str) -> tuple[int, int] | int | None:
-    widest, _, step = text.partition(":")
-    if text.isdecimal():
-        return int(text) or None
-    if not (widest.isdecimal() and step.isdecimal() and 0 < int(step) <= int(widest)) or int(widest) % int(
-        step
-    ):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a width nor MAX:STEP with STEP dividing MAX, such as 1024:256"
-        )
-    return int(widest), int(step)
-
-
-def _list_such_as(example: str) -> Any:
-    def listed(text: str) -> tuple[str, ...]:
-        items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-        if not items:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list, such as {example}")
-        return items
-
-    return listed
-
-
-def _columns(text: str) -> tuple[str, ...]:
-    """Read names of columns; whoever reads the table says what is wrong with them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _names_from(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-    return names
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    return _names_from(text, KINDS)
-
-
-def _also(text: str) -> tuple[str, ...]:
-    return _names_from(text, ALSO)
+    add("--artifacts", type=read_place, metavar="DIR", help=where)

@@ -205,7 +205,7 @@ def _no_candidate(
 
 def _near(wanted: str, cuts: Sequence[Cut], numbers: Mapping[str, Numbered]) -> list[Cut]:
     """Find three cuts with a number or name like one that there is not."""
-    if wanted.isdecimal():
+    if wanted.isdecimal() and len(wanted) < 10:
         nearest = sorted(cuts, key=lambda cut: abs(cut.layer - int(wanted)))[:3]
         return sorted(nearest, key=lambda cut: cut.index)
     by_name = {name: cut for cut in cuts for name in _names(cut, numbers)}

@@ -1,17 +1,31 @@
-"""Files that appear whole or not at all, whoever else writes them at the same time."""
+"""Files that appear whole or not at all, whoever else writes them, and what a path leads to."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["PARTIAL_SUFFIX", "folder_written_whole", "remove_abandoned", "written_whole"]
+__all__ = [
+    "PARTIAL_SUFFIX",
+    "folder_written_whole",
+    "full_path",
+    "is_file",
+    "is_folder",
+    "nearest_folder",
+    "read_regular",
+    "remove_abandoned",
+    "why_no_file",
+    "why_no_folder",
+    "written_whole",
+]
 
 PARTIAL_SUFFIX = ".partial"
 ABANDONED_SECONDS = 24 * 3600
@@ -88,3 +102,77 @@ def remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
                 partial.unlink()
+
+
+def full_path(path: Path | str) -> Path:
+    """Give the full path, without ``~`` and links so far as they lead anywhere."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):
+        # No such user, a loop of links, or a name that no file can have: whoever opens it says so.
+        return Path(path).absolute()
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a file, no folder, pipe or device; False where that cannot be found out."""
+    return not _found(path, stat.S_ISREG)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; False where that cannot be found out."""
+    return not _found(path, stat.S_ISDIR)
+
+
+def nearest_folder(path: Path) -> Path:
+    """Give what is there of a path: itself, or the nearest folder around it, or a file in its way."""
+    return next((p for p in (path, *path.absolute().parents) if is_folder(p) or is_file(p)), Path("/"))
+
+
+def why_no_file(path: Path) -> str:
+    """Say in brackets why a path leads to no file; nothing where nothing is there."""
+    return _in_brackets(_found(path, stat.S_ISREG))
+
+
+def why_no_folder(path: Path) -> str:
+    """Say in brackets why a path leads to no folder; nothing where nothing is there."""
+    return _in_brackets(_found(path, stat.S_ISDIR))
+
+
+def read_regular(path: Path, *, most_bytes: int) -> bytes:
+    """Read a file, whole.
+
+    A pipe or device, which may have no end or wait for ever for its beginning, is not read.
+
+    Raises:
+        OSError: If it cannot be read, is no regular file, or has more bytes.
+    """
+    # Opening a pipe would wait for somebody who writes into it.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or device, not a file", str(path))
+        if found.st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"{found.st_size / 2**30:.1f} GiB is more than can be read", str(path))
+        return file.read(most_bytes)
+
+
+def _found(path: Path, is_wanted: Callable[[int], bool]) -> str:
+    """Say what is at a path instead of what is wanted there; empty if that is there."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "nothing"
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    except ValueError:
+        return "no file can have that name"
+    if is_wanted(mode):
+        return ""
+    if stat.S_ISDIR(mode):
+        return "it is a folder"
+    return "it is a file" if stat.S_ISREG(mode) else "it is a pipe or device"
+
+
+def _in_brackets(reason: str) -> str:
+    return "" if reason in ("", "nothing") else f" ({reason})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from depthsearch.data.decode import Geometry, UnreadableError, decode_file
 from depthsearch.drawing import class_name, draw, shown_channels
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.explain import Comparison, Explanation, Photo, explain, normalised
-from depthsearch.files import written_whole
+from depthsearch.files import is_file, is_folder, written_whole
 from depthsearch.graph import evaluating
 
 __all__ = ["INDEX", "Picture", "draw_gallery", "pick_photos", "read_photos"]
@@ -76,10 +77,13 @@ def read_photos(
     )
     photos = []
     for path in paths:
-        if path.is_dir():
+        if is_folder(path):
             raise DataError(f"{path} is a folder. Give image files, such as {path}/*.jpg.")
         try:
-            pixels = torch.from_numpy(decode_file(path, geometry).pixels)
+            with warnings.catch_warnings():
+                # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                pixels = torch.from_numpy(decode_file(path, geometry).pixels)
         except UnreadableError:
             if not skip_unreadable:
                 raise
@@ -148,7 +152,7 @@ def _predict(
 
 def _names(data: DataSet, split: str, images: ImageSet) -> list[str]:
     """Name the images of a split: their paths in the source, or places where that is no file or folder."""
-    if not Path(data.source).exists():
+    if not is_folder(Path(data.source)) and not is_file(Path(data.source)):
         return [f"{data.name} {split} {place}" for place in range(len(images))]
     return [data.paths[row] for row in images.rows.tolist()]
 

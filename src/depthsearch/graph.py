@@ -323,7 +323,7 @@ def _run(model: nn.Module, traced: fx.GraphModule, size: tuple[int, int, int]) -
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} does not run on one image of {' x '.join(map(str, size))}: "
-            f"{_first_line(error)}. Give another image size."
+            f"{_first_line(error).rstrip('.')}. Give another image size."
         ) from error
     if not isinstance(output, torch.Tensor):
         raise TraceError(

@@ -25,10 +25,19 @@ from depthsearch import __version__
 from depthsearch.backbones import Preprocessing, make_model, state_digest
 from depthsearch.card import model_card
 from depthsearch.classifier import Classifier
-from depthsearch.data import Columns
+from depthsearch.data import Columns, Geometry
+from depthsearch.data.samples import is_number
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import DataError, ModelError
-from depthsearch.files import folder_written_whole
+from depthsearch.files import (
+    folder_written_whole,
+    is_file,
+    is_folder,
+    nearest_folder,
+    read_regular,
+    why_no_file,
+    why_no_folder,
+)
 from depthsearch.flattening import flattened
 from depthsearch.heads import with_head
 from depthsearch.plaincnn import FROM_SCRATCH
@@ -37,6 +46,12 @@ __all__ = ["FILES", "Description", "check_place", "load", "save"]
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD, ONNX = FILES = ("model.safetensors", "config.json", "README.md", "model.onnx")
+# Far more than any model has: a damaged description is not to fill the memory.
+MOST_BYTES, MOST_SIDE, MOST_WIDTH, MOST_DEPTH = 2**26, 2**14, 2**20, 1000
+# What reading a damaged description may raise.
+DAMAGED = (
+    LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, DataError
+)  # fmt: skip
 # What is said of the head, by the attribute that has it.
 HEAD_KEYS = {"kind": "head", "width": "head_width", "depth": "head_depth"}
 # What timm's description of the backbone says of the new model too.
@@ -84,12 +99,14 @@ def check_place(folder: Path) -> None:
     Raises:
         ModelError: If the folder is there and holds anything but an earlier model, or cannot be written.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
+    there = nearest_folder(folder)
+    if not is_folder(there):
         raise ModelError(f"{there} is a file. Give --out a folder that is not there yet.")
     if not os.access(there, os.W_OK):
         raise ModelError(f"{there} may not be written to. Give another --out.")
-    held = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+    if not is_folder(folder) and (reason := why_no_folder(folder)):
+        raise ModelError(f"{folder} cannot be made{reason}. Give another --out.")
+    held = sorted(file.name for file in folder.iterdir()) if is_folder(folder) else []
     others = [name for name in held if name not in FILES]
     if held and not _is_ours(folder):
         raise ModelError(
@@ -156,6 +173,7 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
     config = _read_config(folder)
     ours = config["depthsearch"]
     try:
+        _check_sizes(ours)
         classes = tuple(str(name) for name in ours["classes"])
         backbone = make_model(ours["backbone"], in_chans=len(ours["preprocessing"]["mean"]))
         # Folders written before there was a choice say nothing of it.
@@ -174,9 +192,10 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
         preprocessing = _preprocessing(ours["preprocessing"])
         chosen = _device(device, precision, ours["precision"])
         digest = ours["digest"]
-    except (KeyError, TypeError, AttributeError, DataError) as error:
+    except DAMAGED as error:
+        reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{folder / CONFIG} is incomplete or damaged ({type(error).__name__}: {error}). "
+            f"{folder / CONFIG} is incomplete or damaged ({type(error).__name__}: {reason}). "
             "Write the model again with depthsearch fit."
         ) from error
     _load_weights(folder / WEIGHTS, model, digest)
@@ -259,15 +278,18 @@ def _is_ours(folder: Path) -> bool:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """Read the description of one of our own model folders."""
-    if not folder.is_dir():
-        raise ModelError(f"No model folder {str(folder)!r}. Give the folder that depthsearch fit wrote.")
+    if not is_folder(folder):
+        raise ModelError(
+            f"No model folder {str(folder)!r}{why_no_folder(folder)}. Give the folder that depthsearch fit "
+            "wrote."
+        )
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(read_regular(folder / CONFIG, most_bytes=MOST_BYTES))
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder} is no model folder: it has no {CONFIG}. Give the folder that depthsearch fit wrote."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{folder / CONFIG} cannot be read ({type(error).__name__}). "
             "Write the model again with depthsearch fit."
@@ -284,6 +306,33 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"Install the version that wrote it: {ours.get('version')}."
         )
     return dict(config)
+
+
+def _check_sizes(ours: Mapping[str, Any]) -> None:
+    """Refuse what no model of ours has, before memory is taken for it.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    seen, head, classes = ours["preprocessing"], ours["head"], ours["classes"]
+    if not isinstance(classes, list) or not classes or len({str(name) for name in classes}) < len(classes):
+        raise ValueError("classes are no list of different names")
+    for name, value, most in (
+        ("image_size", seen["image_size"], MOST_SIDE),
+        ("head width", head["width"], MOST_WIDTH),
+        ("head depth", head["depth"], MOST_DEPTH),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise ValueError(f"{name} is {value!r}, not a whole number up to {most}")
+    Geometry(
+        image_size=seen["image_size"], crop_share=seen["crop_share"], interpolation=seen["interpolation"]
+    )
+    if ours["precision"] not in ("bf16", "float32"):
+        raise ValueError(f"precision is {ours['precision']!r}, neither bf16 nor float32")
+    if len(seen["mean"]) not in (1, 3) or len(seen["std"]) != len(seen["mean"]):
+        raise ValueError("mean and std are not of one or three channels")
+    if not all(map(is_number, (*seen["mean"], *seen["std"]))) or not all(std > 0 for std in seen["std"]):
+        raise ValueError("mean and std are no numbers, std above 0")
 
 
 def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
@@ -306,6 +355,8 @@ def _device(kind: str, precision: str | None, trained_in: str) -> Device:
 
 def _load_weights(path: Path, model: nn.Module, digest: str) -> None:
     again = "Write the model again with depthsearch fit, or copy the folder again."
+    if not is_file(path):
+        raise ModelError(f"{path} cannot be loaded{why_no_file(path) or ' (No such file)'}. {again}")
     try:
         tensors = safetensors.torch.load_file(path)
         model.load_state_dict(tensors)

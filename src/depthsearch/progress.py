@@ -15,7 +15,7 @@ from depthsearch.evidence import Evidence
 from depthsearch.lease import Holder, holder_of
 from depthsearch.report import cut_json
 from depthsearch.reproduction import study_command
-from depthsearch.stored import read_backbones
+from depthsearch.stored import read_backbones, why_unreadable
 from depthsearch.study import FINISHED
 from depthsearch.study.confirmation import count_searched, waiting_to_confirm
 from depthsearch.study.control import GUESS, WANTED, is_stopping, trials_in_total
@@ -75,7 +75,7 @@ class Status:
         study: Its name.
         state: ``running``; ``stopping``: running and asked to stop; ``interrupted``: nobody runs it, and
             something is left; ``complete``; ``empty``: nothing of it has begun; ``foreign``: depthsearch did
-            not make it, so that nothing below is known.
+            not make it, or it is damaged, so that nothing below is known.
         holder: The process that runs it, or trains its answer; None: nobody.
         backbone: timm's name; of several all names.
         data: Name of the images.
@@ -121,7 +121,7 @@ def status(study: optuna.Study, summary: Summary | None = None) -> Status:
         summary: Of it, where it is at hand; else it is made.
     """
     attributes = study.user_attrs
-    if "settings" not in attributes:
+    if "settings" not in attributes or why_unreadable(study):
         return Status(study=study.study_name, state="foreign")
     trials = study.get_trials(deepcopy=False)
     summary = summarize(study) if summary is None else summary

@@ -30,6 +30,7 @@ from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_ur
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError, TimeoutError
 from sqlalchemy.pool import SingletonThreadPool
 
+from depthsearch.databasefile import refuse_foreign
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.interrupts import let_through
 from depthsearch.outage import Away, chain, first_line, lacks_log, passes, without_password
@@ -76,6 +77,7 @@ def open_storage(
     """
     shown = without_password(url)
     address = _address(url, shown)
+    refuse_foreign(url)
     try:
         return PatientStorage(address, shown, patience_seconds=patience_seconds, busy_seconds=busy_seconds)
     except DepthsearchError:

@@ -9,9 +9,20 @@ from typing import Any
 import optuna
 
 from depthsearch.cuts import Cut
+from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.space import SearchSpace
 
-__all__ = ["StoredBackbone", "curve_key", "mark", "read_backbones", "read_cuts", "read_marked", "read_space"]
+__all__ = [
+    "StoredBackbone",
+    "curve_key",
+    "mark",
+    "read_backbones",
+    "read_cuts",
+    "read_marked",
+    "read_space",
+    "refuse_damaged",
+    "why_unreadable",
+]
 
 # The ranges of a space, which a study's settings have under these names.
 RANGES = ("learning_rate", "head_width", "head_depth", "dropout", "weight_decay", "optimizer")
@@ -76,6 +87,38 @@ def read_marked(study: optuna.Study) -> tuple[Cut, ...]:
     """Read which candidates are to be pointed out."""
     cuts = read_cuts(study)
     return tuple(cuts[place] for place in study.user_attrs.get("marked", ()))
+
+
+def refuse_damaged(study: optuna.Study) -> None:
+    """Refuse a study that has settings but cannot be read: damaged, or of a program that has some, too.
+
+    Raises:
+        StudyError: Saying what cannot be read.
+    """
+    reason = why_unreadable(study)
+    if reason:
+        raise StudyError(
+            f"Study {study.study_name!r} is damaged, or was made by another program: {reason}. Restore a "
+            "copy of its database, or give another --name."
+        )
+
+
+def why_unreadable(study: optuna.Study) -> str:
+    """Say what of a study cannot be read; empty if it can, and where depthsearch did not make it."""
+    attributes = study.user_attrs
+    if "settings" not in attributes:
+        return ""
+    for name in ("settings", "data", "provenance"):
+        if not isinstance(attributes.get(name, {}), Mapping):
+            return f"its {name} are of another kind"
+    try:
+        read_space(study)
+        read_backbones(study)
+        read_marked(study)
+        attributes["data"]["name"], attributes["data"]["fingerprint"]
+    except (LookupError, TypeError, AttributeError, ValueError, DepthsearchError) as error:
+        return f"{type(error).__name__}, {error}"
+    return ""
 
 
 def curve_key(backbone: str) -> str:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from depthsearch.errors import SettingsError
+from depthsearch.files import full_path
 from depthsearch.reproduction import RANGES
 
 __all__ = ["TABLES", "read_study_file"]
 
 TABLES = ("train", "search", "run")
+# A study file has some dozens of lines.
+MOST_BYTES = 2**20
 # Values that are paths, relative to the file, but for these words and what has a scheme: "torchvision:NAME".
 PATHS: dict[str, tuple[str, ...]] = {
     "data": ("digits",),
@@ -59,14 +62,22 @@ def read_study_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, str]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         hint = f" A backbone is given as --backbone {path}." if path.suffix != ".toml" else ""
         raise SettingsError(f"No study file {str(path)!r}: {error.strerror}.{hint}") from error
+    if len(content) > MOST_BYTES:
+        raise SettingsError(f"{path} is no study file: it has more than {MOST_BYTES / 2**20:.0f} MiB.")
+    try:
+        # Some editors begin a file with a byte order mark.
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is no TOML file: byte {error.start} is not UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is no TOML file: {error}.") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path} is no study file: its values are nested too deeply.") from error
 
 
 def _entries(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -107,6 +118,9 @@ def _from_file(path: Path, text: str, words: Collection[str]) -> str:
     """Let a path count from the study file; ``NAME=`` may stand before it."""
     found = re.fullmatch(r"(\w+=)?(.*)", text, re.DOTALL)
     owner, place = (found[1] or "", found[2]) if found else ("", text)
-    if place in words or re.match(r"\w{2,}:", place):
+    if not place or place in words or re.match(r"\w{2,}:", place):
         return text
-    return f"{owner}{path.parent / Path(place).expanduser()}"
+    if place.startswith("~"):
+        # Whoever opens it says what is wrong if there is no such home.
+        return f"{owner}{full_path(place)}"
+    return f"{owner}{path.parent / place}"

@@ -47,7 +47,8 @@ def status(arguments: argparse.Namespace) -> None:
     console.print(_table(found))
     for each in found:
         if each.state == "interrupted":
-            say(console, _how_to_go_on(each, url, is_alone=len(found) == 1))
+            for line in _how_to_go_on(each, url, is_alone=len(found) == 1).split("\n"):
+                say(console, line)
 
 
 def _table(found: list[Status]) -> Table:
@@ -61,7 +62,7 @@ def _table(found: list[Status]) -> Table:
         table.add_column(heading, justify="right")
     for each in found:
         if each.state == "foreign":
-            table.add_row(each.study, "", "", "not depthsearch's")
+            table.add_row(each.study, "", "", "not depthsearch's, or damaged")
             continue
         table.add_row(
             each.study,

@@ -24,10 +24,11 @@ from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
+from depthsearch.files import is_file, is_folder
 from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import load
-from depthsearch.stored import read_backbones
+from depthsearch.stored import read_backbones, refuse_damaged
 from depthsearch.study import open_storage, without_password
 
 __all__ = ["explain"]
@@ -81,9 +82,9 @@ def explain(arguments: argparse.Namespace) -> None:
 def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | None]:
     """Find the folder of a model, and the study where the model is named by that."""
     folder = Path(arguments.model)
-    if (folder / "config.json").is_file():
+    if is_file(folder / "config.json"):
         return folder, None
-    if folder.is_dir():
+    if is_folder(folder):
         raise SettingsError(
             f"{folder} holds no config.json: it is no model. Give what depthsearch fit has saved."
         )
@@ -94,13 +95,14 @@ def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | N
             f"{', '.join(names) or 'none'}."
         )
     stored = optuna.load_study(study_name=arguments.model, storage=storage)
+    refuse_damaged(stored)
     fitted = stored.user_attrs.get("fit")
     if not fitted:
         raise SettingsError(
             f"Study {arguments.model!r} has no fitted model. Run depthsearch fit first, then this again."
         )
     folder = Path(fitted["folder"])
-    if not (folder / "config.json").is_file():
+    if not is_file(folder / "config.json"):
         raise SettingsError(
             f"The model of study {arguments.model!r} is not in {folder} any more. Give its folder, or run "
             "depthsearch fit again."

@@ -19,6 +19,7 @@ from depthsearch.commands.places import artifacts_of, cache_folder, named_study
 from depthsearch.data import MANIFEST_SUFFIXES, Sample, UnreadableError, image_files, read_samples
 from depthsearch.devices import use_all_cores
 from depthsearch.errors import DataError, StudyError
+from depthsearch.files import is_folder
 from depthsearch.fitview import epoch_line, render_fit
 from depthsearch.live import refresh
 from depthsearch.modelfolder import check_place, load
@@ -126,13 +127,13 @@ def _samples_of(classifier: Classifier, given: Path) -> Sequence[Path | Sample]:
         DataError: If the model takes the other of these, or nothing can be listed.
     """
     columns = classifier.columns
-    is_table = given.suffix.lower() in MANIFEST_SUFFIXES and not given.is_dir()
+    is_table = given.suffix.lower() in MANIFEST_SUFFIXES and not is_folder(given)
     if columns.is_plain:
         if is_table:
             raise DataError(
                 f"{given} is a table, and this model takes images. Give files, or folders of them."
             )
-        return image_files(given) if given.is_dir() else [given]
+        return image_files(given) if is_folder(given) else [given]
     if not is_table:
         raise DataError(
             f"{given} is no table, and this model takes {columns}. Give a .csv or .parquet with the columns "

@@ -6,7 +6,6 @@ import argparse
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -25,6 +24,7 @@ from depthsearch.data import DataSet, load_data
 from depthsearch.devices import choose_device, processor_name, use_all_cores
 from depthsearch.errors import StudyError
 from depthsearch.features import choose_budget
+from depthsearch.files import full_path
 from depthsearch.objective import Task
 from depthsearch.space import FIXABLE, SearchSpace
 from depthsearch.stored import read_backbones
@@ -284,6 +284,6 @@ def _kept_options(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Take down what another command needs to load the same backbone and images again."""
     options = {name: value for name, value in vars(arguments).items() if name not in NOT_KEPT}
     if arguments.classes_map is not None:
-        options["classes_map"] = str(Path(arguments.classes_map).expanduser().resolve())
+        options["classes_map"] = str(full_path(arguments.classes_map))
     options["weights"] = with_full_paths(arguments.weights, arguments.backbone)
     return {**options, "data": task.data.source}

@@ -9,7 +9,10 @@ import optuna
 import platformdirs
 
 from depthsearch.artifacts import Artifacts, artifact_folder
+from depthsearch.databasefile import database_file
 from depthsearch.errors import SettingsError
+from depthsearch.files import is_file
+from depthsearch.stored import refuse_damaged
 from depthsearch.study import open_storage, without_password
 
 __all__ = ["artifacts_of", "cache_folder", "existing", "named_study"]
@@ -27,14 +30,23 @@ def named_study(arguments: argparse.Namespace) -> optuna.Study:
         raise SettingsError(
             f"{asked}; {without_password(arguments.storage)} has: {', '.join(names) or 'none'}."
         )
-    return optuna.load_study(study_name=name, storage=storage)
+    study = optuna.load_study(study_name=name, storage=storage)
+    refuse_damaged(study)
+    return study
 
 
 def existing(url: str) -> str:
-    """Refuse a database file that is not there: opening it would make an empty one."""
-    path = url.removeprefix("sqlite:///")
-    if path != url and not Path(path).is_file():
-        raise SettingsError(f"No file {path!r} with studies. Run depthsearch study, or give --storage.")
+    """Refuse a database file that is not there or empty: opening it would make one of studies."""
+    path = database_file(url)
+    if path is not None and not is_file(path):
+        raise SettingsError(f"No file {str(path)!r} with studies. Run depthsearch study, or give --storage.")
+    if path is not None and path.stat().st_size == 0:
+        raise SettingsError(f"{str(path)!r} is empty. Run depthsearch study, or give --storage.")
+    if path is None and url.startswith("sqlite") and "://" in url:
+        raise SettingsError(
+            f"--storage {without_password(url)} is in memory and holds no study that is finished. "
+            "Give sqlite:///FILE."
+        )
     return url
 
 
@@ -46,7 +58,7 @@ def artifacts_of(arguments: argparse.Namespace) -> Artifacts | None:
     """
     given = getattr(arguments, "artifacts", None)
     folder = Path(given) if given else artifact_folder(arguments.storage)
-    if folder is not None and folder.is_file():
+    if folder is not None and is_file(folder):
         raise SettingsError(f"{folder} is a file. Give a folder for the studies' artifacts with --artifacts.")
     return None if folder is None else Artifacts(folder)
 

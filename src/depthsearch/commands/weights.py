@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from depthsearch.errors import SettingsError
+from depthsearch.files import full_path
 
 __all__ = ["stored_weights", "weights_by_backbone", "with_full_paths"]
 
@@ -41,7 +41,7 @@ def weights_by_backbone(given: str, backbones: Sequence[str]) -> dict[str, str]:
 def with_full_paths(given: str, backbones: Sequence[str]) -> str:
     """Write the same with full paths, so that it is understood from another folder too."""
     each = {
-        name: value if value in WORDS else str(Path(value).expanduser().resolve())
+        name: value if value in WORDS else str(full_path(value))
         for name, value in weights_by_backbone(given, backbones).items()
     }
     alike = set(each.values())

@@ -14,7 +14,9 @@ import numpy as np
 
 from depthsearch.data.listing import Listing, a_few
 from depthsearch.errors import DataError
+from depthsearch.files import read_regular
 
+_MOST_BYTES = 2**26
 _EXAMPLE = 'Give a JSON object such as {"oak": "tree", "elm": "tree", "rose": "flower"}.'
 
 
@@ -53,7 +55,7 @@ def mapped(listing: Listing, file: Path) -> Listing:
 
 def _read(file: Path) -> dict[str, str]:
     try:
-        content = file.read_text(encoding="utf-8-sig")
+        content = read_regular(file, most_bytes=_MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"No file {file} for --classes-map. {_EXAMPLE}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -61,6 +63,8 @@ def _read(file: Path) -> dict[str, str]:
         raise DataError(f"Cannot read {file} for --classes-map: {reason}. {_EXAMPLE}") from error
     try:
         names = json.loads(content, object_pairs_hook=_without_repeats)
+    except RecursionError as error:
+        raise DataError(f"{file} is no JSON object of names: it is nested too deeply. {_EXAMPLE}") from error
     except json.JSONDecodeError as error:
         raise DataError(
             f"{file} is no JSON: {error.msg} in line {error.lineno}, column {error.colno}. {_EXAMPLE}"

@@ -3,6 +3,7 @@
 Shapes: ``c`` channels (red, green, blue, or grey alone), ``s`` the side of the square in pixels.
 """
 
+import contextlib
 import hashlib
 import io
 import math
@@ -11,12 +12,28 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from depthsearch.errors import DataError
+from depthsearch.files import read_regular
 
 _MAX_ELONGATION = 500
 """Longer side over shorter side: beyond it, resizing takes gigabytes to keep next to nothing."""
+
+_MOST_BYTES = 4 * 2**30
+"""Of a file: what Pillow takes for no bomb has less, at 16 bytes a pixel."""
+_PROGRAMS = ("EPS", "WMF")
+"""Formats that Pillow leaves to other programs to draw: Ghostscript runs what a file says."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by the values of the EXIF tag Orientation."""
 
 
 class UnreadableError(DataError):
@@ -79,26 +96,28 @@ class Decoded:
 def decode_file(path: Path, geometry: Geometry | None) -> Decoded:
     """Read an image file of any kind that Pillow knows as a square, or whole, in RGB, without a geometry.
 
-    Turned as its EXIF tag says; transparent pixels lie on white; of an animation the first frame;
-    CMYK and the like converted. Numbers wider than 8 bits are scaled, not clipped: integers from
-    [0, 65535], floating-point numbers from [0, 1] or else [0, 255], and an image that fits none of
-    these from its own least and greatest value.
+    Turned upright as its EXIF tag says, where it has one that can be read; transparent pixels lie on white;
+    of an animation and of a file of several pictures (MPO, TIFF) the first; CMYK and the like converted.
+    Numbers wider than 8 bits are scaled, not clipped: integers from [0, 65535], floating-point numbers from
+    [0, 1] or else [0, 255], and an image that fits none of these from its own least and greatest value.
 
     A large JPEG is decoded in full. Letting the decoder shrink it to three times its target is
     twice as fast on 12-megapixel photos, but moves pixels by up to 9 of 255 levels (18 at twice the
     target) from what timm makes of the file.
 
     Raises:
-        UnreadableError: If the file cannot be read, is damaged, cut short, over 500 times as long
-            as wide, or so large that Pillow takes it for a decompression bomb.
+        UnreadableError: If the file cannot be read, is no file but a pipe or device, is damaged, cut short,
+            over 500 times as long as wide, or so large that Pillow takes it for a decompression bomb.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, most_bytes=_MOST_BYTES)
         with Image.open(io.BytesIO(content)) as image:
+            if image.format in _PROGRAMS:
+                raise ValueError(f"{image.format} is a program that draws, not an image")
             if max(image.size) > _MAX_ELONGATION * min(image.size):
                 raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow")
             image.load()
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            rgb = _to_rgb(_upright(image))
     except UnidentifiedImageError as error:
         # Pillow's own text names the buffer in memory, which says nothing and differs each time.
         raise _unreadable(path, "it is not in an image format that Pillow knows") from error
@@ -141,6 +160,17 @@ def cut_square(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
     square = resized.crop((left, top, left + size, top + size))
     # A copy: what Pillow shows of its own memory may not be written to.
     return np.array(np.atleast_3d(np.asarray(square)).transpose(2, 0, 1), order="C")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF tag says.
+
+    Pillow's own ``exif_transpose`` writes the tags anew, which fails on damaged ones that nobody needs.
+    """
+    orientation = None
+    with contextlib.suppress(Exception):
+        orientation = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if orientation is None else image.transpose(orientation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,10 +1,11 @@
 """What a folder of images holds: its files, classes and splits.
 
 Two layouts: ``DIR/<class>/...`` and ``DIR/<split>/<class>/...``, the splits being called as
-`listing.SPLIT_WORDS` says. Hidden entries and files that are no images are passed over.
+`listing.SPLIT_WORDS` says. Hidden entries, ``__MACOSX`` and files that are no images are passed over.
 """
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ import numpy as np
 from depthsearch.data.decode import Decoded, Geometry, decode_file
 from depthsearch.data.listing import SPLIT_WORDS, SPLITS, Listing, a_few
 from depthsearch.errors import DataError
+from depthsearch.files import full_path, is_file, is_folder, why_no_folder
 
 # Those of torchvision's ImageFolder, and GIF.
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+# What archives made on a Mac carry along: a folder of that name, its files called like the images.
+_NOT_OURS = ("__MACOSX",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +40,15 @@ def list_folder(folder: Path) -> Listing:
     Raises:
         DataError: If there is no such folder, or no images in two or more class folders.
     """
-    root = folder.expanduser().resolve()
-    if not root.exists():
-        raise DataError(
-            f"No folder {root}. Give a folder of images, DIR/<class>/<image>, a table (.csv, .parquet), "
-            "torchvision:NAME or 'digits'."
-        )
-    if not root.is_dir():
+    root = full_path(folder)
+    if is_file(root):
         raise DataError(
             f"{root} is a file. Give the folder that holds DIR/<class>/<image>, or a table (.csv, .parquet)."
+        )
+    if not is_folder(root):
+        raise DataError(
+            f"No folder {root}{why_no_folder(root)}. Give a folder of images, DIR/<class>/<image>, "
+            "a table (.csv, .parquet), torchvision:NAME or 'digits'."
         )
     at_split = _folders_by_split(root)
     files = sorted(
@@ -165,10 +169,7 @@ def _common_classes(root: Path, at_split: dict[str, Path], files: list[_File]) -
     classes = by_split["train"]
     for split, found in by_split.items():
         if found != classes:
-            raise DataError(
-                f"{root}: train and {at_split[split].name} disagree on the classes, only one "
-                f"of them has {a_few(found ^ classes)}. Give both the same class folders."
-            )
+            raise _disagreement(root, at_split[split].name, found ^ classes)
     if not files:
         raise DataError(f"No images in {root}. Put them at DIR/<class>/<image>, as {', '.join(_EXTENSIONS)}.")
     filled = {(file.split, file.class_name) for file in files}
@@ -183,19 +184,48 @@ def _common_classes(root: Path, at_split: dict[str, Path], files: list[_File]) -
     return tuple(sorted(classes))
 
 
+def _disagreement(root: Path, split: str, others: set[str]) -> DataError:
+    if len({unicodedata.normalize("NFC", name) for name in others}) < len(others):
+        # Names that look the same, of a Mac and of another system.
+        others = {ascii(name) for name in others}
+    return DataError(
+        f"{root}: train and {split} disagree on the classes, only one of them has {a_few(others)}. "
+        "Give both the same class folders."
+    )
+
+
 def _files(folder: Path, *, root: Path, split: str, class_name: str) -> Iterator[_File]:
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from _files(Path(entry), root=root, split=split, class_name=class_name)
-        elif _is_image(entry.name):
-            size_bytes, mtime_ns = _stamp(entry)
-            yield _File(
-                path=Path(entry).relative_to(root).as_posix(),
-                split=split,
-                class_name=class_name,
-                size_bytes=size_bytes,
-                mtime_ns=mtime_ns,
-            )
+    # With each folder those around it: a link may lead back to one of them.
+    folders: list[tuple[Path, tuple[tuple[int, int], ...]]] = [(folder, (_identity(folder),))]
+    while folders:
+        within, around = folders.pop()
+        for entry in _visible(within):
+            if _is_folder(entry):
+                identity = _identity(Path(entry))
+                if identity in around:
+                    raise DataError(
+                        f"{Path(entry)} leads back to a folder around it, by a link and without end. "
+                        "Remove the link."
+                    )
+                folders.append((Path(entry), (*around, identity)))
+            elif _is_image(entry.name):
+                size_bytes, mtime_ns = _stamp(entry)
+                yield _File(
+                    path=Path(entry).relative_to(root).as_posix(),
+                    split=split,
+                    class_name=class_name,
+                    size_bytes=size_bytes,
+                    mtime_ns=mtime_ns,
+                )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Tell a folder from others, by whatever path it is reached."""
+    try:
+        stat = folder.stat()
+    except OSError as error:
+        raise _unseen(folder, error) from error
+    return (stat.st_dev, stat.st_ino)
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
@@ -211,17 +241,44 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
     try:
         # Path.iterdir asks the disk about each entry again: 3 times slower on 50,000 files.
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if not entry.name.startswith((".", *_NOT_OURS))]
     except OSError as error:
-        raise DataError(f"Cannot look into {folder}: {error.strerror}. Check that it may be read.") from error
+        raise _unseen(folder, error) from error
+
+
+def _unseen(folder: Path, error: OSError) -> DataError:
+    return DataError(f"Cannot look into {folder}: {error.strerror}. Check that it may be read.")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one; a link that goes in circles is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
+    try:
+        entry.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(Path(entry) for entry in _visible(folder) if entry.is_dir())
+    entries = _visible(folder)
+    for entry in entries:
+        # Of a disk that is not there for one: a class would be missing, and nobody told.
+        if entry.is_symlink() and not Path(entry).suffix and not _leads_somewhere(entry):
+            raise DataError(f"{Path(entry)} is a link to nowhere. Bring back what it led to, or remove it.")
+    return sorted(Path(entry) for entry in entries if _is_folder(entry))
 
 
 def _loose_images(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in _visible(folder) if _is_image(entry.name) and not entry.is_dir())
+    return sorted(entry.name for entry in _visible(folder) if _is_image(entry.name) and not _is_folder(entry))
 
 
 def _loose_error(folder: Path, loose: list[str]) -> DataError:

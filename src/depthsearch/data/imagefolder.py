@@ -19,6 +19,7 @@ from depthsearch.data.manifest import Entry, entry_of, listing_of, split_in_colu
 from depthsearch.data.samples import Columns
 from depthsearch.data.tables import Row, Table, read_table
 from depthsearch.errors import DataError
+from depthsearch.files import full_path, is_file, is_folder
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _COLUMNS = ("file_name", "label")
@@ -34,8 +35,8 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
     Raises:
         DataError: If there is no such folder, or its metadata or class folders cannot be used.
     """
-    root = folder.expanduser().resolve()
-    tables = _tables(root) if root.is_dir() else {}
+    root = full_path(folder)
+    tables = _tables(root) if is_folder(root) else {}
     unusable = [table for table in tables.values() if not all(map(table.has, _COLUMNS))]
     if unusable:
         return _by_class_folders(root, unusable[0])
@@ -72,7 +73,7 @@ def _tables(root: Path) -> dict[str, Table]:
 
 
 def _metadata(folder: Path) -> Path | None:
-    there = [folder / name for name in METADATA if (folder / name).is_file()]
+    there = [folder / name for name in METADATA if is_file(folder / name)]
     if len(there) > 1:
         raise DataError(f"{folder} has both {there[0].name} and {there[1].name}. Keep one.")
     return there[0] if there else None

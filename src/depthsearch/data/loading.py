@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from depthsearch.data.classmap import mapped
+from depthsearch.data.classnames import check_names
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
 from depthsearch.data.listing import Listing
@@ -20,6 +21,8 @@ from depthsearch.data.samples import Columns
 from depthsearch.data.sources import list_source
 from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
 from depthsearch.data.store import Store, open_store
+from depthsearch.files import full_path
+from depthsearch.wording import one_line
 
 
 def load_data(
@@ -81,7 +84,8 @@ def load_data(
         source, columns=columns, skip_unreadable=skip_unreadable, downloads=kept / "torchvision"
     )
     if classes_map is not None:
-        listing = mapped(listing, Path(classes_map).expanduser())
+        listing = mapped(listing, full_path(classes_map))
+    notes = (*listing.notes, *check_names(listing.classes, listing.source))
     splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
     if subset < 1:
         samples = drawn(listing, splits, share=subset, seed=seed)
@@ -114,7 +118,8 @@ def load_data(
         )
 
     return DataSet(
-        name=listing.name,
+        # It becomes part of a study's name.
+        name=one_line(listing.name),
         source=listing.source,
         classes=listing.classes,
         train=image_set("train"),
@@ -125,7 +130,7 @@ def load_data(
         duplicates=_duplicates(listing, splits, store),
         paths=listing.paths,
         layout=listing.layout,
-        notes=listing.notes,
+        notes=notes,
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,

@@ -15,6 +15,7 @@ from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
 from depthsearch.data.samples import Columns, Sample
 from depthsearch.data.tables import Row, Table, read_table
 from depthsearch.errors import DataError
+from depthsearch.files import full_path, is_file, why_no_file
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("image", "label", "split")
@@ -52,11 +53,11 @@ def list_manifest(file: Path, *, columns: Columns, skip_missing: bool) -> Listin
     Raises:
         DataError: If there is no such file, or a row of it cannot be used.
     """
-    path = file.expanduser().resolve()
-    if not path.is_file():
+    path = full_path(file)
+    if not is_file(path):
         raise DataError(
-            f"No file {path}. Give a table with the columns {', '.join(columns.images)}, label and, "
-            "if you like, split."
+            f"No file {path}{why_no_file(path)}. Give a table with the columns "
+            f"{', '.join(columns.images)}, label and, if you like, split."
         )
     table = _read(path, columns, "label", "split")
     table.require("label", "its class")
@@ -84,8 +85,10 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
     Raises:
         DataError: If there is no such file or column, or a row of it cannot be used.
     """
-    if not file.is_file():
-        raise DataError(f"No file {file}. Give a table with the columns {_named(columns)}.")
+    if not is_file(file):
+        raise DataError(
+            f"No file {file}{why_no_file(file)}. Give a table with the columns {_named(columns)}."
+        )
     rows = _read(file, columns).rows
     if not rows:
         raise DataError(f"{file}: no rows. Give one for each sample.")
@@ -258,7 +261,8 @@ def _stamp(file: Path) -> tuple[int, int]:
     """Give size in bytes and time of change in ns; -1 for a file that is missing."""
     try:
         stat = file.stat()
-    except OSError:
+    except (OSError, ValueError):
+        # The latter of a name with a NUL character, which no file has.
         return (-1, -1)
     return (stat.st_size, stat.st_mtime_ns)
 

@@ -11,6 +11,7 @@ from depthsearch.data.manifest import MANIFEST_SUFFIXES, list_manifest
 from depthsearch.data.samples import Columns
 from depthsearch.data.torchvision_sets import PREFIX, list_torchvision
 from depthsearch.errors import DataError
+from depthsearch.files import full_path, is_folder
 
 
 def list_source(source: str | Path, *, columns: Columns, skip_unreadable: bool, downloads: Path) -> Listing:
@@ -25,8 +26,8 @@ def list_source(source: str | Path, *, columns: Columns, skip_unreadable: bool, 
     Raises:
         DataError: If there is no such source, or it cannot be used.
     """
-    path = Path(source).expanduser()
-    is_table = path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir()
+    path = Path(source)
+    is_table = path.suffix.lower() in MANIFEST_SUFFIXES and not is_folder(full_path(path))
     if columns != Columns() and not is_table:
         option = "--image-columns" if columns.images != Columns().images else "--number-columns"
         raise DataError(

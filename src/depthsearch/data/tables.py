@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,7 +123,8 @@ def read_table(path: Path, *, wanted: Collection[str]) -> Table:
         raise DataError(
             f"Cannot read {path}: {error.strerror or error}. Check that it may be read."
         ) from error
-    if twice := [name for name in table.columns if [*map(_key, table.columns)].count(_key(name)) > 1]:
+    counts = Counter(map(_key, table.columns))
+    if twice := [name for name in table.columns if counts[_key(name)] > 1]:
         raise DataError(f"{path} has columns of one name: {a_few(twice)}. Rename or remove one.")
     return table
 
@@ -135,13 +137,21 @@ def _read_csv(path: Path, wanted: Collection[str]) -> Table:
     try:
         # A spreadsheet begins its UTF-8 with a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(_without_nul(path, file), strict=True)
             columns = tuple(name.strip() for name in next(reader, ()))
             if not columns:
                 raise DataError(f"{path} is empty. Give a header, such as image,label,split, and rows.")
             return Table(path=path, columns=columns, rows=tuple(_csv_rows(path, columns, reader)))
     except csv.Error as error:
         raise DataError(f"{path} is no CSV: {error} (line {reader.line_num}). Mend that line.") from error
+
+
+def _without_nul(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    """Refuse what no text has, UTF-16 and zeros that a crash has left: no file or class is called so."""
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise DataError(f"{path}, line {number}: it holds NUL characters. Save the table as UTF-8 text.")
+        yield line
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...], reader: Iterator[list[str]]) -> Iterator[Row]:
@@ -166,7 +176,7 @@ def _read_json_lines(path: Path, wanted: Collection[str]) -> Table:
             place = f"{path.name}, line {number}"
             try:
                 values = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 values = None
             if not isinstance(values, dict):
                 raise DataError(

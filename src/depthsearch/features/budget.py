@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from depthsearch.devices import Device
+from depthsearch.files import nearest_folder
 from depthsearch.lease import start_of
 
 __all__ = ["Budget", "choose_budget", "remove_shared", "shared_memory_folder"]
@@ -151,5 +152,5 @@ def _free_memory_bytes() -> int:
 
 
 def _free_disk_bytes(folder: Path) -> int:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    there = nearest_folder(folder)
     return shutil.disk_usage(there).free

@@ -23,7 +23,7 @@ from depthsearch.objective import (
     tasks_of,
 )
 from depthsearch.space import FIXABLE, Point, SearchSpace
-from depthsearch.stored import StoredBackbone
+from depthsearch.stored import StoredBackbone, refuse_damaged
 from depthsearch.study.firsts import first_settings
 from depthsearch.training import METRICS, seed_from
 
@@ -78,6 +78,7 @@ def open_study(
         study = optuna.create_study(
             study_name=name, storage=storage, direction=direction, load_if_exists=True
         )
+    refuse_damaged(study)
     _refuse_differences(study, name, settings, direction)
     if study.user_attrs.get(ANCHORS):
         return study

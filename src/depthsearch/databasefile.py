@@ -1,0 +1,66 @@
+"""What an SQLite file holds, before Optuna opens it: that would add its tables to anybody's database."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from depthsearch.errors import SettingsError
+from depthsearch.files import is_file
+from depthsearch.wording import printable
+
+__all__ = ["database_file", "refuse_foreign"]
+
+# Every Optuna has made these.
+TABLES = frozenset({"version_info", "studies", "study_user_attributes", "trials"})
+OPTUNAS = "alembic_version"
+
+
+def database_file(url: str) -> Path | None:
+    """Name the file of an SQLite database; None for one in memory, on a server, or that is no database.
+
+    Args:
+        url: SQLAlchemy's.
+    """
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        # Whoever opens it says what is wrong.
+        return None
+    name = address.database
+    if address.get_backend_name() != "sqlite" or not name or name == ":memory:":
+        return None
+    # SQLite's own address of a file, of which nothing but its name matters here.
+    return Path(name.removeprefix("file:").split("?")[0] if name.startswith("file:") else name)
+
+
+def refuse_foreign(url: str) -> None:
+    """Refuse a database file of another program, or one that is damaged, before anything is written to it.
+
+    Raises:
+        SettingsError: Naming what it holds.
+    """
+    path = database_file(url)
+    if path is None or not is_file(path):
+        return
+    tables = _tables(path)
+    if tables and not tables >= TABLES:
+        ours = bool(tables & TABLES) and OPTUNAS in tables
+        lacking = f"it lacks {', '.join(sorted(TABLES - tables))}: restore a copy"
+        held = ", ".join(map(printable, sorted(tables)[:3])) + (", ..." if len(tables) > 3 else "")
+        told = lacking if ours else f"it is another program's, with the tables {held}: give another file"
+        raise SettingsError(f"--storage {url} cannot be opened: {told}. Nothing in it was changed.")
+
+
+def _tables(path: Path) -> set[str]:
+    """Name the tables of a database; none also where that cannot be found out: opening it tells more."""
+    with contextlib.suppress(sqlite3.Error, ValueError):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
+        with contextlib.closing(connection):
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {str(name) for (name,) in rows}
+    return set()
