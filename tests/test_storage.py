@@ -305,7 +305,7 @@ SERVE = """
 import sys
 from depthsearch.dashboard import serve
 from depthsearch.storage import open_storage
-serve(open_storage(sys.argv[1]), "127.0.0.1", 0)
+serve(open_storage(sys.argv[1]), "127.0.0.1", 0, writable=True)
 """
 
 
@@ -329,7 +329,7 @@ def ask(address: str, body: dict[str, Any] | None = None) -> int:
     request = urllib.request.Request(
         address,
         data=data,
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", "Origin": address.partition("/api/")[0]},
         method="PUT" if body is not None else "GET",
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
