@@ -48,7 +48,8 @@ from depthsearch.study import (
     request_stop,
     search,
 )
-from depthsearch.training import EpochResult
+from depthsearch.study.confirmation import CONFIRMATION
+from depthsearch.training import EpochResult, seed_from
 
 EPOCHS = 3
 CURVE = TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
@@ -266,18 +267,87 @@ def test_failures_are_told_for_what_they_are(start, trials) -> None:
     assert trials()[3].user_attrs["reason"] == "CUDA out of memory. Tried"
 
 
-def test_out_of_memory_beside_others_is_tried_again_and_a_bug_surfaces_with_its_traceback(
-    start, trials
-) -> None:
+def test_a_bug_surfaces_with_its_traceback(start, trials) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)^a bug\nIn the worker:.*RuntimeError: a bug"):
-        list(start(fail_but_not_four, 6, n_workers=2))
+        list(start(fail_at_five, 6, n_workers=2))
     assert trials()[5].state == TrialState.FAIL
-    assert trials()[3].user_attrs["lost"] == ["CUDA out of memory. Tried"] * 3
-    assert trials()[3].user_attrs["reason"] == "lost its worker 3 times: CUDA out of memory. Tried"
 
 
-def fail_but_not_four(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
-    yield from (pretend if job.key == 4 else fail_by_number)(tasks, job)
+def fail_at_five(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    yield from (fail_by_number if job.key == 5 else pretend)(tasks, job)
+
+
+def short_of_memory(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    """Trial 1 has too little memory at first, trial 2 always."""
+    if job.key in (1, 2):
+        assert isinstance(job, Training)
+        assert job.checkpoint is not None
+        been = job.checkpoint.with_suffix(".full")
+        if job.key == 2 or not been.exists():
+            been.parent.mkdir(parents=True, exist_ok=True)
+            been.touch()
+            yield Failed(kind="memory", reason="out of memory on cuda", error=MemoryError())
+            return
+    yield from pretend(tasks, job)
+
+
+def test_what_has_too_little_memory_beside_others_goes_on_alone(start, trials) -> None:
+    events = list(start(short_of_memory, 6, n_workers=2))
+    numbers = [(type(e).__name__, e.number) for e in events if isinstance(e, TrialStarted | TrialEnded)]
+    # Each after all others, and one after the other.
+    assert numbers[-4:] == [("TrialStarted", 1), ("TrialEnded", 1), ("TrialStarted", 2), ("TrialEnded", 2)]
+    assert trials()[1].state == TrialState.COMPLETE
+    assert (trials()[2].state, trials()[2].user_attrs["reason"]) == (TrialState.FAIL, "out of memory on cuda")
+    assert not any("lost" in trial.user_attrs for trial in trials())
+
+
+def die_at_once(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    """Kill the worker of the first baseline, and of the first training of a confirmation, three times."""
+    if isinstance(job, Training) and (job.key == 0 or job.seed == FIRST_SEED):
+        assert job.checkpoint is not None
+        died = job.checkpoint.parent.parent / f"died-{job.seed}"
+        died.parent.mkdir(parents=True, exist_ok=True)
+        # One trial of all that have this seed, and only it.
+        victims = [*died.read_text().split(), str(job.key)] if died.exists() else [str(job.key)]
+        if len(victims) <= 3 and len(set(victims)) == 1:
+            died.write_text(" ".join(victims))
+            os.kill(os.getpid(), signal.SIGKILL)
+    yield from pretend(tasks, job)
+
+
+FIRST_SEED = seed_from(0, 0, CONFIRMATION)
+
+
+def test_what_failed_by_lost_workers_and_must_not_be_missing_is_trained_by_the_next_start(
+    longer, space, tmp_path, open_quick_storage
+) -> None:
+    study = open_study(open_quick_storage(f"sqlite:///{tmp_path}/s.db"), "s", longer, space, {})
+    where = {"checkpoints": tmp_path / "checkpoints"}
+    plans = plan_workers(longer.device, 2)
+    with contextlib.closing(LocalProcesses({"": longer}, plans, run=die_at_once)) as executor:
+
+        def go_on() -> None:
+            options = {"n_trials": 6, "sampler": "tpe", "pruner": "none", "executor": executor}
+            list(search(study, longer, space, **options, **where))
+
+        go_on()
+        assert study.trials[0].state == TrialState.FAIL
+        go_on()
+        (again,) = study.trials[6:]
+        assert (again.params, again.state) == (study.trials[0].params, TrialState.COMPLETE)
+        assert again.user_attrs["origin"] == "baseline"
+        go_on()
+        assert len(study.trials) == 7
+        for n_trainings in (2 * 2, 2 * 2 + 1):
+            list(confirm(study, longer, space, n_cuts=1, n_seeds=2, executor=executor, **where))
+            confirming = [t for t in study.trials if t.user_attrs.get("origin") == "confirm"]
+            assert len(confirming) >= n_trainings
+    # Both ends and the best, with each seed.
+    done = Counter(
+        (t.user_attrs["confirms"], t.user_attrs["seed"]) for t in confirming if t.value is not None
+    )
+    assert set(done.values()) == {1}
+    assert len(done) == 2 * len({number for number, _ in done})
 
 
 def test_a_dropped_job_is_forgotten_and_its_worker_serves_the_next(longer, space, tmp_path) -> None:
@@ -311,6 +381,32 @@ def test_workers_that_cannot_start_are_waited_for_and_then_named(longer, space, 
         pytest.raises(StudyError, match=r"^worker \d cannot be started: the images are gone\. Mend that and"),
     ):
         made.wait(60)
+
+
+def test_a_worker_that_hangs_before_it_can_work_is_ended_too(longer, space, tmp_path) -> None:
+    silent = replace(longer, data=Silent())
+    plans = plan_workers(longer.device, 1)
+    made = LocalProcesses({"": silent}, plans, run=pretend, hung_seconds=1.0, patience_seconds=1.0)
+    made.start(training(space, 0, tmp_path))
+    message = r"^worker 1 cannot be started: it computed nothing for 1 s and was ended\. Mend that"
+    with contextlib.closing(made), pytest.raises(StudyError, match=message):
+        made.wait(60)
+
+
+class Silent:
+    """A data set on a disk that does not answer."""
+
+    def __reduce__(self) -> Any:
+        return time.sleep, (600,)
+
+
+def test_a_job_that_nobody_has_begun_can_be_taken_back(longer, space, tmp_path) -> None:
+    silent = replace(longer, data=Silent())
+    with contextlib.closing(LocalProcesses({"": silent}, plan_workers(longer.device, 1))) as made:
+        made.start(training(space, 0, tmp_path))
+        assert not made.withdraw(1)
+        assert made.withdraw(0)
+        made.start(training(space, 2, tmp_path))
 
 
 class Unreadable:

@@ -73,8 +73,8 @@ def deferred() -> Iterator[None]:
         _deferring.pop()
         for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
-    if held:
-        signal.raise_signal(held[0])
+    for each in held:
+        signal.raise_signal(each)
 
 
 @contextlib.contextmanager

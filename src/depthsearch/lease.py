@@ -235,12 +235,15 @@ def lease(study: optuna.Study, doing: str = "study") -> Iterator[Lease]:
     Raises:
         StudyError: If another process holds it.
     """
-    with deferred():
-        held = Lease(study, doing)
+    held = None
     try:
+        # An interrupt that was held back comes at the end of this.
+        with deferred():
+            held = Lease(study, doing)
         yield held
     finally:
-        held.give_back()
+        if held is not None:
+            held.give_back()
 
 
 def _database_of(study: optuna.Study) -> RDBStorage | None:

@@ -38,6 +38,7 @@ from depthsearch.study import (
     Event,
     Stopped,
     TrialEnded,
+    Waiting,
     confirm,
     count_exhaustive,
     open_storage,
@@ -83,10 +84,8 @@ def study(arguments: argparse.Namespace) -> bool:
     )
     if marked:
         mark(stored, marked)
-    with sigterm_drains() as is_draining, watching(arguments, stored) as tell:
-        is_stopped = _search(arguments, console, stored, tasks, space, cost, tell, is_draining)
-        if is_stopped and is_draining():
-            raise KeyboardInterrupt("SIGTERM")
+    with watching(arguments, stored) as tell:
+        is_stopped = _search(arguments, console, stored, tasks, space, cost, tell)
     summary = summarize(stored)
     if is_stopped:
         if arguments.json:
@@ -147,7 +146,6 @@ def _search(
     space: SearchSpace,
     cost: str | None,
     tell: Sink,
-    is_draining: Callable[[], bool],
 ) -> bool:
     """Run the missing trials, show and tell what happens; say whether a stop was asked for."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
@@ -170,6 +168,8 @@ def _search(
         workers(arguments, tasks, space, console) as executor,
         view,
         refreshed(stored) as freshen,
+        # Until here SIGTERM interrupts: nothing runs yet that could be ended in order.
+        sigterm_drains() as is_draining,
     ):
 
         def show(event: Event) -> None:
@@ -194,7 +194,7 @@ def _search(
                 held=held,
             )
         )
-        if not searched or is_draining():
+        if not searched:
             return True
         if not arguments.confirm or summarize(stored).best is None:
             return False
@@ -219,19 +219,24 @@ def _follow(
     sinks: Sequence[Sink],
     is_draining: Callable[[], bool],
 ) -> bool:
-    """Tell everybody what happens; say whether a stop was asked for, by SIGTERM or from outside."""
-    is_asked = False
+    """Tell everybody what happens; say whether a stop was asked for from outside.
+
+    Raises:
+        KeyboardInterrupt: After a SIGTERM, once every worker has ended its epoch.
+    """
+    is_stopped = is_asked = False
     with closing(events):
         for event in events:
-            for sink in sinks:
-                sink(event)
-            if isinstance(event, Stopped):
-                return True
-            if is_draining() and not is_asked:
-                # Every worker ends its epoch, as when somebody asks from outside.
+            if not isinstance(event, Waiting):
+                for sink in sinks:
+                    sink(event)
+            is_stopped = isinstance(event, Stopped)
+            if is_draining() and not is_asked and not is_stopped:
                 request_stop(stored)
                 is_asked = True
-    return False
+    if is_draining():
+        raise KeyboardInterrupt("SIGTERM")
+    return is_stopped
 
 
 def cuts(arguments: argparse.Namespace) -> None:

@@ -162,11 +162,11 @@ class RayWorkers:
         """Where the workers are, by their names."""
         return {worker.name: worker.ready for worker in self._workers if worker.ready is not None}
 
-    def start(self, job: Job) -> str | None:
+    def start(self, job: Job) -> str:
         """Give a job to a free worker; without one it waits for the first that comes.
 
         Returns:
-            The worker's name, if there is one.
+            The worker's name.
 
         Raises:
             RuntimeError: If all are busy.
@@ -178,7 +178,7 @@ class RayWorkers:
         self._begin_waiting()
         return next(
             (worker.name for worker in self._workers if worker.job is not None and worker.job.key == job.key),
-            None,
+            "the next worker that comes",
         )
 
     def wait(self, seconds: float) -> Sequence[tuple[int | str, Report]]:
@@ -215,6 +215,12 @@ class RayWorkers:
         else:
             worker.job = None
             worker.actor.stop.remote()
+
+    def withdraw(self, key: int | str) -> bool:
+        """Take back a job that no actor has; say whether it was."""
+        before = len(self._waiting)
+        self._waiting = [job for job in self._waiting if job.key != key]
+        return len(self._waiting) < before
 
     def drop(self) -> None:
         """Give up what runs: an epoch cannot be stopped, so its actor is replaced."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
 from depthsearch.executors.local import WorkerPlan
 from depthsearch.objective import Task, train_point
@@ -67,6 +68,9 @@ def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
         task: What to train.
         space: What is searched.
         backbone: The space's name for the task's backbone.
+
+    Raises:
+        SettingsError: If that is more than there is.
     """
     few = torch.arange(min(task.recipe.batch_size, len(task.data.train)))
     images = task.data.train.chosen(few)
@@ -79,8 +83,16 @@ def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
     width = space.head_width[0] if isinstance(space.head_width, tuple) else space.head_width or 0
     point = Point(cut=space.cuts_of(backbone)[0], learning_rate=space.learning_rate[0], head_width=width)
     torch.cuda.reset_peak_memory_stats()
-    for _ in train_point(once, point, seed=0):
-        pass
+    try:
+        for _ in train_point(once, point, seed=0):
+            pass
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SettingsError(
+            f"Training everything takes more memory than a GPU has free, for one worker already. "
+            f"Give a smaller --batch-size than {task.recipe.batch_size}."
+        ) from error
     peak = torch.cuda.max_memory_reserved()
     torch.cuda.empty_cache()
     return int(peak)

@@ -55,6 +55,10 @@ class InProcess:
         if not go_on:
             self.drop()
 
+    def withdraw(self, key: int | str) -> bool:
+        """Nothing has to be waited for here, so that there is nothing to take back."""
+        return False
+
     def drop(self) -> None:
         """Give up what runs."""
         if self._reports is not None:

@@ -123,6 +123,9 @@ class Executor(Protocol):
     def answer(self, key: int | str, *, go_on: bool) -> None:
         """Say whether a training goes on after the epoch that it has reported."""
 
+    def withdraw(self, key: int | str) -> bool:
+        """Take back a job that no worker has begun; say whether it was."""
+
     def drop(self) -> None:
         """Give up what still runs, wherever it is: nobody wants its reports."""
 

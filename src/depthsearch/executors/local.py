@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -31,6 +32,7 @@ from torch.hub import tqdm
 from depthsearch.devices import Device, usable_cores
 from depthsearch.errors import DepthsearchError, SettingsError, StudyError
 from depthsearch.executors.jobs import Failed, Job, Lost, Report, Run, first_line, portable, run_job
+from depthsearch.interrupts import deferred
 from depthsearch.objective import Task
 from depthsearch.training import EpochResult
 
@@ -43,6 +45,10 @@ HARDLY_SECONDS = 0.02
 PATIENCE_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 TICK_SECONDS = 1.0
+# Not having looked for so long, one has not seen them idle either.
+AWAY_SECONDS = 10.0
+# A killed process that lives on for so long will for longer.
+KILL_SECONDS = 10.0
 READY = "ready"
 
 log = logging.getLogger(__name__)
@@ -147,6 +153,7 @@ class LocalProcesses:
         self._context = _context()
         self._workers = [_Worker(plan=plan) for plan in plans]
         self._reports: list[tuple[int | str, Report]] = []
+        self._looked = time.monotonic()
         # At the end of Python, multiprocessing would wait for workers that nobody has ended.
         self._end = weakref.finalize(self, _end_all, self._workers)
         self._keep_alive()
@@ -216,6 +223,14 @@ class LocalProcesses:
             if worker.connection is not None:
                 worker.connection.send(go_on)
 
+    def withdraw(self, key: int | str) -> bool:
+        """Take back a job that no process has; say whether it was."""
+        for worker in self._workers:
+            if worker.job is not None and worker.job.key == key and not worker.has_begun:
+                worker.job = None
+                return True
+        return False
+
     def drop(self) -> None:
         """Give up what runs: an epoch cannot be stopped, so its process is replaced."""
         for worker in self._workers:
@@ -231,27 +246,34 @@ class LocalProcesses:
     def _keep_alive(self) -> None:
         """Start what is to be started, and kill what hangs."""
         now = time.monotonic()
+        # Where this process was stopped, or waited for the database, the workers may have been idle since.
+        was_away, self._looked = now - self._looked > AWAY_SECONDS, now
         for worker in self._workers:
-            if worker.process is None and now >= worker.next_try:
-                self._spawn(worker)
-            elif worker.has_begun and worker.job is not None and not worker.is_asking and self._hangs(worker):
+            if worker.process is None:
+                if now >= worker.next_try:
+                    self._spawn(worker)
+            elif was_away:
+                self._note_computing(worker)
+            elif _is_at_work(worker) and self._hangs(worker):
                 self._lose(worker, f"it computed nothing for {self.hung_seconds:g} s and was ended")
 
     def _spawn(self, worker: _Worker) -> None:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(  # type: ignore[attr-defined]
-            target=_serve, args=(theirs, self._payload, worker.plan, self._run), daemon=True
-        )
-        try:
-            with _environment(OMP_NUM_THREADS=str(worker.plan.threads)):
-                process.start()
-        except OSError as error:
-            ours.close()
-            self._failed_to_start(worker, first_line(error))
-            return
-        finally:
+        with contextlib.ExitStack() as stack:
+            try:
+                ours, theirs = (stack.enter_context(end) for end in self._context.Pipe())
+                process = self._context.Process(  # type: ignore[attr-defined]
+                    target=_serve, args=(theirs, self._payload, worker.plan, self._run), daemon=True
+                )
+                with _environment(OMP_NUM_THREADS=str(worker.plan.threads)):
+                    process.start()
+            except (OSError, EOFError) as error:
+                # The second where the process that all are forked from has died; another is started then.
+                self._failed_to_start(worker, first_line(error))
+                return
+            stack.pop_all()
             theirs.close()
         worker.process, worker.connection, worker.is_ready = process, ours, False
+        self._note_computing(worker)
 
     def _listen(self, worker: _Worker) -> None:
         """Take in what a worker has sent, or its death."""
@@ -330,10 +352,22 @@ class LocalProcesses:
         return time.monotonic() - since > self.hung_seconds
 
 
+def _is_at_work(worker: _Worker) -> bool:
+    """Whether a worker's process has something to do, and has said nothing of it that waits to be read."""
+    is_starting = not worker.is_ready
+    trains = worker.job is not None and worker.has_begun and not worker.is_asking
+    return (is_starting or trains) and not (worker.connection is not None and worker.connection.poll())
+
+
 def _end_all(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        worker.job = None
-        _remove(worker)
+    """End all processes: an interrupt in the middle would leave some that Python waits for at its end."""
+    with deferred():
+        for worker in workers:
+            worker.job = None
+            if worker.process is not None:
+                worker.process.kill()
+        for worker in workers:
+            _remove(worker)
 
 
 def _remove(worker: _Worker) -> None:
@@ -342,15 +376,20 @@ def _remove(worker: _Worker) -> None:
         worker.connection.close()
     if worker.process is not None:
         worker.process.kill()
-        worker.process.join()
-        worker.process.close()
+        worker.process.join(KILL_SECONDS)
+        if worker.process.exitcode is None:
+            # It waits for a disk or a GPU that does not answer, and dies when that does.
+            log.warning("Process %d of %s cannot be ended now.", worker.process.pid, worker.plan.name)
+        else:
+            worker.process.close()
     worker.process = worker.connection = None
     worker.is_ready = worker.is_asking = False
 
 
 def _context() -> BaseContext:
-    """Choose how processes start: from one that has PyTorch loaded and nothing running, where that goes."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
+    """Choose how processes start: on Linux from one that has PyTorch loaded and nothing running."""
+    # Elsewhere, what PyTorch loads does not stand a fork.
+    if sys.platform == "linux":
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         return context

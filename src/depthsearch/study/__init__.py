@@ -13,6 +13,7 @@ from depthsearch.study.events import (
     TrialEnded,
     TrialLost,
     TrialStarted,
+    Waiting,
 )
 from depthsearch.study.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
 from depthsearch.study.opening import open_study
@@ -29,6 +30,7 @@ __all__ = [
     "TrialEnded",
     "TrialLost",
     "TrialStarted",
+    "Waiting",
     "confirm",
     "count_exhaustive",
     "enqueue",

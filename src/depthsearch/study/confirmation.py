@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.aims import read_cost_aim
 from depthsearch.evidence import promising
+from depthsearch.study.lost import has_failed_by_loss
 
 # Sets the seeds of confirmation apart from those of trials.
 CONFIRMATION = 0x5EED
@@ -34,7 +35,8 @@ def plan_confirmation(study: optuna.Study, *, n_cuts: int, n_seeds: int, resampl
 def enqueue_confirmation(study: optuna.Study, plan: Mapping[str, Any]) -> None:
     """Enqueue what is planned and not there yet, seed by seed: stopped early, all have as many."""
     trials = study.get_trials(deepcopy=False)
-    there = {_repeats(trial) for trial in trials if not trial.user_attrs.get("dropped")}
+    wanted_still = (t for t in trials if not t.user_attrs.get("dropped") and not has_failed_by_loss(t))
+    there = {_repeats(trial) for trial in wanted_still}
     for seed in range(plan["seeds"]):
         for number in plan["trials"]:
             wanted = (number, seed, plan["resample"])

@@ -33,6 +33,7 @@ from depthsearch.study.confirmation import (
 )
 from depthsearch.study.control import GUESS, note_wanted, trials_in_total
 from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
+from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
 from depthsearch.study.run import Run, adopted
 from depthsearch.training import seed_from
@@ -90,13 +91,14 @@ def search(
         with deferred():
             store_aim(study, cost)
             note_wanted(study, n_trials=n_trials, then_confirm=then_confirm, n_workers=executor.n_workers)
+            enqueue_lost(study)
         run = Run(study, tasks, space, executor, checkpoints, lease_, n_trials=n_trials, sampler=sampler_of)
         run.probe(_unprobed(study, space))
 
         def next_trial() -> Trial | None:
             trials = study.get_trials(deepcopy=False)
             n_begun = count_searched(t for t in trials if t.state in (*FINISHED, TrialState.RUNNING))
-            if n_begun >= trials_in_total(study, n_trials):
+            if n_begun - len(replaced(trials)) >= trials_in_total(study, n_trials):
                 return None
             with deferred():
                 study.sampler = sampler_of(len(trials))

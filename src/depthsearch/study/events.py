@@ -21,7 +21,7 @@ class TrialStarted:
         point: Its setting.
         origin: What it is for.
         adopted: Whether it goes on.
-        worker: Who trains it; None where there is one worker only.
+        worker: Who trains it; None where this process does.
     """
 
     number: int
@@ -46,12 +46,17 @@ class TrialLost:
     Attributes:
         number: Optuna's.
         reason: In a line.
-        n_lost: How often that has happened to it.
+        n_lost: How often it has lost a worker; without one that has died, it is to go on alone.
     """
 
     number: int
     reason: str
     n_lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing was reported for a moment: so that whoever listens can look at something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,4 +98,6 @@ class Stopped:
     after: str
 
 
-Event = CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialLost | TrialEnded | Stopped
+Event = (
+    CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialLost | TrialEnded | Stopped | Waiting
+)

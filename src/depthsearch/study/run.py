@@ -7,6 +7,8 @@ is one. A trial whose worker is lost goes on elsewhere likewise, a few times.
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
 from depthsearch.executors import Ended, Executor, Failed, Lost, Probing, Report, Training
+from depthsearch.executors.jobs import first_line
 from depthsearch.interrupts import deferred
 from depthsearch.lease import Lease
 from depthsearch.objective import Task, TransferCurve, note_cost
@@ -26,18 +29,21 @@ from depthsearch.space import Point, SearchSpace
 from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.study.control import TO_THE_END
-from depthsearch.study.events import CurveDrawn, EpochDone, Event, TrialEnded, TrialLost, TrialStarted
+from depthsearch.study.events import (
+    CurveDrawn,
+    EpochDone,
+    Event,
+    TrialEnded,
+    TrialLost,
+    TrialStarted,
+    Waiting,
+)
+from depthsearch.study.lost import LOST, MOST_LOST, NEVER_STOPPED
 from depthsearch.study.upcoming import upcoming_trials
 from depthsearch.training import EpochResult, seed_from
 
-# Trials of these origins run to their last epoch: the report compares with them, or all are to be compared.
-NEVER_STOPPED = ("baseline", "exhaustive")
-# How often a trial may lose its worker and go on.
-MOST_LOST = 2
 # How long to wait for reports before looking whether the study is asked to stop.
 POLL_SECONDS = 1.0
-# A trial's user attribute: why it lost its workers, one after the other.
-LOST = "lost"
 
 NextTrial = Callable[[], Trial | None]
 
@@ -52,6 +58,7 @@ class _UnderWay:
         origin: What it is for.
         reported: Epochs that the study had at the start.
         results: Of the epochs so far.
+        is_alone: Whether nothing else runs beside it, as it found too little memory before.
     """
 
     trial: Trial
@@ -59,6 +66,7 @@ class _UnderWay:
     origin: str
     reported: frozenset[int]
     results: list[EpochResult] = field(default_factory=list)
+    is_alone: bool = False
 
     @property
     def is_kept(self) -> bool:
@@ -104,9 +112,11 @@ class Run:
         self._sampler = sampler
         self._under_way: dict[int, _UnderWay] = {}
         self._to_go_on: list[_UnderWay] = []
+        self._to_go_on_alone: list[_UnderWay] = []
         self._to_probe: list[str] = []
-        # Backbones that are being probed, and how often the worker was lost.
-        self._probed: dict[str, int] = {}
+        # Backbones that are being probed; how often their workers were lost.
+        self._probed: set[str] = set()
+        self._lost_probing: Counter[str] = Counter()
 
     def probe(self, backbones: list[str]) -> None:
         """Have the frozen features of some backbones probed before trials are begun."""
@@ -124,26 +134,40 @@ class Run:
         try:
             while True:
                 self.asked = self._held.renew()
-                if not self.asked:
+                if self.asked:
+                    self._withdraw()
+                else:
                     yield from self._fill(next_trial)
                 if not self._under_way and not self._probed:
                     return
-                for key, report in self._executor.wait(POLL_SECONDS):
+                reports = self._executor.wait(POLL_SECONDS)
+                for key, report in reports:
                     yield from self._take(key, report)
+                if not reports:
+                    yield Waiting()
         except StorageInternalError as error:
             # A database that is locked, or a disk that is full, says nothing of the trials.
             raise StudyError(
-                f"Study {self.study.study_name!r} stopped: {_first_line(error)}. "
+                f"Study {self.study.study_name!r} stopped: {first_line(error)}. "
                 "Mend that and run the same command again."
             ) from error
         finally:
             self._executor.drop()
-            self._under_way.clear()
-            self._probed.clear()
+            # What was under way is RUNNING in the study: the next call adopts it.
+            for each in (self._under_way, self._probed, self._to_go_on, self._to_go_on_alone):
+                each.clear()
+
+    def _withdraw(self) -> None:
+        """Take back what no worker has begun: a stop is asked for, and there may be none for long."""
+        for number in [number for number in self._under_way if self._executor.withdraw(number)]:
+            del self._under_way[number]
+        self._probed -= {name for name in self._probed if self._executor.withdraw(name)}
 
     def _fill(self, next_trial: NextTrial) -> Iterator[Event]:
-        """Give every free worker something to do."""
+        """Give every free worker something to do; at last, one by one, what found too little memory."""
         while len(self._under_way) + len(self._probed) < self._executor.n_workers:
+            if any(it.is_alone for it in self._under_way.values()):
+                return
             if self._to_probe:
                 self._begin_probing(self._to_probe.pop(0))
             elif self._to_go_on:
@@ -152,13 +176,18 @@ class Run:
                 yield from self._begin(self._taken_on(orphan), goes_on=True)
             elif (trial := next_trial()) is not None:
                 yield from self._begin(self._taken_on(trial), goes_on=False)
+            elif self._to_go_on_alone and not self._under_way and not self._probed:
+                it = self._to_go_on_alone.pop(0)
+                it.is_alone = True
+                yield from self._begin(it, goes_on=True)
             else:
                 return
 
     def _orphan(self) -> Trial | None:
         """Find a trial that is RUNNING and nobody's."""
+        ours = {*self._under_way, *(it.trial.number for it in self._to_go_on_alone)}
         for found in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if found.number not in self._under_way:
+            if found.number not in ours:
                 if self._sampler is not None:
                     self.study.sampler = self._sampler(found.number)
                 return adopted(self.study, found)
@@ -209,7 +238,7 @@ class Run:
         return {cut: n for cut, n in expected.items() if cut.backbone == backbone}
 
     def _begin_probing(self, backbone: str) -> None:
-        self._probed.setdefault(backbone, 0)
+        self._probed.add(backbone)
         cuts = self.space.cuts_of(backbone)
         self._executor.start(Probing(key=backbone, cuts=tuple(cuts), upcoming=self._upcoming(backbone)))
 
@@ -223,10 +252,7 @@ class Run:
             yield from self._take_epoch(it, report)
         elif isinstance(report, Ended):
             yield from self._end(it, TrialState.COMPLETE)
-        elif isinstance(report, Lost) or (
-            isinstance(report, Failed) and report.kind == "memory" and self._executor.n_workers > 1
-        ):
-            # Out of memory beside others, it may do alone, or where there is more.
+        elif isinstance(report, Lost):
             yield from self._lose(it, report.reason)
         elif isinstance(report, Failed):
             yield from self._fail(it, report)
@@ -259,11 +285,15 @@ class Run:
         if len(reasons) > MOST_LOST:
             yield from self._end(it, TrialState.FAIL, f"lost its worker {len(reasons)} times: {reason}")
             return
+        self._set_aside(it, self._to_go_on)
+        yield TrialLost(number=it.trial.number, reason=reason, n_lost=len(reasons))
+
+    def _set_aside(self, it: _UnderWay, where: list[_UnderWay]) -> None:
+        """Let a trial wait to go on from its checkpoint."""
         del self._under_way[it.trial.number]
         stored = self.study.get_trials(deepcopy=False)[it.trial.number]
         it.reported, it.results = frozenset(stored.intermediate_values), []
-        self._to_go_on.append(it)
-        yield TrialLost(number=it.trial.number, reason=reason, n_lost=len(reasons))
+        where.append(it)
 
     def _fail(self, it: _UnderWay, failed: Failed) -> Iterator[Event]:
         number = it.trial.number
@@ -274,6 +304,11 @@ class Run:
         if failed.kind == "diverged":
             it.trial.set_user_attr("diverged", True)
             yield from self._end(it, TrialState.PRUNED, failed.reason)
+        elif failed.kind == "memory" and self._executor.n_workers > 1 and not it.is_alone:
+            # Beside others it had too little, alone it may have enough.
+            self._set_aside(it, self._to_go_on_alone)
+            n_lost = len(it.trial.user_attrs.get(LOST, []))
+            yield TrialLost(number=number, reason=f"{failed.reason}; later, alone", n_lost=n_lost)
         elif failed.kind == "memory":
             yield from self._end(it, TrialState.FAIL, failed.reason)
         else:
@@ -284,11 +319,12 @@ class Run:
         if isinstance(report, TransferCurve):
             with deferred():
                 self.study.set_user_attr(curve_key(backbone), asdict(report))
-            del self._probed[backbone]
+            self._probed.remove(backbone)
             yield CurveDrawn(backbone=backbone, curve=report)
-        elif isinstance(report, Lost) and self._probed[backbone] < MOST_LOST:
-            self._probed[backbone] += 1
-            self._begin_probing(backbone)
+        elif isinstance(report, Lost) and self._lost_probing[backbone] < MOST_LOST:
+            self._lost_probing[backbone] += 1
+            self._probed.remove(backbone)
+            self._to_probe.append(backbone)
         elif isinstance(report, Failed) and report.kind == "bug":
             raise report.error
         else:
@@ -314,7 +350,9 @@ class Run:
                 trial.set_user_attr("reason", reason)
             value = results[-1].score if state == TrialState.COMPLETE else None
             self.study.tell(trial, value, state=state)
-            self._checkpoint(trial).unlink(missing_ok=True)
+            # It is told: a checkpoint that cannot be removed is nobody's.
+            with contextlib.suppress(OSError):
+                self._checkpoint(trial).unlink(missing_ok=True)
         del self._under_way[trial.number]
 
     def _checkpoint(self, trial: Trial) -> Path:
@@ -340,7 +378,3 @@ def _is_weak(it: _UnderWay, epoch: int, *, judge: bool) -> bool:
         if weak:
             trial.set_user_attr("prune_at", epoch)
     return bool(weak)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,44 @@
+"""Trials that failed since they lost their workers; those that must not be missing run again later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+# How often a trial may lose its worker and go on.
+MOST_LOST = 2
+# A trial's user attribute: why it lost its workers, one after the other.
+LOST = "lost"
+# Trials of these origins run to their last epoch: the report compares with them, or all are to be compared.
+NEVER_STOPPED = ("baseline", "exhaustive")
+
+
+def has_failed_by_loss(trial: FrozenTrial) -> bool:
+    """Say whether a trial failed since it lost its workers, which says nothing of its setting."""
+    return trial.state == TrialState.FAIL and len(trial.user_attrs.get(LOST, ())) > MOST_LOST
+
+
+def enqueue_lost(study: optuna.Study) -> None:
+    """Enqueue again what is never stopped and failed by loss, unless that has been done."""
+    trials = study.get_trials(deepcopy=False)
+    again = replaced(trials)
+    for trial in trials:
+        origin = trial.user_attrs.get("origin")
+        if origin in NEVER_STOPPED and has_failed_by_loss(trial) and trial.number not in again:
+            study.enqueue_trial(trial.params, user_attrs={"origin": origin})
+
+
+def replaced(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Number the trials that failed by loss and have a later trial of the same setting in their place."""
+    last: dict[Any, int] = {}
+    for trial in trials:
+        last[_key(trial)] = max(trial.number, last.get(_key(trial), 0))
+    return {t.number for t in trials if has_failed_by_loss(t) and last[_key(t)] > t.number}
+
+
+def _key(trial: FrozenTrial) -> Any:
+    fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return trial.user_attrs.get("origin"), *sorted({**fixed, **trial.params}.items())
