@@ -80,6 +80,10 @@ class _Parser(argparse.ArgumentParser):
 
     source = ""
 
+    def __init__(self, **options: Any) -> None:
+        # An abbreviation may mean something else in a later version.
+        super().__init__(**{"allow_abbrev": False, **options})
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, but for ``--option=--``: argparse takes that for no value at all."""
         for text in args or ():
@@ -87,7 +91,12 @@ class _Parser(argparse.ArgumentParser):
                 break
             if re.fullmatch(r"--[a-z-]+=--", text):
                 self.error(f"argument {text[:-3]}: '--' is no value")
-        return super().parse_args(args, namespace)
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # Whose help lists what there is.
+            self.prog = " ".join(filter(None, (self.prog, getattr(found, "command", None))))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         told = _without_passwords(message)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-__all__ = ["deferred", "let_through", "sigterm_drains", "sigterm_interrupts"]
+__all__ = ["Drain", "deferred", "let_through", "sigterm_drains", "sigterm_interrupts"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What each `deferred` of the main thread holds back, and the handlers that were there before it.
@@ -34,26 +36,42 @@ def sigterm_interrupts() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@dataclass(slots=True)
+class Drain:
+    """Whether to end in order.
+
+    Attributes:
+        is_on: Whether there is something that can be: until then SIGTERM interrupts.
+        is_asked: Whether somebody has asked for it.
+    """
+
+    is_on: bool = False
+    is_asked: bool = False
+
+
 @contextlib.contextmanager
-def sigterm_drains() -> Iterator[Callable[[], bool]]:
+def sigterm_drains(told: str) -> Iterator[Drain]:
     """Let the first SIGTERM ask for an orderly end, and a second one end the work as Ctrl-C does.
 
-    Yields:
-        Whether there was one.
+    Args:
+        told: What to say on stderr when it comes.
     """
-    asked: list[int] = []
+    drain = Drain()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if drain.is_asked or not drain.is_on:
             _interrupt(number, frame)
-        asked.append(number)
+        drain.is_asked = True
+        # In the middle of anything: what is buffered is not to be touched.
+        with contextlib.suppress(OSError):
+            os.write(2, f"{told}\n".encode())
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield drain
         return
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield lambda: bool(asked)
+        yield drain
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -136,7 +136,7 @@ def status(study: optuna.Study, summary: Summary | None = None) -> Status:
         or (then_confirm and not is_planned and summary.best is not None)
     )
     holder = holder_of(attributes)
-    started = any(trial.state != TrialState.WAITING for trial in trials)
+    started = any(trial.state != TrialState.WAITING for trial in trials) or summary.cost.seconds > 0
     state = _state(attributes, holder, started=started, is_left=is_left)
     return Status(
         study=study.study_name,

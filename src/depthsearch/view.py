@@ -79,7 +79,7 @@ class View:
                 f"probed at {len(scores)} depths: {sparkline(scores)} "
                 f"{min(scores):.4f} to {max(scores):.4f}, {event.curve.seconds:.1f} s"
             )
-        elif isinstance(event, ConfirmationPlanned):
+        elif isinstance(event, ConfirmationPlanned) and event.n_trainings:
             self.n_trials = self.n_done + event.n_trainings
             layers = ", ".join(f"{cut.backbone} {cut.layer}".strip() for cut in event.cuts)
             left = f"{event.n_trainings} trainings to go"
@@ -93,6 +93,8 @@ class View:
         elif isinstance(event, EpochDone):
             shown = self.running[event.number]
             shown.scores.append(event.result.score)
+            if event.is_again:
+                return
             whose = "" if shown.is_alone else f"trial {event.number}, "
             self._line(
                 f"  {whose}epoch {event.result.epoch}/{self.epochs}: score {event.result.score:.4f}, "

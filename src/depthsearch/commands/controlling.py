@@ -22,6 +22,13 @@ from depthsearch.study import open_storage, request_stop, wait_until_free, witho
 
 __all__ = ["enqueue", "status", "stop"]
 
+HEADINGS = (
+    *("study", "backbone", "data", "state", "trials", "answer so far", "running now"),
+    *("full fine-tunes", "spent", "left"),
+)
+# Columns that these take in a row.
+WIDE = 140
+
 
 def status(arguments: argparse.Namespace) -> None:
     """Show where the stored studies stand, or one of them.
@@ -44,7 +51,8 @@ def status(arguments: argparse.Namespace) -> None:
     if not found:
         say(console, f"No study in {url}. Begin one: depthsearch study --storage {shlex.quote(url)}")
         return
-    console.print(_table(found))
+    for shown in [_table(found)] if console.width >= WIDE else map(_stacked, found):
+        console.print(shown)
     for each in found:
         if each.state == "interrupted":
             for line in _how_to_go_on(each, url, is_alone=len(found) == 1).split("\n"):
@@ -52,31 +60,44 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 def _table(found: list[Status]) -> Table:
+    """A row for each study."""
     table = Table()
-    for heading in ("study", "backbone", "data", "state"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("trials", justify="right")
-    for heading in ("answer so far", "running now"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("full fine-tunes", "spent", "left"):
-        table.add_column(heading, justify="right")
+    for heading in HEADINGS:
+        is_number = heading in ("trials", "full fine-tunes", "spent", "left")
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
     for each in found:
-        if each.state == "foreign":
-            table.add_row(each.study, "", "", "not depthsearch's, or damaged")
-            continue
-        table.add_row(
-            each.study,
-            each.backbone,
-            each.data,
-            _state(each),
-            _trials(each),
-            _answer(each),
-            "\n".join(_running(running) for running in each.running) if each.holder else "",
-            f"{each.full_fine_tunes:.2f}",
-            _duration(each.seconds),
-            "" if each.seconds_left is None or each.state == "complete" else _duration(each.seconds_left),
-        )
+        table.add_row(*_fields(each))
     return table
+
+
+def _stacked(found: Status) -> Table:
+    """A line for each fact of a study, where a row is too wide."""
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for heading, told in zip(HEADINGS, _fields(found), strict=True):
+        if told:
+            table.add_row(heading, told)
+    return table
+
+
+def _fields(found: Status) -> tuple[str, ...]:
+    """What the headings stand for, of one study."""
+    if found.state == "foreign":
+        return (found.study, "", "", "not depthsearch's, or damaged", *[""] * (len(HEADINGS) - 4))
+    is_known = found.seconds_left is not None and found.state != "complete"
+    return (
+        found.study,
+        found.backbone or "",
+        found.data or "",
+        _state(found),
+        _trials(found),
+        _answer(found),
+        "\n".join(_running(running) for running in found.running) if found.holder else "",
+        f"{found.full_fine_tunes:.2f}",
+        _duration(found.seconds),
+        _duration(found.seconds_left or 0.0) if is_known else "",
+    )
 
 
 def _state(found: Status) -> str:
@@ -88,7 +109,8 @@ def _state(found: Status) -> str:
 
 def _trials(found: Status) -> str:
     wanted = "" if found.trials_wanted is None else f"/{found.trials_wanted}"
-    again = "" if found.confirming is None else f", confirming {found.confirmed}/{found.confirming}"
+    doing = "confirmed" if found.confirmed == found.confirming else "confirming"
+    again = "" if found.confirming is None else f", {doing} {found.confirmed}/{found.confirming}"
     n_guesses = found.guesses_waiting
     waiting = f", {n_guesses} {'guess' if n_guesses == 1 else 'guesses'} waiting" if n_guesses else ""
     return f"{found.trials_done}{wanted}{again}{waiting}"

@@ -46,7 +46,7 @@ def fit(arguments: argparse.Namespace) -> None:
     if chosen is None:
         raise StudyError(
             f"No trial of study {stored.study_name!r} is complete: it has no answer to train. "
-            "Go on with it: depthsearch study."
+            "How it goes on: depthsearch status."
         )
     # A study's name may hold what a folder's cannot.
     folder = arguments.out or Path(re.sub(r"[^\w.-]+", "-", stored.study_name) + "-model")

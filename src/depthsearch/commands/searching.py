@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
@@ -19,14 +19,15 @@ from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import prepare, provenance_of
 from depthsearch.commands.places import cache_folder
 from depthsearch.commands.watching import check_watchers, watching
-from depthsearch.commands.workers import workers
+from depthsearch.commands.workers import check_executor, workers
 from depthsearch.cuts import find_cut, list_cuts
+from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
 from depthsearch.graph import input_size
-from depthsearch.interrupts import sigterm_drains
+from depthsearch.interrupts import Drain, sigterm_drains
 from depthsearch.lease import lease
 from depthsearch.live import refreshed
 from depthsearch.objective import Task
@@ -38,6 +39,7 @@ from depthsearch.study import (
     Event,
     Stopped,
     TrialEnded,
+    TrialStarted,
     Waiting,
     confirm,
     count_exhaustive,
@@ -65,6 +67,8 @@ def study(arguments: argparse.Namespace) -> bool:
     console = console_for(stderr=True)
     cost = _cost_aim(arguments)
     check_watchers(arguments)
+    check_executor(arguments)
+    check_source(arguments.data or "digits")
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
     tasks, space = prepare(arguments, console)
@@ -159,7 +163,7 @@ def _search(
     say(
         console,
         f"Study {stored.study_name}: {before.n_finished} of {arguments.trials} trials done; "
-        f"{arguments.epochs} epochs each; {how}"
+        f"{arguments.epochs} {'epoch' if arguments.epochs == 1 else 'epochs'} each; {how}"
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
     with (
@@ -168,8 +172,7 @@ def _search(
         workers(arguments, tasks, space, console) as executor,
         view,
         refreshed(stored) as freshen,
-        # Until here SIGTERM interrupts: nothing runs yet that could be ended in order.
-        sigterm_drains() as is_draining,
+        sigterm_drains("SIGTERM: epochs that run are ended first; a second one ends at once.") as drain,
     ):
 
         def show(event: Event) -> None:
@@ -177,7 +180,7 @@ def _search(
                 freshen()
 
         def is_ended(events: Generator[Event, None, None]) -> bool:
-            return not _follow(events, stored, (view.update, tell, show), is_draining)
+            return not _follow(events, stored, (view.update, tell, show), drain)
 
         searched = is_ended(
             search(
@@ -217,7 +220,7 @@ def _follow(
     events: Generator[Event, None, None],
     stored: optuna.Study,
     sinks: Sequence[Sink],
-    is_draining: Callable[[], bool],
+    drain: Drain,
 ) -> bool:
     """Tell everybody what happens; say whether a stop was asked for from outside.
 
@@ -231,10 +234,12 @@ def _follow(
                 for sink in sinks:
                     sink(event)
             is_stopped = isinstance(event, Stopped)
-            if is_draining() and not is_asked and not is_stopped:
+            # Until then there is nothing that could be ended in order: the frozen features are probed.
+            drain.is_on |= isinstance(event, TrialStarted)
+            if drain.is_asked and not is_asked and not is_stopped:
                 request_stop(stored)
                 is_asked = True
-    if is_draining():
+    if drain.is_asked:
         raise KeyboardInterrupt("SIGTERM")
     return is_stopped
 

@@ -22,11 +22,22 @@ from depthsearch.executors import (
     plan_workers,
     ray_workers,
 )
+from depthsearch.executors.connecting import import_ray
 from depthsearch.features import remove_shared, shared_memory_folder
 from depthsearch.objective import Task
 from depthsearch.space import SearchSpace
 
-__all__ = ["workers"]
+__all__ = ["check_executor", "workers"]
+
+
+def check_executor(arguments: argparse.Namespace) -> None:
+    """Refuse a cluster without its package, before anything is loaded.
+
+    Raises:
+        SettingsError: Saying what to install.
+    """
+    if arguments.executor == "ray":
+        import_ray()
 
 
 @contextmanager
@@ -52,7 +63,9 @@ def workers(
     if device.kind == "cpu" and len(plans) > usable_cores():
         told = f"{len(plans)} workers on {usable_cores()} cores wait for each other: fewer are as fast."
         say(console, told, style="yellow")
-    say(console, f"Workers   {len(plans)}, {plans[0].threads} threads each{_on_gpus(plans)}.")
+    n_threads = plans[0].threads
+    of = f"of {n_threads} {'thread' if n_threads == 1 else 'threads'}"
+    say(console, f"Workers   {len(plans)}, {of} each{_on_gpus(plans)}.")
     with (
         _sharing(tasks, plans) as shared,
         closing(LocalProcesses(shared, plans, hung_seconds=arguments.hung_after)) as executor,

@@ -6,6 +6,7 @@ from depthsearch.data.folder import image_files
 from depthsearch.data.loading import load_data
 from depthsearch.data.manifest import MANIFEST_SUFFIXES, read_samples
 from depthsearch.data.samples import Columns, Sample
+from depthsearch.data.sources import check_source
 from depthsearch.data.splits import divided
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ImageSet",
     "Sample",
     "UnreadableError",
+    "check_source",
     "decode_file",
     "divided",
     "image_files",

@@ -14,6 +14,17 @@ from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_folder
 
 
+def check_source(source: str | Path) -> None:
+    """Refuse a folder or table that is not there, before anything else is loaded for it.
+
+    Raises:
+        DataError: If there is none.
+    """
+    path = full_path(Path(source))
+    if source != "digits" and not str(source).startswith(PREFIX) and not path.exists():
+        list_source(source, columns=Columns(), skip_unreadable=False, downloads=Path())
+
+
 def list_source(source: str | Path, *, columns: Columns, skip_unreadable: bool, downloads: Path) -> Listing:
     """List the images of a source.
 

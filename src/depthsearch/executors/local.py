@@ -320,6 +320,8 @@ class LocalProcesses:
         if worker.job is not None and worker.has_begun:
             self._reports.append((worker.job.key, Lost(reason=f"{worker.plan.name}: {reason}")))
             worker.job = None
+        elif was_ready:
+            log.warning("%s: %s; another takes its place.", worker.plan.name, reason)
         if not was_ready:
             self._failed_to_start(worker, reason)
 

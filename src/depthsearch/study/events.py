@@ -33,10 +33,17 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone:
-    """A trial's epoch is reported."""
+    """A trial's epoch is reported.
+
+    Attributes:
+        number: Optuna's.
+        result: Of the epoch.
+        is_again: Whether it was reported before: the trial goes on behind it.
+    """
 
     number: int
     result: EpochResult
+    is_again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

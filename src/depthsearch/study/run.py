@@ -263,7 +263,7 @@ class Run:
         with deferred():
             if result.epoch not in it.reported:
                 it.trial.report(result.score, step=result.epoch)
-        yield EpochDone(number=number, result=result)
+        yield EpochDone(number=number, result=result, is_again=result.epoch in it.reported)
         self.asked = self._held.renew()
         # Optuna judges the last epoch reported; one that is only told again was judged before.
         is_new = max(it.reported, default=0) <= result.epoch < epochs
