@@ -110,6 +110,7 @@ def test_what_is_done_is_not_done_again(study: Study) -> None:
     assert [t.number for t in study.confirming()] == [t.number for t in before]
 
 
+@pytest.mark.slow
 def test_more_seeds_keep_those_that_are_there(study: Study) -> None:
     study.confirm(n_seeds=2)
     before = study.scores()
@@ -133,6 +134,7 @@ def test_a_stop_anywhere_costs_nothing(make, stop_after: int) -> None:
     assert summarize(stopped.open()).evidence == summarize(whole.open()).evidence
 
 
+@pytest.mark.slow
 def test_what_an_earlier_plan_left_waiting_is_not_trained_unless_it_is_wanted_again(study: Study) -> None:
     events = study.start(n_cuts=1, n_seeds=3)
     next(events)
@@ -146,6 +148,7 @@ def test_what_an_earlier_plan_left_waiting_is_not_trained_unless_it_is_wanted_ag
     assert {len(c.scores) for c in summarize(study.open()).evidence.confirmed} == {3}
 
 
+@pytest.mark.slow
 def test_a_trial_stopped_in_its_middle_goes_on_under_its_number(study: Study) -> None:
     events = study.start()
     for event in events:
@@ -193,6 +196,7 @@ def test_the_answer_of_the_summary_is_the_confirmed_one(study: Study) -> None:
     assert summary.chosen.confirms is None
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_no_score(study: Study, monkeypatch) -> None:
     real, n_calls = module.train_point, 0
 
@@ -232,6 +236,7 @@ def test_a_class_of_one_image_cannot_be_divided(digits) -> None:
         divided(lone, digits.val, seed=0)
 
 
+@pytest.mark.slow
 def test_resampled_seeds_validate_on_other_images_the_same_for_every_cut(study: Study) -> None:
     study.confirm()
     plain = study.scores()

@@ -377,6 +377,7 @@ def looked_at(tab: Tab, address: str, study_id: int, attribute: str = "cut_layer
     return tab.value(TABLE)
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_browser_shows_hostile_names_as_text(place, tab: Tab) -> None:
     study, store = place

@@ -405,6 +405,7 @@ storage = "sqlite:///{folder}/s.db"
 """
 
 
+@pytest.mark.slow
 def test_a_study_file_names_its_log_beside_itself_and_the_terminal_is_as_ever(
     pictures, tmp_path, capsys, open_quick_storage
 ) -> None:

@@ -687,6 +687,7 @@ def exported(middle, task) -> tuple[Classifier, onnxfile.OnnxFile]:
     return classifier, onnxfile.export_onnx(classifier, task.data.train.gather(torch.arange(8)))
 
 
+@pytest.mark.slow
 def test_an_onnx_file_takes_pixels_and_gives_probabilities(exported, middle, task) -> None:
     import onnxruntime
 

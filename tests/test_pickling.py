@@ -280,6 +280,7 @@ pickle.dump([test_pickling.end_of(task) for task in tasks], open(sys.argv[1], "w
 """
 
 
+@pytest.mark.slow
 def test_another_process_trains_to_the_same_bits(cache: Path, tmp_path: Path) -> None:
     """With a pooled head and images from their file; with a flattened one and images carried."""
     tasks = [a_task("pool", cache), a_task("flatten", cache)]

@@ -145,6 +145,7 @@ def test_the_first_trials_are_every_backbones_ends_then_all_depths_in_turn(both)
 # --- the study ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trial_scores_as_its_backbone_alone_does(finished, tasks, both) -> None:
     for trial in finished.trials[:6]:
         point = both.point(trial.params)

@@ -206,6 +206,7 @@ def test_a_trial_stores_its_cut_scores_cost_and_results(place, task, space) -> N
     assert trial.user_attrs["cut_name"] == space.cuts[-1].name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", [None, "parameters"])
 def test_a_trial_stores_both_of_its_costs_whatever_the_aim(place, task, space, cost) -> None:
     """Of everything trained with a linear head of 10 classes, and of a head of one hidden layer alone."""
@@ -277,6 +278,7 @@ def test_the_transfer_curve_is_drawn_once_and_stored(place, task, space) -> None
     assert not any(isinstance(event, CurveDrawn) for event in again)
 
 
+@pytest.mark.slow
 def test_a_study_on_kept_features_is_the_one_without(place, place_in, task, space, tmp_path: Path) -> None:
     budget = Budget(memory_bytes=2**28, device_bytes=0, disk_bytes=2**28, folder=tmp_path / "features")
     kept = replace(task, budget=budget)
@@ -536,6 +538,7 @@ def test_an_exhaustive_search_trains_every_candidate_to_its_end_and_then_goes_on
     assert {t.params["head_width"] for t in by_depth} == {0}
 
 
+@pytest.mark.slow
 def test_an_exhaustive_search_that_was_stopped_trains_each_candidate_once(place, task, five) -> None:
     for n_epochs in (1, 4, 2):
         exhaust(place, task, five, 5, n_epochs=n_epochs)
