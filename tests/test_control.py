@@ -22,6 +22,8 @@ import depthsearch
 from depthsearch import lease as lease_module
 from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
+from depthsearch.commands import controlling
+from depthsearch.commands.console import PlainConsole
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.lease import holder_of, lease
 from depthsearch.objective import Task
@@ -504,6 +506,18 @@ def test_control_is_public() -> None:
 @pytest.fixture
 def url(place) -> str:
     return f"sqlite:///{place.folder}/studies.db"
+
+
+def test_where_a_row_is_too_wide_status_has_a_line_for_each_fact(place, url, capsys, monkeypatch) -> None:
+    place.run(1)
+    capsys.readouterr()
+    monkeypatch.setattr(controlling, "console_for", lambda: PlainConsole(width=60))
+    assert main(["status", "--storage", url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    facts = [line.split("│")[1:3] for line in lines if line.count("│") == 3]
+    assert max(len(line) for line in lines if "│" in line) <= 60
+    assert ["study", "s"] in [[part.strip() for part in fact] for fact in facts]
+    assert ["trials", "1/1"] in [[part.strip() for part in fact] for fact in facts]
 
 
 def test_the_status_of_all_studies_is_a_table_with_a_row_each(place, url, capsys) -> None:

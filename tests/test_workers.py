@@ -19,7 +19,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from depthsearch.devices import Device
+from depthsearch.devices import Device, choose_device
 from depthsearch.errors import DataError, DivergedError, SettingsError, StudyError
 from depthsearch.executors import (
     Ended,
@@ -35,7 +35,7 @@ from depthsearch.executors import (
     plan_workers,
     run_job,
 )
-from depthsearch.executors.gpu import refuse_too_many
+from depthsearch.executors.gpu import peak_bytes, refuse_too_many
 from depthsearch.objective import Task, TransferCurve
 from depthsearch.study import (
     EpochDone,
@@ -479,6 +479,14 @@ def test_more_workers_than_a_gpu_has_room_for_are_refused(free: float, advice: s
         SettingsError, match=rf"^4 workers on a GPU need 4\.0 GiB, .* {free} GiB are free.*{advice}"
     ):
         refuse_too_many(4, each_bytes=gib, free_bytes=int(free * gib), batch_size=64)
+
+
+@pytest.mark.gpu
+def test_what_training_everything_takes_of_a_gpu_is_measured(longer, space) -> None:
+    on_gpu = replace(longer, device=choose_device("cuda"))
+    n_bytes = sum(4 * parameter.numel() for parameter in longer.backbone.model.parameters())
+    # Weights, gradients and two moments at the least.
+    assert peak_bytes(on_gpu, space, "") > 4 * n_bytes
 
 
 def test_here_or_there_a_job_gives_the_same_reports(longer, space, tmp_path) -> None:
