@@ -1,6 +1,7 @@
 """Every benchmark runs, on a net and images too small for its figures to mean anything."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,4 +110,4 @@ def test_faults_prints_a_clean_account(tmp_path: Path) -> None:
     options = ("--kills", 4, "--storage", "sqlite", "--rates", "1e-3", "--epochs", 2, "--images", 8)
     shown = run("faults.py", *options, "--only", "kills", "--seconds-between", 2, cache=tmp_path)
     (row, *_) = [line for line in shown.splitlines() if line.startswith("| kills, SQLite, study 1 |")]
-    assert "| 22 | 0 | 0 | 0 | 0 | yes |" in row
+    assert re.search(r"\| \d\d \| 0 \| 0 \| 0 \| 0 \| yes \|", row), row

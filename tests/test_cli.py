@@ -273,7 +273,7 @@ def test_an_exhaustive_study_confirms_every_candidate_and_runs_again_from_its_re
     assert main([*argv, "--json"]) == 0
     told = capsys.readouterr()
     result = json.loads(told.out)
-    assert "0 of 8 trials done; 1 epochs each; exhaustive search." in told.err
+    assert "0 of 8 trials done; 1 epoch each; exhaustive search." in told.err
     assert result["trials"] == {"complete": 8, "pruned": 0, "failed": 0}
     assert [each["cut"]["index"] for each in result["evidence"]["confirmed"]] == [0, 1, 2, 3]
     assert main(["report", "--storage", argv[argv.index("--storage") + 1], "--out", str(tmp_path)]) == 0

@@ -193,7 +193,9 @@ def gone(pid: int, seconds: float = GONE_SECONDS) -> bool:
 def test_a_ray_of_its_own_is_started_without_a_word_and_ended(started_here) -> None:
     run = started_here("workers.close()")
     out, err = run.communicate(timeout=120)
-    assert (run.returncode, err) == (0, "")
+    # A busy machine may take long to start a worker, and that is said.
+    said = [line for line in err.splitlines() if not line.startswith("Waiting for a worker")]
+    assert (run.returncode, said) == (0, [])
     assert gone(int(out))
 
 
@@ -351,12 +353,10 @@ def test_a_study_outlives_a_node_and_its_trial_goes_on_from_its_checkpoint(
     assert workers.n_workers == 2
     doomed = {p.pid: name for name, p in workers.places.items() if p.node == two_nodes.second.node_id}
     study, events = start(longer, workers, 6)
-    told, lost, n_most = [], [], 0
+    told, lost = [], []
     for event in events:
-        n_most = max(n_most, workers.n_workers) if lost else 0
         if isinstance(event, TrialLost):
             lost.append(event)
-            # A node that comes later is worked on as well.
             two_nodes.with_second()
         elif isinstance(event, EpochDone) and not lost:
             told.append(event)
@@ -378,7 +378,9 @@ def test_a_study_outlives_a_node_and_its_trial_goes_on_from_its_checkpoint(
     n_own = sum(who(result) in doomed for result in results)
     assert [who(result) in doomed for result in results[:n_own]] == [True] * n_own
     assert 1 <= n_told <= n_own < EPOCHS
-    assert n_most == 2
+    # A node that comes later is worked on as well.
+    workers.gather(120)
+    assert workers.n_workers == 2
     workers.close()
     assert not list(tmp_path.glob("*-checkpoints/*/*"))
 
