@@ -350,6 +350,7 @@ def test_a_study_outlives_a_node_and_its_trial_goes_on_from_its_checkpoint(
         # No node sees what the coordinator puts beside its checkpoints.
         monkeypatch.setattr(RayWorkers, "_token", lambda *_: None)
     workers = workers_on(longer, run=pretended)
+    workers.gather(120)
     assert workers.n_workers == 2
     doomed = {p.pid: name for name, p in workers.places.items() if p.node == two_nodes.second.node_id}
     study, events = start(longer, workers, 6)

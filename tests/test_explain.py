@@ -21,7 +21,7 @@ from optuna_dashboard import wsgi
 from PIL import Image
 from torch import nn
 
-from depthsearch import cli
+from depthsearch import artifacts, cli
 from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact
 from depthsearch.backbones import Backbone, load_backbone, state_digest
 from depthsearch.cli import main
@@ -813,7 +813,7 @@ def test_a_fitted_study_is_explained_on_images_of_its_own(tmp_path, monkeypatch,
     assert len(pictures) == 2
     assert all(picture["true"] is not None for picture in pictures)
     study = optuna.load_study(study_name="digits", storage="sqlite:///depthsearch.db")
-    kept = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
+    kept = {filename: artifact_id for artifact_id, filename in artifacts._kept(study)}
     beside = {"report.html", "model-card.md", "confusions.png"}
     assert len(kept.keys() - beside) == 2
     # The report shows them, small, in the page itself.
