@@ -79,7 +79,7 @@ class View:
                 f"probed at {len(scores)} depths: {sparkline(scores)} "
                 f"{min(scores):.4f} to {max(scores):.4f}, {event.curve.seconds:.1f} s"
             )
-        elif isinstance(event, ConfirmationPlanned) and event.n_trainings:
+        elif isinstance(event, ConfirmationPlanned):
             self.n_trials = self.n_done + event.n_trainings
             layers = ", ".join(f"{cut.backbone} {cut.layer}".strip() for cut in event.cuts)
             left = f"{event.n_trainings} trainings to go"

@@ -20,8 +20,14 @@ def check_source(source: str | Path) -> None:
     Raises:
         DataError: If there is none.
     """
-    path = full_path(Path(source))
-    if source != "digits" and not str(source).startswith(PREFIX) and not path.exists():
+    if source == "digits" or str(source).startswith(PREFIX):
+        return
+    try:
+        is_there = full_path(Path(source)).exists()
+    except OSError:
+        # What is wrong with it is said where it is read.
+        return
+    if not is_there:
         list_source(source, columns=Columns(), skip_unreadable=False, downloads=Path())
 
 
