@@ -11,6 +11,7 @@ from bad_input import OBEYED, STEADY, STUDY, contents, refusal, status_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from privileges import modes_obeyed
 
 from depthsearch.commands.console import console_for, say, say_list
 from depthsearch.data import load_data
@@ -170,25 +171,17 @@ def test_data_that_are_nowhere_are_one_line(tmp_path, monkeypatch, capsys, name:
 
 
 def test_a_folder_without_permission_is_named(tmp_path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become somebody else")
-    for folder in (tmp_path, *tmp_path.parents):
-        if "pytest" in str(folder):
-            folder.chmod(0o755)
     root, cache = tmp_path / "set", tmp_path / "cache"
     fill(root, TWO)
     (root / "a").chmod(0)
     locked = tmp_path / "locked"
     (locked / "set").mkdir(parents=True)
     locked.chmod(0)
-    os.seteuid(65534)
-    try:
+    with modes_obeyed():
         with pytest.raises(DataError, match=r"Cannot look into .*/a: Permission denied\. Check that it may"):
             load_data(root, image_size=8, cache=cache)
         with pytest.raises(DataError, match=r"No folder .*locked/set \(Permission denied\)"):
             load_data(locked / "set", image_size=8, cache=cache)
-    finally:
-        os.seteuid(0)
 
 
 def test_a_folder_that_vanishes_while_it_is_read_is_named(tmp_path, monkeypatch) -> None:

@@ -103,6 +103,15 @@ def header(described: object, length: int | None = None) -> bytes:
     return struct.pack("<Q", length or len(text)) + text
 
 
+def renamed(archive: bytes, old: bytes, new: bytes) -> bytes:
+    """Write another name of the same length into an archive, there only where its files are listed."""
+    head, tail = archive[: archive.index(b"PK\x01\x02")], archive[archive.index(b"PK\x01\x02") :]
+    return head + tail.replace(old, new * len(old))
+
+
+# The locator of a zip's directory: signature, number of the disk, where it is there, number of disks.
+SEVERAL_DISKS = (b"PK\x06\x07" + bytes(4), b"PK\x06\x07" + b"\x01" + bytes(3))
+
 SAFE, TORCH = "w.safetensors", "w.pt"
 NEITHER = "is neither a safetensors file nor a state dict that loads without running code"
 FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
@@ -141,6 +150,8 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     "a NumPy archive": (TORCH, numpy_archive, NEITHER),
     "a zip of text": ("w.pth", lambda: zipped(0)[:60], NEITHER),
+    "a zip whose names are no text": (TORCH, lambda: renamed(torch_bytes({}), b"data.pkl", b"\xff"), NEITHER),
+    "a zip of several disks": (TORCH, lambda: torch_bytes({}).replace(*SEVERAL_DISKS), "75 keys missing"),
     "a zip that inflates to 200 MB": (TORCH, lambda: zipped(200_000_000), "would grow to 0.2 GiB in memory"),
     "another backbone's": (
         SAFE,
@@ -243,6 +254,12 @@ def test_a_pickle_is_refused_and_what_it_would_do_is_not_done(tmp_path, file: st
     assert not trace.exists()
     pickle.loads(path.read_bytes())
     assert trace.exists(), "the file would not have done harm to anybody"
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_weights_of_the_protocols_that_torch_reads_are_taken_without_a_word(tmp_path, protocol: int) -> None:
+    torch.save(state(), tmp_path / "w.pt", pickle_protocol=protocol)
+    assert read_state(tmp_path / "w.pt").keys() == state().keys()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -25,6 +24,7 @@ import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 from postgres_server import PASSWORD
+from privileges import modes_obeyed
 
 from depthsearch import cli
 from depthsearch.errors import SettingsError
@@ -35,7 +35,6 @@ from depthsearch.study import open_storage as exported
 from depthsearch.study import open_study, search
 from depthsearch.study import without_password as hide_exported
 
-UNPRIVILEGED = 65534
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 
 
@@ -236,24 +235,19 @@ def test_a_storage_can_be_sent_to_another_process(url: str, open_) -> None:
 
 
 @pytest.fixture
-def read_only(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
-    """Give a folder and what makes it and all in it read-only, also for root."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        is_root = os.geteuid() == 0
+def read_only(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Give a folder and what makes it and all in it read-only."""
+    with contextlib.ExitStack() as until_end:
 
         def freeze() -> None:
-            for path in folder.iterdir():
-                path.chmod(0o444)
-            folder.chmod(0o555)
-            if is_root:
-                os.seteuid(UNPRIVILEGED)
+            for path in tmp_path.iterdir():
+                path.chmod(0o555 if path.is_dir() else 0o444)
+            tmp_path.chmod(0o555)
+            until_end.enter_context(modes_obeyed())
 
-        yield folder, freeze
-        if is_root:
-            os.seteuid(0)
-        folder.chmod(0o755)
+        yield tmp_path, freeze
+    for path in (tmp_path, *tmp_path.iterdir()):
+        path.chmod(0o755)
 
 
 def test_a_copy_that_cannot_be_written_to_can_be_read(read_only, open_) -> None:
