@@ -178,6 +178,12 @@ def test_what_is_no_model_is_one_line(
     assert contents(fitted) == before
 
 
+def test_the_name_of_a_study_leads_to_its_model(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-pets-model").mkdir()
+    assert "Give 'my-pets-model', which" in refusal(["predict", "my pets", "x.png"], capsys)
+
+
 IMAGES = {
     "nonesuch.png": "No such file or directory",
     "studies.db": "not in an image format",

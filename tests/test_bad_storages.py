@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from privileges import modes_obeyed
 
-from depthsearch.databasefile import database_file
+from depthsearch.storage.databasefile import database_file
 from depthsearch.study import open_storage
 
 Make = Callable[[Path], object]
@@ -205,6 +205,30 @@ def test_a_server_that_is_not_there_is_one_line_within_seconds(place, capsys, co
     assert "cannot be opened" in told
     assert "secret" not in told
     assert "sec%40ret" not in told
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (URL, "it is another program's"),
+        (SERVERS[0], "cannot be opened"),
+        ("mysql://user:secret@127.0.0.1/x", "needs a driver"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_told_before_the_images_are_looked_at(
+    place, capsys, url: str, expected: str
+) -> None:
+    if url.startswith("postgresql"):
+        pytest.importorskip("psycopg")
+    sql("CREATE TABLE t (a)")(place / "x.db")
+    told = refusal([*COMMANDS["study"], "--data=nonesuch", f"--storage={url}"], capsys)
+    assert expected in told
+    assert "nonesuch" not in told
+
+
+def test_no_database_is_made_for_images_that_are_not_there(place, capsys) -> None:
+    assert "nonesuch" in refusal([*COMMANDS["study"], "--data=nonesuch", f"--storage={URL}"], capsys)
+    assert not (place / "x.db").exists()
 
 
 def test_nobody_else_may_read_a_locked_database(kept, place, capsys) -> None:

@@ -324,8 +324,8 @@ def test_the_same_setting_is_not_tried_twice_but_one_that_failed_may_be(place) -
 @pytest.mark.parametrize(
     ("asked", "error", "said"),
     [
-        ({"layer": "conv9"}, CutError, r"^No cut 'conv9'\. Cuts: layer "),
-        ({"layer": 1_000}, CutError, r"^No cut '1000'\. Cuts: "),
+        ({"layer": "conv9"}, CutError, r"^No cut 'conv9'\. Near: layer "),
+        ({"layer": 1_000}, CutError, r"^No cut '1000'\. Near: "),
         (
             {"learning_rate": 0.5},
             SettingsError,
@@ -384,7 +384,7 @@ def test_of_several_backbones_the_layer_or_its_name_says_which(make, tmp_path, t
         enqueue(study, shared.layer)
     with pytest.raises(SettingsError, match=r"^backbone 'x' is none of study 's': give test_resnet or test_"):
         enqueue(study, shared.layer, backbone="x")
-    with pytest.raises(CutError, match=r"^No cut 'conv9'\. Cuts: test_resnet layer "):
+    with pytest.raises(CutError, match=r"^No cut 'conv9'\. Near: test_resnet layer "):
         enqueue(study, "conv9")
     alone = next(cut for cut in second[1:-1] if cut.name not in {each.name for each in first})
     for number in (
@@ -655,6 +655,13 @@ def test_a_running_study_stops_on_request_and_goes_on_with_nothing_lost(
     assert main(["status", "--storage", url, "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["studies"]
     assert (found["state"], found["answer"]["n_trainings"]) == ("complete", 1)
+
+
+def test_the_report_of_a_study_that_has_not_begun_is_a_line(place, url, capsys) -> None:
+    place.open()
+    capsys.readouterr()
+    assert main(["report", "--storage", url]) == 0
+    assert capsys.readouterr().out == "Study s: no trial is complete yet.\n"
 
 
 def test_the_report_says_which_trials_its_command_does_not_try(place, url, tmp_path, capsys) -> None:

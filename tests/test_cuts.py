@@ -83,15 +83,18 @@ def test_cut_is_found_by_an_alias():
 
 def test_unknown_name_is_an_error_with_the_names_that_come_nearest():
     message = (
-        r"^No cut 'layer4\.2'\. Cuts: layer 166 \(conv5_block3_1_conv, layer4\.2\.conv1\), "
+        r"^No cut 'layer4\.2'\. Near: layer 166 \(conv5_block3_1_conv, layer4\.2\.conv1\), "
         r".*layer4\.2\.conv3\)\. See `depthsearch cuts`\.$"
     )
     with pytest.raises(CutError, match=message):
         find_cut(cuts_of("resnet50"), "layer4.2")
-    with pytest.raises(
-        CutError, match=r"^No cut 'layer9'\. Cuts: layer 3 \(conv1_conv, conv1\), .*, \.\.\.\. "
-    ):
+    with pytest.raises(CutError, match=r"^No cut 'layer9'\. Near: layer \d+ \(.*layer.*\)\. See"):
         find_cut(cuts_of("resnet50"), "layer9")
+
+
+def test_unknown_number_is_an_error_with_the_numbers_that_come_nearest():
+    with pytest.raises(CutError, match=r"^No cut '145'\. Near: layer 144 .*, layer 147 .*, layer 148 "):
+        find_cut(cuts_of("densenet121"), 145)
 
 
 # Keras' Conv2D layers of MobileNet; its depthwise convolutions are another class.

@@ -26,7 +26,7 @@ from depthsearch.artifacts import Artifacts, keep_latest
 from depthsearch.cli import main
 from depthsearch.dashboard import _QuietHandler as QuietHandler
 from depthsearch.dashboard import _Server as Server
-from depthsearch.dashboard import application
+from depthsearch.dashboard import application, serve
 from depthsearch.document import as_html
 from depthsearch.errors import SettingsError
 from depthsearch.live import refresh
@@ -233,6 +233,15 @@ def test_no_artifact_can_run_a_script_or_be_read_by_another_site(place) -> None:
     assert headers["X-Frame-Options"] == "DENY"
 
 
+@pytest.mark.parametrize("before", ["/\x80artifacts/", "/artifacts\xff/", "/art\xc3ifacts/"])
+def test_no_bytes_in_an_address_make_an_artifact_a_page(place, before: str) -> None:
+    study, store = place
+    path = artifact(study, "script.html").replace("/artifacts/", before)
+    status, _, content = asked(application(study._storage, "127.0.0.1", store), path)
+    assert status == "400 Bad Request"
+    assert SCRIPT.encode() not in content
+
+
 def test_artifacts_lead_to_no_other_file_and_one_that_is_gone_is_not_found(place, capfd) -> None:
     study, store = place
     app = application(study._storage, "127.0.0.1", store)
@@ -273,6 +282,28 @@ def test_an_empty_password_in_the_environment_is_refused(tmp_path, capsys, monke
     assert main(["dashboard", "--storage", f"sqlite:///{tmp_path}/s.db"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "DEPTHSEARCH_DASHBOARD_PASSWORD is empty: give a password, or leave it out." in line
+
+
+def test_a_password_that_is_no_text_is_refused(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("DEPTHSEARCH_DASHBOARD_PASSWORD", "p\udce4ss")
+    assert main(["dashboard", "--storage", f"sqlite:///{tmp_path}/s.db"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "DEPTHSEARCH_DASHBOARD_PASSWORD is no UTF-8: give a password that is." in line
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("a..b", "--host 'a..b' is no name of a machine: give its address"),
+        ("0.0.0.0:8080", "Give another --host, an address of this machine."),
+        ("192.0.2.1", "Give another --host, an address of this machine."),
+    ],
+)
+def test_a_host_that_cannot_be_listened_on_is_named(place, host: str, told: str) -> None:
+    study, _ = place
+    with pytest.raises(SettingsError) as caught:
+        serve(study._storage, host, 0, password="x")
+    assert told in str(caught.value)
 
 
 def test_a_password_is_not_asked_for_where_nobody_can_answer(tmp_path, capsys, monkeypatch) -> None:

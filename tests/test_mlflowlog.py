@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -16,7 +17,7 @@ from depthsearch import mlflowlog
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.mlflowlog import mlflow_log
-from depthsearch.study import EpochDone, Stopped, coordinator, open_study, request_stop, search
+from depthsearch.study import EpochDone, Stopped, TrialStarted, coordinator, open_study, request_stop, search
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
 
@@ -109,6 +110,16 @@ def test_a_study_that_goes_on_does_so_in_the_same_runs(study, events, uri) -> No
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     reported = study.trials[0].intermediate_values
     assert curve_of(uri, after["trial 0"], "score") == list(reported.items())
+
+
+def test_a_trial_goes_on_in_its_run_with_another_worker(study, events, uri) -> None:
+    started = next(event for event in events() if isinstance(event, TrialStarted))
+    for worker in ("worker 2", "worker 1", None):
+        with mlflow_log(uri, study) as tell:
+            tell(replace(started, worker=worker))
+            if worker is not None:
+                assert runs_of(uri)["trial 0"].data.tags["worker"] == worker
+    assert "worker" not in runs_of(uri)["trial 0"].data.params
 
 
 def test_a_pruned_trial_and_a_stopped_study_are_killed(study, events, uri, monkeypatch) -> None:

@@ -29,8 +29,8 @@ from privileges import modes_obeyed
 from depthsearch import cli
 from depthsearch.errors import SettingsError
 from depthsearch.interrupts import deferred, let_through, sigterm_interrupts
-from depthsearch.outage import hidden
-from depthsearch.storage import StorageError, open_storage, without_password
+from depthsearch.passwords import hidden, without_password
+from depthsearch.storage import StorageError, open_storage
 from depthsearch.study import open_storage as exported
 from depthsearch.study import open_study, search
 from depthsearch.study import without_password as hide_exported
@@ -86,7 +86,7 @@ def later(seconds: float, what: Callable[[], object]) -> Iterator[None]:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "depthsearch.storage"]
+    return [record.getMessage() for record in caplog.records if record.name == "depthsearch.storage.patient"]
 
 
 # --- SQLite -------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def _kept(argv: Sequence[str]) -> str:
 def _without_passwords(text: str) -> str:
     if "://" not in text:
         return text
-    from depthsearch.outage import hidden
+    from depthsearch.passwords import hidden
 
     return hidden(text)
 

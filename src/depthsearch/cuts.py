@@ -209,7 +209,8 @@ def _near(wanted: str, cuts: Sequence[Cut], numbers: Mapping[str, Numbered]) -> 
         nearest = sorted(cuts, key=lambda cut: abs(cut.layer - int(wanted)))[:3]
         return sorted(nearest, key=lambda cut: cut.index)
     by_name = {name: cut for cut in cuts for name in _names(cut, numbers)}
-    like = difflib.get_close_matches(wanted, by_name, n=3, cutoff=0.0)
+    within = [name for name in by_name if wanted and wanted in name]
+    like = within[:3] or difflib.get_close_matches(wanted[:80], by_name, n=3, cutoff=0.0)
     return list(dict.fromkeys(by_name[name] for name in like))
 
 
@@ -224,9 +225,8 @@ def find_cut(cuts: Iterable[Cut], name: str | int) -> Cut:
     for cut in cuts:
         if wanted in (str(cut.layer), cut.name, cut.keras_name, *cut.aliases):
             return cut
-    near = [str(cut) for cut in cuts if wanted in cut.name] or [str(cut) for cut in cuts]
-    more = ", ..." if len(near) > 4 else ""
-    raise CutError(f"No cut {wanted!r}. Cuts: {', '.join(near[:4])}{more}. See `depthsearch cuts`.")
+    near = ", ".join(map(str, _near(wanted, cuts, {})))
+    raise CutError(f"No cut {wanted!r}. Near: {near}. See `depthsearch cuts`.")
 
 
 def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from socketserver import ThreadingMixIn
@@ -102,17 +103,24 @@ def serve(
     guarded_one = application(storage, host, artifacts, password=password, writable=writable)
     kind = _Server6 if ":" in host else _Server
     try:
+        host.encode("idna")  # as the socket would, which does not say what it is that fails
         server = make_server(host, port, guarded_one, server_class=kind, handler_class=_QuietHandler)
-    except OSError as error:
-        raise SettingsError(
-            f"Cannot listen on {host}:{port}: {error.strerror or error}. Give another --port, such as 0."
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(_cannot_listen(error, host, port)) from error
     for line in _warnings(host, password, writable=writable):
         print(line, file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host
     print(f"Dashboard on http://{shown}:{server.server_port}/ (Ctrl-C stops it)", file=sys.stderr, flush=True)
     with server:
         server.serve_forever()
+
+
+def _cannot_listen(error: OSError | UnicodeError, host: str, port: int) -> str:
+    if isinstance(error, UnicodeError):
+        return f"--host {host!r} is no name of a machine: give its address, such as 127.0.0.1."
+    is_about_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+    other = "--port, such as 0" if is_about_port else "--host, an address of this machine"
+    return f"Cannot listen on {host}:{port}: {error.strerror or error}. Give another {other}."
 
 
 def _warnings(host: str, password: str | None, *, writable: bool) -> list[str]:

@@ -8,9 +8,9 @@ event's class in small letters, ``epoch_done`` for `EpochDone`; besides there ar
   it, if anything did, such as ``KeyboardInterrupt``;
 - ``log``: a warning of depthsearch's own logger.
 
-What a trial's first event says of its cut stands in all lines of that trial. A trial that goes on after an
-interruption tells the epochs that it had done once more; these lines have ``"again": true``. Figures that are
-not finite are null, so that the JSON is strict, and passwords in addresses are hidden.
+What a trial's first event says of its cut and its worker stands in all lines of that trial. A trial that
+goes on after an interruption tells the epochs that it had done once more; these lines have ``"again": true``.
+Figures that are not finite are null, so that the JSON is strict, and passwords in addresses are hidden.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ KEYS = (
     "reason",
 )
 # What every line of a trial says, and what is added up over its epochs where it ends.
-OF_TRIAL = ("backbone", "layer", "cut", "origin")
+OF_TRIAL = ("worker", "backbone", "layer", "cut", "origin")
 SUMMED = ("seconds", "macs", "kept_bytes", "read_bytes")
 
 
@@ -191,8 +191,6 @@ def require_extra(extra: str, package: str) -> None:
 def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]:
     """Give a function that names an event and lists what a line says of it, from what came before too."""
     names = {key: stored.name for key, stored in read_backbones(study).items()}
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    told = {trial.number: max(trial.intermediate_values, default=0) for trial in running}
     of_trial: dict[int, dict[str, Any]] = defaultdict(dict)
     spent: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
 
@@ -200,13 +198,12 @@ def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]
         entries = _taken_apart(event, names)
         trial, epoch = entries.get("trial"), entries.get("epoch")
         if trial is not None:
-            of_trial[trial] |= {key: entries[key] for key in OF_TRIAL if key in entries}
+            of_trial[trial] |= {key: entries[key] for key in OF_TRIAL if entries.get(key) is not None}
             entries = {**of_trial[trial], **entries}
         if trial is not None and epoch is not None:
-            if epoch <= told.get(trial, 0):
-                entries["again"] = True
-            told[trial] = max(epoch, told.get(trial, 0))
             spent[trial][epoch] = {key: entries[key] for key in SUMMED if key in entries}
+        if entries.pop("is_again", False):
+            entries["again"] = True
         if isinstance(event, TrialEnded):
             epochs = spent.pop(event.number, {}).values()
             entries |= {key: sum(each[key] for each in epochs) for key in SUMMED}

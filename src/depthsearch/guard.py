@@ -78,6 +78,9 @@ def _refused(
     environment: Environment, *, writable: bool, password: str | None, names: Collection[str] | None
 ) -> tuple[str, str] | None:
     """Give the status and the reason of a refusal; None: there is none."""
+    if not _is_text(environment.get("PATH_INFO", "")):
+        # The dashboard would leave those bytes out, and answer for another path than the one seen here.
+        return "400 Bad Request", "The path of this address is no UTF-8."
     host = environment.get("HTTP_HOST", "")
     if names is not None and _name_of(host) not in names:
         return "403 Forbidden", (
@@ -94,6 +97,15 @@ def _refused(
     if not host or _netloc(environment.get("HTTP_ORIGIN", "")) != host.lower():
         return "403 Forbidden", "Only pages of this dashboard itself may change anything."
     return None
+
+
+def _is_text(path: str) -> bool:
+    """Say whether a path, of whose bytes WSGI makes a character each, is text."""
+    try:
+        path.encode("latin-1").decode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _name_of(host: str) -> str:

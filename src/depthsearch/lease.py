@@ -25,13 +25,12 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from depthsearch.errors import StudyError
 from depthsearch.interrupts import deferred
-from depthsearch.storage import PatientStorage, is_of_one_thread
+from depthsearch.storage import PatientStorage, database_of, is_of_one_thread
 
 __all__ = ["Holder", "Lease", "asked_of", "holder_of", "lease", "start_of"]
 
@@ -131,7 +130,7 @@ class Lease:
         self._ended = threading.Event()
         _change(study, self._taken)
         self._thread: threading.Thread | None = None
-        storage = _database_of(study)
+        storage = database_of(study)
         if storage is None or is_of_one_thread(storage):
             return
         if isinstance(storage, PatientStorage):
@@ -163,7 +162,7 @@ class Lease:
         """Let others have it, if it is still held; where the database is away, it runs out by itself."""
         self._ended.set()
         with self._renewing:
-            storage = _database_of(self._study)
+            storage = database_of(self._study)
             if isinstance(storage, PatientStorage) and self._refuse_if_lost in storage.guards:
                 storage.guards.remove(self._refuse_if_lost)
             with contextlib.suppress(StorageInternalError):
@@ -246,16 +245,9 @@ def lease(study: optuna.Study, doing: str = "study") -> Iterator[Lease]:
             held.give_back()
 
 
-def _database_of(study: optuna.Study) -> RDBStorage | None:
-    """Give the database behind a study; None: it is kept otherwise, in this process's memory or a journal."""
-    # Optuna wraps a database in a cache.
-    storage = getattr(study._storage, "_backend", study._storage)
-    return storage if isinstance(storage, RDBStorage) else None
-
-
 def _read_lease(study: optuna.Study) -> Mapping[str, Any]:
     """Read who holds a study's lease and what is asked of it, and nothing else: a study holds much."""
-    storage = _database_of(study)
+    storage = database_of(study)
     if not isinstance(storage, PatientStorage):
         return study.user_attrs
     columns = _ATTRIBUTES.c
@@ -280,7 +272,7 @@ def _change(study: optuna.Study, decide: _Decide, *, patience_seconds: float | N
     Raises:
         StorageInternalError: If it is away for longer.
     """
-    storage = _database_of(study)
+    storage = database_of(study)
     if storage is None:
         study.set_user_attr(COORDINATOR, decide(study.user_attrs.get(COORDINATOR), time.time()))
         return

@@ -87,8 +87,10 @@ def _told(client: Any, parent: str, study: optuna.Study) -> Sink:
             tags = {"depthsearch.trial": str(event.number), "mlflow.parentRunId": parent}
             run = runs[event.number] = _run(client, f"trial {event.number}", tags)
             steps[event.number] = {each.step for each in client.get_metric_history(run, "score")}
-            for key in entries.keys() - {"trial", "adopted"}:
+            for key in entries.keys() - {"trial", "adopted", "worker"}:
                 client.log_param(run, key, entries[key])
+            # A parameter cannot change, and a trial may go on with another worker.
+            client.set_tag(run, "worker", entries["worker"] or "")
         elif isinstance(event, EpochDone) and event.result.epoch not in steps[event.number]:
             for key in METRICS:
                 client.log_metric(runs[event.number], key, entries[key], step=event.result.epoch)

@@ -18,7 +18,7 @@ from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.places import artifacts_of, cache_folder, named_study
 from depthsearch.data import MANIFEST_SUFFIXES, Sample, UnreadableError, image_files, read_samples
 from depthsearch.devices import use_all_cores
-from depthsearch.errors import DataError, StudyError
+from depthsearch.errors import DataError, ModelError, StudyError
 from depthsearch.files import is_folder
 from depthsearch.fitview import epoch_line, render_fit
 from depthsearch.live import refresh
@@ -48,8 +48,7 @@ def fit(arguments: argparse.Namespace) -> None:
             f"No trial of study {stored.study_name!r} is complete: it has no answer to train. "
             "How it goes on: depthsearch status."
         )
-    # A study's name may hold what a folder's cannot.
-    folder = arguments.out or Path(re.sub(r"[^\w.-]+", "-", stored.study_name) + "-model")
+    folder = arguments.out or _default_folder(stored.study_name)
     check_place(folder)
     artifacts_of(arguments)  # which refuses what is no folder
     names = ("device", "precision", "keep_memory", "keep_disk")
@@ -94,6 +93,11 @@ def _show_epochs(console: Console, training: Generator[EpochResult, None, Fitted
         say(console, epoch_line(result, epochs))
 
 
+def _default_folder(study_name: str) -> Path:
+    # A study's name may hold what a folder's cannot.
+    return Path(re.sub(r"[^\w.-]+", "-", study_name) + "-model")
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """Tell the classes of images, or of a table's samples, with a model that `fit` wrote.
 
@@ -101,6 +105,11 @@ def predict(arguments: argparse.Namespace) -> None:
         DepthsearchError: If the model or an image cannot be used.
     """
     use_all_cores()
+    of_study = _default_folder(str(arguments.folder))
+    if is_folder(of_study) and not is_folder(Path(arguments.folder)):
+        raise ModelError(
+            f"No model folder {str(arguments.folder)!r}. Give {str(of_study)!r}, which is there."
+        )
     classifier = load(arguments.folder, device=arguments.device, precision=arguments.precision)
     samples = [sample for given in arguments.images for sample in _samples_of(classifier, given)]
     console, warnings = console_for(), console_for(stderr=True)

@@ -9,9 +9,9 @@ import optuna
 import platformdirs
 
 from depthsearch.artifacts import Artifacts, artifact_folder
-from depthsearch.databasefile import database_file
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_file
+from depthsearch.storage.databasefile import database_file
 from depthsearch.stored import refuse_damaged
 from depthsearch.study import open_storage, without_password
 

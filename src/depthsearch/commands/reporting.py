@@ -46,7 +46,10 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(as_json(summary)))
     else:
-        console_for().print(render(summary), render_trials(summary))
+        console = console_for()
+        console.print(render(summary))
+        if summary.trials:
+            console.print(render_trials(summary))
     if written:
         say(console_for(stderr=arguments.json), f"Report    {' '.join(map(str, written))}")
 
@@ -90,4 +93,8 @@ def _password(given: str | bool | None) -> str | None:
         source, given = PASSWORD_VARIABLE, os.environ[PASSWORD_VARIABLE]
     if given == "":
         raise SettingsError(f"{source} is empty: give a password, or leave it out.")
+    try:
+        str(given).encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"{source} is no UTF-8: give a password that is.") from None
     return None if given is None else str(given)

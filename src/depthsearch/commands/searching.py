@@ -34,6 +34,7 @@ from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
 from depthsearch.space import SearchSpace
+from depthsearch.storage import check_storage
 from depthsearch.stored import mark
 from depthsearch.study import (
     Event,
@@ -68,6 +69,7 @@ def study(arguments: argparse.Namespace) -> bool:
     cost = _cost_aim(arguments)
     check_watchers(arguments)
     check_executor(arguments)
+    check_storage(arguments.storage)
     check_source(arguments.data or "digits")
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")

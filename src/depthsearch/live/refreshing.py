@@ -25,6 +25,7 @@ from depthsearch.live.transfer import transfer_plot
 from depthsearch.plots import metric_of
 from depthsearch.progress import status
 from depthsearch.record import read
+from depthsearch.storage import PatientStorage, database_of
 from depthsearch.summary import Summary, summarize
 
 __all__ = ["plots_of", "refresh", "refreshed"]
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # At most this share of a study's time goes into showing it.
 SHARE = 0.05
+# How long to wait for a database that is away when the study ends by an error or an interrupt.
+LAST_SECONDS = 2.0
 
 
 @contextlib.contextmanager
@@ -54,8 +57,12 @@ def refreshed(study: optuna.Study) -> Iterator[Callable[[], None]]:
     now_and_then()
     try:
         yield now_and_then
-    finally:
-        refresh(study)
+    except BaseException:
+        # Whoever interrupts, or has waited for the database long enough, is not to wait for it once more.
+        with _hurried(study):
+            refresh(study)
+        raise
+    refresh(study)
 
 
 def refresh(study: optuna.Study) -> None:
@@ -90,6 +97,13 @@ def plots_of(summary: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
     front = front_of(summary)
     if front is not None:
         yield "front", front_plot(summary, front)
+
+
+def _hurried(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
+    storage = database_of(study)
+    if isinstance(storage, PatientStorage):
+        return storage.hurried(LAST_SECONDS)
+    return contextlib.nullcontext()
 
 
 class _Snapshot:

@@ -1,6 +1,7 @@
 """A study from its storage to its answer: opened, searched, confirmed. One coordinator owns it."""
 
-from depthsearch.storage import open_storage, without_password
+from depthsearch.passwords import without_password
+from depthsearch.storage import open_storage
 from depthsearch.study.confirmation import FINISHED
 from depthsearch.study.control import enqueue, request_stop, wait_until_free
 from depthsearch.study.coordinator import confirm, search

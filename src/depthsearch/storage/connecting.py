@@ -1,0 +1,257 @@
+"""How a database is spoken to: SQLite with a write-ahead log, PostgreSQL so that silence is noticed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import SingletonThreadPool
+
+from depthsearch.errors import SettingsError
+from depthsearch.storage.outage import Away, chain, lacks_log, passes
+
+__all__ = ["ConnectedStorage", "database_of", "is_of_one_thread"]
+
+# How long SQLite itself waits for a lock: nothing interrupts it meanwhile.
+LOCK_SECONDS = 0.2
+# Between two tries to open a database that others open too.
+PAUSE_SECONDS = 0.1
+# psycopg's: a server that is silent counts as away, not only one that says no.
+POSTGRESQL: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+CREATION_TRIES = 20
+
+
+def database_of(study: Study) -> RDBStorage | None:
+    """Give the database behind a study; None: it is kept otherwise, in this process's memory or a journal."""
+    # Optuna wraps a database in a cache.
+    storage = getattr(study._storage, "_backend", study._storage)
+    return storage if isinstance(storage, RDBStorage) else None
+
+
+def is_of_one_thread(storage: RDBStorage) -> bool:
+    """Say whether another thread sees another database: SQLite's in memory."""
+    return isinstance(storage.engine.pool, SingletonThreadPool)
+
+
+class ConnectedStorage(RDBStorage):
+    """Optuna's storage over connections of our own.
+
+    SQLite has a write-ahead log, so that who reads waits for nobody; who writes takes the lock at once, so
+    that what it has read before is still so.
+
+    Attributes:
+        guards: Called with each transaction that is to write, at its beginning; each may raise.
+    """
+
+    def __init__(self, address: URL, shown: str, *, busy_seconds: float) -> None:
+        """Open or create the database.
+
+        Args:
+            address: Where.
+            shown: The same for messages, without a password.
+            busy_seconds: See `open_storage`.
+
+        Raises:
+            Away: If it cannot be opened now.
+            ImportError: If there is no driver for it.
+        """
+        self.guards: list[Callable[[Connection], object]] = []
+        self._engine: Engine | None = None
+        self._address, self._shown, self._busy = address, shown, busy_seconds
+        self._local = threading.local()
+        self._file = _file_of(address)
+        # SQLite's: open for reading and writing, and create it only now.
+        self._mode = "mode=rw" if self._file and self._file.exists() else "mode=rwc"
+        self._open()
+        self._mode = self._mode.replace("rwc", "rw")
+
+    def _open(self) -> None:
+        """Open the database, or create what it lacks; several processes may do so at the same time."""
+        deadline = time.monotonic() + self._busy
+        n_races = 0
+        while True:
+            try:
+                return self._open_once()
+            except Away as error:
+                if not error.is_lock or time.monotonic() > deadline:
+                    raise
+            except (SQLAlchemyError, StorageInternalError) as error:
+                n_races += 1
+                if not _is_race(error) or n_races == CREATION_TRIES:
+                    raise
+            time.sleep(PAUSE_SECONDS)
+
+    def _open_once(self) -> None:
+        url = self._address.render_as_string(hide_password=False)
+        # Optuna fills in its schema's version where it finds braces.
+        url = url.replace("{", "{{").replace("}", "}}")
+        # Optuna reads over one connection while it writes over another: neither may lock at once.
+        with self._as_reader():
+            try:
+                # Of a database that is complete nothing is written, not even a lock taken.
+                super().__init__(url, self._options(), skip_table_creation=True)
+            except (Away, StorageInternalError) as error:
+                if self._can_be_frozen(error):
+                    self._freeze()
+                    super().__init__(url, self._options(), skip_table_creation=True)
+                elif isinstance(error, Away):
+                    raise
+                else:
+                    super().__init__(url, self._options())
+
+    def _options(self) -> dict[str, Any]:
+        if self._address.get_backend_name() == "sqlite":
+            return {"connect_args": {"timeout": min(LOCK_SECONDS, self._busy)}}
+        if self._address.get_driver_name() not in ("psycopg", "psycopg2"):
+            return {"pool_pre_ping": True}
+        asked = self._address.query
+        return {
+            "pool_pre_ping": True,
+            "connect_args": {key: value for key, value in POSTGRESQL.items() if key not in asked},
+        }
+
+    def _can_be_frozen(self, error: BaseException) -> bool:
+        """Say whether SQLite fails for want of a place for its log, beside a file that nobody here writes."""
+        file = self._file
+        if file is None or self._mode != "mode=rw" or not lacks_log(error):
+            return False
+        return _may(file, os.R_OK) and not _may(file.parent, os.W_OK)
+
+    def _freeze(self) -> None:
+        """Read a file as one that does not change.
+
+        Raises:
+            SettingsError: If part of it is still in its log.
+        """
+        assert self._file is not None
+        log = self._file.with_name(f"{self._file.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise SettingsError(
+                f"--storage {self._shown} has its latest writes in {log.name}, and {self._file.parent} "
+                "cannot be written to. Copy both files to a folder that can."
+            )
+        self._mode = "mode=ro&immutable=1"
+
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy's."""
+        assert self._engine is not None
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: Engine) -> None:
+        # Set by Optuna before anything is read or written; again if a database had to be created.
+        if self._engine is not None:
+            self._engine.dispose()
+        self._engine = engine
+        weakref.finalize(self, engine.dispose)
+        event.listen(engine, "handle_error", _recognise)
+        event.listen(engine, "begin", _weakly(self._begin))
+        # In memory there is but one connection, and nobody to wait for.
+        if engine.dialect.name == "sqlite" and not is_of_one_thread(self):
+            event.listen(engine, "do_connect", _weakly(self._name_file))
+            event.listen(engine, "connect", _begin_by_hand)
+
+    def _name_file(self, dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+        """Open an existing file: one that went away is not to be replaced by an empty one."""
+        if self._file is not None:
+            arguments[0] = f"{self._file.as_uri()}?{self._mode}"
+            options["uri"] = True
+
+    def _begin(self, connection: Connection) -> None:
+        reads = getattr(self._local, "reads", False)
+        if connection.dialect.name == "sqlite" and not is_of_one_thread(self):
+            if not reads and self._file is not None:
+                _use_log(connection)
+            connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        if not reads:
+            for guard in tuple(self.guards):
+                guard(connection)
+
+    @contextlib.contextmanager
+    def _as_reader(self, reads: bool = True) -> Iterator[None]:
+        before = getattr(self._local, "reads", False)
+        self._local.reads = reads
+        try:
+            yield
+        finally:
+            self._local.reads = before
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Make a listener that does not keep a storage alive, so that its connections are closed with it."""
+    known = weakref.WeakMethod(method)
+
+    def listen(*arguments: Any) -> None:
+        if found := known():
+            found(*arguments)
+
+    return listen
+
+
+def _file_of(address: URL) -> Path | None:
+    """Name the file of an SQLite database; None: in memory, a URI that says itself how, or no SQLite."""
+    if address.get_backend_name() != "sqlite" or address.query.get("uri"):
+        return None
+    if address.database in (None, "", ":memory:"):
+        return None
+    return Path(address.database).absolute()
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _recognise(context: ExceptionContext) -> Away | None:
+    """Tell what passes by itself from other errors, before Optuna makes one of both."""
+    error = context.original_exception
+    if context.is_pre_ping or not passes(error, is_disconnect=context.is_disconnect):
+        return None
+    return Away(error, is_connected=context.connection is not None)
+
+
+def _begin_by_hand(connection: Any, record: Any) -> None:
+    # Python's sqlite3 would begin a transaction only before a write, and never lock at once.
+    connection.isolation_level = None
+
+
+def _use_log(connection: Connection) -> None:
+    """Have SQLite use a write-ahead log, if the file system can; asked once by each connection."""
+    if connection.info.get("depthsearch_log"):
+        return
+    connection.info["depthsearch_log"] = True
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    try:
+        (mode,) = driver.execute("PRAGMA journal_mode=WAL").fetchone()
+        (synchronous,) = driver.execute("PRAGMA synchronous").fetchone()
+    except sqlite3.OperationalError:
+        # Somebody reads it as it is, or it cannot be written to, which the next statement tells.
+        return
+    if mode == "wal" and synchronous > 1:
+        # NORMAL: a power cut may take the last writes back, and never damages the file.
+        driver.execute("PRAGMA synchronous=NORMAL")
+
+
+def _is_race(error: BaseException) -> bool:
+    """Say whether another process has made a table, or written its first row, just before this one."""
+    return any(isinstance(cause, IntegrityError) or "already exists" in str(cause) for cause in chain(error))

@@ -1,0 +1,96 @@
+"""Opening a database by its URL, or saying in a line why that cannot be."""
+
+from __future__ import annotations
+
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from depthsearch.errors import DepthsearchError, SettingsError
+from depthsearch.passwords import without_password
+from depthsearch.storage.databasefile import refuse_foreign
+from depthsearch.storage.outage import Away, chain, first_line
+from depthsearch.storage.patient import BUSY_SECONDS, PATIENCE_SECONDS, PatientStorage
+
+__all__ = ["check_storage", "open_storage"]
+
+
+def check_storage(url: str) -> None:
+    """Refuse a database that cannot be used, before anything else is done; a file is not made for that.
+
+    Raises:
+        SettingsError: See `open_storage`.
+    """
+    if _usable(url).get_backend_name() != "sqlite":
+        open_storage(url)
+
+
+def open_storage(
+    url: str, *, patience_seconds: float = PATIENCE_SECONDS, busy_seconds: float = BUSY_SECONDS
+) -> RDBStorage:
+    """Open or create the database that studies live in.
+
+    Args:
+        url: SQLAlchemy's, such as ``sqlite:///depthsearch.db`` or ``postgresql://user@host/database``.
+        patience_seconds: How long to wait when it goes away later on. Opening does not wait.
+        busy_seconds: How long a lock of SQLite is waited for without a word, also to open it.
+
+    Raises:
+        SettingsError: If there is no such database or it cannot be used.
+    """
+    address, shown = _usable(url), without_password(url)
+    try:
+        return PatientStorage(address, shown, patience_seconds=patience_seconds, busy_seconds=busy_seconds)
+    except DepthsearchError:
+        raise
+    except Away as error:
+        raise SettingsError(f"--storage {shown} cannot be opened: {error.reason}") from error
+    except Exception as error:
+        raise SettingsError(f"--storage {shown} cannot be opened: {first_line(error)}") from error
+
+
+def _usable(url: str) -> URL:
+    """Read the URL of a database that has its driver and is no other program's.
+
+    Raises:
+        SettingsError: If it is none.
+    """
+    address = _address(url)
+    try:
+        address.get_dialect().import_dbapi()
+    except ImportError as error:
+        needed = _needed(address, chain(error)[-1])
+        raise SettingsError(f"--storage {without_password(url)} needs a driver: {needed}") from None
+    except NoSuchModuleError as error:
+        raise SettingsError(f"--storage {without_password(url)} cannot be opened: {error}") from None
+    refuse_foreign(url)
+    return address
+
+
+def _address(url: str) -> URL:
+    """Read a URL.
+
+    Raises:
+        SettingsError: If it is none.
+    """
+    shown = without_password(url)
+    if "://" not in url:
+        raise SettingsError(f"--storage {shown!r} is no database URL: give sqlite:///{shown} or another.")
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        raise SettingsError(
+            f"--storage {shown} is no database URL: give sqlite:///FILE or postgresql://USER@HOST/DATABASE."
+        ) from None
+    if address.password is not None and url.count("@") > 1:
+        raise SettingsError(f"--storage {shown} has more than one @: write those of the password %40.")
+    if address.drivername in ("postgresql", "postgres"):
+        # What this means without a driver depends on SQLAlchemy's version.
+        return address.set(drivername="postgresql+psycopg")
+    return address
+
+
+def _needed(address: URL, missing: BaseException) -> str:
+    if address.drivername == "postgresql+psycopg":
+        return "pip install 'depthsearch[postgres]'."
+    return f"{missing}. Install it, or give a database of another kind."
