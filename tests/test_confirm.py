@@ -186,6 +186,22 @@ def test_trials_of_the_search_that_wait_are_left_to_the_search(
     assert [t.number for t in short.open().get_trials(states=(TrialState.WAITING,))] == waiting
 
 
+def test_a_search_that_goes_on_trains_nothing_of_a_confirmation_that_was_left(study: Study) -> None:
+    for event in study.start():
+        if isinstance(event, ConfirmationPlanned):
+            break
+    left = [t.number for t in study.confirming()]
+    assert {t.state for t in study.confirming()} == {TrialState.WAITING}
+    study.search(N_TRIALS + 1)
+    assert {t.state for t in study.confirming()} == {TrialState.FAIL}
+    (new,) = study.open().get_trials()[left[-1] + 1 :]
+    assert (new.state, new.user_attrs.get("origin")) == (TrialState.COMPLETE, None)
+    study.confirm()
+    trained = [t for t in study.confirming() if t.number not in left]
+    assert {t.state for t in trained} == {TrialState.COMPLETE}
+    assert len(trained) == len({(t.user_attrs["confirms"], t.user_attrs["seed"]) for t in trained}) >= 4
+
+
 def test_the_answer_of_the_summary_is_the_confirmed_one(study: Study) -> None:
     before = summarize(study.open())
     assert before.evidence is None

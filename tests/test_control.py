@@ -131,7 +131,7 @@ def test_a_stop_after_the_epoch_leaves_the_trial_to_go_on_and_nothing_is_lost(pl
     assert events[-1] == Stopped(after="epoch")
     assert [e.result.epoch for e in events if isinstance(e, EpochDone) and e.number == 1] == [1]
     assert place.states()[:3] == ["COMPLETE", "RUNNING", "WAITING"]
-    assert holder_of(place.open().user_attrs) is None
+    assert holder_of(place.open().user_attrs, time.time()) is None
     again = place.run(3)
     assert (again[0].number, again[0].adopted) == (1, True)
     assert not any(isinstance(event, Stopped) for event in again)

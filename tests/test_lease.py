@@ -126,9 +126,9 @@ def test_a_killed_process_that_nobody_has_asked_for_is_dead(study: optuna.Study)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         started = lease_module.start_of(process.pid)
         holder = elsewhere(host=socket.gethostname(), pid=process.pid, started=started)
-        assert holder_of({"coordinator": holder}) is not None
+        assert holder_of({"coordinator": holder}, time.time()) is not None
         process.kill()
-        wait_for(lambda: holder_of({"coordinator": holder}) is None)
+        wait_for(lambda: holder_of({"coordinator": holder}, time.time()) is None)
         study.set_user_attr("coordinator", holder)
         with lease(study):
             pass
@@ -191,6 +191,17 @@ def test_what_is_asked_of_the_holder_comes_with_the_renewal(study: optuna.Study)
         study.set_user_attr("stop_request", {"token": token, "after": "trial"})
         assert held.renew() == "trial"
     assert held.asked() == "trial"
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_who_looks_from_a_machine_whose_clock_is_wrong_sees_who_runs_it(study, monkeypatch) -> None:
+    study.set_user_attr("coordinator", elsewhere(renewed=lease_module.clock_of(study)))
+    right = time.time
+    for seconds in (-3600, 3600):
+        monkeypatch.setattr(time, "time", lambda seconds=seconds: right() + seconds)
+        assert holder_of(study.user_attrs, lease_module.clock_of(study)) is not None
+    study.set_user_attr("coordinator", elsewhere(renewed=lease_module.clock_of(study) - 3600))
+    assert holder_of(study.user_attrs, lease_module.clock_of(study)) is None
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)

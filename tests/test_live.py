@@ -1,7 +1,9 @@
 """What a study keeps for its dashboard: the note and the plots, as they are stored."""
 
+import contextlib
 import json
 import logging
+import time
 from typing import Any
 
 import optuna
@@ -17,6 +19,7 @@ from test_page import FINISHED, NASTY, attributes, cut, stored, trial
 from depthsearch.lease import lease
 from depthsearch.live import BEGIN, END, keep_note, keep_plot, plots_of, refresh, refreshed, refreshing
 from depthsearch.live.keeping import with_ours
+from depthsearch.storage import open_storage
 from depthsearch.stored import mark
 from depthsearch.summary import summarize
 
@@ -185,6 +188,25 @@ def test_the_view_is_brought_up_to_date_where_a_study_is_interrupted(kept) -> No
     assert "**0.9500**" in get_note(study)
 
 
+def test_the_last_view_waits_for_no_database(tmp_path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = optuna.create_study(storage=open_storage(url, busy_seconds=0.1, patience_seconds=60.0))
+    with contextlib.ExitStack() as until_end:
+
+        def interrupted() -> None:
+            with refreshed(study):
+                # Moved away: what reads it fails until it is back.
+                (tmp_path / "s.db").rename(tmp_path / "away.db")
+                until_end.callback((tmp_path / "away.db").rename, tmp_path / "s.db")
+                study._storage._backend.engine.dispose()
+                raise KeyboardInterrupt("stop")
+
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt, match="stop"):
+            interrupted()
+        assert time.monotonic() - began < 30
+
+
 # --- the note -----------------------------------------------------------------------------------
 
 
@@ -218,6 +240,35 @@ def test_the_note_ranks_what_was_trained_again_by_its_means(kept) -> None:
     assert first[:5] == ["20", "conv6_keras", "layer2.0.conv", "0.8650 ± 0.0050", "mean of 2 seeds"]
     assert [second[3], third[3]] == ["0.8050 ± 0.0050", "0.7050 ± 0.0050"]
     assert "mean of 2 seeds" in get_note(study)
+
+
+def test_the_answer_is_in_the_note_also_where_many_cuts_are_better_by_a_hair(kept) -> None:
+    n_cuts = 10
+    settings = tuple(trial(index, 0.8 + 0.001 * index) for index in range(n_cuts))
+    # The later the cut, the more its seeds differ.
+    seeds = [(index, seed) for index in range(n_cuts) for seed in (0, 1)]
+    again = tuple(
+        trial(
+            i,
+            0.8 - i * (0.0001 + 0.02 * (seed - 0.5)),
+            origin="confirm",
+            confirms=i,
+            seed=seed,
+            resample=False,
+        )
+        for i, seed in seeds
+    )
+    plan = {"trials": list(range(n_cuts)), "seeds": 2, "resample": False, "after": n_cuts}
+    study = kept(*settings, *again, confirmation=plan)
+    summary = summarize(study)
+    ranked = sorted(summary.evidence.confirmed, key=lambda confirmed: confirmed.gap)
+    place = [confirmed.cut for confirmed in ranked].index(summary.chosen.cut)
+    assert place >= 8
+    refresh(study)
+    rows = cells(get_note(study))
+    layers = [row[0] for row in rows if "mean of 2 seeds" in row]
+    assert layers == [*(str(c.cut.layer) for c in ranked[:7]), str(summary.chosen.cut.layer)]
+    assert "the marked one is the answer" in get_note(study)
 
 
 def test_the_note_says_who_runs_a_study_and_whether_anything_is_left(kept) -> None:

@@ -559,8 +559,19 @@ def test_a_trial_that_runs_out_of_memory_is_tried_again_without_what_is_kept_on_
         yield from training_
 
     monkeypatch.setattr(objective, "train", full_once)
-    monkeypatch.setattr(type(task.features), "give_back_device", lambda self: held and held.pop())
-    assert without_time(list(train_point(task, point, seed=0))) == expected
+    asked = []
+
+    def give_back(store):
+        asked.append(store)
+        return held and held.pop()
+
+    monkeypatch.setattr(type(task.features), "give_back_device", give_back)
+    other, unused = replace(task), replace(task)
+    others = (task, other, unused)
+    assert other.features is not task.features
+    assert without_time(list(train_point(task, point, seed=0, others=others))) == expected
+    assert set(asked) == {task.features, other.features}
+    assert "features" not in vars(unused)
     calls.clear()
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         list(train_point(task, point, seed=0))

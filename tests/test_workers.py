@@ -35,7 +35,8 @@ from depthsearch.executors import (
     plan_workers,
     run_job,
 )
-from depthsearch.executors.gpu import peak_bytes, refuse_too_many
+from depthsearch.executors.gpu import check_room, peak_bytes, refuse_too_many
+from depthsearch.features import Budget
 from depthsearch.objective import Task, TransferCurve
 from depthsearch.study import (
     EpochDone,
@@ -283,6 +284,7 @@ def short_of_memory(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
         assert isinstance(job, Training)
         assert job.checkpoint is not None
         been = job.checkpoint.with_suffix(".full")
+        assert job.is_alone == been.exists()
         if job.key == 2 or not been.exists():
             been.parent.mkdir(parents=True, exist_ok=True)
             been.touch()
@@ -299,6 +301,127 @@ def test_what_has_too_little_memory_beside_others_goes_on_alone(start, trials) -
     assert trials()[1].state == TrialState.COMPLETE
     assert (trials()[2].state, trials()[2].user_attrs["reason"]) == (TrialState.FAIL, "out of memory on cuda")
     assert not any("lost" in trial.user_attrs for trial in trials())
+
+
+def probe_short_of_memory(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    """A probing has too little memory beside others."""
+    if isinstance(job, Probing) and not job.is_alone:
+        yield Failed(kind="memory", reason="out of memory on cuda", error=MemoryError())
+    else:
+        yield from pretend(tasks, job)
+
+
+def test_a_probing_that_has_too_little_memory_is_done_alone(start, trials) -> None:
+    events = list(start(probe_short_of_memory, 6, n_workers=2))
+    kinds = [type(event).__name__ for event in events]
+    assert kinds.index("CurveDrawn") > max(i for i, kind in enumerate(kinds) if kind == "TrialEnded")
+    assert [trial.state for trial in trials()] == [TrialState.COMPLETE] * 6
+
+
+def never_probed(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    if isinstance(job, Probing):
+        yield Failed(kind="memory", reason="out of memory on cuda", error=MemoryError())
+    else:
+        yield from pretend(tasks, job)
+
+
+def test_a_probing_that_has_too_little_memory_alone_stops_the_study(start) -> None:
+    with pytest.raises(StudyError, match=r"^The frozen features could not be probed: out of memory on cuda"):
+        list(start(never_probed, 2, n_workers=2))
+
+
+def test_a_training_that_needs_all_memory_has_no_idle_process_beside_it(longer, space, tmp_path) -> None:
+    with contextlib.closing(
+        LocalProcesses({"": longer}, plan_workers(longer.device, 2), run=pretend)
+    ) as made:
+        while not made.all_ready:
+            made.wait(0.1)
+        before = made.pids
+        made.start(training(space, 1, tmp_path))
+        assert made.pids == before
+        made.drop()
+        while not made.all_ready:
+            made.wait(0.1)
+        before = made.pids
+        made.start(replace(training(space, 2, tmp_path), is_alone=True))
+        ended = [psutil.Process(pid) for pid in before if psutil.pid_exists(pid)]
+        assert ended == []
+        while not (reports := made.wait(60)):
+            pass
+        assert isinstance(reports[0][1], EpochResult)
+
+
+def lose_the_gpu(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+    """The GPU fails under trial 1, and its process can do nothing more."""
+    if job.key == 1 and isinstance(job, Training):
+        assert job.checkpoint is not None
+        been = job.checkpoint.with_suffix(".failed")
+        if not been.exists():
+            been.parent.mkdir(parents=True, exist_ok=True)
+            been.write_text(str(os.getpid()))
+            yield Failed(kind="device", reason="CUDA error: unspecified launch failure", error=RuntimeError())
+            return
+        assert been.read_text() != str(os.getpid())
+    yield from pretend(tasks, job)
+
+
+def test_a_gpu_that_fails_costs_its_process_and_the_trial_goes_on(start, trials) -> None:
+    events = list(start(lose_the_gpu, 4))
+    (lost,) = (event for event in events if isinstance(event, TrialLost))
+    assert (lost.number, lost.n_lost) == (1, 1)
+    assert lost.reason.endswith(": CUDA error: unspecified launch failure")
+    assert {trial.state for trial in trials()[:4]} == {TrialState.COMPLETE}
+
+
+def test_a_gpu_that_fails_under_the_only_process_stops_the_study(
+    longer, space, tmp_path, open_quick_storage
+) -> None:
+    study = open_study(open_quick_storage(f"sqlite:///{tmp_path}/s.db"), "s", longer, space, {})
+    executor = InProcess({"": longer}, run=lose_the_gpu)
+    options = {"sampler": "tpe", "pruner": "none", "checkpoints": tmp_path, "executor": executor}
+    with pytest.raises(StudyError, match=r"^Trial 1 stopped: CUDA error: unspecified launch failure\. Mend"):
+        list(search(study, longer, space, n_trials=4, **options))
+    assert study.trials[1].state == TrialState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (
+            getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: unspecified launch failure"),
+            "device",
+        ),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),
+        (RuntimeError("CUDA error: out of memory"), "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "memory"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "bug"),
+        (OSError(5, "Input/output error"), "system"),
+    ],
+)
+def test_an_error_is_told_for_what_it_is(longer, space, tmp_path, monkeypatch, error, kind) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("depthsearch.executors.jobs.train_point", fail)
+    (failed,) = run_job({"": longer}, training(space, 1, tmp_path))
+    assert isinstance(failed, Failed)
+    assert failed.kind == kind
+
+
+def test_a_trial_whose_last_loss_was_not_told_is_ended_by_the_next_start(
+    start, trials, longer, space, tmp_path, open_quick_storage
+) -> None:
+    stored = open_study(open_quick_storage(f"sqlite:///{tmp_path}/studies.db"), "s", longer, space, {})
+    for event in start(pretend, 2):
+        if isinstance(event, EpochDone) and event.number == 1:
+            break
+    (left,) = [trial for trial in trials() if trial.state == TrialState.RUNNING and trial.number == 1]
+    reasons = ["worker 1: one", "worker 2: two", "three"]
+    stored._storage.set_trial_user_attr(left._trial_id, "lost", reasons)
+    events = list(start(pretend, 2))
+    assert not any(isinstance(event, TrialStarted) and event.number == 1 for event in events)
+    assert trials()[1].state == TrialState.FAIL
+    assert trials()[1].user_attrs["reason"] == "lost its worker 3 times: three"
 
 
 def die_at_once(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
@@ -420,14 +543,66 @@ def gone() -> None:
     raise DataError("the images are gone")
 
 
+def test_a_worker_that_cannot_start_holds_no_job(longer, space, tmp_path, monkeypatch, caplog) -> None:
+    spawn = LocalProcesses._spawn
+
+    def spawn_first(self: LocalProcesses, worker: Any) -> None:
+        if worker.plan.name == "worker 2":
+            self._failed_to_start(worker, "its GPU is in use")
+        else:
+            spawn(self, worker)
+
+    monkeypatch.setattr(LocalProcesses, "_spawn", spawn_first)
+    plans = plan_workers(longer.device, 2)
+    made = LocalProcesses({"": longer}, plans, run=pretend, patience_seconds=30.0)
+    with contextlib.closing(made):
+        made.start(training(space, 1, tmp_path))
+        made.start(training(space, 2, tmp_path))
+        with pytest.raises(RuntimeError, match="no worker is free for job 3"):
+            made.start(training(space, 3, tmp_path))
+        while not made._workers[0].is_ready:
+            made.wait(0.1)
+        made.patience_seconds = 0.0
+        ended = []
+        while len(ended) < 2:
+            for key, report in made.wait(60):
+                if isinstance(report, EpochResult):
+                    made.answer(key, go_on=True)
+                else:
+                    ended.append((key, report))
+    assert sorted(ended, key=lambda each: each[0]) == [(1, Ended()), (2, Ended())]
+    assert [r.getMessage() for r in caplog.records] == ["worker 2 cannot be started yet: its GPU is in use"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
+def test_a_terminal_s_interrupt_is_not_heard_by_workers_that_start(longer) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with contextlib.closing(LocalProcesses({"": longer}, plan_workers(longer.device, 1))) as made:
+        (pid,) = made.pids
+        for process in (psutil.Process(pid), psutil.Process(pid).parent()):
+            assert process is not None
+            assert process.pid != os.getpid()
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            blocked = next(line for line in status.splitlines() if line.startswith("SigBlk"))
+            assert int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
 @pytest.mark.slow
-def test_workers_end_with_the_process_that_made_them(tmp_path: Path) -> None:
+def test_workers_end_with_the_process_that_made_them_and_leave_no_memory_behind(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "features.npy").touch()
     code = (
-        "import time\n"
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from types import SimpleNamespace as Plain\n"
         "from depthsearch.executors import LocalProcesses, WorkerPlan\n"
         "if __name__ == '__main__':\n"
         "    plans = [WorkerPlan(name=str(n), gpu=None, threads=1) for n in range(2)]\n"
-        "    made = LocalProcesses({}, plans)\n"
+        "    task = Plain(budget=Plain(shared_folder=Path(__file__).parent / 'shared'))\n"
+        "    made = LocalProcesses({'': task}, plans)\n"
+        "    while not made.all_ready:\n"
+        "        made.wait(0.1)\n"
         "    print(*made.pids, flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -439,6 +614,7 @@ def test_workers_end_with_the_process_that_made_them(tmp_path: Path) -> None:
     assert len(workers) == 2
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []
+    assert not (tmp_path / "shared").exists()
 
 
 # --- where they compute -------------------------------------------------------------------------
@@ -479,6 +655,20 @@ def test_more_workers_than_a_gpu_has_room_for_are_refused(free: float, advice: s
         SettingsError, match=rf"^4 workers on a GPU need 4\.0 GiB, .* {free} GiB are free.*{advice}"
     ):
         refuse_too_many(4, each_bytes=gib, free_bytes=int(free * gib), batch_size=64)
+
+
+def test_the_fullest_gpu_and_what_all_backbones_keep_decide_on_the_room(longer, space, monkeypatch) -> None:
+    gib = 2**30
+    free = {0: 9 * gib, 1: 6 * gib}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free[gpu], 80 * gib))
+    monkeypatch.setattr("depthsearch.executors.gpu.peak_bytes", lambda *_: gib)
+    budget = Budget(memory_bytes=0, device_bytes=gib, disk_bytes=0, folder=Path())
+    tasks = {name: replace(longer, budget=budget) for name in "ab"}
+    plans = [WorkerPlan(name=str(n), gpu=n % 2, threads=1) for n in range(6)]
+    with pytest.raises(SettingsError, match=r"need 4\.8 GiB, .* 4\.0 GiB are free beside kept features"):
+        check_room(tasks, space, plans)
+    check_room(tasks, space, plans[:4])
+    check_room(tasks, space, plans[:2])
 
 
 @pytest.mark.gpu

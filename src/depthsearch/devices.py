@@ -18,6 +18,7 @@ from depthsearch.errors import SettingsError
 __all__ = [
     "Device",
     "choose_device",
+    "is_device_fault",
     "is_out_of_memory",
     "processor_name",
     "release_memory",
@@ -166,6 +167,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     words = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate" in words)
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether a GPU failed, by an ECC error or a failed launch: its process can compute nothing more."""
+    if is_out_of_memory(error):
+        return False
+    # PyTorch before 2.8 has no class for it.
+    known: type[Exception] | tuple[()] = getattr(torch, "AcceleratorError", ())
+    return isinstance(error, known) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 
 def release_memory() -> None:

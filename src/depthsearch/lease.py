@@ -32,7 +32,7 @@ from depthsearch.errors import StudyError
 from depthsearch.interrupts import deferred
 from depthsearch.storage import PatientStorage, database_of, is_of_one_thread
 
-__all__ = ["Holder", "Lease", "asked_of", "holder_of", "lease", "start_of"]
+__all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease", "start_of"]
 
 # A coordinator on another machine that has not renewed its lease for so long is taken for dead.
 LEASE_SECONDS = 120.0
@@ -78,16 +78,33 @@ class Holder:
         return f"process {self.pid} on {self.host}"
 
 
-def holder_of(attributes: Mapping[str, Any]) -> Holder | None:
+def holder_of(attributes: Mapping[str, Any], now: float) -> Holder | None:
     """Find the process that runs a study; None: nobody that lives.
 
     Args:
         attributes: The study's user attributes, read once.
+        now: The time by `clock_of` the study.
     """
     holder = attributes.get(COORDINATOR)
-    if not holder or not _lives(holder, time.time()):
+    if not holder or not _lives(holder, now):
         return None
     return _named(holder)
+
+
+def clock_of(study: optuna.Study) -> float:
+    """Read the clock by which a study's lease runs out, in seconds since 1970: its database's, if it has one.
+
+    Machines' own may differ by more than a lease.
+    """
+    storage = database_of(study)
+    if not isinstance(storage, PatientStorage):
+        return time.time()
+
+    def read(_: bool) -> float:
+        with storage.engine.connect() as connection:
+            return _now(connection)
+
+    return storage.patiently(read, writes=False)
 
 
 def _named(holder: Mapping[str, Any]) -> Holder:
@@ -324,7 +341,7 @@ def _is_of(study_id: int) -> sqlalchemy.ColumnElement[bool]:
 
 
 def _now(connection: Connection) -> float:
-    """Read the clock that all who want a study share: machines' own may differ by more than a lease."""
+    """Read the clock that all who want a study share; see `clock_of`."""
     if connection.dialect.name == "postgresql":
         return float(
             connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()

@@ -173,6 +173,7 @@ def train_point(
     seed: int,
     checkpoint: Path | None = None,
     upcoming: Mapping[Cut, float] | None = None,
+    others: Sequence[Task] = (),
 ) -> Generator[EpochResult, None, Suffix]:
     """Train one point and yield a result after each epoch; close the generator to stop.
 
@@ -182,6 +183,7 @@ def train_point(
         seed: Of the head's weights, batch order and dropout.
         checkpoint: See `training.train`.
         upcoming: How many more trials may come at each cut: what is worth keeping for them is kept.
+        others: Tasks that may keep something in this GPU's memory as well.
 
     Returns:
         The trained suffix.
@@ -200,9 +202,15 @@ def train_point(
             return suffix
         except RuntimeError as error:
             # What is kept on a GPU is worth less than a trial: once it is gone, try again.
-            if not is_out_of_memory(error) or not task.features.give_back_device():
+            if not is_out_of_memory(error) or not _give_back_device(task, *others):
                 raise
         release_memory()
+
+
+def _give_back_device(*tasks: Task) -> bool:
+    """Let go of what tasks keep in the memory of a GPU; return whether there was anything."""
+    # A list: each of them is asked. A task without a store keeps nothing.
+    return any([task.features.give_back_device() for task in tasks if "features" in vars(task)])
 
 
 def _train_point(

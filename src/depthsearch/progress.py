@@ -12,13 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.cuts import Cut
 from depthsearch.evidence import Evidence
-from depthsearch.lease import Holder, holder_of
+from depthsearch.lease import Holder, asked_of, clock_of, holder_of
 from depthsearch.report import cut_json
 from depthsearch.reproduction import study_command
 from depthsearch.stored import read_backbones, why_unreadable
 from depthsearch.study import FINISHED
 from depthsearch.study.confirmation import count_searched, waiting_to_confirm
-from depthsearch.study.control import GUESS, WANTED, is_stopping, trials_in_total
+from depthsearch.study.control import GUESS, WANTED, trials_in_total
 from depthsearch.summary import Summary, summarize
 from depthsearch.trials import TrialSummary
 
@@ -135,7 +135,7 @@ def status(study: optuna.Study, summary: Summary | None = None) -> Status:
         or (wanted is not None and done < wanted)
         or (then_confirm and not is_planned and summary.best is not None)
     )
-    holder = holder_of(attributes)
+    holder = holder_of(attributes, clock_of(study))
     started = any(trial.state != TrialState.WAITING for trial in trials) or summary.cost.seconds > 0
     state = _state(attributes, holder, started=started, is_left=is_left)
     return Status(
@@ -179,7 +179,7 @@ def _wanted(study: optuna.Study, attributes: Mapping[str, Any]) -> tuple[int | N
 
 def _state(attributes: Mapping[str, Any], holder: Holder | None, *, started: bool, is_left: bool) -> str:
     if holder is not None:
-        return "stopping" if is_stopping(attributes) else "running"
+        return "running" if asked_of(attributes, holder.token) is None else "stopping"
     if not started:
         return "empty"
     return "interrupted" if is_left else "complete"

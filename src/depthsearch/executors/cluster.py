@@ -158,6 +158,12 @@ class RayWorkers:
         return max(1, sum(worker.ready is not None for worker in self._workers))
 
     @property
+    def shares_memory(self) -> bool:
+        """Whether a worker may have too little memory since others have some: a GPU's, or a node's."""
+        gpus_each = self.slots.num_gpus
+        return gpus_each < 1 if gpus_each else self.n_workers > len({p.node for p in self.places.values()})
+
+    @property
     def places(self) -> Mapping[str, Ready]:
         """Where the workers are, by their names."""
         return {worker.name: worker.ready for worker in self._workers if worker.ready is not None}

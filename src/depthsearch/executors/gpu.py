@@ -31,15 +31,15 @@ def check_room(tasks: Mapping[str, Task], space: SearchSpace, plans: Sequence[Wo
     Raises:
         SettingsError: If they do not fit.
     """
-    n_each = max(Counter(plan.gpu for plan in plans if plan.gpu is not None).values(), default=0)
+    on = Counter(plan.gpu for plan in plans if plan.gpu is not None)
+    n_each = max(on.values(), default=0)
     if n_each < 2:
         return
-    kept = max((task.budget.device_bytes for task in tasks.values() if task.budget is not None), default=0)
+    kept = sum(task.budget.device_bytes for task in tasks.values() if task.budget is not None)
     refuse_too_many(
         n_each,
         each_bytes=CONTEXT_BYTES + max(peak_bytes(task, space, name) for name, task in tasks.items()),
-        # The first GPU has this process's own context, so that the others have a little more.
-        free_bytes=torch.cuda.mem_get_info()[0] - kept,
+        free_bytes=min(torch.cuda.mem_get_info(gpu)[0] for gpu in on) - kept,
         batch_size=next(iter(tasks.values())).recipe.batch_size,
     )
 

@@ -31,6 +31,11 @@ class InProcess:
         """How many jobs run at once."""
         return 1
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a worker may have too little memory since others have some."""
+        return False
+
     def start(self, job: Job) -> None:
         """Take a job; nothing of it runs yet.
 

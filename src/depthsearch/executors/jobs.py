@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from depthsearch.cuts import Cut
-from depthsearch.devices import is_out_of_memory, release_memory
+from depthsearch.devices import is_device_fault, is_out_of_memory, release_memory
 from depthsearch.errors import DepthsearchError, DivergedError
 from depthsearch.objective import Task, TransferCurve, train_point, transfer_curve
 from depthsearch.space import Point
@@ -34,6 +34,7 @@ class Training:
         split_seed: Divides training and validation images anew; None: they are as the data set says.
         checkpoint: File to go on from if it is there, and to write after each epoch.
         upcoming: How many more trials may come at each cut.
+        is_alone: Whether nothing runs beside it, as it needs all the memory there is.
     """
 
     key: int
@@ -42,6 +43,7 @@ class Training:
     split_seed: int | None
     checkpoint: Path | None
     upcoming: Mapping[Cut, float]
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +54,13 @@ class Probing:
         key: The space's name for the backbone.
         cuts: Its candidates by depth.
         upcoming: How many trials may come at each cut.
+        is_alone: Whether nothing runs beside it, as it needs all the memory there is.
     """
 
     key: str
     cuts: tuple[Cut, ...]
     upcoming: Mapping[Cut, float]
+    is_alone: bool = False
 
 
 Job = Training | Probing
@@ -72,8 +76,9 @@ class Failed:
     """A job could not be done.
 
     Attributes:
-        kind: ``diverged``; ``memory``: it ran out of it; ``system``: a file or the like, nothing that speaks
-            of the setting; ``bug``.
+        kind: ``diverged``; ``memory``: it ran out of it; ``device``: the GPU failed, and this process can
+            compute nothing more on it; ``system``: a file or the like, nothing that speaks of the setting;
+            ``bug``.
         reason: In a line.
         error: What was raised.
     """
@@ -105,6 +110,10 @@ class Executor(Protocol):
     @property
     def n_workers(self) -> int:
         """How many jobs run at once."""
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a worker may have too little memory since others have some."""
 
     def start(self, job: Job) -> str | None:
         """Give a job to a free worker; return the worker's name, if there are several.
@@ -151,7 +160,12 @@ def run_job(tasks: Mapping[str, Task], job: Job) -> Generator[Report, None, None
             if job.split_seed is not None:
                 task = task.resampled(job.split_seed)
             yield from train_point(
-                task, job.point, seed=job.seed, checkpoint=job.checkpoint, upcoming=job.upcoming
+                task,
+                job.point,
+                seed=job.seed,
+                checkpoint=job.checkpoint,
+                upcoming=job.upcoming,
+                others=tuple(tasks.values()),
             )
             yield Ended()
     except Exception as error:  # noqa: BLE001 (whoever gets the report decides; a bug surfaces there)
@@ -169,6 +183,8 @@ def _failed(tasks: Mapping[str, Task], job: Job, error: Exception) -> Failed:
         error.__traceback__ = None
         where = f"out of memory on {task.device.kind} at batch size {task.recipe.batch_size}"
         return Failed(kind="memory", reason=f"{where}: {first_line(error)}", error=error)
+    if is_device_fault(error):
+        return Failed(kind="device", reason=first_line(error), error=error)
     if isinstance(error, OSError | DepthsearchError):
         return Failed(kind="system", reason=first_line(error), error=error)
     return Failed(kind="bug", reason=f"{type(error).__name__}: {error}", error=error)

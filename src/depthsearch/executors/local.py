@@ -19,6 +19,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -29,9 +30,10 @@ import psutil
 import torch
 from torch.hub import tqdm
 
-from depthsearch.devices import Device, usable_cores
+from depthsearch.devices import Device, is_device_fault, is_out_of_memory, usable_cores
 from depthsearch.errors import DepthsearchError, SettingsError, StudyError
 from depthsearch.executors.jobs import Failed, Job, Lost, Report, Run, first_line, portable, run_job
+from depthsearch.features import remove_shared
 from depthsearch.interrupts import deferred
 from depthsearch.objective import Task
 from depthsearch.training import EpochResult
@@ -152,6 +154,8 @@ class LocalProcesses:
         self._payload = pickle.dumps(dict(tasks))
         self._context = _context()
         self._workers = [_Worker(plan=plan) for plan in plans]
+        # Jobs of workers that cannot be started: for the first that is free.
+        self._waiting: list[Job] = []
         self._reports: list[tuple[int | str, Report]] = []
         self._looked = time.monotonic()
         # At the end of Python, multiprocessing would wait for workers that nobody has ended.
@@ -162,6 +166,12 @@ class LocalProcesses:
     def n_workers(self) -> int:
         """How many jobs run at once."""
         return len(self._workers)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a worker may have too little memory since others have some: a GPU's, or the machine's."""
+        gpus = [worker.plan.gpu for worker in self._workers]
+        return len(gpus) > len(set(gpus))
 
     @property
     def all_ready(self) -> bool:
@@ -175,7 +185,7 @@ class LocalProcesses:
         return tuple(pid for pid in found if pid is not None)
 
     def start(self, job: Job) -> str:
-        """Give a job to a free worker, one that is ready if there is one.
+        """Give a job to a free worker: one that is ready, or is expected to be soon.
 
         Returns:
             The worker's name.
@@ -184,9 +194,11 @@ class LocalProcesses:
             RuntimeError: If none is free.
         """
         free = [worker for worker in self._workers if worker.job is None]
-        if not free:
+        if len(free) <= len(self._waiting):
             raise RuntimeError(f"no worker is free for job {job.key}")
-        worker = next((worker for worker in free if worker.is_ready), free[0])
+        if job.is_alone:
+            self._empty(free)
+        worker = min(free, key=lambda worker: (not worker.is_ready, worker.failing_since is not None))
         worker.job, worker.has_begun = job, False
         self._begin(worker)
         return worker.plan.name
@@ -200,6 +212,7 @@ class LocalProcesses:
         deadline = time.monotonic() + seconds
         while True:
             self._keep_alive()
+            self._begin_waiting()
             left = deadline - time.monotonic()
             if self._reports or left <= 0:
                 found, self._reports = self._reports, []
@@ -225,6 +238,10 @@ class LocalProcesses:
 
     def withdraw(self, key: int | str) -> bool:
         """Take back a job that no process has; say whether it was."""
+        for job in self._waiting:
+            if job.key == key:
+                self._waiting.remove(job)
+                return True
         for worker in self._workers:
             if worker.job is not None and worker.job.key == key and not worker.has_begun:
                 worker.job = None
@@ -237,7 +254,7 @@ class LocalProcesses:
             if worker.job is not None:
                 worker.job = None
                 _remove(worker)
-        self._reports = []
+        self._reports, self._waiting = [], []
 
     def close(self) -> None:
         """End the processes."""
@@ -264,7 +281,7 @@ class LocalProcesses:
                 process = self._context.Process(  # type: ignore[attr-defined]
                     target=_serve, args=(theirs, self._payload, worker.plan, self._run), daemon=True
                 )
-                with _environment(OMP_NUM_THREADS=str(worker.plan.threads)):
+                with _environment(OMP_NUM_THREADS=str(worker.plan.threads)), _uninterrupted():
                     process.start()
             except (OSError, EOFError) as error:
                 # The second where the process that all are forked from has died; another is started then.
@@ -296,7 +313,9 @@ class LocalProcesses:
         elif worker.job is not None and worker.has_begun:
             key, report = said
             # One that was stopped ends in its own time; nobody asked for what it says then.
-            if key == worker.job.key:
+            if key == worker.job.key and isinstance(report, Failed) and report.kind == "device":
+                self._lose(worker, report.reason)
+            elif key == worker.job.key:
                 self._reports.append((key, report))
                 worker.is_asking = isinstance(report, EpochResult)
                 if not worker.is_asking:
@@ -313,6 +332,19 @@ class LocalProcesses:
             worker.is_asking = False
             self._note_computing(worker)
 
+    def _begin_waiting(self) -> None:
+        """Let workers that are ready and free do what others were to do and cannot."""
+        for worker in self._workers:
+            if self._waiting and worker.is_ready and worker.job is None:
+                worker.job, worker.has_begun = self._waiting.pop(0), False
+                self._begin(worker)
+
+    def _empty(self, workers: Sequence[_Worker]) -> None:
+        """Put new processes in the place of idle ones, which have things in memory from earlier jobs."""
+        for worker in workers:
+            if worker.is_ready:
+                _remove(worker)
+
     def _lose(self, worker: _Worker, reason: str) -> None:
         """Take a process for dead."""
         was_ready = worker.is_ready
@@ -326,17 +358,21 @@ class LocalProcesses:
             self._failed_to_start(worker, reason)
 
     def _failed_to_start(self, worker: _Worker, reason: str) -> None:
-        """Try again later, or give up.
+        """Try again later, or give up; its job is for the first worker that is free.
 
         Raises:
-            StudyError: If it has been tried for long.
+            StudyError: If it has been tried for long, and there is no other worker either.
         """
         now = time.monotonic()
         if worker.failing_since is None:
             worker.failing_since = now
             log.warning("%s cannot be started yet: %s", worker.plan.name, reason)
         worker.n_failed += 1
-        if now - worker.failing_since > self.patience_seconds:
+        if worker.job is not None:
+            self._waiting.append(worker.job)
+            worker.job = None
+        is_only_hope = not any(other.is_ready for other in self._workers)
+        if is_only_hope and now - worker.failing_since > self.patience_seconds:
             raise StudyError(
                 f"{worker.plan.name} cannot be started: {reason}. Mend that and run the same command again."
             )
@@ -410,6 +446,21 @@ def _environment(**names: str) -> Iterator[None]:
             del os.environ[name]
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let processes started meanwhile not hear a terminal's Ctrl-C, which all of its processes get."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It lets signals through again when it starts.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _processor_seconds(process: BaseProcess | None) -> float:
     """Processor time that a process has used; 0 for one that is gone."""
     try:
@@ -439,7 +490,8 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: Run) -
     # Ctrl-C and a SIGTERM to all of a group are for the coordinator, which ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    shared: list[Path] = []
+    threading.Thread(target=_end_with_parent, args=(shared,), daemon=True).start()
     # For those who look at processes, as far as Linux shows it.
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(plan.name)
@@ -449,9 +501,12 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: Run) -
     try:
         if plan.gpu is not None:
             torch.cuda.set_device(plan.gpu)
-        tasks = pickle.loads(payload)
+        tasks: Mapping[str, Task] = pickle.loads(payload)
+        budgets = (task.budget for task in tasks.values() if task.budget is not None)
+        shared += {budget.shared_folder for budget in budgets if budget.shared_folder is not None}
     except Exception as error:  # noqa: BLE001 (whoever started this tries again, or raises it)
-        mends_itself = isinstance(error, OSError | DepthsearchError)
+        # A GPU may be in use, or be reset, and memory be free later.
+        mends_itself = isinstance(error, OSError | DepthsearchError) or _is_of_gpu(error)
         kind = "system" if mends_itself else "bug"
         connection.send(portable(Failed(kind=kind, reason=first_line(error), error=error)))
         return
@@ -460,6 +515,10 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: Run) -
         connection.send(READY)
         while True:
             _do(connection, tasks, connection.recv(), run)
+
+
+def _is_of_gpu(error: Exception) -> bool:
+    return is_out_of_memory(error) or is_device_fault(error)
 
 
 def _do(connection: Connection, tasks: Mapping[str, Task], job: Job, run: Run) -> None:
@@ -471,8 +530,11 @@ def _do(connection: Connection, tasks: Mapping[str, Task], job: Job, run: Run) -
                 return
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(shared: Sequence[Path]) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        # It may have been killed; what it keeps in shared memory nobody else would remove.
+        for folder in shared:
+            remove_shared(folder)
         os._exit(1)

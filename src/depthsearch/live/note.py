@@ -117,11 +117,17 @@ def _best_cuts(summary: Summary) -> Iterator[Block]:
     of_several = ("backbone",) if summary.parts else ()
     cuts = [by_number[c.trial].cut for c in ranked] + [trial.cut for trial in top if trial.cut not in again]
     chosen = summary.chosen
-    yield Paragraph(f"By {metric_of(summary)}; the marked one is the {'answer' if evidence else 'best'}.")
+    place = cuts.index(chosen.cut) if chosen is not None and chosen.cut in cuts else None
+    kept = list(range(len(rows)))[:N_CUTS]
+    if place is not None and place not in kept:
+        # The answer is the cheapest of those that cannot be told from the best, of which there may be many.
+        kept[-1] = place
+    marked = "" if place is None else f"; the marked one is the {'answer' if evidence else 'best'}"
+    yield Paragraph(f"By {metric_of(summary)}{marked}.")
     yield Table(
         headings=(*of_several, *HEADINGS),
-        rows=tuple(rows[:N_CUTS]),
-        marked=None if chosen is None or chosen.cut not in cuts[:N_CUTS] else cuts.index(chosen.cut),
+        rows=tuple(rows[row] for row in kept),
+        marked=None if place is None else kept.index(place),
     )
 
 

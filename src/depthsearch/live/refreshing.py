@@ -116,6 +116,7 @@ class _Snapshot:
         self.study_name = study.study_name
         self.direction = study.direction
         self.user_attrs = study.user_attrs
+        self._storage = study._storage
         self._trials = study.get_trials(deepcopy=False)
 
     def get_trials(

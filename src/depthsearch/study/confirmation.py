@@ -51,8 +51,13 @@ def drop_others(study: optuna.Study, plan: Mapping[str, Any]) -> None:
         number, seed, resample = _repeats(trial)
         wanted = number in plan["trials"] and seed < plan["seeds"] and resample == plan["resample"]
         if not wanted:
-            study._storage.set_trial_user_attr(trial._trial_id, "dropped", True)
-            study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+            drop(study, trial)
+
+
+def drop(study: optuna.Study, waiting: FrozenTrial) -> None:
+    """End a training that nobody has begun; where a later plan wants it, it is enqueued again."""
+    study._storage.set_trial_user_attr(waiting._trial_id, "dropped", True)
+    study._storage.set_trial_state_values(waiting._trial_id, state=TrialState.FAIL)
 
 
 def waiting_to_confirm(study: optuna.Study) -> list[FrozenTrial]:

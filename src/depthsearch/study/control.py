@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.cuts import Cut, find_cut
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.interrupts import deferred
-from depthsearch.lease import REQUEST, Holder, asked_of, holder_of
+from depthsearch.lease import REQUEST, Holder, clock_of, holder_of
 from depthsearch.space import SearchSpace
 from depthsearch.stored import read_backbones, read_space
 from depthsearch.study.firsts import sensible_setting
@@ -50,7 +50,7 @@ def request_stop(study: optuna.Study, *, after: str = "epoch") -> Holder:
     if after not in AFTER:
         raise SettingsError(f"after {after!r}: give epoch or trial.")
     while True:
-        holder = holder_of(study.user_attrs)
+        holder = holder_of(study.user_attrs, clock_of(study))
         if holder is None:
             raise StudyError(
                 f"Nobody runs study {study.study_name!r}: there is nothing to stop. "
@@ -64,7 +64,7 @@ def request_stop(study: optuna.Study, *, after: str = "epoch") -> Holder:
         with deferred():
             study.set_user_attr(REQUEST, {"token": holder.token, "after": after})
         # Meanwhile a search may have given its lease back, to take another for the confirmation.
-        now = holder_of(study.user_attrs)
+        now = holder_of(study.user_attrs, clock_of(study))
         if now is None or now.token == holder.token:
             return holder
 
@@ -79,19 +79,13 @@ def wait_until_free(study: optuna.Study, holder: Holder, seconds: float) -> bool
     """
     deadline = time.monotonic() + seconds
     while True:
-        now = holder_of(study.user_attrs)
+        now = holder_of(study.user_attrs, clock_of(study))
         if now is None or now.token != holder.token:
             return True
         left = deadline - time.monotonic()
         if left <= 0:
             return False
         time.sleep(min(POLL_SECONDS, left))
-
-
-def is_stopping(attributes: Mapping[str, Any]) -> bool:
-    """Say whether the process that runs a study is asked to stop, from the study's user attributes."""
-    holder = holder_of(attributes)
-    return holder is not None and asked_of(attributes, holder.token) is not None
 
 
 def note_wanted(study: optuna.Study, *, n_trials: int, then_confirm: bool, n_workers: int = 1) -> None:

@@ -26,6 +26,7 @@ from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import (
     FINISHED,
     count_searched,
+    drop,
     drop_others,
     enqueue_confirmation,
     plan_confirmation,
@@ -101,6 +102,9 @@ def search(
             if n_begun - len(replaced(trials)) >= trials_in_total(study, n_trials):
                 return None
             with deferred():
+                # Of a confirmation that was left for more of the search: what it planned, nobody knows now.
+                for waiting in waiting_to_confirm(study):
+                    drop(study, waiting)
                 study.sampler = sampler_of(len(trials))
                 return _next_trial(study)
 

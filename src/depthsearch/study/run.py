@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -58,7 +58,6 @@ class _UnderWay:
         origin: What it is for.
         reported: Epochs that the study had at the start.
         results: Of the epochs so far.
-        is_alone: Whether nothing else runs beside it, as it found too little memory before.
     """
 
     trial: Trial
@@ -66,7 +65,6 @@ class _UnderWay:
     origin: str
     reported: frozenset[int]
     results: list[EpochResult] = field(default_factory=list)
-    is_alone: bool = False
 
     @property
     def is_kept(self) -> bool:
@@ -112,8 +110,10 @@ class Run:
         self._sampler = sampler
         self._under_way: dict[int, _UnderWay] = {}
         self._to_go_on: list[_UnderWay] = []
-        self._to_go_on_alone: list[_UnderWay] = []
         self._to_probe: list[str] = []
+        # What found too little memory beside others waits until nothing else runs; one of them is tried then.
+        self._later_alone: list[_UnderWay | str] = []
+        self._alone: int | str | None = None
         # Backbones that are being probed; how often their workers were lost.
         self._probed: set[str] = set()
         self._lost_probing: Counter[str] = Counter()
@@ -154,7 +154,7 @@ class Run:
         finally:
             self._executor.drop()
             # What was under way is RUNNING in the study: the next call adopts it.
-            for each in (self._under_way, self._probed, self._to_go_on, self._to_go_on_alone):
+            for each in (self._under_way, self._probed, self._to_go_on, self._later_alone):
                 each.clear()
 
     def _withdraw(self) -> None:
@@ -166,32 +166,49 @@ class Run:
     def _fill(self, next_trial: NextTrial) -> Iterator[Event]:
         """Give every free worker something to do; at last, one by one, what found too little memory."""
         while len(self._under_way) + len(self._probed) < self._executor.n_workers:
-            if any(it.is_alone for it in self._under_way.values()):
+            if self._alone in self._under_way or self._alone in self._probed:
                 return
             if self._to_probe:
                 self._begin_probing(self._to_probe.pop(0))
             elif self._to_go_on:
                 yield from self._begin(self._to_go_on.pop(0), goes_on=True)
             elif (orphan := self._orphan()) is not None:
-                yield from self._begin(self._taken_on(orphan), goes_on=True)
+                yield from self._adopt(orphan)
             elif (trial := next_trial()) is not None:
                 yield from self._begin(self._taken_on(trial), goes_on=False)
-            elif self._to_go_on_alone and not self._under_way and not self._probed:
-                it = self._to_go_on_alone.pop(0)
-                it.is_alone = True
-                yield from self._begin(it, goes_on=True)
+            elif self._later_alone and not self._under_way and not self._probed:
+                yield from self._begin_alone(self._later_alone.pop(0))
             else:
                 return
 
+    def _begin_alone(self, what: _UnderWay | str) -> Iterator[Event]:
+        if isinstance(what, str):
+            self._alone = what
+            self._begin_probing(what)
+        else:
+            self._alone = what.trial.number
+            yield from self._begin(what, goes_on=True)
+
     def _orphan(self) -> Trial | None:
         """Find a trial that is RUNNING and nobody's."""
-        ours = {*self._under_way, *(it.trial.number for it in self._to_go_on_alone)}
+        waiting = (it.trial.number for it in self._later_alone if isinstance(it, _UnderWay))
+        ours = {*self._under_way, *waiting}
         for found in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if found.number not in ours:
                 if self._sampler is not None:
                     self.study.sampler = self._sampler(found.number)
                 return adopted(self.study, found)
         return None
+
+    def _adopt(self, orphan: Trial) -> Iterator[Event]:
+        """Let an orphan go on, or end what an interrupt has kept from being ended."""
+        it = self._taken_on(orphan)
+        reasons = orphan.user_attrs.get(LOST, [])
+        if len(reasons) > MOST_LOST:
+            self._under_way[orphan.number] = it
+            yield from self._end(it, TrialState.FAIL, _lost_often(reasons))
+        else:
+            yield from self._begin(it, goes_on=True)
 
     def _taken_on(self, trial: Trial) -> _UnderWay:
         with deferred():
@@ -216,6 +233,7 @@ class Run:
                 split_seed=split_seed,
                 checkpoint=self._checkpoint(trial),
                 upcoming=self._upcoming(point.cut.backbone, but=trial.number),
+                is_alone=self._alone == trial.number,
             )
         )
         yield TrialStarted(number=trial.number, point=point, origin=it.origin, adopted=goes_on, worker=worker)
@@ -239,8 +257,14 @@ class Run:
 
     def _begin_probing(self, backbone: str) -> None:
         self._probed.add(backbone)
-        cuts = self.space.cuts_of(backbone)
-        self._executor.start(Probing(key=backbone, cuts=tuple(cuts), upcoming=self._upcoming(backbone)))
+        self._executor.start(
+            Probing(
+                key=backbone,
+                cuts=tuple(self.space.cuts_of(backbone)),
+                upcoming=self._upcoming(backbone),
+                is_alone=self._alone == backbone,
+            )
+        )
 
     def _take(self, key: int | str, report: Report) -> Iterator[Event]:
         """Take in what a worker says."""
@@ -283,30 +307,30 @@ class Run:
             reasons = [*it.trial.user_attrs.get(LOST, []), reason]
             it.trial.set_user_attr(LOST, reasons)
         if len(reasons) > MOST_LOST:
-            yield from self._end(it, TrialState.FAIL, f"lost its worker {len(reasons)} times: {reason}")
+            yield from self._end(it, TrialState.FAIL, _lost_often(reasons))
             return
-        self._set_aside(it, self._to_go_on)
+        self._set_aside(it)
+        self._to_go_on.append(it)
         yield TrialLost(number=it.trial.number, reason=reason, n_lost=len(reasons))
 
-    def _set_aside(self, it: _UnderWay, where: list[_UnderWay]) -> None:
-        """Let a trial wait to go on from its checkpoint."""
+    def _set_aside(self, it: _UnderWay) -> None:
+        """Take a trial from its worker; it is to go on from its checkpoint."""
         del self._under_way[it.trial.number]
         stored = self.study.get_trials(deepcopy=False)[it.trial.number]
         it.reported, it.results = frozenset(stored.intermediate_values), []
-        where.append(it)
 
     def _fail(self, it: _UnderWay, failed: Failed) -> Iterator[Event]:
         number = it.trial.number
-        if failed.kind == "system":
+        if failed.kind in ("system", "device"):
             raise StudyError(
                 f"Trial {number} stopped: {failed.reason}. Mend that and run the same command again."
             ) from failed.error
         if failed.kind == "diverged":
             it.trial.set_user_attr("diverged", True)
             yield from self._end(it, TrialState.PRUNED, failed.reason)
-        elif failed.kind == "memory" and self._executor.n_workers > 1 and not it.is_alone:
-            # Beside others it had too little, alone it may have enough.
-            self._set_aside(it, self._to_go_on_alone)
+        elif failed.kind == "memory" and self._may_do_alone(number):
+            self._set_aside(it)
+            self._later_alone.append(it)
             n_lost = len(it.trial.user_attrs.get(LOST, []))
             yield TrialLost(number=number, reason=f"{failed.reason}; later, alone", n_lost=n_lost)
         elif failed.kind == "memory":
@@ -314,6 +338,10 @@ class Run:
         else:
             self._tell(it, TrialState.FAIL, failed.reason)
             raise failed.error
+
+    def _may_do_alone(self, key: int | str) -> bool:
+        """Say whether what found too little memory beside others may have enough without them."""
+        return self._executor.shares_memory and self._alone != key
 
     def _take_probing(self, backbone: str, report: Report) -> Iterator[Event]:
         if isinstance(report, TransferCurve):
@@ -325,6 +353,9 @@ class Run:
             self._lost_probing[backbone] += 1
             self._probed.remove(backbone)
             self._to_probe.append(backbone)
+        elif isinstance(report, Failed) and report.kind == "memory" and self._may_do_alone(backbone):
+            self._probed.remove(backbone)
+            self._later_alone.append(backbone)
         elif isinstance(report, Failed) and report.kind == "bug":
             raise report.error
         else:
@@ -362,6 +393,10 @@ class Run:
 def adopted(study: optuna.Study, found: FrozenTrial) -> Trial:
     """Make a stored trial one that can be reported and told."""
     return Trial(study, found._trial_id)
+
+
+def _lost_often(reasons: Sequence[str]) -> str:
+    return f"lost its worker {len(reasons)} times: {reasons[-1]}"
 
 
 def _is_weak(it: _UnderWay, epoch: int, *, judge: bool) -> bool:
