@@ -25,7 +25,8 @@ from depthsearch.data import Columns, Geometry, Sample, UnreadableError, decode_
 from depthsearch.devices import Device
 from depthsearch.errors import DataError
 from depthsearch.heads import giving_numbers
-from depthsearch.pixels import Normalisation, filled_up
+from depthsearch.pixels import Normalisation
+from depthsearch.rounding import filled_up
 
 __all__ = ["BATCH_SIZE", "Classifier", "Prediction"]
 

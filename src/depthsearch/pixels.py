@@ -10,10 +10,7 @@ import torch
 from depthsearch.backbones import Preprocessing
 from depthsearch.devices import Device
 
-__all__ = ["LEAST_BATCH", "Normalisation", "filled_up"]
-
-# On a CPU, products of fewer rows are summed in another order.
-LEAST_BATCH = 16
+__all__ = ["Normalisation"]
 
 
 class Normalisation:
@@ -31,10 +28,3 @@ class Normalisation:
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise pixels ``(b, c, s, s)`` in [0, 255] on the device; the result is float32."""
         return self._device.layout(pixels.float().mul(self._scale).sub_(self._shift))
-
-
-def filled_up(rows: torch.Tensor, device: Device) -> torch.Tensor:
-    """Repeat the last row of a batch ``(b, ...)`` until it is large enough to be rounded as any other."""
-    if device.kind != "cpu" or len(rows) >= LEAST_BATCH:
-        return rows
-    return torch.cat([rows, rows[-1:].expand(LEAST_BATCH - len(rows), *rows.shape[1:])])

@@ -18,7 +18,8 @@ from depthsearch.backbones import Preprocessing
 from depthsearch.devices import Device
 from depthsearch.features.digests import value_digests
 from depthsearch.graph import LayerGraph
-from depthsearch.pixels import Normalisation, filled_up
+from depthsearch.pixels import Normalisation
+from depthsearch.rounding import filled_up, gates_of
 
 __all__ = ["FrozenBackbone", "Layout", "Part"]
 
@@ -138,8 +139,14 @@ class FrozenBackbone:
         return found
 
     def filled_up(self, index: torch.Tensor) -> torch.Tensor:
-        """Repeat the last image of a batch ``(b,)`` until it is large enough to be rounded as any other."""
-        return filled_up(index, self.device)
+        """Repeat the last image of a batch ``(b,)`` until each is rounded as in any other batch."""
+        return filled_up(index, self.device, self._gates)
+
+    @cached_property
+    def _gates(self) -> set[int]:
+        """For how many elements of an image there are operations whose rounding depends on the batch."""
+        sizes = self.graph.bytes_per_image
+        return {sizes[node] // 4 for node in gates_of(self.module, self.graph.nodes) if node in sizes}
 
     def position(self, node: fx.Node) -> int:
         """Give a node's place in the order of execution."""
