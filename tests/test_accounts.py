@@ -4,16 +4,22 @@ import argparse
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import faults
+import optuna
 import pytest
+import workers
 from faults import Account, Bench, Disturbed, Scene
+from optuna.trial import TrialState, create_trial
 
 CLEAN = Account(
     made=3,
@@ -230,3 +236,66 @@ def test_a_worker_is_killed_by_the_name_that_it_has(runs, scene) -> None:
         pass
     scene.end()
     assert is_killed
+
+
+# --- workers --------------------------------------------------------------------------------------
+
+
+def study_of(*ends: tuple[TrialState, int]) -> optuna.Study:
+    """Make a study of trials that ended so, after so many epochs."""
+    study = optuna.create_study(direction="maximize")
+    for state, epochs in ends:
+        values = {epoch: 0.5 for epoch in range(1, epochs + 1)}
+        value = 0.5 if state == TrialState.COMPLETE else None
+        study.add_trial(create_trial(state=state, value=value, intermediate_values=values))
+    return study
+
+
+DONE = (TrialState.COMPLETE, workers.EPOCHS)
+
+
+def test_trained_trials_are_counted_as_many_as_there_are() -> None:
+    assert workers.count_trained(study_of(DONE, DONE, (TrialState.WAITING, 0)), 2) == 2
+    assert workers.count_trained(study_of(DONE, DONE, DONE), 2, n_more=1) == 3
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ([DONE], "there are 1 complete after 5 epochs"),
+        ([DONE, DONE, DONE], "there are 3 complete after 5 epochs"),
+        ([DONE, DONE, (TrialState.FAIL, 2)], "2 complete after 5 epochs, 1 fail after 2 epochs"),
+        ([DONE, (TrialState.PRUNED, 2)], "1 pruned after 2 epochs"),
+        ([DONE, DONE, (TrialState.RUNNING, 0)], "1 running after 0 epochs"),
+        ([DONE, (TrialState.COMPLETE, 4)], "1 complete after 4 epochs"),
+        ([], "there are none"),
+    ],
+)
+def test_trials_that_were_not_trained_as_wanted_are_no_rate(ends, told: str) -> None:
+    with pytest.raises(RuntimeError, match=f"2 trials of 5 epochs were wanted; .*{told}"):
+        workers.count_trained(study_of(*ends), 2)
+
+
+def test_a_process_that_died_is_not_waited_for() -> None:
+    processes = [SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=-signal.SIGKILL)]
+    with pytest.raises(RuntimeError, match="ended too early, with status -9"):
+        workers.meet(threading.Barrier(3), processes)
+
+
+def test_processes_that_do_not_come_are_waited_for_so_long() -> None:
+    with pytest.raises(RuntimeError, match=r"0 of 1 processes of the plain way came within 0\.1 s"):
+        workers.meet(threading.Barrier(2), [SimpleNamespace(exitcode=None)], 0.1)
+
+
+def test_a_rate_counts_all_trials_that_were_trained() -> None:
+    found = workers.Measured.of([(10.0, 8), (14.0, 10)])
+    assert found.rate == 18 / 24
+    assert found.cells(1.0) == "8 + 10 | 12.0 (10.0 to 14.0) | 0.75 |"
+
+
+@pytest.mark.slow
+def test_the_plain_way_ends_where_a_trial_of_it_fails(monkeypatch) -> None:
+    # Nobody can sleep for so long.
+    monkeypatch.setenv(workers.EPOCH_SECONDS, "nan")
+    with pytest.raises(RuntimeError, match="ended too early, with status 1"):
+        workers.plain(2, 4)

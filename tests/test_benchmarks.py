@@ -104,7 +104,15 @@ def test_aims_compares_the_fronts_that_are_found(tmp_path: Path) -> None:
 def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None:
     options = ("--workers", 1, 2, "--trials", 4, "--epoch-seconds", 0.01)
     shown = run("workers.py", *options, cache=tmp_path)
-    assert len([line for line in shown.splitlines() if line.startswith(("| 1 |", "| 2 |"))]) == 2
+    rows = [line for line in shown.splitlines() if line.startswith(("| 1 | 4 |", "| 2 | 4 |"))]
+    assert len(rows) == 2
+    # Two may begin a fifth trial in the same moment.
+    assert [row.split("|")[5].strip() in ("4", "5") for row in rows] == [True, True]
+
+
+def test_workers_that_train_have_nothing_beside_them(tmp_path: Path) -> None:
+    shown = run("workers.py", "--workers", 2, "--real", cache=tmp_path)
+    assert re.search(r"^\| 2 \| 16 \| [\d.]+ \| 1\.00 \|$", shown, re.MULTILINE), shown
 
 
 SMALL = ("--rates", "1e-3", "--epochs", 2, "--images", 8, "--workers", 2, "--away", 1)
