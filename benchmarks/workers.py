@@ -4,10 +4,14 @@
     python benchmarks/workers.py --workers 1 2 --real  # that train
 
 Simulated trials sleep for each epoch, so that what is measured is what the service itself takes: asking,
-reporting, judging, telling, passing on. Beside it the plain way, on the same trials: as many processes, each
-with Optuna's `study.optimize` on one SQLite file.
+reporting, judging, telling, passing on. Beside it the plain way, with trials of as many epochs: as many
+processes, each with Optuna's `study.optimize` on one SQLite file. Of these, several may begin a last trial in
+the same moment; what is shown of linear counts every trial that was trained.
 Real trials train a residual network of 370,000 parameters on scikit-learn's digits, an exhaustive search, so
-that both sides do the same work; each worker has one thread.
+that any number of workers trains the same trials; each worker has one thread. Nothing is beside them, and
+linear is what the first row took.
+
+Ends with 1 where a process died, or a trial was not trained to its last epoch: a time of that tells nothing.
 """
 
 from __future__ import annotations
@@ -15,28 +19,34 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import optuna
 from machine import machine_facts, print_facts
+from optuna.trial import TrialState
 
 from depthsearch import Recipe, SearchSpace, Task, choose_device, load_backbone, load_data
 from depthsearch.executors import Ended, Job, LocalProcesses, Probing, Report, plan_workers, run_job
 from depthsearch.objective import TransferCurve
-from depthsearch.study import TrialEnded, open_storage, open_study, search
+from depthsearch.study import TrialLost, open_storage, open_study, search
 from depthsearch.training import EpochResult
 
 EPOCHS = 5
 # For the processes that workers run in.
 EPOCH_SECONDS = "DEPTHSEARCH_BENCHMARK_EPOCH_SECONDS"
+# How long the processes of the plain way may take to load Optuna, and to be done beside their trials.
+PATIENCE_SECONDS = 600.0
 
 
-def simulated(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
+def simulated(tasks: Mapping[str, Task], job: Job) -> Generator[Report, None, None]:
     """Sleep in place of training."""
     if isinstance(job, Probing):
         yield TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
@@ -76,9 +86,35 @@ def make_task() -> Task:
     )
 
 
-def ours(task: Task, n_workers: int, n_trials: int, sampler: str, *, real: bool) -> float:
-    """Seconds of a search, once the workers are there."""
+def count_trained(study: optuna.Study, n_wanted: int, *, n_more: int = 0) -> int:
+    """Count the trials of a study, all of which have to be trained to their last epoch.
+
+    Args:
+        study: That is done.
+        n_wanted: Trials that it should have.
+        n_more: So many more it may have.
+
+    Raises:
+        RuntimeError: If a trial was not, or there are fewer or more.
+    """
+    # Planned first trials that are more than what is wanted wait for ever.
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+    ends = Counter((trial.state.name.lower(), len(trial.intermediate_values)) for trial in trials)
+    n_trained = ends[TrialState.COMPLETE.name.lower(), EPOCHS]
+    if n_trained < len(trials) or not n_wanted <= n_trained <= n_wanted + n_more:
+        told = ", ".join(f"{n} {state} after {epochs} epochs" for (state, epochs), n in ends.items())
+        raise RuntimeError(f"{n_wanted} trials of {EPOCHS} epochs were wanted; there are {told or 'none'}")
+    return n_trained
+
+
+def ours(task: Task, n_workers: int, n_trials: int, sampler: str, *, real: bool) -> tuple[float, int]:
+    """Seconds of a search, once the workers are there, and the trials that it trained.
+
+    Raises:
+        RuntimeError: If not all were trained, or a worker was lost.
+    """
     space = SearchSpace.for_model(task.backbone.model, image_size=task.backbone.preprocessing.image_size)
+    n_wanted = len(space.cuts) if real else n_trials
     with tempfile.TemporaryDirectory() as folder:
         storage = open_storage(f"sqlite:///{folder}/studies.db")
         study = open_study(storage, "s", task, space, {}, exhaustive=real)
@@ -89,22 +125,25 @@ def ours(task: Task, n_workers: int, n_trials: int, sampler: str, *, real: bool)
             executor.wait(0)
             while not executor.all_ready:
                 executor.wait(0.1)
+            pids = executor.pids
             started = time.perf_counter()
             events = search(
                 study,
                 task,
                 space,
-                n_trials=len(space.cuts) if real else n_trials,
+                n_trials=n_wanted,
                 sampler=sampler,
                 pruner="none",
                 checkpoints=Path(folder),
                 executor=executor,
             )
-            n_ended = sum(isinstance(event, TrialEnded) for event in events)
+            lost = [event.reason for event in events if isinstance(event, TrialLost)]
             seconds = time.perf_counter() - started
-        assert n_ended == (len(space.cuts) if real else n_trials)
+            if lost or executor.pids != pids:
+                raise RuntimeError(f"a worker was lost: {lost[0] if lost else 'between two trials'}")
+        n_trained = count_trained(study, n_wanted)
         storage.engine.dispose()
-    return seconds
+    return seconds, n_trained
 
 
 def plain_trial(trial: optuna.Trial) -> float:
@@ -118,32 +157,117 @@ def plain_trial(trial: optuna.Trial) -> float:
     return score(depth, EPOCHS)
 
 
-def plain_worker(url: str, n_trials: int, barrier: object) -> None:
+class Process(Protocol):
+    """A process, of which only its end is of interest: its status, or None."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit status; None: it runs."""
+
+
+class Barrier(Protocol):
+    """Of `threading` or `multiprocessing`."""
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait at it."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until all are there."""
+
+
+def plain_worker(url: str, n_trials: int, barrier: Barrier) -> None:
     """Run trials until there are enough."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(study_name="s", storage=url, pruner=optuna.pruners.NopPruner())
-    barrier.wait()  # type: ignore[attr-defined]
+    barrier.wait(PATIENCE_SECONDS)
     enough = optuna.study.MaxTrialsCallback(n_trials, states=None)
     study.optimize(plain_trial, callbacks=[enough])
+    barrier.wait(PATIENCE_SECONDS)
 
 
-def plain(n_workers: int, n_trials: int) -> float:
-    """Seconds of the same with a process each that asks and tells."""
+def meet(barrier: Barrier, processes: Sequence[Process], seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until all processes are at the barrier, and let them go on.
+
+    Raises:
+        RuntimeError: If one has ended, or they are not there in time.
+    """
+    latest = time.monotonic() + seconds
+    while (n_there := barrier.n_waiting) < len(processes):
+        ended = [process.exitcode for process in processes if process.exitcode is not None]
+        if ended:
+            raise RuntimeError(f"a process of the plain way ended too early, with status {ended[0]}")
+        if time.monotonic() > latest:
+            raise RuntimeError(
+                f"{n_there} of {len(processes)} processes of the plain way came within {seconds:g} s"
+            )
+        time.sleep(0.002)
+    barrier.wait(PATIENCE_SECONDS)
+
+
+def plain(n_workers: int, n_trials: int) -> tuple[float, int]:
+    """Seconds of as many trials with a process each that asks and tells, and the trials that it trained.
+
+    Raises:
+        RuntimeError: If not all were trained, or a process failed.
+    """
     context = multiprocessing.get_context("spawn")
+    processes: list[multiprocessing.context.SpawnProcess] = []
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/plain.db"
-        optuna.create_study(study_name="s", storage=url, direction="maximize")
+        study = optuna.create_study(study_name="s", storage=url, direction="maximize")
         barrier = context.Barrier(n_workers + 1)
-        started = [
-            context.Process(target=plain_worker, args=(url, n_trials, barrier)) for _ in range(n_workers)
-        ]
-        for process in started:
-            process.start()
-        barrier.wait()
-        begun = time.perf_counter()
-        for process in started:
-            process.join()
-        return time.perf_counter() - begun
+        try:
+            for _ in range(n_workers):
+                process = context.Process(target=plain_worker, args=(url, n_trials, barrier))
+                process.start()
+                processes.append(process)
+            meet(barrier, processes)
+            begun = time.perf_counter()
+            one_by_one = n_trials * EPOCHS * float(os.environ[EPOCH_SECONDS])
+            meet(barrier, processes, one_by_one + PATIENCE_SECONDS)
+            seconds = time.perf_counter() - begun
+            for process in processes:
+                process.join(PATIENCE_SECONDS)
+            if any(process.exitcode != 0 for process in processes):
+                raise RuntimeError(f"processes of the plain way ended with {[p.exitcode for p in processes]}")
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+        # Each but one may have begun another before it saw that there were enough.
+        return seconds, count_trained(study, n_trials, n_more=n_workers - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What some rounds took.
+
+    Attributes:
+        seconds: Of each round.
+        n_trained: Trials of each round.
+    """
+
+    seconds: tuple[float, ...]
+    n_trained: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rounds: Iterable[tuple[float, int]]) -> Measured:
+        """Run the rounds."""
+        seconds, n_trained = zip(*rounds, strict=True)
+        return cls(seconds=seconds, n_trained=n_trained)
+
+    @property
+    def rate(self) -> float:
+        """Trials a second."""
+        return sum(self.n_trained) / sum(self.seconds)
+
+    def cells(self, linear: float) -> str:
+        """Show trials, seconds, and what share of a linear rate that is."""
+        mean = sum(self.seconds) / len(self.seconds)
+        spread = f" ({min(self.seconds):.1f} to {max(self.seconds):.1f})" if len(self.seconds) > 1 else ""
+        trained = " + ".join(map(str, self.n_trained))
+        return f"{trained} | {mean:.1f}{spread} | {self.rate / linear:.2f} |"
 
 
 def main() -> None:
@@ -161,23 +285,35 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     task = make_task()
     print_facts(machine_facts(task.device))
-    print("| workers | seconds | of linear | plain, seconds | of linear |\n|---|---|---|---|---|")
-    first: tuple[int, float] | None = None
+    columns = "workers | trials | seconds | of linear"
+    if not arguments.real:
+        columns += " | plain, trials | seconds | of linear"
+    print(f"| {columns} |\n|{'---|' * (columns.count('|') + 1)}", flush=True)
+    try:
+        print_rows(task, arguments)
+    except RuntimeError as error:
+        sys.exit(f"Not measured: {error}")
+
+
+def print_rows(task: Task, arguments: argparse.Namespace) -> None:
+    """Print a row for each number of workers.
+
+    Raises:
+        RuntimeError: If something was not trained as it should be.
+    """
+    rounds, n_trials = range(arguments.rounds), arguments.trials
+    # Trials a second of one worker.
+    single: float | None = None if arguments.real else 1 / (EPOCHS * arguments.epoch_seconds)
     for n_workers in arguments.workers:
-        runs = [
-            ours(task, n_workers, arguments.trials, arguments.sampler, real=arguments.real)
-            for _ in range(arguments.rounds)
-        ]
-        seconds = sum(runs) / len(runs)
-        if arguments.real:
-            first = first or (n_workers, seconds)
-            linear, beside = first[1] * first[0] / n_workers, "|"
-        else:
-            linear = arguments.trials * EPOCHS * arguments.epoch_seconds / n_workers
-            by_hand = plain(n_workers, arguments.trials)
-            beside = f"{by_hand:.1f} | {linear / by_hand:.2f}"
-        spread = f" ({min(runs):.1f} to {max(runs):.1f})" if len(runs) > 1 else ""
-        print(f"| {n_workers} | {seconds:.1f}{spread} | {linear / seconds:.2f} | {beside} |", flush=True)
+        found = Measured.of(
+            ours(task, n_workers, n_trials, arguments.sampler, real=arguments.real) for _ in rounds
+        )
+        single = single or found.rate / n_workers
+        linear = single * n_workers
+        beside = ""
+        if not arguments.real:
+            beside = f" {Measured.of(plain(n_workers, n_trials) for _ in rounds).cells(linear)}"
+        print(f"| {n_workers} | {found.cells(linear)}{beside}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from postgres_server import why_missing
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NET = "test_resnet"
@@ -30,12 +31,12 @@ def photos(digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(script: str, *options: object, cache: Path) -> str:
-    """Run a script; give what it printed."""
+def run(script: str, *options: object, cache: Path, status: int = 0) -> str:
+    """Run a script that ends with a status; give what it printed."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     command = [sys.executable, str(BENCHMARKS / script), *map(str, options)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == status, f"{ended.stdout}\n{ended.stderr}"
     return ended.stdout
 
 
@@ -103,11 +104,38 @@ def test_aims_compares_the_fronts_that_are_found(tmp_path: Path) -> None:
 def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None:
     options = ("--workers", 1, 2, "--trials", 4, "--epoch-seconds", 0.01)
     shown = run("workers.py", *options, cache=tmp_path)
-    assert len([line for line in shown.splitlines() if line.startswith(("| 1 |", "| 2 |"))]) == 2
+    rows = [line for line in shown.splitlines() if line.startswith(("| 1 | 4 |", "| 2 | 4 |"))]
+    assert len(rows) == 2
+    # Two may begin a fifth trial in the same moment.
+    assert [row.split("|")[5].strip() in ("4", "5") for row in rows] == [True, True]
+
+
+def test_workers_that_train_have_nothing_beside_them(tmp_path: Path) -> None:
+    shown = run("workers.py", "--workers", 2, "--real", cache=tmp_path)
+    assert re.search(r"^\| 2 \| 16 \| [\d.]+ \| 1\.00 \|$", shown, re.MULTILINE), shown
+
+
+SMALL = ("--rates", "1e-3", "--epochs", 2, "--images", 8, "--workers", 2, "--away", 1)
+CLEAN = r"\| 0 \| \d\d \| 0 \| 0 \| 0 \| 0 \| yes \|"
 
 
 def test_faults_prints_a_clean_account(tmp_path: Path) -> None:
-    options = ("--kills", 4, "--storage", "sqlite", "--rates", "1e-3", "--epochs", 2, "--images", 8)
-    shown = run("faults.py", *options, "--only", "kills", "--seconds-between", 2, cache=tmp_path)
-    (row, *_) = [line for line in shown.splitlines() if line.startswith("| kills, SQLite, study 1 |")]
-    assert re.search(r"\| \d\d \| 0 \| 0 \| 0 \| 0 \| yes \|", row), row
+    options = ("--kills", 4, "--storage", "sqlite", "--only", "kills", "--seconds-between", 2)
+    shown = run("faults.py", *SMALL, *options, cache=tmp_path)
+    assert re.search(rf"^\| kills, SQLite, study 1 \| [1-4] \(1\) \|.*{CLEAN}", shown, re.MULTILINE), shown
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "postgres"])
+def test_faults_takes_the_database_away(storage: str, tmp_path: Path) -> None:
+    if storage == "postgres" and (reason := why_missing()):
+        pytest.skip(reason)
+    shown = run("faults.py", *SMALL, "--only", "database", "--storage", storage, cache=tmp_path)
+    done = {"sqlite": "SQLite locked for 1 s", "postgres": "PostgreSQL killed, back after 1 s"}[storage]
+    # Started once: the study pauses.
+    assert re.search(rf"^\| {done} \| 3 \(3\) \| 0 \+ 0 \| 1 {CLEAN}", shown, re.MULTILINE), shown
+
+
+def test_faults_that_did_not_happen_are_no_clean_account(tmp_path: Path) -> None:
+    options = ("--storage", "sqlite", "--only", "kills", "--seconds-between", 1e6)
+    shown = run("faults.py", *SMALL, *options, cache=tmp_path, status=1)
+    assert "| kills, SQLite, study 1 | 0 (1) | 0 + 0 | 1 | 0 |" in shown
