@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -35,7 +36,7 @@ from depthsearch import cli
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
-from depthsearch.executors import Probing, RayWorkers, cluster, connecting, ray_workers, remote
+from depthsearch.executors import Probing, RayWorkers, Training, cluster, connecting, ray_workers, remote
 from depthsearch.executors.connecting import connect
 from depthsearch.executors.jobs import Ended, Job, Report
 from depthsearch.executors.slots import Slots, plan_slots
@@ -583,16 +584,86 @@ def test_what_keeps_a_study_from_a_cluster_is_one_line(
     assert said in last
 
 
+# --- a worker, without Ray ----------------------------------------------------------------------
+
+
 def test_what_killed_workers_have_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead = tmp_path / "depthsearch-worker-999999999-1"
+    here, elsewhere = remote._machine(), "0" * 16
+    dead = tmp_path / f"depthsearch-worker-{here}-999999999-1"
+    # Of another machine, where there may be such a process.
+    theirs = tmp_path / f"depthsearch-worker-{elsewhere}-999999999-1"
+    abandoned = tmp_path / f"depthsearch-worker-{elsewhere}-999999999-2"
     foreign = tmp_path / "depthsearch-worker-notes"
-    for folder in (dead, foreign):
+    for folder in (dead, theirs, abandoned, foreign):
         folder.mkdir()
         (folder / "trial-1.pt").touch()
+    long_ago = time.time() - remote.ABANDONED_SECONDS - 60
+    for folder in (abandoned, foreign):
+        os.utime(folder, (long_ago, long_ago))
     own = remote._own_folder()
     assert remote._own_folder() == own
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, foreign.name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, theirs.name, foreign.name])
+
+
+def written(tasks, job: Job) -> Iterator[Report]:
+    """Train two epochs, each of which adds a letter to the checkpoint, if there is room."""
+    numbers = dict.fromkeys(EpochResult.__annotations__, 0)
+    for epoch in (1, 2):
+        with contextlib.suppress(OSError):
+            job.checkpoint.parent.mkdir(exist_ok=True)
+            before = job.checkpoint.read_text() if job.checkpoint.exists() else ""
+            job.checkpoint.write_text(before + "x")
+        yield EpochResult(**{**numbers, "epoch": epoch})
+    yield Ended()
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[remote.Trainer]:
+    """Make a worker that can work, with a place for files of its own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    before = signal.getsignal(signal.SIGINT)
+    made = remote.Trainer()
+    signal.signal(signal.SIGINT, before)
+    made._run = written
+    yield made
+    made.stop()
+
+
+def training(folder: Path) -> Training:
+    """Give a job whose checkpoint lies in a folder that the worker does not have."""
+    checkpoint = folder / "not there" / "trial-1.pt"
+    return Training(key=1, point=None, seed=0, split_seed=None, checkpoint=checkpoint, upcoming={})
+
+
+def test_a_checkpoint_travels_with_each_epoch_and_one_that_is_gone_costs_nothing_else(
+    trainer, tmp_path: Path
+) -> None:
+    def trained_then_removed(tasks, job: Job) -> Iterator[Report]:
+        for report in written(tasks, job):
+            if isinstance(report, EpochResult) and report.epoch == 2:
+                shutil.rmtree(job.checkpoint.parent)
+            yield report
+
+    trainer._run = trained_then_removed
+    assert not trainer.begin(training(tmp_path), None, np.frombuffer(b"kept", np.uint8))
+    (first, kept), (second, none), last = (trainer.step() for _ in range(3))
+    assert (first.epoch, bytes(kept)) == (1, b"keptx")
+    assert (second.epoch, none) == (2, None)
+    assert last == (Ended(), None)
+
+
+def test_a_worker_without_room_for_files_trains_but_does_not_go_on_from_a_checkpoint(
+    trainer, tmp_path: Path
+) -> None:
+    (tmp_path / "node").rmdir()
+    (tmp_path / "node").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        trainer.begin(training(tmp_path), None, np.frombuffer(b"kept", np.uint8))
+    assert not trainer.begin(training(tmp_path), None, None)
+    assert [trainer.step()[0].epoch for _ in range(2)] == [1, 2]
+    assert trainer.step() == (Ended(), None)
 
 
 # --- the files of the documentation -------------------------------------------------------------

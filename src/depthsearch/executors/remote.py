@@ -6,13 +6,16 @@ It knows nothing of the study: it holds the generator of one job, and does an ep
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +40,10 @@ from depthsearch.training import EpochResult
 __all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]
 
 PREFIX = "depthsearch-worker"
+# Folders of workers: machine, process, start of the process.
+FOLDER = re.compile(rf"{PREFIX}-([0-9a-f]{{16}})-(\d+)-(\w+)")
+# Of another machine's processes nothing is seen but that they write: not for so long, and they have ended.
+ABANDONED_SECONDS = 7 * 24 * 3600.0
 # A file as it travels: Ray hands an array over without copying it.
 Bytes = NDArray[np.uint8]
 
@@ -146,6 +153,9 @@ class Trainer:
 
         Returns:
             Whether this node has the coordinator's folder: then checkpoints need not travel.
+
+        Raises:
+            OSError: If there is no room for the checkpoint to go on from.
         """
         self.stop()
         shares = False
@@ -170,10 +180,7 @@ class Trainer:
         if not isinstance(report, EpochResult):
             self.stop()
             return report, None
-        if self._checkpoint is None or _stamp(self._checkpoint) == self._known:
-            return report, None
-        self._known = _stamp(self._checkpoint)
-        return report, np.fromfile(self._checkpoint, dtype=np.uint8)
+        return report, self._unknown()
 
     def stop(self) -> None:
         """Give the job up, if there is one."""
@@ -181,8 +188,23 @@ class Trainer:
             self._reports.close()
             self._reports = None
         if self._checkpoint is not None:
-            self._checkpoint.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._checkpoint.unlink(missing_ok=True)
             self._checkpoint = None
+
+    def _unknown(self) -> Bytes | None:
+        """Read the checkpoint if the coordinator does not have it; one that is gone costs nothing else."""
+        if self._checkpoint is None:
+            return None
+        stamp = _stamp(self._checkpoint)
+        if stamp in (None, self._known):
+            return None
+        try:
+            read = np.fromfile(self._checkpoint, dtype=np.uint8)
+        except OSError:
+            return None
+        self._known = stamp
+        return read
 
 
 def _check(versions: Mapping[str, str]) -> None:
@@ -221,7 +243,9 @@ def _with_budget(task: Task, terms: Terms, n_beside: int, *, n_tasks: int) -> Ta
 def _put(path: Path, kept: Bytes | None) -> None:
     """Lay a checkpoint where the training looks for it; an older one goes."""
     if kept is None:
-        path.unlink(missing_ok=True)
+        # Where nothing can be written, the training goes without checkpoints.
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
         return
     with written_whole(path, durable=False) as file:
         file.write(kept.data)
@@ -231,18 +255,40 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     """Tell one version of a file from another; None: there is none."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
 
 
 def _own_folder() -> Path:
-    """Make a folder of this process for checkpoints; remove those of workers that were killed."""
-    root = Path(tempfile.gettempdir())
-    own = root / f"{PREFIX}-{os.getpid()}-{start_of(os.getpid())}"
-    for left in root.glob(f"{PREFIX}-*"):
-        match left.name.removeprefix(PREFIX).split("-"):
-            case ["", pid, started] if pid.isdecimal() and start_of(int(pid)) != started:
+    """Name a folder of this process for checkpoints, made if possible; remove those that nobody needs."""
+    root, machine = Path(tempfile.gettempdir()), _machine()
+    own = root / f"{PREFIX}-{machine}-{os.getpid()}-{start_of(os.getpid())}"
+    with contextlib.suppress(OSError):
+        own.mkdir(exist_ok=True, mode=0o700)
+        for left in root.glob(f"{PREFIX}-*"):
+            if left != own and _has_ended(left, machine):
                 shutil.rmtree(left, ignore_errors=True)
-    own.mkdir(exist_ok=True, mode=0o700)
     return own
+
+
+def _has_ended(folder: Path, machine: str) -> bool:
+    """Whether a folder is of a worker that has ended; other machines may have theirs in the same place."""
+    parts = FOLDER.fullmatch(folder.name)
+    if parts is None:
+        return False
+    if parts[1] == machine and parts[3].isdecimal():
+        return start_of(int(parts[2])) != parts[3]
+    try:
+        return time.time() - folder.stat().st_mtime > ABANDONED_SECONDS
+    except OSError:
+        return False
+
+
+def _machine() -> str:
+    """Name what numbers of processes belong to: host, boot and container, as far as the system tells."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.blake2b(" ".join(known).encode(), digest_size=8).hexdigest()
