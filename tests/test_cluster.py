@@ -4,6 +4,7 @@ The clusters are simulated: their nodes are processes of this machine, each with
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -38,7 +39,7 @@ from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors import Probing, RayWorkers, Training, cluster, connecting, ray_workers, remote
 from depthsearch.executors.connecting import connect
-from depthsearch.executors.jobs import Ended, Job, Report
+from depthsearch.executors.jobs import Ended, Job, Lost, Report
 from depthsearch.executors.slots import Slots, plan_slots
 from depthsearch.features import choose_budget
 from depthsearch.objective import Task, TransferCurve
@@ -496,6 +497,46 @@ def test_a_bug_in_a_worker_surfaces_here(workers_on, start, task) -> None:
     _, events = start(task, workers_on(task, run=broken), 2)
     with pytest.raises(ZeroDivisionError, match=r"^broken at job ''$"):
         list(events)
+
+
+def not_begun(tasks, job: Job) -> Iterator[Report]:
+    """End the process when the job is taken, or find a disk full once it runs."""
+    if job.key == "ends":
+        os._exit(1)
+
+    def run() -> Iterator[Report]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+    return run()
+
+
+def one_report(workers: RayWorkers, key: str, seconds: float = 60.0) -> Report:
+    """Have a job done, and give the first that is told of it."""
+    deadline = time.monotonic() + seconds
+    workers.start(Probing(key=key, cuts=(), upcoming={}))
+    while not (told := workers.wait(1.0)):
+        assert time.monotonic() < deadline, "nothing is told"
+    ((of, report),) = told
+    assert of == key
+    return report
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_goes_on_elsewhere(
+    workers_on, task, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = workers_on(task, run=not_begun)
+    report = one_report(workers, "ends")
+    assert isinstance(report, Lost)
+    assert re.match(r"worker [12] on \S+: .* died", report.reason)
+    # The first time it may have been the worker.
+    again = [line for line in caplog.messages if line.endswith("to begin is given out once more.")]
+    assert len(again) == 1
+    assert re.match(r"worker [12] on \S+: .* died", again[0])
+    report = one_report(workers, "full")
+    assert isinstance(report, Lost)
+    assert re.search(r"^worker [12] on \S+: \[Errno 28\] No space left on device$", report.reason)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ class _Worker:
         answers: What that call will return; the last of them comes last.
         job: What it does; None: nothing.
         shares: Whether its node has the coordinator's folder for checkpoints, as far as is known.
-        n_failed: How often it could not be started, one time after the other.
+        n_failed: How often it was started and could not begin anything, one time after the other.
         next_try: When to try again.
     """
 
@@ -145,6 +145,8 @@ class RayWorkers:
         self._workers = [_Worker(number=number + 1) for number in range(self.slots.n_workers)]
         self._waiting: list[Job] = []
         self._reports: list[tuple[int | str, Report]] = []
+        # Keys of jobs that an actor was given and could not begin.
+        self._not_begun: set[int | str] = set()
         self._tokens: dict[Path, str] = {}
         # Since when there is no worker; None: there is one.
         self._none_since: float | None = None
@@ -231,6 +233,7 @@ class RayWorkers:
                 worker.actor.stop.remote()
             worker.job = None
         self._waiting, self._reports = [], []
+        self._not_begun.clear()
 
     def close(self) -> None:
         """End the actors, and Ray where it was started for them."""
@@ -334,7 +337,9 @@ class RayWorkers:
             self._set_up(worker, said[0])
             self._begin_waiting()
         elif doing == "begin":
-            worker.shares = said[0]
+            assert worker.job is not None
+            self._not_begun.discard(worker.job.key)
+            worker.shares, worker.n_failed = said[0], 0
             self._step(worker)
         else:
             self._take(worker, *said)
@@ -347,7 +352,7 @@ class RayWorkers:
                 self._carried = self._ray.put(_carried(self._tasks))
             self._call(worker, "setup", worker.actor.setup.remote(self._carried, self._terms))
         elif isinstance(said, Ready):
-            worker.ready, worker.n_failed = said, 0
+            worker.ready = said
         elif said.kind == "bug":
             raise said.error
         else:
@@ -373,9 +378,12 @@ class RayWorkers:
         cause = error.cause if isinstance(error.cause, Exception) else error
         if worker.job is None:
             raise cause
-        kind = "system" if isinstance(cause, OSError) else "bug"
+        if isinstance(cause, OSError):
+            # Of its node: elsewhere the job may go on.
+            self._lose(worker, first_line(cause))
+            return
         reason = f"{worker.name}: {first_line(cause)}"
-        self._reports.append((worker.job.key, Failed(kind=kind, reason=reason, error=cause)))
+        self._reports.append((worker.job.key, Failed(kind="bug", reason=reason, error=cause)))
         worker.job = None
         self._remove(worker)
 
@@ -388,20 +396,33 @@ class RayWorkers:
         if job is None:
             self._failed_to_start(worker, reason)
         elif doing == "begin":
-            # It died before it had the job.
-            self._waiting.insert(0, job)
-            self._begin_waiting()
+            self._not_begun_by(worker, job, f"{name}: {reason}")
         else:
             self._reports.append((job.key, Lost(reason=f"{name}: {reason}")))
+
+    def _not_begun_by(self, worker: _Worker, job: Job, reason: str) -> None:
+        """Give a job out once more, as nothing of it has run; if that was done before, it may be the job."""
+        self._pause(worker, reason)
+        if job.key in self._not_begun:
+            self._not_begun.remove(job.key)
+            self._reports.append((job.key, Lost(reason=reason)))
+            return
+        log.warning("%s; what it was to begin is given out once more.", reason)
+        self._not_begun.add(job.key)
+        self._waiting.insert(0, job)
+        self._begin_waiting()
 
     def _failed_to_start(self, worker: _Worker, reason: str) -> None:
         """Try again later."""
         if not worker.n_failed:
             log.warning("worker %d cannot be started yet: %s", worker.number, reason)
+        self._pause(worker, reason)
+
+    def _pause(self, worker: _Worker, reason: str) -> None:
+        self._why_none = reason
         worker.n_failed += 1
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**worker.n_failed)
         worker.next_try = time.monotonic() + pause
-        self._why_none = reason
 
     def _remove(self, worker: _Worker) -> None:
         """End a worker's actor."""
