@@ -41,7 +41,7 @@ from depthsearch.executors import Probing, RayWorkers, Training, cluster, connec
 from depthsearch.executors.connecting import connect
 from depthsearch.executors.jobs import Ended, Job, Lost, Report
 from depthsearch.executors.slots import Slots, plan_slots
-from depthsearch.features import choose_budget
+from depthsearch.features import choose_budget, node_folder
 from depthsearch.objective import Task, TransferCurve
 from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
 from depthsearch.training import EpochResult
@@ -438,7 +438,10 @@ def test_each_node_keeps_features_in_its_own_folder(
     _, events = start(kept, workers, 4)
     list(events)
     for name in ("head", "second"):
-        assert list((two_nodes.folder / name / "cache" / "depthsearch" / "features").glob("*.features")), name
+        cache = two_nodes.folder / name / "cache" / "depthsearch"
+        assert list(node_folder(cache / "features").glob("*.features")), name
+        # Also where nodes see the same cache folder.
+        assert not list(cache.glob("features/*.features")), name
     assert not (tmp_path / "kept here").exists()
 
 

@@ -31,7 +31,7 @@ from depthsearch.errors import DataError, DepthsearchError, StudyError
 from depthsearch.executors.connecting import import_ray
 from depthsearch.executors.jobs import Failed, Job, Report, Run, Training, first_line, portable
 from depthsearch.executors.slots import Slots
-from depthsearch.features import choose_budget
+from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.lease import start_of
 from depthsearch.objective import Task
@@ -231,7 +231,8 @@ def _with_budget(task: Task, terms: Terms, n_beside: int, *, n_tasks: int) -> Ta
     """Let a task keep in this node's own folder, what this node has room for; its workers share that."""
     if task.budget is None:
         return task
-    folder = Path(platformdirs.user_cache_dir("depthsearch")) / "features"
+    # The cache folder may be of a home that all nodes see.
+    folder = node_folder(Path(platformdirs.user_cache_dir("depthsearch")) / "features")
     budget = choose_budget(task.device, folder, memory_bytes=terms.memory_bytes, disk_bytes=terms.disk_bytes)
     if n_beside > 1:
         # None of them outlives the others for sure, so that none can hold a folder in memory for all.
