@@ -18,8 +18,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +37,7 @@ from optuna.trial import TrialState
 
 from depthsearch import cli
 from depthsearch.cli import main
+from depthsearch.commands import workers as workers_of_commands
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors import Probing, RayWorkers, Training, cluster, connecting, ray_workers, remote
@@ -47,6 +50,9 @@ from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, re
 from depthsearch.training import EpochResult
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (extra ray)")
+needs_clocks = pytest.mark.skipif(
+    not hasattr(time, "pthread_getcpuclockid"), reason="this system tells no thread's processor time"
+)
 
 EPOCHS = 8
 GONE_SECONDS = 20.0
@@ -542,6 +548,29 @@ def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_goes_on_elsewhere(
     assert re.search(r"^worker [12] on \S+: \[Errno 28\] No space left on device$", report.reason)
 
 
+def hanging(tasks, job: Job) -> Iterator[Report]:
+    """Wait for ever, stop the process, or compute for a while."""
+    if job.key == "waits":
+        threading.Event().wait()
+    elif job.key == "stops":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    until = time.monotonic() + 5.0
+    while time.monotonic() < until:
+        math.factorial(1000)
+    yield TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
+
+
+@needs_clocks
+@pytest.mark.slow
+def test_an_actor_that_hangs_is_replaced_and_one_that_computes_is_not(workers_on, task) -> None:
+    workers = workers_on(task, run=hanging, hung_seconds=2.0)
+    for key in ("waits", "stops"):
+        report = one_report(workers, key)
+        assert isinstance(report, Lost)
+        assert re.match(r"worker [12] on \S+: it computed nothing for 2 s and was ended$", report.reason)
+    assert isinstance(one_report(workers, "computes"), TransferCurve)
+
+
 @pytest.mark.slow
 def test_a_cluster_where_no_worker_can_work_says_why(
     two_nodes, task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -582,13 +611,19 @@ def asked(tmp_path: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
-    two_nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_nodes.with_second()
-    address = two_nodes.cluster.address
-    assert (
-        main(asked(tmp_path, "--executor", "ray", "--ray-address", address, "--workers", "2", "--json")) == 0
-    )
+    made = []
+
+    def noted(*args: Any, **how: Any) -> RayWorkers:
+        made.append(ray_workers(*args, **how))
+        return made[-1]
+
+    monkeypatch.setattr(workers_of_commands, "ray_workers", noted)
+    on_ray = ["--executor", "ray", "--ray-address", two_nodes.cluster.address, "--hung-after", "77"]
+    assert main(asked(tmp_path, *on_ray, "--workers", "2", "--json")) == 0
+    assert [workers.hung_seconds for workers in made] == [77.0]
     out, err = capsys.readouterr()
     assert re.search(
         r"Workers +[12] on [12] nodes? of a Ray cluster.*; 1 CPU each, cpu, (float32|bf16)\.", err
@@ -597,7 +632,7 @@ def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
     provenance = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").user_attrs[
         "provenance"
     ]
-    assert not {"executor", "ray_address", "workers"} & set(provenance["options"])
+    assert not {"executor", "ray_address", "workers", "hung_after"} & set(provenance["options"])
 
 
 @pytest.mark.slow
@@ -708,6 +743,42 @@ def test_a_worker_without_room_for_files_trains_but_does_not_go_on_from_a_checkp
     assert not trainer.begin(training(tmp_path), None, None)
     assert [trainer.step()[0].epoch for _ in range(2)] == [1, 2]
     assert trainer.step() == (Ended(), None)
+
+
+@needs_clocks
+def test_a_worker_tells_what_it_computes_but_not_what_others_in_its_process_do(
+    trainer, tmp_path: Path
+) -> None:
+    waits, may_compute, has_computed, may_end = (threading.Event() for _ in range(4))
+
+    def computes_at_last(tasks, job: Job) -> Iterator[Report]:
+        waits.set()
+        may_compute.wait(30)
+        spin(0.2)
+        has_computed.set()
+        may_end.wait(30)
+        yield Ended()
+
+    def spin(seconds: float) -> None:
+        before = time.thread_time()
+        while time.thread_time() - before < seconds:
+            math.factorial(1000)
+
+    trainer._run = computes_at_last
+    trainer.begin(training(tmp_path), None, None)
+    assert trainer.computed() is None
+    with ThreadPoolExecutor(1) as threads:
+        step = threads.submit(trainer.step)
+        assert waits.wait(30)
+        before = trainer.computed()
+        spin(0.2)
+        assert trainer.computed() - before < 0.1
+        may_compute.set()
+        assert has_computed.wait(30)
+        assert 0.2 <= trainer.computed() - before < 0.3
+        may_end.set()
+        assert step.result() == (Ended(), None)
+    assert trainer.computed() is None
 
 
 # --- the files of the documentation -------------------------------------------------------------

@@ -16,7 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,6 +112,17 @@ class Trainer:
         self._checkpoint: Path | None = None
         # Of the checkpoint that the coordinator has; None: it has none.
         self._known: tuple[int, int] | None = None
+        # Of the thread that a call is under way in.
+        self._clock: int | None = None
+
+    def computed(self) -> float | None:
+        """Say what processor time the thread has used that works, in seconds; to be called from another.
+
+        Returns:
+            None: nothing is under way, or the system does not tell.
+        """
+        clock = self._clock
+        return None if clock is None else time.clock_gettime(clock)
 
     def setup(self, tasks: bytes | Mapping[str, Task], terms: Terms) -> Ready | NoImages | Failed:
         """Take the tasks.
@@ -121,18 +132,20 @@ class Trainer:
             terms: What is asked.
         """
         try:
-            _check(terms.versions)
-            # Ray sets the variable to what the worker has, unless the node has it already.
-            asked = os.environ.get("OMP_NUM_THREADS", "")
-            torch.set_num_threads(max(1, int(asked if asked.isdecimal() else terms.slots.num_cpus)))
-            taken: Mapping[str, Task] = pickle.loads(tasks) if isinstance(tasks, bytes) else tasks
-            here = import_ray().get_runtime_context()
-            node: str = here.get_node_id()
-            n_beside = _n_beside(terms.slots, node)
-            self._tasks = {
-                name: _with_budget(task, terms, n_beside, n_tasks=len(taken)) for name, task in taken.items()
-            }
-            self._run = terms.run
+            with self._timed():
+                _check(terms.versions)
+                # Ray sets the variable to what the worker has, unless the node has it already.
+                asked = os.environ.get("OMP_NUM_THREADS", "")
+                torch.set_num_threads(max(1, int(asked if asked.isdecimal() else terms.slots.num_cpus)))
+                taken: Mapping[str, Task] = pickle.loads(tasks) if isinstance(tasks, bytes) else tasks
+                here = import_ray().get_runtime_context()
+                node: str = here.get_node_id()
+                n_beside = _n_beside(terms.slots, node)
+                self._tasks = {
+                    name: _with_budget(task, terms, n_beside, n_tasks=len(taken))
+                    for name, task in taken.items()
+                }
+                self._run = terms.run
         except Exception as error:  # noqa: BLE001 (the coordinator tries again, or raises it)
             if isinstance(error, DataError) and isinstance(tasks, bytes):
                 return NoImages(reason=first_line(error))
@@ -157,17 +170,18 @@ class Trainer:
         Raises:
             OSError: If there is no room for the checkpoint to go on from.
         """
-        self.stop()
-        shares = False
-        if isinstance(job, Training) and job.checkpoint is not None:
-            shares = token is not None and (job.checkpoint.parent / token).exists()
-            if not shares:
-                self._checkpoint = path = _own_folder() / job.checkpoint.name
-                _put(path, kept)
-                self._known = _stamp(path)
-                job = replace(job, checkpoint=path)
-        self._reports = self._run(self._tasks, job)
-        return shares
+        with self._timed():
+            self.stop()
+            shares = False
+            if isinstance(job, Training) and job.checkpoint is not None:
+                shares = token is not None and (job.checkpoint.parent / token).exists()
+                if not shares:
+                    self._checkpoint = path = _own_folder() / job.checkpoint.name
+                    _put(path, kept)
+                    self._known = _stamp(path)
+                    job = replace(job, checkpoint=path)
+            self._reports = self._run(self._tasks, job)
+            return shares
 
     def step(self) -> tuple[Report, Bytes | None]:
         """Run an epoch.
@@ -175,12 +189,13 @@ class Trainer:
         Returns:
             The report, and the checkpoint if the coordinator does not have it.
         """
-        assert self._reports is not None
-        report = portable(next(self._reports))
-        if not isinstance(report, EpochResult):
-            self.stop()
-            return report, None
-        return report, self._unknown()
+        with self._timed():
+            assert self._reports is not None
+            report = portable(next(self._reports))
+            if not isinstance(report, EpochResult):
+                self.stop()
+                return report, None
+            return report, self._unknown()
 
     def stop(self) -> None:
         """Give the job up, if there is one."""
@@ -191,6 +206,17 @@ class Trainer:
             with contextlib.suppress(OSError):
                 self._checkpoint.unlink(missing_ok=True)
             self._checkpoint = None
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Let others see meanwhile how much this thread computes."""
+        # Not on every system. The time of the whole process would include Ray's, which is never idle.
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._clock = None
 
     def _unknown(self) -> Bytes | None:
         """Read the checkpoint if the coordinator does not have it; one that is gone costs nothing else."""
