@@ -644,6 +644,20 @@ def test_the_cache_is_shown_and_cleared_and_a_study_fills_it_again(
     assert cache()["kept"] == []
 
 
+def test_the_cache_holds_what_nodes_of_a_cluster_have_kept(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_: str(tmp_path))
+    for name in ("node-a", "node-b"):
+        (tmp_path / "features" / name / "locks").mkdir(parents=True)
+        (tmp_path / "features" / name / "kept.features").write_bytes(b"1234")
+        (tmp_path / "features" / name / "locks" / "key.lock").touch()
+    assert status_of(["cache", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [Path(file["path"]).parent.name for file in found["kept"]] == ["node-a", "node-b"]
+    assert found["bytes"] == 8
+    assert status_of(["cache", "--clear", "features"]) == 0
+    assert list((tmp_path / "features").iterdir()) == []
+
+
 def test_a_command_is_needed(capsys) -> None:
     assert status_of([]) == 2
     assert complaint(capsys.readouterr().err) == (

@@ -4,6 +4,7 @@ The clusters are simulated: their nodes are processes of this machine, each with
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -17,13 +18,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -33,18 +37,22 @@ from optuna.trial import TrialState
 
 from depthsearch import cli
 from depthsearch.cli import main
+from depthsearch.commands import workers as workers_of_commands
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
-from depthsearch.executors import Probing, RayWorkers, cluster, connecting, ray_workers, remote
+from depthsearch.executors import Probing, RayWorkers, Training, cluster, connecting, ray_workers, remote
 from depthsearch.executors.connecting import connect
-from depthsearch.executors.jobs import Ended, Job, Report
+from depthsearch.executors.jobs import Ended, Job, Lost, Report
 from depthsearch.executors.slots import Slots, plan_slots
-from depthsearch.features import choose_budget
+from depthsearch.features import choose_budget, node_folder
 from depthsearch.objective import Task, TransferCurve
 from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
 from depthsearch.training import EpochResult
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (extra ray)")
+needs_clocks = pytest.mark.skipif(
+    not hasattr(time, "pthread_getcpuclockid"), reason="this system tells no thread's processor time"
+)
 
 EPOCHS = 8
 GONE_SECONDS = 20.0
@@ -436,7 +444,10 @@ def test_each_node_keeps_features_in_its_own_folder(
     _, events = start(kept, workers, 4)
     list(events)
     for name in ("head", "second"):
-        assert list((two_nodes.folder / name / "cache" / "depthsearch" / "features").glob("*.features")), name
+        cache = two_nodes.folder / name / "cache" / "depthsearch"
+        assert list(node_folder(cache / "features").glob("*.features")), name
+        # Also where nodes see the same cache folder.
+        assert not list(cache.glob("features/*.features")), name
     assert not (tmp_path / "kept here").exists()
 
 
@@ -497,6 +508,69 @@ def test_a_bug_in_a_worker_surfaces_here(workers_on, start, task) -> None:
         list(events)
 
 
+def not_begun(tasks, job: Job) -> Iterator[Report]:
+    """End the process when the job is taken, or find a disk full once it runs."""
+    if job.key == "ends":
+        os._exit(1)
+
+    def run() -> Iterator[Report]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+    return run()
+
+
+def one_report(workers: RayWorkers, key: str, seconds: float = 60.0) -> Report:
+    """Have a job done, and give the first that is told of it."""
+    deadline = time.monotonic() + seconds
+    workers.start(Probing(key=key, cuts=(), upcoming={}))
+    while not (told := workers.wait(1.0)):
+        assert time.monotonic() < deadline, "nothing is told"
+    ((of, report),) = told
+    assert of == key
+    return report
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_goes_on_elsewhere(
+    workers_on, task, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = workers_on(task, run=not_begun)
+    report = one_report(workers, "ends")
+    assert isinstance(report, Lost)
+    assert re.match(r"worker [12] on \S+: .* died", report.reason)
+    # The first time it may have been the worker.
+    again = [line for line in caplog.messages if line.endswith("to begin is given out once more.")]
+    assert len(again) == 1
+    assert re.match(r"worker [12] on \S+: .* died", again[0])
+    report = one_report(workers, "full")
+    assert isinstance(report, Lost)
+    assert re.search(r"^worker [12] on \S+: \[Errno 28\] No space left on device$", report.reason)
+
+
+def hanging(tasks, job: Job) -> Iterator[Report]:
+    """Wait for ever, stop the process, or compute for a while."""
+    if job.key == "waits":
+        threading.Event().wait()
+    elif job.key == "stops":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    until = time.monotonic() + 5.0
+    while time.monotonic() < until:
+        math.factorial(1000)
+    yield TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
+
+
+@needs_clocks
+@pytest.mark.slow
+def test_an_actor_that_hangs_is_replaced_and_one_that_computes_is_not(workers_on, task) -> None:
+    workers = workers_on(task, run=hanging, hung_seconds=2.0)
+    for key in ("waits", "stops"):
+        report = one_report(workers, key)
+        assert isinstance(report, Lost)
+        assert re.match(r"worker [12] on \S+: it computed nothing for 2 s and was ended$", report.reason)
+    assert isinstance(one_report(workers, "computes"), TransferCurve)
+
+
 @pytest.mark.slow
 def test_a_cluster_where_no_worker_can_work_says_why(
     two_nodes, task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -537,13 +611,19 @@ def asked(tmp_path: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
-    two_nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_nodes.with_second()
-    address = two_nodes.cluster.address
-    assert (
-        main(asked(tmp_path, "--executor", "ray", "--ray-address", address, "--workers", "2", "--json")) == 0
-    )
+    made = []
+
+    def noted(*args: Any, **how: Any) -> RayWorkers:
+        made.append(ray_workers(*args, **how))
+        return made[-1]
+
+    monkeypatch.setattr(workers_of_commands, "ray_workers", noted)
+    on_ray = ["--executor", "ray", "--ray-address", two_nodes.cluster.address, "--hung-after", "77"]
+    assert main(asked(tmp_path, *on_ray, "--workers", "2", "--json")) == 0
+    assert [workers.hung_seconds for workers in made] == [77.0]
     out, err = capsys.readouterr()
     assert re.search(
         r"Workers +[12] on [12] nodes? of a Ray cluster.*; 1 CPU each, cpu, (float32|bf16)\.", err
@@ -552,7 +632,7 @@ def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
     provenance = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").user_attrs[
         "provenance"
     ]
-    assert not {"executor", "ray_address", "workers"} & set(provenance["options"])
+    assert not {"executor", "ray_address", "workers", "hung_after"} & set(provenance["options"])
 
 
 @pytest.mark.slow
@@ -583,16 +663,122 @@ def test_what_keeps_a_study_from_a_cluster_is_one_line(
     assert said in last
 
 
+# --- a worker, without Ray ----------------------------------------------------------------------
+
+
 def test_what_killed_workers_have_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead = tmp_path / "depthsearch-worker-999999999-1"
+    here, elsewhere = remote._machine(), "0" * 16
+    dead = tmp_path / f"depthsearch-worker-{here}-999999999-1"
+    # Of another machine, where there may be such a process.
+    theirs = tmp_path / f"depthsearch-worker-{elsewhere}-999999999-1"
+    abandoned = tmp_path / f"depthsearch-worker-{elsewhere}-999999999-2"
     foreign = tmp_path / "depthsearch-worker-notes"
-    for folder in (dead, foreign):
+    for folder in (dead, theirs, abandoned, foreign):
         folder.mkdir()
         (folder / "trial-1.pt").touch()
+    long_ago = time.time() - remote.ABANDONED_SECONDS - 60
+    for folder in (abandoned, foreign):
+        os.utime(folder, (long_ago, long_ago))
     own = remote._own_folder()
     assert remote._own_folder() == own
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, foreign.name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, theirs.name, foreign.name])
+
+
+def written(tasks, job: Job) -> Iterator[Report]:
+    """Train two epochs, each of which adds a letter to the checkpoint, if there is room."""
+    numbers = dict.fromkeys(EpochResult.__annotations__, 0)
+    for epoch in (1, 2):
+        with contextlib.suppress(OSError):
+            job.checkpoint.parent.mkdir(exist_ok=True)
+            before = job.checkpoint.read_text() if job.checkpoint.exists() else ""
+            job.checkpoint.write_text(before + "x")
+        yield EpochResult(**{**numbers, "epoch": epoch})
+    yield Ended()
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[remote.Trainer]:
+    """Make a worker that can work, with a place for files of its own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    before = signal.getsignal(signal.SIGINT)
+    made = remote.Trainer()
+    signal.signal(signal.SIGINT, before)
+    made._run = written
+    yield made
+    made.stop()
+
+
+def training(folder: Path) -> Training:
+    """Give a job whose checkpoint lies in a folder that the worker does not have."""
+    checkpoint = folder / "not there" / "trial-1.pt"
+    return Training(key=1, point=None, seed=0, split_seed=None, checkpoint=checkpoint, upcoming={})
+
+
+def test_a_checkpoint_travels_with_each_epoch_and_one_that_is_gone_costs_nothing_else(
+    trainer, tmp_path: Path
+) -> None:
+    def trained_then_removed(tasks, job: Job) -> Iterator[Report]:
+        for report in written(tasks, job):
+            if isinstance(report, EpochResult) and report.epoch == 2:
+                shutil.rmtree(job.checkpoint.parent)
+            yield report
+
+    trainer._run = trained_then_removed
+    assert not trainer.begin(training(tmp_path), None, np.frombuffer(b"kept", np.uint8))
+    (first, kept), (second, none), last = (trainer.step() for _ in range(3))
+    assert (first.epoch, bytes(kept)) == (1, b"keptx")
+    assert (second.epoch, none) == (2, None)
+    assert last == (Ended(), None)
+
+
+def test_a_worker_without_room_for_files_trains_but_does_not_go_on_from_a_checkpoint(
+    trainer, tmp_path: Path
+) -> None:
+    (tmp_path / "node").rmdir()
+    (tmp_path / "node").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        trainer.begin(training(tmp_path), None, np.frombuffer(b"kept", np.uint8))
+    assert not trainer.begin(training(tmp_path), None, None)
+    assert [trainer.step()[0].epoch for _ in range(2)] == [1, 2]
+    assert trainer.step() == (Ended(), None)
+
+
+@needs_clocks
+def test_a_worker_tells_what_it_computes_but_not_what_others_in_its_process_do(
+    trainer, tmp_path: Path
+) -> None:
+    waits, may_compute, has_computed, may_end = (threading.Event() for _ in range(4))
+
+    def computes_at_last(tasks, job: Job) -> Iterator[Report]:
+        waits.set()
+        may_compute.wait(30)
+        spin(0.2)
+        has_computed.set()
+        may_end.wait(30)
+        yield Ended()
+
+    def spin(seconds: float) -> None:
+        before = time.thread_time()
+        while time.thread_time() - before < seconds:
+            math.factorial(1000)
+
+    trainer._run = computes_at_last
+    trainer.begin(training(tmp_path), None, None)
+    assert trainer.computed() is None
+    with ThreadPoolExecutor(1) as threads:
+        step = threads.submit(trainer.step)
+        assert waits.wait(30)
+        before = trainer.computed()
+        spin(0.2)
+        assert trainer.computed() - before < 0.1
+        may_compute.set()
+        assert has_computed.wait(30)
+        assert 0.2 <= trainer.computed() - before < 0.3
+        may_end.set()
+        assert step.result() == (Ended(), None)
+    assert trainer.computed() is None
 
 
 # --- the files of the documentation -------------------------------------------------------------

@@ -23,6 +23,7 @@ from depthsearch.devices import Device, choose_device
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors.connecting import connect, import_ray
 from depthsearch.executors.jobs import Failed, Job, Lost, Report, Run, Training, first_line, run_job
+from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.executors.remote import Bytes, NoImages, Ready, Terms, Trainer, own_versions
 from depthsearch.executors.slots import Resources, plan_slots
 from depthsearch.files import written_whole
@@ -36,6 +37,13 @@ PATIENCE_SECONDS = 600.0
 NOTE_SECONDS = 20.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 TICK_SECONDS = 1.0
+# Threads of an actor: the one for what it is to do, and one that tells whether it does.
+SIGNS = "signs"
+# How often to ask an actor for a sign in the time after which it counts as hung, and how little is none.
+LOOKS = 10
+HARDLY_SECONDS = 0.02
+# Not having looked for so long, one has not seen them idle either.
+AWAY_SECONDS = 10.0
 # What has been computed is there; fetching it takes no longer, or its node is gone.
 FETCH_SECONDS = 120.0
 # For how long the others may be awaited once one worker is ready.
@@ -55,8 +63,12 @@ class _Worker:
         doing: What its last call is for: ``setup``, ``begin`` or ``step``; empty: nothing, it waits.
         answers: What that call will return; the last of them comes last.
         job: What it does; None: nothing.
+        sign: What will say how much it has computed; None: it is not asked now.
+        next_look: When to ask.
+        computed: Processor seconds that it had used when it was last seen to use some, and when that was;
+            None: as far as is known it has nothing to compute.
         shares: Whether its node has the coordinator's folder for checkpoints, as far as is known.
-        n_failed: How often it could not be started, one time after the other.
+        n_failed: How often it was started and could not begin anything, one time after the other.
         next_try: When to try again.
     """
 
@@ -66,6 +78,9 @@ class _Worker:
     doing: str = ""
     answers: list[Any] = field(default_factory=list)
     job: Job | None = None
+    sign: Any = None
+    next_look: float = 0.0
+    computed: tuple[float, float] | None = None
     shares: bool = False
     n_failed: int = 0
     next_try: float = 0.0
@@ -82,6 +97,7 @@ class RayWorkers:
     Attributes:
         slots: How many workers are wanted, and what each takes.
         device: What they compute on.
+        hung_seconds: An actor that computes nothing for so long is taken for dead.
     """
 
     def __init__(
@@ -94,6 +110,7 @@ class RayWorkers:
         memory_bytes: int | None = None,
         disk_bytes: int | None = None,
         run: Run = run_job,
+        hung_seconds: float = HUNG_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
         ends_ray: bool = False,
     ) -> None:
@@ -109,6 +126,7 @@ class RayWorkers:
             memory_bytes: Of each node, for what the frozen layers compute, see `features.choose_budget`.
             disk_bytes: Likewise.
             run: Does a job.
+            hung_seconds: An actor that has used no processor for so long, or is mute, is taken for dead.
             patience_seconds: For how long to wait while there is no worker at all.
             ends_ray: Whether `close` is to end the connection, and Ray where it was started here.
 
@@ -116,6 +134,7 @@ class RayWorkers:
             SettingsError: If the cluster has no room for any worker and no number is given.
         """
         self._ray = import_ray()
+        self.hung_seconds = hung_seconds
         self._patience_seconds = patience_seconds
         self._ends_ray = ends_ray
         self.device = next(iter(tasks.values())).device
@@ -140,15 +159,21 @@ class RayWorkers:
         self._carried: Any = None
         # Spread: a node's memory and disk are for the workers that it has.
         self._actor = self._ray.remote(
-            num_cpus=self.slots.num_cpus, num_gpus=self.slots.num_gpus, scheduling_strategy="SPREAD"
+            num_cpus=self.slots.num_cpus,
+            num_gpus=self.slots.num_gpus,
+            scheduling_strategy="SPREAD",
+            concurrency_groups={SIGNS: 1},
         )(Trainer)
         self._workers = [_Worker(number=number + 1) for number in range(self.slots.n_workers)]
         self._waiting: list[Job] = []
         self._reports: list[tuple[int | str, Report]] = []
+        # Keys of jobs that an actor was given and could not begin.
+        self._not_begun: set[int | str] = set()
         self._tokens: dict[Path, str] = {}
         # Since when there is no worker; None: there is one.
         self._none_since: float | None = None
         self._has_told = False
+        self._looked = time.monotonic()
         self._why_none = f"none has started yet, or no node has {self.slots} free for one"
         self._keep_alive()
 
@@ -207,7 +232,7 @@ class RayWorkers:
                 time.sleep(min(left, FIRST_PAUSE_SECONDS))
                 continue
             # That of a checkpoint is here once its bytes are: meanwhile others are listened to.
-            there, _ = self._ray.wait(list(asked), timeout=min(left, TICK_SECONDS))
+            there, _ = self._ray.wait(list(asked), timeout=min(left, TICK_SECONDS, self.hung_seconds / LOOKS))
             for answer in there:
                 self._listen(asked[answer])
             if self.n_workers > n_before:
@@ -237,6 +262,7 @@ class RayWorkers:
                 worker.actor.stop.remote()
             worker.job = None
         self._waiting, self._reports = [], []
+        self._not_begun.clear()
 
     def close(self) -> None:
         """End the actors, and Ray where it was started for them."""
@@ -265,12 +291,13 @@ class RayWorkers:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _keep_alive(self) -> None:
-        """Ask for the actors that are missing.
+        """Ask for the actors that are missing, and end those that hang.
 
         Raises:
             StudyError: If there is no worker for long.
         """
         now = time.monotonic()
+        self._look_for_signs(now)
         for worker in self._workers:
             if worker.actor is None and now >= worker.next_try:
                 worker.actor = self._actor.remote()
@@ -290,8 +317,50 @@ class RayWorkers:
                 "Mend that and run the same command again."
             )
 
+    def _look_for_signs(self, now: float) -> None:
+        """End the actors that are to compute and do not."""
+        # Where this process was stopped, or waited for the database, nobody has asked them.
+        was_away = now - self._looked > min(AWAY_SECONDS, self.hung_seconds / 2)
+        self._looked = now
+        asked = {worker.sign: worker for worker in self._workers if worker.sign is not None}
+        if asked:
+            there, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0)
+            for sign in there:
+                self._take_sign(asked[sign], now)
+        for worker in self._workers:
+            if worker.doing and worker.sign is None and now >= worker.next_look:
+                worker.sign = worker.actor.computed.options(concurrency_group=SIGNS).remote()
+                worker.next_look = now + self.hung_seconds / LOOKS
+            if worker.computed is not None and was_away:
+                worker.computed = worker.computed[0], now
+            elif self._hangs(worker, now):
+                self._lose(worker, f"it computed nothing for {self.hung_seconds:g} s and was ended")
+
+    def _hangs(self, worker: _Worker, now: float) -> bool:
+        if worker.computed is None or now - worker.computed[1] <= self.hung_seconds:
+            return False
+        # What has been answered waits to be heard, or the rest of it is on its way here.
+        answered, _ = self._ray.wait(worker.answers[:1], timeout=0, fetch_local=False)
+        return not answered
+
+    def _take_sign(self, worker: _Worker, now: float) -> None:
+        """Take in how much an actor has computed."""
+        sign, worker.sign = worker.sign, None
+        # Its death is told by what it was to answer.
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            used = self._ray.get(sign)
+            if used is None:
+                # What it needs is on its way there, or what it has done on its way here.
+                worker.computed = None
+            elif worker.computed is None or used - worker.computed[0] > HARDLY_SECONDS:
+                worker.computed = used, now
+
     def _call(self, worker: _Worker, doing: str, *answers: Any) -> None:
         worker.doing, worker.answers = doing, list(answers)
+        now = time.monotonic()
+        worker.sign, worker.next_look = None, now + self.hung_seconds / LOOKS
+        # The others wait for room, or for what they need.
+        worker.computed = (0.0, now) if doing == "step" else None
 
     def _begin_waiting(self) -> None:
         """Give jobs that wait to workers that are free."""
@@ -335,12 +404,15 @@ class RayWorkers:
         except self._ray.exceptions.RayError as error:
             self._lose(worker, _reason(error))
             return
-        doing, worker.doing = worker.doing, ""
+        doing = worker.doing
+        self._call(worker, "")
         if doing == "setup":
             self._set_up(worker, said[0])
             self._begin_waiting()
         elif doing == "begin":
-            worker.shares = said[0]
+            assert worker.job is not None
+            self._not_begun.discard(worker.job.key)
+            worker.shares, worker.n_failed = said[0], 0
             self._step(worker)
         else:
             self._take(worker, *said)
@@ -353,7 +425,7 @@ class RayWorkers:
                 self._carried = self._ray.put(_carried(self._tasks))
             self._call(worker, "setup", worker.actor.setup.remote(self._carried, self._terms))
         elif isinstance(said, Ready):
-            worker.ready, worker.n_failed = said, 0
+            worker.ready = said
         elif said.kind == "bug":
             raise said.error
         else:
@@ -379,9 +451,12 @@ class RayWorkers:
         cause = error.cause if isinstance(error.cause, Exception) else error
         if worker.job is None:
             raise cause
-        kind = "system" if isinstance(cause, OSError) else "bug"
+        if isinstance(cause, OSError):
+            # Of its node: elsewhere the job may go on.
+            self._lose(worker, first_line(cause))
+            return
         reason = f"{worker.name}: {first_line(cause)}"
-        self._reports.append((worker.job.key, Failed(kind=kind, reason=reason, error=cause)))
+        self._reports.append((worker.job.key, Failed(kind="bug", reason=reason, error=cause)))
         worker.job = None
         self._remove(worker)
 
@@ -394,20 +469,33 @@ class RayWorkers:
         if job is None:
             self._failed_to_start(worker, reason)
         elif doing == "begin":
-            # It died before it had the job.
-            self._waiting.insert(0, job)
-            self._begin_waiting()
+            self._not_begun_by(worker, job, f"{name}: {reason}")
         else:
             self._reports.append((job.key, Lost(reason=f"{name}: {reason}")))
+
+    def _not_begun_by(self, worker: _Worker, job: Job, reason: str) -> None:
+        """Give a job out once more, as nothing of it has run; if that was done before, it may be the job."""
+        self._pause(worker, reason)
+        if job.key in self._not_begun:
+            self._not_begun.remove(job.key)
+            self._reports.append((job.key, Lost(reason=reason)))
+            return
+        log.warning("%s; what it was to begin is given out once more.", reason)
+        self._not_begun.add(job.key)
+        self._waiting.insert(0, job)
+        self._begin_waiting()
 
     def _failed_to_start(self, worker: _Worker, reason: str) -> None:
         """Try again later."""
         if not worker.n_failed:
             log.warning("worker %d cannot be started yet: %s", worker.number, reason)
+        self._pause(worker, reason)
+
+    def _pause(self, worker: _Worker, reason: str) -> None:
+        self._why_none = reason
         worker.n_failed += 1
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**worker.n_failed)
         worker.next_try = time.monotonic() + pause
-        self._why_none = reason
 
     def _remove(self, worker: _Worker) -> None:
         """End a worker's actor."""
@@ -415,7 +503,8 @@ class RayWorkers:
             with contextlib.suppress(self._ray.exceptions.RayError, RuntimeError):
                 self._ray.kill(worker.actor)
         worker.actor = worker.ready = None
-        worker.doing, worker.answers, worker.shares = "", [], False
+        self._call(worker, "")
+        worker.shares = False
 
 
 def ray_workers(
@@ -427,6 +516,7 @@ def ray_workers(
     precision: str = "auto",
     memory_bytes: int | None = None,
     disk_bytes: int | None = None,
+    hung_seconds: float = HUNG_SECONDS,
 ) -> RayWorkers:
     """Connect to a cluster, or start Ray here, and wait for the first workers.
 
@@ -438,6 +528,7 @@ def ray_workers(
         precision: See `devices.choose_device`; on a GPU that this machine does not have, chosen there.
         memory_bytes: See `RayWorkers`.
         disk_bytes: Likewise.
+        hung_seconds: Likewise.
 
     Raises:
         SettingsError: If Ray is missing, the cluster cannot be reached, or it does not have such a device.
@@ -453,6 +544,7 @@ def ray_workers(
             n_workers=n_workers,
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
+            hung_seconds=hung_seconds,
             ends_ray=ends_ray,
         )
         workers.gather()

@@ -6,14 +6,17 @@ It knows nothing of the study: it holds the generator of one job, and does an ep
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +31,7 @@ from depthsearch.errors import DataError, DepthsearchError, StudyError
 from depthsearch.executors.connecting import import_ray
 from depthsearch.executors.jobs import Failed, Job, Report, Run, Training, first_line, portable
 from depthsearch.executors.slots import Slots
-from depthsearch.features import choose_budget
+from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.lease import start_of
 from depthsearch.objective import Task
@@ -37,6 +40,10 @@ from depthsearch.training import EpochResult
 __all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]
 
 PREFIX = "depthsearch-worker"
+# Folders of workers: machine, process, start of the process.
+FOLDER = re.compile(rf"{PREFIX}-([0-9a-f]{{16}})-(\d+)-(\w+)")
+# Of another machine's processes nothing is seen but that they write: not for so long, and they have ended.
+ABANDONED_SECONDS = 7 * 24 * 3600.0
 # A file as it travels: Ray hands an array over without copying it.
 Bytes = NDArray[np.uint8]
 
@@ -105,6 +112,17 @@ class Trainer:
         self._checkpoint: Path | None = None
         # Of the checkpoint that the coordinator has; None: it has none.
         self._known: tuple[int, int] | None = None
+        # Of the thread that a call is under way in.
+        self._clock: int | None = None
+
+    def computed(self) -> float | None:
+        """Say what processor time the thread has used that works, in seconds; to be called from another.
+
+        Returns:
+            None: nothing is under way, or the system does not tell.
+        """
+        clock = self._clock
+        return None if clock is None else time.clock_gettime(clock)
 
     def setup(self, tasks: bytes | Mapping[str, Task], terms: Terms) -> Ready | NoImages | Failed:
         """Take the tasks.
@@ -114,18 +132,20 @@ class Trainer:
             terms: What is asked.
         """
         try:
-            _check(terms.versions)
-            # Ray sets the variable to what the worker has, unless the node has it already.
-            asked = os.environ.get("OMP_NUM_THREADS", "")
-            torch.set_num_threads(max(1, int(asked if asked.isdecimal() else terms.slots.num_cpus)))
-            taken: Mapping[str, Task] = pickle.loads(tasks) if isinstance(tasks, bytes) else tasks
-            here = import_ray().get_runtime_context()
-            node: str = here.get_node_id()
-            n_beside = _n_beside(terms.slots, node)
-            self._tasks = {
-                name: _with_budget(task, terms, n_beside, n_tasks=len(taken)) for name, task in taken.items()
-            }
-            self._run = terms.run
+            with self._timed():
+                _check(terms.versions)
+                # Ray sets the variable to what the worker has, unless the node has it already.
+                asked = os.environ.get("OMP_NUM_THREADS", "")
+                torch.set_num_threads(max(1, int(asked if asked.isdecimal() else terms.slots.num_cpus)))
+                taken: Mapping[str, Task] = pickle.loads(tasks) if isinstance(tasks, bytes) else tasks
+                here = import_ray().get_runtime_context()
+                node: str = here.get_node_id()
+                n_beside = _n_beside(terms.slots, node)
+                self._tasks = {
+                    name: _with_budget(task, terms, n_beside, n_tasks=len(taken))
+                    for name, task in taken.items()
+                }
+                self._run = terms.run
         except Exception as error:  # noqa: BLE001 (the coordinator tries again, or raises it)
             if isinstance(error, DataError) and isinstance(tasks, bytes):
                 return NoImages(reason=first_line(error))
@@ -146,18 +166,22 @@ class Trainer:
 
         Returns:
             Whether this node has the coordinator's folder: then checkpoints need not travel.
+
+        Raises:
+            OSError: If there is no room for the checkpoint to go on from.
         """
-        self.stop()
-        shares = False
-        if isinstance(job, Training) and job.checkpoint is not None:
-            shares = token is not None and (job.checkpoint.parent / token).exists()
-            if not shares:
-                self._checkpoint = path = _own_folder() / job.checkpoint.name
-                _put(path, kept)
-                self._known = _stamp(path)
-                job = replace(job, checkpoint=path)
-        self._reports = self._run(self._tasks, job)
-        return shares
+        with self._timed():
+            self.stop()
+            shares = False
+            if isinstance(job, Training) and job.checkpoint is not None:
+                shares = token is not None and (job.checkpoint.parent / token).exists()
+                if not shares:
+                    self._checkpoint = path = _own_folder() / job.checkpoint.name
+                    _put(path, kept)
+                    self._known = _stamp(path)
+                    job = replace(job, checkpoint=path)
+            self._reports = self._run(self._tasks, job)
+            return shares
 
     def step(self) -> tuple[Report, Bytes | None]:
         """Run an epoch.
@@ -165,15 +189,13 @@ class Trainer:
         Returns:
             The report, and the checkpoint if the coordinator does not have it.
         """
-        assert self._reports is not None
-        report = portable(next(self._reports))
-        if not isinstance(report, EpochResult):
-            self.stop()
-            return report, None
-        if self._checkpoint is None or _stamp(self._checkpoint) == self._known:
-            return report, None
-        self._known = _stamp(self._checkpoint)
-        return report, np.fromfile(self._checkpoint, dtype=np.uint8)
+        with self._timed():
+            assert self._reports is not None
+            report = portable(next(self._reports))
+            if not isinstance(report, EpochResult):
+                self.stop()
+                return report, None
+            return report, self._unknown()
 
     def stop(self) -> None:
         """Give the job up, if there is one."""
@@ -181,8 +203,34 @@ class Trainer:
             self._reports.close()
             self._reports = None
         if self._checkpoint is not None:
-            self._checkpoint.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._checkpoint.unlink(missing_ok=True)
             self._checkpoint = None
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Let others see meanwhile how much this thread computes."""
+        # Not on every system. The time of the whole process would include Ray's, which is never idle.
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._clock = None
+
+    def _unknown(self) -> Bytes | None:
+        """Read the checkpoint if the coordinator does not have it; one that is gone costs nothing else."""
+        if self._checkpoint is None:
+            return None
+        stamp = _stamp(self._checkpoint)
+        if stamp in (None, self._known):
+            return None
+        try:
+            read = np.fromfile(self._checkpoint, dtype=np.uint8)
+        except OSError:
+            return None
+        self._known = stamp
+        return read
 
 
 def _check(versions: Mapping[str, str]) -> None:
@@ -209,7 +257,8 @@ def _with_budget(task: Task, terms: Terms, n_beside: int, *, n_tasks: int) -> Ta
     """Let a task keep in this node's own folder, what this node has room for; its workers share that."""
     if task.budget is None:
         return task
-    folder = Path(platformdirs.user_cache_dir("depthsearch")) / "features"
+    # The cache folder may be of a home that all nodes see.
+    folder = node_folder(Path(platformdirs.user_cache_dir("depthsearch")) / "features")
     budget = choose_budget(task.device, folder, memory_bytes=terms.memory_bytes, disk_bytes=terms.disk_bytes)
     if n_beside > 1:
         # None of them outlives the others for sure, so that none can hold a folder in memory for all.
@@ -221,7 +270,9 @@ def _with_budget(task: Task, terms: Terms, n_beside: int, *, n_tasks: int) -> Ta
 def _put(path: Path, kept: Bytes | None) -> None:
     """Lay a checkpoint where the training looks for it; an older one goes."""
     if kept is None:
-        path.unlink(missing_ok=True)
+        # Where nothing can be written, the training goes without checkpoints.
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
         return
     with written_whole(path, durable=False) as file:
         file.write(kept.data)
@@ -231,18 +282,40 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     """Tell one version of a file from another; None: there is none."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
 
 
 def _own_folder() -> Path:
-    """Make a folder of this process for checkpoints; remove those of workers that were killed."""
-    root = Path(tempfile.gettempdir())
-    own = root / f"{PREFIX}-{os.getpid()}-{start_of(os.getpid())}"
-    for left in root.glob(f"{PREFIX}-*"):
-        match left.name.removeprefix(PREFIX).split("-"):
-            case ["", pid, started] if pid.isdecimal() and start_of(int(pid)) != started:
+    """Name a folder of this process for checkpoints, made if possible; remove those that nobody needs."""
+    root, machine = Path(tempfile.gettempdir()), _machine()
+    own = root / f"{PREFIX}-{machine}-{os.getpid()}-{start_of(os.getpid())}"
+    with contextlib.suppress(OSError):
+        own.mkdir(exist_ok=True, mode=0o700)
+        for left in root.glob(f"{PREFIX}-*"):
+            if left != own and _has_ended(left, machine):
                 shutil.rmtree(left, ignore_errors=True)
-    own.mkdir(exist_ok=True, mode=0o700)
     return own
+
+
+def _has_ended(folder: Path, machine: str) -> bool:
+    """Whether a folder is of a worker that has ended; other machines may have theirs in the same place."""
+    parts = FOLDER.fullmatch(folder.name)
+    if parts is None:
+        return False
+    if parts[1] == machine and parts[3].isdecimal():
+        return start_of(int(parts[2])) != parts[3]
+    try:
+        return time.time() - folder.stat().st_mtime > ABANDONED_SECONDS
+    except OSError:
+        return False
+
+
+def _machine() -> str:
+    """Name what numbers of processes belong to: host, boot and container, as far as the system tells."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.blake2b(" ".join(known).encode(), digest_size=8).hexdigest()

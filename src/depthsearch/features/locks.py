@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from depthsearch.features.nodes import folders_in
+
 __all__ = ["Timeout", "locked", "remove_locks"]
 
 # Beside the files that the locks are about.
@@ -68,9 +70,12 @@ def _take(stack: contextlib.ExitStack, path: Path, waits: bool) -> bool | None:
 
 
 def remove_locks(folder: Path) -> None:
-    """Remove the locks of a folder; who waits for one may then compute what another does."""
-    for path in (folder / FOLDER).glob(f"*{SUFFIX}"):
+    """Remove the locks of a folder and its nodes; who waits for one may then compute what another does."""
+    for each in list(folders_in(folder)):
+        for path in (each / FOLDER).glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                path.unlink()
         with contextlib.suppress(OSError):
-            path.unlink()
-    with contextlib.suppress(OSError):
-        (folder / FOLDER).rmdir()
+            (each / FOLDER).rmdir()
+            if each != folder:
+                each.rmdir()

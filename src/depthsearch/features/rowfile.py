@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from depthsearch.features.nodes import folders_in
 from depthsearch.features.parts import Layout
 from depthsearch.files import PARTIAL_SUFFIX, written_whole
 
@@ -178,8 +179,8 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def kept_files(folder: Path, suffix: str = SUFFIX) -> Iterator[KeptFile]:
-    """Look at the kept files of a folder, and at what unfinished writing has left there."""
-    for path in sorted(folder.glob("*")):
+    """Look at the kept files of a folder and its nodes, and at what unfinished writing has left there."""
+    for path in (path for each in folders_in(folder) for path in sorted(each.glob("*"))):
         if path.suffix in (suffix, PARTIAL_SUFFIX):
             with contextlib.suppress(OSError):
                 found = path.stat()
