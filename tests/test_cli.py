@@ -797,7 +797,7 @@ def test_the_dashboard_is_served_on_loopback_until_interrupted(finished, argumen
             assert response.status == 200
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "Stopped.\n")
+    assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
 
 
 def test_help_does_not_wait_for_pytorch() -> None:

@@ -127,7 +127,9 @@ def _run(argv: list[str]) -> int:
         print(one_line(f"depthsearch {arguments.command}: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"Stopped.{_kept(argv) if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
+        # What others wait for, such as the study of stop --wait, may well go on.
+        told = f"Stopped.{_kept(argv)}" if arguments.command in ("study", "fit") else "Interrupted."
+        print(told, file=sys.stderr)
         return INTERRUPTED
     if is_stopped:
         # Somebody meant it, so that it is no failure.
