@@ -30,6 +30,7 @@ from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
 from depthsearch.features import Boundaries, ViewedImages
 from depthsearch.figures import calibration_error, figures_of
+from depthsearch.files import folder_named
 from depthsearch.fitview import render_fit
 from depthsearch.heads import with_head, without_dropout
 from depthsearch.lease import lease
@@ -781,7 +782,8 @@ def test_fit_tells_epochs_and_result_and_then_that_it_was_read_before(
     assert re.search(r"^  epoch 2/2: training loss \d\.\d{4}, ", told.err, re.MULTILINE)
     assert "THE TEST IMAGES WERE READ BEFORE" in told.out
     # A study's name may hold what a folder's cannot.
-    assert [path.name for path in tmp_path.iterdir()] == ["a-b-model"]
+    folder = f"{folder_named('a/b')}-model"
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
     n_before = len(open_study_at(url, open_quick_storage).user_attrs["test_readings"])
     assert main(["fit", "--storage", url, "--name", "a/b", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
@@ -789,7 +791,7 @@ def test_fit_tells_epochs_and_result_and_then_that_it_was_read_before(
     assert result["study"] == "a/b"
     assert len(result["test_readings"]) == n_before + 1
     assert result["test"]["n"] == 6
-    assert depthsearch.load("a-b-model").classes == ("nought", "one")
+    assert depthsearch.load(folder).classes == ("nought", "one")
 
 
 def open_study_at(url: str, open_quick_storage) -> optuna.Study:

@@ -24,7 +24,7 @@ from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
-from depthsearch.files import is_file, is_folder
+from depthsearch.files import folder_named, is_file, is_folder
 from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import load
@@ -67,7 +67,7 @@ def explain(arguments: argparse.Namespace) -> None:
     )
     photos = _photos(arguments, comparison, stored, console)
     name = folder.resolve().name if stored is None else stored.study_name
-    out = Path(arguments.out or re.sub(r"[^\w.-]+", "-", name) + "-explain")
+    out = Path(arguments.out or f"{folder_named(name)}-explain")
     pictures = []
     for picture in draw_gallery(comparison, photos, out):
         pictures.append(picture)
