@@ -19,6 +19,7 @@ import platformdirs
 import pytest
 import timm
 import torch
+from privileges import modes_obeyed
 
 from depthsearch import cli, commands
 from depthsearch.cli import main
@@ -642,6 +643,37 @@ def test_the_cache_is_shown_and_cleared_and_a_study_fills_it_again(
     assert {file["kind"] for file in cache()["kept"]} == kinds
     cache("--clear", "all")
     assert cache()["kept"] == []
+
+
+@pytest.fixture
+def full_cache(tmp_path, monkeypatch) -> Path:
+    """A cache folder with two files of features and one of images, ten bytes each."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_: str(cache))
+    for file in ("features/a.features", "features/b.features", "images/a.images"):
+        (cache / file).parent.mkdir(parents=True, exist_ok=True)
+        (cache / file).write_bytes(b"0123456789")
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (0o555, "removed: {}/features/a.features: Permission denied, and 1 more. Do it as the user whose"),
+        (0o300, "removed: {}/features: Permission denied. Do it as the user whose files they are."),
+    ],
+)
+def test_what_may_not_be_removed_of_the_cache_is_told_after_all_else_is_removed(
+    full_cache, capsys, mode: int, expected: str
+) -> None:
+    (full_cache / "features").chmod(mode)
+    with modes_obeyed():
+        assert status_of(["cache", "--clear", "all"]) == 2
+    told = capsys.readouterr()
+    assert told.out == f"Cleared 10 bytes in 1 files of {full_cache}.\n"
+    assert f"depthsearch cache: Not all could be {expected.format(full_cache)}" in complaint(told.err)
+    (full_cache / "features").chmod(0o755)
+    assert [path.name for path in full_cache.rglob("*.*")] == ["a.features", "b.features"]
 
 
 def test_a_command_is_needed(capsys) -> None:

@@ -16,6 +16,7 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
+from privileges import modes_obeyed
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.metrics import log_loss
 
@@ -542,6 +543,25 @@ def test_other_folders_and_files_are_left_alone(tmp_path, backbone) -> None:
     folder = saved(tmp_path / "model", backbone, backbone.preprocessing)
     (folder / "notes.txt").touch()
     with pytest.raises(ModelError, match=r"a new one would remove: notes\.txt\. Move them away"):
+        check_place(folder)
+
+
+@pytest.mark.parametrize(
+    ("modes", "expected"),
+    [
+        ((0o755, 0o311), r"model cannot be looked into \(Permission denied\)\. Give another --out\."),
+        ((0o755, 0o555), r"model may not be written to\. Give another --out\."),
+        ((0o555, 0o755), r"around may not be written to: model cannot be replaced there\. Give another"),
+    ],
+)
+def test_a_folder_that_may_not_be_replaced_is_one_line_before_anything_is_trained(
+    tmp_path, modes: tuple[int, int], expected: str
+) -> None:
+    folder = tmp_path / "around" / "model"
+    folder.mkdir(parents=True)
+    for place, mode in zip((folder.parent, folder), modes, strict=True):
+        place.chmod(mode)
+    with modes_obeyed(), pytest.raises(ModelError, match=expected):
         check_place(folder)
 
 
