@@ -742,11 +742,22 @@ def test_pictures_of_a_study_become_its_artifacts_once(
         assert kept.read_bytes() == (tmp_path / "noughts-explain" / n["file"]).read_bytes()
 
 
+def test_a_folder_of_a_studys_name_does_not_hide_the_study(
+    model_folder, files, tmp_path, open_quick_storage, capsys
+):
+    url = f"sqlite:///{tmp_path}/s.db"
+    store_study(url, "photos", open_quick_storage, fit={"folder": str(model_folder)})
+    (tmp_path / "photos").mkdir()
+    assert main(["explain", "photos", str(files[0]), "--storage", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == "photos-explain"
+
+
 BAD = [
     (["nonesuch"], "No model folder and no study 'nonesuch'; sqlite:///"),
     (["unfitted"], "Study 'unfitted' has no fitted model. Run depthsearch fit first"),
     (["moved"], "The model of study 'moved' is not in"),
-    (["EMPTY"], "holds no config.json: it is no model"),
+    (["EMPTY"], "holds no config.json: it is no model, and there is no study '"),
+    (["EMPTY", "--storage", "sqlite:///absent.db"], "it is no model, and there is no study '"),
     (["MODEL"], "Which images? Give files: depthsearch explain"),
     (["MODEL", "absent.jpg"], "Cannot read the image absent.jpg"),
     (["MODEL", "IMAGE", "--layers", "layer9"], "No layer 'layer9' in"),

@@ -84,18 +84,7 @@ def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | N
     folder = Path(arguments.model)
     if is_file(folder / "config.json"):
         return folder, None
-    if is_folder(folder):
-        raise SettingsError(
-            f"{folder} holds no config.json: it is no model. Give what depthsearch fit has saved."
-        )
-    storage = open_storage(existing(arguments.storage))
-    if arguments.model not in (names := optuna.get_all_study_names(storage)):
-        raise SettingsError(
-            f"No model folder and no study {arguments.model!r}; {without_password(arguments.storage)} has: "
-            f"{', '.join(names) or 'none'}."
-        )
-    stored = optuna.load_study(study_name=arguments.model, storage=storage)
-    refuse_damaged(stored)
+    stored = _study_named(arguments)
     fitted = stored.user_attrs.get("fit")
     if not fitted:
         raise SettingsError(
@@ -108,6 +97,28 @@ def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | N
             "depthsearch fit again."
         )
     return folder, stored
+
+
+def _study_named(arguments: argparse.Namespace) -> optuna.Study:
+    """Find the study that is named instead of a model; a folder of its name may be that of its images."""
+    name, is_there = arguments.model, is_folder(Path(arguments.model))
+    no_model = (
+        f"{name} holds no config.json: it is no model, and there is" if is_there else "No model folder and"
+    )
+    try:
+        storage = open_storage(existing(arguments.storage))
+    except SettingsError as error:
+        if not is_there:
+            raise
+        raise SettingsError(f"{no_model} no study {name!r}: {error}") from error
+    if name not in (names := optuna.get_all_study_names(storage)):
+        raise SettingsError(
+            f"{no_model} no study {name!r}; {without_password(arguments.storage)} has: "
+            f"{', '.join(names) or 'none'}."
+        )
+    stored = optuna.load_study(study_name=name, storage=storage)
+    refuse_damaged(stored)
+    return stored
 
 
 def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
