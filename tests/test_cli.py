@@ -340,6 +340,19 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
             ["--head-width", "0", "--head-depth", "1"],
             "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out.",
         ),
+        (
+            ["--hung-after", "9", "--workers", "1"],
+            "--hung-after is of several workers, and this process alone",
+        ),
+        (
+            ["--seeds", "2"],
+            "--seeds is of the confirmation, and --confirm 0 leaves that out: give one of the",
+        ),
+        (["--resample"], "--resample is of the confirmation, and --confirm 0 leaves that out: give one of"),
+        (
+            ["--executor", "ray", "--device", "mps"],
+            "--device mps is of this machine, and --executor ray computes on cpu and cuda: leave one out.",
+        ),
         (["--search", "exhaustive", "--sampler", "tpe"], "--sampler would do nothing. Leave it out, or let"),
         (["--search", "exhaustive", "--pruner", "median"], "--pruner would do nothing."),
         (
@@ -391,7 +404,7 @@ BAD = [
     ("study", "--data", "torchvision:VOCDetection", "does not give a picture and its class"),
     ("study", "--data", "TABLE", "table.csv has no column 'image'"),
     ("study", "--image-columns", "front,side", "--image-columns names columns of a table, and"),
-    ("study", "--image-columns", ",", "--image-columns names no column. Give at least one"),
+    ("study", "--image-columns", ",", "--image-columns: ',' is no list, such as front,side"),
     ("study", "--number-columns", "age", "--number-columns names columns of a table, and"),
     ("study", "--number-columns", "age,AGE", "--number-columns names 'AGE' twice"),
     ("study", "--classes-map", "MISSING", "missing for --classes-map. Give a JSON object such as"),

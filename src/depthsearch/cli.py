@@ -118,6 +118,8 @@ def _run(argv: list[str]) -> int:
     try:
         if arguments.command == "study":
             arguments = _study_arguments(arguments, argv)
+        elif arguments.command == "explain":
+            _refuse(_of_explain(arguments))
         with sigterm_interrupts():
             from depthsearch import commands
 
@@ -163,7 +165,8 @@ def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argp
         )
     if arguments.backbone is None:
         _study_parser().error("the following arguments are required: --backbone, here or in a study file")
-    _refuse_contradictions(arguments)
+    _refuse(_of_search(arguments))
+    _refuse(_of_run(arguments))
     if not arguments.learning_rates:
         arguments.learning_rate = arguments.learning_rate or LEARNING_RATES
     demo = arguments.data in (None, "digits")
@@ -181,20 +184,27 @@ def _usual_trials(n_backbones: int, *, demo: bool) -> int:
     return alone if n_backbones == 1 else each * n_backbones
 
 
-def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+def _refuse(contradictions: Iterator[str]) -> None:
     """Refuse options of which one would be ignored.
 
     Raises:
         SettingsError: Naming them, and which to leave out.
     """
-    if arguments.ray_address is not None and arguments.executor != "ray":
-        raise SettingsError("--ray-address is of --executor ray: say that too, or leave it out.")
-    contradiction = next(_contradictions(arguments), None)
+    contradiction = next(contradictions, None)
     if contradiction:
         raise SettingsError(contradiction)
 
 
-def _contradictions(arguments: argparse.Namespace) -> Iterator[str]:
+def _of_explain(arguments: argparse.Namespace) -> Iterator[str]:
+    for name in ("n", "split"):
+        if arguments.images and getattr(arguments, name) is not None:
+            yield f"--{name} picks images of the study, and files are given: leave one of the two out."
+    for name in ("label", "skip_unreadable"):
+        if not arguments.images and getattr(arguments, name):
+            yield f"--{name.replace('_', '-')} is of images given as files: give some, or leave it out."
+
+
+def _of_search(arguments: argparse.Namespace) -> Iterator[str]:
     exhaustive = arguments.search == "exhaustive"
     for name in arguments.also:
         if getattr(arguments, name) is not None:
@@ -219,6 +229,16 @@ def _contradictions(arguments: argparse.Namespace) -> Iterator[str]:
                 f"--search exhaustive trains each candidate, its head linear: --{name} would do nothing. "
                 "Leave it out, or let the search go on with more --trials than candidates."
             )
+
+
+def _of_run(arguments: argparse.Namespace) -> Iterator[str]:
+    if arguments.ray_address is not None and arguments.executor != "ray":
+        yield "--ray-address is of --executor ray: say that too, or leave it out."
+    if arguments.executor == "ray" and arguments.device == "mps":
+        yield "--device mps is of this machine, and --executor ray computes on cpu and cuda: leave one out."
+    for name in ("seeds", "resample"):
+        if arguments.confirm == 0 and getattr(arguments, name):
+            yield f"--{name} is of the confirmation, and --confirm 0 leaves that out: give one of the two."
 
 
 def _checked_options(path: Path) -> list[str]:
@@ -365,7 +385,7 @@ def _add_run(add: Any) -> None:
     where = "HOST:PORT of its head; local: start Ray here (RAY_ADDRESS, else one running here, else local)"
     add("--ray-address", type=read_name, metavar="ADDRESS", help=where)
     hung = "a worker that has used no processor for so long is ended, its trial goes on elsewhere (300)"
-    add("--hung-after", type=read_above_0, default=300.0, metavar="SECONDS", help=hung)
+    add("--hung-after", type=read_above_0, metavar="SECONDS", help=hung)
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
     _add_flag(add, "--compile", "torch.compile what is trained: slow to start, then faster")
@@ -528,8 +548,8 @@ def _add_explain(commands: Any) -> None:
         help="true class of the images (default: a folder around them with its name)",
     )
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
-    add("--n", type=at_least(1), default=4, metavar="N", help="images of the study, half of them wrong (4)")
-    add("--split", choices=("val", "test"), default="val", help="images of the study to take them from (val)")
+    add("--n", type=at_least(1), metavar="N", help="images of the study, half of them wrong (4)")
+    add("--split", choices=("val", "test"), help="images of the study to take them from (val)")
     add("--out", type=read_place, metavar="DIR", help="where to write the pictures (default: NAME-explain)")
     add(
         "--weights",

@@ -33,6 +33,9 @@ from depthsearch.study import open_storage, without_password
 
 __all__ = ["explain"]
 
+# Images of a study, unless others or more are asked for.
+SPLIT, N_PHOTOS = "val", 4
+
 
 def explain(arguments: argparse.Namespace) -> None:
     """Draw what layers across depth see in images, before and after fine-tuning.
@@ -184,7 +187,11 @@ def _photos(
     keys = {each.name: key for key, each in read_backbones(stored).items()}
     task, _ = prepare_again(stored, {}, console, backbone=keys[stored.user_attrs["fit"]["backbone"]])
     return pick_photos(
-        comparison.after.model, task.data, arguments.split, comparison.preprocessing, arguments.n
+        comparison.after.model,
+        task.data,
+        arguments.split or SPLIT,
+        comparison.preprocessing,
+        arguments.n or N_PHOTOS,
     )
 
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from depthsearch.commands.console import say
-from depthsearch.devices import usable_cores
+from depthsearch.devices import choose_device, usable_cores
+from depthsearch.errors import SettingsError
 from depthsearch.executors import (
     Executor,
     InProcess,
@@ -23,6 +24,7 @@ from depthsearch.executors import (
     ray_workers,
 )
 from depthsearch.executors.connecting import import_ray
+from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.features import remove_shared, shared_memory_folder
 from depthsearch.objective import Task
 from depthsearch.space import SearchSpace
@@ -31,13 +33,20 @@ __all__ = ["check_executor", "workers"]
 
 
 def check_executor(arguments: argparse.Namespace) -> None:
-    """Refuse a cluster without its package, before anything is loaded.
+    """Refuse a cluster or workers that cannot be had, before anything is loaded.
 
     Raises:
-        SettingsError: Saying what to install.
+        SettingsError: Saying what to install, or which option to change.
     """
     if arguments.executor == "ray":
         import_ray()
+        return
+    plans = plan_workers(choose_device(arguments.device, arguments.precision), arguments.workers)
+    if len(plans) == 1 and arguments.hung_after is not None:
+        raise SettingsError(
+            "--hung-after is of several workers, and this process alone would train: say --workers 2 too, or "
+            "leave it out."
+        )
 
 
 @contextmanager
@@ -68,7 +77,7 @@ def workers(
     say(console, f"Workers   {len(plans)}, {of} each{_on_gpus(plans)}.")
     with (
         _sharing(tasks, plans) as shared,
-        closing(LocalProcesses(shared, plans, hung_seconds=arguments.hung_after)) as executor,
+        closing(LocalProcesses(shared, plans, hung_seconds=arguments.hung_after or HUNG_SECONDS)) as executor,
     ):
         yield executor
 
