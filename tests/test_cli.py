@@ -23,7 +23,10 @@ from privileges import modes_obeyed
 
 from depthsearch import cli, commands
 from depthsearch.cli import main
+from depthsearch.commands import workers
 from depthsearch.cuts import Cut
+from depthsearch.errors import SettingsError
+from depthsearch.lease import lease
 from depthsearch.optionvalues import read_size
 from depthsearch.study import FINISHED
 
@@ -371,6 +374,76 @@ def test_options_that_contradict_each_other_are_refused(
     assert not (tmp_path / "s.db").exists()
 
 
+# --- what is refused leaves nothing -------------------------------------------------------------
+
+
+def nothing_is_left(tmp_path: Path, told: str) -> bool:
+    """Say whether there is neither a database nor an image that was decoded."""
+    return not list(tmp_path.glob("s.db*")) and "Data " not in told
+
+
+def test_a_mark_that_is_no_candidate_is_told_before_an_image_is_decoded(pictures, tmp_path, capsys) -> None:
+    assert status_of([*study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"), "--mark", "conv9"]) == 2
+    told = capsys.readouterr().err
+    assert "No cut 'conv9'. Near: " in complaint(told)
+    assert nothing_is_left(tmp_path, told)
+
+
+def test_a_device_that_cannot_be_shared_is_told_before_anything_is_loaded(
+    pictures, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+    assert status_of([*argv, "--device", "mps", "--workers", "2"]) == 2
+    told = capsys.readouterr().err
+    assert told == ("depthsearch study: --workers 2 cannot share the one mps device. Give --workers 1.\n")
+    assert nothing_is_left(tmp_path, told)
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_a_cluster_that_is_away_is_told_before_anything_is_loaded(
+    pictures, tmp_path, capsys, monkeypatch, how: str
+) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    given = ["--ray-address", address] if how == "option" else []
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+    assert status_of([*argv, "--executor", "ray", *given]) == 2
+    told = capsys.readouterr().err
+    assert f"No Ray cluster at --ray-address {address}: Connection refused." in complaint(told)
+    assert nothing_is_left(tmp_path, told)
+
+
+def too_many(*_: object) -> None:
+    raise SettingsError("4 workers on a GPU need more than there is.")
+
+
+def test_more_workers_than_fit_are_told_before_a_study_is_stored(
+    pictures, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(workers, "check_room", too_many)
+    argv = [*study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"), "--workers", "2"]
+    assert status_of(argv) == 2
+    assert "more than there is" in complaint(capsys.readouterr().err)
+    assert not list(tmp_path.glob("s.db*"))
+
+
+def test_nothing_is_measured_beside_the_trials_of_another_process(
+    pictures, tmp_path, capsys, monkeypatch, open_quick_storage
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    argv = study_arguments(pictures, url)
+    assert status_of(argv) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(workers, "check_room", too_many)
+    with lease(optuna.load_study(study_name="noughts", storage=open_quick_storage(url))):
+        assert status_of([*argv, "--workers", "2"]) == 2
+    *_, told = capsys.readouterr().err.splitlines()
+    assert told.startswith("depthsearch study: Study 'noughts' is being run by process ")
+
+
 # --- bad values ---------------------------------------------------------------------------------
 
 
@@ -586,7 +659,9 @@ def test_a_bad_value_is_one_line_and_status_2(
     told = capsys.readouterr()
     assert told.out == ""
     assert expected in complaint(told.err)
-    if command != "study":
+    if command == "study":
+        assert not list(tmp_path.glob("s.db*"))
+    else:
         assert sorted(tmp_path.iterdir()) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -23,7 +24,7 @@ from depthsearch.executors import (
     plan_workers,
     ray_workers,
 )
-from depthsearch.executors.connecting import import_ray
+from depthsearch.executors.connecting import connect, import_ray
 from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.features import remove_shared, shared_memory_folder
 from depthsearch.objective import Task
@@ -39,7 +40,7 @@ def check_executor(arguments: argparse.Namespace) -> None:
         SettingsError: Saying what to install, or which option to change.
     """
     if arguments.executor == "ray":
-        import_ray()
+        _check_cluster(arguments.ray_address)
         return
     plans = plan_workers(choose_device(arguments.device, arguments.precision), arguments.workers)
     if len(plans) == 1 and arguments.hung_after is not None:
@@ -47,6 +48,14 @@ def check_executor(arguments: argparse.Namespace) -> None:
             "--hung-after is of several workers, and this process alone would train: say --workers 2 too, or "
             "leave it out."
         )
+
+
+def _check_cluster(address: str | None) -> None:
+    """Connect to a cluster that is named, and leave it again: one of this machine is not started yet."""
+    ray = import_ray()
+    named = address or os.environ.get("RAY_ADDRESS")
+    if named and named != "local" and connect(address):
+        ray.shutdown()
 
 
 @contextmanager
