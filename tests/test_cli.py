@@ -6,12 +6,14 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -23,12 +25,15 @@ from privileges import modes_obeyed
 
 from depthsearch import cli, commands
 from depthsearch.cli import main
-from depthsearch.commands import workers
+from depthsearch.commands import searching, workers
 from depthsearch.cuts import Cut
 from depthsearch.errors import SettingsError
 from depthsearch.lease import lease
 from depthsearch.optionvalues import read_size
-from depthsearch.study import FINISHED
+from depthsearch.storage import StorageError
+from depthsearch.storage.outage import Away
+from depthsearch.study import FINISHED, EpochDone
+from depthsearch.view import View
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
 
@@ -442,6 +447,42 @@ def test_nothing_is_measured_beside_the_trials_of_another_process(
         assert status_of([*argv, "--workers", "2"]) == 2
     *_, told = capsys.readouterr().err.splitlines()
     assert told.startswith("depthsearch study: Study 'noughts' is being run by process ")
+
+
+# --- a database that goes away --------------------------------------------------------------------
+
+
+def test_a_study_whose_database_stays_away_ends_with_a_status_of_its_own(
+    pictures, tmp_path, capsys, monkeypatch
+) -> None:
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+    with monkeypatch.context() as patch, closing(sqlite3.connect(tmp_path / "s.db")) as other:
+        hurried = partial(searching.open_storage, patience_seconds=0.5, busy_seconds=0.1)
+        patch.setattr(searching, "open_storage", hurried)
+
+        def lock(self: View, event: object) -> None:
+            if isinstance(event, EpochDone) and event.number == 1:
+                other.execute("BEGIN IMMEDIATE")
+
+        patch.setattr(View, "update", lock)
+        assert status_of(argv) == 75
+    *_, told = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"depthsearch study: Study 'noughts' stopped: .* run the same command again\.", told)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StorageError("It has been away for 600 s."), 75),
+        (SettingsError("It cannot be opened."), 2),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_no_outage(monkeypatch, error: Exception, status: int) -> None:
+    def fail(_: object) -> None:
+        raise error from Away(sqlite3.OperationalError("unable to open database file"))
+
+    monkeypatch.setattr(commands, "status", fail)
+    assert status_of(["status"]) == status
 
 
 # --- bad values ---------------------------------------------------------------------------------

@@ -71,6 +71,8 @@ BALANCES = ("none", "weights", "sampling")
 HEADS = ("pool", "flatten")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
+# What sysexits.h calls EX_TEMPFAIL: later, the same may work.
+AWAY = 75
 # Larger images need tens of gigabytes for a single one.
 MOST_PIXELS = 4096
 
@@ -106,8 +108,9 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt.
 
-    A study that ``depthsearch stop`` has stopped did what it was asked to: 0. Of output that nobody reads to
-    its end, as with ``| head``, it is 141.
+    A study that ``depthsearch stop`` has stopped did what it was asked to: 0. Where the database went away
+    and stayed away it is 75: the same command goes on once it is back. Of output that nobody reads to its
+    end, as with ``| head``, it is 141.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     return run_writing(lambda: _run(given))
@@ -127,7 +130,7 @@ def _run(argv: list[str]) -> int:
             is_stopped = run(arguments)
     except DepthsearchError as error:
         print(one_line(f"depthsearch {arguments.command}: {error}"), file=sys.stderr)
-        return 2
+        return AWAY if _is_outage(error) else 2
     except KeyboardInterrupt:
         # What others wait for, such as the study of stop --wait, may well go on.
         told = f"Stopped.{_kept(argv)}" if arguments.command in ("study", "fit") else "Interrupted."
@@ -137,6 +140,15 @@ def _run(argv: list[str]) -> int:
         # Somebody meant it, so that it is no failure.
         print(f"Stopped on request.{_kept(argv)}", file=sys.stderr)
     return 0
+
+
+def _is_outage(error: DepthsearchError) -> bool:
+    """Say whether a database that was there has gone; that it cannot even be opened is another matter."""
+    if isinstance(error, SettingsError):
+        return False
+    from depthsearch.storage.outage import Away, chain
+
+    return any(isinstance(cause, Away) for cause in chain(error))
 
 
 def _kept(argv: Sequence[str]) -> str:
