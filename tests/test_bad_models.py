@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import depthsearch
 from depthsearch.errors import DepthsearchError
+from depthsearch.files import folder_named
 
 Make = Callable[[Path], object]
 State = dict[str, torch.Tensor]
@@ -180,8 +181,9 @@ def test_what_is_no_model_is_one_line(
 
 def test_the_name_of_a_study_leads_to_its_model(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my-pets-model").mkdir()
-    assert "Give 'my-pets-model', which" in refusal(["predict", "my pets", "x.png"], capsys)
+    folder = f"{folder_named('my pets')}-model"
+    (tmp_path / folder).mkdir()
+    assert f"Give '{folder}', which" in refusal(["predict", "my pets", "x.png"], capsys)
 
 
 IMAGES = {

@@ -6,12 +6,14 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -19,12 +21,19 @@ import platformdirs
 import pytest
 import timm
 import torch
+from privileges import modes_obeyed
 
 from depthsearch import cli, commands
 from depthsearch.cli import main
+from depthsearch.commands import searching, workers
 from depthsearch.cuts import Cut
+from depthsearch.errors import SettingsError
+from depthsearch.lease import lease
 from depthsearch.optionvalues import read_size
-from depthsearch.study import FINISHED
+from depthsearch.storage import StorageError
+from depthsearch.storage.outage import Away
+from depthsearch.study import FINISHED, EpochDone
+from depthsearch.view import View
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
 
@@ -339,6 +348,19 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
             ["--head-width", "0", "--head-depth", "1"],
             "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out.",
         ),
+        (
+            ["--hung-after", "9", "--workers", "1"],
+            "--hung-after is of several workers, and this process alone",
+        ),
+        (
+            ["--seeds", "2"],
+            "--seeds is of the confirmation, and --confirm 0 leaves that out: give one of the",
+        ),
+        (["--resample"], "--resample is of the confirmation, and --confirm 0 leaves that out: give one of"),
+        (
+            ["--executor", "ray", "--device", "mps"],
+            "--device mps is of this machine, and --executor ray computes on cpu and cuda: leave one out.",
+        ),
         (["--search", "exhaustive", "--sampler", "tpe"], "--sampler would do nothing. Leave it out, or let"),
         (["--search", "exhaustive", "--pruner", "median"], "--pruner would do nothing."),
         (
@@ -355,6 +377,112 @@ def test_options_that_contradict_each_other_are_refused(
     assert status_of([*argv[:place], *argv[place + 2 :], *options]) == 2
     assert expected in complaint(capsys.readouterr().err)
     assert not (tmp_path / "s.db").exists()
+
+
+# --- what is refused leaves nothing -------------------------------------------------------------
+
+
+def nothing_is_left(tmp_path: Path, told: str) -> bool:
+    """Say whether there is neither a database nor an image that was decoded."""
+    return not list(tmp_path.glob("s.db*")) and "Data " not in told
+
+
+def test_a_mark_that_is_no_candidate_is_told_before_an_image_is_decoded(pictures, tmp_path, capsys) -> None:
+    assert status_of([*study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"), "--mark", "conv9"]) == 2
+    told = capsys.readouterr().err
+    assert "No cut 'conv9'. Near: " in complaint(told)
+    assert nothing_is_left(tmp_path, told)
+
+
+def test_a_device_that_cannot_be_shared_is_told_before_anything_is_loaded(
+    pictures, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+    assert status_of([*argv, "--device", "mps", "--workers", "2"]) == 2
+    told = capsys.readouterr().err
+    assert told == ("depthsearch study: --workers 2 cannot share the one mps device. Give --workers 1.\n")
+    assert nothing_is_left(tmp_path, told)
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_a_cluster_that_is_away_is_told_before_anything_is_loaded(
+    pictures, tmp_path, capsys, monkeypatch, how: str
+) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    given = ["--ray-address", address] if how == "option" else []
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+    assert status_of([*argv, "--executor", "ray", *given]) == 2
+    told = capsys.readouterr().err
+    assert f"No Ray cluster at --ray-address {address}: Connection refused." in complaint(told)
+    assert nothing_is_left(tmp_path, told)
+
+
+def too_many(*_: object) -> None:
+    raise SettingsError("4 workers on a GPU need more than there is.")
+
+
+def test_more_workers_than_fit_are_told_before_a_study_is_stored(
+    pictures, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(workers, "check_room", too_many)
+    argv = [*study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"), "--workers", "2"]
+    assert status_of(argv) == 2
+    assert "more than there is" in complaint(capsys.readouterr().err)
+    assert not list(tmp_path.glob("s.db*"))
+
+
+def test_nothing_is_measured_beside_the_trials_of_another_process(
+    pictures, tmp_path, capsys, monkeypatch, open_quick_storage
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    argv = study_arguments(pictures, url)
+    assert status_of(argv) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(workers, "check_room", too_many)
+    with lease(optuna.load_study(study_name="noughts", storage=open_quick_storage(url))):
+        assert status_of([*argv, "--workers", "2"]) == 2
+    *_, told = capsys.readouterr().err.splitlines()
+    assert told.startswith("depthsearch study: Study 'noughts' is being run by process ")
+
+
+# --- a database that goes away --------------------------------------------------------------------
+
+
+def test_a_study_whose_database_stays_away_ends_with_a_status_of_its_own(
+    pictures, tmp_path, capsys, monkeypatch
+) -> None:
+    argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
+    with monkeypatch.context() as patch, closing(sqlite3.connect(tmp_path / "s.db")) as other:
+        hurried = partial(searching.open_storage, patience_seconds=0.5, busy_seconds=0.1)
+        patch.setattr(searching, "open_storage", hurried)
+
+        def lock(self: View, event: object) -> None:
+            if isinstance(event, EpochDone) and event.number == 1:
+                other.execute("BEGIN IMMEDIATE")
+
+        patch.setattr(View, "update", lock)
+        assert status_of(argv) == 75
+    *_, told = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"depthsearch study: Study 'noughts' stopped: .* run the same command again\.", told)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StorageError("It has been away for 600 s."), 75),
+        (SettingsError("It cannot be opened."), 2),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_no_outage(monkeypatch, error: Exception, status: int) -> None:
+    def fail(_: object) -> None:
+        raise error from Away(sqlite3.OperationalError("unable to open database file"))
+
+    monkeypatch.setattr(commands, "status", fail)
+    assert status_of(["status"]) == status
 
 
 # --- bad values ---------------------------------------------------------------------------------
@@ -390,7 +518,7 @@ BAD = [
     ("study", "--data", "torchvision:VOCDetection", "does not give a picture and its class"),
     ("study", "--data", "TABLE", "table.csv has no column 'image'"),
     ("study", "--image-columns", "front,side", "--image-columns names columns of a table, and"),
-    ("study", "--image-columns", ",", "--image-columns names no column. Give at least one"),
+    ("study", "--image-columns", ",", "--image-columns: ',' is no list, such as front,side"),
     ("study", "--number-columns", "age", "--number-columns names columns of a table, and"),
     ("study", "--number-columns", "age,AGE", "--number-columns names 'AGE' twice"),
     ("study", "--classes-map", "MISSING", "missing for --classes-map. Give a JSON object such as"),
@@ -572,7 +700,9 @@ def test_a_bad_value_is_one_line_and_status_2(
     told = capsys.readouterr()
     assert told.out == ""
     assert expected in complaint(told.err)
-    if command != "study":
+    if command == "study":
+        assert not list(tmp_path.glob("s.db*"))
+    else:
         assert sorted(tmp_path.iterdir()) == before
 
 
@@ -656,6 +786,37 @@ def test_the_cache_holds_what_nodes_of_a_cluster_have_kept(tmp_path, capsys, mon
     assert found["bytes"] == 8
     assert status_of(["cache", "--clear", "features"]) == 0
     assert list((tmp_path / "features").iterdir()) == []
+
+
+@pytest.fixture
+def full_cache(tmp_path, monkeypatch) -> Path:
+    """A cache folder with two files of features and one of images, ten bytes each."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_: str(cache))
+    for file in ("features/a.features", "features/b.features", "images/a.images"):
+        (cache / file).parent.mkdir(parents=True, exist_ok=True)
+        (cache / file).write_bytes(b"0123456789")
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (0o555, "removed: {}/features/a.features: Permission denied, and 1 more. Do it as the user whose"),
+        (0o300, "removed: {}/features: Permission denied. Do it as the user whose files they are."),
+    ],
+)
+def test_what_may_not_be_removed_of_the_cache_is_told_after_all_else_is_removed(
+    full_cache, capsys, mode: int, expected: str
+) -> None:
+    (full_cache / "features").chmod(mode)
+    with modes_obeyed():
+        assert status_of(["cache", "--clear", "all"]) == 2
+    told = capsys.readouterr()
+    assert told.out == f"Cleared 10 bytes in 1 files of {full_cache}.\n"
+    assert f"depthsearch cache: Not all could be {expected.format(full_cache)}" in complaint(told.err)
+    (full_cache / "features").chmod(0o755)
+    assert [path.name for path in full_cache.rglob("*.*")] == ["a.features", "b.features"]
 
 
 def test_a_command_is_needed(capsys) -> None:
@@ -811,7 +972,7 @@ def test_the_dashboard_is_served_on_loopback_until_interrupted(finished, argumen
             assert response.status == 200
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "Stopped.\n")
+    assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
 
 
 def test_help_does_not_wait_for_pytorch() -> None:

@@ -642,6 +642,7 @@ def test_a_coordinator_without_a_gpu_asks_the_cluster_for_one(
 ) -> None:
     assert main([*asked(tmp_path, "--executor", "ray"), "--device", "cuda"]) == 2
     assert "--device cuda: the cluster has no GPU now." in capsys.readouterr().err
+    assert not (tmp_path / "s.db").exists()
 
 
 @pytest.mark.parametrize(

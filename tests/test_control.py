@@ -568,6 +568,10 @@ def test_a_guess_says_what_tries_it(place, url, capsys) -> None:
         list(events)
 
 
+def interrupted(*_: object) -> bool:
+    raise KeyboardInterrupt
+
+
 def test_a_stop_that_takes_longer_than_one_waits_says_so(place, url, capsys) -> None:
     with closing(place.start(1)) as events:
         next(events)
@@ -577,6 +581,24 @@ def test_a_stop_that_takes_longer_than_one_waits_says_so(place, url, capsys) -> 
         assert re.fullmatch(asked, told.out)
         said = rf"depthsearch stop: process {os.getpid()} on \S+ still runs study 's' after 0\.1 s, .*\n"
         assert re.fullmatch(said, told.err)
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "last"),
+    [
+        (lambda *_: True, 0, "Study s has stopped. To go on, run the command that started it."),
+        (interrupted, 130, "Interrupted."),
+    ],
+)
+def test_who_waits_for_a_stop_is_told_what_is_known_of_the_study(
+    place, url, capsys, monkeypatch: pytest.MonkeyPatch, end, status: int, last: str
+) -> None:
+    monkeypatch.setattr(controlling, "wait_until_free", end)
+    with closing(place.start(1)) as events:
+        next(events)
+        assert main(["stop", "--storage", url, "--wait", "60"]) == status
+    told = capsys.readouterr()
+    assert (told.out + told.err).splitlines()[-1] == last
 
 
 def test_a_stop_and_a_guess_are_one_object_on_stdout_where_json_is_asked_for(place, url, capsys) -> None:

@@ -742,11 +742,22 @@ def test_pictures_of_a_study_become_its_artifacts_once(
         assert kept.read_bytes() == (tmp_path / "noughts-explain" / n["file"]).read_bytes()
 
 
+def test_a_folder_of_a_studys_name_does_not_hide_the_study(
+    model_folder, files, tmp_path, open_quick_storage, capsys
+):
+    url = f"sqlite:///{tmp_path}/s.db"
+    store_study(url, "photos", open_quick_storage, fit={"folder": str(model_folder)})
+    (tmp_path / "photos").mkdir()
+    assert main(["explain", "photos", str(files[0]), "--storage", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == "photos-explain"
+
+
 BAD = [
     (["nonesuch"], "No model folder and no study 'nonesuch'; sqlite:///"),
     (["unfitted"], "Study 'unfitted' has no fitted model. Run depthsearch fit first"),
     (["moved"], "The model of study 'moved' is not in"),
-    (["EMPTY"], "holds no config.json: it is no model"),
+    (["EMPTY"], "holds no config.json: it is no model, and there is no study '"),
+    (["EMPTY", "--storage", "sqlite:///absent.db"], "it is no model, and there is no study '"),
     (["MODEL"], "Which images? Give files: depthsearch explain"),
     (["MODEL", "absent.jpg"], "Cannot read the image absent.jpg"),
     (["MODEL", "IMAGE", "--layers", "layer9"], "No layer 'layer9' in"),
@@ -755,6 +766,10 @@ BAD = [
     (["MODEL", "IMAGE", "--skip-unreadable=yes"], "--skip-unreadable: ignored explicit argument 'yes'"),
     (["MODEL", "IMAGE", "--n", "0"], "--n: '0' is no whole number from 1 on"),
     (["MODEL", "IMAGE", "--split", "train"], "--split: invalid choice: 'train'"),
+    (["MODEL", "IMAGE", "--n", "4"], "--n picks images of the study, and files are given: leave one of the"),
+    (["MODEL", "IMAGE", "--split", "val"], "--split picks images of the study, and files are given: leave"),
+    (["moved", "--label", "one"], "--label is of images given as files: give some, or leave it out."),
+    (["moved", "--skip-unreadable"], "--skip-unreadable is of images given as files: give some, or leave"),
     (["MODEL", "IMAGE", "--out", "IMAGE"], "Cannot write to"),
     (["MODEL", "IMAGE", "--weights", "absent.pt"], "No weights file 'absent.pt'"),
     (["MODEL", "IMAGE", "--device", "tpu"], "--device: invalid choice: 'tpu'"),

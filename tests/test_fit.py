@@ -16,6 +16,7 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
+from privileges import modes_obeyed
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.metrics import log_loss
 
@@ -30,6 +31,7 @@ from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
 from depthsearch.features import Boundaries, ViewedImages
 from depthsearch.figures import calibration_error, figures_of
+from depthsearch.files import folder_named
 from depthsearch.fitview import render_fit
 from depthsearch.heads import with_head, without_dropout
 from depthsearch.lease import lease
@@ -544,6 +546,25 @@ def test_other_folders_and_files_are_left_alone(tmp_path, backbone) -> None:
         check_place(folder)
 
 
+@pytest.mark.parametrize(
+    ("modes", "expected"),
+    [
+        ((0o755, 0o311), r"model cannot be looked into \(Permission denied\)\. Give another --out\."),
+        ((0o755, 0o555), r"model may not be written to\. Give another --out\."),
+        ((0o555, 0o755), r"around may not be written to: model cannot be replaced there\. Give another"),
+    ],
+)
+def test_a_folder_that_may_not_be_replaced_is_one_line_before_anything_is_trained(
+    tmp_path, modes: tuple[int, int], expected: str
+) -> None:
+    folder = tmp_path / "around" / "model"
+    folder.mkdir(parents=True)
+    for place, mode in zip((folder.parent, folder), modes, strict=True):
+        place.chmod(mode)
+    with modes_obeyed(), pytest.raises(ModelError, match=expected):
+        check_place(folder)
+
+
 def test_nothing_is_left_of_a_folder_that_cannot_be_written(tmp_path, backbone, monkeypatch) -> None:
     folder = saved(tmp_path / "model", backbone, backbone.preprocessing)
     before = (folder / "config.json").read_bytes()
@@ -781,7 +802,8 @@ def test_fit_tells_epochs_and_result_and_then_that_it_was_read_before(
     assert re.search(r"^  epoch 2/2: training loss \d\.\d{4}, ", told.err, re.MULTILINE)
     assert "THE TEST IMAGES WERE READ BEFORE" in told.out
     # A study's name may hold what a folder's cannot.
-    assert [path.name for path in tmp_path.iterdir()] == ["a-b-model"]
+    folder = f"{folder_named('a/b')}-model"
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
     n_before = len(open_study_at(url, open_quick_storage).user_attrs["test_readings"])
     assert main(["fit", "--storage", url, "--name", "a/b", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
@@ -789,7 +811,7 @@ def test_fit_tells_epochs_and_result_and_then_that_it_was_read_before(
     assert result["study"] == "a/b"
     assert len(result["test_readings"]) == n_before + 1
     assert result["test"]["n"] == 6
-    assert depthsearch.load("a-b-model").classes == ("nought", "one")
+    assert depthsearch.load(folder).classes == ("nought", "one")
 
 
 def open_study_at(url: str, open_quick_storage) -> optuna.Study:

@@ -93,7 +93,7 @@ precision = "float32"
 compile = false
 keep-memory = "1GiB"
 keep-disk = 0
-confirm = 0
+confirm = 1
 seeds = 2
 resample = true
 mark = [52, "features.norm5"]
@@ -117,7 +117,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--also dropout --sampler gp --pruner none --aim accuracy+cost --cost parameters "
         "--workers 2 --hung-after 60 --executor ray --ray-address head:6379 "
         "--trials 12 --device cpu --precision float32 "
-        "--keep-memory 1GiB --keep-disk 0 --confirm 0 --seeds 2 --resample "
+        "--keep-memory 1GiB --keep-disk 0 --confirm 1 --seeds 2 --resample "
         "--mark 52,features.norm5 --storage sqlite:///s.db --mlflow sqlite:///mlflow.db --json"
     )
     files = {"data": "photos", "weights": "w/d.safetensors", "classes-map": "coarse.json"}
@@ -159,6 +159,12 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(merged) 
     arguments = merged(text, "--epochs", "6", "--no-resample", "--name", "line", "--data", "digits")
     assert (arguments.epochs, arguments.resample, arguments.name) == (6, False, "line")
     assert (arguments.data, arguments.seeds, arguments.batch_size) == ("digits", 5, 64)
+
+
+def test_what_a_file_says_of_a_confirmation_is_no_hindrance_to_leaving_it_out(merged) -> None:
+    arguments = merged('backbone = "densenet121"\nseeds = 5\nresample = true', "--confirm", "0")
+    assert (arguments.confirm, arguments.resample) == (0, False)
+    assert arguments.seeds != 5
 
 
 def test_the_backbone_comes_from_either(merged, tmp_path, capsys) -> None:
@@ -214,6 +220,7 @@ BAD = [
     ("learning_rate = nan\n", ", learning_rate: argument --learning-rate: 'nan' is no LOW:HIGH"),
     ('metric = "auc"\n', ", metric: argument --metric: invalid choice: 'auc'"),
     ('kinds = ["conv", "norm"]\n', ", kinds: argument --kinds: 'norm' is none of conv, pool"),
+    ('number-columns = ""\n', ", number-columns: argument --number-columns: it is empty: give a value, or"),
     ("kinds = []\n", ", kinds: argument --kinds: '' is none of conv"),
     ("seed = 2024-01-01\n", ", seed: 2024-01-01 is none of its values; give a number, a text or a list."),
     ("kinds = [[1], 2]\n", ", kinds: [[1], 2] is none of its values"),
@@ -229,6 +236,25 @@ def test_a_bad_file_is_one_line_that_names_file_and_key(tmp_path, capsys, text: 
     (line,) = told.err.splitlines()
     assert told.out == ""
     assert line.startswith(f"depthsearch study: {path}{expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("confirm = 0\nseeds = 3", "--seeds is of the confirmation, and --confirm 0 leaves that out: "),
+        (
+            "confirm = 0\nresample = true",
+            "--resample is of the confirmation, and --confirm 0 leaves that out: ",
+        ),
+        ("hung-after = 60\nworkers = 1", "--hung-after is of several workers, and this process alone would "),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused_in_a_file_too(
+    tmp_path, capsys, text: str, expected: str
+) -> None:
+    path = write(tmp_path, f'backbone = "nonesuch"\ndevice = "cpu"\n{text}\n')
+    assert status_of(["study", str(path), "--storage", f"sqlite:///{tmp_path}/s.db"]) == 2
+    assert capsys.readouterr().err.startswith(f"depthsearch study: {expected}")
 
 
 def test_what_is_no_file_says_how_a_backbone_is_given(tmp_path, capsys) -> None:

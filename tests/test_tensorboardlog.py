@@ -10,6 +10,7 @@ import pytest
 
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
+from depthsearch.files import folder_named
 from depthsearch.study import EpochDone, open_study, search
 from depthsearch.tensorboardlog import tensorboard_log
 
@@ -55,7 +56,7 @@ def test_a_trial_is_a_run_with_its_figures_by_epoch_and_its_setting(study, event
             tell(event)
             if isinstance(event, EpochDone):
                 results[event.result.epoch] = event.result
-    (run,) = (tmp_path / "new" / "runs" / "a-b-c").iterdir()
+    (run,) = (tmp_path / "new" / "runs" / folder_named("a/b c")).iterdir()
     assert run.name == "trial-0000"
     assert scalars(run) == {
         name: [(epoch, pytest.approx(getattr(each, name))) for epoch, each in results.items()]
@@ -77,7 +78,7 @@ def test_a_trial_that_goes_on_has_one_curve(study, events, tmp_path) -> None:
     with tensorboard_log(tmp_path / "runs", study) as tell:
         for event in events():
             tell(event)
-    run = tmp_path / "runs" / "a-b-c" / "trial-0000"
+    run = tmp_path / "runs" / folder_named("a/b c") / "trial-0000"
     assert len(list(run.iterdir())) == 2
     reported = study.trials[0].intermediate_values
     assert scalars(run)["score"] == [(epoch, pytest.approx(reported[epoch])) for epoch in (1, 2)]

@@ -55,15 +55,17 @@ fi
 
 "${study[@]}" --executor ray --ray-address "$address" --workers $((SLURM_JOB_NUM_NODES * gpus_per_node)) &
 running=$!
-trap 'kill -TERM "$running" 2>/dev/null || true' TERM
-status=0
-while kill -0 "$running" 2>/dev/null; do
-    wait "$running" && status=0 || status=$?
+trap 'told=yes; kill -TERM "$running" 2>/dev/null || true' TERM
+told=yes
+while [[ $told ]]; do
+    # The trap cuts a wait short: then there is another, for the study's own status.
+    told= status=0
+    wait "$running" || status=$?
 done
 
-# 130: the time is nearly up, and something is left; the same study goes on in the next job. (depthsearch stop
-# ends it with 0: then nobody goes on.)
-if ((status == 130)); then
+# 130: the time is nearly up, and something is left; the same study goes on in the next job. 75: the database went
+# away and stayed away. (depthsearch stop ends it with 0: then nobody goes on.)
+if ((status == 130 || status == 75)); then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -71,6 +71,8 @@ BALANCES = ("none", "weights", "sampling")
 HEADS = ("pool", "flatten")
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
+# What sysexits.h calls EX_TEMPFAIL: later, the same may work.
+AWAY = 75
 # Larger images need tens of gigabytes for a single one.
 MOST_PIXELS = 4096
 
@@ -106,8 +108,9 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt.
 
-    A study that ``depthsearch stop`` has stopped did what it was asked to: 0. Of output that nobody reads to
-    its end, as with ``| head``, it is 141.
+    A study that ``depthsearch stop`` has stopped did what it was asked to: 0. Where the database went away
+    and stayed away it is 75: the same command goes on once it is back. Of output that nobody reads to its
+    end, as with ``| head``, it is 141.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     return run_writing(lambda: _run(given))
@@ -118,6 +121,8 @@ def _run(argv: list[str]) -> int:
     try:
         if arguments.command == "study":
             arguments = _study_arguments(arguments, argv)
+        elif arguments.command == "explain":
+            _refuse(_of_explain(arguments))
         with sigterm_interrupts():
             from depthsearch import commands
 
@@ -125,14 +130,25 @@ def _run(argv: list[str]) -> int:
             is_stopped = run(arguments)
     except DepthsearchError as error:
         print(one_line(f"depthsearch {arguments.command}: {error}"), file=sys.stderr)
-        return 2
+        return AWAY if _is_outage(error) else 2
     except KeyboardInterrupt:
-        print(f"Stopped.{_kept(argv) if arguments.command in ('study', 'fit') else ''}", file=sys.stderr)
+        # What others wait for, such as the study of stop --wait, may well go on.
+        told = f"Stopped.{_kept(argv)}" if arguments.command in ("study", "fit") else "Interrupted."
+        print(told, file=sys.stderr)
         return INTERRUPTED
     if is_stopped:
         # Somebody meant it, so that it is no failure.
         print(f"Stopped on request.{_kept(argv)}", file=sys.stderr)
     return 0
+
+
+def _is_outage(error: DepthsearchError) -> bool:
+    """Say whether a database that was there has gone; that it cannot even be opened is another matter."""
+    if isinstance(error, SettingsError):
+        return False
+    from depthsearch.storage.outage import Away, chain
+
+    return any(isinstance(cause, Away) for cause in chain(error))
 
 
 def _kept(argv: Sequence[str]) -> str:
@@ -156,12 +172,17 @@ def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argp
     """
     if arguments.file is not None:
         options = _checked_options(arguments.file)
+        here = arguments
         arguments = _parser().parse_args(
-            ["study", f"--name={printable(arguments.file.stem)}", *options, *argv[1:]]
+            ["study", f"--name={printable(here.file.stem)}", *options, *argv[1:]]
         )
+        if here.confirm == 0:
+            # What the file says of a confirmation is for one.
+            arguments.seeds, arguments.resample = here.seeds, here.resample
     if arguments.backbone is None:
         _study_parser().error("the following arguments are required: --backbone, here or in a study file")
-    _refuse_contradictions(arguments)
+    _refuse(_of_search(arguments))
+    _refuse(_of_run(arguments))
     if not arguments.learning_rates:
         arguments.learning_rate = arguments.learning_rate or LEARNING_RATES
     demo = arguments.data in (None, "digits")
@@ -179,20 +200,27 @@ def _usual_trials(n_backbones: int, *, demo: bool) -> int:
     return alone if n_backbones == 1 else each * n_backbones
 
 
-def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+def _refuse(contradictions: Iterator[str]) -> None:
     """Refuse options of which one would be ignored.
 
     Raises:
         SettingsError: Naming them, and which to leave out.
     """
-    if arguments.ray_address is not None and arguments.executor != "ray":
-        raise SettingsError("--ray-address is of --executor ray: say that too, or leave it out.")
-    contradiction = next(_contradictions(arguments), None)
+    contradiction = next(contradictions, None)
     if contradiction:
         raise SettingsError(contradiction)
 
 
-def _contradictions(arguments: argparse.Namespace) -> Iterator[str]:
+def _of_explain(arguments: argparse.Namespace) -> Iterator[str]:
+    for name in ("n", "split"):
+        if arguments.images and getattr(arguments, name) is not None:
+            yield f"--{name} picks images of the study, and files are given: leave one of the two out."
+    for name in ("label", "skip_unreadable"):
+        if not arguments.images and getattr(arguments, name):
+            yield f"--{name.replace('_', '-')} is of images given as files: give some, or leave it out."
+
+
+def _of_search(arguments: argparse.Namespace) -> Iterator[str]:
     exhaustive = arguments.search == "exhaustive"
     for name in arguments.also:
         if getattr(arguments, name) is not None:
@@ -217,6 +245,16 @@ def _contradictions(arguments: argparse.Namespace) -> Iterator[str]:
                 f"--search exhaustive trains each candidate, its head linear: --{name} would do nothing. "
                 "Leave it out, or let the search go on with more --trials than candidates."
             )
+
+
+def _of_run(arguments: argparse.Namespace) -> Iterator[str]:
+    if arguments.ray_address is not None and arguments.executor != "ray":
+        yield "--ray-address is of --executor ray: say that too, or leave it out."
+    if arguments.executor == "ray" and arguments.device == "mps":
+        yield "--device mps is of this machine, and --executor ray computes on cpu and cuda: leave one out."
+    for name in ("seeds", "resample"):
+        if arguments.confirm == 0 and getattr(arguments, name):
+            yield f"--{name} is of the confirmation, and --confirm 0 leaves that out: give one of the two."
 
 
 def _checked_options(path: Path) -> list[str]:
@@ -363,7 +401,7 @@ def _add_run(add: Any) -> None:
     where = "HOST:PORT of its head; local: start Ray here (RAY_ADDRESS, else one running here, else local)"
     add("--ray-address", type=read_name, metavar="ADDRESS", help=where)
     hung = "a worker that has used no processor for so long is ended, its trial goes on elsewhere (300)"
-    add("--hung-after", type=read_above_0, default=300.0, metavar="SECONDS", help=hung)
+    add("--hung-after", type=read_above_0, metavar="SECONDS", help=hung)
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 in hardware")
     _add_flag(add, "--compile", "torch.compile what is trained: slow to start, then faster")
@@ -526,8 +564,8 @@ def _add_explain(commands: Any) -> None:
         help="true class of the images (default: a folder around them with its name)",
     )
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
-    add("--n", type=at_least(1), default=4, metavar="N", help="images of the study, half of them wrong (4)")
-    add("--split", choices=("val", "test"), default="val", help="images of the study to take them from (val)")
+    add("--n", type=at_least(1), metavar="N", help="images of the study, half of them wrong (4)")
+    add("--split", choices=("val", "test"), help="images of the study to take them from (val)")
     add("--out", type=read_place, metavar="DIR", help="where to write the pictures (default: NAME-explain)")
     add(
         "--weights",

@@ -13,7 +13,8 @@
         └── DivergedError  its loss is not finite
 
 Each message is one line: what was given, what would be right, the next step. The command line prints it
-and exits with status 2; anything else that surfaces is a bug of ours and keeps its traceback.
+and exits with status 2, or 75 where the database was away for too long; anything else that surfaces is a
+bug of ours and keeps its traceback.
 """
 
 __all__ = [

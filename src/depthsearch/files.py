@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -15,6 +17,7 @@ from typing import BinaryIO
 
 __all__ = [
     "PARTIAL_SUFFIX",
+    "folder_named",
     "folder_written_whole",
     "full_path",
     "is_file",
@@ -29,6 +32,8 @@ __all__ = [
 
 PARTIAL_SUFFIX = ".partial"
 ABANDONED_SECONDS = 24 * 3600
+# Of the 255 bytes that a file's name may have, what is added to it needs some.
+MOST_NAME_BYTES = 200
 
 
 @contextlib.contextmanager
@@ -102,6 +107,22 @@ def remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
                 partial.unlink()
+
+
+def folder_named(name: str) -> str:
+    """Name a folder for a study, which may be called what no folder can: each study has a folder of its own.
+
+    Args:
+        name: The study's.
+
+    Returns:
+        The name itself where a folder may have it, else what is like it, with some digits of its digest.
+    """
+    if re.fullmatch(r"\w[\w.-]*", name) and len(name.encode()) <= MOST_NAME_BYTES:
+        return name
+    like = re.sub(r"[^\w.-]+", "-", name).lstrip(".-") or "study"
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+    return f"{like.encode()[:MOST_NAME_BYTES].decode(errors='ignore')}-{digest[:6]}"
 
 
 def full_path(path: Path | str) -> Path:

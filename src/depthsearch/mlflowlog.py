@@ -15,7 +15,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink, first_line, forgiving, require_extra, teller
 from depthsearch.study import EpochDone, Event, Stopped, TrialEnded, TrialStarted, without_password
 
-__all__ = ["mlflow_log"]
+__all__ = ["check_mlflow", "mlflow_log"]
 
 METRICS = ("score", "val_loss", "train_loss", "seconds")
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
@@ -28,6 +28,16 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_EXPERIMENT_NAME": "depthsearch",
 }
+
+
+def check_mlflow(uri: str) -> None:
+    """Ask MLflow for anything, so that a server that is away is told before anything is loaded.
+
+    Raises:
+        SettingsError: If it does not answer, or is missing.
+    """
+    with _connected(uri) as client:
+        client.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
 
 
 @contextmanager
@@ -44,19 +54,9 @@ def mlflow_log(uri: str, study: optuna.Study) -> Iterator[Sink]:
     Raises:
         SettingsError: If MLflow cannot be written to, or is missing.
     """
-    require_extra("mlflow", "mlflow")
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    shown = f"--mlflow {without_password(uri)}"
-    try:
-        with _without_warnings():
-            from mlflow import MlflowClient
-
-            client = MlflowClient(uri)
-            parent = _run(client, study.study_name, {"depthsearch.study": study.user_attrs["checkpoint_id"]})
-    except Exception as error:
-        raise SettingsError(f"{shown} cannot be written to: {first_line(error)}") from error
-    attempt = forgiving(shown)
+    with _connected(uri) as client:
+        parent = _run(client, study.study_name, {"depthsearch.study": study.user_attrs["checkpoint_id"]})
+    attempt = forgiving(_shown(uri))
     told = _told(client, parent, study)
     status = "FINISHED"
 
@@ -72,6 +72,25 @@ def mlflow_log(uri: str, study: optuna.Study) -> Iterator[Sink]:
         raise
     finally:
         attempt(_without_warnings()(client.set_terminated), parent, status)
+
+
+@contextmanager
+def _connected(uri: str) -> Iterator[Any]:
+    """Give a client of MLflow's; whatever fails meanwhile is one line."""
+    require_extra("mlflow", "mlflow")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        with _without_warnings():
+            from mlflow import MlflowClient
+
+            yield MlflowClient(uri)
+    except Exception as error:
+        raise SettingsError(f"{_shown(uri)} cannot be written to: {first_line(error)}") from error
+
+
+def _shown(uri: str) -> str:
+    return f"--mlflow {without_password(uri)}"
 
 
 def _told(client: Any, parent: str, study: optuna.Study) -> Sink:

@@ -102,11 +102,11 @@ def check_place(folder: Path) -> None:
     there = nearest_folder(folder)
     if not is_folder(there):
         raise ModelError(f"{there} is a file. Give --out a folder that is not there yet.")
-    if not os.access(there, os.W_OK):
+    if not _may_write(there):
         raise ModelError(f"{there} may not be written to. Give another --out.")
     if not is_folder(folder) and (reason := why_no_folder(folder)):
         raise ModelError(f"{folder} cannot be made{reason}. Give another --out.")
-    held = sorted(file.name for file in folder.iterdir()) if is_folder(folder) else []
+    held = _held(folder) if is_folder(folder) else []
     others = [name for name in held if name not in FILES]
     if held and not _is_ours(folder):
         raise ModelError(
@@ -117,6 +117,28 @@ def check_place(folder: Path) -> None:
             f"{folder} holds other files than a model's, which a new one would remove: "
             f"{', '.join(others[:5])}. Move them away, or give another --out."
         )
+
+
+def _held(folder: Path) -> list[str]:
+    """List a folder.
+
+    Raises:
+        ModelError: If it may not be listed, or not be replaced.
+    """
+    try:
+        held = sorted(file.name for file in folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be looked into ({error.strerror}). Give another --out.") from error
+    around = folder.resolve().parent
+    if not _may_write(around):
+        raise ModelError(
+            f"{around} may not be written to: {folder.name} cannot be replaced there. Give another --out."
+        )
+    return held
+
+
+def _may_write(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def save(

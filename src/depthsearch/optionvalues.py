@@ -247,7 +247,11 @@ def list_such_as(example: str) -> Any:
 
 def read_columns(text: str) -> tuple[str, ...]:
     """Read names of columns; whoever reads the table says what is wrong with them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    _refuse_empty(text)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list, such as front,side")
+    return names
 
 
 def some_of(known: Sequence[str]) -> Any:

@@ -23,7 +23,9 @@ def study_command(options: Mapping[str, Any], *, name: str, n_trials: int) -> st
         name: What to call the new study.
         n_trials: How many trials it is to have.
     """
-    words = [*_flags({name: value for name, value in options.items() if name not in ("trials", "name")})]
+    # The confirmation's are refused where there is none.
+    others = ("trials", "name", *(("seeds", "resample") if options.get("confirm") == 0 else ()))
+    words = [*_flags({name: value for name, value in options.items() if name not in others})]
     words += [f"--trials {n_trials}", f"--name {shlex.quote(name)}"]
     lines = ["depthsearch study"]
     for word in words:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import optuna
 
 from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink, forgiving, require_extra, teller
+from depthsearch.files import folder_named
 from depthsearch.study import EpochDone, Event, TrialEnded, TrialStarted
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def tensorboard_log(folder: Path, study: optuna.Study) -> Iterator[Sink]:
     check_tensorboard(folder)
     from torch.utils.tensorboard import SummaryWriter
 
-    # A study's name may hold what a folder's cannot.
-    runs = folder / re.sub(r"[^\w.-]+", "-", study.study_name)
+    runs = folder / folder_named(study.study_name)
     taken_apart = teller(study)
     writers: dict[int, SummaryWriter] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,54 @@ from rich.table import Table
 
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.places import cache_folder
+from depthsearch.errors import SettingsError
 from depthsearch.features import kept_files, remove_locks
 
 __all__ = ["cache"]
 
 
 def cache(arguments: argparse.Namespace) -> None:
-    """Show what is kept on disk, or clear it."""
-    kept = [file for kind in ("features", "images") for file in _kept(kind)]
+    """Show what is kept on disk, or clear it.
+
+    Raises:
+        SettingsError: If some of it may not be looked at or removed; all else is shown or removed before.
+    """
+    kinds = ("features", "images") if arguments.clear in (None, "all") else (arguments.clear,)
+    refused = [error for kind in kinds if (error := _refusal(_look_into, cache_folder(kind)))]
+    kept = [file for kind in kinds for file in _kept(kind)]
     if arguments.clear:
-        wanted = ("features", "images") if arguments.clear == "all" else (arguments.clear,)
-        kept = [file for file in kept if file["kind"] in wanted]
-        for file in kept:
-            Path(file["path"]).unlink(missing_ok=True)
-        if "features" in wanted:
+        errors = [_refusal(Path.unlink, Path(file["path"])) for file in kept]
+        refused += [error for error in errors if error]
+        kept = [file for file, error in zip(kept, errors, strict=True) if not error]
+        if "features" in kinds:
             remove_locks(cache_folder("features"))
+    _show(arguments, kept)
+    if refused:
+        more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
+        done = "removed" if arguments.clear else "looked at"
+        raise SettingsError(
+            f"Not all could be {done}: {refused[0].filename}: {refused[0].strerror}{more}. "
+            "Do it as the user whose files they are."
+        )
+
+
+def _look_into(folder: Path) -> None:
+    # Looking for certain files in it would find none where that may not be.
+    next(folder.iterdir(), None)
+
+
+def _refusal(do: Callable[[Path], object], path: Path) -> OSError | None:
+    """Do something with a path, and give the error if that may not be; one that is gone is no matter."""
+    try:
+        do(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+    return None
+
+
+def _show(arguments: argparse.Namespace, kept: Sequence[Mapping[str, Any]]) -> None:
     n_bytes = sum(file["bytes"] for file in kept)
     if arguments.json:
         done = "cleared" if arguments.clear else "kept"

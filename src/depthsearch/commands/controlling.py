@@ -161,7 +161,7 @@ def stop(arguments: argparse.Namespace) -> None:
     if arguments.wait is not None:
         has_stopped = wait_until_free(study, holder, arguments.wait)
     if has_stopped:
-        say(console, f"Study {study.study_name} has stopped; the command that started it goes on.")
+        say(console, f"Study {study.study_name} has stopped. To go on, run the command that started it.")
     if arguments.json:
         asked = {"study": study.study_name, "after": arguments.after, "holder": holder_json(holder)}
         print(json.dumps({**asked, "stopped": has_stopped}))

@@ -24,7 +24,7 @@ from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
-from depthsearch.files import is_file, is_folder
+from depthsearch.files import folder_named, is_file, is_folder
 from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import load
@@ -32,6 +32,9 @@ from depthsearch.stored import read_backbones, refuse_damaged
 from depthsearch.study import open_storage, without_password
 
 __all__ = ["explain"]
+
+# Images of a study, unless others or more are asked for.
+SPLIT, N_PHOTOS = "val", 4
 
 
 def explain(arguments: argparse.Namespace) -> None:
@@ -67,7 +70,7 @@ def explain(arguments: argparse.Namespace) -> None:
     )
     photos = _photos(arguments, comparison, stored, console)
     name = folder.resolve().name if stored is None else stored.study_name
-    out = Path(arguments.out or re.sub(r"[^\w.-]+", "-", name) + "-explain")
+    out = Path(arguments.out or f"{folder_named(name)}-explain")
     pictures = []
     for picture in draw_gallery(comparison, photos, out):
         pictures.append(picture)
@@ -84,18 +87,7 @@ def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | N
     folder = Path(arguments.model)
     if is_file(folder / "config.json"):
         return folder, None
-    if is_folder(folder):
-        raise SettingsError(
-            f"{folder} holds no config.json: it is no model. Give what depthsearch fit has saved."
-        )
-    storage = open_storage(existing(arguments.storage))
-    if arguments.model not in (names := optuna.get_all_study_names(storage)):
-        raise SettingsError(
-            f"No model folder and no study {arguments.model!r}; {without_password(arguments.storage)} has: "
-            f"{', '.join(names) or 'none'}."
-        )
-    stored = optuna.load_study(study_name=arguments.model, storage=storage)
-    refuse_damaged(stored)
+    stored = _study_named(arguments)
     fitted = stored.user_attrs.get("fit")
     if not fitted:
         raise SettingsError(
@@ -108,6 +100,28 @@ def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | N
             "depthsearch fit again."
         )
     return folder, stored
+
+
+def _study_named(arguments: argparse.Namespace) -> optuna.Study:
+    """Find the study that is named instead of a model; a folder of its name may be that of its images."""
+    name, is_there = arguments.model, is_folder(Path(arguments.model))
+    no_model = (
+        f"{name} holds no config.json: it is no model, and there is" if is_there else "No model folder and"
+    )
+    try:
+        storage = open_storage(existing(arguments.storage))
+    except SettingsError as error:
+        if not is_there:
+            raise
+        raise SettingsError(f"{no_model} no study {name!r}: {error}") from error
+    if name not in (names := optuna.get_all_study_names(storage)):
+        raise SettingsError(
+            f"{no_model} no study {name!r}; {without_password(arguments.storage)} has: "
+            f"{', '.join(names) or 'none'}."
+        )
+    stored = optuna.load_study(study_name=name, storage=storage)
+    refuse_damaged(stored)
+    return stored
 
 
 def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
@@ -173,7 +187,11 @@ def _photos(
     keys = {each.name: key for key, each in read_backbones(stored).items()}
     task, _ = prepare_again(stored, {}, console, backbone=keys[stored.user_attrs["fit"]["backbone"]])
     return pick_photos(
-        comparison.after.model, task.data, arguments.split, comparison.preprocessing, arguments.n
+        comparison.after.model,
+        task.data,
+        arguments.split or SPLIT,
+        comparison.preprocessing,
+        arguments.n or N_PHOTOS,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +18,7 @@ from depthsearch.commands.places import artifacts_of, cache_folder, named_study
 from depthsearch.data import MANIFEST_SUFFIXES, Sample, UnreadableError, image_files, read_samples
 from depthsearch.devices import use_all_cores
 from depthsearch.errors import DataError, ModelError, StudyError
-from depthsearch.files import is_folder
+from depthsearch.files import folder_named, is_folder
 from depthsearch.fitview import epoch_line, render_fit
 from depthsearch.live import refresh
 from depthsearch.modelfolder import check_place, load
@@ -94,8 +93,7 @@ def _show_epochs(console: Console, training: Generator[EpochResult, None, Fitted
 
 
 def _default_folder(study_name: str) -> Path:
-    # A study's name may hold what a folder's cannot.
-    return Path(re.sub(r"[^\w.-]+", "-", study_name) + "-model")
+    return Path(f"{folder_named(study_name)}-model")
 
 
 def predict(arguments: argparse.Namespace) -> None:

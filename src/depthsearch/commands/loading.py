@@ -21,7 +21,7 @@ from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder
 from depthsearch.commands.weights import stored_weights, weights_by_backbone, with_full_paths
 from depthsearch.data import DataSet, load_data
-from depthsearch.devices import choose_device, processor_name, use_all_cores
+from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
 from depthsearch.errors import StudyError
 from depthsearch.features import choose_budget
 from depthsearch.files import full_path
@@ -30,7 +30,7 @@ from depthsearch.space import FIXABLE, SearchSpace
 from depthsearch.stored import read_backbones
 from depthsearch.training import Recipe
 
-__all__ = ["OPTIONAL_RANGES", "prepare", "prepare_again", "provenance_of"]
+__all__ = ["OPTIONAL_RANGES", "load_backbones", "load_tasks", "prepare_again", "provenance_of"]
 
 # What commands take for options that a stored study has none of: those not kept, and those younger than it.
 BEFORE: dict[str, Any] = {
@@ -64,18 +64,20 @@ OPTIONAL_RANGES: dict[str, Any] = {
 }
 
 
-def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[str, Task], SearchSpace]:
-    """Load the backbones and the images and say in a line each what they are.
+def load_backbones(
+    arguments: argparse.Namespace, console: Console
+) -> tuple[Mapping[str, Backbone], SearchSpace]:
+    """Load the backbones.
 
     Returns:
-        The task of each backbone by the space's name for it, and the space.
+        Them, by the space's names, and what is searched of them.
 
     Raises:
-        DepthsearchError: If one of them cannot be had or used.
+        DepthsearchError: If one of them cannot be had or used, or the device cannot.
     """
     names = arguments.backbone
     weights = weights_by_backbone(arguments.weights, names)
-    device = choose_device(_kind_here(arguments), arguments.precision, compiled=arguments.compile)
+    _device_of(arguments)  # which refuses what cannot be had
     use_all_cores()
     backbones = {name: _load_backbone(name, weights[name], arguments, console) for name in names}
     space = SearchSpace.across(
@@ -89,6 +91,21 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         **{name: OPTIONAL_RANGES[name] for name in arguments.also},
         fixed=_given(arguments, FIXABLE),
     )
+    return dict(zip(space.backbones, backbones.values(), strict=True)), space
+
+
+def load_tasks(
+    arguments: argparse.Namespace, console: Console, backbones: Mapping[str, Backbone], space: SearchSpace
+) -> Mapping[str, Task]:
+    """Load the images for backbones and say in a line each what these and those are.
+
+    Returns:
+        The task of each backbone by the space's name for it.
+
+    Raises:
+        DepthsearchError: If the images cannot be had or used.
+    """
+    device = _device_of(arguments)
     recipe = Recipe(
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
@@ -105,7 +122,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
     )
     data: dict[Preprocessing, DataSet] = {}
     tasks = {}
-    for key, backbone in zip(space.backbones, backbones.values(), strict=True):
+    for key, backbone in backbones.items():
         wanted = backbone.preprocessing
         if wanted not in data:
             data[wanted] = _load_images(arguments, console, wanted)
@@ -128,15 +145,15 @@ def prepare(arguments: argparse.Namespace, console: Console) -> tuple[Mapping[st
         f"{decimal(budget.device_bytes + budget.memory_bytes)} in memory, "
         f"{decimal(budget.disk_bytes)} on disk.",
     )
-    return tasks, space
+    return tasks
 
 
-def _kind_here(arguments: argparse.Namespace) -> str:
-    """Name the device of this machine, which may only coordinate a cluster that has others."""
+def _device_of(arguments: argparse.Namespace) -> Device:
+    """Choose the device of this machine, which may only coordinate a cluster that has others."""
     on_a_cluster = vars(arguments).get("executor") == "ray"
-    if on_a_cluster and arguments.device == "cuda" and not torch.cuda.is_available():
-        return "cpu"
-    return str(arguments.device)
+    lacks_it = arguments.device == "cuda" and not torch.cuda.is_available()
+    kind = "cpu" if on_a_cluster and lacks_it else arguments.device
+    return choose_device(kind, arguments.precision, compiled=arguments.compile)
 
 
 def _load_backbone(name: str, weights: str, arguments: argparse.Namespace, console: Console) -> Backbone:
@@ -196,8 +213,9 @@ def prepare_again(
     merged = {**BEFORE, **kept, **its_own, **given}
     # The database turned tuples into lists.
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
-    tasks, space = prepare(argparse.Namespace(**merged), console)
-    (task,) = tasks.values()
+    wanted = argparse.Namespace(**merged)
+    backbones, space = load_backbones(wanted, console)
+    (task,) = load_tasks(wanted, console, backbones, space).values()
     if task.data.fingerprint != was.data_fingerprint or task.backbone.digest != was.digest:
         changed = "images" if task.data.fingerprint != was.data_fingerprint else "weights"
         origin = stored.user_attrs["data"]["source"] if changed == "images" else was.weights

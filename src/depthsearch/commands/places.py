@@ -15,7 +15,7 @@ from depthsearch.storage.databasefile import database_file
 from depthsearch.stored import refuse_damaged
 from depthsearch.study import open_storage, without_password
 
-__all__ = ["artifacts_of", "cache_folder", "existing", "named_study"]
+__all__ = ["artifacts_of", "cache_folder", "existing", "is_stored", "named_study"]
 
 
 def named_study(arguments: argparse.Namespace) -> optuna.Study:
@@ -48,6 +48,16 @@ def existing(url: str) -> str:
             "Give sqlite:///FILE."
         )
     return url
+
+
+def is_stored(url: str, name: str) -> bool:
+    """Say whether there is a study of this name; no database is made for that."""
+    try:
+        storage = open_storage(existing(url))
+    except SettingsError:
+        # Not there yet, or whoever opens it to write says what is wrong.
+        return False
+    return name in optuna.get_all_study_names(storage)
 
 
 def artifacts_of(arguments: argparse.Namespace) -> Artifacts | None:

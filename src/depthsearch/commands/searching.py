@@ -6,8 +6,9 @@ import argparse
 import json
 import shlex
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 
 import optuna
 from rich.console import Console
@@ -16,19 +17,20 @@ from rich.table import Table
 from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
-from depthsearch.commands.loading import prepare, provenance_of
-from depthsearch.commands.places import cache_folder
+from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of
+from depthsearch.commands.places import cache_folder, is_stored
 from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.commands.workers import check_executor, workers
-from depthsearch.cuts import find_cut, list_cuts
+from depthsearch.cuts import Cut, find_cut, list_cuts
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink
+from depthsearch.executors import Executor
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
 from depthsearch.graph import input_size
 from depthsearch.interrupts import Drain, sigterm_drains
-from depthsearch.lease import lease
+from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
@@ -67,40 +69,72 @@ def study(arguments: argparse.Namespace) -> bool:
     """
     console = console_for(stderr=True)
     cost = _cost_aim(arguments)
-    check_watchers(arguments)
+    tasks, space, marked = _load(arguments, console)
+    task = next(iter(tasks.values()))
+    name = arguments.name or f"{'-'.join(arguments.backbone)}-{task.data.name}"
+    start = partial(workers, arguments, tasks, space, console)
+    with ExitStack() as until_stored:
+        # A new study is stored once there is somebody to run it. One that is there may be run by others, whom
+        # workers are not to disturb: they wait for its lease.
+        executor = None if is_stored(arguments.storage, name) else until_stored.enter_context(start())
+        stored = open_study(
+            open_storage(arguments.storage),
+            name,
+            tasks,
+            space,
+            provenance_of(arguments, task),
+            exhaustive=arguments.search == "exhaustive",
+            learning_rates=arguments.learning_rates or (),
+        )
+        if marked:
+            mark(stored, marked)
+        # One lease for search and confirmation: who asks for a stop in between is heard.
+        with (
+            watching(arguments, stored) as tell,
+            lease(stored) as held,
+            until_stored.pop_all() as until_ended,
+        ):
+            executor = executor or until_ended.enter_context(start())
+            is_stopped = _search(arguments, console, stored, tasks, space, cost, tell, held, executor)
+    _show(arguments, stored, console, is_stopped=is_stopped)
+    return is_stopped
+
+
+def _load(
+    arguments: argparse.Namespace, console: Console
+) -> tuple[Mapping[str, Task], SearchSpace, list[Cut]]:
+    """Load what a study needs; all that can be known to be wrong before is refused before.
+
+    Returns:
+        What is trained, what is searched, and the candidates to be pointed out.
+    """
     check_executor(arguments)
     check_storage(arguments.storage)
     check_source(arguments.data or "digits")
+    check_watchers(arguments)
     if arguments.data is None:
         say(console, "No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px).")
-    tasks, space = prepare(arguments, console)
+    backbones, space = load_backbones(arguments, console)
     arguments.trials = _n_trials(arguments, space)
-    task = next(iter(tasks.values()))
-    storage = open_storage(arguments.storage)
-    name = arguments.name or f"{'-'.join(arguments.backbone)}-{task.data.name}"
     marked = [find_cut(space.cuts, layer) for layer in arguments.mark or ()]
-    stored = open_study(
-        storage,
-        name,
-        tasks,
-        space,
-        provenance_of(arguments, task),
-        exhaustive=arguments.search == "exhaustive",
-        learning_rates=arguments.learning_rates or (),
-    )
-    if marked:
-        mark(stored, marked)
-    with watching(arguments, stored) as tell:
-        is_stopped = _search(arguments, console, stored, tasks, space, cost, tell)
+    return load_tasks(arguments, console, backbones, space), space, marked
+
+
+def _show(arguments: argparse.Namespace, stored: optuna.Study, console: Console, *, is_stopped: bool) -> None:
+    """Print the result; of a study that was stopped only the JSON.
+
+    Raises:
+        SettingsError: If no trial is complete.
+    """
     summary = summarize(stored)
     if is_stopped:
         if arguments.json:
             print(json.dumps({**as_json(summary), "stopped": True}))
-        return True
+        return
     keep_report(arguments, stored, console)
     results = console_for(stderr=arguments.json)
     results.print(render(summary))
-    storage_url = without_password(arguments.storage)
+    name, storage_url = stored.study_name, without_password(arguments.storage)
     option = f" --storage {shlex.quote(storage_url)}"
     say(results, f"Study     {name} in {storage_url}; watch it: depthsearch dashboard{option}")
     if arguments.json:
@@ -109,7 +143,6 @@ def study(arguments: argparse.Namespace) -> bool:
         raise SettingsError(
             f"No trial of {name} is complete. See why: depthsearch report --name {shlex.quote(name)}{option}"
         )
-    return False
 
 
 def _n_trials(arguments: argparse.Namespace, space: SearchSpace) -> int:
@@ -152,6 +185,8 @@ def _search(
     space: SearchSpace,
     cost: str | None,
     tell: Sink,
+    held: Lease,
+    executor: Executor,
 ) -> bool:
     """Run the missing trials, show and tell what happens; say whether a stop was asked for."""
     sampler, pruner = resolve(arguments.sampler, arguments.pruner, arguments.trials, cost)
@@ -169,9 +204,6 @@ def _search(
         f"{'' if cost is None else f'; score against {cost_name(cost, before.noun)}'}.",
     )
     with (
-        # One for both: who asks for a stop in between is heard.
-        lease(stored) as held,
-        workers(arguments, tasks, space, console) as executor,
         view,
         refreshed(stored) as freshen,
         sigterm_drains("SIGTERM: epochs that run are ended first; a second one ends at once.") as drain,

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 
 import optuna
 
-from depthsearch.eventlog import Sink, check_log, open_log, require_extra
-from depthsearch.mlflowlog import mlflow_log
+from depthsearch.eventlog import Sink, check_log, open_log
+from depthsearch.mlflowlog import check_mlflow, mlflow_log
 from depthsearch.study import Event
 from depthsearch.tensorboardlog import check_tensorboard, tensorboard_log
 
@@ -27,7 +27,7 @@ def check_watchers(arguments: argparse.Namespace) -> None:
     if arguments.tensorboard is not None:
         check_tensorboard(arguments.tensorboard)
     if arguments.mlflow is not None:
-        require_extra("mlflow", "mlflow")
+        check_mlflow(arguments.mlflow)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -11,7 +12,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from depthsearch.commands.console import say
-from depthsearch.devices import usable_cores
+from depthsearch.devices import choose_device, usable_cores
+from depthsearch.errors import SettingsError
 from depthsearch.executors import (
     Executor,
     InProcess,
@@ -22,7 +24,8 @@ from depthsearch.executors import (
     plan_workers,
     ray_workers,
 )
-from depthsearch.executors.connecting import import_ray
+from depthsearch.executors.connecting import connect, import_ray
+from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.features import remove_shared, shared_memory_folder
 from depthsearch.objective import Task
 from depthsearch.space import SearchSpace
@@ -31,13 +34,28 @@ __all__ = ["check_executor", "workers"]
 
 
 def check_executor(arguments: argparse.Namespace) -> None:
-    """Refuse a cluster without its package, before anything is loaded.
+    """Refuse a cluster or workers that cannot be had, before anything is loaded.
 
     Raises:
-        SettingsError: Saying what to install.
+        SettingsError: Saying what to install, or which option to change.
     """
     if arguments.executor == "ray":
-        import_ray()
+        _check_cluster(arguments.ray_address)
+        return
+    plans = plan_workers(choose_device(arguments.device, arguments.precision), arguments.workers)
+    if len(plans) == 1 and arguments.hung_after is not None:
+        raise SettingsError(
+            "--hung-after is of several workers, and this process alone would train: say --workers 2 too, or "
+            "leave it out."
+        )
+
+
+def _check_cluster(address: str | None) -> None:
+    """Connect to a cluster that is named, and leave it again: one of this machine is not started yet."""
+    ray = import_ray()
+    named = address or os.environ.get("RAY_ADDRESS")
+    if named and named != "local" and connect(address):
+        ray.shutdown()
 
 
 @contextmanager
@@ -68,7 +86,7 @@ def workers(
     say(console, f"Workers   {len(plans)}, {of} each{_on_gpus(plans)}.")
     with (
         _sharing(tasks, plans) as shared,
-        closing(LocalProcesses(shared, plans, hung_seconds=arguments.hung_after)) as executor,
+        closing(LocalProcesses(shared, plans, hung_seconds=arguments.hung_after or HUNG_SECONDS)) as executor,
     ):
         yield executor
 
