@@ -341,8 +341,12 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) 
     ("error", "reason"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate"), "CUDA out of memory. Tried"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "[enforce fail] Defau"),
-        (MemoryError(), "MemoryError"),
+        pytest.param(
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            "[enforce fail] Defau",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(MemoryError(), "MemoryError", marks=pytest.mark.slow),
     ],
 )
 def test_a_trial_out_of_memory_fails_and_the_study_goes_on(
@@ -369,6 +373,7 @@ def test_any_other_error_fails_its_trial_and_surfaces(
     assert [t.state.name for t in trials[:3]] == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
+@pytest.mark.slow
 def test_trials_that_diverge_are_pruned_with_the_epoch(place, task, space) -> None:
     wild = replace(space, learning_rate=(1e39, 1e39))
     trials = place.run(task, wild, N_ANCHORS + 1).get_trials()
@@ -395,7 +400,9 @@ def test_the_same_seed_gives_the_same_study(place, longer, space, uninterrupted)
     assert stored(place.run(longer, space, 9, pruner="halving")) == uninterrupted
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
+@pytest.mark.parametrize(
+    "sampler", ["gp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tpe", "random"))]
+)
 def test_the_same_seed_gives_the_same_suggestions(place_in, tmp_path, task, space, sampler: str) -> None:
     studies = []
     for name in ("first", "again"):
