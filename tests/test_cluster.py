@@ -42,7 +42,7 @@ from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors import Probing, RayWorkers, Training, cluster, connecting, ray_workers, remote
 from depthsearch.executors.connecting import connect
-from depthsearch.executors.jobs import Ended, Job, Lost, Report
+from depthsearch.executors.jobs import Ended, Failed, Job, Lost, Report
 from depthsearch.executors.slots import Slots, plan_slots
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.objective import Task, TransferCurve
@@ -509,11 +509,13 @@ def test_a_bug_in_a_worker_surfaces_here(workers_on, start, task) -> None:
 
 
 def not_begun(tasks, job: Job) -> Iterator[Report]:
-    """End the process when the job is taken, or find a disk full once it runs."""
+    """End the process when the job is taken, or find a disk full or the GPU failing once it runs."""
     if job.key == "ends":
         os._exit(1)
 
     def run() -> Iterator[Report]:
+        if job.key == "gpu":
+            yield Failed(kind="device", reason="CUDA error: unspecified", error=RuntimeError())
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
 
@@ -532,7 +534,7 @@ def one_report(workers: RayWorkers, key: str, seconds: float = 60.0) -> Report:
 
 
 @pytest.mark.slow
-def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_goes_on_elsewhere(
+def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_or_a_failing_gpu_goes_on_elsewhere(
     workers_on, task, caplog: pytest.LogCaptureFixture
 ) -> None:
     workers = workers_on(task, run=not_begun)
@@ -546,6 +548,9 @@ def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_goes_on_elsewhere(
     report = one_report(workers, "full")
     assert isinstance(report, Lost)
     assert re.search(r"^worker [12] on \S+: \[Errno 28\] No space left on device$", report.reason)
+    report = one_report(workers, "gpu")
+    assert isinstance(report, Lost)
+    assert re.search(r"^worker [12] on \S+: CUDA error: unspecified$", report.reason)
 
 
 def hanging(tasks, job: Job) -> Iterator[Report]:

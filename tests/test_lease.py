@@ -19,6 +19,7 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from depthsearch import lease as lease_module
 from depthsearch.errors import StudyError
 from depthsearch.lease import holder_of, lease
+from depthsearch.processes import start_of, this_machine
 from depthsearch.storage import open_storage
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
@@ -116,7 +117,7 @@ def test_another_container_of_the_same_name_is_another_machine(study: optuna.Stu
     study.set_user_attr("coordinator", holder)
     with pytest.raises(StudyError, match=f"is being run by process {2**22} on"), lease(study):
         pass
-    study.set_user_attr("coordinator", {**holder, "machine": lease_module._machine()})
+    study.set_user_attr("coordinator", {**holder, "machine": this_machine()})
     with lease(study):
         pass
 
@@ -124,7 +125,7 @@ def test_another_container_of_the_same_name_is_another_machine(study: optuna.Stu
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells zombies apart")
 def test_a_killed_process_that_nobody_has_asked_for_is_dead(study: optuna.Study) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        started = lease_module.start_of(process.pid)
+        started = start_of(process.pid)
         holder = elsewhere(host=socket.gethostname(), pid=process.pid, started=started)
         assert holder_of({"coordinator": holder}, time.time()) is not None
         process.kill()

@@ -21,6 +21,7 @@ ORDER = (
     "interrupts",
     "files",
     "passwords",
+    "processes",
     "storage",
     "lease",
     "data",

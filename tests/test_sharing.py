@@ -36,8 +36,8 @@ from depthsearch.features.locks import Timeout, locked
 from depthsearch.features.parts import Layout
 from depthsearch.features.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.graph import trace
-from depthsearch.lease import start_of
 from depthsearch.objective import Task, train_point
+from depthsearch.processes import start_of
 from depthsearch.space import Point, SearchSpace
 
 CPU = choose_device("cpu", "float32")

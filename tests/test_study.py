@@ -17,7 +17,6 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from depthsearch import lease as lease_module
 from depthsearch import training
 from depthsearch.aims import read_cost_aim
 from depthsearch.backbones import load_backbone
@@ -28,6 +27,7 @@ from depthsearch.executors import jobs
 from depthsearch.features import Budget
 from depthsearch.interrupts import deferred
 from depthsearch.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.processes import start_of
 from depthsearch.space import SearchSpace
 from depthsearch.study import (
     FINISHED,
@@ -700,7 +700,7 @@ def lease(
     return {
         "host": host or socket.gethostname(),
         "pid": pid,
-        "started": started or lease_module.start_of(pid),
+        "started": started or start_of(pid),
         "renewed": time.time() - age,
     }
 

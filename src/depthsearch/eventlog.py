@@ -37,6 +37,7 @@ from depthsearch import __version__
 from depthsearch.cuts import Cut
 from depthsearch.errors import SettingsError
 from depthsearch.objective import TransferCurve
+from depthsearch.passwords import first_line
 from depthsearch.space import Point
 from depthsearch.stored import read_backbones
 from depthsearch.study import Event, TrialEnded, without_password
@@ -46,7 +47,6 @@ __all__ = [
     "KEYS",
     "Sink",
     "check_log",
-    "first_line",
     "forgiving",
     "log_line",
     "open_log",
@@ -169,11 +169,6 @@ def forgiving(name: str) -> Callable[..., None]:
             log.warning("The study goes on without %s, which failed: %s", name, first_line(error))
 
     return attempt
-
-
-def first_line(error: BaseException) -> str:
-    """Say in a line what went wrong, passwords in addresses hidden."""
-    return without_password((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def require_extra(extra: str, package: str) -> None:

@@ -12,14 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -30,9 +28,10 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from depthsearch.errors import StudyError
 from depthsearch.interrupts import deferred
+from depthsearch.processes import start_of, this_machine
 from depthsearch.storage import PatientStorage, database_of, is_of_one_thread
 
-__all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease", "start_of"]
+__all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]
 
 # A coordinator on another machine that has not renewed its lease for so long is taken for dead.
 LEASE_SECONDS = 120.0
@@ -135,7 +134,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._mine = {
             "host": socket.gethostname(),
-            "machine": _machine(),
+            "machine": this_machine(),
             "pid": os.getpid(),
             "started": start_of(os.getpid()),
             "doing": doing,
@@ -371,25 +370,5 @@ def _lives(holder: Mapping[str, Any], now: float) -> bool:
 
 def _is_here(holder: Mapping[str, Any]) -> bool:
     """Say whether a process would be seen from here: two containers, or machines, may have one name."""
-    return bool(holder["host"] == socket.gethostname() and holder.get("machine", _machine()) == _machine())
-
-
-def _machine() -> str | None:
-    """Name what process numbers belong to, where the system tells it: this boot, this container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return None
-
-
-def start_of(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot, where the system tells it; ``ended`` of a zombie."""
-    if platform.system() != "Linux":
-        return None
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    # Killed, and nobody has asked yet what became of it.
-    return "ended" if fields[0] in "ZX" else fields[19]
+    machine = this_machine()
+    return bool(holder["host"] == socket.gethostname() and holder.get("machine", machine) == machine)

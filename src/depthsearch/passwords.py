@@ -1,4 +1,4 @@
-"""Database URLs for output: without their passwords."""
+"""Database URLs, and errors that name them, for output: without passwords."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-__all__ = ["hidden", "without_password"]
+__all__ = ["first_line", "hidden", "without_password"]
 
 SECRETS = r"password|passwd|pwd|secret|token|odbc_connect|scram_"
 
@@ -31,6 +31,11 @@ def without_password(url: str) -> str:
     for key, _ in query:
         shown += f"{'&' if '?' in shown else '?'}{key}=***"
     return shown
+
+
+def first_line(error: BaseException) -> str:
+    """Say in a line what went wrong, the passwords of database URLs hidden."""
+    return hidden((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def hidden(text: str) -> str:

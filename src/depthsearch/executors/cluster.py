@@ -22,12 +22,13 @@ import numpy as np
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors.connecting import connect, import_ray
-from depthsearch.executors.jobs import Failed, Job, Lost, Report, Run, Training, first_line, run_job
+from depthsearch.executors.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
 from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.executors.remote import Bytes, NoImages, Ready, Terms, Trainer, own_versions
 from depthsearch.executors.slots import Resources, plan_slots
 from depthsearch.files import written_whole
 from depthsearch.objective import Task
+from depthsearch.passwords import first_line
 from depthsearch.training import EpochResult
 
 __all__ = ["RayWorkers", "ray_workers"]
@@ -109,7 +110,7 @@ class RayWorkers:
         num_gpus: float | None = None,
         memory_bytes: int | None = None,
         disk_bytes: int | None = None,
-        run: Run = run_job,
+        run: JobRunner = run_job,
         hung_seconds: float = HUNG_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
         ends_ray: bool = False,
@@ -435,6 +436,9 @@ class RayWorkers:
     def _take(self, worker: _Worker, report: Report, kept: Bytes | None) -> None:
         """Take in a report, and first the checkpoint that came with it."""
         assert worker.job is not None
+        if isinstance(report, Failed) and report.kind == "device":
+            self._lose(worker, report.reason)
+            return
         if kept is not None and isinstance(worker.job, Training) and worker.job.checkpoint is not None:
             try:
                 with written_whole(worker.job.checkpoint, durable=False) as file:

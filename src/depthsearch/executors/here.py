@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 
-from depthsearch.executors.jobs import Job, Report, Run, run_job
+from depthsearch.executors.jobs import Job, JobRunner, Report, run_job
 from depthsearch.objective import Task
 from depthsearch.training import EpochResult
 
@@ -14,7 +14,7 @@ __all__ = ["InProcess"]
 class InProcess:
     """Runs one job after the other in this process, an epoch whenever somebody waits."""
 
-    def __init__(self, tasks: Mapping[str, Task], *, run: Run = run_job) -> None:
+    def __init__(self, tasks: Mapping[str, Task], *, run: JobRunner = run_job) -> None:
         """Make an executor.
 
         Args:

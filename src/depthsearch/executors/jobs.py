@@ -17,10 +17,22 @@ from depthsearch.cuts import Cut
 from depthsearch.devices import is_device_fault, is_out_of_memory, release_memory
 from depthsearch.errors import DepthsearchError, DivergedError
 from depthsearch.objective import Task, TransferCurve, train_point, transfer_curve
+from depthsearch.passwords import first_line
 from depthsearch.space import Point
 from depthsearch.training import EpochResult
 
-__all__ = ["Ended", "Executor", "Failed", "Job", "Lost", "Probing", "Report", "Run", "Training", "run_job"]
+__all__ = [
+    "Ended",
+    "Executor",
+    "Failed",
+    "Job",
+    "JobRunner",
+    "Lost",
+    "Probing",
+    "Report",
+    "Training",
+    "run_job",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +113,7 @@ class Lost:
 
 Report = EpochResult | TransferCurve | Ended | Failed | Lost
 # Does a job: yields reports, of which the last is no `EpochResult`; closed to stop.
-Run = Callable[[Mapping[str, Task], Job], Generator[Report, None, None]]
+JobRunner = Callable[[Mapping[str, Task], Job], Generator[Report, None, None]]
 
 
 class Executor(Protocol):
@@ -188,11 +200,6 @@ def _failed(tasks: Mapping[str, Task], job: Job, error: Exception) -> Failed:
     if isinstance(error, OSError | DepthsearchError):
         return Failed(kind="system", reason=first_line(error), error=error)
     return Failed(kind="bug", reason=f"{type(error).__name__}: {error}", error=error)
-
-
-def first_line(error: BaseException) -> str:
-    """Name an error in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def portable(report: Report) -> Report:

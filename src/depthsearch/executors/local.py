@@ -32,10 +32,11 @@ from torch.hub import tqdm
 
 from depthsearch.devices import Device, is_device_fault, is_out_of_memory, usable_cores
 from depthsearch.errors import DepthsearchError, SettingsError, StudyError
-from depthsearch.executors.jobs import Failed, Job, Lost, Report, Run, first_line, portable, run_job
+from depthsearch.executors.jobs import Failed, Job, JobRunner, Lost, Report, portable, run_job
 from depthsearch.features import remove_shared
 from depthsearch.interrupts import deferred
 from depthsearch.objective import Task
+from depthsearch.passwords import first_line
 from depthsearch.training import EpochResult
 
 __all__ = ["HUNG_SECONDS", "LocalProcesses", "WorkerPlan", "plan_workers"]
@@ -135,7 +136,7 @@ class LocalProcesses:
         tasks: Mapping[str, Task],
         plans: Sequence[WorkerPlan],
         *,
-        run: Run = run_job,
+        run: JobRunner = run_job,
         hung_seconds: float = HUNG_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
@@ -485,7 +486,7 @@ def _how_it_ended(process: BaseProcess | None) -> str:
     return f"ended with status {code}"
 
 
-def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: Run) -> None:
+def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRunner) -> None:
     """Do jobs until nobody is there to give one: the main function of a worker."""
     # Ctrl-C and a SIGTERM to all of a group are for the coordinator, which ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -521,7 +522,7 @@ def _is_of_gpu(error: Exception) -> bool:
     return is_out_of_memory(error) or is_device_fault(error)
 
 
-def _do(connection: Connection, tasks: Mapping[str, Task], job: Job, run: Run) -> None:
+def _do(connection: Connection, tasks: Mapping[str, Task], job: Job, run: JobRunner) -> None:
     """Do a job; after each epoch wait for the answer."""
     with contextlib.closing(run(tasks, job)) as reports:
         for report in reports:

@@ -29,12 +29,13 @@ from torch.hub import tqdm
 from depthsearch import __version__
 from depthsearch.errors import DataError, DepthsearchError, StudyError
 from depthsearch.executors.connecting import import_ray
-from depthsearch.executors.jobs import Failed, Job, Report, Run, Training, first_line, portable
+from depthsearch.executors.jobs import Failed, Job, JobRunner, Report, Training, portable
 from depthsearch.executors.slots import Slots
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
-from depthsearch.lease import start_of
 from depthsearch.objective import Task
+from depthsearch.passwords import first_line
+from depthsearch.processes import start_of, this_machine
 from depthsearch.training import EpochResult
 
 __all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]
@@ -60,7 +61,7 @@ class Terms:
         disk_bytes: Likewise.
     """
 
-    run: Run
+    run: JobRunner
     versions: Mapping[str, str]
     slots: Slots
     memory_bytes: int | None
@@ -314,8 +315,5 @@ def _has_ended(folder: Path, machine: str) -> bool:
 
 def _machine() -> str:
     """Name what numbers of processes belong to: host, boot and container, as far as the system tells."""
-    known = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        known.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        known.append(str(Path("/proc/self/ns/pid").readlink()))
-    return hashlib.blake2b(" ".join(known).encode(), digest_size=8).hexdigest()
+    known = f"{socket.gethostname()} {this_machine()}"
+    return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()

@@ -14,7 +14,7 @@ import torch
 
 from depthsearch.devices import Device
 from depthsearch.files import nearest_folder
-from depthsearch.lease import start_of
+from depthsearch.processes import start_of
 
 __all__ = ["Budget", "choose_budget", "remove_shared", "shared_memory_folder"]
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.passwords import without_password
 from depthsearch.storage.databasefile import refuse_foreign
-from depthsearch.storage.outage import Away, chain, first_line
+from depthsearch.storage.outage import Away, chain, reason_of
 from depthsearch.storage.patient import BUSY_SECONDS, PATIENCE_SECONDS, PatientStorage
 
 __all__ = ["check_storage", "open_storage"]
@@ -46,7 +46,7 @@ def open_storage(
     except Away as error:
         raise SettingsError(f"--storage {shown} cannot be opened: {error.reason}") from error
     except Exception as error:
-        raise SettingsError(f"--storage {shown} cannot be opened: {first_line(error)}") from error
+        raise SettingsError(f"--storage {shown} cannot be opened: {reason_of(error)}") from error
 
 
 def _usable(url: str) -> URL:

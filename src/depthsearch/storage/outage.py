@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sqlite3
 
-from depthsearch.passwords import hidden
+from depthsearch.passwords import first_line
 
-__all__ = ["Away", "chain", "first_line", "lacks_log", "passes"]
+__all__ = ["Away", "chain", "lacks_log", "passes", "reason_of"]
 
 # SQLite's result codes: the database is busy, a table locked, an I/O error, the disk full, the file not to
 # be opened (its folder is away), a race for the lock of the write-ahead log.
@@ -44,7 +44,7 @@ class Away(Exception):
     def __init__(self, error: BaseException, *, is_connected: bool = False) -> None:
         """Describe it by the error that it showed itself by, over a connection or instead of one."""
         super().__init__(error)
-        self.reason = first_line(error)
+        self.reason = reason_of(error)
         self.is_lock = _sqlite_code(error) in LOCKS
         self.may_be_done = is_connected and not self.is_lock
 
@@ -81,12 +81,11 @@ def chain(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def first_line(error: BaseException) -> str:
-    """Give the reason at the bottom of an error, a line without a password."""
-    bottom = chain(error)[-1]
-    line = (str(bottom).strip() or type(bottom).__name__).splitlines()[0]
+def reason_of(error: BaseException) -> str:
+    """Give the reason at the bottom of a database's error, a line without a password."""
     # libpq names the server, which whoever reads this knows.
-    return hidden(re.sub(r"^connection failed: connection to server at .*? failed: (FATAL: +)?", "", line))
+    where = r"^connection failed: connection to server at .*? failed: (FATAL: +)?"
+    return re.sub(where, "", first_line(chain(error)[-1]))
 
 
 def _sqlite_code(error: BaseException) -> int | None:

@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError, TimeoutError
 from depthsearch.errors import DepthsearchError
 from depthsearch.interrupts import let_through
 from depthsearch.storage.connecting import ConnectedStorage, is_of_one_thread
-from depthsearch.storage.outage import Away, chain, first_line
+from depthsearch.storage.outage import Away, chain, reason_of
 
 __all__ = ["PatientStorage", "StorageError"]
 
@@ -143,7 +143,7 @@ class PatientStorage(ConnectedStorage):
             # All connections of the pool are in use.
             away = Away(error)
         if away is None:
-            raise StorageError(f"The database {self._shown} cannot be used: {first_line(error)}") from error
+            raise StorageError(f"The database {self._shown} cannot be used: {reason_of(error)}") from error
         return away
 
     def _wait(self, away: Away, began: float, patience: float, *, tell: bool) -> None:

@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
 from depthsearch.executors import Ended, Executor, Failed, Lost, Probing, Report, Training
-from depthsearch.executors.jobs import first_line
 from depthsearch.interrupts import deferred
 from depthsearch.lease import Lease
 from depthsearch.objective import Task, TransferCurve, note_cost
+from depthsearch.passwords import first_line
 from depthsearch.space import Point, SearchSpace
 from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import CONFIRMATION
