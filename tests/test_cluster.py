@@ -3,6 +3,7 @@
 The clusters are simulated: their nodes are processes of this machine, each with a cache folder of its own.
 """
 
+import argparse
 import contextlib
 import errno
 import itertools
@@ -43,6 +44,7 @@ from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors import Probing, RayWorkers, Training, cluster, connecting, ray_workers, remote
 from depthsearch.executors.connecting import connect
 from depthsearch.executors.jobs import Ended, Failed, Job, Lost, Report
+from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.executors.slots import Slots, plan_slots
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.objective import Task, TransferCurve
@@ -638,6 +640,22 @@ def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
         "provenance"
     ]
     assert not {"executor", "ray_address", "workers", "hung_after"} & set(provenance["options"])
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, HUNG_SECONDS), (77.0, 77.0)])
+def test_a_worker_of_a_cluster_may_hang_as_long_as_one_of_this_machine(monkeypatch, given, expected) -> None:
+    class Asked(Exception):
+        pass
+
+    def asked_for(*_: Any, hung_seconds: float, **__: Any) -> RayWorkers:
+        assert hung_seconds == expected
+        raise Asked
+
+    monkeypatch.setattr(workers_of_commands, "ray_workers", asked_for)
+    names = ("workers", "ray_address", "device", "precision", "keep_memory", "keep_disk")
+    arguments = argparse.Namespace(executor="ray", hung_after=given, **dict.fromkeys(names))
+    with pytest.raises(Asked), workers_of_commands.workers(arguments, {}, None, None):
+        pass
 
 
 @pytest.mark.slow

@@ -89,6 +89,7 @@ ORDER = (
     "studyfile",
     "optionvalues",
     "output",
+    "contradictions",
     "commands",
     "cli",
     "__main__",

@@ -622,7 +622,7 @@ def test_workers_end_with_the_process_that_made_them_and_leave_no_memory_behind(
 def test_gpus_are_dealt_out_and_cores_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Device(kind="cuda", bf16=True, channels_last=True)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("depthsearch.executors.local.usable_cores", lambda: 16)
+    monkeypatch.setattr("depthsearch.executors.plans.usable_cores", lambda: 16)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [(plan.gpu, plan.threads) for plan in plan_workers(cuda)] == [(0, 8), (1, 8)]
     assert [(plan.gpu, plan.threads) for plan in plan_workers(cuda, 3)] == [(0, 5), (1, 5), (0, 5)]

@@ -6,12 +6,13 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
 from depthsearch.augmentation import USUAL, WORDS
+from depthsearch.contradictions import of_explain, of_run, of_search, refuse
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.interrupts import sigterm_interrupts
 from depthsearch.optionvalues import (
@@ -122,7 +123,7 @@ def _run(argv: list[str]) -> int:
         if arguments.command == "study":
             arguments = _study_arguments(arguments, argv)
         elif arguments.command == "explain":
-            _refuse(_of_explain(arguments))
+            refuse(of_explain(arguments))
         with sigterm_interrupts():
             from depthsearch import commands
 
@@ -181,8 +182,8 @@ def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argp
             arguments.seeds, arguments.resample = here.seeds, here.resample
     if arguments.backbone is None:
         _study_parser().error("the following arguments are required: --backbone, here or in a study file")
-    _refuse(_of_search(arguments))
-    _refuse(_of_run(arguments))
+    refuse(of_search(arguments))
+    refuse(of_run(arguments))
     if not arguments.learning_rates:
         arguments.learning_rate = arguments.learning_rate or LEARNING_RATES
     demo = arguments.data in (None, "digits")
@@ -198,63 +199,6 @@ def _study_arguments(arguments: argparse.Namespace, argv: Sequence[str]) -> argp
 def _usual_trials(n_backbones: int, *, demo: bool) -> int:
     alone, each = (DEMO_TRIALS, DEMO_TRIALS_EACH) if demo else (TRIALS, TRIALS_EACH)
     return alone if n_backbones == 1 else each * n_backbones
-
-
-def _refuse(contradictions: Iterator[str]) -> None:
-    """Refuse options of which one would be ignored.
-
-    Raises:
-        SettingsError: Naming them, and which to leave out.
-    """
-    contradiction = next(contradictions, None)
-    if contradiction:
-        raise SettingsError(contradiction)
-
-
-def _of_explain(arguments: argparse.Namespace) -> Iterator[str]:
-    for name in ("n", "split"):
-        if arguments.images and getattr(arguments, name) is not None:
-            yield f"--{name} picks images of the study, and files are given: leave one of the two out."
-    for name in ("label", "skip_unreadable"):
-        if not arguments.images and getattr(arguments, name):
-            yield f"--{name.replace('_', '-')} is of images given as files: give some, or leave it out."
-
-
-def _of_search(arguments: argparse.Namespace) -> Iterator[str]:
-    exhaustive = arguments.search == "exhaustive"
-    for name in arguments.also:
-        if getattr(arguments, name) is not None:
-            yield f"--{name.replace('_', '-')} fixes what --also {name} searches: give one of the two."
-    if arguments.momentum is not None and arguments.optimizer != "sgd" and "optimizer" not in arguments.also:
-        yield "--momentum is of sgd: say --optimizer sgd too."
-    if arguments.augment is not None and arguments.views == 1:
-        yield "--augment is what views do, and --views 1 has the plain images only: say --views 8 too."
-    if arguments.head_depth is not None and arguments.head_width is None:
-        yield "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out."
-    if arguments.learning_rates and arguments.learning_rate:
-        yield "--learning-rate and --learning-rates: give a range to search, or a list to try."
-    if arguments.learning_rates and not exhaustive:
-        yield (
-            "--learning-rates are tried by --search exhaustive. Say that too, or give a range to search "
-            "with --learning-rate LOW:HIGH."
-        )
-    for name in ("also", "head-depth", "sampler", "pruner"):
-        is_usual = getattr(arguments, name.replace("-", "_")) in ((), None, "auto", "none")
-        if exhaustive and arguments.trials is None and not is_usual:
-            yield (
-                f"--search exhaustive trains each candidate, its head linear: --{name} would do nothing. "
-                "Leave it out, or let the search go on with more --trials than candidates."
-            )
-
-
-def _of_run(arguments: argparse.Namespace) -> Iterator[str]:
-    if arguments.ray_address is not None and arguments.executor != "ray":
-        yield "--ray-address is of --executor ray: say that too, or leave it out."
-    if arguments.executor == "ray" and arguments.device == "mps":
-        yield "--device mps is of this machine, and --executor ray computes on cpu and cuda: leave one out."
-    for name in ("seeds", "resample"):
-        if arguments.confirm == 0 and getattr(arguments, name):
-            yield f"--{name} is of the confirmation, and --confirm 0 leaves that out: give one of the two."
 
 
 def _checked_options(path: Path) -> list[str]:

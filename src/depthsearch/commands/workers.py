@@ -100,7 +100,7 @@ def _on_a_cluster(arguments: argparse.Namespace, tasks: Mapping[str, Task], cons
         precision=arguments.precision,
         memory_bytes=arguments.keep_memory,
         disk_bytes=arguments.keep_disk,
-        hung_seconds=arguments.hung_after,
+        hung_seconds=arguments.hung_after or HUNG_SECONDS,
     )
     wanted, n_there = executor.slots.n_workers, len(executor.places)
     n_nodes = len({place.node for place in executor.places.values()})

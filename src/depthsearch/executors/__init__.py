@@ -1,6 +1,6 @@
 """Who trains: this process, several of this machine, or a cluster. They only train; see `study`."""
 
-from depthsearch.executors.cluster import RayWorkers, ray_workers
+from depthsearch.executors.cluster import RayWorkers
 from depthsearch.executors.gpu import check_room
 from depthsearch.executors.here import InProcess
 from depthsearch.executors.jobs import (
@@ -15,7 +15,9 @@ from depthsearch.executors.jobs import (
     Training,
     run_job,
 )
-from depthsearch.executors.local import LocalProcesses, WorkerPlan, plan_workers
+from depthsearch.executors.local import LocalProcesses
+from depthsearch.executors.plans import WorkerPlan, plan_workers
+from depthsearch.executors.starting import ray_workers
 
 __all__ = [
     "Ended",

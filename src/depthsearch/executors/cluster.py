@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from depthsearch.devices import Device, choose_device
-from depthsearch.errors import SettingsError, StudyError
-from depthsearch.executors.connecting import connect, import_ray
+from depthsearch.errors import StudyError
+from depthsearch.executors.connecting import import_ray, reason_of
 from depthsearch.executors.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
 from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.executors.remote import Bytes, NoImages, Ready, Terms, Trainer, own_versions
@@ -31,7 +30,7 @@ from depthsearch.objective import Task
 from depthsearch.passwords import first_line
 from depthsearch.training import EpochResult
 
-__all__ = ["RayWorkers", "ray_workers"]
+__all__ = ["RayWorkers"]
 
 # How long to wait while there is no worker at all, after how long to say so, and how long between tries.
 PATIENCE_SECONDS = 600.0
@@ -403,7 +402,7 @@ class RayWorkers:
             self._failed(worker, error)
             return
         except self._ray.exceptions.RayError as error:
-            self._lose(worker, _reason(error))
+            self._lose(worker, reason_of(error))
             return
         doing = worker.doing
         self._call(worker, "")
@@ -511,85 +510,6 @@ class RayWorkers:
         worker.shares = False
 
 
-def ray_workers(
-    tasks: Mapping[str, Task],
-    *,
-    n_workers: int | None = None,
-    address: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    memory_bytes: int | None = None,
-    disk_bytes: int | None = None,
-    hung_seconds: float = HUNG_SECONDS,
-) -> RayWorkers:
-    """Connect to a cluster, or start Ray here, and wait for the first workers.
-
-    Args:
-        tasks: What to train, by the space's names for the backbones, on the device of this machine.
-        n_workers: See `RayWorkers`.
-        address: See `connecting.connect`.
-        device: ``auto``: the cluster's GPUs if it has some; ``cpu`` or ``cuda``.
-        precision: See `devices.choose_device`; on a GPU that this machine does not have, chosen there.
-        memory_bytes: See `RayWorkers`.
-        disk_bytes: Likewise.
-        hung_seconds: Likewise.
-
-    Raises:
-        SettingsError: If Ray is missing, the cluster cannot be reached, or it does not have such a device.
-        StudyError: If no worker comes for long.
-    """
-    ends_ray = connect(address)
-    workers = None
-    try:
-        here = next(iter(tasks.values())).device
-        there = _device(here, device, precision)
-        workers = RayWorkers(
-            {name: replace(task, device=there) for name, task in tasks.items()},
-            n_workers=n_workers,
-            memory_bytes=memory_bytes,
-            disk_bytes=disk_bytes,
-            hung_seconds=hung_seconds,
-            ends_ray=ends_ray,
-        )
-        workers.gather()
-    except BaseException:
-        if workers is not None:
-            workers.close()
-        elif ends_ray:
-            import_ray().shutdown()
-        raise
-    return workers
-
-
-def _device(here: Device, kind: str, precision: str) -> Device:
-    """Choose what the workers compute on; this machine may have no GPU, and the cluster some.
-
-    Raises:
-        SettingsError: If the cluster has no such device, or it cannot compute in that precision.
-    """
-    ray = import_ray()
-    has_gpus = any(node["Alive"] and node["Resources"].get("GPU") for node in ray.nodes())
-    if kind == "auto":
-        kind = "cuda" if has_gpus else "cpu"
-    if kind == "mps":
-        raise SettingsError("--executor ray computes on cpu and cuda, not on mps. Leave --executor out.")
-    if kind == here.kind:
-        return here
-    if kind == "cpu":
-        return choose_device("cpu", precision, compiled=here.compiled)
-    if not has_gpus:
-        raise SettingsError("--device cuda: the cluster has no GPU now. Add nodes with some, or give auto.")
-    ask = ray.remote(num_gpus=1, num_cpus=0)(choose_device)
-    try:
-        found = ray.get(ask.remote("cuda", precision, compiled=here.compiled), timeout=PATIENCE_SECONDS)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except ray.exceptions.RayError as error:
-        raise SettingsError(f"The cluster's GPUs cannot be used: {_reason(error)}.") from error
-    assert isinstance(found, Device)
-    return found
-
-
 def _carried(tasks: Mapping[str, Task]) -> dict[str, Task]:
     """Give the tasks with the images; those of one data set keep it in common."""
     data = {id(task.data): task.data.carried() for task in tasks.values()}
@@ -602,11 +522,3 @@ def _read(path: Path) -> Bytes | None:
         return np.fromfile(path, dtype=np.uint8)
     except OSError:
         return None
-
-
-def _reason(error: BaseException) -> str:
-    """Find the line that says why, among those that Ray has."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if "creation task" in str(error):
-        return lines[-1]
-    return next((line for line in lines[1:] if " because " in line), lines[0]).rstrip(".")

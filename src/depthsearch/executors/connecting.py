@@ -21,7 +21,7 @@ from depthsearch.devices import usable_cores
 from depthsearch.errors import SettingsError
 from depthsearch.passwords import first_line
 
-__all__ = ["connect", "import_ray"]
+__all__ = ["connect", "import_ray", "reason_of"]
 
 # To reach the address, then for Ray to answer there; left alone, Ray tries for minutes.
 REACH_SECONDS = 5.0
@@ -154,3 +154,11 @@ def _check(address: str) -> None:
         # Its last line may be a page, of which the first sentence says what is wrong.
         reason = lines[-1].partition(". ")[0].rstrip(".")
         raise SettingsError(f"Ray at --ray-address {address} cannot be used: {reason}. {WHERE}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Find the line that says why, among those that Ray has."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if "creation task" in str(error):
+        return lines[-1]
+    return next((line for line in lines[1:] if " because " in line), lines[0]).rstrip(".")

@@ -10,7 +10,7 @@ import torch
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.executors.local import WorkerPlan
+from depthsearch.executors.plans import WorkerPlan
 from depthsearch.objective import Task, train_point
 from depthsearch.space import Point, SearchSpace
 

@@ -1,0 +1,94 @@
+"""A cluster's workers from one call: connected to, on the device that it has, and there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from depthsearch.devices import Device, choose_device
+from depthsearch.errors import SettingsError
+from depthsearch.executors.cluster import PATIENCE_SECONDS, RayWorkers
+from depthsearch.executors.connecting import connect, import_ray, reason_of
+from depthsearch.executors.local import HUNG_SECONDS
+from depthsearch.objective import Task
+
+__all__ = ["ray_workers"]
+
+
+def ray_workers(
+    tasks: Mapping[str, Task],
+    *,
+    n_workers: int | None = None,
+    address: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    memory_bytes: int | None = None,
+    disk_bytes: int | None = None,
+    hung_seconds: float = HUNG_SECONDS,
+) -> RayWorkers:
+    """Connect to a cluster, or start Ray here, and wait for the first workers.
+
+    Args:
+        tasks: What to train, by the space's names for the backbones, on the device of this machine.
+        n_workers: See `RayWorkers`.
+        address: See `connecting.connect`.
+        device: ``auto``: the cluster's GPUs if it has some; ``cpu`` or ``cuda``.
+        precision: See `devices.choose_device`; on a GPU that this machine does not have, chosen there.
+        memory_bytes: See `RayWorkers`.
+        disk_bytes: Likewise.
+        hung_seconds: Likewise.
+
+    Raises:
+        SettingsError: If Ray is missing, the cluster cannot be reached, or it does not have such a device.
+        StudyError: If no worker comes for long.
+    """
+    ends_ray = connect(address)
+    workers = None
+    try:
+        here = next(iter(tasks.values())).device
+        there = _device(here, device, precision)
+        workers = RayWorkers(
+            {name: replace(task, device=there) for name, task in tasks.items()},
+            n_workers=n_workers,
+            memory_bytes=memory_bytes,
+            disk_bytes=disk_bytes,
+            hung_seconds=hung_seconds,
+            ends_ray=ends_ray,
+        )
+        workers.gather()
+    except BaseException:
+        if workers is not None:
+            workers.close()
+        elif ends_ray:
+            import_ray().shutdown()
+        raise
+    return workers
+
+
+def _device(here: Device, kind: str, precision: str) -> Device:
+    """Choose what the workers compute on; this machine may have no GPU, and the cluster some.
+
+    Raises:
+        SettingsError: If the cluster has no such device, or it cannot compute in that precision.
+    """
+    ray = import_ray()
+    has_gpus = any(node["Alive"] and node["Resources"].get("GPU") for node in ray.nodes())
+    if kind == "auto":
+        kind = "cuda" if has_gpus else "cpu"
+    if kind == "mps":
+        raise SettingsError("--executor ray computes on cpu and cuda, not on mps. Leave --executor out.")
+    if kind == here.kind:
+        return here
+    if kind == "cpu":
+        return choose_device("cpu", precision, compiled=here.compiled)
+    if not has_gpus:
+        raise SettingsError("--device cuda: the cluster has no GPU now. Add nodes with some, or give auto.")
+    ask = ray.remote(num_gpus=1, num_cpus=0)(choose_device)
+    try:
+        found = ray.get(ask.remote("cuda", precision, compiled=here.compiled), timeout=PATIENCE_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise SettingsError(f"The cluster's GPUs cannot be used: {reason_of(error)}.") from error
+    assert isinstance(found, Device)
+    return found
