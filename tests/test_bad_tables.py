@@ -138,7 +138,7 @@ def test_what_is_no_number_is_refused_with_its_line(folder, capsys, value: str) 
 
 COLUMNS = {
     "--image-columns=front": "t.csv has no column 'front' (the file's path)",
-    "--image-columns=": "--image-columns names no column",
+    "--image-columns=": "--image-columns: it is empty: give a value, or leave it out",
     "--image-columns=image,image": "--image-columns names 'image' twice",
     "--image-columns=label": "--image-columns names 'label', which holds the class",
     "--image-columns=\x1b[2J": r"has no column '\x1b[2J'",

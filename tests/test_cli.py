@@ -452,6 +452,7 @@ def test_nothing_is_measured_beside_the_trials_of_another_process(
 # --- a database that goes away --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_whose_database_stays_away_ends_with_a_status_of_its_own(
     pictures, tmp_path, capsys, monkeypatch
 ) -> None:

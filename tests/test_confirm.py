@@ -120,7 +120,8 @@ def test_more_seeds_keep_those_that_are_there(study: Study) -> None:
     assert {seed for _, seed in after} == {0, 1, 2}
 
 
-@pytest.mark.parametrize("stop_after", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [2, 8])
 def test_a_stop_anywhere_costs_nothing(make, stop_after: int) -> None:
     whole, stopped = make("whole"), make("stopped")
     whole.confirm()

@@ -423,6 +423,7 @@ def test_one_file_of_weights_is_not_for_two_backbones(pictures, tmp_path, capsys
     assert f"one file is no weights for 2 backbones. Give auto, random, or {NAMES[1]}=FILE." in complaint
 
 
+@pytest.mark.slow
 def test_each_backbone_may_have_weights_of_its_own(pictures, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     made = load_backbone(NAMES[1], "random", seed=7).model

@@ -286,6 +286,7 @@ precision = "float32"
 """
 
 
+@pytest.mark.slow
 def test_a_study_keeps_its_merged_options_and_the_name_of_its_file(pictures, tmp_path, capsys) -> None:
     (tmp_path / "pictures").symlink_to(pictures)
     path, url = write(tmp_path, SMALL), f"sqlite:///{tmp_path}/s.db"

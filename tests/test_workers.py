@@ -311,6 +311,7 @@ def probe_short_of_memory(tasks: Mapping[str, Task], job: Job) -> Iterator[Repor
         yield from pretend(tasks, job)
 
 
+@pytest.mark.slow
 def test_a_probing_that_has_too_little_memory_is_done_alone(start, trials) -> None:
     events = list(start(probe_short_of_memory, 6, n_workers=2))
     kinds = [type(event).__name__ for event in events]
@@ -506,6 +507,7 @@ def test_workers_that_cannot_start_are_waited_for_and_then_named(longer, space, 
         made.wait(60)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_before_it_can_work_is_ended_too(longer, space, tmp_path) -> None:
     silent = replace(longer, data=Silent())
     plans = plan_workers(longer.device, 1)
