@@ -122,8 +122,10 @@ class Scene:
             f"--backbone test_resnet --weights random --image-size 16 --device cpu --precision float32 "
             f"--search exhaustive --learning-rates {self.rates} --epochs {self.epochs} --batch-size 32 "
             f"--confirm 2 --seeds 2 --keep-memory 8MiB --keep-disk 64MiB --name {NAME} "
-            f"--workers {self.workers} --hung-after 60"
+            f"--workers {self.workers}"
         )
+        if self.workers > 1:
+            options += " --hung-after 60"
         command = [sys.executable, "-m", "depthsearch", "study", *options.split()]
         command += ["--data", str(self.photos), "--storage", self.storage, "--log-file", str(self.log)]
         with self.output.open("ab") as output:

@@ -47,6 +47,7 @@ from depthsearch.executors.jobs import Ended, Failed, Job, Lost, Report
 from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.executors.slots import Slots, plan_slots
 from depthsearch.features import choose_budget, node_folder
+from depthsearch.files import written_whole
 from depthsearch.objective import Task, TransferCurve
 from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
 from depthsearch.training import EpochResult
@@ -255,7 +256,9 @@ def pretended(tasks, job: Job) -> Iterator[Report]:
             **numbers,
         )
         done.append(result)
-        job.checkpoint.write_text(json.dumps([asdict(each) for each in done]))
+        # At once or not at all, as a training does: this process may be killed meanwhile.
+        with written_whole(job.checkpoint, durable=False) as file:
+            file.write(json.dumps([asdict(each) for each in done]).encode())
         yield result
     yield Ended()
 

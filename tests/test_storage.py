@@ -356,8 +356,10 @@ def test_a_dashboard_that_reads_and_writes_breaks_no_study(
     threads = [threading.Thread(target=what) for what in (look, look, look, note)]
     for thread in threads:
         thread.start()
-    until = time.monotonic() + 3
-    while time.monotonic() < until:
+    until, n_trials = time.monotonic() + 3, 0
+    # On a busy machine, few trials in that time.
+    while time.monotonic() < until or n_trials <= 5:
+        n_trials += 1
         trial = study.ask()
         for step in range(5):
             trial.report(trial.suggest_float("x", 0, 1), step)
@@ -369,7 +371,7 @@ def test_a_dashboard_that_reads_and_writes_breaks_no_study(
     trials = study.get_trials()
     assert len(answers) > 20
     assert set(answers) <= {200, 204}
-    assert len(trials) > 5
+    assert len(trials) == n_trials
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
     assert [trial.number for trial in trials] == list(range(len(trials)))
 
