@@ -454,7 +454,8 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRun
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     shared: list[Path] = []
-    threading.Thread(target=_end_with_parent, args=(shared,), daemon=True).start()
+    watching = threading.Thread(target=_end_with_parent, args=(shared,), daemon=True)
+    watching.start()
     # For those who look at processes, as far as Linux shows it.
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(plan.name)
@@ -473,11 +474,12 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRun
         kind = "system" if mends_itself else "bug"
         connection.send(portable(Failed(kind=kind, reason=first_line(error), error=error)))
         return
-    # Nobody at the other end: the coordinator is gone.
+    # Nobody at the other end: the coordinator is gone, or is about to kill this process.
     with contextlib.suppress(EOFError, OSError):
         connection.send(READY)
         while True:
             _do(connection, tasks, connection.recv(), run)
+    watching.join(KILL_SECONDS)
 
 
 def _is_of_gpu(error: Exception) -> bool:
