@@ -504,7 +504,7 @@ def test_in_bf16_the_ends_differ_by_the_tolerance_at_most(train_kept, tmp_path: 
 # A cut inside a block, where several tensors are alive.
 NETS = {
     "densenet121": "features.denseblock3.denselayer12.conv2",
-    "resnet50": "layer3.2.conv2",
+    "resnet18": "layer3.1.conv2",
     "tf_efficientnet_lite0": "blocks.4.1.conv_dw",
     "mobilenetv3_large_100": "blocks.4.1.se.conv_reduce",
 }

@@ -21,6 +21,7 @@ import math
 import os
 import re
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -82,6 +83,8 @@ KEYS = (
     "state",
     "reason",
 )
+# How often to look whether a file's last line has its end, and between two looks.
+LOOKS, LOOK_SECONDS = 4, 0.05
 # What every line of a trial says, and what is added up over its epochs where it ends.
 OF_TRIAL = ("worker", "backbone", "layer", "cut", "origin")
 SUMMED = ("seconds", "macs", "kept_bytes", "read_bytes")
@@ -320,9 +323,14 @@ def _ends_within_a_line(path: Path) -> bool:
     """Say whether the last line of a file was left without its end, by a full disk."""
     if not path.is_file() or not path.stat().st_size or not os.access(path, os.R_OK):
         return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"
+    # What another process writes in this moment has its end in the next.
+    for _ in range(LOOKS):
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read() == b"\n":
+                return False
+        time.sleep(LOOK_SECONDS)
+    return True
 
 
 class _Handler(logging.Handler):
