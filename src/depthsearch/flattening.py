@@ -14,6 +14,7 @@ from torch import nn
 
 from depthsearch.errors import SettingsError
 from depthsearch.graph import evaluating, input_size, trace
+from depthsearch.passwords import first_line
 
 __all__ = ["FLAT_HEAD", "HEADS", "MapClassifier", "flattened"]
 
@@ -97,9 +98,8 @@ def _map_shape(model: Any, image_size: int) -> torch.Size:
         with evaluating(model), torch.no_grad():
             found = model.forward_features(image)
     except (AttributeError, RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingsError(
-            f"--head flatten finds no last feature map in {name} at {image_size} px: {reason}. "
+            f"--head flatten finds no last feature map in {name} at {image_size} px: {first_line(error)}. "
             "Give another --image-size or --backbone, or --head pool."
         ) from error
     if not isinstance(found, torch.Tensor) or found.ndim != 4:

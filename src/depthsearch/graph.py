@@ -32,6 +32,7 @@ from torch.nn.modules.pooling import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthsearch.errors import TraceError
+from depthsearch.passwords import first_line
 
 __all__ = ["DEFAULT_IMAGE_SIZE", "Layer", "LayerGraph", "evaluating", "input_size", "trace"]
 
@@ -258,7 +259,7 @@ def _follow(model: nn.Module) -> tuple[fx.Graph, tuple[str, ...]]:
                 where = f"its module '{stopped_at}'" if stopped_at else "its own forward()"
                 raise TraceError(
                     f"{type(model).__name__} cannot be traced: {where} stops torch.fx "
-                    f"({_first_line(error)}). Rewrite that module without control flow on tensors, "
+                    f"({first_line(error)}). Rewrite that module without control flow on tensors, "
                     "or take another backbone."
                 ) from error
             whole.add(stopped_at)
@@ -323,7 +324,7 @@ def _run(model: nn.Module, traced: fx.GraphModule, size: tuple[int, int, int]) -
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} does not run on one image of {' x '.join(map(str, size))}: "
-            f"{_first_line(error).rstrip('.')}. Give another image size."
+            f"{first_line(error).rstrip('.')}. Give another image size."
         ) from error
     if not isinstance(output, torch.Tensor):
         raise TraceError(
@@ -331,10 +332,6 @@ def _run(model: nn.Module, traced: fx.GraphModule, size: tuple[int, int, int]) -
             "Wrap it in a module that returns one."
         )
     return run
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _describe(

@@ -15,6 +15,7 @@ from torch import nn
 from depthsearch.backbones import Preprocessing
 from depthsearch.classifier import Classifier
 from depthsearch.errors import ModelError, SettingsError
+from depthsearch.passwords import first_line
 
 __all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "require_onnx"]
 
@@ -67,8 +68,9 @@ def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:
         content = _written(whole, images[:2], classifier.classes)
         theirs = _run(content, images)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"The model cannot be written as ONNX: {reason} Leave --onnx out.") from error
+        raise ModelError(
+            f"The model cannot be written as ONNX: {first_line(error)} Leave --onnx out."
+        ) from error
     with torch.no_grad():
         difference = (theirs - whole(images)).abs().max().item()
     if not difference <= TOLERANCE:

@@ -22,6 +22,7 @@ from depthsearch.live.keeping import keep_note, keep_plot
 from depthsearch.live.learning import learning_plot
 from depthsearch.live.note import note_text
 from depthsearch.live.transfer import transfer_plot
+from depthsearch.passwords import first_line
 from depthsearch.plots import metric_of
 from depthsearch.progress import status
 from depthsearch.record import read
@@ -80,8 +81,9 @@ def refresh(study: optuna.Study) -> None:
             keep_plot(study, name, figure)
     except Exception as error:
         # Hours of training are worth more than a plot.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        logger.warning("The dashboard's view of study %r is not up to date: %s", study.study_name, reason)
+        logger.warning(
+            "The dashboard's view of study %r is not up to date: %s", study.study_name, first_line(error)
+        )
         logger.debug("What went wrong", exc_info=True)
 
 
