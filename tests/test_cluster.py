@@ -147,6 +147,25 @@ def test_what_listens_but_is_no_cluster_is_told_within_seconds(monkeypatch: pyte
             connect(address)
 
 
+@needs_ray
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("ActorUnavailableError", "it can no longer be reached: its process or its node has ended, or the"),
+        ("RayActorError", "The actor experienced an error before finishing this task"),
+    ],
+)
+def test_why_an_actor_is_lost_is_told_in_a_line(error: str, said: str) -> None:
+    from ray import exceptions
+
+    made = exceptions.RayActorError()
+    if error == "ActorUnavailableError":
+        made = exceptions.ActorUnavailableError("RpcError: Socket closed", actor_id=b"0" * 16)
+    reason = connecting.reason_of(made)
+    assert reason.startswith(said)
+    assert "\n" not in reason
+
+
 STARTED_HERE = """
 import signal
 from depthsearch.backbones import load_backbone
@@ -384,7 +403,8 @@ def test_a_study_outlives_a_node_and_its_trial_goes_on_from_its_checkpoint(
         assert list(trial.intermediate_values) == list(range(1, EPOCHS + 1))
     (event,) = lost
     assert event.reason.startswith(doomed[next(iter(doomed))])
-    assert "its node has died" in event.reason
+    # The second: Ray has noticed the broken connection before it has missed the node.
+    assert re.search(r"its node has died|can no longer be reached", event.reason)
     assert [trial.number for trial in trials if "lost" in trial.user_attrs] == [event.number]
     # It went on from its checkpoint: what the lost node had told is its own, the rest another's.
     results = [EpochResult(**result) for result in trials[event.number].user_attrs["results"]]
@@ -509,7 +529,7 @@ def broken(tasks, job: Job) -> Iterator[Report]:
 @pytest.mark.slow
 def test_a_bug_in_a_worker_surfaces_here(workers_on, start, task) -> None:
     _, events = start(task, workers_on(task, run=broken), 2)
-    with pytest.raises(ZeroDivisionError, match=r"^broken at job ''$"):
+    with pytest.raises(ZeroDivisionError, match=r"^broken at job (''|0)$"):
         list(events)
 
 
@@ -545,11 +565,12 @@ def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_or_a_failing_gpu_goes_o
     workers = workers_on(task, run=not_begun)
     report = one_report(workers, "ends")
     assert isinstance(report, Lost)
-    assert re.match(r"worker [12] on \S+: .* died", report.reason)
+    ended = r"worker [12] on \S+: .*( died|can no longer be reached)"
+    assert re.match(ended, report.reason)
     # The first time it may have been the worker.
     again = [line for line in caplog.messages if line.endswith("to begin is given out once more.")]
     assert len(again) == 1
-    assert re.match(r"worker [12] on \S+: .* died", again[0])
+    assert re.match(ended, again[0])
     report = one_report(workers, "full")
     assert isinstance(report, Lost)
     assert re.search(r"^worker [12] on \S+: \[Errno 28\] No space left on device$", report.reason)

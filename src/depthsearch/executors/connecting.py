@@ -158,6 +158,9 @@ def _check(address: str) -> None:
 
 def reason_of(error: BaseException) -> str:
     """Find the line that says why, among those that Ray has."""
+    if isinstance(error, import_ray().exceptions.ActorUnavailableError):
+        # Ray says so when the connection breaks before it knows why; its own words speak of a task.
+        return "it can no longer be reached: its process or its node has ended, or the network failed"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if "creation task" in str(error):
         return lines[-1]
