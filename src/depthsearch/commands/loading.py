@@ -23,7 +23,7 @@ from depthsearch.commands.weights import stored_weights, weights_by_backbone, wi
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
 from depthsearch.errors import StudyError
-from depthsearch.features import choose_budget
+from depthsearch.features import choose_budget, local_folder
 from depthsearch.files import full_path
 from depthsearch.objective import Task
 from depthsearch.space import FIXABLE, SearchSpace
@@ -118,7 +118,10 @@ def load_tasks(
         **_given(arguments, ["momentum", "augment"]),
     )
     budget = choose_budget(
-        device, cache_folder("features"), memory_bytes=arguments.keep_memory, disk_bytes=arguments.keep_disk
+        device,
+        local_folder(cache_folder("features")),
+        memory_bytes=arguments.keep_memory,
+        disk_bytes=arguments.keep_disk,
     )
     data: dict[Preprocessing, DataSet] = {}
     tasks = {}

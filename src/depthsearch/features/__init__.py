@@ -3,7 +3,7 @@
 from depthsearch.features.budget import Budget, choose_budget, remove_shared, shared_memory_folder
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.locks import remove_locks
-from depthsearch.features.nodes import node_folder
+from depthsearch.features.nodes import local_folder, node_folder
 from depthsearch.features.parts import FrozenBackbone
 from depthsearch.features.rowfile import kept_files
 from depthsearch.features.rule import Asks
@@ -21,6 +21,7 @@ __all__ = [
     "ViewedImages",
     "choose_budget",
     "kept_files",
+    "local_folder",
     "node_folder",
     "remove_locks",
     "remove_shared",
