@@ -1,7 +1,11 @@
 """Training the suffix: results, costs, metrics, schedules, checkpoints."""
 
+import contextlib
+import errno
+import io
 import itertools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +203,52 @@ def test_going_on_repeats_no_epoch(task, space, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(training, "_train_epoch", lambda *given: epochs.append(given[-1]) or real(*given))
     list(train_split(task, split_of(task, space, -1)[0], recipe, checkpoint))
     assert epochs == [3]
+
+
+class Full(io.RawIOBase):
+    """A file on a disk that is full from one of its writes on."""
+
+    def __init__(self, n_before: float = math.inf) -> None:
+        super().__init__()
+        self.n_before, self.n = n_before, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.n += 1
+        if self.n > self.n_before:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(data)
+
+
+def test_a_disk_that_is_full_at_any_byte_costs_the_checkpoint_and_not_the_training(
+    task, space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    suffix = split_of(task, space, -1)[0].suffix
+    optimizer = torch.optim.SGD(suffix.parameters(), lr=0.1)
+    file = Full()
+    monkeypatch.setattr(training, "written_whole", lambda *_, **__: contextlib.nullcontext(file))
+    training._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
+    n_writes, caplog.records[:] = file.n, []
+    assert n_writes > 20
+    for n in range(n_writes):
+        file = Full(n)
+        training._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
+    expected = "No checkpoint of epoch 0: [Errno 28] No space left on device"
+    assert caplog.messages == [expected] * n_writes
+
+
+def test_another_error_of_a_checkpoint_is_no_full_disk(task, space, tmp_path: Path, monkeypatch) -> None:
+    suffix = split_of(task, space, -1)[0].suffix
+    optimizer = torch.optim.SGD(suffix.parameters(), lr=0.1)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        training._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from depthsearch.lease import Lease, lease
 from depthsearch.modelfolder import Description, check_place, save
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
+from depthsearch.passwords import first_line
 from depthsearch.space import Point
 from depthsearch.split import Suffix
 from depthsearch.training import EpochResult, seed_from
@@ -312,7 +313,7 @@ def _record(study: optuna.Study, trial: int, cut: Cut, figures: Figures) -> tupl
     except StorageInternalError as error:
         raise StudyError(
             f"The reading of the test images cannot be recorded in study {study.study_name!r}: "
-            f"{str(error).splitlines()[0]}. Mend that and run the same command again."
+            f"{first_line(error)}. Mend that and run the same command again."
         ) from error
     return tuple(TestReading(**each) for each in readings)
 

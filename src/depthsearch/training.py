@@ -24,6 +24,7 @@ from depthsearch.devices import Device
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import BoundarySource, Spent
 from depthsearch.files import written_whole
+from depthsearch.passwords import first_line
 
 __all__ = ["BALANCES", "METRICS", "OPTIMIZERS", "SCHEDULES", "EpochResult", "Recipe", "seed_from", "train"]
 
@@ -353,10 +354,12 @@ def _save_checkpoint(
         with written_whole(path, durable=False) as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:
-        # A full disk, which torch has its own error for, costs the checkpoint and not the training.
-        if isinstance(error, RuntimeError) and "StreamWriter" not in str(error):
+        # A full disk costs the checkpoint and not the training. torch has an error of its own for it, or one
+        # of the file that it could not end.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        if not isinstance(reason, OSError) and "StreamWriter" not in str(error):
             raise
-        log.warning("No checkpoint of epoch %d: %s", len(done), str(error).splitlines()[0])
+        log.warning("No checkpoint of epoch %d: %s", len(done), first_line(reason))
 
 
 def _load_checkpoint(

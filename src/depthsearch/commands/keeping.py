@@ -19,6 +19,7 @@ from depthsearch.document import as_html
 from depthsearch.errors import DepthsearchError
 from depthsearch.interrupts import deferred
 from depthsearch.page import compose
+from depthsearch.passwords import first_line
 from depthsearch.record import read
 from depthsearch.refit import Fitted
 from depthsearch.summary import summarize
@@ -54,7 +55,7 @@ def _kept_or_said(what: str, console: Console) -> Iterator[None]:
     try:
         yield
     except (DepthsearchError, OSError, StorageInternalError) as error:
-        say(console, f"Not kept for the dashboard, {what}: {str(error).splitlines()[0]}", style="yellow")
+        say(console, f"Not kept for the dashboard, {what}: {first_line(error)}", style="yellow")
 
 
 def _keep(store: Artifacts, stored: optuna.Study, files: Mapping[str, bytes]) -> None:
