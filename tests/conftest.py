@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 def pytest_configure(config: pytest.Config) -> None:
     """Point every cache to a temporary folder, before anything that reads these variables is imported."""
+    # A shell starts what runs in the background deaf to Ctrl-C, which some tests press.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.TemporaryDirectory(prefix="depthsearch-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
     os.environ["XDG_CACHE_HOME"] = folder.name

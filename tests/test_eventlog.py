@@ -187,6 +187,14 @@ def test_a_password_is_not_written() -> None:
     line = log_line("x", {"reason": f"lost {url}", "cuts": [{"url": url}], "b": "x@y"}, study="s")
     assert "secret" not in line
     assert json.loads(line)["reason"] == "lost postgresql://me:***@host/db"
+    several = "postgresql://h/d is away: connection to postgresql://me:secret@h2/x failed"
+    assert "secret" not in log_line("x", {"reason": several}, study="s")
+
+
+@pytest.mark.parametrize("text", ["run:b@1", "Trial 3 stopped: cannot read img@2x.png", "a: b @ c"])
+def test_other_text_is_written_as_it_is(text: str) -> None:
+    found = json.loads(log_line("x", {"reason": text}, study=text))
+    assert (found["study"], found["reason"]) == (text, text)
 
 
 # --- going on -----------------------------------------------------------------------------------

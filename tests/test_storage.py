@@ -619,6 +619,16 @@ def test_an_interrupt_that_was_held_back_passes_once_something_waits() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_interrupt_that_was_held_back_passes_also_after_an_error() -> None:
+    def fail() -> None:
+        with sigterm_interrupts(), contextlib.suppress(OSError), deferred():
+            signal.raise_signal(signal.SIGTERM)
+            raise OSError("the disk is full")
+
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        fail()
+
+
 def test_interrupts_are_held_back_again_after_a_wait() -> None:
     done = []
 
@@ -669,6 +679,9 @@ SECRETS = [
         "postgresql://h/d?sslmode=require&user=u&password=***",
     ),
     ("postgresql://u:s3cret@h/d?sslpassword=s3cret2", "postgresql://u:***@h/d?sslpassword=***"),
+    # Azure's users have an @, and so have people who sign in by their address.
+    ("postgresql://u@srv:s3cret@h/d", "postgresql://u@srv:***@h/d"),
+    ("http://u@example.org:s3cret@h:5000", "http://u@example.org:***@h:5000"),
 ]
 
 

@@ -38,10 +38,10 @@ from depthsearch import __version__
 from depthsearch.cuts import Cut
 from depthsearch.errors import SettingsError
 from depthsearch.objective import TransferCurve
-from depthsearch.passwords import first_line
+from depthsearch.passwords import first_line, hidden
 from depthsearch.space import Point
 from depthsearch.stored import read_backbones
-from depthsearch.study import Event, TrialEnded, without_password
+from depthsearch.study import Event, TrialEnded
 from depthsearch.training import EpochResult
 
 __all__ = [
@@ -260,7 +260,7 @@ def _plain(value: Any) -> Any:
         return _plain(asdict(value))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int) else without_password(str(value))
+    return value if value is None or isinstance(value, bool | int) else hidden(str(value))
 
 
 @contextmanager

@@ -91,8 +91,8 @@ def deferred() -> Iterator[None]:
         _deferring.pop()
         for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
-    for each in held:
-        signal.raise_signal(each)
+        for each in held:
+            signal.raise_signal(each)
 
 
 @contextlib.contextmanager
