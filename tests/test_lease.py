@@ -1,6 +1,8 @@
 """The lease: one coordinator at a time, whatever happens to it, to the others and to the database."""
 
 import json
+import os
+import platform
 import socket
 import sqlite3
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 import optuna
 import pytest
 import racing
+import sqlalchemy
 from optuna.storages import InMemoryStorage, RDBStorage
 
 from depthsearch import lease as lease_module
@@ -120,6 +123,44 @@ def test_another_container_of_the_same_name_is_another_machine(study: optuna.Stu
     study.set_user_attr("coordinator", {**holder, "machine": this_machine()})
     with lease(study):
         pass
+
+
+def test_a_process_of_which_no_start_is_known_holds_a_lease_for_as_long_as_that_is_fresh() -> None:
+    """Another may have its number since."""
+    holder = elsewhere(host=socket.gethostname(), pid=os.getpid())
+    assert holder_of({"coordinator": holder}, time.time()) is not None
+    old = {**holder, "renewed": time.time() - 10 * lease_module.LEASE_SECONDS}
+    assert holder_of({"coordinator": old}, time.time()) is None
+
+
+@pytest.mark.parametrize("system", ["Linux", "Darwin"])
+def test_a_process_is_told_from_a_later_one_of_its_number(
+    system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if system == "Linux" and sys.platform != "linux":
+        pytest.skip("this is no Linux")
+    monkeypatch.setattr(platform, "system", lambda: system)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        first = start_of(process.pid)
+        assert first
+        assert start_of(process.pid) == first != start_of(os.getpid())
+        process.kill()
+        wait_for(lambda: start_of(process.pid) in ("ended", None))
+    assert start_of(process.pid) is None
+
+
+@pytest.mark.parametrize("url", KINDS, indirect=True)
+def test_a_study_that_is_deleted_while_it_runs_is_told_and_leaves_nothing(study: optuna.Study) -> None:
+    def deleted() -> None:
+        with lease(study) as held:
+            optuna.delete_study(study_name="s", storage=study._storage)
+            held.renew()
+
+    with pytest.raises(StudyError, match=r"^Study 's' was deleted\.$"):
+        deleted()
+    with study._storage._backend.engine.connect() as connection:
+        count = sqlalchemy.text("SELECT count(*) FROM study_user_attributes")
+        assert connection.execute(count).scalar_one() == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells zombies apart")

@@ -165,7 +165,7 @@ class Lease:
         """
         attributes = _read_lease(self._study)
         if not self._is_mine(attributes.get(COORDINATOR)):
-            raise self._lost()
+            raise self._lost(is_deleted=COORDINATOR not in attributes)
         if time.monotonic() - self._last_renewed > LEASE_SECONDS / RENEWALS and self._thread is None:
             self._extend()
         return asked_of(attributes, self._token)
@@ -226,11 +226,13 @@ class Lease:
 
     def _refuse_if_lost(self, connection: Connection) -> None:
         """Refuse a transaction that would write after another has taken the study."""
-        if not self._is_mine(_read(connection, self._study._study_id, keep=True)[1]):
-            raise self._lost()
+        stored, holder = _read(connection, self._study._study_id, keep=True)
+        if not self._is_mine(holder):
+            raise self._lost(is_deleted=stored is None)
 
-    def _lost(self) -> StudyError:
-        return StudyError(f"Study {self._study.study_name!r} was taken over by another process.")
+    def _lost(self, *, is_deleted: bool = False) -> StudyError:
+        happened = "deleted" if is_deleted else "taken over by another process"
+        return StudyError(f"Study {self._study.study_name!r} was {happened}.")
 
     def _is_mine(self, holder: Any) -> bool:
         return bool(holder) and holder.get("token") == self._token
@@ -315,7 +317,11 @@ def _change(study: optuna.Study, decide: _Decide, *, patience_seconds: float | N
 def _is_swapped(connection: Connection, study_id: int, decide: _Decide) -> bool:
     """Change the lease in a transaction; say whether it was still what `decide` was told."""
     before, holder = _read(connection, study_id)
-    after = json.dumps(decide(holder, _now(connection)))
+    wanted = decide(holder, _now(connection))
+    after = json.dumps(wanted)
+    if before is None and wanted is None:
+        # Given back where the study has been deleted.
+        return True
     if before is None:
         values = {"study_id": study_id, "key": COORDINATOR, "value_json": after}
         connection.execute(sqlalchemy.insert(_ATTRIBUTES).values(values))
@@ -361,8 +367,8 @@ def _lives(holder: Mapping[str, Any], now: float) -> bool:
     except PermissionError:
         pass
     started = start_of(holder["pid"])
-    if started is None and holder["started"] is not None:
-        # The system hides other users' processes.
+    if started is None or holder["started"] is None:
+        # The system does not tell, or hides other users' processes.
         return is_fresh
     # The same number may have been given to another process since.
     return bool(started == holder["started"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from pathlib import Path
+
+import psutil
 
 __all__ = ["start_of", "this_machine"]
 
@@ -18,8 +21,20 @@ def this_machine() -> str | None:
 
 
 def start_of(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot, where the system tells it; ``ended`` of a zombie."""
+    """Give what tells a process from an earlier one of its number: when it started.
+
+    Args:
+        pid: Its number.
+
+    Returns:
+        In clock ticks since boot on Linux, else in seconds since 1970; ``ended`` of a zombie; None: there is
+        no such process, or the system does not tell.
+    """
     if platform.system() != "Linux":
+        # Of Linux, psutil's changes with the clock.
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            return "ended" if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
         return None
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
