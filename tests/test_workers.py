@@ -420,7 +420,11 @@ def test_a_trial_whose_last_loss_was_not_told_is_ended_by_the_next_start(
     reasons = ["worker 1: one", "worker 2: two", "three"]
     stored._storage.set_trial_user_attr(left._trial_id, "lost", reasons)
     events = list(start(pretend, 2))
-    assert not any(isinstance(event, TrialStarted) and event.number == 1 for event in events)
+    # Told from its start, though nothing of it is trained: who follows knows it by that.
+    told = [event for event in events if isinstance(event, TrialStarted | TrialEnded) and event.number == 1]
+    assert [type(event) for event in told] == [TrialStarted, TrialEnded]
+    assert told[0].adopted
+    assert not any(isinstance(event, EpochDone) and event.number == 1 for event in events)
     assert trials()[1].state == TrialState.FAIL
     assert trials()[1].user_attrs["reason"] == "lost its worker 3 times: three"
 

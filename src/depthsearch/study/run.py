@@ -205,7 +205,9 @@ class Run:
         it = self._taken_on(orphan)
         reasons = orphan.user_attrs.get(LOST, [])
         if len(reasons) > MOST_LOST:
-            self._under_way[orphan.number] = it
+            number = orphan.number
+            self._under_way[number] = it
+            yield TrialStarted(number=number, point=it.point, origin=it.origin, adopted=True, worker=None)
             yield from self._end(it, TrialState.FAIL, _lost_often(reasons))
         else:
             yield from self._begin(it, goes_on=True)
