@@ -21,6 +21,7 @@ import platformdirs
 import pytest
 import timm
 import torch
+from optuna_dashboard import get_note
 from privileges import modes_obeyed
 
 from depthsearch import cli, commands
@@ -115,6 +116,29 @@ def test_a_study_that_has_its_trials_is_only_shown(finished, arguments, capsys) 
     assert "Study noughts: 3 of 3 trials done" in told.err
     assert "trial 3" not in told.err
     assert "Best cut" in told.out
+
+
+def test_the_note_of_a_study_that_has_ended_says_so_and_one_who_is_refused_changes_nothing(
+    finished, arguments, tmp_path, folder, open_quick_storage, capsys
+) -> None:
+    assert finished.returncode == 0
+    shutil.copy(folder / "studies.db", tmp_path / "studies.db")
+    study = optuna.load_study(
+        study_name="noughts", storage=open_quick_storage(f"sqlite:///{tmp_path}/studies.db")
+    )
+    note = get_note(study)
+    assert "Complete: 3 of 3 trials done." in note
+    assert "The study is not finished" not in note
+    log = tmp_path / "log.jsonl"
+    asked = [*arguments, "--storage", f"sqlite:///{tmp_path}/studies.db", "--mark", "conv1.0"]
+    with lease(study):
+        before = study.user_attrs
+        assert status_of([*asked, "--trials", "5", "--log-file", str(log)]) == 2
+        assert study.user_attrs["coordinator"]["token"] == before["coordinator"]["token"]
+        assert study.user_attrs.keys() == before.keys()
+        assert get_note(study) == note
+    assert "is being run by process" in complaint(capsys.readouterr().err)
+    assert log.read_text() == ""
 
 
 def test_a_study_confirms_its_answer_once(finished, arguments, tmp_path, folder, capsys) -> None:

@@ -562,8 +562,8 @@ def test_a_guess_says_what_tries_it(place, url, capsys) -> None:
             f"It is tried next, by process {os.getpid()} on {socket.gethostname()}.\n"
         )
         assert (
-            "The study has its 2 trials: the command that started it tries this one with --trials 3.\n"
-            in (enqueued(6))
+            "None of the study's 2 trials is left for it: the command that started it tries this one with "
+            "--trials 3.\n" in enqueued(6)
         )
         list(events)
 

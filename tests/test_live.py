@@ -3,11 +3,15 @@
 import contextlib
 import json
 import logging
+import re
+import sqlite3
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from markdown_it import MarkdownIt
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
@@ -121,6 +125,27 @@ def test_a_long_note_and_a_plot_are_one_value_each_whatever_was_there_before(kep
     assert drawn(study) == {"depth": {"data": []}}
 
 
+def test_who_reads_while_a_long_note_is_replaced_sees_the_old_or_the_new(kept, tmp_path) -> None:
+    study = kept()
+    save_note(study, "old " * 2000)
+    seen = []
+
+    def look(*_: Any) -> None:
+        query = "SELECT value_json FROM study_system_attributes WHERE key LIKE 'dashboard:note_str:%'"
+        with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+            seen.append(connection.execute(query).fetchall())
+
+    sqlalchemy.event.listen(study._storage._backend.engine, "after_cursor_execute", look)
+    before = system(study)
+    keep_note(study, "new")
+    pieces = sorted(json.dumps(text) for key, text in before.items() if key.startswith("dashboard:note_str:"))
+    assert len(pieces) > 2
+    whole = [sorted(text for (text,) in rows) == pieces for rows in seen]
+    replaced = [sum(text != '""' for (text,) in rows) == 1 for rows in seen]
+    assert True in whole
+    assert all(a or b for a, b in zip(whole, replaced, strict=True))
+
+
 def test_what_has_not_changed_is_not_written(kept, monkeypatch: pytest.MonkeyPatch) -> None:
     study = kept(*FINISHED)
     refresh(study)
@@ -162,7 +187,7 @@ def test_trials_that_end_fast_are_not_held_up(kept, monkeypatch: pytest.MonkeyPa
     calls, now = [], [0.0]
     monkeypatch.setattr(refreshing.time, "monotonic", lambda: now[0])
 
-    def slow(study: Any) -> None:
+    def slow(study: Any, *, at_end: bool = False) -> None:
         calls.append(study)
         now[0] += 1.0
 
@@ -175,17 +200,36 @@ def test_trials_that_end_fast_are_not_held_up(kept, monkeypatch: pytest.MonkeyPa
     assert len(calls) == 4
 
 
+@pytest.mark.parametrize(
+    ("wanted", "state"),
+    [
+        (5, "Complete: 5 of 5 trials done."),
+        (6, "Interrupted: nobody runs it; 5 of 6 trials done."),
+    ],
+)
+def test_the_last_view_is_of_a_study_that_nobody_runs(kept, wanted: int, state: str) -> None:
+    study = kept(*FINISHED, wanted={"trials": wanted, "confirm": False})
+    with lease(study), refreshed(study):
+        assert "Running: process " in get_note(study)
+    note = get_note(study)
+    assert state in note
+    # Both say the same.
+    assert ("The study is not finished" in note) == state.startswith("Interrupted")
+    assert ("so far" in note) == state.startswith("Interrupted")
+
+
 def test_the_view_is_brought_up_to_date_where_a_study_is_interrupted(kept) -> None:
     study = kept(*FINISHED)
 
     def interrupted() -> None:
-        with refreshed(study):
+        with lease(study), refreshed(study):
             study.add_trials([trial(3, 0.95)])
             raise KeyboardInterrupt("stop")
 
     with pytest.raises(KeyboardInterrupt, match="stop"):
         interrupted()
     assert "**0.9500**" in get_note(study)
+    assert "Running" not in get_note(study)
 
 
 def test_the_last_view_waits_for_no_database(tmp_path) -> None:
@@ -269,6 +313,21 @@ def test_the_answer_is_in_the_note_also_where_many_cuts_are_better_by_a_hair(kep
     layers = [row[0] for row in rows if "mean of 2 seeds" in row]
     assert layers == [*(str(c.cut.layer) for c in ranked[:7]), str(summary.chosen.cut.layer)]
     assert "the marked one is the answer" in get_note(study)
+
+
+def test_the_note_has_its_time_in_utc(kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        study = kept(*FINISHED)
+        begun = datetime.now(UTC)
+        study.ask()
+        refresh(study)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    (told,) = re.findall(r"As of (\S+ \S+) UTC\.", get_note(study))
+    assert abs(datetime.fromisoformat(f"{told}+00:00") - begun) < timedelta(minutes=10)
 
 
 def test_the_note_says_who_runs_a_study_and_whether_anything_is_left(kept) -> None:

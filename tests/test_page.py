@@ -304,9 +304,11 @@ def test_a_running_study_says_how_far_it_is_and_draws_what_it_has() -> None:
         assert sum("running" in kind for kind, _ in marks(chart)) == 1
 
 
-def test_a_study_that_somebody_holds_is_not_finished() -> None:
-    text = Page(as_html(document(stored(*FINISHED, coordinator={"pid": 1})))).text
+def test_a_study_that_wants_more_trials_is_not_finished() -> None:
+    text = Page(as_html(document(stored(*FINISHED, wanted={"trials": 8, "confirm": False})))).text
     assert "The study is not finished: 5 trials are done." in text
+    text = Page(as_html(document(stored(*FINISHED, wanted={"trials": 5, "confirm": False})))).text
+    assert "The study is not finished" not in text
 
 
 def test_of_losses_the_lowest_is_best_and_the_axis_says_so() -> None:

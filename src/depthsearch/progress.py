@@ -22,7 +22,16 @@ from depthsearch.study.control import GUESS, WANTED, trials_in_total
 from depthsearch.summary import Summary, summarize
 from depthsearch.trials import TrialSummary
 
-__all__ = ["STATES", "Answer", "Running", "Status", "holder_json", "status", "status_json"]
+__all__ = [
+    "STATES",
+    "Answer",
+    "Running",
+    "Status",
+    "holder_json",
+    "is_something_left",
+    "status",
+    "status_json",
+]
 
 STATES = ("running", "stopping", "interrupted", "complete", "empty", "foreign")
 
@@ -125,18 +134,12 @@ def status(study: optuna.Study, summary: Summary | None = None) -> Status:
         return Status(study=study.study_name, state="foreign")
     trials = study.get_trials(deepcopy=False)
     summary = summarize(study) if summary is None else summary
-    wanted, then_confirm = _wanted(study, attributes)
+    wanted, _ = _wanted(study, attributes)
     again = [t for t in trials if t.user_attrs.get("origin") == "confirm" and not t.user_attrs.get("dropped")]
-    done = count_searched(trial for trial in trials if trial.state in FINISHED)
-    is_planned = "confirmation" in attributes and attributes["confirmation"]["after"] == done
-    is_left = (
-        any(trial.state == TrialState.RUNNING for trial in trials)
-        or bool(waiting_to_confirm(study))
-        or (wanted is not None and done < wanted)
-        or (then_confirm and not is_planned and summary.best is not None)
-    )
+    done = _n_done(trials)
     holder = holder_of(attributes, clock_of(study))
     started = any(trial.state != TrialState.WAITING for trial in trials) or summary.cost.seconds > 0
+    is_left = is_something_left(study)
     state = _state(attributes, holder, started=started, is_left=is_left)
     return Status(
         study=study.study_name,
@@ -165,6 +168,25 @@ def status(study: optuna.Study, summary: Summary | None = None) -> Status:
         ),
         command=_command(study.study_name, attributes, wanted or done),
     )
+
+
+def is_something_left(study: optuna.Study) -> bool:
+    """Say whether a study is to do more: trials that are begun or wanted, or a confirmation."""
+    attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    wanted, then_confirm = _wanted(study, attributes)
+    done = _n_done(trials)
+    is_planned = "confirmation" in attributes and attributes["confirmation"]["after"] == done
+    return (
+        any(trial.state == TrialState.RUNNING for trial in trials)
+        or bool(waiting_to_confirm(study))
+        or (wanted is not None and done < wanted)
+        or (then_confirm and not is_planned and any(t.state == TrialState.COMPLETE for t in trials))
+    )
+
+
+def _n_done(trials: Sequence[FrozenTrial]) -> int:
+    """Count the finished trials of the search."""
+    return count_searched(trial for trial in trials if trial.state in FINISHED)
 
 
 def _wanted(study: optuna.Study, attributes: Mapping[str, Any]) -> tuple[int | None, bool]:

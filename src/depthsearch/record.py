@@ -10,6 +10,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from depthsearch.progress import is_something_left
 from depthsearch.stored import curve_key, read_backbones
 
 __all__ = ["LEAST_FOR_IMPORTANCE", "Epoch", "Record", "read"]
@@ -49,7 +50,7 @@ class Record:
         provenance: Versions, machine and options; empty in the oldest studies.
         units: MACs of one full fine-tune of each backbone, by the name that its cuts have for it.
         probing: What the linear probes of each backbone cost: ``macs`` and ``seconds``.
-        is_finished: Whether nothing runs, as far as the study knows.
+        is_finished: Whether nothing of the study is left to do.
         importance: Share of the scores' variance for each parameter; empty where trials are too few.
         fit: The final training and its test, where there was one.
         test_readings: How often the test images were read, as stored.
@@ -80,7 +81,6 @@ def read(study: optuna.Study, *, importance: bool = True) -> Record:
     attributes = study.user_attrs
     backbones = read_backbones(study)
     trials = study.get_trials(deepcopy=False)
-    runs = any(trial.state == TrialState.RUNNING for trial in trials)
     return Record(
         epochs={trial.number: _epochs(trial) for trial in trials},
         recipe=attributes["recipe"],
@@ -89,7 +89,7 @@ def read(study: optuna.Study, *, importance: bool = True) -> Record:
         provenance=_mapping(attributes.get("provenance")),
         units={key: backbone.full_fine_tune_macs for key, backbone in backbones.items()},
         probing={key: _mapping(attributes.get(curve_key(key))) for key in backbones},
-        is_finished=not runs and not attributes.get("coordinator"),
+        is_finished=not is_something_left(study),
         importance=_importance(study, trials) if importance else {},
         fit=_mapping(attributes.get("fit")),
         test_readings=attributes.get("test_readings"),

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from depthsearch.report import sparkline
+from depthsearch.report import duration, sparkline
 from depthsearch.space import Point
 from depthsearch.study import (
     ConfirmationPlanned,
@@ -137,7 +137,7 @@ class View:
         if not n_here or n_left <= 0:
             return ""
         seconds = (time.monotonic() - self.started) / n_here * n_left
-        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+        return f", about {duration(seconds)} left"
 
     def _panel(self) -> RenderableType:
         progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))

@@ -14,7 +14,7 @@ from depthsearch.commands.places import existing, named_study
 from depthsearch.errors import StudyError
 from depthsearch.progress import Running, Status, holder_json, status_json
 from depthsearch.progress import status as status_of
-from depthsearch.report import cut_json, setting_of
+from depthsearch.report import cut_json, duration, setting_of
 from depthsearch.space import BACKBONE, cut_parameter
 from depthsearch.stored import read_space
 from depthsearch.study import enqueue as enqueue_guess
@@ -95,8 +95,8 @@ def _fields(found: Status) -> tuple[str, ...]:
         _answer(found),
         "\n".join(_running(running) for running in found.running) if found.holder else "",
         f"{found.full_fine_tunes:.2f}",
-        _duration(found.seconds),
-        _duration(found.seconds_left or 0.0) if is_known else "",
+        duration(found.seconds),
+        duration(found.seconds_left or 0.0) if is_known else "",
     )
 
 
@@ -127,12 +127,6 @@ def _answer(found: Status) -> str:
 def _running(running: Running) -> str:
     where = "" if running.cut is None else f", {f'{running.cut.backbone} layer'.strip()} {running.cut.layer}"
     return f"trial {running.number} ({running.origin}){where}, epoch {running.epoch}/{running.epochs}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _how_to_go_on(found: Status, url: str, *, is_alone: bool) -> str:
@@ -208,9 +202,10 @@ def _when(found: Status) -> tuple[str, str]:
     needed = n_begun + found.guesses_waiting
     if found.trials_wanted is not None and needed > found.trials_wanted:
         return "more trials", (
-            f"The study has its {found.trials_wanted} trials: the command that started it tries this one "
-            f"with --trials {needed}."
+            f"None of the study's {found.trials_wanted} trials is left for it: the command that started it "
+            f"tries this one with --trials {needed}."
         )
-    if found.holder is not None and found.holder.doing == "study" and not is_confirming:
+    searches = found.holder is not None and found.holder.doing == "study" and found.state == "running"
+    if searches and not is_confirming:
         return "next", f"It is tried next, by {found.holder}."
     return "next start", "It is tried first by the next start of the study."

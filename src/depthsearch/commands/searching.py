@@ -86,14 +86,15 @@ def study(arguments: argparse.Namespace) -> bool:
             exhaustive=arguments.search == "exhaustive",
             learning_rates=arguments.learning_rates or (),
         )
-        if marked:
-            mark(stored, marked)
-        # One lease for search and confirmation: who asks for a stop in between is heard.
+        # One lease for search and confirmation: who asks for a stop in between is heard. Without it nothing
+        # is changed, neither here nor where its events go.
         with (
-            watching(arguments, stored) as tell,
             lease(stored) as held,
+            watching(arguments, stored) as tell,
             until_stored.pop_all() as until_ended,
         ):
+            if marked:
+                mark(stored, marked)
             executor = executor or until_ended.enter_context(start())
             is_stopped = _search(arguments, console, stored, tasks, space, cost, tell, held, executor)
     _show(arguments, stored, console, is_stopped=is_stopped)

@@ -2,7 +2,7 @@
 
 Its own `save_note` and `save_plotly_graph_object` cut a text into pieces of 2,045 letters and write one after
 the other, so that who looks meanwhile gets half of the old and half of the new. Here each text is one value,
-written at once; what has not changed is not written at all.
+written in the transaction that takes its old pieces away; what has not changed is not written at all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
 from optuna_dashboard._note import get_note_from_system_attrs, note_str_key_prefix, note_ver_key
 
 from depthsearch.interrupts import deferred
+from depthsearch.storage import set_system_attrs
 
 # Lines that Markdown shows nothing of. Between them stands what depthsearch writes.
 BEGIN = "[//]: # (depthsearch begins: what stands from here to its end is written anew after each trial)"
@@ -82,7 +83,7 @@ def _keep(study: optuna.Study, attributes: Mapping[str, Any], prefix: str, text:
     """Write a text as the first piece of what has a prefix; empty the others, as the dashboard joins all."""
     wanted = {key: "" for key in attributes if key.startswith(prefix)} | {f"{prefix}0": text}
     changed = {key: value for key, value in wanted.items() if attributes.get(key) != value}
-    with deferred():
-        for key, value in changed.items():
-            study._storage.set_study_system_attr(study._study_id, key, value)
+    if changed:
+        with deferred():
+            set_system_attrs(study, changed)
     return bool(changed)

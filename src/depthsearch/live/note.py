@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import optuna
 
@@ -16,7 +16,7 @@ from depthsearch.page.sources import data_blocks
 from depthsearch.plots import metric_of, shown
 from depthsearch.progress import Status
 from depthsearch.record import Record
-from depthsearch.report import setting_of
+from depthsearch.report import duration, setting_of
 from depthsearch.summary import Summary
 from depthsearch.trials import TrialSummary
 
@@ -79,7 +79,7 @@ def _state(study: optuna.Study, found: Status) -> Inline:
     when = f" As of {latest:%Y-%m-%d %H:%M:%S} UTC." if latest else ""
     if found.holder is not None:
         doing = "trains its answer" if found.holder.doing == "fit" else "runs it"
-        left = _left(found.seconds_left)
+        left = f", about {duration(found.seconds_left)} left" if found.seconds_left else ""
         return f"{found.state.capitalize()}: {found.holder} {doing}; {progress}{left}.{when}"
     if found.state == "interrupted":
         return (f"Interrupted: nobody runs it; {progress}.{when} What goes on with it: ",
@@ -88,16 +88,11 @@ def _state(study: optuna.Study, found: Status) -> Inline:
 
 
 def _latest(study: optuna.Study) -> datetime | None:
-    """Give when a trial last began or ended, in UTC, as the database has it."""
+    """Give when a trial last began or ended, in UTC; Optuna gives the time of this machine's zone."""
     trials = study.get_trials(deepcopy=False)
     times = [when for t in trials for when in (t.datetime_start, t.datetime_complete) if when is not None]
-    return max(times, default=None)
-
-
-def _left(seconds: float | None) -> str:
-    if not seconds:
-        return ""
-    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+    latest = max(times, default=None)
+    return None if latest is None else latest.astimezone(UTC)
 
 
 def _best_cuts(summary: Summary) -> Iterator[Block]:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, cast
 
 import optuna
@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.front import front_of
 from depthsearch.interrupts import deferred
+from depthsearch.lease import COORDINATOR
 from depthsearch.live.depth import depth_plot
 from depthsearch.live.figure import plot_name
 from depthsearch.live.front import front_plot
@@ -61,19 +62,23 @@ def refreshed(study: optuna.Study) -> Iterator[Callable[[], None]]:
     except BaseException:
         # Whoever interrupts, or has waited for the database long enough, is not to wait for it once more.
         with _hurried(study):
-            refresh(study)
+            refresh(study, at_end=True)
         raise
-    refresh(study)
+    refresh(study, at_end=True)
 
 
-def refresh(study: optuna.Study) -> None:
+def refresh(study: optuna.Study, *, at_end: bool = False) -> None:
     """Write anew what optuna-dashboard shows of a study, as far as it has changed.
 
     Whatever goes wrong here, a full or busy database or a fault of ours, is logged and stops no study: the
     next trial that ends has it written anew.
+
+    Args:
+        study: Whose.
+        at_end: Whether whoever runs it is about to give its lease back: then nobody runs it.
     """
     try:
-        seen = cast("optuna.Study", _Snapshot(study))
+        seen = cast("optuna.Study", _Snapshot(study, leave_out={COORDINATOR} if at_end else frozenset()))
         summary = summarize(seen)
         _name_metric(study, summary)
         keep_note(study, note_text(seen, summary, read(seen, importance=False), status(seen, summary)))
@@ -114,10 +119,10 @@ class _Snapshot:
     A `Study` asks its database and copies each time it is asked, which is a dozen times for one summary.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, *, leave_out: Collection[str]) -> None:
         self.study_name = study.study_name
         self.direction = study.direction
-        self.user_attrs = study.user_attrs
+        self.user_attrs = {key: each for key, each in study.user_attrs.items() if key not in leave_out}
         self._storage = study._storage
         self._trials = study.get_trials(deepcopy=False)
 

@@ -22,7 +22,7 @@ from depthsearch.plots import (
     shown,
 )
 from depthsearch.record import Record
-from depthsearch.report import level_ranges, setting_of
+from depthsearch.report import duration, level_ranges, setting_of
 from depthsearch.summary import Summary, trainable
 
 
@@ -138,7 +138,7 @@ def _key_figures(summary: Summary, record: Record) -> Iterator[tuple[str, Inline
     yield "Everything trained", shown(end_score(of_it, 0)), f"full fine-tuning{whose}"
     yield "Trials", str(len(summary.searched)), _counted(summary)
     cost = summary.cost
-    yield "Cost", f"{cost.full_fine_tunes:.2f}", f"full fine-tunes; {_duration(cost.seconds)}"
+    yield "Cost", f"{cost.full_fine_tunes:.2f}", f"full fine-tunes; {duration(cost.seconds)}"
 
 
 def _counted(summary: Summary) -> str:
@@ -151,10 +151,3 @@ def _counted(summary: Summary) -> str:
 def plural(word: str, n: int) -> str:
     """Give a word in the number that fits."""
     return word if n == 1 else f"{word}s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,5 +1,6 @@
 """The database that studies live in: SQLite on one machine, PostgreSQL for several."""
 
+from depthsearch.storage.attributes import set_system_attrs
 from depthsearch.storage.connecting import database_of, is_of_one_thread
 from depthsearch.storage.opening import check_storage, open_storage
 from depthsearch.storage.patient import PatientStorage, StorageError
@@ -11,4 +12,5 @@ __all__ = [
     "database_of",
     "is_of_one_thread",
     "open_storage",
+    "set_system_attrs",
 ]

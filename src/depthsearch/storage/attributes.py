@@ -1,0 +1,55 @@
+"""Several attributes of a study written at once, where Optuna writes one after the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+import sqlalchemy
+
+from depthsearch.storage.connecting import database_of
+from depthsearch.storage.patient import PatientStorage
+
+__all__ = ["set_system_attrs"]
+
+# Of Optuna's schema.
+_ATTRIBUTES = sqlalchemy.table(
+    "study_system_attributes",
+    sqlalchemy.column("study_id"),
+    sqlalchemy.column("key"),
+    sqlalchemy.column("value_json"),
+)
+
+
+def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
+    """Set system attributes of a study in one transaction: who reads meanwhile sees all of them or none.
+
+    Args:
+        study: Whose; in a process's memory they are set one after the other.
+        values: The attributes, which JSON can hold, by their names.
+
+    Raises:
+        StorageInternalError: If the database refuses, or is away for long.
+    """
+    storage = database_of(study)
+    if storage is None or len(values) == 1:
+        for key, value in values.items():
+            study._storage.set_study_system_attr(study._study_id, key, value)
+        return
+    rows = [
+        {"study_id": study._study_id, "key": key, "value_json": json.dumps(value)}
+        for key, value in values.items()
+    ]
+    old = (_ATTRIBUTES.c.study_id == study._study_id) & _ATTRIBUTES.c.key.in_(values)
+
+    def write(_: bool = False) -> None:
+        with storage.engine.begin() as connection:
+            connection.execute(sqlalchemy.delete(_ATTRIBUTES).where(old))
+            connection.execute(sqlalchemy.insert(_ATTRIBUTES), rows)
+
+    if isinstance(storage, PatientStorage):
+        storage.patiently(write, writes=True)
+    else:
+        write()
