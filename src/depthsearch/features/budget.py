@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ import psutil
 import torch
 
 from depthsearch.devices import Device
+from depthsearch.features.memory import free_memory_bytes
 from depthsearch.files import nearest_folder
 from depthsearch.processes import start_of
 
@@ -27,11 +27,6 @@ MOST_DISK_BYTES = 8 * 2**30
 # Where Linux has files in memory, and how folders there begin.
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_PREFIX = "depthsearch"
-# Limit and use of a container's memory, in the second and first version of control groups.
-CONTAINER_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +102,7 @@ def choose_budget(
         on_device = int(DEVICE_SHARE * torch.cuda.mem_get_info()[0])
         on_device = on_device if memory_bytes is None else min(memory_bytes, on_device)
     if memory_bytes is None:
-        memory_bytes = int(MEMORY_SHARE * _free_memory_bytes())
+        memory_bytes = int(MEMORY_SHARE * free_memory_bytes())
     if disk_bytes is None:
         disk_bytes = min(MOST_DISK_BYTES, int(DISK_SHARE * _free_disk_bytes(folder)))
     return Budget(memory_bytes=memory_bytes, device_bytes=on_device, disk_bytes=disk_bytes, folder=folder)
@@ -140,15 +135,6 @@ def shared_memory_folder() -> Path | None:
 def remove_shared(folder: Path) -> None:
     """Remove a folder of `shared_memory_folder`, at the end; what still reads its files can go on."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_memory_bytes() -> int:
-    """Memory that can be had: the machine's, or what is left to the container."""
-    free = psutil.virtual_memory().available
-    for limit, used in CONTAINER_FILES:
-        with contextlib.suppress(OSError, ValueError):
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-    return int(max(0, free))
 
 
 def _free_disk_bytes(folder: Path) -> int:
