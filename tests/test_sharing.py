@@ -538,6 +538,20 @@ def test_where_nothing_may_be_on_disk_nothing_is_put_there(room) -> None:
     assert (shared.memory_bytes, shared.disk_bytes) == (400, 0)
 
 
+@pytest.mark.parametrize(("free", "kept"), [(400, (320, True)), (300, (250, False)), (0, (250, False))])
+def test_where_shared_memory_is_small_and_nothing_may_be_on_disk_each_has_its_own(room, free, kept) -> None:
+    """A container has 64 MB of it, unless it is told otherwise, and may have much more memory."""
+    room(memory=free, disk=10**6)
+    none = replace(ALONE, disk_bytes=0)
+    n_bytes, is_shared = kept
+    folder = Path("/shm") if is_shared else None
+    wanted = replace(none, memory_bytes=n_bytes, shared_folder=folder, device_bytes=45)
+    assert none.shared(Path("/shm"), n_workers=4, n_on_device=2) == wanted
+    # Of two backbones each has its part of what a worker has.
+    apart = none.divided(2).shared(Path("/shm"), n_workers=4, n_on_device=2)
+    assert apart.memory_bytes == (n_bytes if is_shared else n_bytes // 2)
+
+
 def test_files_are_divided_in_the_plan_and_memory_of_ones_own_in_fact(room) -> None:
     room(memory=10**6, disk=10**6)
     part = ALONE.divided(3)

@@ -63,7 +63,8 @@ class Budget:
         """Give the budget of each of several workers of one machine, who keep together.
 
         What does not fit into the folder goes to the disk, whose files the system holds in memory as far as
-        it can. Where nothing may lie on the disk either, each worker has its part of the memory to itself.
+        it can. Where nothing may lie on the disk, each worker has its part of the memory to itself, unless
+        the folder has room for as much as such a part at least: all workers use the whole of the folder.
 
         Args:
             folder: Of `shared_memory_folder`; None where there is none.
@@ -71,10 +72,10 @@ class Budget:
             n_on_device: Of them, on one GPU.
         """
         device_bytes = self.device_bytes // n_on_device
-        if folder is None and not self.disk_bytes:
-            return replace(self, memory_bytes=self.memory_bytes // n_workers, device_bytes=device_bytes)
         memory_bytes = self.memory_bytes if self.shared_folder else self.memory_bytes * self.n_stores
         in_folder = min(memory_bytes, int(SHARED_SHARE * shutil.disk_usage(folder).free)) if folder else 0
+        if not self.disk_bytes and in_folder < memory_bytes // n_workers:
+            return replace(self, memory_bytes=self.memory_bytes // n_workers, device_bytes=device_bytes)
         more = min(memory_bytes - in_folder, int(DISK_SHARE * _free_disk_bytes(self.folder)))
         return replace(
             self,
