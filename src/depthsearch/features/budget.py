@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import torch
 
 from depthsearch.devices import Device
 from depthsearch.features.memory import free_memory_bytes
 from depthsearch.files import nearest_folder
-from depthsearch.processes import start_of
 
-__all__ = ["Budget", "choose_budget", "remove_shared", "shared_memory_folder"]
+__all__ = ["Budget", "choose_budget"]
 
 # Of what is free at the start: the rest is for training, and for others.
 MEMORY_SHARE = 0.25
@@ -24,9 +20,6 @@ DEVICE_SHARE = 0.4
 DISK_SHARE = 0.2
 SHARED_SHARE = 0.8
 MOST_DISK_BYTES = 8 * 2**30
-# Where Linux has files in memory, and how folders there begin.
-SHARED_MEMORY = Path("/dev/shm")
-SHARED_PREFIX = "depthsearch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +32,7 @@ class Budget:
         disk_bytes: In files; what other studies keep in the same folder counts too.
         folder: Where the files lie.
         shared_folder: Where what is kept in main memory lies as files that several processes read, see
-            `shared_memory_folder`; all that they keep there counts. None: each process keeps its own.
+            `shared.shared_memory_folder`; all that they keep there counts. None: each process keeps its own.
         n_stores: Among how many stores the files are divided: each plans with its part of them.
     """
 
@@ -67,7 +60,7 @@ class Budget:
         the folder has room for as much as such a part at least: all workers use the whole of the folder.
 
         Args:
-            folder: Of `shared_memory_folder`; None where there is none.
+            folder: Of `shared.shared_memory_folder`; None where there is none.
             n_workers: On this machine.
             n_on_device: Of them, on one GPU.
         """
@@ -107,35 +100,6 @@ def choose_budget(
     if disk_bytes is None:
         disk_bytes = min(MOST_DISK_BYTES, int(DISK_SHARE * _free_disk_bytes(folder)))
     return Budget(memory_bytes=memory_bytes, device_bytes=on_device, disk_bytes=disk_bytes, folder=folder)
-
-
-def shared_memory_folder() -> Path | None:
-    """Make a folder of this process in memory that other processes can read; see `remove_shared`.
-
-    Folders whose processes were killed are removed first.
-
-    Returns:
-        The folder; None where the system has no such memory.
-    """
-    mounted = psutil.disk_partitions(all=True)
-    if not any(Path(part.mountpoint) == SHARED_MEMORY and part.fstype == "tmpfs" for part in mounted):
-        return None
-    try:
-        # What process numbers are unique in: of another container's processes nothing can be told.
-        namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
-        for left in SHARED_MEMORY.glob(f"{SHARED_PREFIX}-{namespace}-*"):
-            match left.name.split("-"):
-                case [_, _, pid, started, _] if pid.isdecimal() and start_of(int(pid)) != started:
-                    remove_shared(left)
-        mine = f"{SHARED_PREFIX}-{namespace}-{os.getpid()}-{start_of(os.getpid())}-"
-        return Path(tempfile.mkdtemp(prefix=mine, dir=SHARED_MEMORY))
-    except OSError:
-        return None
-
-
-def remove_shared(folder: Path) -> None:
-    """Remove a folder of `shared_memory_folder`, at the end; what still reads its files can go on."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_disk_bytes(folder: Path) -> int:
