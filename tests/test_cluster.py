@@ -946,6 +946,9 @@ def test_the_job_for_kubernetes_has_only_fields_that_kuberay_knows() -> None:
         pod = group["template"]["spec"]
         mounted = {mount["name"] for each in pod["containers"] for mount in each["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
+        # A claim's volume is root's, and Ray's images run as somebody else.
+        claims = {volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
+        assert not claims or pod["securityContext"]["fsGroup"] > 0
     (workers,) = cluster_spec["workerGroupSpecs"]
     assert set(workers) <= WORKER_FIELDS
     asked_for = options_of(spec["entrypoint"])
