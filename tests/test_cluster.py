@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,81 @@ def test_a_coordinator_that_is_ended_leaves_no_worker(number: int, started_here)
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+# --- a cluster that is none ---------------------------------------------------------------------
+
+
+class Promise:
+    """What a call of an actor will return; it is there already."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class PretendedRay:
+    """A cluster of one node, whose actors do at once what they are asked for."""
+
+    exceptions = SimpleNamespace(RayError=ConnectionError, RayTaskError=ConnectionAbortedError)
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[Any, Any]] = []
+        self.killed: list[Any] = []
+        self.kill = self.killed.append
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 2}}]
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def wait(self, promises: list[Promise], **_: Any) -> tuple[list[Promise], list[Promise]]:
+        return promises, []
+
+    def get(self, promises: list[Promise], **_: Any) -> list[Any]:
+        return [promise.value for promise in promises]
+
+    def remote(self, **_: Any) -> Callable[[type], Any]:
+        return lambda _: SimpleNamespace(remote=self._actor)
+
+    def _actor(self) -> Any:
+        def begin(job: Job, *_: Any) -> Promise:
+            self.begun.append((actor, job.key))
+            return Promise(False)
+
+        def step() -> tuple[Promise, Promise]:
+            return Promise(TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)), Promise(None)
+
+        ready = remote.Ready(place="here", node="one", pid=1)
+        actor = SimpleNamespace(
+            setup=SimpleNamespace(remote=lambda *_: Promise(ready)),
+            begin=SimpleNamespace(remote=begin),
+            step=SimpleNamespace(options=lambda **_: SimpleNamespace(remote=step)),
+        )
+        return actor
+
+
+def test_what_needs_all_memory_has_no_idle_actor_beside_it(task, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = PretendedRay()
+    monkeypatch.setattr(cluster, "import_ray", lambda: ray)
+    with contextlib.closing(RayWorkers({"": task}, n_workers=2)) as workers:
+        workers.gather()
+        assert workers.n_workers == 2
+        assert isinstance(one_report(workers, "beside others"), TransferCurve)
+        assert ray.killed == []
+        before = [worker.actor for worker in workers._workers]
+        workers.start(Probing(key="alone", cuts=(), upcoming={}, is_alone=True))
+        assert ray.killed == before
+        # Nothing is begun beside it, and it is begun by one of those that come.
+        with pytest.raises(RuntimeError, match="no worker is free for job 1"):
+            workers.start(Probing(key="1", cuts=(), upcoming={}))
+        while not (told := workers.wait(60)):
+            pass
+        assert [key for key, _ in told] == ["alone"]
+        actor, key = ray.begun[-1]
+        assert key == "alone"
+        assert not any(actor is each for each in before)
+        assert ray.killed == before
 
 
 # --- a cluster of two nodes ---------------------------------------------------------------------
@@ -870,6 +946,9 @@ def test_the_job_for_kubernetes_has_only_fields_that_kuberay_knows() -> None:
         pod = group["template"]["spec"]
         mounted = {mount["name"] for each in pod["containers"] for mount in each["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
+        # A claim's volume is root's, and Ray's images run as somebody else.
+        claims = {volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
+        assert not claims or pod["securityContext"]["fsGroup"] > 0
     (workers,) = cluster_spec["workerGroupSpecs"]
     assert set(workers) <= WORKER_FIELDS
     asked_for = options_of(spec["entrypoint"])

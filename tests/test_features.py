@@ -1461,16 +1461,9 @@ def test_a_relative_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert choose_budget(CPU, Path("not/yet")).disk_bytes > 0
 
 
-@pytest.mark.parametrize(
-    ("limit", "used", "memory"),
-    [("1000000", "200000", 200_000), ("1000000", "1200000", 0), ("max", "200000", None), ("", "", None)],
-)
-def test_a_containers_limit_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, memory: int | None
+def test_a_quarter_of_the_memory_that_is_free_is_for_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quarter of what is left below it; none where there is no limit."""
-    (tmp_path / "limit").write_text(limit)
-    (tmp_path / "used").write_text(used)
-    monkeypatch.setattr(budget, "CONTAINER_FILES", ((tmp_path / "limit", tmp_path / "used"),))
-    chosen = choose_budget(CPU, tmp_path).memory_bytes
-    assert chosen == memory if memory is not None else chosen > 10**6
+    monkeypatch.setattr(budget, "free_memory_bytes", lambda: 1000)
+    assert choose_budget(CPU, tmp_path).memory_bytes == 250
+    assert choose_budget(CPU, tmp_path, memory_bytes=700).memory_bytes == 700

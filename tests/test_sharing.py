@@ -7,6 +7,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +18,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import torch
+from privileges import modes_obeyed
 
 from depthsearch.devices import choose_device
 from depthsearch.features import (
@@ -32,12 +38,12 @@ from depthsearch.features import (
     remove_shared,
     shared_memory_folder,
 )
+from depthsearch.features import shared as shared_folders
 from depthsearch.features.locks import Timeout, locked
 from depthsearch.features.parts import Layout
 from depthsearch.features.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.graph import trace
 from depthsearch.objective import Task, train_point
-from depthsearch.processes import start_of
 from depthsearch.space import Point, SearchSpace
 
 CPU = choose_device("cpu", "float32")
@@ -461,33 +467,113 @@ def test_each_study_has_a_folder_of_its_own_in_memory(shared_folder: Path) -> No
     assert shared_folder.exists()
 
 
-@needs_dev_shm
-def test_folders_of_processes_that_are_dead_are_removed(shared_folder: Path) -> None:
-    """The name tells the process and when it started, as numbers are given again."""
-    name, namespace, pid, started, token = shared_folder.name.split("-")
-    assert (int(pid), started) == (os.getpid(), start_of(os.getpid()))
+HOLDS = """
+import subprocess, sys, time
+from depthsearch.features import shared_memory_folder
+folder = shared_memory_folder()
+(folder / "key.features").touch()
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+print(folder, flush=True)
+time.sleep(600)
+"""
 
-    def make(*parts: object) -> Path:
-        folder = shared_folder.with_name("-".join(map(str, parts)))
+
+@needs_dev_shm
+def test_a_folder_is_removed_once_its_process_is_killed_and_not_before(shared_folder: Path) -> None:
+    """Also while a program lives that was started from it."""
+    with subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        theirs = Path(process.stdout.readline().strip())
+        children = psutil.Process(process.pid).children()
+        try:
+            remove_shared(shared_memory_folder())
+            assert (theirs / "key.features").exists()
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            assert theirs.exists()
+            remove_shared(shared_memory_folder())
+            assert not theirs.exists()
+            assert shared_folder.exists()
+        finally:
+            process.kill()
+            for child in children:
+                child.kill()
+
+
+@needs_dev_shm
+def test_only_folders_of_ours_that_are_nobodys_are_removed(shared_folder: Path, tmp_path: Path) -> None:
+    left, linked, file, foreign = (
+        shared_folder.with_name(f"{prefix}{shared_folder.name[-8:]}-{n}")
+        for n, prefix in enumerate([shared_folders.PREFIX] * 3 + ["depthsearch-"])
+    )
+    for folder in (left, foreign):
         folder.mkdir()
         (folder / "key.features").touch()
-        return folder
-
-    dead = [
-        make(name, namespace, 2**22 + 5, started, token),
-        make(name, namespace, pid, int(started) - 1, token),
-    ]
-    kept = [make(name, int(namespace) - 1, 2**22 + 5, started, token), make(name, namespace, "x", "y", token)]
+    (tmp_path / "kept").touch()
+    linked.symlink_to(tmp_path)
+    file.touch()
     try:
         remove_shared(shared_memory_folder())
-        assert [folder.exists() for folder in (*dead, *kept, shared_folder)] == [False] * 2 + [True] * 3
+        assert [path.exists() for path in (left, linked, file, foreign)] == [False, True, True, True]
+        assert (tmp_path / "kept").exists()
     finally:
-        for folder in kept:
-            remove_shared(folder)
+        for path in (linked, file):
+            path.unlink()
+        remove_shared(foreign)
+
+
+@needs_dev_shm
+def test_a_folder_that_may_not_be_read_is_left_alone(shared_folder: Path) -> None:
+    """As another user's may not."""
+    theirs = shared_folder.with_name(f"{shared_folder.name}-theirs")
+    theirs.mkdir(mode=0o000)
+    try:
+        with modes_obeyed():
+            made = shared_memory_folder()
+        assert made is not None
+        remove_shared(made)
+        assert theirs.exists()
+    finally:
+        theirs.rmdir()
+
+
+@needs_dev_shm
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked", "while it is locked"])
+def test_a_folder_that_another_takes_before_it_is_locked_is_not_given(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that starts at the same moment takes it for one that was left."""
+    fcntl = pytest.importorskip("fcntl")
+    made, held = [], []
+    make, lock = tempfile.mkdtemp, fcntl.flock
+
+    def made_and_taken(**how: Any) -> str:
+        made.append(make(**how))
+        if len(made) == 1 and moment == "before it is opened":
+            Path(made[0]).rmdir()
+        elif len(made) == 1 and moment == "while it is locked":
+            held.append(os.open(made[0], os.O_RDONLY))
+            lock(held[0], fcntl.LOCK_EX)
+        return made[-1]
+
+    def locked_late(opened: int, how: int) -> None:
+        if len(made) == 1 and moment == "before it is locked":
+            Path(made[0]).rmdir()
+        lock(opened, how)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", made_and_taken)
+    monkeypatch.setattr(fcntl, "flock", locked_late)
+    given = shared_memory_folder()
+    assert given == Path(made[1])
+    assert given.is_dir()
+    remove_shared(given)
+    assert not Path(made[0]).exists()
+    for opened in held:
+        os.close(opened)
 
 
 def test_without_files_in_memory_there_is_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(budget, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shared_folders, "SHARED_MEMORY", tmp_path)
     assert shared_memory_folder() is None
     assert list(tmp_path.iterdir()) == []
 
@@ -536,6 +622,20 @@ def test_where_nothing_may_be_on_disk_nothing_is_put_there(room) -> None:
     assert none.shared(None, n_workers=4, n_on_device=1) == replace(none, memory_bytes=250)
     shared = none.shared(Path("/shm"), n_workers=4, n_on_device=1)
     assert (shared.memory_bytes, shared.disk_bytes) == (400, 0)
+
+
+@pytest.mark.parametrize(("free", "kept"), [(400, (320, True)), (300, (250, False)), (0, (250, False))])
+def test_where_shared_memory_is_small_and_nothing_may_be_on_disk_each_has_its_own(room, free, kept) -> None:
+    """A container has 64 MB of it, unless it is told otherwise, and may have much more memory."""
+    room(memory=free, disk=10**6)
+    none = replace(ALONE, disk_bytes=0)
+    n_bytes, is_shared = kept
+    folder = Path("/shm") if is_shared else None
+    wanted = replace(none, memory_bytes=n_bytes, shared_folder=folder, device_bytes=45)
+    assert none.shared(Path("/shm"), n_workers=4, n_on_device=2) == wanted
+    # Of two backbones each has its part of what a worker has.
+    apart = none.divided(2).shared(Path("/shm"), n_workers=4, n_on_device=2)
+    assert apart.memory_bytes == (n_bytes if is_shared else n_bytes // 2)
 
 
 def test_files_are_divided_in_the_plan_and_memory_of_ones_own_in_fact(room) -> None:

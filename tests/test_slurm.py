@@ -13,9 +13,9 @@ COMMANDS = {
     "depthsearch": 'echo "$@" >"$HOME/study"; exit "$STATUS"',
     "scontrol": 'echo "$@" >"$HOME/scontrol"',
     "python": "echo token",
-    "hostname": "echo first",
+    "hostname": "echo first.example.org",
     "ray": "exit 0",
-    "srun": "exit 0",
+    "srun": 'echo "$@" >>"$HOME/srun"',
 }
 
 
@@ -31,7 +31,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
     for name, does in COMMANDS.items():
         (folder / name).write_text(f"#!/bin/bash\n{does}\n")
         (folder / name).chmod(0o755)
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "1", "USER": "me"}
+    job = {
+        "SLURMD_NODENAME": "first",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "1",
+        "USER": "me",
+    }
     return {"HOME": str(tmp_path), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **job}
 
 
@@ -55,8 +61,24 @@ def test_a_job_queues_itself_again_where_the_same_command_goes_on(
         timeout=60,
     )
     assert (ended.returncode, ended.stderr) == (status, "")
-    assert "--executor ray --ray-address first:20007 --workers 8" in (tmp_path / "study").read_text()
+    study = (tmp_path / "study").read_text()
+    assert "--executor ray --ray-address first.example.org:20007 --workers 8" in study
     assert asked_of_slurm(tmp_path) == asked
+
+
+def test_a_node_has_its_name_in_slurm_where_slurm_is_told(tmp_path, environment) -> None:
+    """On the network it may have another."""
+    study = tmp_path / "depthsearch" / "bin" / "depthsearch"
+    study.write_text('#!/bin/bash\nuntil (($(wc -l <"$HOME/srun") == 2)); do sleep 0.1; done\n')
+    subprocess.run(["bash", SCRIPT], env=environment, check=True, timeout=60)
+    others, head = sorted((tmp_path / "srun").read_text().splitlines(), key=lambda line: "--head" in line)
+    assert "--nodelist=first " in head
+    assert "--exclude=first " in others
+    assert "--address=first.example.org:20007 " in others
+
+
+def test_a_job_may_be_queued_again_also_where_a_site_does_not_by_itself() -> None:
+    assert "#SBATCH --requeue\n" in SCRIPT.read_text().partition("set -euo")[0]
 
 
 def test_a_job_whose_time_is_nearly_up_waits_for_the_end_of_its_study(tmp_path, environment) -> None:

@@ -50,6 +50,7 @@ from depthsearch.study import (
     search,
 )
 from depthsearch.study.confirmation import CONFIRMATION
+from depthsearch.study.lost import replaced
 from depthsearch.training import EpochResult, seed_from
 
 EPOCHS = 3
@@ -470,12 +471,34 @@ def test_what_failed_by_lost_workers_and_must_not_be_missing_is_trained_by_the_n
             list(confirm(study, longer, space, n_cuts=1, n_seeds=2, executor=executor, **where))
             confirming = [t for t in study.trials if t.user_attrs.get("origin") == "confirm"]
             assert len(confirming) >= n_trainings
+            # The search is done, whatever a confirmation has lost or trained in its place.
+            go_on()
+            assert len(study.trials) == 7 + len(confirming)
     # Both ends and the best, with each seed.
     done = Counter(
         (t.user_attrs["confirms"], t.user_attrs["seed"]) for t in confirming if t.value is not None
     )
     assert set(done.values()) == {1}
     assert len(done) == 2 * len({number for number, _ in done})
+
+
+def test_a_confirmation_has_its_place_taken_by_one_of_the_same_seed_only() -> None:
+    def stored(number: int, state: TrialState, **attributes: Any) -> optuna.trial.FrozenTrial:
+        lost = {"lost": ["one", "two", "three"]} if state == TrialState.FAIL else {}
+        value = 0.5 if state == TrialState.COMPLETE else None
+        attributes = {"origin": "confirm", "confirms": 0, "resample": False, **attributes, **lost}
+        trial = optuna.trial.create_trial(state=state, value=value, user_attrs=attributes)
+        trial.number = number
+        return trial
+
+    failed = stored(3, TrialState.FAIL, seed=0)
+    others = [
+        stored(4, TrialState.COMPLETE, seed=1),
+        stored(5, TrialState.COMPLETE, seed=0, resample=True),
+        stored(6, TrialState.COMPLETE, seed=0, confirms=1),
+    ]
+    assert replaced([failed, *others]) == set()
+    assert replaced([failed, *others, stored(7, TrialState.COMPLETE, seed=0)]) == {3}
 
 
 def test_a_dropped_job_is_forgotten_and_its_worker_serves_the_next(longer, space, tmp_path) -> None:

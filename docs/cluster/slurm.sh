@@ -10,6 +10,8 @@
 #SBATCH --exclusive
 #SBATCH --time=12:00:00
 #SBATCH --open-mode=append
+# Not every site lets a job be queued again unless it says so.
+#SBATCH --requeue
 # Before the time is up only this script is told, so that running epochs can end.
 #SBATCH --signal=B:TERM@600
 set -euo pipefail
@@ -30,7 +32,9 @@ study=(
 scratch="/tmp/depthsearch-$SLURM_JOB_ID"
 # ----------------------------------------------------------------------------------------------
 
-head=$(hostname) # This script runs on the first node.
+# This script runs on the first node, whose name in Slurm may be another than on the network.
+head=$(hostname)
+head_in_slurm=${SLURMD_NODENAME:-$head}
 port=$((20000 + SLURM_JOB_ID % 10000))
 address="$head:$port"
 # Only those who know the token can use this Ray (2.52 or later).
@@ -41,7 +45,7 @@ export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 # Slurm ends these with the script. The study itself keeps the usual cache folder, which should be one that
 # all nodes see: there its checkpoints outlive the job.
 on_node=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus_per_node" --temp-dir="$scratch/ray" --block)
-XDG_CACHE_HOME="$scratch/cache" srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
+XDG_CACHE_HOME="$scratch/cache" srun --overlap --nodes=1 --ntasks=1 --nodelist="$head_in_slurm" \
     ray start --head --port="$port" "${on_node[@]}" &
 others=$((SLURM_JOB_NUM_NODES - 1))
 for _ in {1..60}; do
@@ -49,8 +53,8 @@ for _ in {1..60}; do
     sleep 2
 done
 if ((others > 0)); then
-    XDG_CACHE_HOME="$scratch/cache" srun --overlap --nodes="$others" --ntasks="$others" --exclude="$head" \
-        ray start --address="$address" "${on_node[@]}" &
+    XDG_CACHE_HOME="$scratch/cache" srun --overlap --nodes="$others" --ntasks="$others" \
+        --exclude="$head_in_slurm" ray start --address="$address" "${on_node[@]}" &
 fi
 
 "${study[@]}" --executor ray --ray-address "$address" --workers $((SLURM_JOB_NUM_NODES * gpus_per_node)) &

@@ -196,6 +196,8 @@ class RayWorkers:
     def start(self, job: Job) -> str:
         """Give a job to a free worker; without one it waits for the first that comes.
 
+        One that is to be alone has a new worker: what idle ones keep in memory ends with them.
+
         Returns:
             The worker's name.
 
@@ -205,6 +207,8 @@ class RayWorkers:
         n_jobs = len(self._waiting) + sum(worker.job is not None for worker in self._workers)
         if n_jobs >= self.n_workers:
             raise RuntimeError(f"no worker is free for job {job.key}")
+        if job.is_alone:
+            self._empty()
         self._waiting.append(job)
         self._begin_waiting()
         return next(
@@ -367,6 +371,12 @@ class RayWorkers:
         for worker in self._workers:
             if self._waiting and worker.ready is not None and worker.job is None:
                 self._begin(worker, self._waiting.pop(0))
+
+    def _empty(self) -> None:
+        """End idle actors, which have things in memory from earlier jobs; new ones take their places."""
+        for worker in self._workers:
+            if worker.ready is not None and worker.job is None:
+                self._remove(worker)
 
     def _begin(self, worker: _Worker, job: Job) -> None:
         kept = token = None

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import torch
 
 from depthsearch.devices import Device
+from depthsearch.features.memory import free_memory_bytes
 from depthsearch.files import nearest_folder
-from depthsearch.processes import start_of
 
-__all__ = ["Budget", "choose_budget", "remove_shared", "shared_memory_folder"]
+__all__ = ["Budget", "choose_budget"]
 
 # Of what is free at the start: the rest is for training, and for others.
 MEMORY_SHARE = 0.25
@@ -24,14 +20,6 @@ DEVICE_SHARE = 0.4
 DISK_SHARE = 0.2
 SHARED_SHARE = 0.8
 MOST_DISK_BYTES = 8 * 2**30
-# Where Linux has files in memory, and how folders there begin.
-SHARED_MEMORY = Path("/dev/shm")
-SHARED_PREFIX = "depthsearch"
-# Limit and use of a container's memory, in the second and first version of control groups.
-CONTAINER_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +32,7 @@ class Budget:
         disk_bytes: In files; what other studies keep in the same folder counts too.
         folder: Where the files lie.
         shared_folder: Where what is kept in main memory lies as files that several processes read, see
-            `shared_memory_folder`; all that they keep there counts. None: each process keeps its own.
+            `shared.shared_memory_folder`; all that they keep there counts. None: each process keeps its own.
         n_stores: Among how many stores the files are divided: each plans with its part of them.
     """
 
@@ -68,18 +56,19 @@ class Budget:
         """Give the budget of each of several workers of one machine, who keep together.
 
         What does not fit into the folder goes to the disk, whose files the system holds in memory as far as
-        it can. Where nothing may lie on the disk either, each worker has its part of the memory to itself.
+        it can. Where nothing may lie on the disk, each worker has its part of the memory to itself, unless
+        the folder has room for as much as such a part at least: all workers use the whole of the folder.
 
         Args:
-            folder: Of `shared_memory_folder`; None where there is none.
+            folder: Of `shared.shared_memory_folder`; None where there is none.
             n_workers: On this machine.
             n_on_device: Of them, on one GPU.
         """
         device_bytes = self.device_bytes // n_on_device
-        if folder is None and not self.disk_bytes:
-            return replace(self, memory_bytes=self.memory_bytes // n_workers, device_bytes=device_bytes)
         memory_bytes = self.memory_bytes if self.shared_folder else self.memory_bytes * self.n_stores
         in_folder = min(memory_bytes, int(SHARED_SHARE * shutil.disk_usage(folder).free)) if folder else 0
+        if not self.disk_bytes and in_folder < memory_bytes // n_workers:
+            return replace(self, memory_bytes=self.memory_bytes // n_workers, device_bytes=device_bytes)
         more = min(memory_bytes - in_folder, int(DISK_SHARE * _free_disk_bytes(self.folder)))
         return replace(
             self,
@@ -107,48 +96,10 @@ def choose_budget(
         on_device = int(DEVICE_SHARE * torch.cuda.mem_get_info()[0])
         on_device = on_device if memory_bytes is None else min(memory_bytes, on_device)
     if memory_bytes is None:
-        memory_bytes = int(MEMORY_SHARE * _free_memory_bytes())
+        memory_bytes = int(MEMORY_SHARE * free_memory_bytes())
     if disk_bytes is None:
         disk_bytes = min(MOST_DISK_BYTES, int(DISK_SHARE * _free_disk_bytes(folder)))
     return Budget(memory_bytes=memory_bytes, device_bytes=on_device, disk_bytes=disk_bytes, folder=folder)
-
-
-def shared_memory_folder() -> Path | None:
-    """Make a folder of this process in memory that other processes can read; see `remove_shared`.
-
-    Folders whose processes were killed are removed first.
-
-    Returns:
-        The folder; None where the system has no such memory.
-    """
-    mounted = psutil.disk_partitions(all=True)
-    if not any(Path(part.mountpoint) == SHARED_MEMORY and part.fstype == "tmpfs" for part in mounted):
-        return None
-    try:
-        # What process numbers are unique in: of another container's processes nothing can be told.
-        namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
-        for left in SHARED_MEMORY.glob(f"{SHARED_PREFIX}-{namespace}-*"):
-            match left.name.split("-"):
-                case [_, _, pid, started, _] if pid.isdecimal() and start_of(int(pid)) != started:
-                    remove_shared(left)
-        mine = f"{SHARED_PREFIX}-{namespace}-{os.getpid()}-{start_of(os.getpid())}-"
-        return Path(tempfile.mkdtemp(prefix=mine, dir=SHARED_MEMORY))
-    except OSError:
-        return None
-
-
-def remove_shared(folder: Path) -> None:
-    """Remove a folder of `shared_memory_folder`, at the end; what still reads its files can go on."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_memory_bytes() -> int:
-    """Memory that can be had: the machine's, or what is left to the container."""
-    free = psutil.virtual_memory().available
-    for limit, used in CONTAINER_FILES:
-        with contextlib.suppress(OSError, ValueError):
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-    return int(max(0, free))
 
 
 def _free_disk_bytes(folder: Path) -> int:

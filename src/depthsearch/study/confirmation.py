@@ -10,11 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.aims import read_cost_aim
 from depthsearch.evidence import promising
-from depthsearch.study.lost import has_failed_by_loss
+from depthsearch.study.lost import REPEATS, has_failed_by_loss
 
 # Sets the seeds of confirmation apart from those of trials.
 CONFIRMATION = 0x5EED
-REPEATS = ("confirms", "seed", "resample")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 

@@ -98,8 +98,9 @@ def search(
 
         def next_trial() -> Trial | None:
             trials = study.get_trials(deepcopy=False)
-            n_begun = count_searched(t for t in trials if t.state in (*FINISHED, TrialState.RUNNING))
-            if n_begun - len(replaced(trials)) >= trials_in_total(study, n_trials):
+            begun = (t for t in trials if t.state in (*FINISHED, TrialState.RUNNING))
+            again = replaced(trials)
+            if count_searched(t for t in begun if t.number not in again) >= trials_in_total(study, n_trials):
                 return None
             with deferred():
                 # Of a confirmation that was left for more of the search: what it planned, nobody knows now.

@@ -14,6 +14,8 @@ MOST_LOST = 2
 LOST = "lost"
 # Trials of these origins run to their last epoch: the report compares with them, or all are to be compared.
 NEVER_STOPPED = ("baseline", "exhaustive")
+# What a training that confirms repeats: user attributes of its trial.
+REPEATS = ("confirms", "seed", "resample")
 
 
 def has_failed_by_loss(trial: FrozenTrial) -> bool:
@@ -32,7 +34,10 @@ def enqueue_lost(study: optuna.Study) -> None:
 
 
 def replaced(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Number the trials that failed by loss and have a later trial of the same setting in their place."""
+    """Number the trials that failed by loss and have a later trial of the same setting in their place.
+
+    Another seed of a setting, or another division, takes no confirmation's place.
+    """
     last: dict[Any, int] = {}
     for trial in trials:
         last[_key(trial)] = max(trial.number, last.get(_key(trial), 0))
@@ -41,4 +46,5 @@ def replaced(trials: Sequence[FrozenTrial]) -> set[int]:
 
 def _key(trial: FrozenTrial) -> Any:
     fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
-    return trial.user_attrs.get("origin"), *sorted({**fixed, **trial.params}.items())
+    told = (trial.user_attrs.get(name) for name in ("origin", *REPEATS))
+    return *told, *sorted({**fixed, **trial.params}.items())
