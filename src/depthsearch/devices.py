@@ -73,8 +73,8 @@ class Device:
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     def move(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Bring a tensor to the device."""
-        if self.kind == "cuda":
+        """Bring a tensor to the device; one that is there already stays where it is."""
+        if self.kind == "cuda" and tensor.device.type == "cpu":
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
         return tensor.to(self.torch_device)
 
