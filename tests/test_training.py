@@ -540,6 +540,22 @@ def test_sampling_on_kept_features_ends_in_the_weights_without(task, space, tmp_
     assert read[0] == 0 < read[1]
 
 
+# --- a driver that is too old -------------------------------------------------------------------
+
+
+def test_a_cpu_trains_where_gpus_are_counted_that_cannot_be_used(
+    rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = without_time(fit(rows, Recipe(epochs=1)))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", fail)
+    assert without_time(fit(rows, Recipe(epochs=1))) == expected
+
+
 # --- a GPU that is full -------------------------------------------------------------------------
 
 

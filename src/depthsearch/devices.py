@@ -72,6 +72,12 @@ class Device:
         """Compute in the device's precision inside this context."""
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
+    def own_randomness(self) -> contextlib.AbstractContextManager[object]:
+        """Give the random generators that training on the device uses their state back after this context."""
+        # No other GPU is asked: looking for one fails where the driver is too old for this PyTorch.
+        gpus = [torch.cuda.current_device()] if self.kind == "cuda" else []
+        return torch.random.fork_rng(devices=gpus)
+
     def move(self, tensor: torch.Tensor) -> torch.Tensor:
         """Bring a tensor to the device; one that is there already stays where it is."""
         if self.kind == "cuda" and tensor.device.type == "cpu":
