@@ -3,9 +3,17 @@
 import pytest
 import torch
 
-from depthsearch.devices import Device, choose_device
+from depthsearch.devices import (
+    Device,
+    choose_device,
+    is_device_fault,
+    is_out_of_memory,
+    release_memory,
+)
 
 CUDA = Device(kind="cuda", bf16=False, channels_last=True)
+# PyTorch before 2.8 has no class for it.
+Accelerator = getattr(torch, "AcceleratorError", RuntimeError)
 
 
 def test_only_what_lies_in_the_host_s_memory_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +54,61 @@ def test_on_a_gpu_its_own_randomness_alone_is_given_back(monkeypatch: pytest.Mon
     with CUDA.own_randomness():
         assert not given_back
     assert given_back == [("state of 2", 2)]
+
+
+# --- what an error means ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "memory"),
+        (MemoryError(), "memory"),
+        (RuntimeError("CUDA error: out of memory"), "memory"),
+        (Accelerator("CUDA error: out of memory"), "memory"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.07 GB)"), "memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+            "memory",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "memory",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+            "memory",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "fault"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "fault"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`"),
+            "fault",
+        ),
+        (RuntimeError("CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasLtMatmul(handle)`"), "fault"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "fault"),
+        (Accelerator("CUDA error: unspecified launch failure"), "fault"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (64x10 and 20x5)"), ""),
+        (ValueError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), ""),
+        (OSError("CUDA error: the file lies on a disk of the network"), ""),
+    ],
+)
+def test_an_error_tells_of_too_little_memory_of_a_failed_gpu_or_of_neither(error, expected: str) -> None:
+    assert (is_out_of_memory(error), is_device_fault(error)) == (expected == "memory", expected == "fault")
+
+
+def test_a_gpu_that_has_failed_need_not_take_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fail() -> None:
+        asked.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", fail)
+    release_memory()
+    assert asked
