@@ -193,6 +193,8 @@ def train_point(
     """
     n_done = 0
     while True:
+        suffix: Suffix | None = None
+        results: Iterator[EpochResult] = iter(())
         try:
             suffix, results = _train_point(task, point, seed, checkpoint, upcoming or {})
             for result in results:
@@ -204,6 +206,8 @@ def train_point(
             # What is kept on a GPU is worth less than a trial: once it is gone, try again.
             if not is_out_of_memory(error) or not _give_back_device(task, *others):
                 raise
+        # Nothing is to hold the weights and gradients of the failed try beside those of the next.
+        del suffix, results
         release_memory()
 
 
