@@ -64,6 +64,8 @@ def refuse_too_many(n_each: int, *, each_bytes: int, free_bytes: int, batch_size
 def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
     """Measure what one step takes of the GPU's memory at most: everything trained, the widest head.
 
+    A pass over the frozen layers is not measured: it computes as many images at once as there is room for.
+
     Args:
         task: What to train.
         space: What is searched.
