@@ -255,7 +255,7 @@ def train_model(
     normalise = Normalisation(task.backbone.preprocessing, device)
     for epoch in range(1, recipe.epochs + 1):
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with device.own_randomness():
             train_loss = _train_epoch(model, loaders.train, optimizer, normalise, task, point, seed, epoch)
         val_loss, score = _validate(model, loaders.val, normalise, task)
         yield PlainEpoch(

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from depthsearch import objective, training
-from depthsearch.devices import choose_device
+from depthsearch.devices import choose_device, release_memory
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.objective import model_for, train_point
@@ -590,6 +591,22 @@ def test_sampling_on_kept_features_ends_in_the_weights_without(task, space, tmp_
     assert read[0] == 0 < read[1]
 
 
+# --- a driver that is too old -------------------------------------------------------------------
+
+
+def test_a_cpu_trains_where_gpus_are_counted_that_cannot_be_used(
+    rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = without_time(fit(rows, Recipe(epochs=1)))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", fail)
+    assert without_time(fit(rows, Recipe(epochs=1))) == expected
+
+
 # --- a GPU that is full -------------------------------------------------------------------------
 
 
@@ -625,3 +642,29 @@ def test_a_trial_that_runs_out_of_memory_is_tried_again_without_what_is_kept_on_
     calls.clear()
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         list(train_point(task, point, seed=0))
+
+
+def test_nothing_holds_the_weights_of_a_failed_try_when_the_next_begins(
+    task, space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model refers to itself, and an error to all that was under way."""
+    real, tries, alive = objective.train, [], []
+
+    def full_once(suffix, *given, **named):
+        tries.append([weakref.ref(each) for each in (suffix, *suffix.parameters())])
+        training_ = real(suffix, *given, **named)
+        yield next(training_)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from training_
+
+    def release() -> None:
+        release_memory()
+        alive.append([found for found in tries[0] if found() is not None])
+
+    monkeypatch.setattr(objective, "train", full_once)
+    monkeypatch.setattr(objective, "release_memory", release)
+    monkeypatch.setattr(type(task.features), "give_back_device", lambda _: len(tries) == 1)
+    list(train_point(task, Point(cut=space.cuts[7], learning_rate=1e-3), seed=0))
+    assert len(tries) == 2
+    assert alive == [[]]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +20,8 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from depthsearch.devices import Device, choose_device
+from depthsearch import objective
+from depthsearch.devices import Device, choose_device, release_memory
 from depthsearch.errors import DataError, DivergedError, SettingsError, StudyError
 from depthsearch.executors import (
     Ended,
@@ -697,6 +699,34 @@ def test_the_fullest_gpu_and_what_all_backbones_keep_decide_on_the_room(longer, 
         check_room(tasks, space, plans)
     check_room(tasks, space, plans[:4])
     check_room(tasks, space, plans[:2])
+
+
+def test_nothing_is_left_of_what_was_measured(longer, space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the trained weights nor the frozen copy beside them, which refer to themselves."""
+    made, alive = [], []
+
+    def noted(make):
+        def make_and_note(*given, **named):
+            model = make(*given, **named)
+            module = getattr(model, "module", model)
+            made.extend(weakref.ref(each) for each in (module, *module.parameters()))
+            return model
+
+        return make_and_note
+
+    def release() -> None:
+        release_memory()
+        alive.append([found for found in made if found() is not None])
+
+    for name in ("suffix_of", "FrozenBackbone"):
+        monkeypatch.setattr(objective, name, noted(getattr(objective, name)))
+    monkeypatch.setattr("depthsearch.executors.gpu.release_memory", release)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 7)
+    n_weights = len(list(longer.backbone.model.parameters()))
+    assert peak_bytes(longer, space, "") == 7
+    assert len(made) > 2 * n_weights
+    assert alive == [[]]
 
 
 @pytest.mark.gpu

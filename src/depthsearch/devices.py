@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,20 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "float32")
+# How errors say in small letters that memory did not suffice, and that a GPU failed. CUDA's libraries cannot
+# begin their work where no memory is left for it, and say that they did not.
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate",
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
+    "cudnn_status_alloc_failed",
+    # cuDNN 9, of both kinds of memory.
+    "device_allocation_failed",
+    "host_allocation_failed",
+    "cudnn_status_not_initialized",
+)
+FAULTS = ("cuda error", "cudnn error", "cublas_status")
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -72,9 +87,15 @@ class Device:
         """Compute in the device's precision inside this context."""
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
+    def own_randomness(self) -> contextlib.AbstractContextManager[object]:
+        """Give the random generators that training on the device uses their state back after this context."""
+        # No other GPU is asked: looking for one fails where the driver is too old for this PyTorch.
+        gpus = [torch.cuda.current_device()] if self.kind == "cuda" else []
+        return torch.random.fork_rng(devices=gpus)
+
     def move(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Bring a tensor to the device."""
-        if self.kind == "cuda":
+        """Bring a tensor to the device; one that is there already stays where it is."""
+        if self.kind == "cuda" and tensor.device.type == "cpu":
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
         return tensor.to(self.torch_device)
 
@@ -165,23 +186,33 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the memory did not suffice, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate" in words)
+    return isinstance(error, RuntimeError) and _says(error, NO_MEMORY)
 
 
 def is_device_fault(error: BaseException) -> bool:
-    """Whether a GPU failed, by an ECC error or a failed launch: its process can compute nothing more."""
+    """Whether a GPU failed, by an ECC error, a failed launch or in one of CUDA's libraries.
+
+    Its process can compute nothing more on it.
+    """
     if is_out_of_memory(error):
         return False
     # PyTorch before 2.8 has no class for it.
     known: type[Exception] | tuple[()] = getattr(torch, "AcceleratorError", ())
-    return isinstance(error, known) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+    return isinstance(error, known) or (isinstance(error, RuntimeError) and _says(error, FAULTS))
+
+
+def _says(error: BaseException, phrases: Iterable[str]) -> bool:
+    words = str(error).lower()
+    return any(phrase in words for phrase in phrases)
 
 
 def release_memory() -> None:
-    """Give memory of a failed training back to the device."""
+    """Give memory of a training that has ended back to the device."""
+    # Models refer to themselves: they go only when somebody looks for such.
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        # A GPU that has failed takes nothing back.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()

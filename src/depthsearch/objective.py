@@ -193,6 +193,8 @@ def train_point(
     """
     n_done = 0
     while True:
+        suffix: Suffix | None = None
+        results: Iterator[EpochResult] = iter(())
         try:
             suffix, results = _train_point(task, point, seed, checkpoint, upcoming or {})
             for result in results:
@@ -204,6 +206,8 @@ def train_point(
             # What is kept on a GPU is worth less than a trial: once it is gone, try again.
             if not is_out_of_memory(error) or not _give_back_device(task, *others):
                 raise
+        # Nothing is to hold the weights and gradients of the failed try beside those of the next.
+        del suffix, results
         release_memory()
 
 
@@ -256,7 +260,12 @@ class TransferCurve:
 
 
 def transfer_curve(
-    task: Task, cuts: Sequence[Cut], *, upcoming: Mapping[Cut, float] | None = None, n_depths: int = 12
+    task: Task,
+    cuts: Sequence[Cut],
+    *,
+    upcoming: Mapping[Cut, float] | None = None,
+    n_depths: int = 12,
+    others: Sequence[Task] = (),
 ) -> TransferCurve:
     """Fit a linear probe to the pooled frozen features at several depths, in one pass over the images.
 
@@ -268,14 +277,28 @@ def transfer_curve(
         upcoming: Trials to come at each cut, see `train_point`: what they will need is kept on the way.
         n_depths: How many depths, spread evenly over the candidates; the last one is the head's input. Where
             there is one candidate only, nothing is frozen and there is nothing to probe.
+        others: Tasks that may keep something in this GPU's memory as well.
     """
     if len(cuts) < 2:
         return TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
+    while True:
+        try:
+            return _transfer_curve(task, cuts, upcoming or {}, n_depths)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not _give_back_device(task, *others):
+                raise
+        release_memory()
+
+
+def _transfer_curve(
+    task: Task, cuts: Sequence[Cut], upcoming: Mapping[Cut, float], n_depths: int
+) -> TransferCurve:
+    """Fit the probes with the memory that there is."""
     started = time.perf_counter()
     n_depths = min(n_depths, len(cuts) - 1)
     picked = [cuts[round((i + 1) / n_depths * (len(cuts) - 1))] for i in range(n_depths)]
     positions = [task.position(cut) for cut in picked]
-    task.features.expect(_asks(task, cuts[-1], upcoming or {}))
+    task.features.expect(_asks(task, cuts[-1], upcoming))
     spent = Spent()
     train_features, train_labels = task.features.pooled(
         task.train_views[0], positions, spent, n_most=PROBED_SAMPLES

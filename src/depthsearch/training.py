@@ -177,7 +177,7 @@ def train(
         sources = [source for source in (train_source, val_source) if source is not None]
         before = [replace(source.spent) for source in sources]
         train_source.prepare(epoch)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with device.own_randomness():
             train_loss = _train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
         trained = time.perf_counter() - started
         val_loss, score = _validate(suffix, val_source, recipe, device, epoch)

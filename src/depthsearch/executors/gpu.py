@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from depthsearch.devices import is_out_of_memory
+from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import SettingsError
 from depthsearch.executors.plans import WorkerPlan
 from depthsearch.objective import Task, train_point
@@ -64,6 +64,8 @@ def refuse_too_many(n_each: int, *, each_bytes: int, free_bytes: int, batch_size
 def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
     """Measure what one step takes of the GPU's memory at most: everything trained, the widest head.
 
+    A pass over the frozen layers is not measured: it computes as many images at once as there is room for.
+
     Args:
         task: What to train.
         space: What is searched.
@@ -72,6 +74,23 @@ def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
     Raises:
         SettingsError: If that is more than there is.
     """
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        _train_once(task, space, backbone)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SettingsError(
+            f"Training everything takes more memory than a GPU has free, for one worker already. "
+            f"Give a smaller --batch-size than {task.recipe.batch_size}."
+        ) from error
+    peak = torch.cuda.max_memory_reserved()
+    release_memory()
+    return int(peak)
+
+
+def _train_once(task: Task, space: SearchSpace, backbone: str) -> None:
+    """Train everything for one step, and leave nothing of it."""
     few = torch.arange(min(task.recipe.batch_size, len(task.data.train)))
     images = task.data.train.chosen(few)
     once = replace(
@@ -82,17 +101,5 @@ def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
     )
     width = space.head_width[0] if isinstance(space.head_width, tuple) else space.head_width or 0
     point = Point(cut=space.cuts_of(backbone)[0], learning_rate=space.learning_rate[0], head_width=width)
-    torch.cuda.reset_peak_memory_stats()
-    try:
-        for _ in train_point(once, point, seed=0):
-            pass
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise SettingsError(
-            f"Training everything takes more memory than a GPU has free, for one worker already. "
-            f"Give a smaller --batch-size than {task.recipe.batch_size}."
-        ) from error
-    peak = torch.cuda.max_memory_reserved()
-    torch.cuda.empty_cache()
-    return int(peak)
+    for _ in train_point(once, point, seed=0):
+        pass

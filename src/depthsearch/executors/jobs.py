@@ -164,9 +164,10 @@ def run_job(tasks: Mapping[str, Task], job: Job) -> Generator[Report, None, None
     Yields:
         A result for each epoch, then how it ended; of a probing the curve.
     """
+    others = tuple(tasks.values())
     try:
         if isinstance(job, Probing):
-            yield transfer_curve(tasks[job.key], job.cuts, upcoming=job.upcoming)
+            yield transfer_curve(tasks[job.key], job.cuts, upcoming=job.upcoming, others=others)
         else:
             task = tasks[job.point.cut.backbone]
             if job.split_seed is not None:
@@ -177,7 +178,7 @@ def run_job(tasks: Mapping[str, Task], job: Job) -> Generator[Report, None, None
                 seed=job.seed,
                 checkpoint=job.checkpoint,
                 upcoming=job.upcoming,
-                others=tuple(tasks.values()),
+                others=others,
             )
             yield Ended()
     except Exception as error:  # noqa: BLE001 (whoever gets the report decides; a bug surfaces there)

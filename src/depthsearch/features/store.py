@@ -12,28 +12,29 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import timm
 import torch
 from torch import fx
 
+from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.features.budget import Budget
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.locks import Timeout, locked
 from depthsearch.features.parts import FrozenBackbone, Part
+from depthsearch.features.passes import PassSize
 from depthsearch.features.rule import Asks, Starts, choose
 from depthsearch.features.tiers import Files, Filling, Item, Memory, Rows
 
 __all__ = ["FeatureStore", "Spent"]
 
 FORMAT = 1
-# Images run at once when a tensor is computed to be kept.
-PASS_BATCH = {"cpu": 64, "cuda": 256, "mps": 64}
 READ_BATCH = 1024
 # MACs that a device computes while it reads a byte: what a kept byte has to save to be worth reading. On a
 # CPU 3 to 8 were measured (benchmarks/RESULTS.md); faster ones compute more, and a file may not be cached. On
@@ -43,6 +44,8 @@ MACS_PER_BYTE = {
     "cuda": {"device": 10.0, "memory": 4e3, "disk": 1e4},
     "mps": {"memory": 100.0, "disk": 2e3},
 }
+
+Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class FeatureStore:
         budget = budget or Budget(memory_bytes=0, device_bytes=0, disk_bytes=0, folder=Path())
         self.frozen = frozen
         self._name = name
+        self._pass_size = PassSize(frozen.graph, device)
         self._costs = MACS_PER_BYTE[device.kind]
         # Of this process alone, and of all; the fastest first.
         self._memories: list[Memory] = []
@@ -120,13 +124,17 @@ class FeatureStore:
             files.expect(self._keys(chosen, nodes))
 
     def give_back_device(self) -> bool:
-        """Let go of what is kept in the memory of a GPU, for good; return whether there was anything."""
-        on_device = [memory for memory in self._memories if memory.name == "device" and memory.rows]
+        """Keep nothing in the memory of a GPU any more; return whether anything was, or was about to be."""
+        on_device = [
+            memory for memory in self._memories if memory.name == "device" and (memory.rows or memory.wanted)
+        ]
         for memory in on_device:
-            log.debug("device: all goes, as training needs the memory")
+            log.debug("device: all goes, as the memory is needed")
             memory.budget_bytes = 0
             memory.wanted = frozenset()
             memory.rows.clear()
+        # Also where others have given some back.
+        self._pass_size.choose_again()
         return bool(on_device)
 
     def open(
@@ -145,7 +153,7 @@ class FeatureStore:
         """
         with self._begun(viewed, targets, position) as (part, rows, missing):
             if missing:
-                self._fill(viewed, missing, spent)
+                self._in_passes_that_fit(lambda: self._fill(viewed, missing, spent))
         if missing:
             part, rows = self._start(viewed, targets, position)
         return part, rows
@@ -168,6 +176,11 @@ class FeatureStore:
             Features ``(m, k * c + d)`` at each position, float32 on the CPU, of samples of k images and d
             numbers, and these samples' labels ``(m,)``.
         """
+        return self._in_passes_that_fit(lambda: self._pooled(viewed, positions, spent, n_most))
+
+    def _pooled(
+        self, viewed: ViewedImages, positions: Sequence[int], spent: Spent, n_most: int
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         boundaries = [self.frozen.graph.boundary(position) for position in positions]
         targets = list(dict.fromkeys(node for boundary in boundaries for node in boundary))
         samples = viewed.samples
@@ -372,9 +385,19 @@ class FeatureStore:
                 filling.abandon(error)
             raise
 
+    def _in_passes_that_fit(self, work: Callable[[], Made]) -> Made:
+        """Do what passes over the images; after too little memory, a GPU takes half as many at once."""
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self._pass_size.halve():
+                    raise
+            release_memory()
+
     def _batches(self, n_images: int) -> Sequence[torch.Tensor]:
         """Divide a set into batches of almost one size: a small one would be rounded in another way."""
-        size = PASS_BATCH[self.frozen.device.kind]
+        size = self._pass_size.n_images
         batches: Sequence[torch.Tensor] = torch.arange(n_images).tensor_split(-(-n_images // size))
         return batches
 
