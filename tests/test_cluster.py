@@ -41,8 +41,18 @@ from depthsearch import cli
 from depthsearch.cli import main
 from depthsearch.commands import workers as workers_of_commands
 from depthsearch.data import load_data
+from depthsearch.devices import Device
 from depthsearch.errors import SettingsError, StudyError
-from depthsearch.executors import Probing, RayWorkers, Training, cluster, connecting, ray_workers, remote
+from depthsearch.executors import (
+    Probing,
+    RayWorkers,
+    Training,
+    cluster,
+    connecting,
+    ray_workers,
+    remote,
+    starting,
+)
 from depthsearch.executors.connecting import connect
 from depthsearch.executors.jobs import Ended, Failed, Job, Lost, Report
 from depthsearch.executors.local import HUNG_SECONDS
@@ -754,8 +764,62 @@ def test_a_worker_of_a_cluster_may_hang_as_long_as_one_of_this_machine(monkeypat
     monkeypatch.setattr(workers_of_commands, "ray_workers", asked_for)
     names = ("workers", "ray_address", "device", "precision", "keep_memory", "keep_disk")
     arguments = argparse.Namespace(executor="ray", hung_after=given, **dict.fromkeys(names))
-    with pytest.raises(Asked), workers_of_commands.workers(arguments, {}, None, None):
+    tasks = {
+        "": argparse.Namespace(device=Device(kind="cpu", bf16=False, channels_last=True, compiled=False))
+    }
+    with pytest.raises(Asked), workers_of_commands.workers(arguments, tasks, None, None):
         pass
+
+
+@pytest.mark.parametrize("address", [None, "head:6379", "local"])
+def test_what_a_study_is_stored_with_is_what_the_cluster_computes_on(
+    address, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator may have no GPU, and be replaced by one that has some."""
+    gpu = Device(kind="cuda", bf16=True, channels_last=True, compiled=False)
+    given = {}
+
+    def asked_for(tasks: Any, **how: Any) -> RayWorkers:
+        given.update(device=how["device"], tasks=tasks)
+        raise SettingsError("seen enough")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(workers_of_commands, "import_ray", lambda: None)
+    monkeypatch.setattr(workers_of_commands, "connect", lambda _: False)
+    monkeypatch.setattr(workers_of_commands, "cluster_has_gpus", lambda: True)
+    monkeypatch.setattr(starting, "import_ray", lambda: pytest.fail("it is not asked"))
+    monkeypatch.setattr(
+        workers_of_commands,
+        "cluster_device",
+        lambda here, *_, has_gpus: gpu if has_gpus else here,
+    )
+    monkeypatch.setattr(workers_of_commands, "ray_workers", asked_for)
+    more = ["--executor", "ray", *([] if address is None else ["--ray-address", address])]
+    argv = asked(tmp_path, *more)
+    argv[argv.index("--device") + 1] = "auto"
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert "seen enough" in told
+    (task,) = given["tasks"].values()
+    if address == "local" and not torch.cuda.is_available():
+        assert (given["device"], task.device.kind) == ("cpu", "cpu")
+    elif address != "local":
+        assert (given["device"], task.device) == ("cuda", gpu)
+        assert "Device cuda, bf16; features are kept by each node." in told
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_ray_that_would_be_started_here_has_no_gpu_that_is_not_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: str) -> bool:
+        raise SettingsError("No Ray cluster at --ray-address auto.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(workers_of_commands, "import_ray", lambda: None)
+    monkeypatch.setattr(workers_of_commands, "connect", none)
+    assert main([*asked(tmp_path, "--executor", "ray"), "--device", "cuda"]) == 2
+    assert "--device cuda: the cluster has no GPU now." in capsys.readouterr().err
 
 
 @pytest.mark.slow

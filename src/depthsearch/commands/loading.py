@@ -77,7 +77,7 @@ def load_backbones(
     """
     names = arguments.backbone
     weights = weights_by_backbone(arguments.weights, names)
-    _device_of(arguments)  # which refuses what cannot be had
+    device_here(arguments)  # which refuses what cannot be had
     use_all_cores()
     backbones = {name: _load_backbone(name, weights[name], arguments, console) for name in names}
     space = SearchSpace.across(
@@ -95,9 +95,20 @@ def load_backbones(
 
 
 def load_tasks(
-    arguments: argparse.Namespace, console: Console, backbones: Mapping[str, Backbone], space: SearchSpace
+    arguments: argparse.Namespace,
+    console: Console,
+    backbones: Mapping[str, Backbone],
+    space: SearchSpace,
+    device: Device,
 ) -> Mapping[str, Task]:
     """Load the images for backbones and say in a line each what these and those are.
+
+    Args:
+        arguments: Of the command line.
+        console: Where to say it.
+        backbones: By the space's names for them.
+        space: What is searched of them.
+        device: What is computed on, here or by the workers of a cluster.
 
     Returns:
         The task of each backbone by the space's name for it.
@@ -105,7 +116,6 @@ def load_tasks(
     Raises:
         DepthsearchError: If the images cannot be had or used.
     """
-    device = _device_of(arguments)
     recipe = Recipe(
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
@@ -117,8 +127,9 @@ def load_tasks(
         balance=arguments.balance,
         **_given(arguments, ["momentum", "augment"]),
     )
+    # On a cluster each node has a budget of its own.
     budget = choose_budget(
-        device,
+        device_here(arguments),
         local_folder(cache_folder("features")),
         memory_bytes=arguments.keep_memory,
         disk_bytes=arguments.keep_disk,
@@ -142,21 +153,26 @@ def load_tasks(
             f"Backbone {backbone.name}, weights: {backbone.weights}; {n_cuts} candidate "
             f"{'cut' if n_cuts == 1 else 'cuts'}; {wanted.image_size} px.",
         )
-    say(
-        console,
-        f"Device {device.kind}, {device.precision}; features kept: up to "
-        f"{decimal(budget.device_bytes + budget.memory_bytes)} in memory, "
-        f"{decimal(budget.disk_bytes)} on disk.",
+    kept = (
+        "features are kept by each node"
+        if _is_on_a_cluster(arguments)
+        else f"features kept: up to {decimal(budget.device_bytes + budget.memory_bytes)} in memory, "
+        f"{decimal(budget.disk_bytes)} on disk"
     )
+    say(console, f"Device {device.kind}, {device.precision}; {kept}.")
     return tasks
 
 
-def _device_of(arguments: argparse.Namespace) -> Device:
+def device_here(arguments: argparse.Namespace) -> Device:
     """Choose the device of this machine, which may only coordinate a cluster that has others."""
-    on_a_cluster = vars(arguments).get("executor") == "ray"
     lacks_it = arguments.device == "cuda" and not torch.cuda.is_available()
-    kind = "cpu" if on_a_cluster and lacks_it else arguments.device
+    kind = "cpu" if _is_on_a_cluster(arguments) and lacks_it else arguments.device
     return choose_device(kind, arguments.precision, compiled=arguments.compile)
+
+
+def _is_on_a_cluster(arguments: argparse.Namespace) -> bool:
+    """Whether a cluster's workers train; of the commands only `study` may have some."""
+    return vars(arguments).get("executor") == "ray"
 
 
 def _load_backbone(name: str, weights: str, arguments: argparse.Namespace, console: Console) -> Backbone:
@@ -218,7 +234,7 @@ def prepare_again(
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
     wanted = argparse.Namespace(**merged)
     backbones, space = load_backbones(wanted, console)
-    (task,) = load_tasks(wanted, console, backbones, space).values()
+    (task,) = load_tasks(wanted, console, backbones, space, device_here(wanted)).values()
     if task.data.fingerprint != was.data_fingerprint or task.backbone.digest != was.digest:
         changed = "images" if task.data.fingerprint != was.data_fingerprint else "weights"
         origin = stored.user_attrs["data"]["source"] if changed == "images" else was.weights
@@ -292,7 +308,7 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
             "timm": timm.__version__,
             "optuna": optuna.__version__,
         },
-        "machine": f"{processor_name(task.device)}, {platform.system()}, "
+        "machine": f"{processor_name(device_here(arguments))}, {platform.system()}, "
         f"{torch.get_num_threads()} torch threads",
         "device": task.device.kind,
         "precision": task.device.precision,

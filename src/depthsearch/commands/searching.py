@@ -109,7 +109,7 @@ def _load(
     Returns:
         What is trained, what is searched, and the candidates to be pointed out.
     """
-    check_executor(arguments)
+    device = check_executor(arguments)
     check_storage(arguments.storage)
     check_source(arguments.data or "digits")
     check_watchers(arguments)
@@ -118,7 +118,7 @@ def _load(
     backbones, space = load_backbones(arguments, console)
     arguments.trials = _n_trials(arguments, space)
     marked = [find_cut(space.cuts, layer) for layer in arguments.mark or ()]
-    return load_tasks(arguments, console, backbones, space), space, marked
+    return load_tasks(arguments, console, backbones, space, device), space, marked
 
 
 def _show(arguments: argparse.Namespace, stored: optuna.Study, console: Console, *, is_stopped: bool) -> None:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from depthsearch.commands.console import say
-from depthsearch.devices import choose_device, usable_cores
+from depthsearch.commands.loading import device_here
+from depthsearch.devices import Device, usable_cores
 from depthsearch.errors import SettingsError
 from depthsearch.executors import (
     Executor,
@@ -21,6 +22,8 @@ from depthsearch.executors import (
     RayWorkers,
     WorkerPlan,
     check_room,
+    cluster_device,
+    cluster_has_gpus,
     plan_workers,
     ray_workers,
 )
@@ -33,29 +36,46 @@ from depthsearch.space import SearchSpace
 __all__ = ["check_executor", "workers"]
 
 
-def check_executor(arguments: argparse.Namespace) -> None:
+def check_executor(arguments: argparse.Namespace) -> Device:
     """Refuse a cluster or workers that cannot be had, before anything is loaded.
+
+    Returns:
+        What is computed on: this machine's device, or that of the cluster's workers.
 
     Raises:
         SettingsError: Saying what to install, or which option to change.
     """
+    device = device_here(arguments)
     if arguments.executor == "ray":
-        _check_cluster(arguments.ray_address)
-        return
-    plans = plan_workers(choose_device(arguments.device, arguments.precision), arguments.workers)
+        return _device_of_cluster(arguments, device)
+    plans = plan_workers(device, arguments.workers)
     if len(plans) == 1 and arguments.hung_after is not None:
         raise SettingsError(
             "--hung-after is of several workers, and this process alone would train: say --workers 2 too, or "
             "leave it out."
         )
+    return device
 
 
-def _check_cluster(address: str | None) -> None:
-    """Connect to a cluster that is named, and leave it again: one of this machine is not started yet."""
+def _device_of_cluster(arguments: argparse.Namespace, here: Device) -> Device:
+    """Connect to the cluster that there is, and leave it again; one of this machine is not started yet."""
     ray = import_ray()
-    named = address or os.environ.get("RAY_ADDRESS")
-    if named and named != "local" and connect(address):
-        ray.shutdown()
+    named = arguments.ray_address or os.environ.get("RAY_ADDRESS")
+    is_new = False
+    try:
+        is_there = named != "local"
+        if is_there:
+            is_new = connect(named or "auto")
+    except SettingsError:
+        if named:
+            raise
+        is_there = False
+    try:
+        has_gpus = cluster_has_gpus() if is_there else here.kind == "cuda"
+        return cluster_device(here, arguments.device, arguments.precision, has_gpus=has_gpus)
+    finally:
+        if is_new:
+            ray.shutdown()
 
 
 @contextmanager
@@ -96,7 +116,8 @@ def _on_a_cluster(arguments: argparse.Namespace, tasks: Mapping[str, Task], cons
         tasks,
         n_workers=arguments.workers,
         address=arguments.ray_address,
-        device=arguments.device,
+        # What the study is stored with: a cluster whose GPUs are gone meanwhile is refused.
+        device=next(iter(tasks.values())).device.kind,
         precision=arguments.precision,
         memory_bytes=arguments.keep_memory,
         disk_bytes=arguments.keep_disk,

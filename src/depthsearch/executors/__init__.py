@@ -17,7 +17,7 @@ from depthsearch.executors.jobs import (
 )
 from depthsearch.executors.local import LocalProcesses
 from depthsearch.executors.plans import WorkerPlan, plan_workers
-from depthsearch.executors.starting import ray_workers
+from depthsearch.executors.starting import cluster_device, cluster_has_gpus, ray_workers
 
 __all__ = [
     "Ended",
@@ -34,6 +34,8 @@ __all__ = [
     "Training",
     "WorkerPlan",
     "check_room",
+    "cluster_device",
+    "cluster_has_gpus",
     "plan_workers",
     "ray_workers",
     "run_job",

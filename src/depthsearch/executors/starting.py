@@ -12,7 +12,7 @@ from depthsearch.executors.connecting import connect, import_ray, reason_of
 from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.objective import Task
 
-__all__ = ["ray_workers"]
+__all__ = ["cluster_device", "cluster_has_gpus", "ray_workers"]
 
 
 def ray_workers(
@@ -46,7 +46,7 @@ def ray_workers(
     workers = None
     try:
         here = next(iter(tasks.values())).device
-        there = _device(here, device, precision)
+        there = cluster_device(here, device, precision, has_gpus=cluster_has_gpus())
         workers = RayWorkers(
             {name: replace(task, device=there) for name, task in tasks.items()},
             n_workers=n_workers,
@@ -65,14 +65,23 @@ def ray_workers(
     return workers
 
 
-def _device(here: Device, kind: str, precision: str) -> Device:
-    """Choose what the workers compute on; this machine may have no GPU, and the cluster some.
+def cluster_has_gpus() -> bool:
+    """Say whether the cluster that this process is connected to has GPUs now."""
+    return any(node["Alive"] and node["Resources"].get("GPU") for node in import_ray().nodes())
+
+
+def cluster_device(here: Device, kind: str, precision: str, *, has_gpus: bool) -> Device:
+    """Choose what the workers of a cluster compute on.
+
+    Args:
+        here: What this machine has, which may be no GPU where the cluster has some.
+        kind: See `ray_workers`.
+        precision: See `ray_workers`.
+        has_gpus: Whether the cluster has some. If this machine has none, it is connected to the cluster.
 
     Raises:
         SettingsError: If the cluster has no such device, or it cannot compute in that precision.
     """
-    ray = import_ray()
-    has_gpus = any(node["Alive"] and node["Resources"].get("GPU") for node in ray.nodes())
     if kind == "auto":
         kind = "cuda" if has_gpus else "cpu"
     if kind == "mps":
@@ -83,6 +92,7 @@ def _device(here: Device, kind: str, precision: str) -> Device:
         return choose_device("cpu", precision, compiled=here.compiled)
     if not has_gpus:
         raise SettingsError("--device cuda: the cluster has no GPU now. Add nodes with some, or give auto.")
+    ray = import_ray()
     ask = ray.remote(num_gpus=1, num_cpus=0)(choose_device)
     try:
         found = ray.get(ask.remote("cuda", precision, compiled=here.compiled), timeout=PATIENCE_SECONDS)
