@@ -40,7 +40,9 @@ def first_line(error: BaseException) -> str:
 
 def hidden(text: str) -> str:
     """Hide the passwords of the database URLs in a text."""
-    return re.sub(r"\w[\w+]*://[^\s'\"]+", lambda found: without_password(found[0]), _greedily_hidden(text))
+    # Begun at a word's first letter only: a word may be as long as a file.
+    url = r"(?<![\w+])\w[\w+]*://[^\s'\"]+"
+    return re.sub(url, lambda found: without_password(found[0]), _greedily_hidden(text))
 
 
 def _greedily_hidden(text: str) -> str:

@@ -175,7 +175,7 @@ def is_something_left(study: optuna.Study) -> bool:
     attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
     wanted, then_confirm = _wanted(study, attributes)
     done = _n_done(trials)
-    is_planned = "confirmation" in attributes and attributes["confirmation"]["after"] == done
+    is_planned = "confirmation" in attributes and attributes["confirmation"].get("after") == done
     return (
         any(trial.state == TrialState.RUNNING for trial in trials)
         or bool(waiting_to_confirm(study))
