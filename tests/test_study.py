@@ -396,12 +396,13 @@ def test_the_reference_study_has_every_kind_of_trial(uninterrupted) -> None:
     assert sum("origin" not in trial for trial in uninterrupted) == 3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_study(place, longer, space, uninterrupted) -> None:
     assert stored(place.run(longer, space, 9, pruner="halving")) == uninterrupted
 
 
 @pytest.mark.parametrize(
-    "sampler", ["gp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tpe", "random"))]
+    "sampler", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tpe", "gp"))]
 )
 def test_the_same_seed_gives_the_same_suggestions(place_in, tmp_path, task, space, sampler: str) -> None:
     studies = []

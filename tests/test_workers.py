@@ -164,6 +164,7 @@ def trials(longer, space, tmp_path, open_quick_storage) -> Callable[[], list[opt
 # --- they search as one -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_train_different_trials_at_once_and_each_once(start, trials) -> None:
     events = list(start(pretend, 12))
     started = [event for event in events if isinstance(event, TrialStarted)]
