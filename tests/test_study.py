@@ -401,9 +401,8 @@ def test_the_same_seed_gives_the_same_study(place, longer, space, uninterrupted)
     assert stored(place.run(longer, space, 9, pruner="halving")) == uninterrupted
 
 
-@pytest.mark.parametrize(
-    "sampler", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tpe", "gp"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 def test_the_same_seed_gives_the_same_suggestions(place_in, tmp_path, task, space, sampler: str) -> None:
     studies = []
     for name in ("first", "again"):
