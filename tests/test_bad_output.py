@@ -96,6 +96,25 @@ def test_a_full_disk_is_one_line(monkeypatch, capsys, argv: list[str]) -> None:
     assert capsys.readouterr().err == "depthsearch: cannot write the output: No space left on device.\n"
 
 
+def test_progress_that_a_full_disk_does_not_take_stops_nothing(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    code = (
+        "import sys; from depthsearch.output import run_writing\n"
+        "def run():\n"
+        "    for n in range(3000):\n"
+        "        print('progress', n, file=sys.stderr)\n"
+        "    sys.stderr.flush()\n"
+        "    print('the result')\n"
+        "    return 7\n"
+        "sys.exit(run_writing(run))\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (7, "the result\n")
+
+
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 def test_output_that_was_closed_is_no_matter(monkeypatch, argv: list[str]) -> None:
     monkeypatch.setattr(sys, "stdout", None)
@@ -130,6 +149,7 @@ def test_a_shell_sees_no_traceback(shell: str) -> None:
         (">&-", 0),
         ("| head -1", 0),
         ("2>&- >/dev/null", 0),
+        ("2>/dev/full >/dev/null", 0),
         (">/dev/null 2>&1 <&-", 0),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -13,6 +14,8 @@ __all__ = ["UNREAD", "run_writing"]
 
 # Whoever reads the output has closed it, as head does: what a shell says of a process that SIGPIPE has ended.
 UNREAD = 141
+# No room on the disk, or none for this user.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _UnwrittenError(Exception):
@@ -22,33 +25,43 @@ class _UnwrittenError(Exception):
 class _Guarded:
     """A stream whose errors can be told from those of files and connections."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, drops: bool) -> None:
+        """Guard a stream.
+
+        Args:
+            stream: Which.
+            drops: Whether to leave out what a full disk does not take, and go on.
+        """
         self._stream = stream
+        self._drops = drops
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         """Write text."""
-        with _telling():
+        with self._telling():
             return self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """Write what is held back."""
-        with _telling():
+        with self._telling():
             self._stream.flush()
 
-
-@contextlib.contextmanager
-def _telling() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _UnwrittenError from error
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not (self._drops and error.errno in FULL):
+                raise _UnwrittenError from error
 
 
 def run_writing(run: Callable[[], int]) -> int:
     """Run what writes to stdout; what cannot be written is one line on stderr, not a traceback.
+
+    What a full disk does not take of stderr is left out: a study is worth more than news of it.
 
     Args:
         run: Gives an exit status.
@@ -61,7 +74,7 @@ def run_writing(run: Callable[[], int]) -> int:
         # A process may have been started with it closed.
         if stream is not None:
             _write_anything(stream)
-            setattr(sys, name, cast(TextIO, _Guarded(stream)))
+            setattr(sys, name, cast(TextIO, _Guarded(stream, drops=name == "stderr")))
     try:
         try:
             return run()
@@ -71,7 +84,7 @@ def run_writing(run: Callable[[], int]) -> int:
                 sys.stdout.flush()
     except _UnwrittenError as error:
         sys.stdout, sys.stderr = before
-        _drop_output()
+        _drop(sys.stdout)
         if isinstance(error.__cause__, BrokenPipeError):
             return UNREAD
         reason = getattr(error.__cause__, "strerror", None)
@@ -80,6 +93,11 @@ def run_writing(run: Callable[[], int]) -> int:
         return 2
     finally:
         sys.stdout, sys.stderr = before
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+        except OSError:
+            _drop(sys.stderr)
 
 
 def _write_anything(stream: TextIO) -> None:
@@ -88,9 +106,9 @@ def _write_anything(stream: TextIO) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
-def _drop_output() -> None:
-    """Send to nowhere what stdout still holds: Python would try to write it once more when it ends."""
+def _drop(stream: TextIO) -> None:
+    """Send to nowhere what a stream still holds: Python would try to write it once more when it ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
