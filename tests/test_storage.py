@@ -682,6 +682,7 @@ SECRETS = [
     # Azure's users have an @, and so have people who sign in by their address.
     ("postgresql://u@srv:s3cret@h/d", "postgresql://u@srv:***@h/d"),
     ("http://u@example.org:s3cret@h:5000", "http://u@example.org:***@h:5000"),
+    ("postgresql://u@srv:s3@cret@h/d", "postgresql://u@srv:***@h/d"),
 ]
 
 
