@@ -135,7 +135,7 @@ def test_a_layer_that_was_merged_into_another_picks_that_cut(alias):
     [
         (999, DEFAULT_KINDS, r"^No layer '999' in DenseNet\. Near: layer 424 \(.*, layer 431 "),
         (145, DEFAULT_KINDS, r"^Layer '145' \(features\.denseblock3\.denselayer1\.norm2\) is none of conv, "
-         r"pool, concat, block: no cut starts there\. Near: layer 144 \(conv4_block1_1_conv, .*, layer 147 "),
+         r"pool, concat, block, linear: no cut starts there\. Near: layer 144 \(conv4_block1_1_conv, .*, layer 147 "),
         ("conv4_block1_1_cov", DEFAULT_KINDS, r"^No layer 'conv4_block1_1_cov' in .* Near: layer 144 "),
         ("conv_pw_*", DEFAULT_KINDS, r"^No layer 'conv_pw_\*' in DenseNet\. Near: "),
         ("features.denseblock3.denselayer1", DEFAULT_KINDS, r"^Layer 'features\.denseblock3\.denselayer1' is "
@@ -225,11 +225,11 @@ def test_linear_layers_of_a_classifier_container_are_no_candidates(name):
     assert not any(n.startswith("classifier") for cut in cuts[:-1] for n in (cut.name, *cut.aliases))
 
 
-def test_classifier_that_is_a_convolution_is_named_by_the_caller():
+def test_classifier_that_is_a_convolution_is_found_or_named_by_the_caller():
     cuts = torchvision_cuts("squeezenet1_1", head="classifier")
     assert (cuts[-1].name, cuts[-2].name) == ("classifier", "features.12.expand3x3")
-    with_conv = torchvision_cuts("squeezenet1_1")
-    assert (with_conv[-1].name, with_conv[-2].name) == ("output", "classifier.1")
+    found = torchvision_cuts("squeezenet1_1")
+    assert (found[-1].name, found[-2].name) == ("classifier.1", "features.12.expand3x3")
 
 
 def test_classifier_that_timm_names_may_be_a_convolution():
@@ -322,7 +322,10 @@ def test_backbone_without_classifier_has_the_same_cuts():
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        (("conv", "layer"), r"^No candidate kind 'layer': give some of conv, pool, concat, block\.$"),
+        (
+            ("conv", "layer"),
+            r"^No candidate kind 'layer': give some of auto, conv, pool, concat, block, linear\.$",
+        ),
         ((), r"^No candidate kind \(none given\): give some of "),
     ],
 )

@@ -224,17 +224,17 @@ def test_wrong_image_size_is_an_error_of_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_model_that_returns_no_tensor_is_an_error():
-    class Two(nn.Module):
+def test_model_that_returns_no_logits_is_an_error():
+    class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 2, 1)
 
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return self.conv(x), x
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"boxes": self.conv(x), "scores": x}
 
-    with pytest.raises(TraceError, match=r"^Two returns tuple, not one tensor of logits\. Wrap it "):
-        trace(Two(), image_size=8)
+    with pytest.raises(TraceError, match=r"^Named returns dict, in which there are no logits: .*\. Wrap it "):
+        trace(Named(), image_size=8)
 
 
 class FailsWhenRun(nn.Module):

@@ -25,12 +25,20 @@ from depthsearch.devices import Device, choose_device, processor_name, use_all_c
 from depthsearch.errors import StudyError
 from depthsearch.features import choose_budget, local_folder
 from depthsearch.files import full_path
+from depthsearch.graph import LayerGraph
 from depthsearch.objective import Task
 from depthsearch.space import FIXABLE, SearchSpace
 from depthsearch.stored import read_backbones
 from depthsearch.training import Recipe
 
-__all__ = ["OPTIONAL_RANGES", "load_backbones", "load_tasks", "prepare_again", "provenance_of"]
+__all__ = [
+    "OPTIONAL_RANGES",
+    "load_backbones",
+    "load_tasks",
+    "prepare_again",
+    "provenance_of",
+    "say_kept_whole",
+]
 
 # What commands take for options that a stored study has none of: those not kept, and those younger than it.
 BEFORE: dict[str, Any] = {
@@ -153,6 +161,7 @@ def load_tasks(
             f"Backbone {backbone.name}, weights: {backbone.weights}; {n_cuts} candidate "
             f"{'cut' if n_cuts == 1 else 'cuts'}; {wanted.image_size} px.",
         )
+        say_kept_whole(console, tasks[key].graph)
     kept = (
         "features are kept by each node"
         if _is_on_a_cluster(arguments)
@@ -161,6 +170,14 @@ def load_tasks(
     )
     say(console, f"Device {device.kind}, {device.precision}; {kept}.")
     return tasks
+
+
+def say_kept_whole(console: Console, graph: LayerGraph) -> None:
+    """Say which modules tracing could not enter, so that no cut lies in them, and why."""
+    if graph.opaque:
+        n_whole = len(graph.opaque)
+        what = f"{n_whole} {'module has' if n_whole == 1 else 'modules have'} no cuts inside"
+        say_list(console, what, [f"{path} ({reason})" for path, reason in graph.reasons.items()])
 
 
 def device_here(arguments: argparse.Namespace) -> Device:

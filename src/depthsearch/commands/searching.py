@@ -17,18 +17,19 @@ from rich.table import Table
 from depthsearch.backbones import make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
-from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of
+from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of, say_kept_whole
 from depthsearch.commands.places import cache_folder, is_stored
 from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.commands.workers import check_executor, workers
-from depthsearch.cuts import Cut, find_cut, list_cuts
+from depthsearch.cuts import Cut, cuts_of, find_cut
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink
 from depthsearch.executors import Executor
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
-from depthsearch.graph import input_size
+from depthsearch.graph import trace
+from depthsearch.inputs import input_size
 from depthsearch.interrupts import Drain, sigterm_drains
 from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
@@ -284,12 +285,8 @@ def cuts(arguments: argparse.Namespace) -> None:
     model = make_model(arguments.backbone, in_chans=arguments.channels)
     if arguments.head == "flatten":
         model = flattened(model, image_size=arguments.image_size or input_size(model)[-1])
-    found = list_cuts(
-        model,
-        arguments.kinds,
-        image_size=arguments.image_size,
-        layers=arguments.layers,
-    )
+    graph = trace(model, image_size=arguments.image_size)
+    found = cuts_of(graph, model, arguments.kinds, layers=arguments.layers)
     if arguments.json:
         print(json.dumps([asdict(cut) for cut in found]))
         return
@@ -313,4 +310,6 @@ def cuts(arguments: argparse.Namespace) -> None:
             str(cut.trainable_tensors),
             f"{cut.boundary_bytes / 1024:,.0f} KiB",
         )
-    console_for().print(table)
+    console = console_for()
+    console.print(table)
+    say_kept_whole(console, graph)
