@@ -139,7 +139,7 @@ def cuts_of(
     unknown = sorted(set(kinds) - {*KINDS, *DEFAULT_KINDS})
     if unknown or not kinds:
         named = ", ".join(map(repr, unknown)) or "(none given)"
-        raise CutError(f"No candidate kind {named}: give some of {', '.join((*DEFAULT_KINDS, *KINDS))}.")
+        raise CutError(f"No candidate kind {named}: give some of {', '.join(KINDS)}, or auto.")
     end, head_name = find_head(graph, model, head)
     backbone = [layer for layer in graph.layers if layer.position < end]
     kinds = kinds_of(graph, model, kinds, head=head_name)

@@ -113,8 +113,8 @@ class LayerGraph:
         changed: Nodes whose value is changed in place before a later use: it is not what was computed.
         first_uses: Position at which each parameter and buffer is first used, by its first name.
         first_effects: Position at which the image first meets it, or what was made of it.
-        mode_reads: Positions at which the model's own code, followed by tracing, asks a module whether it is
-            in training, with the module's path.
+        mode_reads: Operations that do something else in training: the path of the module whose mode they
+            depend on, and their positions.
         forks: Whether the model's own forward goes another way in training.
         opaque: Paths of modules with layers inside that tracing kept whole.
         reasons: Why, by their paths.
@@ -349,8 +349,9 @@ def _run(model: nn.Module, traced: fx.GraphModule, images: Iterable[torch.Tensor
         if isinstance(run.result, torch.Tensor):
             return run
         if not isinstance(logits_of(run.result), torch.Tensor):
+            kind = "dict" if isinstance(run.result, Mapping) else type(run.result).__name__
             raise TraceError(
-                f"{type(model).__name__} returns {type(run.result).__name__}, in which there are no logits: "
+                f"{type(model).__name__} returns {kind}, in which there are no logits: "
                 "a tensor, a tuple that begins with it, or one called logits. Wrap it in a module that "
                 "returns one."
             )
@@ -401,7 +402,6 @@ def _describe(model: nn.Module, followed: Followed, run: _Run) -> LayerGraph:
     carried = {n: n in pixels and n not in run.partial and run.shapes.get(n, ())[:1] == (1,) for n in nodes}
     _own_unused(model, nodes, run)
     first_uses = dict(sorted(((n, min(at)) for n, at in run.uses.all.items()), key=lambda use: use[1]))
-    order = run.order
     return LayerGraph(
         traced=followed.traced,
         layers=tuple(_layers(model, nodes, pixels, first_uses, run)),
@@ -412,9 +412,7 @@ def _describe(model: nn.Module, followed: Followed, run: _Run) -> LayerGraph:
         changed=frozenset(run.changed),
         first_uses=first_uses,
         first_effects=_first_effects(nodes, pixels, run),
-        mode_reads=tuple(
-            (read.module, 0 if read.after is None else order[read.after] + 1) for read in followed.mode_reads
-        ),
+        mode_reads=tuple((read.module, run.order[read.node]) for read in followed.mode_reads),
         forks=followed.forks,
         opaque=tuple(followed.whole),
         reasons=followed.whole,

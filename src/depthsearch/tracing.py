@@ -48,15 +48,15 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModeRead:
-    """A place at which a model's own code asks whether it is in training.
+    """An operation that does something else in training, as the code around it asks for the mode.
 
     Attributes:
         module: Path of the module whose mode it asks for.
-        after: The operation before it; None: it is asked before all of them.
+        node: The operation.
     """
 
     module: str
-    after: fx.Node | None
+    node: fx.Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Followed:
     Attributes:
         traced: The model as operations; it shares the model's modules.
         whole: Paths of modules with layers inside that were kept whole, and why.
-        mode_reads: Where code that was followed asks for the mode.
+        mode_reads: What depends on the mode in code that was followed.
         forks: Whether the model's own forward goes another way in training. What is written down is the way
             it goes in eval mode.
     """
@@ -146,8 +146,7 @@ class _Tracer(fx.Tracer):
         self.entered: list[str] = []
         self.autocasts = 0
         self.functions = _autograd_functions()
-        self.branches: set[str] = set()
-        self.reads: list[ModeRead] = []
+        self.branches: dict[str, int] = {}
 
     def follow(self, model: nn.Module) -> fx.Graph:
         """Trace a model, its modules' modes taken for numbers that are noted."""
@@ -159,9 +158,8 @@ class _Tracer(fx.Tracer):
             return self.trace(model)
 
     def branched(self, owner: str) -> None:
-        """Note that code asks for a mode and goes on by the answer."""
-        self.branches.add(owner)
-        self.reads.append(ModeRead(module=owner, after=next(iter(reversed(self.graph.nodes)), None)))
+        """Note that code asks for a mode and goes on by the answer, and after how many operations first."""
+        self.branches.setdefault(owner, len(self.graph.nodes))
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -270,10 +268,11 @@ def follow(model: nn.Module) -> Followed:
         while True:
             tracer, graph = _entering(model, whole)
             forked = _forked(model, whole, tracer, graph)
-            whole.update({path: "it does something else in training" for path in forked if path})
-            if not forked - {""}:
+            if not forked.keys() - {""}:
                 break
-        reads = (*tracer.reads, *_follow_modes(graph))
+            whole.update(dict.fromkeys(forked.keys() - {""}, "it does something else in training"))
+        reads = [ModeRead(module="", node=node) for node in forked.get("", ())]
+        reads += _follow_modes(graph)
         traced = fx.GraphModule(model, graph)
         entered = dict(model.named_modules())
     called = {str(n.target) for n in graph.nodes if n.op == "call_module"}
@@ -281,7 +280,7 @@ def follow(model: nn.Module) -> Followed:
     return Followed(
         traced=traced,
         whole={path: whole.get(path, "torch.fx does not enter it") for path in opaque},
-        mode_reads=reads,
+        mode_reads=tuple(reads),
         forks=bool(forked),
     )
 
@@ -309,26 +308,37 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, _LostError) else first_line(error)
 
 
-def _forked(model: nn.Module, whole: Mapping[str, str], tracer: _Tracer, graph: fx.Graph) -> set[str]:
-    """Return the modules that were entered and go another way in training; empty: the model itself."""
+def _forked(
+    model: nn.Module, whole: Mapping[str, str], tracer: _Tracer, graph: fx.Graph
+) -> dict[str, list[fx.Node]]:
+    """Find the modules that were entered and go another way in training.
+
+    Returns:
+        By the module's path (empty: the model itself) the operations that are others in training, as far as
+        they are known: those of the model itself.
+    """
     if not tracer.branches:
-        return set()
-    training = _Tracer(whole, tracer.branches)
+        return {}
+    training = _Tracer(whole, tracer.branches.keys())
     try:
-        other = _operations(training.follow(model))
+        other = training.follow(model)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - code that is followed may raise anything; in eval mode it did not
         differing = {training.failed_at or ""}
+        affected = list(graph.nodes)[tracer.branches.get("", 0) :]
     else:
-        here = _operations(graph)
-        differing = {p for p in here.keys() | other.keys() if here.get(p) != other.get(p)}
+        here, there = _operations(graph), _operations(other)
+        differing = {path for path in here.keys() | there.keys() if here.get(path) != there.get(path)}
+        known = set(_values(other).values())
+        affected = [node for node, value in _values(graph).items() if value not in known]
     # The branch may stand in one module and what differs in another that is called by it.
     forked = {path for path in differing if path in tracer.branches} or {
         owner for owner in tracer.branches if any(_is_within(path, owner) for path in differing)
     }
     kinds = {type(model.get_submodule(path)) for path in forked if path}
-    return forked | {p for p in tracer.branches if p and type(model.get_submodule(p)) in kinds}
+    forked |= {path for path in tracer.branches if path and type(model.get_submodule(path)) in kinds}
+    return {path: [] if path else affected for path in forked}
 
 
 def _operations(graph: fx.Graph) -> dict[str, list[str]]:
@@ -336,9 +346,22 @@ def _operations(graph: fx.Graph) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for node in graph.nodes:
         if node.op != "placeholder":
-            settings = fx.node.map_arg((node.args, node.kwargs), lambda _: "")
+            settings = fx.node.map_arg(_without_modes((node.args, node.kwargs)), lambda _: "")
             found.setdefault(_around(node), []).append(f"{node.op} {node.target} {settings}")
     return found
+
+
+def _values(graph: fx.Graph) -> dict[fx.Node, int]:
+    """Tell the value of each operation by how it is computed, from the image on."""
+    found: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        made_of = fx.node.map_arg(_without_modes((node.args, node.kwargs)), found.__getitem__)
+        found[node] = hash((node.op, str(node.target), repr(made_of)))
+    return found
+
+
+def _without_modes(arguments: Any) -> Any:
+    return fx.node.map_aggregate(arguments, lambda value: "mode" if isinstance(value, _Mode) else value)
 
 
 def _around(node: fx.Node) -> str:
@@ -380,7 +403,7 @@ def _follow_modes(graph: fx.Graph) -> Iterator[ModeRead]:
 
         node.args = fx.node.map_aggregate(node.args, as_node)
         node.kwargs = fx.node.map_aggregate(node.kwargs, as_node)
-        yield from (ModeRead(module=each.owner, after=mode) for each in read)
+        yield from (ModeRead(module=each.owner, node=node) for each in read)
 
 
 def _autograd_functions() -> dict[types.CodeType, str]:
