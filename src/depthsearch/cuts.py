@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -148,7 +148,7 @@ def cuts_of(
             f"{type(model).__name__} has no layer with parameters before its classifier "
             f"'{head_name}': there is nothing to freeze. Name the classifier's module, or take a CNN."
         )
-    candidates = list(_candidates(backbone, model, kinds))
+    candidates = list(_candidates(graph, backbone, model, kinds))
     if not candidates:
         has = sorted({layer.kind for layer in backbone} & set(KINDS)) or ["none of these"]
         raise CutError(
@@ -267,7 +267,7 @@ def kinds_of(
     convolutions = [layer for layer in backbone if layer.kind == "conv"]
     n_weighted = sum(len(layer.weight_shape) >= 2 for layer in backbone)
     work = sum(layer.macs for layer in convolutions) / max(1, sum(layer.macs for layer in backbone))
-    n_blocks = sum(1 for path in find_blocks(model) if _block_start(backbone, path) is not None)
+    n_blocks = sum(_block_start(backbone, path) is not None for path in find_blocks(model, graph.opaque))
     if work >= 2 / 3 or n_blocks < 2:
         chosen: tuple[str, ...] = CONVOLUTIONAL
     elif work < 1 / 3 and len(convolutions) < n_weighted / 5:
@@ -277,7 +277,9 @@ def kinds_of(
     return tuple(kind for kind in KINDS if kind in chosen or kind in kinds)
 
 
-def _candidates(backbone: Sequence[Layer], model: nn.Module, kinds: Sequence[str]) -> Iterator[_Candidate]:
+def _candidates(
+    graph: LayerGraph, backbone: Sequence[Layer], model: nn.Module, kinds: Sequence[str]
+) -> Iterator[_Candidate]:
     modules = dict(model.named_modules())
     last_map = max((layer.position for layer in backbone if len(layer.output_shape) > 2), default=0)
     for layer in backbone:
@@ -286,7 +288,7 @@ def _candidates(backbone: Sequence[Layer], model: nn.Module, kinds: Sequence[str
         if kind in kinds:
             yield _Candidate(position=layer.start, first_layer=layer.name, name=layer.name, kind=kind)
     if "block" in kinds:
-        for path in find_blocks(model):
+        for path in find_blocks(model, graph.opaque):
             start = _block_start(backbone, path)
             if start is not None:
                 yield _Candidate(position=start.start, first_layer=start.name, name=path, kind="block")
@@ -298,16 +300,23 @@ def _block_start(backbone: Sequence[Layer], path: str) -> Layer | None:
     return min(inside, key=lambda layer: layer.position, default=None)
 
 
-def find_blocks(model: nn.Module) -> list[str]:
+def find_blocks(model: nn.Module, whole: Collection[str] = ()) -> list[str]:
     """Find the repeated units of a model: residual blocks, dense layers, transformer blocks.
 
     A unit is the innermost module with at least two weighted layers whose class stands several times under
     one parent; modules at the same place of the hierarchy (``blocks.0.0`` beside ``blocks.3.1``) are too.
+
+    Args:
+        model: Whatever has modules.
+        whole: Paths of modules that are kept whole: nothing inside them is a unit.
     """
     units = {
         path: module
         for path, module in model.named_modules()
-        if path and not _is_container(module) and _n_weighted(module) >= 2
+        if path
+        and not _is_container(module)
+        and _n_weighted(module) >= 2
+        and not any(path.startswith(around + ".") for around in whole)
     }
     siblings = Counter((path.rpartition(".")[0], type(module)) for path, module in units.items())
     classes = {kind for (_, kind), n in siblings.items() if n >= 2}

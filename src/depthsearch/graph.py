@@ -108,6 +108,7 @@ class LayerGraph:
         from_pixels: Nodes whose value depends on the pixels of the image, not only on its size.
         carried: Per node: whether its value is a tensor ``(n, ...)`` made from the image, so that a boundary
             carries it. Sizes, parameters and slices of tensors are recomputed behind a cut instead.
+        constants: Sizes that a module has returned beside a tensor, which depend on the image's size alone.
         shapes: Per node that makes one tensor: its shape for one image.
         bytes_per_image: Per carried node: size of its value for one image, in bytes.
         changed: Nodes whose value is changed in place before a later use: it is not what was computed.
@@ -125,6 +126,7 @@ class LayerGraph:
     layers: tuple[Layer, ...]
     from_pixels: frozenset[fx.Node]
     carried: dict[fx.Node, bool]
+    constants: dict[fx.Node, Any]
     shapes: dict[fx.Node, tuple[int, ...]]
     bytes_per_image: dict[fx.Node, int]
     changed: frozenset[fx.Node]
@@ -166,7 +168,7 @@ class LayerGraph:
         last: dict[fx.Node, int] = {}
         for node in reversed(nodes):
             # What is recomputed behind a cut needs its inputs there for as long as it is needed itself.
-            uses = (order[u] if self.carried[u] else max(order[u], last[u]) for u in node.users)
+            uses = (order[u] if self._is_known(u) else max(order[u], last[u]) for u in node.users)
             last[node] = max(uses, default=-1)
         alive: list[list[fx.Node]] = [[] for _ in nodes]
         impossible: set[int] = set()
@@ -175,7 +177,7 @@ class LayerGraph:
             if self.carried[node]:
                 for position in positions:
                     alive[position].append(node)
-            elif self._is_lost(node):
+            elif node not in self.constants and self._is_lost(node):
                 impossible.update(positions)
         return [[] if position in impossible else found for position, found in enumerate(alive)]
 
@@ -193,14 +195,18 @@ class LayerGraph:
             if node in found:
                 continue
             found.add(node)
-            if not self.carried[node]:
+            if not self._is_known(node):
                 if self._is_lost(node):
                     raise TraceError(f"the output of '{node.target}' is no tensor to be kept")
                 waiting.extend(node.all_input_nodes)
         return sorted(found, key=order.__getitem__)
 
+    def _is_known(self, node: fx.Node) -> bool:
+        """Whether a value is at hand behind a cut without being recomputed."""
+        return self.carried[node] or node in self.constants
+
     def _is_lost(self, node: fx.Node) -> bool:
-        """Whether a value that cannot be carried cannot be recomputed behind a cut either."""
+        """Whether a value that is not at hand behind a cut cannot be recomputed there either."""
         return node.op == "call_module" and node in self.from_pixels
 
 
@@ -246,7 +252,7 @@ def trace(
                 f"{type(model).__name__} has lazy layers, whose sizes depend on the image: give image_size."
             )
         model = _made(model, images)
-    followed = follow(model)
+    followed = follow(model, images[0].dtype)
     with unchanged(model), evaluating(model), evaluating(followed.traced), torch.no_grad():
         run = _run(model, followed.traced, images)
     return _describe(model, followed, run)
@@ -278,13 +284,14 @@ class _Uses(TorchDispatchMode):
         self.memory = {_memory(tensor): self.names[id(tensor)] for _, tensor in reversed(named)}
         self.memory.pop(0, None)
         self.position = 0
+        self.is_on = True
         self.all: dict[str, list[int]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Look at the arguments of an operation, and run it."""
-        for value in tree_leaves((args, kwargs)):
+        for value in tree_leaves((args, kwargs)) if self.is_on else ():
             if isinstance(value, torch.Tensor):
                 name = self.names.get(id(value)) or self.memory.get(_memory(value))
                 if name is not None:
@@ -312,6 +319,7 @@ class _Run(fx.Interpreter):
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.bytes: dict[fx.Node, int] = {}
         self.partial: set[fx.Node] = set()
+        self.constants: dict[fx.Node, Any] = {}
         self.versions: dict[fx.Node, int] = {}
         self.changed: set[fx.Node] = set()
         with self.counter, self.uses:
@@ -330,9 +338,24 @@ class _Run(fx.Interpreter):
             self.versions[n] = result._version
             self.bytes[n] = result.numel() * result.element_size()
             # A slice of another tensor: a copy of it has other strides, and may be summed in another order.
+            self.uses.is_on = False
             if n.op != "call_module" and torch.empty_like(result).stride() != result.stride():
                 self.partial.add(n)
+            self.uses.is_on = True
+        elif _is_size(result) and any(self._is_packed(source) for source in n.all_input_nodes):
+            self.constants[n] = result
         return result
+
+    def _is_packed(self, source: fx.Node) -> bool:
+        """Whether a value is what a module has returned beside a tensor, or made of that."""
+        is_module = source.op == "call_module" and source not in self.shapes
+        return is_module or source in self.constants
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return bool(value) and all(map(_is_size, value))
+    return isinstance(value, int)
 
 
 def _run(model: nn.Module, traced: fx.GraphModule, images: Iterable[torch.Tensor]) -> _Run:
@@ -407,6 +430,7 @@ def _describe(model: nn.Module, followed: Followed, run: _Run) -> LayerGraph:
         layers=tuple(_layers(model, nodes, pixels, first_uses, run)),
         from_pixels=frozenset(pixels),
         carried=carried,
+        constants=run.constants,
         shapes=run.shapes,
         bytes_per_image={n: run.bytes[n] for n in nodes if carried[n]},
         changed=frozenset(run.changed),

@@ -31,7 +31,7 @@ ExampleInputs = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Ten
 # Sizes at which a model is tried that does not run at its own: usual ones, in pixels.
 USUAL_SIZES = (32, 64, 28, 96, 128, 160, 192, 224, 256, 299, 384, 48, 16, 8)
 SIZE_NAMES = ("image_size", "img_size")
-PATCH_EMBEDDINGS = ("patch_embed", "patch_embeddings")
+PATCH_EMBEDDINGS = ("patch_embed", "patch_embeddings", "patch_embedding", "embeddings")
 
 
 def input_size(model: nn.Module) -> tuple[int, int, int]:
@@ -132,7 +132,8 @@ def _shapes(
 def _sizes(model: nn.Module) -> Iterator[tuple[int, int]]:
     """Yield the heights and widths that a model declares, then the usual one."""
     named = (m for path, m in model.named_modules() if path.rpartition(".")[2] in PATCH_EMBEDDINGS)
-    for holder in (model, getattr(model, "config", None), next(named, None)):
+    config = getattr(model, "config", None)
+    for holder in (model, config, getattr(config, "vision_config", None), *named):
         for name in SIZE_NAMES:
             size = _pair(getattr(holder, name, None))
             if size is not None:

@@ -262,8 +262,12 @@ def _suffix_graph(graph: LayerGraph, position: int) -> fx.Graph:
             copies[node] = suffix.placeholder(node.name)
     for node in [n for n in needed if not graph.carried[n]]:
         # What is recomputed is frozen: a mode that it asks for is that of prediction.
-        is_mode = node.op == "get_attr" and node.target == "training"
-        copies[node] = False if is_mode else suffix.node_copy(node, copies.__getitem__)
+        if node.op == "get_attr" and node.target == "training":
+            copies[node] = False
+        elif node in graph.constants:
+            copies[node] = graph.constants[node]
+        else:
+            copies[node] = suffix.node_copy(node, copies.__getitem__)
     for node in graph.nodes[position:]:
         copies[node] = suffix.node_copy(node, copies.__getitem__)
     return suffix

@@ -43,6 +43,7 @@ __all__ = [
 
 BEFORE_FORWARD, AFTER_FORWARD = "hooks_before_forward", "hooks_after_forward"
 TRACE = fx.Tracer.trace.__code__
+LONGEST_REASON = 100
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -104,6 +105,36 @@ class _Mode(int):
         return int.__hash__(self)
 
 
+class _Image(fx.Proxy):
+    """Stands for the images: their number and size are open, what is the same of all is known."""
+
+    ndim = 4
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, dtype: torch.dtype) -> None:
+        super().__init__(node, tracer)
+        self.dtype = dtype
+
+    def dim(self) -> int:
+        return self.ndim
+
+
+class _Parameter(fx.Proxy):
+    """Stands for a parameter, whose shape and kind are known."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, parameter: nn.Parameter) -> None:
+        super().__init__(node, tracer)
+        self.shape, self.ndim, self.dtype = parameter.shape, parameter.ndim, parameter.dtype
+
+    def size(self, *dim: int) -> Any:
+        return self.shape[dim[0]] if dim else self.shape
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+
 class _Hooks(nn.Module):
     """Runs the forward hooks of a whole model, which torch.fx leaves out."""
 
@@ -137,8 +168,9 @@ class _Hooks(nn.Module):
 class _Tracer(fx.Tracer):
     """Follows a model into its modules, except those that have to stay whole."""
 
-    def __init__(self, whole: Collection[str], in_training: Collection[str]) -> None:
+    def __init__(self, dtype: torch.dtype, whole: Collection[str], in_training: Collection[str]) -> None:
         super().__init__(autowrap_functions=tuple(timm.layers.get_notrace_functions()))
+        self.dtype = dtype
         self.whole = whole
         self.in_training = in_training
         self.leaf_types = tuple(timm.layers.get_notrace_modules())
@@ -165,7 +197,7 @@ class _Tracer(fx.Tracer):
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Call the whole model as its caller does: one image, hooks, the instance's own forward."""
-        image = self.create_proxy("placeholder", "image", (), {})
+        image = _Image(self.create_node("placeholder", "image", (), {}), self, self.dtype)
 
         def call(model: nn.Module, value: Any) -> Any:
             if hasattr(model, BEFORE_FORWARD):
@@ -188,6 +220,13 @@ class _Tracer(fx.Tracer):
             if not torch.is_grad_enabled():
                 raise _LostError("it switches gradients off inside forward()")
         return super().create_node(kind, *args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Let a parameter tell its shape."""
+        value = super().getattr(attr, attr_val, parameter_proxy_cache)
+        if isinstance(attr_val, nn.Parameter) and isinstance(value, fx.Proxy):
+            return _Parameter(value.node, self, attr_val)
+        return value
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Keep whole: torch's modules, weighted layers, what timm cannot trace, mode switches without layers.
@@ -249,11 +288,12 @@ class _Tracer(fx.Tracer):
             kind.__enter__, kind.__exit__ = enter, leave  # type: ignore[method-assign]
 
 
-def follow(model: nn.Module) -> Followed:
+def follow(model: nn.Module, dtype: torch.dtype) -> Followed:
     """Follow a model in eval mode; what cannot be entered is kept whole.
 
     Args:
         model: Left as it was.
+        dtype: Of its images.
 
     Raises:
         TraceError: If the model's own forward stops, or the only module that runs.
@@ -266,8 +306,8 @@ def follow(model: nn.Module) -> Followed:
             if hooks.hooks:
                 model.add_module(name, hooks)
         while True:
-            tracer, graph = _entering(model, whole)
-            forked = _forked(model, whole, tracer, graph)
+            tracer, graph = _entering(model, dtype, whole)
+            forked = _forked(model, dtype, whole, tracer, graph)
             if not forked.keys() - {""}:
                 break
             whole.update(dict.fromkeys(forked.keys() - {""}, "it does something else in training"))
@@ -285,10 +325,10 @@ def follow(model: nn.Module) -> Followed:
     )
 
 
-def _entering(model: nn.Module, whole: dict[str, str]) -> tuple[_Tracer, fx.Graph]:
+def _entering(model: nn.Module, dtype: torch.dtype, whole: dict[str, str]) -> tuple[_Tracer, fx.Graph]:
     """Trace a model, and again with each module in which that fails kept whole."""
     while True:
-        tracer = _Tracer(whole, ())
+        tracer = _Tracer(dtype, whole, ())
         try:
             return tracer, tracer.follow(model)
         except MemoryError:
@@ -305,11 +345,19 @@ def _entering(model: nn.Module, whole: dict[str, str]) -> tuple[_Tracer, fx.Grap
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, _LostError) else first_line(error)
+    """Say in a few words what stopped torch.fx."""
+    if isinstance(error, _LostError):
+        return str(error)
+    line = first_line(error)
+    if isinstance(error, fx.proxy.TraceError):
+        return (
+            "it branches on a tensor" if "control flow" in line else "it iterates over a tensor or its shape"
+        )
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
 def _forked(
-    model: nn.Module, whole: Mapping[str, str], tracer: _Tracer, graph: fx.Graph
+    model: nn.Module, dtype: torch.dtype, whole: Mapping[str, str], tracer: _Tracer, graph: fx.Graph
 ) -> dict[str, list[fx.Node]]:
     """Find the modules that were entered and go another way in training.
 
@@ -319,7 +367,7 @@ def _forked(
     """
     if not tracer.branches:
         return {}
-    training = _Tracer(whole, tracer.branches.keys())
+    training = _Tracer(dtype, whole, tracer.branches.keys())
     try:
         other = training.follow(model)
     except MemoryError:
