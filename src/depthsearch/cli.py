@@ -305,7 +305,7 @@ def _add_task(add: Any) -> None:
 def _add_space(add: Any) -> None:
     add(
         "--kinds",
-        type=some_of((AUTO, *KINDS)),
+        type=some_of((*KINDS, AUTO)),
         default=(AUTO,),
         metavar="LIST",
         help=KINDS_HELP,
@@ -394,7 +394,7 @@ def _add_cuts(commands: Any) -> None:
     add("backbone", type=read_name, metavar="BACKBONE", help="a timm model, such as densenet121")
     add(
         "--kinds",
-        type=some_of((AUTO, *KINDS)),
+        type=some_of((*KINDS, AUTO)),
         default=(AUTO,),
         metavar="LIST",
         help=KINDS_HELP,

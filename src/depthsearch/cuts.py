@@ -211,7 +211,9 @@ def _no_candidate(
     near = f"Near: {', '.join(map(str, _near(wanted, cuts, numbers)))}. See `depthsearch cuts`."
     for name, numbered in numbers.items():
         if wanted in (str(numbered.number), name, numbered.keras_name):
-            return f"Layer {wanted!r} ({name}) is none of {', '.join(KINDS)}: no cut starts there. {near}"
+            return (
+                f"Layer {wanted!r} ({name}) is none of {', '.join(KINDS[:-1])}: no cut starts there. {near}"
+            )
     return f"No layer {wanted!r} in {type(model).__name__}. {near}"
 
 

@@ -53,7 +53,8 @@ def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:
     """Read the candidates of a study, by depth; of several backbones one after the other."""
     lists = ("aliases", "image_shape")
     return tuple(
-        Cut(**{**cut, **{name: tuple(cut[name]) for name in lists}}) for cut in study.user_attrs["cuts"]
+        Cut(**{**cut, **{name: tuple(cut[name]) for name in lists if name in cut}})
+        for cut in study.user_attrs["cuts"]
     )
 
 
