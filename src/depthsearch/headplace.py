@@ -21,9 +21,10 @@ NO_HEAD = "output"
 def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> tuple[int, str]:
     """Find where the head begins: the position of its first operation and the path of its first module.
 
-    That is the given module; or those that timm's configuration names; or the last layers on the way to the
-    logits, where they are linear or 1 x 1 convolutions, each with the container around it that holds
-    nothing but such layers behind pooling. A model without a head ends in its output.
+    That is the given module; or what timm's configuration names; or the last layers on the way to the
+    logits, where they are linear or 1 x 1 convolutions. A head of several layers is found by one of them: it
+    is the container around it that holds nothing but such layers behind pooling. A model without a head
+    ends in its output.
 
     Raises:
         CutError: If the given module is not one of the model's, or never runs.
@@ -34,7 +35,13 @@ def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> t
         return _beginning(graph, model, [head])
     named = classifier_paths(model)
     if len(named) == 1:
-        return _beginning(graph, model, named)
+        around = _container(graph, model, named[0])
+        # A norm or a pooling alone does not make more of a head than what timm names.
+        while around != named[0] and _n_weighted(graph, around) == _n_weighted(
+            graph, _inner(around, named[0])
+        ):
+            around = _inner(around, named[0])
+        return _beginning(graph, model, [around])
     paths = list(named) or list(dict.fromkeys(map(module_path, _last_layers(graph, model))))
     around = list(dict.fromkeys(_container(graph, model, path) for path in paths))
     # Those that run earliest may belong to the backbone: behind a head nothing else is used first.
@@ -82,6 +89,16 @@ def _is_all(graph: LayerGraph, paths: Sequence[str]) -> bool:
     start = min(_start(graph, path) for path in paths)
     late = (name for name, at in graph.first_uses.items() if at >= start)
     return all(any(is_within(name, path) for path in paths) for name in late)
+
+
+def _n_weighted(graph: LayerGraph, path: str) -> int:
+    return sum(len(layer.weight_shape) >= 2 for layer in _layers_in(graph, path))
+
+
+def _inner(around: str, path: str) -> str:
+    """Go one step down, from a module around another towards that."""
+    n_names = around.count(".") + 2
+    return ".".join(path.split(".")[:n_names])
 
 
 def _last_layers(graph: LayerGraph, model: nn.Module) -> list[fx.Node]:

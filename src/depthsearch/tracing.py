@@ -315,6 +315,8 @@ def follow(model: nn.Module, dtype: torch.dtype) -> Followed:
         reads += _follow_modes(graph)
         traced = fx.GraphModule(model, graph)
         entered = dict(model.named_modules())
+        # Its mode is that of no model.
+        traced.training = False
     called = {str(n.target) for n in graph.nodes if n.op == "call_module"}
     opaque = sorted(p for p in called & entered.keys() if sum(map(is_weighted, entered[p].modules())) > 1)
     return Followed(
