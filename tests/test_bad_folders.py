@@ -202,9 +202,9 @@ def test_images_that_vanish_after_they_were_listed_leave_no_store(tmp_path, monk
     fill(tmp_path / "set", TWO)
     from depthsearch.data import folder as module
 
-    def removed(path, geometry):
+    def removed(path, geometry, ranges):
         path.unlink(missing_ok=True)
-        return decode(path, geometry)
+        return decode(path, geometry, ranges)
 
     decode = module.decode_file
     monkeypatch.setattr(module, "decode_file", removed)

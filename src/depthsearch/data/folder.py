@@ -6,14 +6,15 @@ Two layouts: ``DIR/<class>/...`` and ``DIR/<split>/<class>/...``, the splits bei
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from depthsearch.data.decode import Decoded, Geometry, decode_file
+from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_file
 from depthsearch.data.listing import SPLIT_WORDS, SPLITS, Listing, a_few
+from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, is_folder, why_no_folder
 
@@ -64,8 +65,8 @@ def list_folder(folder: Path) -> Listing:
     labels = {name: label for label, name in enumerate(classes)}
     paths = tuple(file.path for file in files)
 
-    def decode(index: int, geometry: Geometry | None) -> Decoded:
-        return decode_file(root / paths[index], geometry)
+    def decode(index: int, geometry: Geometry | None, ranges: Sequence[ValueRange]) -> Decoded:
+        return decode_file(root / paths[index], geometry, ranges)
 
     return Listing(
         name=root.name,
@@ -78,6 +79,7 @@ def list_folder(folder: Path) -> Listing:
         # unpacked from archives that carry one date for all, of uncompressed images of one size.
         stamp=[str(root), [(file.path, file.size_bytes, file.mtime_ns) for file in files]],
         decode=decode,
+        range_at=lambda index: range_of_file(root / paths[index]),
         layout=_layout(root, at_split),
     )
 

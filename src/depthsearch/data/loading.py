@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,17 @@ from depthsearch.data.classnames import check_names
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
 from depthsearch.data.listing import Listing
+from depthsearch.data.ownsize import SmallImages
+from depthsearch.data.ranges import NARROW, percent, told
 from depthsearch.data.samples import Columns
 from depthsearch.data.sources import list_source
 from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
 from depthsearch.data.store import Store, open_store
 from depthsearch.files import full_path
 from depthsearch.wording import one_line
+
+# Of a set, to see whether all its images are dark or pale.
+_N_LOOKED_AT = 200
 
 
 def load_data(
@@ -130,12 +135,30 @@ def load_data(
         duplicates=_duplicates(listing, splits, store),
         paths=listing.paths,
         layout=listing.layout,
-        notes=notes,
+        notes=(*notes, *told(store.ranges), *_dim(store)),
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,
         columns=listing.columns,
+        ranges=store.ranges,
     )
+
+
+def _dim(store: Store) -> Iterator[str]:
+    """Tell of images of which all are nearly of one brightness, by an even spread of them."""
+    n_images = len(store.digests)
+    rows = torch.arange(0, n_images, max(1, n_images // _N_LOOKED_AT))
+    rows = rows[[store.digests[row] is not None for row in rows.tolist()]][:_N_LOOKED_AT]
+    if isinstance(store.images, SmallImages):
+        shown = store.images.squares(rows, lambda tensor: tensor)
+    else:
+        shown = store.images[rows]
+    low, high = int(shown.min()), int(shown.max())
+    if high - low < NARROW * 255:
+        yield (
+            f"Images use {percent((high - low) / 255)} of their range, {low} to {high} of 255: they are "
+            "nearly of one brightness. If that is not how they should look, scale their values to 0 to 255."
+        )
 
 
 def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> str:

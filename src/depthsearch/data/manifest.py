@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from depthsearch.data.decode import Decoded, Geometry, decode_file
+from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_file
 from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
+from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns, Sample
 from depthsearch.data.tables import Row, Table, read_table
 from depthsearch.errors import DataError
@@ -228,8 +229,8 @@ def listing_of(
     labels = {label: place for place, label in enumerate(classes)}
     files = tuple(file for _, _, file in images)
 
-    def decode(index: int, geometry: Geometry | None) -> Decoded:
-        return decode_file(files[index], geometry)
+    def decode(index: int, geometry: Geometry | None, ranges: Sequence[ValueRange]) -> Decoded:
+        return decode_file(files[index], geometry, ranges)
 
     return Listing(
         name=name,
@@ -240,6 +241,7 @@ def listing_of(
         splits=np.array([entry.split or "train" for entry, _, _ in images]),
         stamp=[str(root), [(path, *stamp) for (_, path, _), stamp in zip(images, stamps, strict=True)]],
         decode=decode,
+        range_at=lambda index: range_of_file(files[index]),
         known_by=tuple(entry.label for entry, _, _ in images),
         layout=", ".join(_shown(table.path, source) for table in tables),
         notes=tuple(

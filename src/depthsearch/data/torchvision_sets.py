@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 
 from depthsearch.data.decode import Decoded, Geometry, UnreadableError, decode_image
 from depthsearch.data.listing import SPLITS, Listing
+from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
 
 PREFIX = "torchvision:"
@@ -73,7 +74,7 @@ def list_torchvision(name: str, *, folder: Path) -> Listing:
     places = {label: classes.index(named) for label, named in names.items()}
     images = [(part, index) for part in parts.values() for index in range(len(part))]
 
-    def decode(index: int, geometry: Geometry | None) -> Decoded:
+    def decode(index: int, geometry: Geometry | None, _: Sequence[ValueRange]) -> Decoded:
         part, place = images[index]
         return decode_image(_sample(name, part, place)[0], geometry)
 
@@ -176,9 +177,15 @@ def _sample(name: str, part: Any, place: int) -> Any:
 
     Raises:
         UnreadableError: If that fails, in whatever way.
+        DataError: If the memory does not suffice for it.
     """
     try:
         return part[place]
+    except MemoryError as error:
+        raise DataError(
+            f"The memory does not suffice to decode image {place} of {PREFIX}{name}. Close other "
+            "programs, or use a machine with more."
+        ) from error
     except Exception as error:
         raise UnreadableError(
             f"Cannot read image {place} of {PREFIX}{name}: {_reason(error)}. Remove {part.root}, so that it "

@@ -1,0 +1,93 @@
+"""The numbers of images that have more than 8 bits a channel, as they stand in the file.
+
+Pillow keeps them in one channel, and cuts colours off after their upper 8 bits.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+
+from depthsearch.data.ranges import ValueRange
+
+_SAMPLE_FORMAT, _PHOTOMETRIC = 339, 262
+_UNSIGNED, _WHITE_IS_ZERO = 1, 0
+# By how Pillow reads colours of 16 bits, their upper halves, how it reads the lower ones.
+_LOWER = {"16B": "16L", "16L": "16B", "16N": "16B"}
+_COLOURS = ("RGB", "RGBA", "RGBX")
+
+
+def wide_numbers(image: Image.Image) -> str:
+    """Return what kind of numbers an opened image has, see `ranges`; empty where 8 bits hold them."""
+    if image.mode.startswith("I;16"):
+        return "12-bit" if _raw_mode(image) == "I;12" else "16-bit"
+    if image.mode in ("I", "F"):
+        return {"I": "integer", "F": "float"}[image.mode]
+    colours, _, depth = _raw_mode(image).partition(";")
+    return "16-bit colour" if colours in _COLOURS and depth in _LOWER else ""
+
+
+def wide_values(image: Image.Image, content: bytes) -> NDArray[np.float64]:
+    """Return the numbers of such an image.
+
+    Args:
+        image: Opened, not loaded.
+        content: Its file.
+
+    Returns:
+        ``(h, w)`` of one channel, ``(h, w, 3)`` of colours, ``(h, w, 4)`` with their opacity in [0, 65535].
+    """
+    if wide_numbers(image) != "16-bit colour":
+        image.load()
+        return _upside(image, _one_channel(image))
+    with Image.open(io.BytesIO(content)) as lower:
+        lower.tile = [tile._replace(args=_lower_half(tile.args)) for tile in lower.tile]
+        lower.load()
+        image.load()
+        upper = np.asarray(image).astype(np.float64)
+        return upper * 256 + np.asarray(lower, dtype=np.float64)
+
+
+def seen_as_8_bits(values: NDArray[np.float64], seen_in: ValueRange) -> Image.Image:
+    """Return the picture that numbers make, of 8 bits."""
+    pixels = seen_in.as_8_bits(values)
+    if values.ndim == 3 and values.shape[2] == 4:
+        pixels[..., 3] = np.round(values[..., 3] / 257)
+    return Image.fromarray(pixels)
+
+
+def _one_channel(image: Image.Image) -> NDArray[np.float64]:
+    values = np.asarray(image)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "I":
+        sample_format = image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+        if sample_format[0] == _UNSIGNED:
+            # Pillow takes their upper half for negative.
+            values = values.view(np.uint32)
+    return values.astype(np.float64)
+
+
+def _upside(image: Image.Image, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Negate the numbers of a TIFF in which the greatest is black."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return -values if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
+    return values
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how Pillow is going to read an opened image; empty where it does not say, or has read it."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else ""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _lower_half(args: Any) -> Any:
+    """Have Pillow read the lower halves of 16-bit colours."""
+    if isinstance(args, tuple):
+        return (_lower_half(args[0]), *args[1:])
+    colours, _, depth = str(args).partition(";")
+    return f"{colours};{_LOWER[depth]}"
