@@ -2,7 +2,7 @@
 
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry, UnreadableError, decode_file
-from depthsearch.data.folder import image_files
+from depthsearch.data.folder import files_left_out, image_files
 from depthsearch.data.loading import load_data
 from depthsearch.data.manifest import MANIFEST_SUFFIXES, read_samples
 from depthsearch.data.ranges import ValueRange
@@ -22,6 +22,7 @@ __all__ = [
     "check_source",
     "decode_file",
     "divided",
+    "files_left_out",
     "image_files",
     "load_data",
     "read_samples",

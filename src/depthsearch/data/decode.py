@@ -25,7 +25,7 @@ _MAX_ELONGATION = 500
 
 _MOST_BYTES = 4 * 2**30
 """Of a file: what Pillow takes for no bomb has less, at 16 bytes a pixel."""
-_PROGRAMS = ("EPS", "WMF")
+PROGRAMS = ("EPS", "WMF")
 """Formats that Pillow leaves to other programs to draw: Ghostscript runs what a file says."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -181,7 +181,7 @@ def _named_failures(path: Path) -> Iterator[None]:
 
 
 def _refuse_odd(image: Image.Image) -> None:
-    if image.format in _PROGRAMS:
+    if image.format in PROGRAMS:
         raise ValueError(f"{image.format} is a program that draws, not an image")
     if max(image.size) > _MAX_ELONGATION * min(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow")

@@ -85,9 +85,12 @@ def load_data(
     check_shares(val_share=val_share, test_share=test_share, subset=subset)
     columns = Columns(images=tuple(image_columns), numbers=tuple(number_columns))
     kept = cache or Path(platformdirs.user_cache_dir("depthsearch"))
-    listing = list_source(
-        source, columns=columns, skip_unreadable=skip_unreadable, downloads=kept / "torchvision"
-    )
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        listing = list_source(
+            source, columns=columns, skip_unreadable=skip_unreadable, downloads=kept / "torchvision"
+        )
     if classes_map is not None:
         listing = mapped(listing, full_path(classes_map))
     notes = (*listing.notes, *check_names(listing.classes, listing.source))
@@ -96,7 +99,6 @@ def load_data(
         samples = drawn(listing, splits, share=subset, seed=seed)
         splits, listing = splits[listing.rows_of(samples)], listing.only(samples)
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         store = open_store(
             listing,

@@ -117,7 +117,7 @@ def told(ranges: Iterable[ValueRange]) -> Iterator[str]:
         if one.n_narrow:
             yield (
                 f"{one.n_narrow} of these {one.n_images} {one} images use less than {percent(NARROW)} of "
-                "that each and have little contrast. If stray pixels or files of another scale are the reason, "
+                "that each: little contrast. If stray pixels or files of another scale are the reason, "
                 "scale all alike."
             )
 
