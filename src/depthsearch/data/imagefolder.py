@@ -17,6 +17,7 @@ from depthsearch.data.folder import folder_there, list_folder
 from depthsearch.data.layouts import once_each, split_named, split_names
 from depthsearch.data.listing import SPLITS, Listing, a_few
 from depthsearch.data.manifest import Entry, entry_of, listing_of, split_in_column, split_unknown
+from depthsearch.data.places import Places
 from depthsearch.data.samples import Columns
 from depthsearch.data.scanning import Tree, left_out, scanned
 from depthsearch.data.tables import Row, Table, read_table
@@ -104,7 +105,8 @@ def _by_class_folders(tree: Tree, table: Table) -> Listing:
 def _entries(root: Path, table: Table, split: str) -> list[Entry]:
     split_of = _split_of(table) if not split else lambda _: split
     columns = Columns(images=("file_name",))
-    return [entry_of(row, columns, table.path.parent, root, split_of(row)) for row in table.rows]
+    places = Places(table.path.parent)
+    return [entry_of(row, columns, places, root, split_of(row)) for row in table.rows]
 
 
 def _split_of(table: Table) -> Callable[[Row], str | None]:
@@ -117,7 +119,7 @@ def _split_of(table: Table) -> Callable[[Row], str | None]:
 
 
 def _first_folder(row: Row) -> str:
-    parts = PurePosixPath(row.text("file_name")).parts
+    parts = PurePosixPath(row.text("file_name").replace("\\", "/")).parts
     return parts[0] if len(parts) > 1 else ""
 
 

@@ -8,11 +8,11 @@ called as `listing.SPLIT_WORDS` says, alone or with more around it: ``seg_train`
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from depthsearch.data.classnames import seen
 from depthsearch.data.listing import SPLIT_WORDS, SPLITS, a_few
 from depthsearch.data.scanning import Tree, kinds_of
 from depthsearch.errors import DataError
@@ -306,8 +306,8 @@ def _one_class(tree: Tree, layout: Layout) -> DataError:
 
 
 def _disagreement(tree: Tree, split: str, others: set[str]) -> DataError:
-    if len({unicodedata.normalize("NFC", name) for name in others}) < len(others):
-        # Names that look the same, of a Mac and of another system.
+    if len(set(map(seen, others))) < len(others):
+        # Names that look the same, of a Mac and of another system for one.
         others = {ascii(name) for name in others}
     return DataError(
         f"{tree.root}: train and {split} disagree on the classes, only one of them has {a_few(others)}. "

@@ -16,7 +16,7 @@ from depthsearch.data.classmap import mapped
 from depthsearch.data.classnames import check_names
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
-from depthsearch.data.listing import Listing
+from depthsearch.data.listing import Listing, a_few
 from depthsearch.data.ownsize import SmallImages
 from depthsearch.data.ranges import NARROW, percent, told
 from depthsearch.data.samples import Columns
@@ -137,7 +137,7 @@ def load_data(
         duplicates=_duplicates(listing, splits, store),
         paths=listing.paths,
         layout=listing.layout,
-        notes=(*notes, *told(store.ranges), *_dim(store)),
+        notes=(*notes, *told(store.ranges), *_dim(store), *_of_two_classes(listing, store)),
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,
@@ -182,14 +182,33 @@ def _keys(columns: Sequence[str]) -> list[str]:
     return [name.strip().lower() for name in columns]
 
 
-def _duplicates(listing: Listing, splits: NDArray[np.str_], store: Store) -> tuple[tuple[str, ...], ...]:
+def _of_two_classes(listing: Listing, store: Store) -> Iterator[str]:
+    """Tell of images that are the same to the byte and have several labels, in whichever splits."""
+    if not listing.columns.is_plain:
+        return  # of several images in a sample, one may be in all of them
+    groups = [rows for rows in _same(store) if len({int(listing.labels[row]) for row in rows}) > 1]
+    if groups:
+        shown = a_few(" = ".join(listing.paths[row] for row in rows[:3]) for rows in groups)
+        noun = "image stands" if len(groups) == 1 else "images stand"
+        yield (
+            f"{len(groups)} {noun} byte for byte in several classes: {shown}. No model can learn both: "
+            "remove the wrong ones."
+        )
+
+
+def _same(store: Store) -> list[list[int]]:
+    """Group the images that are the same to the byte, two and more."""
     same = defaultdict(list)
     for row, digest in enumerate(store.digests):
         if digest is not None:
             same[digest].append(row)
+    return [rows for rows in same.values() if len(rows) > 1]
+
+
+def _duplicates(listing: Listing, splits: NDArray[np.str_], store: Store) -> tuple[tuple[str, ...], ...]:
     groups = [
         [listing.paths[row] for row in rows]
-        for rows in same.values()
+        for rows in _same(store)
         if len({splits[row] for row in rows}) > 1
     ]
     # An image may be in many samples: its path is told once.
