@@ -41,6 +41,11 @@ def test_names_that_look_the_same_are_refused_and_spelled_out(kind) -> None:
     assert ascii(other) in str(caught.value)
 
 
+def test_all_pairs_that_look_the_same_are_named() -> None:
+    with pytest.raises(DataError, match=r"Classes 'a b' and 'a\\xa0b'; 'dog' and 'dog\\u200b' of set look"):
+        check_names(["a b", "a\u00a0b", "dog", "dog\u200b"], "set")
+
+
 TOLD = {
     "case": ("Cat", "cat"),
     "sharp s": ("stra\u00dfe", "STRASSE"),

@@ -767,6 +767,29 @@ def test_a_model_that_cannot_be_exported_is_one_line(exported, task, monkeypatch
         onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
 
 
+def test_a_bug_in_an_export_keeps_its_traceback_and_a_lack_of_memory_is_called_so(
+    exported, task, monkeypatch
+) -> None:
+    def failing(error, cause=None):
+        def fail(*_):
+            raise error from cause
+
+        monkeypatch.setattr(onnxfile, "_written", fail)
+        onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
+
+    with pytest.raises(TypeError, match="ours"):
+        failing(TypeError("ours"))
+    for error, cause in ((MemoryError(), None), (RuntimeError("failed to export"), MemoryError())):
+        with pytest.raises(ModelError, match="The memory does not suffice to write the model as ONNX"):
+            failing(error, cause)
+
+
+def test_a_file_that_onnxruntime_refuses_is_one_line(exported, task, monkeypatch) -> None:
+    monkeypatch.setattr(onnxfile, "_written", lambda *_: b"no model")
+    with pytest.raises(ModelError, match=r"cannot be written as ONNX: .* Leave --onnx out\.$"):
+        onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
+
+
 def test_without_its_packages_onnx_is_refused_before_training(
     study, task, space, tmp_path, monkeypatch, epochs_trained
 ) -> None:

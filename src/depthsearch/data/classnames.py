@@ -51,10 +51,12 @@ def check_names(classes: Sequence[str], source: str) -> tuple[str, ...]:
             f"Classes {one!a} and {other!a} of {source} are written alike: only their Unicode form "
             "differs, as between a Mac and other systems. Merge them, or rename one."
         )
-    for one, other in _alike(classes, seen):
+    if pairs := list(_alike(classes, seen)):
+        shown = "; ".join(f"{one!a} and {other!a}" for one, other in pairs[:3])
+        more = f" (and {len(pairs) - 3} more pairs)" if len(pairs) > 3 else ""
         raise DataError(
-            f"Classes {one!a} and {other!a} of {source} look alike: only kinds of spaces, invisible "
-            "characters or letters of other scripts differ. Merge them, or rename one."
+            f"Classes {shown}{more} of {source} look alike: only kinds of spaces, invisible characters or "
+            "letters of other scripts differ. Merge them, or rename one."
         )
     return tuple(
         f"Classes {one!r} and {other!r} differ only in {_difference(one, other)}: are they one?"
