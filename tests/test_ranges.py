@@ -267,11 +267,14 @@ def test_a_new_image_that_the_set_does_not_explain_is_refused(tmp_path, values, 
         decode_file(new(tmp_path / "x.tiff", values), SEEN, OF_SET)
 
 
-def test_a_lack_of_memory_leaves_no_image_out(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError("out of memory error when reading image file")], ids=repr
+)
+def test_a_lack_of_memory_leaves_no_image_out(tmp_path, monkeypatch, error) -> None:
     root = ramps(tmp_path / "set", {"x.png": (RAMP * 255).astype(np.uint8)})
 
     def full(image):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(decode_module, "_to_rgb", full)
     with pytest.raises(DataError, match=r"The memory does not suffice to decode the image .*png") as caught:

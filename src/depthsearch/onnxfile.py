@@ -88,7 +88,7 @@ def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what the exporter raises of a model, and onnxruntime, each kind of which is a class of its own."""
+    """Return what the exporter raises of a model, and onnxruntime, whose errors have no class in common."""
     from onnxruntime.capi import onnxruntime_pybind11_state
 
     kinds = vars(onnxruntime_pybind11_state).values()

@@ -27,6 +27,8 @@ _MOST_BYTES = 4 * 2**30
 """Of a file: what Pillow takes for no bomb has less, at 16 bytes a pixel."""
 PROGRAMS = ("EPS", "WMF")
 """Formats that Pillow leaves to other programs to draw: Ghostscript runs what a file says."""
+_OUT_OF_MEMORY = "out of memory"
+"""What Pillow's decoders call a lack of memory, in an OSError."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -168,13 +170,13 @@ def _named_failures(path: Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         # Pillow's own text names the buffer in memory, which says nothing and differs each time.
         raise _unreadable(path, "it is not in an image format that Pillow knows") from error
-    except MemoryError as error:
-        # It says nothing of the file, which is not to be left out for it.
-        raise DataError(
-            f"The memory does not suffice to decode the image {path}. Close other programs, use a machine "
-            "with more, or make the image smaller."
-        ) from error
     except Exception as error:
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
+            # It says nothing of the file, which is not to be left out for it.
+            raise DataError(
+                f"The memory does not suffice to decode the image {path}. Close other programs, use "
+                "a machine with more, or make the image smaller."
+            ) from error
         # On damaged bytes Pillow's decoders raise nearly anything, SyntaxError included.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _unreadable(path, " ".join(reason.split()) or type(error).__name__) from error

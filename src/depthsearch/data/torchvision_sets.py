@@ -141,13 +141,15 @@ def _load(name: str, kind: Any, root: Path, options: Mapping[str, Any]) -> Any:
     """Load one split, downloading it if need be; None where the set knows no such split."""
     root.mkdir(parents=True, exist_ok=True)
     # What they print is no result of ours.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _memory_named(f"to load {PREFIX}{name}"):
         try:
             return kind(root, **options)
         except (RuntimeError, OSError, ValueError) as error:
             if "Unknown value" in str(error):
                 return None
             missing = error
+        except MemoryError:
+            raise
         except Exception as error:
             raise _not_had(name, kind, root, error) from error
         try:
@@ -155,8 +157,21 @@ def _load(name: str, kind: Any, root: Path, options: Mapping[str, Any]) -> Any:
         except TypeError as error:
             # It cannot download, or wants more than its name.
             raise _not_had(name, kind, root, missing) from error
+        except MemoryError:
+            raise
         except Exception as error:
             raise _not_had(name, kind, root, error) from error
+
+
+@contextlib.contextmanager
+def _memory_named(what: str) -> Iterator[None]:
+    """Refuse to go on where the memory does not suffice: that says nothing of a set or an image."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(
+            f"The memory does not suffice {what}. Close other programs, or use a machine with more."
+        ) from error
 
 
 def _not_had(name: str, kind: Any, root: Path, error: Exception) -> DataError:
@@ -180,12 +195,10 @@ def _sample(name: str, part: Any, place: int) -> Any:
         DataError: If the memory does not suffice for it.
     """
     try:
-        return part[place]
-    except MemoryError as error:
-        raise DataError(
-            f"The memory does not suffice to decode image {place} of {PREFIX}{name}. Close other "
-            "programs, or use a machine with more."
-        ) from error
+        with _memory_named(f"to decode image {place} of {PREFIX}{name}"):
+            return part[place]
+    except DataError:
+        raise
     except Exception as error:
         raise UnreadableError(
             f"Cannot read image {place} of {PREFIX}{name}: {_reason(error)}. Remove {part.root}, so that it "
