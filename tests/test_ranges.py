@@ -92,18 +92,66 @@ def test_images_of_one_kind_keep_how_bright_they_are_to_each_other(tmp_path) -> 
     assert [int(pixels[f"a/0-{n}.png"].max()) for n in (1000, 2000, 4000)] == [64, 128, 255]
 
 
-def test_unsigned_integers_of_32_bits_are_not_taken_for_negative(tmp_path) -> None:
+@pytest.mark.parametrize("opacity", [0, 65535])
+def test_grey_of_16_bits_with_opacity_is_read_whole(tmp_path, opacity) -> None:
+    values = np.dstack([RAMP * 4095, np.full_like(RAMP, opacity)]).astype(np.uint16)
     for label in "ab":
         (tmp_path / "set" / label).mkdir(parents=True)
         for i in range(4):
-            path = tmp_path / "set" / label / f"{i}.tif"
-            Image.fromarray((RAMP * 4_000_000_000).astype(np.uint32).view(np.int32)).save(path)
-            content = path.read_bytes()
-            tag = struct.pack("<HHI", 339, 3, 1)
-            at = content.index(tag) + len(tag)
-            path.write_bytes(content[:at] + struct.pack("<H", 1) + content[at + 2 :])
-    pixels = pixels_of(load(tmp_path / "set", tmp_path / "cache"))
-    assert np.abs(pixels["a/0.tif"] - RAMP * 255).max() < 1
+            (tmp_path / "set" / label / f"{i}.png").write_bytes(png_of_colours(values))
+    seen = pixels_of(load(tmp_path / "set", tmp_path / "cache"))["a/0.png"]
+    assert np.abs(seen - (RAMP * 255 if opacity else 255)).max() < 1
+
+
+def tiff(values: np.ndarray, sample_format: int, photometric: int = 1, compression: int = 1) -> bytes:
+    """Write a TIFF of numbers of any kind, which Pillow cannot."""
+    height, width, *rest = values.shape
+    channels, bits = rest[0] if rest else 1, values.itemsize * 8
+    order = ">" if values.dtype.byteorder == ">" else "<"
+    data = zlib.compress(values.tobytes()) if compression == 8 else values.tobytes()
+    each = struct.pack(f"{order}{channels}H", *[bits] * channels)
+    begin = 8 + 2 + 9 * 12 + 4 + (len(each) if channels > 2 else 0)
+    shorts = {256: width, 257: height, 258: bits, 259: compression, 262: photometric, 277: channels}
+    fields = {tag: struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
+    if channels > 2:
+        fields[258] = struct.pack(f"{order}HHII", 258, 3, channels, begin - len(each))
+    fields[273] = struct.pack(f"{order}HHII", 273, 4, 1, begin)
+    fields[279] = struct.pack(f"{order}HHII", 279, 4, 1, len(data))
+    if channels == 1:
+        fields[339] = struct.pack(f"{order}HHIHH", 339, 3, 1, sample_format, 0)
+    else:
+        fields[278] = struct.pack(f"{order}HHIHH", 278, 3, 1, height, 0)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(fields))
+    body = b"".join(fields[tag] for tag in sorted(fields)) + struct.pack(f"{order}I", 0)
+    return head + body + (each if channels > 2 else b"") + data
+
+
+COLOURS = np.dstack([RAMP, RAMP.T, RAMP[::-1, ::-1]])
+TIFFS = {
+    "signed 16 bits": (tiff((RAMP * 4095 - 1024).astype("<i2"), 2), RAMP),
+    "signed 16 bits, big-endian": (tiff((RAMP * 4095 - 1024).astype(">i2"), 2), RAMP),
+    "16 bits, big-endian": (tiff((RAMP * 4095).astype(">u2"), 1), RAMP),
+    "unsigned 32 bits": (tiff((RAMP * 4e9).astype("<u4"), 1), RAMP),
+    "signed 32 bits": (tiff((RAMP * 4e9 - 2e9).astype("<i4"), 2), RAMP),
+    "signed 8 bits": (tiff((RAMP * 255 - 128).astype("i1"), 2), RAMP),
+    "0 is white": (tiff((RAMP * 4095).astype("<u2"), 1, photometric=0), 1 - RAMP),
+    "0 is white, of floats": (tiff(RAMP.astype("<f4"), 3, photometric=0), 1 - RAMP),
+    "colours": (tiff((COLOURS * 4095).astype("<u2"), 1, photometric=2), COLOURS),
+    "colours, big-endian": (tiff((COLOURS * 4095).astype(">u2"), 1, photometric=2), COLOURS),
+    "colours, compressed": (tiff((COLOURS * 4095).astype("<u2"), 1, 2, compression=8), COLOURS),
+    "colours, compressed, big-endian": (tiff((COLOURS * 4095).astype(">u2"), 1, 2, compression=8), COLOURS),
+}
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_the_numbers_of_a_tiff_are_read_as_they_are_meant(tmp_path, kind) -> None:
+    content, expected = TIFFS[kind]
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "set" / label / f"{i}.tif").write_bytes(content)
+    pixels = pixels_of(load(tmp_path / "set", tmp_path / "cache"))["a/0.tif"]
+    assert np.abs(pixels - (expected.transpose(2, 0, 1) if expected.ndim == 3 else expected) * 255).max() <= 1
 
 
 @pytest.mark.parametrize("opacity", [None, 65535, 0])
@@ -120,20 +168,6 @@ def test_colours_of_16_bits_are_read_whole(tmp_path, opacity) -> None:
         np.full((3, SIZE, SIZE), 255) if opacity == 0 else values[..., :3].transpose(2, 0, 1) / 4095 * 255
     )
     assert np.abs(seen - expected).max() < 1
-
-
-def test_a_tiff_in_which_0_is_white_is_seen_so(tmp_path) -> None:
-    for label in "ab":
-        (tmp_path / "set" / label).mkdir(parents=True)
-        for i in range(4):
-            path = tmp_path / "set" / label / f"{i}.tif"
-            Image.fromarray((RAMP * 4095).astype(np.uint16)).save(path)
-            content = path.read_bytes()
-            tag = struct.pack("<HHI", 262, 3, 1)
-            at = content.index(tag) + len(tag)
-            path.write_bytes(content[:at] + struct.pack("<H", 0) + content[at + 2 :])
-    pixels = pixels_of(load(tmp_path / "set", tmp_path / "cache"))
-    assert np.abs(pixels["a/0.tif"] - (1 - RAMP) * 255).max() < 1
 
 
 def test_a_share_of_the_range_is_told(tmp_path) -> None:
@@ -157,6 +191,14 @@ def test_images_of_8_bits_that_are_all_dark_are_told(tmp_path) -> None:
     assert note.startswith(
         "Images use 6 % of their range, 0 to 16 of 255: they are nearly of one brightness."
     )
+
+
+def test_a_class_that_is_all_dark_among_others_is_told(tmp_path) -> None:
+    root = ramps(tmp_path / "set", {"x.png": (RAMP * 255).astype(np.uint8)})
+    for path in (root / "b").iterdir():
+        Image.fromarray((RAMP * 16).astype(np.uint8)).save(path)
+    (note,) = load(root, tmp_path / "cache").notes
+    assert note.startswith("Images of 'b' use 6 % of their range, 0 to 16 of 255")
 
 
 def test_a_set_of_one_single_number_is_read_and_told(tmp_path) -> None:

@@ -28,6 +28,7 @@ from depthsearch.wording import one_line
 
 # Of a set, to see whether all its images are dark or pale.
 _N_LOOKED_AT = 200
+_N_OF_A_CLASS = 3
 
 
 def load_data(
@@ -137,7 +138,7 @@ def load_data(
         duplicates=_duplicates(listing, splits, store),
         paths=listing.paths,
         layout=listing.layout,
-        notes=(*notes, *told(store.ranges), *_dim(store), *_of_two_classes(listing, store)),
+        notes=(*notes, *told(store.ranges), *_dim(listing, store), *_of_two_classes(listing, store)),
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,
@@ -146,21 +147,36 @@ def load_data(
     )
 
 
-def _dim(store: Store) -> Iterator[str]:
-    """Tell of images of which all are nearly of one brightness, by an even spread of them."""
+def _dim(listing: Listing, store: Store) -> Iterator[str]:
+    """Tell of classes, or a set, of which all images are nearly of one brightness, by some of them."""
     n_images = len(store.digests)
     rows = torch.arange(0, n_images, max(1, n_images // _N_LOOKED_AT))
-    rows = rows[[store.digests[row] is not None for row in rows.tolist()]][:_N_LOOKED_AT]
+    rows = rows[[store.digests[row] is not None for row in rows.tolist()]]
     if isinstance(store.images, SmallImages):
         shown = store.images.squares(rows, lambda tensor: tensor)
     else:
         shown = store.images[rows]
-    low, high = int(shown.min()), int(shown.max())
+    lows, highs = shown.flatten(1).min(1).values, shown.flatten(1).max(1).values
+    labels = torch.from_numpy(listing.labels)[rows]
+    by_class = {
+        name: (int(lows[labels == label].min()), int(highs[labels == label].max()))
+        for label, name in enumerate(listing.classes)
+        if (labels == label).sum() >= _N_OF_A_CLASS
+    }
+    dim = {name: ends for name, ends in by_class.items() if ends[1] - ends[0] < NARROW * 255}
+    low, high = int(lows.min()), int(highs.max())
     if high - low < NARROW * 255:
-        yield (
-            f"Images use {percent((high - low) / 255)} of their range, {low} to {high} of 255: they are "
-            "nearly of one brightness. If that is not how they should look, scale their values to 0 to 255."
-        )
+        dim = {}
+        whose = "Images use"
+    elif dim:
+        low, high = min(ends[0] for ends in dim.values()), max(ends[1] for ends in dim.values())
+        whose = f"Images of {a_few(map(repr, dim))} use"
+    else:
+        return
+    yield (
+        f"{whose} {percent((high - low) / 255)} of their range, {low} to {high} of 255: they are nearly of "
+        "one brightness. If that is not how they should look, scale their values to 0 to 255."
+    )
 
 
 def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> str:

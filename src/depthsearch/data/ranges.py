@@ -20,6 +20,8 @@ from depthsearch.errors import DataError
 NARROW = 0.25
 """Share of a range below which what an image uses of it is told."""
 
+INVERTED = " white-at-0"
+"""Ends the kind of numbers of which the least is white."""
 _GREATEST = {"12-bit": 4095, "16-bit": 65535, "16-bit colour": 65535}
 
 
@@ -29,7 +31,8 @@ class ValueRange:
 
     Attributes:
         format: Pillow's name of the files' format.
-        numbers: Kind of the numbers: ``12-bit``, ``16-bit``, ``16-bit colour``, ``integer`` or ``float``.
+        numbers: Kind of the numbers: ``8-bit signed``, ``12-bit``, ``16-bit``, ``16-bit colour``, ``integer``
+            or ``float``; with `INVERTED` behind it where the least is white.
         low: Least of them.
         high: Greatest of them.
         n_images: How many images these are.
@@ -69,7 +72,8 @@ class ValueRange:
         low, high = self.low, self.high
         if low == high:
             low, high = min(0.0, low), max(0.0, high)
-        return np.clip(np.round((values - low) * (255 / ((high - low) or 1))), 0, 255).astype(np.uint8)
+        pixels = np.clip(np.round((values - low) * (255 / ((high - low) or 1))), 0, 255).astype(np.uint8)
+        return 255 - pixels if self.numbers.endswith(INVERTED) else pixels
 
     def fits(self, values: NDArray[np.float64]) -> bool:
         """Return whether at least half of some numbers lie within."""
@@ -110,10 +114,14 @@ def range_for(image: ValueRange, ranges: Sequence[ValueRange]) -> ValueRange | N
 def told(ranges: Iterable[ValueRange]) -> Iterator[str]:
     """Write a line for each kind: what the images use of what they could, and which numbers are seen how."""
     for one in ranges:
+        images = f"{one.n_images} {one} image{'s' * (one.n_images > 1)}"
+        greatest = _GREATEST.get(one.numbers.removesuffix(INVERTED))
         used = ""
-        if one.numbers in _GREATEST:
-            used = f" use {percent(one.span / _GREATEST[one.numbers])} of their range"
-        yield f"{one.n_images} {one} images{used}: {one.low:g} is seen as black, {one.high:g} as white."
+        if greatest:
+            verb, whose = ("uses", "its") if one.n_images == 1 else ("use", "their")
+            used = f" {verb} {percent(one.span / greatest)} of {whose} range"
+        black, white = (one.high, one.low) if one.numbers.endswith(INVERTED) else (one.low, one.high)
+        yield f"{images}{used}: {black:g} is seen as black, {white:g} as white."
         if one.n_narrow:
             yield (
                 f"{one.n_narrow} of these {one.n_images} {one} images use less than {percent(NARROW)} of "

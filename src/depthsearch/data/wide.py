@@ -6,29 +6,39 @@ Pillow keeps them in one channel, and cuts colours off after their upper 8 bits.
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from depthsearch.data.ranges import ValueRange
+from depthsearch.data.ranges import INVERTED, ValueRange
 
 _SAMPLE_FORMAT, _PHOTOMETRIC = 339, 262
-_UNSIGNED, _WHITE_IS_ZERO = 1, 0
+_UNSIGNED, _SIGNED, _WHITE_IS_ZERO = 1, 2, 0
 # By how Pillow reads colours of 16 bits, their upper halves, how it reads the lower ones.
-_LOWER = {"16B": "16L", "16L": "16B", "16N": "16B"}
+_LOWER = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 _COLOURS = ("RGB", "RGBA", "RGBX")
+# Of grey and opacity, Pillow's name for their upper halves.
+_GREY_AND_OPACITY = "LA;16B"
 
 
 def wide_numbers(image: Image.Image) -> str:
     """Return what kind of numbers an opened image has, see `ranges`; empty where 8 bits hold them."""
+    raw_mode = _raw_mode(image)
+    colours, _, depth = raw_mode.partition(";")
+    numbers = ""
     if image.mode.startswith("I;16"):
-        return "12-bit" if _raw_mode(image) == "I;12" else "16-bit"
-    if image.mode in ("I", "F"):
-        return {"I": "integer", "F": "float"}[image.mode]
-    colours, _, depth = _raw_mode(image).partition(";")
-    return "16-bit colour" if colours in _COLOURS and depth in _LOWER else ""
+        numbers = "12-bit" if raw_mode == "I;12" else "16-bit"
+    elif image.mode in ("I", "F"):
+        numbers = {"I": "integer", "F": "float"}[image.mode]
+    elif image.mode == "L" and _tag(image, _SAMPLE_FORMAT) == _SIGNED:
+        numbers = "8-bit signed"
+    elif raw_mode == _GREY_AND_OPACITY or (colours in _COLOURS and depth in _LOWER):
+        return "16-bit colour"
+    inverted = numbers and image.mode != "L" and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
+    return f"{numbers}{INVERTED}" if inverted else numbers
 
 
 def wide_values(image: Image.Image, content: bytes) -> NDArray[np.float64]:
@@ -43,7 +53,12 @@ def wide_values(image: Image.Image, content: bytes) -> NDArray[np.float64]:
     """
     if wide_numbers(image) != "16-bit colour":
         image.load()
-        return _upside(image, _one_channel(image))
+        return _one_channel(image)
+    if _raw_mode(image) == _GREY_AND_OPACITY:
+        # All four bytes of a pixel, one after the other.
+        image.tile = [tile._replace(args="RGBA") for tile in image.tile]  # type: ignore[attr-defined]
+        read = np.asarray(image, dtype=np.float64)
+        return (read[..., ::2] * 256 + read[..., 1::2])[..., [0, 0, 0, 1]]
     with Image.open(io.BytesIO(content)) as lower:
         lower.tile = [tile._replace(args=_lower_half(tile.args)) for tile in lower.tile]
         lower.load()
@@ -62,19 +77,20 @@ def seen_as_8_bits(values: NDArray[np.float64], seen_in: ValueRange) -> Image.Im
 
 def _one_channel(image: Image.Image) -> NDArray[np.float64]:
     values = np.asarray(image)
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "I":
-        sample_format = image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))
-        if sample_format[0] == _UNSIGNED:
-            # Pillow takes their upper half for negative.
-            values = values.view(np.uint32)
+    if image.mode == "I" and image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT) in (None, _UNSIGNED):
+        # Pillow takes their upper half for negative.
+        values = values.view(np.uint32)
+    if image.mode == "L":
+        values = values.view(np.int8)
     return values.astype(np.float64)
 
 
-def _upside(image: Image.Image, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Negate the numbers of a TIFF in which the greatest is black."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return -values if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
-    return values
+def _tag(image: Image.Image, tag: int) -> object:
+    """Return what a TIFF says of itself, of several equal values the first; None where it says nothing."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return None
+    value = image.tag_v2.get(tag)
+    return value[0] if isinstance(value, tuple) and value else value
 
 
 def _raw_mode(image: Image.Image) -> str:
