@@ -444,6 +444,9 @@ def test_a_model_sees_new_images_of_16_bits_in_the_range_of_those_it_learned_fro
     preprocessing = replace(seen, crop_share=1.0, ranges=learned.ranges)
     model = depthsearch.load(saved(tmp_path / "model", backbone, preprocessing), device="cpu")
     assert model.preprocessing == preprocessing
+    assert (
+        "from black to white: 16-bit PNG 0 to 4095. timm's" in (tmp_path / "model" / "README.md").read_text()
+    )
     everything = replace(learned.train, rows=torch.arange(8))
     expected = model.logits(everything.gather(torch.arange(8))).softmax(1)
     files = [tmp_path / "set" / path for path in learned.paths]

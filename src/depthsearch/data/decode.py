@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from depthsearch.data.ranges import ValueRange, range_for
-from depthsearch.data.wide import seen_as_8_bits, wide_numbers, wide_values
+from depthsearch.data.wide import N_FIRST_BYTES, has_8_bits, seen_as_8_bits, wide_numbers, wide_values
 from depthsearch.errors import DataError
 from depthsearch.files import is_file, read_regular
 
@@ -148,6 +148,9 @@ def range_of_file(path: Path) -> ValueRange | None:
         return None
     try:
         with _named_failures(path):
+            with path.open("rb") as file:
+                if has_8_bits(file.read(N_FIRST_BYTES)):
+                    return None
             with Image.open(path) as image:
                 _refuse_odd(image)
                 numbers = wide_numbers(image)

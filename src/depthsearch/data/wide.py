@@ -24,6 +24,23 @@ _COLOURS = ("RGB", "RGBA", "RGBX")
 _GREY_AND_OPACITY = "LA;16B"
 
 
+N_FIRST_BYTES = 26
+_PNG = b"\x89PNG\r\n\x1a\n"
+# How files of formats begin that never have more.
+_OF_8_BITS = (b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
+
+
+def has_8_bits(begin: bytes) -> bool:
+    """Whether a file certainly has at most 8 bits, by how it begins: quicker than to open it.
+
+    Args:
+        begin: Its first 26 bytes.
+    """
+    if begin.startswith(_PNG) and len(begin) == N_FIRST_BYTES:
+        return begin[24] <= 8  # the depth, behind width and height
+    return begin.startswith(_OF_8_BITS)
+
+
 def wide_numbers(image: Image.Image) -> str:
     """Return what kind of numbers an opened image has, see `ranges`; empty where 8 bits hold them."""
     raw_mode = _raw_mode(image)
