@@ -52,6 +52,8 @@ TOLD = {
     "an underscore": ("big cat", "big_cat"),
     "a dash": ("big-cat", "big\u2013cat"),
     "wide letters": ("cat", "\uff43\uff41\uff54"),
+    "a number with a point": ("1", "1.0"),
+    "a number with zeros": ("7", "007"),
     "case and an underscore": ("Big_Cat", "big cat"),
 }
 

@@ -178,6 +178,16 @@ def test_what_may_be_meant_in_two_ways_is_refused_with_both(tmp_path, kind) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("counts", [{"images": 6}, {"train": 6, "test": 6}, {".": 6}], ids=str)
+def test_a_table_beside_images_that_are_in_no_class_is_pointed_out(tmp_path, counts) -> None:
+    root = fill(tmp_path / "set", counts)
+    (root / "labels.csv").write_text("image,label\n")
+    with pytest.raises(
+        DataError, match=r"If labels\.csv has the labels, give that: --data .*/set/labels\.csv\."
+    ):
+        load(root, tmp_path)
+
+
 def test_a_class_in_a_folder_of_its_own_name_is_that_class(tmp_path) -> None:
     data = load(fill(tmp_path / "set", {"cat/cat": 6, "dog/dog": 6}), tmp_path)
     assert data.classes == ("cat", "dog")

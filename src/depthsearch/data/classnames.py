@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +21,7 @@ _TWINS = str.maketrans(
     "\u2010\u2011",
     "aeopcyxijshdABEKMHOPCTXIJSABEZHIKMNOPTYXo--",
 )
+_NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _JOINTS = str.maketrans(
     dict.fromkeys("_-\u2012\u2013\u2014\u2015\u2212", " ") | {"\u2019": "'", "\u2018": "'"}
 )
@@ -77,10 +79,14 @@ def seen(name: str) -> str:
 
 def _said(name: str) -> str:
     """Return one form of all names that are read out alike."""
-    return " ".join(unicodedata.normalize("NFKC", seen(name)).translate(_JOINTS).casefold().split())
+    said = " ".join(unicodedata.normalize("NFKC", seen(name)).translate(_JOINTS).casefold().split())
+    # Numbers as tables write them, with and without a point or leading zeros.
+    return f"{float(said):g}" if _NUMBER.fullmatch(said) else said
 
 
 def _difference(one: str, other: str) -> str:
+    if _NUMBER.fullmatch(seen(one)):
+        return "how a number is written"
     same_case = unicodedata.normalize("NFC", one).casefold() == unicodedata.normalize("NFC", other).casefold()
     return "case" if same_case else "case, dashes, underscores or the like"
 

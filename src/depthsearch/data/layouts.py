@@ -270,8 +270,16 @@ def _loose(tree: Tree, folder: str) -> DataError:
     loose = tree.images_in(folder)
     return DataError(
         f"{len(loose)} image(s) directly in {tree.root / folder}, in no class folder: {a_few(loose)}. "
-        "Move them into class folders, DIR/<class>/<image>."
+        f"Move them into class folders, DIR/<class>/<image>.{_tables_there(tree)}"
     )
+
+
+def _tables_there(tree: Tree) -> str:
+    """Name the tables that lie in the folder, of which one may have the labels."""
+    tables = [path for path in tree.unread if "/" not in path and path.lower().endswith((".csv", ".parquet"))]
+    if not tables:
+        return ""
+    return f" If {a_few(tables)} has the labels, give that: --data {tree.root / tables[0]}."
 
 
 def _no_images(tree: Tree) -> DataError:
@@ -302,7 +310,7 @@ def _one_class(tree: Tree, layout: Layout) -> DataError:
         if layout.told:
             where = f"put them straight into {tree.root / layout.outer[0]}, and so with the other splits"
         step = f"If {a_few(inner)} are the classes or splits, {where}"
-    return DataError(f"{tree.root} has one class only, {name!r}. {step}.")
+    return DataError(f"{tree.root} has one class only, {name!r}. {step}.{_tables_there(tree)}")
 
 
 def _disagreement(tree: Tree, split: str, others: set[str]) -> DataError:

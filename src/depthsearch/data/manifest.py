@@ -303,7 +303,7 @@ def _step(file: Path) -> str:
     if "\\" in file.name:
         return "Its path holds backslashes, as on Windows: write it with /, from the folder of the table. "
     near = Places(file.parent).near(file)
-    return f"There is {near}: write its name in full, letter by letter. " if near else ""
+    return f"There is {near}: write it so, letter by letter. " if near else ""
 
 
 def _classes(entries: Sequence[Entry], told: str, noun: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -28,12 +29,19 @@ class Places:
         return next(filter(os.path.lexists, (self._at(with_slashes), self._respelt(with_slashes))), path)
 
     def near(self, path: Path) -> str:
-        """Return the name of a file that may be meant by one that is missing; empty if there is none."""
-        there = self._names(path.parent).values()
-        alike = [name for name in there if name.casefold() == path.name.casefold()]
-        longer = [name for name in there if name.startswith(f"{path.name}.")]
-        other = [name for name in there if Path(name).stem == path.stem]
-        return min(alike or longer or other, default="")
+        """Return the path of a file that may be meant by one that is missing; empty if there is none.
+
+        It differs in case, in a part of it or more, or in its ending.
+        """
+        found = Path(path.anchor)
+        for part in path.parts[1:]:
+            below = found / part
+            if not os.path.lexists(below):
+                names = self._names(found).values()
+                is_last = len(found.parts) == len(path.parts) - 1
+                below = found / next(_like(part, names, any_ending=is_last), part)
+            found = below
+        return str(found) if os.path.lexists(found) else ""
 
     def _at(self, named: str) -> Path:
         return Path(os.path.normpath(self._folder / named))
@@ -58,3 +66,17 @@ class Places:
                 names = []
             self._seen[folder] = {unicodedata.normalize("NFC", name): name for name in names}
         return self._seen[folder]
+
+
+def _like(name: str, names: Iterable[str], *, any_ending: bool) -> Iterator[str]:
+    """Find names that differ in case, and then those that differ in their ending too."""
+    plain = _plain(name)
+    known = sorted(names)
+    yield from (each for each in known if _plain(each) == plain)
+    if any_ending:
+        yield from (each for each in known if _plain(each).startswith(f"{plain}."))
+        yield from (each for each in known if Path(_plain(each)).stem == Path(plain).stem)
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -169,21 +169,36 @@ def _csv_rows(path: Path, columns: tuple[str, ...], reader: Iterator[list[str]])
 
 def _misfit(place: str, fields: Sequence[str], columns: Sequence[str]) -> DataError:
     """Return what to say of a row that has more or fewer values than there are columns."""
-    line = ",".join(fields)
+    line, header = ",".join(fields), ",".join(columns)
     for mark, name in _OTHER_MARKS.items():
-        if line.count(mark) == len(columns) - 1:
+        if len(columns) > 1 and line.count(mark) == len(columns) - 1:
             return DataError(
                 f"{place}: its values are parted by {name}, those of the header by commas. Part all of them "
                 "by commas."
             )
-    step = "Give a value for each, or none between two commas"
-    if len(fields) > len(columns):
-        step = "Put values that hold a comma in quotation marks"
-        if fields[0].strip().isdigit():
-            step += ", or name the first column too if it numbers the rows"
+        if len(columns) == 1 and header.count(mark) == len(fields) - 1:
+            return DataError(
+                f"{place}: its values are parted by commas, the header by {name}. Part it by commas."
+            )
     return DataError(
-        f"{place}: {len(fields)} values for {len(columns)} columns ({', '.join(columns)}). {step}."
+        f"{place}: {len(fields)} values for {len(columns)} columns ({', '.join(columns)}). "
+        f"{_step(fields, columns)}."
     )
+
+
+def _step(fields: Sequence[str], columns: Sequence[str]) -> str:
+    """Write what is to be done about a row that has more or fewer values than there are columns."""
+    if len(fields) == 1 and fields[0].count(",") == len(columns) - 1:
+        return "Leave out the quotation marks around the whole row"
+    if len(fields) < len(columns):
+        return "Give a value for each, or none between two commas"
+    if len(fields) == len(columns) + 1 and not fields[-1].strip():
+        return "Leave out the comma at its end"
+    if fields[0].strip().isdigit():
+        return (
+            "Put values that hold a comma in quotation marks, or name the first column if it numbers the rows"
+        )
+    return "Put values that hold a comma in quotation marks"
 
 
 def _read_json_lines(path: Path, wanted: Collection[str]) -> Table:
