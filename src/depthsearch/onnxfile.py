@@ -97,7 +97,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _lacks_memory(error: BaseException | None) -> bool:
-    """Whether an error is a lack of memory, or was raised for one."""
+    """Return whether an error is a lack of memory, or was raised for one."""
     while error is not None:
         if is_out_of_memory(error):
             return True

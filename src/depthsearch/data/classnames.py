@@ -46,14 +46,14 @@ def check_names(classes: Sequence[str], source: str) -> tuple[str, ...]:
                 f"Class '{printable(name)}' of {source} has a name that is not in UTF-8. Rename it, in ASCII "
                 "for one."
             )
-        if not seen(name):
+        if not visible_form(name):
             raise DataError(f"Class {name!a} of {source} has a name that cannot be seen. Rename it.")
     for one, other in _alike(classes, lambda name: unicodedata.normalize("NFC", name)):
         raise DataError(
             f"Classes {one!a} and {other!a} of {source} are written alike: only their Unicode form "
             "differs, as between a Mac and other systems. Merge them, or rename one."
         )
-    if pairs := list(_alike(classes, seen)):
+    if pairs := list(_alike(classes, visible_form)):
         shown = "; ".join(f"{one!a} and {other!a}" for one, other in pairs[:3])
         more = f" (and {len(pairs) - 3} more pairs)" if len(pairs) > 3 else ""
         raise DataError(
@@ -62,11 +62,11 @@ def check_names(classes: Sequence[str], source: str) -> tuple[str, ...]:
         )
     return tuple(
         f"Classes {one!r} and {other!r} differ only in {_difference(one, other)}: are they one?"
-        for one, other in _alike(classes, _said)
+        for one, other in _alike(classes, _spoken_form)
     )
 
 
-def seen(name: str) -> str:
+def visible_form(name: str) -> str:
     """Return what can be seen of a name: one form of all names that look the same."""
     shown = unicodedata.normalize("NFC", name).translate(_TWINS)
     characters = (
@@ -77,15 +77,15 @@ def seen(name: str) -> str:
     return " ".join("".join(characters).split())
 
 
-def _said(name: str) -> str:
+def _spoken_form(name: str) -> str:
     """Return one form of all names that are read out alike."""
-    said = " ".join(unicodedata.normalize("NFKC", seen(name)).translate(_JOINTS).casefold().split())
+    spoken = " ".join(unicodedata.normalize("NFKC", visible_form(name)).translate(_JOINTS).casefold().split())
     # Numbers as tables write them, with and without a point or leading zeros.
-    return f"{float(said):g}" if _NUMBER.fullmatch(said) else said
+    return f"{float(spoken):g}" if _NUMBER.fullmatch(spoken) else spoken
 
 
 def _difference(one: str, other: str) -> str:
-    if _NUMBER.fullmatch(seen(one)):
+    if _NUMBER.fullmatch(visible_form(one)):
         return "how a number is written"
     same_case = unicodedata.normalize("NFC", one).casefold() == unicodedata.normalize("NFC", other).casefold()
     return "case" if same_case else "case, dashes, underscores or the like"

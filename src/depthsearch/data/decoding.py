@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
 from depthsearch.data.listing import Listing
-from depthsearch.data.ranges import ValueRange, pooled
+from depthsearch.data.ranges import ValueRange, pool_ranges
 
 _BATCH = 256
 _OF_8_BITS = (".jpg", ".jpeg")
@@ -32,7 +32,7 @@ def find_ranges(listing: Listing, *, whatever_the_name: bool = False) -> tuple[V
     ]
     executor = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        return pooled(executor.map(listing.range_at, places))
+        return pool_ranges(executor.map(listing.range_at, places))
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -9,7 +9,7 @@ from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_fil
 from depthsearch.data.layouts import Layout, layout_of
 from depthsearch.data.listing import Listing, a_few
 from depthsearch.data.ranges import ValueRange
-from depthsearch.data.scanning import ImageFile, Tree, left_out, scanned
+from depthsearch.data.scanning import ImageFile, Tree, scan_folder, unread_notes
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, is_folder, why_no_folder
 
@@ -62,8 +62,8 @@ def list_folder(tree: Tree) -> Listing:
         stamp=[str(root), [(file.path, file.size_bytes, file.mtime_ns) for file, _, _ in files]],
         decode=decode,
         range_at=lambda index: range_of_file(root / paths[index]),
-        layout=layout.told,
-        notes=(*left_out(tree), *_nested(tree, layout)),
+        layout=layout.description,
+        notes=(*unread_notes(tree), *_nested(tree, layout)),
     )
 
 
@@ -95,7 +95,7 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         DataError: If there is none, or the folder cannot be looked into.
     """
-    tree = scanned(folder)
+    tree = scan_folder(folder)
     if not tree.images:
         raise DataError(
             f"No images in {folder}. Give image files, or folders with .jpg, .png, .tif or others that "
@@ -106,4 +106,4 @@ def image_files(folder: Path) -> list[Path]:
 
 def files_left_out(folder: Path) -> tuple[str, ...]:
     """Return a line each on what `image_files` does not list: files that are no images, hidden images."""
-    return tuple(left_out(scanned(folder)))
+    return tuple(unread_notes(scan_folder(folder)))

@@ -19,7 +19,7 @@ from depthsearch.data.listing import SPLITS, Listing, a_few
 from depthsearch.data.manifest import Entry, entry_of, listing_of, split_in_column, split_unknown
 from depthsearch.data.places import Places
 from depthsearch.data.samples import Columns
-from depthsearch.data.scanning import Tree, left_out, scanned
+from depthsearch.data.scanning import Tree, scan_folder, unread_notes
 from depthsearch.data.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 from depthsearch.files import is_file
@@ -38,7 +38,7 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
     Raises:
         DataError: If there is no such folder, or its metadata or class folders cannot be used.
     """
-    tree = scanned(folder_there(folder))
+    tree = scan_folder(folder_there(folder))
     root = tree.root
     tables = _tables(tree)
     paths = {table.path.relative_to(root).as_posix() for table in tables.values()}
@@ -58,7 +58,7 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
         skip_missing=skip_missing,
         read=(*_COLUMNS, "split") if "" in tables else _COLUMNS,
     )
-    notes = (*listing.notes, *_not_named(tree, entries, list(tables.values())), *left_out(tree))
+    notes = (*listing.notes, *_not_named(tree, entries, list(tables.values())), *unread_notes(tree))
     return replace(listing, notes=notes)
 
 

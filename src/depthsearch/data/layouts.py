@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from depthsearch.data.classnames import seen
+from depthsearch.data.classnames import visible_form
 from depthsearch.data.listing import SPLIT_WORDS, SPLITS, a_few
 from depthsearch.data.scanning import Tree, kinds_of
 from depthsearch.errors import DataError
@@ -46,12 +46,12 @@ class Layout:
     Attributes:
         classes: By split and the class's name the path of its folder.
         outer: Folders around these, which hold no image themselves.
-        told: How it was read, where that is not plain.
+        description: How it was read, where that is not plain.
     """
 
     classes: Mapping[str, Mapping[str, str]]
     outer: tuple[str, ...] = ("",)
-    told: str = ""
+    description: str = ""
 
     def check(self, tree: Tree) -> None:
         """Refuse images in no class, classes without images, and splits that disagree on the classes.
@@ -110,7 +110,7 @@ def layout_of(tree: Tree) -> Layout:
     return Layout(
         classes=classes,
         outer=tuple(within.values()),
-        told="folders " + ", ".join(folders[split] for split in classes),
+        description="folders " + ", ".join(folders[split] for split in classes),
     )
 
 
@@ -156,7 +156,7 @@ def _within_classes(tree: Tree) -> Layout | None:
             classes[split] = {
                 name: f"{name}/{folder}" for name in top for folder, s in inner[name].items() if s == split
             }
-    return Layout(classes=classes, told=f"{splits} in each class folder")
+    return Layout(classes=classes, description=f"{splits} in each class folder")
 
 
 def _held(tree: Tree, folder: str) -> str:
@@ -307,14 +307,14 @@ def _one_class(tree: Tree, layout: Layout) -> DataError:
     inner = tree.folders_in(path)
     if inner and not tree.images_in(path):
         where = f"give --data {tree.root / path}"
-        if layout.told:
+        if layout.description:
             where = f"put them straight into {tree.root / layout.outer[0]}, and so with the other splits"
         step = f"If {a_few(inner)} are the classes or splits, {where}"
     return DataError(f"{tree.root} has one class only, {name!r}. {step}.{_tables_there(tree)}")
 
 
 def _disagreement(tree: Tree, split: str, others: set[str]) -> DataError:
-    if len(set(map(seen, others))) < len(others):
+    if len(set(map(visible_form, others))) < len(others):
         # Names that look the same, of a Mac and of another system for one.
         others = {ascii(name) for name in others}
     return DataError(

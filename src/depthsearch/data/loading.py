@@ -18,7 +18,7 @@ from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
 from depthsearch.data.listing import Listing, a_few
 from depthsearch.data.ownsize import SmallImages
-from depthsearch.data.ranges import NARROW, percent, told
+from depthsearch.data.ranges import NARROW, percent, range_notes
 from depthsearch.data.samples import Columns
 from depthsearch.data.sources import list_source
 from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
@@ -138,7 +138,12 @@ def load_data(
         duplicates=_duplicates(listing, splits, store),
         paths=listing.paths,
         layout=listing.layout,
-        notes=(*notes, *told(store.ranges), *_dim(listing, store), *_of_two_classes(listing, store)),
+        notes=(
+            *notes,
+            *range_notes(store.ranges),
+            *_brightness_notes(listing, store),
+            *_contradiction_notes(listing, store),
+        ),
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,
@@ -147,7 +152,7 @@ def load_data(
     )
 
 
-def _dim(listing: Listing, store: Store) -> Iterator[str]:
+def _brightness_notes(listing: Listing, store: Store) -> Iterator[str]:
     """Tell of classes, or a set, of which all images are nearly of one brightness, by some of them."""
     n_images = len(store.digests)
     rows = torch.arange(0, n_images, max(1, n_images // _N_LOOKED_AT))
@@ -198,7 +203,7 @@ def _keys(columns: Sequence[str]) -> list[str]:
     return [name.strip().lower() for name in columns]
 
 
-def _of_two_classes(listing: Listing, store: Store) -> Iterator[str]:
+def _contradiction_notes(listing: Listing, store: Store) -> Iterator[str]:
     """Tell of images that are the same to the byte and have several labels, in whichever splits."""
     if not listing.columns.is_plain:
         return  # of several images in a sample, one may be in all of them

@@ -80,7 +80,7 @@ class ValueRange:
         return bool(((values >= self.low) & (values <= self.high)).mean() >= 0.5)
 
 
-def pooled(found: Iterable[ValueRange | None]) -> tuple[ValueRange, ...]:
+def pool_ranges(found: Iterable[ValueRange | None]) -> tuple[ValueRange, ...]:
     """Return the range of each kind of images from those of single ones; None: an image without."""
     kinds: dict[str, list[ValueRange]] = defaultdict(list)
     for one in found:
@@ -111,7 +111,7 @@ def range_for(image: ValueRange, ranges: Sequence[ValueRange]) -> ValueRange | N
     return max(same or alike, key=lambda one: one.span, default=None)
 
 
-def told(ranges: Iterable[ValueRange]) -> Iterator[str]:
+def range_notes(ranges: Iterable[ValueRange]) -> Iterator[str]:
     """Write a line for each kind: what the images use of what they could, and which numbers are seen how."""
     for one in ranges:
         images = f"{one.n_images} {one} image{'s' * (one.n_images > 1)}"

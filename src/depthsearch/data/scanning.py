@@ -77,7 +77,7 @@ class Tree:
         return self._loose.get(folder, [])
 
 
-def scanned(root: Path) -> Tree:
+def scan_folder(root: Path) -> Tree:
     """List all that a folder holds.
 
     Raises:
@@ -159,7 +159,7 @@ def _marked_formats() -> tuple[str, ...]:
 
 
 def _holds_image(path: Path) -> bool:
-    """Whether a file is an image by its content, whatever its name."""
+    """Return whether a file is an image by its content, whatever its name."""
     if not is_file(path):
         return False
     with contextlib.suppress(*_NO_IMAGE), path.open("rb") as file:
@@ -178,7 +178,7 @@ def _accepts(kind: str, begin: bytes) -> bool:
     return accept is not None and accept(begin) is True
 
 
-def left_out(tree: Tree) -> Iterator[str]:
+def unread_notes(tree: Tree) -> Iterator[str]:
     """Write a line on the visible files that are no images, and one on hidden images."""
     if tree.unread:
         n_files, total = len(tree.unread), len(tree.unread) + len(tree.images)

@@ -31,7 +31,7 @@ _OF_8_BITS = (b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
 
 
 def has_8_bits(begin: bytes) -> bool:
-    """Whether a file certainly has at most 8 bits, by how it begins: quicker than to open it.
+    """Return whether a file certainly has at most 8 bits, by how it begins: quicker than to open it.
 
     Args:
         begin: Its first 26 bytes.
