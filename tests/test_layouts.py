@@ -178,6 +178,16 @@ def test_what_may_be_meant_in_two_ways_is_refused_with_both(tmp_path, kind) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_other_files_beside_that_of_the_images_is_pointed_out(tmp_path) -> None:
+    root = fill(tmp_path / "set", {"images/cat": 5, "images/dog": 5, "meta": 0})
+    (root / "meta" / "classes.txt").write_text("cat\ndog\n")
+    message = (
+        r"meta holds no image that Pillow reads, only 1 \.txt\. .* If cat, dog .*, give --data .*/images\."
+    )
+    with pytest.raises(DataError, match=message):
+        load(root, tmp_path)
+
+
 @pytest.mark.parametrize("counts", [{"images": 6}, {"train": 6, "test": 6}, {".": 6}], ids=str)
 def test_a_table_beside_images_that_are_in_no_class_is_pointed_out(tmp_path, counts) -> None:
     root = fill(tmp_path / "set", counts)

@@ -72,7 +72,7 @@ class Layout:
         for by_class in self.classes.values():
             for path in by_class.values():
                 if path not in filled:
-                    raise _empty(tree, path)
+                    raise _empty(tree, path, [other for other in by_class.values() if other in filled])
         if len(names) == 1:
             raise _one_class(tree, self)
 
@@ -291,12 +291,13 @@ def _no_images(tree: Tree) -> DataError:
     )
 
 
-def _empty(tree: Tree, path: str) -> DataError:
+def _empty(tree: Tree, path: str, others: Sequence[str]) -> DataError:
     unread = [file for file in tree.unread if file.startswith(f"{path}/")]
     held = f" that Pillow reads, only {kinds_of(unread)}" if unread else ""
-    return DataError(
-        f"Class folder {tree.root / path} holds no image{held}. Add images or remove the folder."
-    )
+    step = "Add images or remove the folder."
+    if len(others) == 1 and len(inner := tree.folders_in(others[0])) > 1 and not tree.images_in(others[0]):
+        step += f" If {a_few(inner)} are the classes or splits, give --data {tree.root / others[0]}."
+    return DataError(f"Class folder {tree.root / path} holds no image{held}. {step}")
 
 
 def _one_class(tree: Tree, layout: Layout) -> DataError:

@@ -52,8 +52,8 @@ def load_data(
     """Load labelled images, decoded once and kept for every later call.
 
     Args:
-        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``, or with
-            Hugging Face's ``metadata.csv``, ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``,
+        source: A folder, ``DIR/<class>/<image>``, ``DIR/{train,val,test}/<class>/<image>`` or
+            ``DIR/<class>/{train,val,test}/<image>``, or with Hugging Face's ``metadata.csv``, ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``,
             with the columns image (see ``image_columns``), label and optionally split;
             ``"torchvision:NAME"``, a set of torchvision's, downloaded if it is not there; or
             ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
@@ -155,13 +155,12 @@ def load_data(
 def _brightness_notes(listing: Listing, store: Store) -> Iterator[str]:
     """Tell of classes, or a set, of which all images are nearly of one brightness, by some of them."""
     n_images = len(store.digests)
-    rows = torch.arange(0, n_images, max(1, n_images // _N_LOOKED_AT))
-    rows = rows[[store.digests[row] is not None for row in rows.tolist()]]
-    if isinstance(store.images, SmallImages):
-        shown = store.images.squares(rows, lambda tensor: tensor)
-    else:
-        shown = store.images[rows]
-    lows, highs = shown.flatten(1).min(1).values, shown.flatten(1).max(1).values
+    spread = range(0, n_images, max(1, n_images // _N_LOOKED_AT))
+    rows = [row for row in spread if store.digests[row] is not None]
+    images = store.images
+    shown = [images.whole(row) if isinstance(images, SmallImages) else images[row] for row in rows]
+    lows = torch.tensor([int(pixels.min()) for pixels in shown])
+    highs = torch.tensor([int(pixels.max()) for pixels in shown])
     labels = torch.from_numpy(listing.labels)[rows]
     by_class = {
         name: (int(lows[labels == label].min()), int(highs[labels == label].max()))

@@ -51,6 +51,12 @@ class SmallImages:
         """Count the images."""
         return len(self.sizes)
 
+    def whole(self, row: int) -> Tensor:
+        """Return one image as it is stored, ``(3, h, w)``."""
+        height, width = self.sizes[row].tolist()
+        start = int(self.starts[row])
+        return self.pixels[start : start + 3 * height * width].view(3, height, width)
+
     def squares(self, rows: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
         """Copy some images and enlarge them: the same pixels as if Pillow had done it before.
 
