@@ -53,8 +53,9 @@ def load_data(
 
     Args:
         source: A folder, ``DIR/<class>/<image>``, ``DIR/{train,val,test}/<class>/<image>`` or
-            ``DIR/<class>/{train,val,test}/<image>``, or with Hugging Face's ``metadata.csv``, ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``,
-            with the columns image (see ``image_columns``), label and optionally split;
+            ``DIR/<class>/{train,val,test}/<image>``, or with Hugging Face's ``metadata.csv``,
+            ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``, with the columns image (see
+            ``image_columns``), label and optionally split;
             ``"torchvision:NAME"``, a set of torchvision's, downloaded if it is not there; or
             ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
         image_size: Side of the square images in pixels.
