@@ -24,6 +24,7 @@ from timm.data import resolve_data_config
 from timm.models import adapt_input_conv
 from torch import nn
 
+from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.flattening import HEADS, flattened
 from depthsearch.plaincnn import FROM_SCRATCH
@@ -49,6 +50,8 @@ class Preprocessing:
         std: Per channel, of pixel values in [0, 1].
         interpolation: ``bilinear``, ``bicubic`` or another of Pillow's filters.
         crop_share: Share of the resized shorter side that the centre crop keeps.
+        ranges: Which numbers are black and white in images of more than 8 bits, as the set says that a model
+            was trained on; empty where it had none.
     """
 
     image_size: int
@@ -56,6 +59,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str
     crop_share: float
+    ranges: tuple[ValueRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder
 from depthsearch.commands.weights import stored_weights, weights_by_backbone, with_full_paths
 from depthsearch.data import DataSet, load_data
+from depthsearch.data.listing import a_few
 from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
 from depthsearch.errors import StudyError
 from depthsearch.features import choose_budget, local_folder
@@ -287,8 +288,8 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
     layout = f" ({data.layout})" if data.layout else ""
     say(
         console,
-        f"Data {data.name}{layout}: {data.num_classes} classes; {len(data.train)} train, "
-        f"{len(data.val)} validation, {len(data.test)} test {data.columns}.",
+        f"Data {data.name}{layout}: {data.num_classes} classes ({_class_names(data)}); "
+        f"{len(data.train)} train, {len(data.val)} validation, {len(data.test)} test {data.columns}.",
     )
     for note in data.notes:
         say(console, note, style="yellow")
@@ -299,6 +300,11 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
         groups = [" = ".join(group) for group in data.duplicates]
         say_list(console, f"{len(groups)} images stand in several splits", groups)
     return data
+
+
+def _class_names(data: DataSet) -> str:
+    """Name the first few classes, long names by their beginning."""
+    return a_few(name if len(name) <= 30 else f"{name[:27]}..." for name in data.classes)
 
 
 def _given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
