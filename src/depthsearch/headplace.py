@@ -35,13 +35,11 @@ def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> t
         return _beginning(graph, model, [head])
     named = classifier_paths(model)
     if len(named) == 1:
-        around = _container(graph, model, named[0])
+        container = _container(graph, model, named[0])
         # A norm or a pooling alone does not make more of a head than what timm names.
-        while around != named[0] and _n_weighted(graph, around) == _n_weighted(
-            graph, _inner(around, named[0])
-        ):
-            around = _inner(around, named[0])
-        return _beginning(graph, model, [around])
+        while container != named[0] and _adds_nothing(graph, container, named[0]):
+            container = _inner(container, named[0])
+        return _beginning(graph, model, [container])
     paths = list(named) or list(dict.fromkeys(map(module_path, _last_layers(graph, model))))
     around = list(dict.fromkeys(_container(graph, model, path) for path in paths))
     # Those that run earliest may belong to the backbone: behind a head nothing else is used first.
@@ -91,8 +89,13 @@ def _is_all(graph: LayerGraph, paths: Sequence[str]) -> bool:
     return all(any(is_within(name, path) for path in paths) for name in late)
 
 
-def _n_weighted(graph: LayerGraph, path: str) -> int:
-    return sum(len(layer.weight_shape) >= 2 for layer in _layers_in(graph, path))
+def _adds_nothing(graph: LayerGraph, around: str, path: str) -> bool:
+    """Whether a module has no layer with weights that is not in the one inside it, on the way to a path."""
+    outer, inner = (
+        sum(len(layer.weight_shape) >= 2 for layer in _layers_in(graph, module))
+        for module in (around, _inner(around, path))
+    )
+    return outer == inner
 
 
 def _inner(around: str, path: str) -> str:
