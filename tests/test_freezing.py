@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from depthsearch import find_cut, freeze_before, list_cuts
+from depthsearch import DepthsearchError, find_cut, freeze_before, list_cuts, split_at
 
 SIZE = 32
 FIRST = "layer3.0.conv1"
@@ -239,14 +239,23 @@ def test_a_model_of_changed_layers_is_frozen_as_any_other(model, change) -> None
     assert switches(model) == before
 
 
+@pytest.mark.xfail(
+    strict=True, raises=AttributeError, reason="undo() looks a changed weight up by its old name"
+)
 @pytest.mark.parametrize("change", [parametrized, pruned])
-def test_layers_that_change_after_freezing_stay_frozen_until_it_is_undone(model, change) -> None:
+def test_layers_that_change_after_freezing_can_be_undone(model, change) -> None:
     frozen = freeze_before(model, cut_of(model))
     change(model)
-    assert_trains_only_behind_the_cut(model)
     frozen.undo()
     assert all(p.requires_grad for p in model.parameters())
     assert all(module.training for module in model.train().modules())
+
+
+@pytest.mark.parametrize("change", [parametrized, pruned])
+def test_layers_that_change_after_freezing_stay_frozen(model, change) -> None:
+    freeze_before(model, cut_of(model))
+    change(model)
+    assert_trains_only_behind_the_cut(model)
 
 
 class Functional(nn.Module):
@@ -286,3 +295,33 @@ def test_functions_behind_the_cut_go_on_in_training() -> None:
     step(model)
     assert model.training
     assert not torch.equal(before, model.mean)
+
+
+class Restless(Functional):
+    """Asks for no mode: what it does in training it does always."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.norm = nn.BatchNorm2d(8, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(x)
+        if self.what == "dropout":
+            x = F.dropout(x, 0.5)
+        elif self.what == "noise":
+            x = x + torch.randn_like(x)
+        elif self.what == "statistics":
+            x = F.batch_norm(x, self.mean, self.variance, training=True)
+        else:
+            x = self.norm(x)
+        return self.fc(self.conv2(x).relu().mean((2, 3)))
+
+
+@pytest.mark.xfail(strict=True, reason="what is no fixed function of an image is frozen without a word")
+@pytest.mark.parametrize("freeze", [freeze_before, split_at])
+@pytest.mark.parametrize("what", ["dropout", "noise", "statistics", "batch"])
+def test_what_no_mode_makes_a_fixed_function_of_an_image_cannot_be_frozen(what: str, freeze) -> None:
+    model = Restless(what)
+    with pytest.raises(DepthsearchError):
+        freeze(model, cut_of(model, "conv2"))
