@@ -225,7 +225,9 @@ def test_what_stops_torch_fx_goes_into_a_module_of_its_own(run) -> None:
     assert [cut.name for cut in space.cuts] == ["conv1", "conv2", "hidden"]
     assert space.cuts[0].image_shape == (1, 28, 28)
     assert SearchSpace.for_model(net(), image_size=28).cuts[-1].name == "out"
-    by_example = SearchSpace.for_model(net(), example_inputs=torch.ones(2, 1, 28, 28), head="hidden")
+    by_example = SearchSpace.for_model(
+        net(), example_inputs={"images": torch.ones(2, 1, 28, 28)}, head="hidden"
+    )
     assert by_example.cuts == space.cuts
 
     class Branching(net):
