@@ -206,8 +206,7 @@ def test_functional_dropout_and_batch_norm_follow_the_mode_behind_the_cut():
             return F.dropout(super().between(x), 0.5, self.training)
 
     torch.manual_seed(0)
-    for name in ("conv2", "conv3"):
-        assert_trains_as_the_model(Functional(), name)
+    assert_trains_as_the_model(Functional(), "conv2")
 
 
 def test_a_forward_replaced_on_the_instance_is_followed():

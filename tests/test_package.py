@@ -32,6 +32,7 @@ ORDER = (
     "headplace",
     "cuts",
     "checking",
+    "fixed",
     "split",
     "freezing",
     "plaincnn",
