@@ -57,7 +57,7 @@ def check_fixed(graph: LayerGraph, model: nn.Module, position: int) -> None:
 def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
     """Find the first operation that is no fixed function of one image; behind all of them: there is none."""
     images = small_batch(graph, model)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    buffers: dict[str, torch.Tensor] = {}
     with (
         unchanged(model),
         kept_state(model),
@@ -69,6 +69,8 @@ def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
         for seed, batch in ((0, images), (1, images), (2, images[:1])):
             torch.manual_seed(seed)
             runs.append(_Summed(graph.traced, batch))
+            # What the first run alone sets is a cache.
+            buffers = buffers or {name: buffer.clone() for name, buffer in model.named_buffers()}
         changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])]
     found = [(graph.first_uses[name], f"it changes '{name}'") for name in changed if name in graph.first_uses]
     reasons = ("it draws random numbers", "it depends on the other images of a batch")
