@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from depthsearch.backbonenames import parse_name
 from depthsearch.figures import Figures
 from depthsearch.refit import Fitted
 from depthsearch.training import EpochResult
@@ -101,7 +102,9 @@ def _place(fitted: Fitted) -> Text:
     if fitted.timm_loads:
         loads = f'timm.create_model("local-dir:{fitted.folder}", pretrained=True)'
     else:
-        loads = f'depthsearch.load("{fitted.folder}"); timm cannot load it'
+        is_own = parse_name(fitted.backbone).source == "file"
+        network = f', backbone="{fitted.backbone}"' if is_own else ""
+        loads = f'depthsearch.load("{fitted.folder}"{network}); timm cannot load it'
     lines = [f"Written   {fitted.folder}: {loads}"]
     if fitted.onnx:
         lines.append(

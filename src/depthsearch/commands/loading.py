@@ -16,6 +16,7 @@ from rich.filesize import decimal
 from rich.progress import Progress
 
 from depthsearch import __version__
+from depthsearch.backbonenames import parse_name
 from depthsearch.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder
@@ -47,6 +48,10 @@ BEFORE: dict[str, Any] = {
     "balance": "none",
     "head": "pool",
     "momentum": None,
+    "mean": None,
+    "std": None,
+    "interpolation": None,
+    "crop_share": None,
     "augment": None,
     **dict.fromkeys(FIXABLE),
 }
@@ -184,16 +189,30 @@ def _load_backbone(name: str, weights: str, arguments: argparse.Namespace, conso
         head=arguments.head,
         demo=_is_demo(arguments),
         seed=arguments.seed,
+        mean=arguments.mean,
+        std=arguments.std,
+        interpolation=arguments.interpolation,
+        crop_share=arguments.crop_share,
     )
-    if backbone.weights.startswith("shipped"):
+    for note in backbone.notes:
+        say(console, note)
+    if backbone.weights.startswith("shipped "):
         warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
         say(console, warning, style="bold yellow")
-    if backbone.weights.startswith("file"):
-        seen = backbone.preprocessing
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (seen.mean, seen.std))
-        told = f"The weights of {backbone.name} see images with timm's mean {mean} and deviation {std}."
-        say(console, f"{told} Trained with others, they are worth less here.")
+    if backbone.weights.startswith("file ") and None in (arguments.mean, arguments.std):
+        say(console, _as_seen(backbone))
     return backbone
+
+
+def _as_seen(backbone: Backbone) -> str:
+    """Say what images the weights of a file see, as the file does not say what they were trained with."""
+    seen = backbone.preprocessing
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (seen.mean, seen.std))
+    whose = {"timm": "timm's ", "torchvision": "torchvision's "}.get(parse_name(backbone.name).source, "")
+    return (
+        f"The weights of {backbone.name} see images with {whose}mean {mean} and deviation {std}. Trained "
+        "with others, they are worth less here: give --mean and --std."
+    )
 
 
 def prepare_again(
@@ -306,6 +325,7 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "timm": timm.__version__,
+            **dict([task.backbone.library.split()] if task.backbone.library else []),
             "optuna": optuna.__version__,
         },
         "machine": f"{processor_name(device_here(arguments))}, {platform.system()}, "

@@ -14,7 +14,8 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from depthsearch.backbones import make_model
+from depthsearch.backbonenames import plain_name
+from depthsearch.backbones import check_size, make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of
@@ -71,7 +72,7 @@ def study(arguments: argparse.Namespace) -> bool:
     cost = _cost_aim(arguments)
     tasks, space, marked = _load(arguments, console)
     task = next(iter(tasks.values()))
-    name = arguments.name or f"{'-'.join(arguments.backbone)}-{task.data.name}"
+    name = arguments.name or f"{'-'.join(map(plain_name, arguments.backbone))}-{task.data.name}"
     start = partial(workers, arguments, tasks, space, console)
     with ExitStack() as until_stored:
         # A new study is stored once there is somebody to run it. One that is there may be run by others, whom
@@ -281,7 +282,8 @@ def _follow(
 
 def cuts(arguments: argparse.Namespace) -> None:
     """List a backbone's candidate cuts."""
-    model = make_model(arguments.backbone, in_chans=arguments.channels)
+    model = make_model(arguments.backbone, in_chans=arguments.channels, image_size=arguments.image_size)
+    check_size(arguments.backbone, model, arguments.image_size)
     if arguments.head == "flatten":
         model = flattened(model, image_size=arguments.image_size or input_size(model)[-1])
     found = list_cuts(
