@@ -66,6 +66,7 @@ ORDER = (
     "mlflowlog",
     "summary",
     "front",
+    "tables",
     "report",
     "artifacts",
     "charts",

@@ -128,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
+        _refuse_gone_folder()
         if arguments.command == "study":
             arguments = _study_arguments(arguments, argv)
         elif arguments.command == "explain":
@@ -149,6 +150,17 @@ def _run(argv: list[str]) -> int:
         # Somebody meant it, so that it is no failure.
         print(f"Stopped on request.{_kept(argv)}", file=sys.stderr)
     return 0
+
+
+def _refuse_gone_folder() -> None:
+    """Refuse to run in a folder that has been deleted: not even PyTorch finds its parts from there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise SettingsError(
+            f"The folder that you are in is gone ({error.strerror}). cd to one that is there, "
+            "and run the same command again."
+        ) from error
 
 
 def _is_outage(error: DepthsearchError) -> bool:

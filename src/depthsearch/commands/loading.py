@@ -19,7 +19,7 @@ from depthsearch import __version__
 from depthsearch.backbonenames import parse_name
 from depthsearch.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.commands.console import say, say_list
-from depthsearch.commands.places import cache_folder
+from depthsearch.commands.places import cache_folder, check_cache
 from depthsearch.commands.weights import stored_weights, weights_by_backbone, with_full_paths
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
@@ -80,6 +80,7 @@ def load_backbones(
     Raises:
         DepthsearchError: If one of them cannot be had or used, or the device cannot.
     """
+    check_cache(arguments)
     names = arguments.backbone
     weights = weights_by_backbone(arguments.weights, names)
     device_here(arguments)  # which refuses what cannot be had
@@ -249,6 +250,7 @@ def prepare_again(
     given = {name: value for name, value in options.items() if value is not None}
     its_own = {"backbone": (was.name,), "weights": stored_weights(kept, was.name)}
     merged = {**BEFORE, **kept, **its_own, **given}
+    merged["layers"] = _layers_of(was.name, kept.get("backbone", ()), merged["layers"])
     # The database turned tuples into lists.
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
     wanted = argparse.Namespace(**merged)
@@ -265,6 +267,13 @@ def prepare_again(
         wanted = argparse.Namespace(**{**merged, "subset": subset})
         task = replace(task, data=_load_images(wanted, console, task.backbone.preprocessing))
     return task, space
+
+
+def _layers_of(name: str, backbones: Sequence[str], layers: Sequence[str] | None) -> Sequence[str] | None:
+    """Leave out the layers that are picked of a study's other backbones alone."""
+    others = [f"{other}:" for other in backbones if other != name and not name.startswith(f"{other}:")]
+    found = [layer for layer in layers or () if not str(layer).startswith(tuple(others))]
+    return found or None
 
 
 def _load_images(arguments: argparse.Namespace, console: Console, preprocessing: Preprocessing) -> DataSet:
