@@ -71,8 +71,6 @@ def network(name: str, weights: str, *, in_chans: int, image_size: int | None, s
         WeightsError: If its weights are not to be had, or do not fit.
     """
     require_transformers()
-    import transformers
-
     called = f"hf:{name}"
     with _quiet():
         config = _load_config(name)
@@ -83,7 +81,7 @@ def network(name: str, weights: str, *, in_chans: int, image_size: int | None, s
             model = _pretrained(name)
             origin = f"transformers {name}"
         else:
-            model = _built(called, config, seed)
+            model = _built(config, seed)
             origin = f"random (seed {seed})"
         model = _described(model, called, seen)
         if weights not in ("auto", "random"):
@@ -93,7 +91,7 @@ def network(name: str, weights: str, *, in_chans: int, image_size: int | None, s
     return Network(
         model=model,
         weights=origin,
-        library=f"transformers {transformers.__version__}",
+        library=f"transformers {_version()}",
         built_from={"config": {n: v for n, v in config.to_diff_dict().items() if n != VERSION}},
         assumes=processor is None,
         notes=notes,
@@ -128,7 +126,7 @@ def create(
         else:
             config, processor = _config_of(called, built_from["config"]), None
         seen = _seen(called, config, processor, image_size)
-        model = _described(_built(called, config, seed), called, seen)
+        model = _described(_built(config, seed), called, seen)
         return _folded(model, called, config, seen) if in_chans == 1 else model
 
 
@@ -179,15 +177,27 @@ def _options(name: str, *filenames: str) -> dict[str, Any]:
 
 
 def _load_config(name: str) -> Any:
-    from transformers import AutoConfig
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name, **_options(name, "config.json"))
+        config = AutoConfig.from_pretrained(name, **_options(name, "config.json"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"hf:{name} has no configuration that transformers reads: {first_line(error).rstrip('.')}. Give "
             "hf:NAME of an image classifier, or a folder that model.save_pretrained has written."
         ) from error
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise SettingsError(
+            f"hf:{name} is a {config.model_type}, of which transformers {_version()} has no image "
+            "classifier. Take another backbone."
+        )
+    return config
+
+
+def _version() -> str:
+    import transformers
+
+    return str(transformers.__version__)
 
 
 def _config_of(called: str, values: Mapping[str, Any]) -> Any:
@@ -202,21 +212,15 @@ def _config_of(called: str, values: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _built(called: str, config: Any, seed: int) -> Any:
+def _built(config: Any, seed: int) -> Any:
     """Build a model with random weights."""
     from transformers import AutoModelForImageClassification
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            return AutoModelForImageClassification.from_config(
-                config, dtype=torch.float32, trust_remote_code=False
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise SettingsError(
-                f"{called} is no image classifier of transformers': {first_line(error).rstrip('.')}. Take "
-                "another backbone."
-            ) from error
+        return AutoModelForImageClassification.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
 
 
 def _pretrained(name: str) -> Any:

@@ -198,6 +198,7 @@ def _stored(task: Task) -> StoredBackbone:
         preprocessing=asdict(task.backbone.preprocessing),
         data_fingerprint=task.data.fingerprint,
         full_fine_tune_macs=full_fine_tune_macs(task),
+        build_digest=task.backbone.build_digest,
     )
 
 
