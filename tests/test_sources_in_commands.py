@@ -1,6 +1,7 @@
 """From `depthsearch cuts` to `depthsearch predict` with backbones of other sources than timm."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from test_sources import NET, TINY, put_weights, tiny_resnet, torch_home  # noqa: F401 (fixtures)
 
 import depthsearch
+from depthsearch import cli
 from depthsearch.errors import ModelError
 
 SMALL = {**OPTIONS, "trials": "2", "subset": "0.1"}
@@ -178,3 +180,24 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch, 
             "The folder that you are in is gone (No such file or directory). cd to one that is" in complaint
         )
     monkeypatch.chdir(tmp_path)
+
+
+# --- the documentation --------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+
+
+def test_every_command_of_the_page_is_one(monkeypatch) -> None:
+    commands = re.findall(r"^\$ depthsearch (.*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(commands) > 6
+    for command in commands:
+        arguments = cli._parser().parse_args(shlex.split(command))
+        assert arguments.command in ("cuts", "study", "predict")
+
+
+def test_the_function_of_the_page_is_a_backbone(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0])
+    run("cuts", "net.py:make", "--image-size=64", "--json")
+    names = [cut["name"] for cut in json.loads(capsys.readouterr().out)]
+    assert names == ["first", "second", "classifier"]

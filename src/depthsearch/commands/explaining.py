@@ -128,7 +128,7 @@ def _study_named(arguments: argparse.Namespace) -> optuna.Study:
 
 def _own_network(stored: optuna.Study | None) -> str | None:
     """Name the function that a study's model is built by, if it is: the study runs it anyway."""
-    name = None if stored is None else str(stored.user_attrs["fit"]["backbone"])
+    name = None if stored is None else str(stored.user_attrs["fit"].get("backbone", ""))
     return name if name and parse_name(name).source == "file" else None
 
 

@@ -258,8 +258,8 @@ def prepare_again(
     (task,) = load_tasks(wanted, console, backbones, space, device_here(wanted)).values()
     if task.backbone.build_digest != was.build_digest:
         raise StudyError(
-            f"The network {was.name} of study {stored.study_name!r} is not what it was. Bring that back, or run "
-            "the study again under another --name."
+            f"The network {was.name} of study {stored.study_name!r} is not what it was. Bring that back, or "
+            "run the study again under another --name."
         )
     if task.data.fingerprint != was.data_fingerprint or task.backbone.digest != was.digest:
         changed = "images" if task.data.fingerprint != was.data_fingerprint else "weights"
