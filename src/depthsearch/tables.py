@@ -59,8 +59,12 @@ class FittingTable:
         table = Table(title=self.title, title_justify="left")
         for place in shown:
             column = self.columns[place]
-            justify = "right" if column.is_right else "left"
-            table.add_column(Text(column.heading), justify=justify, overflow="fold", width=widths[place])
+            table.add_column(
+                Text(column.heading),
+                justify="right" if column.is_right else "left",
+                overflow="fold",
+                width=widths[place],
+            )
         for row in self.rows:
             table.add_row(*(Text(row[place]) for place in shown))
         yield table

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["HUB_TIMEOUT_SECONDS", "answers", "ask_hub", "in_cache"]
+__all__ = ["HUB_TIMEOUT_SECONDS", "answers", "ask_hub", "if_unwritable", "in_cache"]
 
 HUB_TIMEOUT_SECONDS = 10.0
+# A folder that is another's, of a disk that is full or only to be read, or is none.
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 
 
 def in_cache(repository: str, *filenames: str) -> Path | None:
@@ -32,6 +35,16 @@ def ask_hub(repository: str) -> None:
     from huggingface_hub import HfApi
 
     HfApi().model_info(repository, timeout=HUB_TIMEOUT_SECONDS)
+
+
+def if_unwritable(error: BaseException) -> str:
+    """Return what to do where the hub's cache cannot be written; empty where that is not the error."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in UNWRITABLE:
+            return "HF_HOME names another folder for what is downloaded. "
+        chain = chain.__cause__ or chain.__context__
+    return ""
 
 
 def answers(ask: Callable[[], None]) -> bool:

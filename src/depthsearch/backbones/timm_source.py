@@ -161,7 +161,7 @@ def _copy_pretrained(name: str, model: nn.Module, overlay: Mapping[str, Any]) ->
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise WeightsError(
             f"timm could not load the pretrained weights of {name}: {reason[0]}. "
-            "Try again, or give --weights FILE."
+            f"{hub.if_unwritable(error)}Try again, or give --weights FILE."
         ) from error
     model.load_state_dict(loaded.state_dict())
 

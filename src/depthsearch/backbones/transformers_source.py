@@ -183,8 +183,9 @@ def _load_config(name: str) -> Any:
         config = AutoConfig.from_pretrained(name, **_options(name, "config.json"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
-            f"hf:{name} has no configuration that transformers reads: {first_line(error).rstrip('.')}. Give "
-            "hf:NAME of an image classifier, or a folder that model.save_pretrained has written."
+            f"hf:{name} has no configuration that transformers reads: {first_line(error).rstrip('.')}. "
+            f"{hub.if_unwritable(error)}Give hf:NAME of an image classifier, or a folder that "
+            "model.save_pretrained has written."
         ) from error
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise SettingsError(
@@ -237,7 +238,7 @@ def _pretrained(name: str) -> Any:
             raise
         raise WeightsError(
             f"The weights of hf:{name} cannot be loaded: {first_line(error).rstrip('.')}. "
-            "Give --weights FILE, or say --weights random."
+            f"{hub.if_unwritable(error)}Give --weights FILE, or say --weights random."
         ) from error
     base = model.base_model_prefix
     missing = sorted(key for key in told["missing_keys"] if key.startswith(f"{base}."))
