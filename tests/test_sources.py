@@ -135,7 +135,8 @@ def put_weights(folder: Path, name: str, entry: str = "DEFAULT") -> dict[str, to
     """Put random weights where torchvision's are kept once they are downloaded."""
     chosen = torchvision.models.get_model_weights(name)[entry]
     torch.manual_seed(5)
-    state = torchvision.models.get_model(name, weights=None).state_dict()
+    options = {"init_weights": False} if name in torchvision_source.AUXILIARY else {}
+    state = torchvision.models.get_model(name, weights=None, **options).state_dict()
     torch.save(state, folder / chosen.url.rpartition("/")[2])
     return state
 
@@ -252,13 +253,36 @@ def test_every_family_of_torchvision_is_tried() -> None:
 
 
 @pytest.mark.slow
+def test_a_transformers_old_names_in_torchvisions_file_are_read(torch_home: Path) -> None:
+    state = put_weights(torch_home, "vit_b_32")
+    chosen = torchvision.models.get_model_weights("vit_b_32").DEFAULT
+    old = {
+        k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): t
+        for k, t in state.items()
+    }
+    torch.save(old, torch_home / chosen.url.rpartition("/")[2])
+    loaded = load_backbone("torchvision:vit_b_32")
+    key = "encoder.layers.encoder_layer_3.mlp.3.weight"
+    assert torch.equal(loaded.model.state_dict()[key], state[key])
+
+
+def test_weights_of_another_model_in_torchvisions_cache_are_one_line(torch_home: Path) -> None:
+    chosen = torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT
+    torch.save({"fc.weight": torch.zeros(3)}, torch_home / chosen.url.rpartition("/")[2])
+    with pytest.raises(
+        WeightsError, match=r"do not fit torchvision:shufflenet_v2_x0_5: .* Remove the file from"
+    ):
+        load_backbone(TINY)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_the_classifier_of_torchvisions_families_is_found_and_its_weights_read(name, torch_home) -> None:
-    if name not in ("googlenet", "inception_v3"):
-        put_weights(torch_home, name)
-    weights = "random" if name in ("googlenet", "inception_v3") else "auto"
-    loaded = load_backbone(f"torchvision:{name}", weights)
+    state = put_weights(torch_home, name)
+    loaded = load_backbone(f"torchvision:{name}")
+    first, weight = next(iter(loaded.model.state_dict().items()))
+    assert torch.equal(weight, state[first])
     assert loaded.classifier == CLASSIFIERS[name]
     assert list_cuts(loaded.model, ("conv", "pool", "concat", "block"))[-1].kind == "head"
 

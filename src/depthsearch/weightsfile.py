@@ -89,12 +89,12 @@ def read_state(path: Path, entry: str = "") -> SavedState:
         said = f"no {entry!r}, but" if entry else "several state dicts:"
         raise WeightsError(f"{path} holds {said} {', '.join(found)}. Give {path}:{found[0]}, or another.")
     others = tuple(name for name in found if name != taken)
-    return SavedState(tensors=clean_state_dict(held[taken]), entry=taken, others=others)
+    return SavedState(tensors=_cleaned(held[taken]), entry=taken, others=others)
 
 
 def _part(path: Path, state: State, entry: str) -> SavedState:
     """Take the tensors whose keys begin with a name; all, if none is given."""
-    cleaned = clean_state_dict(dict(state))
+    cleaned = _cleaned(state)
     if not entry:
         return SavedState(tensors=cleaned)
     begin = f"{entry}."
@@ -104,6 +104,13 @@ def _part(path: Path, state: State, entry: str) -> SavedState:
             f"{path} holds one state dict, with no keys that begin with {begin!r}. Give {path}."
         )
     return SavedState(tensors=part, entry=entry)
+
+
+def _cleaned(state: State) -> dict[str, torch.Tensor]:
+    """Take off what parallel or compiled training puts before names; else leave a state dict as it is."""
+    cleaned: dict[str, torch.Tensor] = clean_state_dict(dict(state))
+    # As it is it may say of which version the modules are that it was saved from.
+    return state if isinstance(state, dict) and cleaned.keys() == state.keys() else cleaned
 
 
 def _read(path: Path) -> Any:

@@ -12,7 +12,7 @@ from depthsearch.backbones.description import classifier_of
 from depthsearch.errors import WeightsError
 from depthsearch.weightsfile import SavedState, differences, fitting, locate, read_state, without
 
-__all__ = ["load_file", "load_tensors"]
+__all__ = ["load_file"]
 
 
 def load_file(name: str, model: nn.Module, given: str) -> tuple[str, tuple[str, ...]]:
@@ -40,26 +40,15 @@ def load_file(name: str, model: nn.Module, given: str) -> tuple[str, tuple[str, 
         raise WeightsError(
             f"{path} does not fit {name}{taken_off}: {'; '.join(problems)}. Give weights of {name}."
         )
-    model.load_state_dict({**model.state_dict(), **without(tensors, classifier)})
+    # The model's own state dict says of which version its parts are.
+    whole = model.state_dict()
+    whole.update(without(tensors, classifier))
+    model.load_state_dict(whole)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=4)).hexdigest()
     entry = f":{saved.entry}" if saved.entry and (saved.others or saved.entry == entry) else ""
     notes = _notes(f"{path}{entry}", saved, begin, tensors, model.get_submodule(classifier), classifier)
     return f"file {path.name}{entry} ({digest})", tuple(notes)
-
-
-def load_tensors(name: str, model: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
-    """Load a whole state dict, the classifier's weights too.
-
-    Raises:
-        WeightsError: If it does not fit.
-    """
-    problems = differences(model.state_dict(), state)
-    if problems:
-        raise WeightsError(
-            f"The weights {origin} do not fit {name}: {'; '.join(problems)}. Give --weights FILE."
-        )
-    model.load_state_dict(state)
 
 
 def _notes(

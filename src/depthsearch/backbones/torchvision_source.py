@@ -26,7 +26,8 @@ from depthsearch.backbones.description import (
     grey,
     preprocessing_of,
 )
-from depthsearch.backbones.savedweights import load_file, load_tensors
+from depthsearch.backbones.savedweights import load_file
+from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.passwords import first_line
 from depthsearch.weightsfile import read_state
@@ -70,7 +71,7 @@ def network(name: str, entry: str, weights: str, *, in_chans: int, seed: int) ->
         if chosen is None:
             raise WeightsError(f"torchvision has no weights of {name}. Give --weights random, or a file.")
         origin = f"torchvision {chosen}"
-        load_tensors(f"torchvision:{name}", model, _state(name, chosen), origin)
+        _load(f"torchvision:{name}", model, _state(name, chosen), origin)
     elif weights == "random":
         origin = f"random (seed {seed})"
     else:
@@ -170,11 +171,27 @@ def _state(name: str, chosen: Any) -> dict[str, torch.Tensor]:
     if not path.is_file():
         _download(name, chosen.url, path)
     state = read_state(path).tensors
-    left_out = AUXILIARY.get(name, ())
-    renamed = {DOTTED.sub(r"\1\2", key): tensor for key, tensor in state.items()}
+    if name.startswith("densenet"):
+        return {DOTTED.sub(r"\1\2", key): tensor for key, tensor in state.items()}
     if name.startswith("squeezenet"):
-        renamed = {re.sub(r"^classifier\.1\.", "classifier.", key): t for key, t in renamed.items()}
-    return {key: tensor for key, tensor in renamed.items() if not key.startswith(left_out or "\0")}
+        return {re.sub(r"^classifier\.1\.", "classifier.", key): t for key, t in state.items()}
+    if name in AUXILIARY:
+        return {key: tensor for key, tensor in state.items() if not key.startswith(AUXILIARY[name])}
+    return state
+
+
+def _load(name: str, model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
+    """Load weights that may be older than the model: some of its modules know their former names."""
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        told = " ".join(str(error).split())[:300].rstrip(".")
+        raise WeightsError(
+            f"The weights {origin} do not fit {name}: {told}. Remove the file from torchvision's cache, or "
+            "give --weights FILE."
+        ) from error
 
 
 def _download(name: str, url: str, path: Path) -> None:
