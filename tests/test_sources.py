@@ -434,6 +434,13 @@ def test_modules_beside_the_file_can_be_imported(here: Path) -> None:
     assert load_backbone("other.py:make", image_size=32).classifier == "out"
 
 
+def test_what_a_file_prints_does_not_stand_in_the_output(here: Path, capsys) -> None:
+    add("print('imported')\ndef talks():\n    print('called')\n    return Net()")
+    make_model("net.py:talks", image_size=32)
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "imported\ncalled\n")
+
+
 def test_the_model_that_a_function_hands_out_each_time_is_left_alone(here: Path) -> None:
     add("ONE = Net()\ndef one(): return ONE")
     loaded = load_backbone("net.py:one", image_size=32, in_chans=1)

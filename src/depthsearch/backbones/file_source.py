@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +184,7 @@ def _call(
     """Call a function with what it declares, and take a copy of the model that it returns."""
     given = _arguments(made, in_chans, image_size)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(sys.stderr):
             torch.manual_seed(seed)
             model = made.call(**given)
         if not isinstance(model, nn.Module):

@@ -6,6 +6,7 @@ imports it before it unpickles the model, and needs no file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import traceback
@@ -90,7 +91,9 @@ def import_code(code: UserCode) -> ModuleType:
         sys.path.append(beside)
     sys.modules[code.module_name] = module
     try:
-        exec(compile(code.text, code.path, "exec"), vars(module))
+        # What it prints is not to stand between a command's own lines, which may be JSON.
+        with contextlib.redirect_stdout(sys.stderr):
+            exec(compile(code.text, code.path, "exec"), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[code.module_name]
         raise SettingsError(f"Backbone: {where_it_failed(error, code.path)}. Mend that file.") from error
