@@ -108,7 +108,7 @@ def test_a_study_keeps_its_map_and_refuses_another(folder, tmp_path, monkeypatch
     counts = "--trials 1 --epochs 1 --confirm 0 --head-width 0 --name plants --storage sqlite:///s.db"
     argv = ["study", "--data", "plants", *options.split(), *counts.split()]
     assert main([*argv, "--classes-map", "map.json"]) == 0
-    assert "4 classes mapped to 2 by map.json): 2 classes;" in capsys.readouterr().err
+    assert "4 classes mapped to 2 by map.json): 2 classes (" in capsys.readouterr().err
     stored = optuna.load_study(study_name="plants", storage="sqlite:///s.db")
     kept = Namespace(**stored.user_attrs["provenance"]["options"])
     assert kept.classes_map == str(tmp_path / "map.json")

@@ -225,11 +225,11 @@ def test_linear_layers_of_a_classifier_container_are_no_candidates(name):
     assert not any(n.startswith("classifier") for cut in cuts[:-1] for n in (cut.name, *cut.aliases))
 
 
-def test_classifier_that_is_a_convolution_is_named_by_the_caller():
+def test_classifier_that_is_a_convolution_is_found_or_named_by_the_caller():
     cuts = torchvision_cuts("squeezenet1_1", head="classifier")
     assert (cuts[-1].name, cuts[-2].name) == ("classifier", "features.12.expand3x3")
-    with_conv = torchvision_cuts("squeezenet1_1")
-    assert (with_conv[-1].name, with_conv[-2].name) == ("output", "classifier.1")
+    found = torchvision_cuts("squeezenet1_1")
+    assert (found[-1].name, found[-2].name) == ("classifier.1", "features.12.expand3x3")
 
 
 def test_classifier_that_timm_names_may_be_a_convolution():
@@ -322,7 +322,10 @@ def test_backbone_without_classifier_has_the_same_cuts():
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        (("conv", "layer"), r"^No candidate kind 'layer': give some of conv, pool, concat, block\.$"),
+        (
+            ("conv", "layer"),
+            r"^No candidate kind 'layer': give some of conv, pool, concat, block, linear, or auto\.$",
+        ),
         ((), r"^No candidate kind \(none given\): give some of "),
     ],
 )

@@ -40,9 +40,9 @@ from depthsearch.explain import (
     pretrained_classes,
     subject_of,
 )
+from depthsearch.freezing import freeze_before
 from depthsearch.gallery import INDEX, draw_gallery, pick_photos, read_photos
 from depthsearch.heads import with_head
-from depthsearch.split import freeze_before
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
 

@@ -26,13 +26,14 @@ from depthsearch.backbones import Preprocessing, load_backbone
 from depthsearch.classifier import Classifier
 from depthsearch.cli import main
 from depthsearch.commands import fitting
-from depthsearch.data import DataSet, Geometry, ImageSet, decode_file, load_data
+from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
 from depthsearch.features import Boundaries, ViewedImages
 from depthsearch.figures import calibration_error, figures_of
 from depthsearch.files import folder_named
 from depthsearch.fitview import render_fit
+from depthsearch.gallery import read_photos
 from depthsearch.heads import with_head, without_dropout
 from depthsearch.lease import lease
 from depthsearch.modelfolder import check_place, save
@@ -432,6 +433,34 @@ def saved(folder: Path, backbone, preprocessing: Preprocessing, **changes) -> Pa
     return folder
 
 
+def test_a_model_sees_new_images_of_16_bits_in_the_range_of_those_it_learned_from(backbone, tmp_path) -> None:
+    ramp = np.tile(np.linspace(0, 4095, 32).astype(np.uint16), (32, 1))
+    for place in range(8):
+        file = tmp_path / "set" / "ab"[place % 2] / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ramp // (1 + place)).save(file)
+    seen = backbone.preprocessing
+    learned = load_data(tmp_path / "set", image_size=16, interpolation=seen.interpolation, cache=tmp_path)
+    preprocessing = replace(seen, crop_share=1.0, ranges=learned.ranges)
+    model = depthsearch.load(saved(tmp_path / "model", backbone, preprocessing), device="cpu")
+    assert model.preprocessing == preprocessing
+    assert (
+        "from black to white: 16-bit PNG 0 to 4095. timm's" in (tmp_path / "model" / "README.md").read_text()
+    )
+    everything = replace(learned.train, rows=torch.arange(8))
+    expected = model.logits(everything.gather(torch.arange(8))).softmax(1)
+    files = [tmp_path / "set" / path for path in learned.paths]
+    for row, prediction in zip(expected, model.predict(files), strict=True):
+        assert list(prediction.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-6)
+    (photo,) = read_photos(files[:1], preprocessing, ["a", "b"])
+    assert torch.equal(photo.pixels, everything.gather(torch.tensor([0]))[0])
+
+
+def test_a_fit_writes_the_ranges_of_its_images_to_the_model(task) -> None:
+    ranges = (ValueRange(format="PNG", numbers="16-bit", low=0, high=4095),)
+    assert refit._as_seen(replace(task, data=replace(task.data, ranges=ranges))).ranges == ranges
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("image_size", "crop_share"), [(16, 1.0), (48, 0.875), (131, 0.95)])
 def test_timms_transform_makes_the_same_pixels(
@@ -738,6 +767,29 @@ def test_a_model_that_cannot_be_exported_is_one_line(exported, task, monkeypatch
 
     monkeypatch.setattr(onnxfile, "_written", unknown)
     with pytest.raises(ModelError, match=r"cannot be written as ONNX: no such operator Leave --onnx out\.$"):
+        onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
+
+
+def test_a_bug_in_an_export_keeps_its_traceback_and_a_lack_of_memory_is_called_so(
+    exported, task, monkeypatch
+) -> None:
+    def failing(error, cause=None):
+        def fail(*_):
+            raise error from cause
+
+        monkeypatch.setattr(onnxfile, "_written", fail)
+        onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
+
+    with pytest.raises(TypeError, match="ours"):
+        failing(TypeError("ours"))
+    for error, cause in ((MemoryError(), None), (RuntimeError("failed to export"), MemoryError())):
+        with pytest.raises(ModelError, match="The memory does not suffice to write the model as ONNX"):
+            failing(error, cause)
+
+
+def test_a_file_that_onnxruntime_refuses_is_one_line(exported, task, monkeypatch) -> None:
+    monkeypatch.setattr(onnxfile, "_written", lambda *_: b"no model")
+    with pytest.raises(ModelError, match=r"cannot be written as ONNX: .* Leave --onnx out\.$"):
         onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
 
 

@@ -211,7 +211,7 @@ def test_model_that_can_be_entered_has_no_opaque_module():
 
 
 def test_model_that_branches_on_values_itself_is_an_error():
-    message = r"NeedsEvenSum cannot be traced: its own forward\(\) stops torch.fx \(symbolically traced"
+    message = r"NeedsEvenSum cannot be traced: its own forward\(\) stops torch.fx \(it branches on a tensor\)"
     with pytest.raises(TraceError, match=message):
         trace(NeedsEvenSum(), image_size=8)
 
@@ -224,17 +224,17 @@ def test_wrong_image_size_is_an_error_of_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_model_that_returns_no_tensor_is_an_error():
-    class Two(nn.Module):
+def test_model_that_returns_no_logits_is_an_error():
+    class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 2, 1)
 
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return self.conv(x), x
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"boxes": self.conv(x), "scores": x}
 
-    with pytest.raises(TraceError, match=r"^Two returns tuple, not one tensor of logits\. Wrap it "):
-        trace(Two(), image_size=8)
+    with pytest.raises(TraceError, match=r"^Named returns dict, in which there are no logits: .*\. Wrap it "):
+        trace(Named(), image_size=8)
 
 
 class FailsWhenRun(nn.Module):

@@ -27,10 +27,15 @@ ORDER = (
     "storage",
     "lease",
     "data",
+    "inputs",
+    "tracing",
     "graph",
     "numbering",
+    "headplace",
     "cuts",
+    "checking",
     "split",
+    "freezing",
     "plaincnn",
     "flattening",
     "devices",
@@ -163,7 +168,7 @@ def test_what_the_package_reads_is_shipped_with_it(name: str) -> None:
 def test_the_command_line_offers_what_the_library_knows() -> None:
     """Its lists are its own, so that it starts without PyTorch."""
     assert cli.KINDS == cuts.KINDS
-    assert tuple(cli.DEFAULT_KINDS.split(",")) == cuts.DEFAULT_KINDS
+    assert (cli.AUTO,) == cuts.DEFAULT_KINDS
     assert cli.HEADS == flattening.HEADS
     assert set(cli.INTERPOLATIONS) <= {each.name.lower() for each in Image.Resampling}
     assert set(cli.METRICS) == set(training.METRICS)

@@ -680,7 +680,7 @@ def test_from_a_table_to_predictions_of_another(
     ]
     assert main(study) == 0
     told = capsys.readouterr()
-    counted = "2 classes; 36 train, 12 validation, 12 test samples of 2 images and 2 numbers."
+    counted = "; 36 train, 12 validation, 12 test samples of 2 images and 2 numbers."
     assert counted in " ".join(told.err.split())
     assert "training MACs of a sample" in " ".join((told.out + told.err).split())
     assert main(["report", "s", "--out", "report"]) == 0

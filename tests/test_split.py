@@ -13,7 +13,8 @@ from torch import nn
 
 from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.errors import CutError, TraceError
-from depthsearch.split import freeze_before, joined_state, split_at
+from depthsearch.freezing import freeze_before
+from depthsearch.split import joined_state, split_at
 
 
 class SqueezeExcite(nn.Module):

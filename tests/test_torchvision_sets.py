@@ -197,3 +197,25 @@ def test_a_damaged_image_is_named(cache, monkeypatch):
     known_as(monkeypatch, "Colours", __getitem__=getitem)
     with pytest.raises(DataError, match=r"Cannot read image 5 of torchvision:Colours: image file is trunc"):
         load("Colours", cache)
+
+
+def test_a_lack_of_memory_leaves_no_image_of_a_set_out(cache, monkeypatch):
+    def full(self, index):
+        if index == 4:
+            raise MemoryError
+        return Tiny.__getitem__(self, index)
+
+    known_as(monkeypatch, "Colours", __getitem__=full)
+    with pytest.raises(
+        DataError, match=r"The memory does not suffice to decode image 4 of torchvision:Colours"
+    ):
+        load("Colours", cache, skip_unreadable=True)
+
+
+def test_images_of_more_than_8_bits_in_a_set_are_refused(cache, monkeypatch):
+    def wide(self, index):
+        return Image.new("F", (10, 8), index), Tiny.__getitem__(self, index)[1]
+
+    known_as(monkeypatch, "Colours", __getitem__=wide)
+    with pytest.raises(DataError, match=r"An image of mode F has more than 8 bits"):
+        load("Colours", cache, skip_unreadable=True)

@@ -22,8 +22,8 @@ from depthsearch.backbones import Backbone, load_backbone
 from depthsearch.cuts import Cut, find_cut, list_cuts
 from depthsearch.drawing import draw
 from depthsearch.explain import Photo, compare, explain, normalised, pretrained_classes
+from depthsearch.freezing import freeze_before
 from depthsearch.heads import with_head
-from depthsearch.split import freeze_before
 
 CLASSES = ("china", "flower")
 FIRST_TRAINED = 104

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from depthsearch.devices import choose_device
     from depthsearch.errors import DepthsearchError
     from depthsearch.features import Budget, choose_budget
+    from depthsearch.freezing import Frozen, freeze_before
+    from depthsearch.heads import make_head
     from depthsearch.modelfolder import load
     from depthsearch.objective import Objective, Task, TransferCurve, transfer_curve
     from depthsearch.progress import Status, status
     from depthsearch.space import Point, SearchSpace
-    from depthsearch.split import Frozen, Split, freeze_before, joined_state, split_at
+    from depthsearch.split import Split, joined_state, split_at
     from depthsearch.study import enqueue, request_stop
     from depthsearch.training import Recipe
 
@@ -32,7 +34,7 @@ _HOMES = {
     "Cut": "cuts",
     "DataSet": "data",
     "DepthsearchError": "errors",
-    "Frozen": "split",
+    "Frozen": "freezing",
     "Objective": "objective",
     "Point": "space",
     "Prediction": "classifier",
@@ -47,10 +49,11 @@ _HOMES = {
     "choose_device": "devices",
     "enqueue": "study",
     "find_cut": "cuts",
-    "freeze_before": "split",
+    "freeze_before": "freezing",
     "joined_state": "split",
     "list_cuts": "cuts",
     "load": "modelfolder",
+    "make_head": "heads",
     "load_backbone": "backbones",
     "load_data": "data",
     "request_stop": "study",
@@ -87,6 +90,7 @@ __all__ = [
     "load",
     "load_backbone",
     "load_data",
+    "make_head",
     "request_stop",
     "split_at",
     "status",

@@ -50,6 +50,7 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             f"shorter side to {_shorter_side(seen)} px ({seen['interpolation']}), centre "
             f"{seen['image_size']} x {seen['image_size']} px, mean {_numbers(seen['mean'])}, "
             f"std {_numbers(seen['std'])}.",
+            *_values(seen),
             *_sample(samples),
             "",
             *_test(ours["test"], noun),
@@ -128,6 +129,17 @@ def _test(test: Mapping[str, Any], noun: str) -> list[str]:
         for c in figures["classes"]
     ]
     return [*told, "", f"| class | precision | recall | {noun}s |", "|---|---|---|---|", *rows]
+
+
+def _values(seen: Mapping[str, Any]) -> list[str]:
+    """Write which numbers are black and white in images of more than 8 bits, where there were some."""
+    ranges = [f"{r['numbers']} {r['format']} {r['low']:g} to {r['high']:g}" for r in seen.get("ranges", ())]
+    if not ranges:
+        return []
+    return [
+        f"- **Values** of images of more than 8 bits, from black to white: {_text('; '.join(ranges))}. "
+        "timm's transform and `model.onnx` do not know them: give those 8-bit images."
+    ]
 
 
 def _usage(

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from depthsearch.backbones import Preprocessing
-from depthsearch.data import Columns, Geometry, Sample, UnreadableError, decode_file
+from depthsearch.data import Columns, Geometry, Sample, UnreadableError, ValueRange, decode_file
 from depthsearch.devices import Device
 from depthsearch.errors import DataError
 from depthsearch.heads import giving_numbers
@@ -132,7 +132,11 @@ class Classifier:
         each = self.columns.images_each
         samples = iter([self._sample(given) for given in images])
         while batch := list(islice(samples, batch_size)):
-            found = _decode([Path(path) for sample in batch for path in sample.images], geometry)
+            found = _decode(
+                [Path(path) for sample in batch for path in sample.images],
+                geometry,
+                self.preprocessing.ranges,
+            )
             readable: list[Sample] = []
             pixels: list[torch.Tensor] = []
             for place, sample in enumerate(batch):
@@ -205,12 +209,14 @@ class Classifier:
             )
 
 
-def _decode(paths: Sequence[Path], geometry: Geometry) -> list[torch.Tensor | UnreadableError]:
+def _decode(
+    paths: Sequence[Path], geometry: Geometry, ranges: Sequence[ValueRange]
+) -> list[torch.Tensor | UnreadableError]:
     """Read files as pixels ``(c, s, s)``; where one cannot be read, give the error instead."""
 
     def decode(path: Path) -> torch.Tensor | UnreadableError:
         try:
-            return torch.from_numpy(decode_file(path, geometry).pixels)
+            return torch.from_numpy(decode_file(path, geometry, ranges).pixels)
         except UnreadableError as error:
             return error
 

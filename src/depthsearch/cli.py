@@ -48,9 +48,9 @@ from depthsearch.wording import one_line, printable
 __all__ = ["main"]
 
 DEFAULT_STORAGE = "sqlite:///depthsearch.db"
-KINDS = ("conv", "pool", "concat", "block")
-DEFAULT_KINDS = "conv,pool,concat"
-KINDS_HELP = f"candidates: some of {','.join(KINDS)} ({DEFAULT_KINDS})"
+KINDS = ("conv", "pool", "concat", "block", "linear")
+AUTO = "auto"
+KINDS_HELP = f"candidates: auto (what suits the network), or some of {','.join(KINDS)} ({AUTO})"
 LAYERS_HELP = (
     "pick candidates: layer numbers, Keras names, module paths, patterns as conv_pw_*; both ends stay; "
     "vgg16:block5_conv1 is of vgg16 alone"
@@ -335,7 +335,11 @@ def _add_preprocessing(add: Any) -> None:
 
 def _add_space(add: Any) -> None:
     add(
-        "--kinds", type=some_of(KINDS), default=some_of(KINDS)(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP
+        "--kinds",
+        type=some_of((*KINDS, AUTO)),
+        default=(AUTO,),
+        metavar="LIST",
+        help=KINDS_HELP,
     )
     add("--layers", type=list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     ways = "adaptive: a sampler proposes, weak trials are pruned; exhaustive: each candidate once (adaptive)"
@@ -420,7 +424,11 @@ def _add_cuts(commands: Any) -> None:
     add = commands.add_parser("cuts", help="list a backbone's candidate cuts").add_argument
     add("backbone", type=read_name, metavar="BACKBONE", help=BACKBONES_HELP)
     add(
-        "--kinds", type=some_of(KINDS), default=some_of(KINDS)(DEFAULT_KINDS), metavar="LIST", help=KINDS_HELP
+        "--kinds",
+        type=some_of((*KINDS, AUTO)),
+        default=(AUTO,),
+        metavar="LIST",
+        help=KINDS_HELP,
     )
     add("--layers", type=list_such_as("52,144,features.norm5"), metavar="LIST", help=LAYERS_HELP)
     add("--head", choices=HEADS, default="pool", help="where the head is to come, see study (pool)")

@@ -10,25 +10,28 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from itertools import groupby
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError, TraceError
 from depthsearch.graph import Layer, LayerGraph, trace
+from depthsearch.headplace import NO_HEAD, find_head, is_within
+from depthsearch.inputs import ExampleInputs
 from depthsearch.numbering import Numbered, number_layers
 
-__all__ = ["KINDS", "Cut", "find_cut", "find_head", "list_cuts"]
+__all__ = ["KINDS", "Cut", "find_cut", "kinds_of", "list_cuts"]
 
-KINDS = ("conv", "pool", "concat", "block")
-DEFAULT_KINDS = ("conv", "pool", "concat")
-NORM_KINDS = ("norm", "norm_act")
+KINDS = ("conv", "pool", "concat", "block", "linear")
+# Of the network's own kind: see `kinds_of`.
+DEFAULT_KINDS = ("auto",)
+CONVOLUTIONAL, BLOCKS = ("conv", "pool", "concat"), ("block",)
 # Which name a cut carries when several candidates start at the same layer.
-PRECEDENCE = ("head", "conv", "pool", "concat", "block")
+PRECEDENCE = ("head", "conv", "linear", "pool", "concat", "block")
+STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,7 @@ class Cut:
         index: Position among the listed candidates by depth; 0 freezes nothing.
         layer: Number of the first trainable layer, counted from 1 as Keras prints a model.
         name: Module path of that layer or block.
-        kind: ``conv``, ``pool``, ``concat`` or ``block``; ``head``: the whole backbone is frozen.
+        kind: ``conv``, ``pool``, ``concat``, ``block`` or ``linear``; ``head``: the whole backbone is frozen.
         keras_name: Its name in ``keras.applications``, or None where Keras has no such model.
         aliases: Other candidates that freeze the same parameters.
         first_layer: Name of the operation that the suffix starts with.
@@ -52,6 +55,7 @@ class Cut:
         trainable_tensors: Weight tensors (kernels, biases, scales) of the backbone at or behind the cut, each
             counted as one. 0 in studies stored before they were counted.
         backbone: Whose cut it is, where a space has those of several backbones; else empty.
+        image_shape: Channels, height and width of the image that its costs are of.
     """
 
     index: int
@@ -68,6 +72,7 @@ class Cut:
     training_macs: int = 0
     trainable_tensors: int = 0
     backbone: str = ""
+    image_shape: tuple[int, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         """Name the cut as every output does: backbone if there are several, number, Keras name, path."""
@@ -93,6 +98,8 @@ def list_cuts(
     kinds: Sequence[str] = DEFAULT_KINDS,
     *,
     image_size: int | None = None,
+    channels: int | None = None,
+    example_inputs: ExampleInputs | None = None,
     head: str | None = None,
     layers: Sequence[str | int] | None = None,
 ) -> list[Cut]:
@@ -102,10 +109,13 @@ def list_cuts(
     Where some are picked with ``layers``, these two stay.
 
     Args:
-        model: A CNN that torch.fx can trace. Left as it was.
-        kinds: Which layers are candidates: any of ``conv``, ``pool``, ``concat``, ``block``.
+        model: An image model that torch.fx can trace. Left as it was.
+        kinds: Which layers are candidates: any of ``conv``, ``pool``, ``concat``, ``block`` and ``linear``
+            (linear layers behind the last pooling); ``auto``: those that suit the network, see `kinds_of`.
         image_size: Height and width for which costs and sizes are given, in pixels; default: the model's own.
-        head: Module path of the classifier, where it is not the one that timm or the last layer names.
+        channels: Of the images; default: as the model declares, or as its first convolution takes.
+        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        head: Module path of the head, where it is not the one that timm or the last layers name.
         layers: Which candidates, and no others: layer numbers, Keras names, module paths, or patterns of
             these names such as ``features.*.conv1``; those of an alias find its cut. None: all.
 
@@ -113,7 +123,8 @@ def list_cuts(
         TraceError: If the model cannot be followed.
         CutError: If a kind is unknown, the model has no candidate, or a layer is none.
     """
-    return cuts_of(trace(model, image_size=image_size), model, kinds, head=head, layers=layers)
+    graph = trace(model, image_size=image_size, channels=channels, example_inputs=example_inputs)
+    return cuts_of(graph, model, kinds, head=head, layers=layers)
 
 
 def cuts_of(
@@ -125,29 +136,30 @@ def cuts_of(
     layers: Sequence[str | int] | None = None,
 ) -> list[Cut]:
     """List the candidate cuts of a model that is traced already; see `list_cuts`."""
-    unknown = sorted(set(kinds) - set(KINDS))
+    unknown = sorted(set(kinds) - {*KINDS, *DEFAULT_KINDS})
     if unknown or not kinds:
-        raise CutError(f"No candidate kind {', '.join(map(repr, unknown)) or '(none given)'}: give some of "
-                       f"{', '.join(KINDS)}.")  # fmt: skip
+        named = ", ".join(map(repr, unknown)) or "(none given)"
+        raise CutError(f"No candidate kind {named}: give some of {', '.join(KINDS)}, or auto.")
     end, head_name = find_head(graph, model, head)
     backbone = [layer for layer in graph.layers if layer.position < end]
+    kinds = kinds_of(graph, model, kinds, head=head_name)
     if not any(layer.parameters for layer in backbone):
         raise CutError(
             f"{type(model).__name__} has no layer with parameters before its classifier "
             f"'{head_name}': there is nothing to freeze. Name the classifier's module, or take a CNN."
         )
-    candidates = list(_candidates(backbone, model, kinds))
+    candidates = list(_candidates(graph, backbone, model, kinds))
     if not candidates:
         has = sorted({layer.kind for layer in backbone} & set(KINDS)) or ["none of these"]
         raise CutError(
             f"{type(model).__name__} has no {' or '.join(kinds)} layer to cut at; it has: {', '.join(has)}."
         )
     first = next(layer for layer in backbone if layer.parameters)
-    candidates.append(_Candidate(position=first.position, first_layer=first.name, name=first.name,
+    candidates.append(_Candidate(position=first.start, first_layer=first.name, name=first.name,
                                  kind=_kind_of(first)))  # fmt: skip
-    at_end = next((layer.name for layer in graph.layers if layer.position >= end), "output")
+    at_end = next((layer.name for layer in graph.layers if layer.position >= end), NO_HEAD)
     candidates.append(_Candidate(position=end, first_layer=at_end, name=head_name, kind="head"))
-    cuts = _describe(graph, backbone, _merge(candidates, graph, backbone))
+    cuts = _describe(graph, backbone, _merge(candidates, graph, model, end))
     if layers is None:
         return cuts
     numbers = number_layers(graph)
@@ -191,15 +203,17 @@ def _no_candidate(
     numbers = number_layers(graph)
     for kind in KINDS:
         more = (*kinds, kind)
-        others = [] if kind in kinds else cuts_of(graph, model, more, head=None if head == "output" else head)
+        others = [] if kind in kinds else cuts_of(graph, model, more, head=head)
         if _matching(wanted, others, numbers):
             return f"Layer {wanted!r} is none of {', '.join(kinds)}: --kinds {','.join(more)} has it."
-    if any(_is_within(cut.name, wanted) for cut in cuts):
+    if any(is_within(cut.name, wanted) for cut in cuts):
         return f"{wanted!r} is a module with layers inside, not one: give '{wanted}.*' for its cuts."
     near = f"Near: {', '.join(map(str, _near(wanted, cuts, numbers)))}. See `depthsearch cuts`."
     for name, numbered in numbers.items():
         if wanted in (str(numbered.number), name, numbered.keras_name):
-            return f"Layer {wanted!r} ({name}) is none of {', '.join(KINDS)}: no cut starts there. {near}"
+            return (
+                f"Layer {wanted!r} ({name}) is none of {', '.join(KINDS[:-1])}: no cut starts there. {near}"
+            )
     return f"No layer {wanted!r} in {type(model).__name__}. {near}"
 
 
@@ -229,76 +243,82 @@ def find_cut(cuts: Iterable[Cut], name: str | int) -> Cut:
     raise CutError(f"No cut {wanted!r}. Near: {near}. See `depthsearch cuts`.")
 
 
-def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> tuple[int, str]:
-    """Find where the classifier starts: its first node's position and its module path.
-
-    That is the given module, the one timm names, or the last layer where it is linear (with the
-    container around it, if that holds no convolution). A model without one ends in its output.
-
-    Raises:
-        CutError: If the given module is not one of the model's, or never runs.
-    """
-    path = head or _timm_head(model) or _last_linear(graph, model)
-    if path is None:
-        return len(graph.nodes) - 1, "output"
-    positions = [layer.position for layer in graph.layers if _is_within(layer.module, path)]
-    if not positions:
-        raise CutError(
-            f"No module '{path}' runs in {type(model).__name__}. Its last layers: "
-            f"{', '.join(layer.name for layer in graph.layers[-3:])}."
-        )
-    return min(positions), path
-
-
-def _timm_head(model: nn.Module) -> str | None:
-    """Module path of the classifier that a timm model's configuration names."""
-    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    path = named if isinstance(named, str) else None
-    return path if path and path in dict(model.named_modules()) else None
-
-
-def _last_linear(graph: LayerGraph, model: nn.Module) -> str | None:
-    last = next((layer for layer in reversed(graph.layers) if layer.parameters), None)
-    modules = dict(model.named_modules())
-    if last is None or not isinstance(modules.get(last.module), nn.Linear):
-        return None
-    top = last.module.split(".")[0]
-    has_convolution = any(isinstance(m, _ConvNd) for m in modules[top].modules())
-    return last.module if has_convolution else top
-
-
-def _is_within(module: str, path: str) -> bool:
-    return module == path or module.startswith(path + ".")
-
-
 def _kind_of(layer: Layer) -> str:
     return layer.kind if layer.kind in KINDS else "block"
 
 
-def _candidates(backbone: Sequence[Layer], model: nn.Module, kinds: Sequence[str]) -> Iterator[_Candidate]:
+def kinds_of(
+    graph: LayerGraph, model: nn.Module, kinds: Sequence[str] = DEFAULT_KINDS, *, head: str | None = None
+) -> tuple[str, ...]:
+    """Say which kinds of candidates ``auto`` stands for in a network, among other kinds.
+
+    Convolutions, poolings and concatenations where convolutions do most of the work (two thirds of the
+    backbone's MACs); blocks where attention or MLPs do (less than a third of the MACs, less than a fifth of
+    the weighted layers are convolutions); all four of them in between.
+
+    Args:
+        graph: The traced model.
+        model: What was traced.
+        kinds: Some of ``KINDS`` and ``auto``.
+        head: Path of the head; see `headplace.find_head`.
+    """
+    if "auto" not in kinds:
+        return tuple(kinds)
+    end, _ = find_head(graph, model, head)
+    backbone = [layer for layer in graph.layers if layer.position < end]
+    convolutions = [layer for layer in backbone if layer.kind == "conv"]
+    n_weighted = sum(len(layer.weight_shape) >= 2 for layer in backbone)
+    work = sum(layer.macs for layer in convolutions) / max(1, sum(layer.macs for layer in backbone))
+    n_blocks = sum(_block_start(backbone, path) is not None for path in find_blocks(model, graph.opaque))
+    if work >= 2 / 3 or n_blocks < 2:
+        chosen: tuple[str, ...] = CONVOLUTIONAL
+    elif work < 1 / 3 and len(convolutions) < n_weighted / 5:
+        chosen = BLOCKS
+    else:
+        chosen = (*CONVOLUTIONAL, *BLOCKS)
+    return tuple(kind for kind in KINDS if kind in chosen or kind in kinds)
+
+
+def _candidates(
+    graph: LayerGraph, backbone: Sequence[Layer], model: nn.Module, kinds: Sequence[str]
+) -> Iterator[_Candidate]:
+    modules = dict(model.named_modules())
+    last_map = max((layer.position for layer in backbone if len(layer.output_shape) > 2), default=0)
     for layer in backbone:
-        if layer.kind in kinds:
-            yield _Candidate(
-                position=layer.position, first_layer=layer.name, name=layer.name, kind=layer.kind
-            )
+        is_linear = isinstance(modules.get(layer.module), nn.Linear) and layer.position > last_map
+        kind = "linear" if is_linear else layer.kind
+        if kind in kinds:
+            yield _Candidate(position=layer.start, first_layer=layer.name, name=layer.name, kind=kind)
     if "block" in kinds:
-        for path in find_blocks(model):
-            inside = [layer for layer in backbone if _is_within(layer.module, path)]
-            if inside:
-                start = min(inside, key=lambda layer: layer.position)
-                yield _Candidate(position=start.position, first_layer=start.name, name=path, kind="block")
+        for path in find_blocks(model, graph.opaque):
+            start = _block_start(backbone, path)
+            if start is not None:
+                yield _Candidate(position=start.start, first_layer=start.name, name=path, kind="block")
 
 
-def find_blocks(model: nn.Module) -> list[str]:
+def _block_start(backbone: Sequence[Layer], path: str) -> Layer | None:
+    """Find the layer that a block begins with; None: it does not run."""
+    inside = (layer for layer in backbone if is_within(layer.module, path))
+    return min(inside, key=lambda layer: layer.position, default=None)
+
+
+def find_blocks(model: nn.Module, whole: Collection[str] = ()) -> list[str]:
     """Find the repeated units of a model: residual blocks, dense layers, transformer blocks.
 
     A unit is the innermost module with at least two weighted layers whose class stands several times under
     one parent; modules at the same place of the hierarchy (``blocks.0.0`` beside ``blocks.3.1``) are too.
+
+    Args:
+        model: Whatever has modules.
+        whole: Paths of modules that are kept whole: nothing inside them is a unit.
     """
     units = {
         path: module
         for path, module in model.named_modules()
-        if path and not _is_container(module) and _n_weighted(module) >= 2
+        if path
+        and not _is_container(module)
+        and _n_weighted(module) >= 2
+        and not any(path.startswith(around + ".") for around in whole)
     }
     siblings = Counter((path.rpartition(".")[0], type(module)) for path, module in units.items())
     classes = {kind for (_, kind), n in siblings.items() if n >= 2}
@@ -321,17 +341,21 @@ def _place(path: str) -> str:
 
 
 def _merge(
-    candidates: Sequence[_Candidate], graph: LayerGraph, backbone: Sequence[Layer]
+    candidates: Sequence[_Candidate], graph: LayerGraph, model: nn.Module, end: int
 ) -> list[tuple[_Candidate, tuple[str, ...]]]:
     """Join the candidates that freeze the same tensors; drop those where no boundary can be kept."""
+    parameters = {name for name, _ in model.named_parameters()}
+    # A constant, such as the kernel of a blur, is the same frozen or not.
+    learning = [
+        name
+        for name, at in graph.first_uses.items()
+        if at < end and (name in parameters or name.rpartition(".")[2] in STATISTICS)
+    ]
 
-    def frozen(candidate: _Candidate) -> int:
-        # A constant, such as the kernel of a blur, is the same frozen or not.
-        return sum(
-            layer.position < candidate.position and (layer.parameters > 0 or layer.kind in NORM_KINDS)
-            for layer in backbone
-            if layer.tensors
-        )
+    def frozen(candidate: _Candidate) -> tuple[int, int]:
+        """Count what is used before a candidate, and what the image has met before it."""
+        uses = sum(graph.first_uses[name] < candidate.position for name in learning)
+        return uses, sum(graph.first_effects[name] < candidate.position for name in learning)
 
     def depth(candidate: _Candidate) -> tuple[int, int]:
         return candidate.position, -PRECEDENCE.index(candidate.kind)
@@ -342,13 +366,20 @@ def _merge(
         except TraceError:
             return False
 
-    ordered = sorted(filter(possible, candidates), key=depth)
-    merged = []
-    for _, group in groupby(ordered, key=frozen):
-        *others, last = group
-        names = dict.fromkeys(c.name for c in others if c.name != last.name)
-        merged.append((last, tuple(names)))
-    return merged
+    groups: list[list[_Candidate]] = []
+    counts = (-1, -1)
+    for candidate in sorted(filter(possible, candidates), key=depth):
+        found = frozen(candidate)
+        # What only waits for the image, such as a view of a parameter, makes no candidate of its own.
+        if found[0] > counts[0] and found[1] > counts[1]:
+            groups.append([])
+            counts = found
+        groups[-1].append(candidate)
+    return [(last, _names_of(others, last)) for *others, last in groups]
+
+
+def _names_of(others: Sequence[_Candidate], last: _Candidate) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(other.name for other in others if other.name != last.name))
 
 
 def _describe(
@@ -378,6 +409,7 @@ def _describe(
                 trainable_parameters=parameters - frozen_parameters,
                 boundary_bytes=sum(graph.bytes_per_image[n] for n in graph.boundary(candidate.position)),
                 training_macs=frozen_macs + 3 * (macs - frozen_macs),
+                image_shape=graph.image_shape,
                 trainable_tensors=sum(
                     layer.weight_tensors for layer in backbone if layer.position >= candidate.position
                 ),

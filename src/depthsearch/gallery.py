@@ -83,7 +83,7 @@ def read_photos(
             with warnings.catch_warnings():
                 # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                pixels = torch.from_numpy(decode_file(path, geometry).pixels)
+                pixels = torch.from_numpy(decode_file(path, geometry, preprocessing.ranges).pixels)
         except UnreadableError:
             if not skip_unreadable:
                 raise

@@ -26,7 +26,7 @@ from depthsearch.backbonenames import parse_name
 from depthsearch.backbones import Preprocessing, rebuild, state_digest
 from depthsearch.card import model_card
 from depthsearch.classifier import Classifier
-from depthsearch.data import Columns, Geometry
+from depthsearch.data import Columns, Geometry, ValueRange
 from depthsearch.data.samples import is_number
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import DataError, ModelError
@@ -387,7 +387,10 @@ def _check_sizes(ours: Mapping[str, Any]) -> None:
 
 
 def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
-    return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    ranges = tuple(ValueRange(**each) for each in values.get("ranges", ()))
+    return Preprocessing(
+        **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"]), "ranges": ranges}
+    )
 
 
 def _columns(samples: Mapping[str, Sequence[str]] | None) -> Columns:

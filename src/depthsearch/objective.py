@@ -31,7 +31,7 @@ from depthsearch.graph import LayerGraph, trace
 from depthsearch.heads import HeadSize, head_macs, head_size, standardise, with_head
 from depthsearch.probe import ProbePoint, linear_probe
 from depthsearch.space import Point, SearchSpace
-from depthsearch.split import Suffix, position_of, suffix_of
+from depthsearch.split import Suffix, check_traced, position_of, suffix_of
 from depthsearch.training import EpochResult, Recipe, seed_from, train
 from depthsearch.views import view_of
 
@@ -100,8 +100,15 @@ class Task:
 
     @cached_property
     def graph(self) -> LayerGraph:
-        """The backbone, traced once for all trials."""
-        return trace(self.backbone.model, image_size=self.backbone.preprocessing.image_size)
+        """The backbone, traced once for all trials, and compared with what was traced.
+
+        Raises:
+            TraceError: If it cannot be traced, or computes or trains otherwise than what was traced.
+        """
+        model, preprocessing = self.backbone.model, self.backbone.preprocessing
+        graph = trace(model, image_size=preprocessing.image_size, channels=len(preprocessing.mean))
+        check_traced(graph, model)
+        return graph
 
     @cached_property
     def features(self) -> FeatureStore:

@@ -14,6 +14,7 @@ from torch import nn
 
 from depthsearch.backbones import Preprocessing
 from depthsearch.classifier import Classifier
+from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import ModelError, SettingsError
 from depthsearch.passwords import first_line
 
@@ -67,7 +68,12 @@ def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:
     try:
         content = _written(whole, images[:2], classifier.classes)
         theirs = _run(content, images)
-    except Exception as error:
+    except _failures() as error:
+        if _lacks_memory(error):
+            raise ModelError(
+                "The memory does not suffice to write the model as ONNX. Close other programs, or leave "
+                "--onnx out."
+            ) from error
         raise ModelError(
             f"The model cannot be written as ONNX: {first_line(error)} Leave --onnx out."
         ) from error
@@ -79,6 +85,24 @@ def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:
             f"{TOLERANCE:g}. Leave --onnx out."
         )
     return OnnxFile(content=content, difference=difference, n_images=len(pixels))
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what the exporter raises of a model, and onnxruntime, whose errors have no class in common."""
+    from onnxruntime.capi import onnxruntime_pybind11_state
+
+    kinds = vars(onnxruntime_pybind11_state).values()
+    theirs = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (MemoryError, RuntimeError, ValueError, *theirs)
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Return whether an error is a lack of memory, or was raised for one."""
+    while error is not None:
+        if is_out_of_memory(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _written(whole: nn.Module, example: torch.Tensor, classes: Sequence[str]) -> bytes:

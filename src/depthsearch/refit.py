@@ -271,6 +271,7 @@ def _as_seen(task: Task) -> Preprocessing:
         image_size=data.image_size,
         crop_share=data.crop_share,
         interpolation=data.interpolation,
+        ranges=data.ranges,
     )
 
 

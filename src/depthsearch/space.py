@@ -23,6 +23,7 @@ from torch import nn
 
 from depthsearch.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.errors import SettingsError
+from depthsearch.inputs import ExampleInputs
 from depthsearch.training import OPTIMIZERS
 
 __all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter"]
@@ -144,15 +145,21 @@ class SearchSpace:
         kinds: Sequence[str] = DEFAULT_KINDS,
         *,
         image_size: int | None = None,
+        channels: int | None = None,
+        example_inputs: ExampleInputs | None = None,
+        head: str | None = None,
         layers: Sequence[str | int] | None = None,
         **ranges: Any,
     ) -> SearchSpace:
         """Search all candidate cuts of a model, or those picked.
 
         Args:
-            model: A CNN that torch.fx can trace. Left as it was.
+            model: An image model that torch.fx can trace. Left as it was.
             kinds: Candidate kinds, see `list_cuts`.
-            image_size: Height and width for the cuts' costs, in pixels.
+            image_size: Height and width for the cuts' costs, in pixels; default: the model's own.
+            channels: Of the images; default: the model's own.
+            example_inputs: A batch of images instead of a size; see `graph.trace`.
+            head: Module path of the head, where it is not found by itself; see `list_cuts`.
             layers: Which candidates, the two ends besides: numbers, names or patterns, see `list_cuts`.
             **ranges: The other attributes of a space.
 
@@ -161,7 +168,16 @@ class SearchSpace:
             CutError: If it has no candidate, or not a layer that is picked.
             SettingsError: If a range cannot be searched.
         """
-        return cls(cuts=tuple(list_cuts(model, kinds, image_size=image_size, layers=layers)), **ranges)
+        cuts = list_cuts(
+            model,
+            kinds,
+            image_size=image_size,
+            channels=channels,
+            example_inputs=example_inputs,
+            head=head,
+            layers=layers,
+        )
+        return cls(cuts=tuple(cuts), **ranges)
 
     @classmethod
     def across(
@@ -242,6 +258,17 @@ class SearchSpace:
         if self.optimizer is not None:
             found["optimizer"] = CategoricalDistribution(self.optimizer)
         return found
+
+    def suggest_parameters(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Let a trial choose a point, as a plain dictionary: for loops that are not depthsearch's.
+
+        Returns:
+            Numbers and words by the names of the trial's parameters: ``cut``, ``learning_rate``,
+            ``head_width`` and what else is searched. `point` makes a `Point` of them. The same trial gives
+            the same again.
+        """
+        self.suggest(trial)
+        return dict(trial.params)
 
     def suggest(self, trial: optuna.Trial) -> Point:
         """Let a trial choose a point, and note the cut's number and names in its user attributes."""

@@ -1,4 +1,4 @@
-"""Split a model at a cut, or freeze it there in place.
+"""Split a model at a cut into two modules: the frozen prefix and the trainable suffix.
 
 Freezing means gradients off *and* eval mode: only then is the prefix a fixed function of one image (batch
 normalisation uses its running statistics, dropout and stochastic depth are off), so that its output is
@@ -8,28 +8,31 @@ worth keeping.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import fx, nn
 
-from depthsearch.cuts import Cut, find_head
-from depthsearch.errors import CutError
+from depthsearch.checking import check_split, check_trace
+from depthsearch.cuts import Cut
+from depthsearch.errors import CutError, TraceError
 from depthsearch.graph import LayerGraph, trace
+from depthsearch.headplace import find_head
+from depthsearch.inputs import ExampleInputs, has_lazy_layers
 
 __all__ = [
-    "Frozen",
     "Prefix",
     "Split",
     "Suffix",
-    "freeze_before",
+    "check_traced",
+    "frozen_parameters",
     "joined_state",
     "position_of",
     "split_at",
     "split_traced",
+    "suffix_from",
     "suffix_of",
 ]
 
@@ -105,7 +108,15 @@ class Split:
     boundary_bytes: int
 
 
-def split_at(model: nn.Module, cut: Cut, *, image_size: int | None = None) -> Split:
+def split_at(
+    model: nn.Module,
+    cut: Cut,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    example_inputs: ExampleInputs | None = None,
+    head: str | None = None,
+) -> Split:
     """Split a model into the frozen prefix and the trainable suffix.
 
     Both are copies: training the suffix leaves the model as it was. Parameter names stay those of the
@@ -114,23 +125,50 @@ def split_at(model: nn.Module, cut: Cut, *, image_size: int | None = None) -> Sp
     Args:
         model: Backbone with its head. Left unchanged.
         cut: One of ``list_cuts(model)``; another head since then does not matter.
-        image_size: Height and width for which MACs are given, in pixels; default: the model's own.
+        image_size: Height and width for which MACs are given, in pixels; default: the cut's own.
+        channels: Of the images; default: the cut's own.
+        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        head: Module path of the head, where the cut freezes the whole backbone and does not say.
 
     Raises:
-        TraceError: If the model cannot be followed.
+        TraceError: If the model cannot be followed, or computes or trains otherwise than what was followed.
         CutError: If ``cut`` is not a cut of this model.
     """
-    return split_traced(trace(model, image_size=image_size), model, cut)
+    if has_lazy_layers(model):
+        raise TraceError(
+            f"{type(model).__name__} has lazy layers that have no weights yet: call it once on a batch of "
+            "images of your size, then split it."
+        )
+    graph = trace(
+        model,
+        image_size=image_size,
+        channels=channels,
+        example_inputs=example_inputs,
+        likely=cut.image_shape,
+    )
+    split = split_traced(graph, model, cut, head=head)
+    if check_traced(graph, model):
+        check_split(graph, model, split.prefix, split.suffix)
+    return split
 
 
-def split_traced(graph: LayerGraph, model: nn.Module, cut: Cut) -> Split:
+def check_traced(graph: LayerGraph, model: nn.Module) -> bool:
+    """Compare a traced model with the model itself, the first time in a process; see `checking.check_trace`.
+
+    Raises:
+        TraceError: If they compute or train otherwise.
+    """
+    return check_trace(graph, model, lambda: suffix_from(graph, model, 1))
+
+
+def split_traced(graph: LayerGraph, model: nn.Module, cut: Cut, *, head: str | None = None) -> Split:
     """Split a model that is traced already; see `split_at`."""
-    position = position_of(graph, model, cut)
+    position = position_of(graph, model, cut, head=head)
     layers = graph.layers
     return Split(
         cut=cut,
         prefix=Prefix(copy.deepcopy(_prefix_graph(graph, position))),
-        suffix=suffix_of(graph, model, cut),
+        suffix=suffix_from(graph, model, position),
         prefix_macs=sum(layer.macs for layer in layers if layer.position < position),
         suffix_macs=sum(layer.macs for layer in layers if layer.position >= position),
         boundary_bytes=sum(graph.bytes_per_image[node] for node in graph.boundary(position)),
@@ -143,8 +181,12 @@ def suffix_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> Suffix:
     The model may have another head than the traced one, where that is a single module under the same path.
     One that takes numbers of samples (``takes_numbers``) is given them from the end of the boundary.
     """
-    position = position_of(graph, model, cut)
-    before, behind = _module_paths(graph, position)
+    return suffix_from(graph, model, position_of(graph, model, cut))
+
+
+def suffix_from(graph: LayerGraph, model: nn.Module, position: int) -> Suffix:
+    """Copy all that a traced model runs from a position on; see `suffix_of`."""
+    before = {str(node.target) for node in graph.nodes[:position] if node.op == "call_module"}
     piece = _suffix_graph(graph, position)
     owned = {
         str(node.target): _attribute(model, str(node.target), graph.traced)
@@ -154,8 +196,8 @@ def suffix_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> Suffix:
     _give_numbers(piece, [path for path, own in owned.items() if getattr(own, "takes_numbers", False)])
     return Suffix(
         copy.deepcopy(fx.GraphModule(owned, piece, type(model).__name__)),
-        sorted(before & behind),
-        _frozen_parameters(graph, model, position),
+        sorted(before & {str(node.target) for node in piece.nodes if node.op == "call_module"}),
+        frozen_parameters(graph, model, position),
     )
 
 
@@ -168,118 +210,34 @@ def joined_state(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:
     return {name: parts.get(name, tensor) for name, tensor in model.state_dict().items()}
 
 
-class Frozen:
-    """What `freeze_before` did to a model, and how to undo it. Use it as a context manager or call `undo`."""
-
-    def __init__(self, parameters: Mapping[nn.Parameter, bool], modules: Mapping[nn.Module, bool]) -> None:
-        self._parameters = parameters
-        self._modules = modules
-
-    def undo(self) -> None:
-        """Give every parameter its requires_grad and every module its mode of before back."""
-        for parameter, requires_grad in self._parameters.items():
-            parameter.requires_grad_(requires_grad)
-        for module, training in self._modules.items():
-            module.__dict__.pop("train", None)
-            module.training = training
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace_: TracebackType | None,
-    ) -> None:
-        self.undo()
-
-
-def freeze_before(model: nn.Module, cut: Cut) -> Frozen:
-    """Freeze everything executed before a cut, in place, for a training loop of one's own.
-
-    Frozen parameters take no gradient; frozen modules stay in eval mode, also after ``model.train()``. The
-    keys of the state dict are unchanged.
+def position_of(graph: LayerGraph, model: nn.Module, cut: Cut, *, head: str | None = None) -> int:
+    """Find the place of a cut in a model's graph.
 
     Args:
-        model: Backbone with its head; parameters behind the cut keep their requires_grad.
-        cut: One of ``list_cuts(model)``.
-
-    Returns:
-        A handle whose ``undo()`` brings the model back to what it was.
-
-    Raises:
-        TraceError: If the model cannot be followed.
-        CutError: If ``cut`` is not a cut of this model.
-    """
-    graph = trace(model)
-    position = position_of(graph, model, cut)
-    names = _frozen_parameters(graph, model, position)
-    parameters = {model.get_parameter(name): model.get_parameter(name).requires_grad for name in names}
-    modules = {m: m.training for m in _frozen_modules(graph, model, position)}
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    for module in modules:
-        module.eval()
-    for module in modules:
-        module.__dict__["train"] = _StaysInEvalMode(module)
-    return Frozen(parameters, modules)
-
-
-@dataclass(frozen=True)
-class _StaysInEvalMode:
-    """Stands in for ``module.train``; a plain object, so that the model can be copied and pickled."""
-
-    module: nn.Module
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        return self.module
-
-
-def position_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> int:
-    """Find the place of a cut in a model's graph.
+        graph: The traced model.
+        model: What was traced.
+        cut: One of its cuts.
+        head: Module path of the head, where the cut freezes the whole backbone and does not say.
 
     Raises:
         CutError: If it is not a cut of this model.
     """
     if cut.kind == "head":
-        return find_head(graph, model, cut.name if cut.name != "output" else None)[0]
+        return find_head(graph, model, head or cut.name)[0]
     for layer in graph.layers:
         if layer.name == cut.first_layer:
-            return layer.position
+            return layer.start
     raise CutError(
         f"{type(model).__name__} has no layer '{cut.first_layer}': this cut is another model's. "
         "Take one of list_cuts(model)."
     )
 
 
-def _module_paths(graph: LayerGraph, position: int) -> tuple[set[str], set[str]]:
-    """Paths of the modules called before and behind a position."""
-    called = [(i, str(n.target)) for i, n in enumerate(graph.nodes) if n.op == "call_module"]
-    return {p for i, p in called if i < position}, {p for i, p in called if i >= position}
-
-
-def _frozen_parameters(graph: LayerGraph, model: nn.Module, position: int) -> list[str]:
+def frozen_parameters(graph: LayerGraph, model: nn.Module, position: int) -> list[str]:
     """List the parameters first used before a position, each by all the names that it has."""
-    first = {t for layer in graph.layers if layer.position < position for t in layer.tensors}
     named = list(model.named_parameters(remove_duplicate=False))
-    frozen = {parameter for name, parameter in named if name in first}
+    frozen = {parameter for name, parameter in named if graph.first_uses.get(name, position) < position}
     return [name for name, parameter in named if parameter in frozen]
-
-
-def _frozen_modules(graph: LayerGraph, model: nn.Module, position: int) -> list[nn.Module]:
-    """List the modules that run before a position, and those around them that run nothing behind it."""
-    before, behind = _module_paths(graph, position)
-    # What runs on both sides is owned, and so frozen, by the prefix.
-    behind -= before
-    behind |= {layer.module for layer in graph.layers if layer.position >= position} - before
-
-    def touches(path: str, called: set[str]) -> bool:
-        return any(p == path or p.startswith(path + ".") or path == "" for p in called)
-
-    leaves = {m for path in before for m in model.get_submodule(path).modules()}
-    around = (m for path, m in model.named_modules() if touches(path, before) and not touches(path, behind))
-    return list(dict.fromkeys([*leaves, *around]))
 
 
 def _prefix_graph(graph: LayerGraph, position: int) -> fx.GraphModule:
@@ -297,12 +255,20 @@ def _prefix_graph(graph: LayerGraph, position: int) -> fx.GraphModule:
 
 def _suffix_graph(graph: LayerGraph, position: int) -> fx.Graph:
     suffix = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, Any] = {}
     needed = graph.needed(position)
     for node in needed:
         if graph.carried[node]:
             copies[node] = suffix.placeholder(node.name)
-    for node in [n for n in needed if not graph.carried[n]] + graph.nodes[position:]:
+    for node in [n for n in needed if not graph.carried[n]]:
+        # What is recomputed is frozen: a mode that it asks for is that of prediction.
+        if node.op == "get_attr" and node.target == "training":
+            copies[node] = False
+        elif node in graph.constants:
+            copies[node] = graph.constants[node]
+        else:
+            copies[node] = suffix.node_copy(node, copies.__getitem__)
+    for node in graph.nodes[position:]:
         copies[node] = suffix.node_copy(node, copies.__getitem__)
     return suffix
 

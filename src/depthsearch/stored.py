@@ -53,7 +53,11 @@ class StoredBackbone:
 
 def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:
     """Read the candidates of a study, by depth; of several backbones one after the other."""
-    return tuple(Cut(**{**cut, "aliases": tuple(cut["aliases"])}) for cut in study.user_attrs["cuts"])
+    lists = ("aliases", "image_shape")
+    return tuple(
+        Cut(**{**cut, **{name: tuple(cut[name]) for name in lists if name in cut}})
+        for cut in study.user_attrs["cuts"]
+    )
 
 
 def read_space(study: optuna.Study) -> SearchSpace:

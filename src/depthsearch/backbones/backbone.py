@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from depthsearch.backbones.usercode import UserCode
+from depthsearch.data.ranges import ValueRange
 
 __all__ = ["Backbone", "Network", "Preprocessing", "PreprocessingOptions", "state_digest"]
 
@@ -26,6 +27,8 @@ class Preprocessing:
         std: Per channel, of pixel values in [0, 1].
         interpolation: ``bilinear``, ``bicubic`` or another of Pillow's filters.
         crop_share: Share of the resized shorter side that the centre crop keeps.
+        ranges: Which numbers are black and white in images of more than 8 bits, as the set says that a model
+            was trained on; empty where it had none.
     """
 
     image_size: int
@@ -33,6 +36,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str
     crop_share: float
+    ranges: tuple[ValueRange, ...] = ()
 
 
 class PreprocessingOptions(TypedDict, total=False):

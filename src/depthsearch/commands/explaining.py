@@ -21,7 +21,7 @@ from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.places import artifacts_of, existing
 from depthsearch.commands.weights import stored_weights
-from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
+from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
@@ -134,8 +134,7 @@ def _own_network(stored: optuna.Study | None) -> str | None:
 
 def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
     """Find the cut of which a model's description gives the names."""
-    kinds = KINDS if named["kind"] == "block" else DEFAULT_KINDS
-    return find_cut(list_cuts(model, kinds, image_size=image_size), named["name"])
+    return find_cut(list_cuts(model, KINDS, image_size=image_size), named["name"])
 
 
 def _pretrained(

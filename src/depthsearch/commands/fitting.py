@@ -15,7 +15,14 @@ from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_fit, keep_report
 from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.places import artifacts_of, cache_folder, named_study
-from depthsearch.data import MANIFEST_SUFFIXES, Sample, UnreadableError, image_files, read_samples
+from depthsearch.data import (
+    MANIFEST_SUFFIXES,
+    Sample,
+    UnreadableError,
+    files_left_out,
+    image_files,
+    read_samples,
+)
 from depthsearch.devices import use_all_cores
 from depthsearch.errors import DataError, ModelError, StudyError
 from depthsearch.files import folder_named, is_folder
@@ -145,7 +152,11 @@ def _samples_of(classifier: Classifier, given: Path) -> Sequence[Path | Sample]:
             raise DataError(
                 f"{given} is a table, and this model takes images. Give files, or folders of them."
             )
-        return image_files(given) if is_folder(given) else [given]
+        if not is_folder(given):
+            return [given]
+        for note in files_left_out(given):
+            say(console_for(stderr=True), f"{given}: {note}", style="yellow")
+        return image_files(given)
     if not is_table:
         raise DataError(
             f"{given} is no table, and this model takes {columns}. Give a .csv or .parquet with the columns "

@@ -22,16 +22,25 @@ from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder, check_cache
 from depthsearch.commands.weights import stored_weights, weights_by_backbone, with_full_paths
 from depthsearch.data import DataSet, load_data
+from depthsearch.data.listing import a_few
 from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
 from depthsearch.errors import StudyError
 from depthsearch.features import choose_budget, local_folder
 from depthsearch.files import full_path
+from depthsearch.graph import LayerGraph
 from depthsearch.objective import Task
 from depthsearch.space import FIXABLE, SearchSpace
 from depthsearch.stored import read_backbones
 from depthsearch.training import Recipe
 
-__all__ = ["OPTIONAL_RANGES", "load_backbones", "load_tasks", "prepare_again", "provenance_of"]
+__all__ = [
+    "OPTIONAL_RANGES",
+    "load_backbones",
+    "load_tasks",
+    "prepare_again",
+    "provenance_of",
+    "say_kept_whole",
+]
 
 # What commands take for options that a stored study has none of: those not kept, and those younger than it.
 BEFORE: dict[str, Any] = {
@@ -159,6 +168,7 @@ def load_tasks(
             f"Backbone {backbone.name}, weights: {backbone.weights}; {n_cuts} candidate "
             f"{'cut' if n_cuts == 1 else 'cuts'}; {wanted.image_size} px.",
         )
+        say_kept_whole(console, tasks[key].graph)
     kept = (
         "features are kept by each node"
         if _is_on_a_cluster(arguments)
@@ -167,6 +177,14 @@ def load_tasks(
     )
     say(console, f"Device {device.kind}, {device.precision}; {kept}.")
     return tasks
+
+
+def say_kept_whole(console: Console, graph: LayerGraph) -> None:
+    """Say which modules tracing could not enter, so that no cut lies in them, and why."""
+    if graph.opaque:
+        n_whole = len(graph.opaque)
+        what = f"{n_whole} {'module has' if n_whole == 1 else 'modules have'} no cuts inside"
+        say_list(console, what, [f"{path} ({reason})" for path, reason in graph.reasons.items()])
 
 
 def device_here(arguments: argparse.Namespace) -> Device:
@@ -303,8 +321,8 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
     layout = f" ({data.layout})" if data.layout else ""
     say(
         console,
-        f"Data {data.name}{layout}: {data.num_classes} classes; {len(data.train)} train, "
-        f"{len(data.val)} validation, {len(data.test)} test {data.columns}.",
+        f"Data {data.name}{layout}: {data.num_classes} classes ({_class_names(data)}); "
+        f"{len(data.train)} train, {len(data.val)} validation, {len(data.test)} test {data.columns}.",
     )
     for note in data.notes:
         say(console, note, style="yellow")
@@ -315,6 +333,11 @@ def _load_images(arguments: argparse.Namespace, console: Console, preprocessing:
         groups = [" = ".join(group) for group in data.duplicates]
         say_list(console, f"{len(groups)} images stand in several splits", groups)
     return data
+
+
+def _class_names(data: DataSet) -> str:
+    """Name the first few classes, long names by their beginning."""
+    return a_few(name if len(name) <= 30 else f"{name[:27]}..." for name in data.classes)
 
 
 def _given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

@@ -17,18 +17,19 @@ from depthsearch.backbonenames import plain_name
 from depthsearch.backbones import check_size, make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
-from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of
+from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of, say_kept_whole
 from depthsearch.commands.places import cache_folder, is_stored
 from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.commands.workers import check_executor, workers
-from depthsearch.cuts import Cut, find_cut, list_cuts
+from depthsearch.cuts import Cut, cuts_of, find_cut
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink
 from depthsearch.executors import Executor
 from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
-from depthsearch.graph import input_size
+from depthsearch.graph import trace
+from depthsearch.inputs import input_size
 from depthsearch.interrupts import Drain, sigterm_drains
 from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
@@ -299,12 +300,8 @@ def cuts(arguments: argparse.Namespace) -> None:
     check_size(arguments.backbone, model, arguments.image_size)
     if arguments.head == "flatten":
         model = flattened(model, image_size=arguments.image_size or input_size(model)[-1])
-    found = list_cuts(
-        model,
-        arguments.kinds,
-        image_size=arguments.image_size,
-        layers=arguments.layers,
-    )
+    graph = trace(model, image_size=arguments.image_size)
+    found = cuts_of(graph, model, arguments.kinds, layers=arguments.layers)
     if arguments.json:
         print(json.dumps([asdict(cut) for cut in found]))
         return
@@ -327,4 +324,6 @@ def cuts(arguments: argparse.Namespace) -> None:
             for cut in found
         ],
     )
-    console_for().print(table)
+    console = console_for()
+    console.print(table)
+    say_kept_whole(console, graph)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from depthsearch.data.mapping import carried_pixels
 from depthsearch.data.ownsize import SmallImages
+from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns
 
 
@@ -125,6 +126,7 @@ class DataSet:
         crop_share: Share of the shorter side that the images keep, in (0, 1].
         interpolation: Filter that they were resized with.
         columns: What a sample is made of.
+        ranges: Which numbers are black and white in images of more than 8 bits, by kind; empty without such.
     """
 
     name: str
@@ -143,6 +145,7 @@ class DataSet:
     crop_share: float
     interpolation: str
     columns: Columns = field(default_factory=Columns)
+    ranges: tuple[ValueRange, ...] = ()
 
     @property
     def num_classes(self) -> int:

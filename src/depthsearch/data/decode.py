@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from depthsearch.data.ranges import ValueRange, range_for
+from depthsearch.data.wide import N_FIRST_BYTES, has_8_bits, seen_as_8_bits, wide_numbers, wide_values
 from depthsearch.errors import DataError
-from depthsearch.files import read_regular
+from depthsearch.files import is_file, read_regular
 
 _MAX_ELONGATION = 500
 """Longer side over shorter side: beyond it, resizing takes gigabytes to keep next to nothing."""
 
 _MOST_BYTES = 4 * 2**30
 """Of a file: what Pillow takes for no bomb has less, at 16 bytes a pixel."""
-_PROGRAMS = ("EPS", "WMF")
+PROGRAMS = ("EPS", "WMF")
 """Formats that Pillow leaves to other programs to draw: Ghostscript runs what a file says."""
+_OUT_OF_MEMORY = "out of memory"
+"""What Pillow's decoders call a lack of memory, in an OSError."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,6 +43,10 @@ _TURNS = {
 
 class UnreadableError(DataError):
     """An image that cannot be read."""
+
+
+class UnknownRangeError(UnreadableError):
+    """An image of more than 8 bits a channel, of which nobody knows which numbers are black and white."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,44 +102,141 @@ class Decoded:
     digest: str
 
 
-def decode_file(path: Path, geometry: Geometry | None) -> Decoded:
+def decode_file(path: Path, geometry: Geometry | None, ranges: Sequence[ValueRange] = ()) -> Decoded:
     """Read an image file of any kind that Pillow knows as a square, or whole, in RGB, without a geometry.
 
     Turned upright as its EXIF tag says, where it has one that can be read; transparent pixels lie on white;
     of an animation and of a file of several pictures (MPO, TIFF) the first; CMYK and the like converted.
-    Numbers wider than 8 bits are scaled, not clipped: integers from [0, 65535], floating-point numbers from
-    [0, 1] or else [0, 255], and an image that fits none of these from its own least and greatest value.
+    Numbers wider than 8 bits are scaled by the range that such images have in their set, see `ranges`.
 
     A large JPEG is decoded in full. Letting the decoder shrink it to three times its target is
     twice as fast on 12-megapixel photos, but moves pixels by up to 9 of 255 levels (18 at twice the
     target) from what timm makes of the file.
 
+    Args:
+        path: The file.
+        geometry: How it becomes a square; None: whole.
+        ranges: Of the numbers in the set, by kind of image.
+
     Raises:
+        UnknownRangeError: If its numbers are wider than 8 bits, and the set has none like them.
         UnreadableError: If the file cannot be read, is no file but a pipe or device, is damaged, cut short,
             over 500 times as long as wide, or so large that Pillow takes it for a decompression bomb.
+        DataError: If the memory does not suffice for it.
     """
-    try:
+    with _named_failures(path):
         content = read_regular(path, most_bytes=_MOST_BYTES)
         with Image.open(io.BytesIO(content)) as image:
-            if image.format in _PROGRAMS:
-                raise ValueError(f"{image.format} is a program that draws, not an image")
-            if max(image.size) > _MAX_ELONGATION * min(image.size):
-                raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow")
-            image.load()
-            rgb = _to_rgb(_upright(image))
+            rgb, seen_in = _as_rgb(image, content, ranges)
+    # With its range, as another one makes other pixels of the same bytes.
+    known_by = hashlib.blake2b(content, digest_size=16)
+    if seen_in is not None:
+        known_by.update(repr((str(seen_in), seen_in.low, seen_in.high)).encode())
+    digest = known_by.hexdigest()
+    return Decoded(pixels=_pixels(rgb, geometry), digest=digest)
+
+
+def range_of_file(path: Path) -> ValueRange | None:
+    """Return the numbers of an image of more than 8 bits; None for others, of which the header is read alone.
+
+    Also None for what cannot be read: decoding it says why.
+
+    Raises:
+        DataError: If the memory does not suffice for it.
+    """
+    if not is_file(path):
+        return None
+    try:
+        with _named_failures(path):
+            with path.open("rb") as file:
+                if has_8_bits(file.read(N_FIRST_BYTES)):
+                    return None
+            with Image.open(path) as image:
+                _refuse_odd(image)
+                numbers = wide_numbers(image)
+            if not numbers:
+                return None
+            content = read_regular(path, most_bytes=_MOST_BYTES)
+            with Image.open(io.BytesIO(content)) as image:
+                return _range_of(wide_values(image, content), numbers, image)
+    except UnreadableError:
+        return None
+
+
+@contextlib.contextmanager
+def _named_failures(path: Path) -> Iterator[None]:
+    """Name the file in whatever its decoder raises."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise type(error)(f"Cannot read the image {path}: {error}") from error
     except UnidentifiedImageError as error:
         # Pillow's own text names the buffer in memory, which says nothing and differs each time.
         raise _unreadable(path, "it is not in an image format that Pillow knows") from error
     except Exception as error:
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
+            # It says nothing of the file, which is not to be left out for it.
+            raise DataError(
+                f"The memory does not suffice to decode the image {path}. Close other programs, use "
+                "a machine with more, or make the image smaller."
+            ) from error
         # On damaged bytes Pillow's decoders raise nearly anything, SyntaxError included.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _unreadable(path, " ".join(reason.split()) or type(error).__name__) from error
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Decoded(pixels=_pixels(rgb, geometry), digest=digest)
+
+
+def _refuse_odd(image: Image.Image) -> None:
+    if image.format in PROGRAMS:
+        raise ValueError(f"{image.format} is a program that draws, not an image")
+    if max(image.size) > _MAX_ELONGATION * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow")
+
+
+def _as_rgb(
+    image: Image.Image, content: bytes, ranges: Sequence[ValueRange]
+) -> tuple[Image.Image, ValueRange | None]:
+    """Return an opened image upright in RGB, and the range that its numbers are seen in; None of 8 bits."""
+    _refuse_odd(image)
+    numbers = wide_numbers(image)
+    if not numbers:
+        image.load()
+        return _to_rgb(_upright(image)), None
+    values = wide_values(image, content)
+    own = _range_of(values, numbers, image)
+    seen_in = range_for(own, ranges)
+    if seen_in is None:
+        raise UnknownRangeError(
+            f"it is a {own} image, {own.low:g} to {own.high:g}, and no other image says which numbers "
+            "are black and white in such. Save it with 8 bits."
+        )
+    if not seen_in.fits(values):
+        raise UnreadableError(
+            f"its numbers are {own.low:g} to {own.high:g}, most of them outside of {seen_in.low:g} to "
+            f"{seen_in.high:g}, which the images hold that it is to be seen like. Scale it as those are."
+        )
+    return _to_rgb(_upright(image, seen_as_8_bits(values, seen_in))), seen_in
+
+
+def _range_of(values: NDArray[np.float64], numbers: str, image: Image.Image) -> ValueRange:
+    # Of colours with transparency the colours alone.
+    colours = values if values.ndim == 2 else values[..., :3]
+    low, high = float(colours.min()), float(colours.max())
+    if not np.isfinite(high - low):
+        raise ValueError("it has values that are not finite")
+    return ValueRange(format=str(image.format), numbers=numbers, low=low, high=high)
 
 
 def decode_image(image: Image.Image, geometry: Geometry | None) -> Decoded:
-    """Make a square of RGB of an image that has been read, or leave it whole; known by its pixels."""
+    """Make a square of RGB of an image of 8 bits that has been read, or leave it whole; known by its pixels.
+
+    Raises:
+        UnknownRangeError: If it has more than 8 bits.
+    """
+    if wide_numbers(image):
+        raise UnknownRangeError(
+            f"An image of mode {image.mode} has more than 8 bits, and nothing says which numbers are black "
+            "and white. Give the images as files in a folder."
+        )
     rgb = _to_rgb(image)
     content = repr(rgb.size).encode() + rgb.tobytes()
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -162,36 +268,23 @@ def cut_square(image: Image.Image, geometry: Geometry) -> NDArray[np.uint8]:
     return np.array(np.atleast_3d(np.asarray(square)).transpose(2, 0, 1), order="C")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF tag says.
+def _upright(image: Image.Image, pixels: Image.Image | None = None) -> Image.Image:
+    """Turn an image, or what has been made of it, as its EXIF tag says.
 
     Pillow's own ``exif_transpose`` writes the tags anew, which fails on damaged ones that nobody needs.
     """
     orientation = None
     with contextlib.suppress(Exception):
         orientation = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if orientation is None else image.transpose(orientation)
+    shown = image if pixels is None else pixels
+    return shown if orientation is None else shown.transpose(orientation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
-
-
-def _to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scale one channel ``(h, w)`` of 16 or 32 bits to [0, 255]."""
-    wide = values.astype(np.float64)
-    low, high = wide.min(), wide.max()
-    if not np.isfinite(high - low):
-        raise ValueError("it has values that are not finite")
-    usual_ranges = (1, 255) if values.dtype.kind == "f" else (65535,)
-    full = next((top for top in usual_ranges if low >= 0 and high <= top), None)
-    bottom, top = (low, high) if full is None else (0, full)
-    return np.round((wide - bottom) * (255 / ((top - bottom) or 1))).astype(np.uint8)
 
 
 def _unreadable(path: Path, reason: str) -> UnreadableError:

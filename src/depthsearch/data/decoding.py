@@ -6,15 +6,41 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from depthsearch.data.decode import Decoded, Geometry, UnreadableError
+from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
 from depthsearch.data.listing import Listing
+from depthsearch.data.ranges import ValueRange, pool_ranges
 
 _BATCH = 256
+_OF_8_BITS = (".jpg", ".jpeg")
+
+
+def find_ranges(listing: Listing, *, whatever_the_name: bool = False) -> tuple[ValueRange, ...]:
+    """Read the numbers of all images of more than 8 bits in threads, and of the others the headers.
+
+    Args:
+        listing: The images.
+        whatever_the_name: Whether to open files with a JPEG's name too: these have 8 bits, unless they are
+            something else.
+
+    Returns:
+        The range of each kind of them; empty where there are none.
+    """
+    places = [
+        place
+        for place, path in enumerate(listing.paths)
+        if whatever_the_name or not path.lower().endswith(_OF_8_BITS)
+    ]
+    executor = ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
+        return pool_ranges(executor.map(listing.range_at, places))
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def decoded_in_order(
     listing: Listing,
     geometry: Geometry | None,
+    ranges: Sequence[ValueRange],
     *,
     skip_unreadable: bool,
     check: Callable[[Decoded], None] = lambda _: None,
@@ -24,13 +50,16 @@ def decoded_in_order(
     Args:
         listing: The images.
         geometry: How each becomes a square; None: whole.
+        ranges: Of the set's numbers of more than 8 bits.
         skip_unreadable: Whether to yield None for images that cannot be read, instead of stopping.
         check: Called with each image in its thread; what it raises stops everything.
     """
 
     def decode(index: int) -> Decoded | None:
         try:
-            decoded = listing.decode(index, geometry)
+            decoded = listing.decode(index, geometry, ranges)
+        except UnknownRangeError:
+            raise
         except UnreadableError:
             if not skip_unreadable:
                 raise
@@ -48,7 +77,12 @@ def decoded_in_order(
 
 
 def gaps_remain(
-    listing: Listing, geometry: Geometry | None, digests: Sequence[str | None], *, skip_unreadable: bool
+    listing: Listing,
+    geometry: Geometry | None,
+    ranges: Sequence[ValueRange],
+    digests: Sequence[str | None],
+    *,
+    skip_unreadable: bool,
 ) -> bool:
     """Whether the images missing in a store are still unreadable.
 
@@ -58,7 +92,9 @@ def gaps_remain(
     for index, digest in enumerate(digests):
         if digest is None:
             try:
-                listing.decode(index, geometry)
+                listing.decode(index, geometry, ranges)
+            except UnknownRangeError:
+                return False
             except UnreadableError:
                 if not skip_unreadable:
                     raise

@@ -5,6 +5,7 @@ Repository, 1998; the test part, as ``sklearn.datasets.load_digits`` carries it.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from depthsearch.data.decode import Decoded, Geometry, cut_square
 from depthsearch.data.listing import Listing
+from depthsearch.data.ranges import ValueRange
 
 _INK_LEVELS = 16
 
@@ -30,7 +32,7 @@ def list_digits() -> Listing:
     grey = np.round(ink * (255 / _INK_LEVELS)).astype(np.uint8)
     labels = digits.target[order].astype(np.int64)
 
-    def decode(index: int, geometry: Geometry | None) -> Decoded:
+    def decode(index: int, geometry: Geometry | None, _: Sequence[ValueRange]) -> Decoded:
         image = Image.fromarray(grey[index]).convert("RGB")
         digest = hashlib.blake2b(grey[index].tobytes(), digest_size=16).hexdigest()
         if geometry is None:

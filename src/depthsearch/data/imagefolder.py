@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from depthsearch.data.folder import files_in, list_folder, named_splits, split_folders
-from depthsearch.data.listing import SPLIT_WORDS, SPLITS, Listing, a_few
+from depthsearch.data.folder import folder_there, list_folder
+from depthsearch.data.layouts import once_each, split_named, split_names
+from depthsearch.data.listing import SPLITS, Listing, a_few
 from depthsearch.data.manifest import Entry, entry_of, listing_of, split_in_column, split_unknown
+from depthsearch.data.places import Places
 from depthsearch.data.samples import Columns
+from depthsearch.data.scanning import Tree, scan_folder, unread_notes
 from depthsearch.data.tables import Row, Table, read_table
 from depthsearch.errors import DataError
-from depthsearch.files import full_path, is_file, is_folder
+from depthsearch.files import is_file
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _COLUMNS = ("file_name", "label")
@@ -35,13 +38,16 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
     Raises:
         DataError: If there is no such folder, or its metadata or class folders cannot be used.
     """
-    root = full_path(folder)
-    tables = _tables(root) if is_folder(root) else {}
+    tree = scan_folder(folder_there(folder))
+    root = tree.root
+    tables = _tables(tree)
+    paths = {table.path.relative_to(root).as_posix() for table in tables.values()}
+    tree = replace(tree, unread=tuple(path for path in tree.unread if path not in paths))
     unusable = [table for table in tables.values() if not all(map(table.has, _COLUMNS))]
     if unusable:
-        return _by_class_folders(root, unusable[0])
+        return _by_class_folders(tree, unusable[0])
     if not tables:
-        return list_folder(root)
+        return list_folder(tree)
     entries = [entry for split, table in tables.items() for entry in _entries(root, table, split)]
     listing = listing_of(
         entries,
@@ -52,23 +58,27 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
         skip_missing=skip_missing,
         read=(*_COLUMNS, "split") if "" in tables else _COLUMNS,
     )
-    return replace(listing, notes=(*listing.notes, *_left_out(entries, list(tables.values()))))
+    notes = (*listing.notes, *_not_named(tree, entries, list(tables.values())), *unread_notes(tree))
+    return replace(listing, notes=notes)
 
 
-def _tables(root: Path) -> dict[str, Table]:
+def _tables(tree: Tree) -> dict[str, Table]:
     """Read the metadata by split; under ``""`` that of the folder itself."""
+    root = tree.root
     if whole := _metadata(root):
         return {"": read_table(whole, wanted=(*_COLUMNS, "split"))}
-    found = {folder: _metadata(folder) for folder in split_folders(root)}
+    named = split_names(tree, "")
+    found = {name: _metadata(root / name) for name in named}
     one = next(filter(None, found.values()), None)
     if one is None:
         return {}
-    folders = named_splits(root)
+    folders = {split: name for name, split in once_each(tree, named).items()}
     paths = {split: found[folders[split]] for split in SPLITS if split in folders}
     for split, path in paths.items():
         if path is None:
-            name = folders[split].name
-            raise DataError(f"{root}: {one.parent.name} has {one.name}, {name} none. Give it to both.")
+            raise DataError(
+                f"{root}: {one.parent.name} has {one.name}, {folders[split]} none. Give it to both."
+            )
     return {split: read_table(path, wanted=_COLUMNS) for split, path in paths.items() if path}
 
 
@@ -79,15 +89,15 @@ def _metadata(folder: Path) -> Path | None:
     return there[0] if there else None
 
 
-def _by_class_folders(root: Path, table: Table) -> Listing:
+def _by_class_folders(tree: Tree, table: Table) -> Listing:
     """Fall back on class folders where metadata do not tell the classes; say so."""
     try:
-        listing = list_folder(root)
+        listing = list_folder(tree)
     except DataError:
         table.require("file_name", "the file's path")
         table.require("label", "its class")
         raise
-    name = table.path.relative_to(root).as_posix()
+    name = table.path.relative_to(tree.root).as_posix()
     note = f"{name} has no columns file_name and label and is not read: the folders are the classes."
     return replace(listing, notes=(*listing.notes, note))
 
@@ -95,28 +105,34 @@ def _by_class_folders(root: Path, table: Table) -> Listing:
 def _entries(root: Path, table: Table, split: str) -> list[Entry]:
     split_of = _split_of(table) if not split else lambda _: split
     columns = Columns(images=("file_name",))
-    return [entry_of(row, columns, table.path.parent, root, split_of(row)) for row in table.rows]
+    places = Places(table.path.parent)
+    return [entry_of(row, columns, places, root, split_of(row)) for row in table.rows]
 
 
 def _split_of(table: Table) -> Callable[[Row], str | None]:
     """Find where metadata of the whole folder tell the split: in a column, or in the paths."""
     if table.has("split"):
         return split_in_column
-    if all(_first_folder(row) in SPLIT_WORDS for row in table.rows):
-        return lambda row: SPLIT_WORDS[_first_folder(row)]
+    if all(split_named(_first_folder(row)) for row in table.rows):
+        return lambda row: split_named(_first_folder(row))
     return split_unknown
 
 
 def _first_folder(row: Row) -> str:
-    parts = PurePosixPath(row.text("file_name")).parts
-    return parts[0].lower() if len(parts) > 1 else ""
+    parts = PurePosixPath(row.text("file_name").replace("\\", "/")).parts
+    return parts[0] if len(parts) > 1 else ""
 
 
-def _left_out(entries: Sequence[Entry], tables: Sequence[Table]) -> Iterator[str]:
-    """Name the images beside metadata that have no row."""
+def _not_named(tree: Tree, entries: Sequence[Entry], tables: Sequence[Table]) -> Iterator[str]:
+    """Name the images that have no row: those beside each table, and others."""
     named = {file for entry in entries for file in entry.files}
+    others = [tree.root / file.path for file in tree.images if tree.root / file.path not in named]
     for table in tables:
-        others = [path for path in files_in(table.path.parent) if path not in named]
-        if others:
-            shown = a_few(path.relative_to(table.path.parent).as_posix() for path in others)
+        beside = [path for path in others if path.is_relative_to(table.path.parent)]
+        if beside:
+            shown = a_few(path.relative_to(table.path.parent).as_posix() for path in beside)
             yield f"Images that {table.path.parent.name}/{table.path.name} does not name, left out: {shown}."
+        others = [path for path in others if not path.is_relative_to(table.path.parent)]
+    if others:
+        shown = a_few(path.relative_to(tree.root).as_posix() for path in others)
+        yield f"Images in no split folder, left out: {shown}."

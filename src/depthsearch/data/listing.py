@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from depthsearch.data.decode import Decoded, Geometry
+from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns
 
 SPLITS = ("train", "val", "test")
@@ -44,7 +45,9 @@ class Listing:
         splits: ``(n,)``, ``"train"``, ``"val"`` or ``"test"`` as the source says; all ``"train"``
             where it says nothing.
         stamp: What differs when an image has changed, without reading any; goes into JSON.
-        decode: Reads the image at one place of the listing, whole where no geometry is given.
+        decode: Reads the image at one place of the listing, whole where no geometry is given; with the ranges
+            that the set's numbers of more than 8 bits have.
+        range_at: Reads the range of the image at one place; None where 8 bits hold its numbers.
         known_by: What goes into the fingerprint with each image's content and split; None: its
             path.
         layout: How the source was read, where that is not plain from its name.
@@ -61,7 +64,8 @@ class Listing:
     labels: NDArray[np.int64]
     splits: NDArray[np.str_]
     stamp: object
-    decode: Callable[[int, Geometry | None], Decoded]
+    decode: Callable[[int, Geometry | None, Sequence[ValueRange]], Decoded]
+    range_at: Callable[[int], ValueRange | None] = lambda _: None
     known_by: tuple[str, ...] | None = None
     layout: str = ""
     notes: tuple[str, ...] = ()
@@ -80,8 +84,11 @@ class Listing:
         rows = self.rows_of(samples)
         places = rows.tolist()
 
-        def decode(index: int, geometry: Geometry | None) -> Decoded:
-            return self.decode(places[index], geometry)
+        def decode(index: int, geometry: Geometry | None, ranges: Sequence[ValueRange]) -> Decoded:
+            return self.decode(places[index], geometry, ranges)
+
+        def range_at(index: int) -> ValueRange | None:
+            return self.range_at(places[index])
 
         known_by = self.known_by
         return replace(
@@ -91,6 +98,7 @@ class Listing:
             splits=self.splits[rows],
             stamp=[self.stamp, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()],
             decode=decode,
+            range_at=range_at,
             known_by=None if known_by is None else tuple(known_by[place] for place in places),
             numbers=None if self.numbers is None else self.numbers[samples],
         )

@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,19 @@ from depthsearch.data.classmap import mapped
 from depthsearch.data.classnames import check_names
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
-from depthsearch.data.listing import Listing
+from depthsearch.data.listing import Listing, a_few
+from depthsearch.data.ownsize import SmallImages
+from depthsearch.data.ranges import NARROW, percent, range_notes
 from depthsearch.data.samples import Columns
 from depthsearch.data.sources import list_source
 from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
 from depthsearch.data.store import Store, open_store
 from depthsearch.files import full_path
 from depthsearch.wording import one_line
+
+# Of a set, to see whether all its images are dark or pale.
+_N_LOOKED_AT = 200
+_N_OF_A_CLASS = 3
 
 
 def load_data(
@@ -46,9 +52,10 @@ def load_data(
     """Load labelled images, decoded once and kept for every later call.
 
     Args:
-        source: A folder, ``DIR/<class>/<image>`` or ``DIR/{train,val,test}/<class>/<image>``, or with
-            Hugging Face's ``metadata.csv``, ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``,
-            with the columns image (see ``image_columns``), label and optionally split;
+        source: A folder, ``DIR/<class>/<image>``, ``DIR/{train,val,test}/<class>/<image>`` or
+            ``DIR/<class>/{train,val,test}/<image>``, or with Hugging Face's ``metadata.csv``,
+            ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``, with the columns image (see
+            ``image_columns``), label and optionally split;
             ``"torchvision:NAME"``, a set of torchvision's, downloaded if it is not there; or
             ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
         image_size: Side of the square images in pixels.
@@ -80,9 +87,12 @@ def load_data(
     check_shares(val_share=val_share, test_share=test_share, subset=subset)
     columns = Columns(images=tuple(image_columns), numbers=tuple(number_columns))
     kept = cache or Path(platformdirs.user_cache_dir("depthsearch"))
-    listing = list_source(
-        source, columns=columns, skip_unreadable=skip_unreadable, downloads=kept / "torchvision"
-    )
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        listing = list_source(
+            source, columns=columns, skip_unreadable=skip_unreadable, downloads=kept / "torchvision"
+        )
     if classes_map is not None:
         listing = mapped(listing, full_path(classes_map))
     notes = (*listing.notes, *check_names(listing.classes, listing.source))
@@ -91,7 +101,6 @@ def load_data(
         samples = drawn(listing, splits, share=subset, seed=seed)
         splits, listing = splits[listing.rows_of(samples)], listing.only(samples)
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         store = open_store(
             listing,
@@ -130,11 +139,48 @@ def load_data(
         duplicates=_duplicates(listing, splits, store),
         paths=listing.paths,
         layout=listing.layout,
-        notes=notes,
+        notes=(
+            *notes,
+            *range_notes(store.ranges),
+            *_brightness_notes(listing, store),
+            *_contradiction_notes(listing, store),
+        ),
         image_size=image_size,
         crop_share=1.0 if listing.keeps_whole else crop_share,
         interpolation=interpolation,
         columns=listing.columns,
+        ranges=store.ranges,
+    )
+
+
+def _brightness_notes(listing: Listing, store: Store) -> Iterator[str]:
+    """Tell of classes, or a set, of which all images are nearly of one brightness, by some of them."""
+    n_images = len(store.digests)
+    spread = range(0, n_images, max(1, n_images // _N_LOOKED_AT))
+    rows = [row for row in spread if store.digests[row] is not None]
+    images = store.images
+    shown = [images.whole(row) if isinstance(images, SmallImages) else images[row] for row in rows]
+    lows = torch.tensor([int(pixels.min()) for pixels in shown])
+    highs = torch.tensor([int(pixels.max()) for pixels in shown])
+    labels = torch.from_numpy(listing.labels)[rows]
+    by_class = {
+        name: (int(lows[labels == label].min()), int(highs[labels == label].max()))
+        for label, name in enumerate(listing.classes)
+        if (labels == label).sum() >= _N_OF_A_CLASS
+    }
+    dim = {name: ends for name, ends in by_class.items() if ends[1] - ends[0] < NARROW * 255}
+    low, high = int(lows.min()), int(highs.max())
+    if high - low < NARROW * 255:
+        dim = {}
+        whose = "Images use"
+    elif dim:
+        low, high = min(ends[0] for ends in dim.values()), max(ends[1] for ends in dim.values())
+        whose = f"Images of {a_few(map(repr, dim))} use"
+    else:
+        return
+    yield (
+        f"{whose} {percent((high - low) / 255)} of their range, {low} to {high} of 255: they are nearly of "
+        "one brightness. If that is not how they should look, scale their values to 0 to 255."
     )
 
 
@@ -157,14 +203,33 @@ def _keys(columns: Sequence[str]) -> list[str]:
     return [name.strip().lower() for name in columns]
 
 
-def _duplicates(listing: Listing, splits: NDArray[np.str_], store: Store) -> tuple[tuple[str, ...], ...]:
+def _contradiction_notes(listing: Listing, store: Store) -> Iterator[str]:
+    """Tell of images that are the same to the byte and have several labels, in whichever splits."""
+    if not listing.columns.is_plain:
+        return  # of several images in a sample, one may be in all of them
+    groups = [rows for rows in _same(store) if len({int(listing.labels[row]) for row in rows}) > 1]
+    if groups:
+        shown = a_few(" = ".join(listing.paths[row] for row in rows[:3]) for rows in groups)
+        noun = "image stands" if len(groups) == 1 else "images stand"
+        yield (
+            f"{len(groups)} {noun} byte for byte in several classes: {shown}. No model can learn both: "
+            "remove the wrong ones."
+        )
+
+
+def _same(store: Store) -> list[list[int]]:
+    """Group the images that are the same to the byte, two and more."""
     same = defaultdict(list)
     for row, digest in enumerate(store.digests):
         if digest is not None:
             same[digest].append(row)
+    return [rows for rows in same.values() if len(rows) > 1]
+
+
+def _duplicates(listing: Listing, splits: NDArray[np.str_], store: Store) -> tuple[tuple[str, ...], ...]:
     groups = [
         [listing.paths[row] for row in rows]
-        for rows in same.values()
+        for rows in _same(store)
         if len({splits[row] for row in rows}) > 1
     ]
     # An image may be in many samples: its path is told once.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from depthsearch.data.decode import Decoded, Geometry, decode_file
+from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_file
 from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
+from depthsearch.data.places import Places
+from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns, Sample
 from depthsearch.data.tables import Row, Table, read_table
 from depthsearch.errors import DataError
@@ -62,7 +63,8 @@ def list_manifest(file: Path, *, columns: Columns, skip_missing: bool) -> Listin
     table = _read(path, columns, "label", "split")
     table.require("label", "its class")
     split_of = split_in_column if table.has("split") else split_unknown
-    entries = [entry_of(row, columns, path.parent, path.parent, split_of(row)) for row in table.rows]
+    places = Places(path.parent)
+    entries = [entry_of(row, columns, places, path.parent, split_of(row)) for row in table.rows]
     return listing_of(
         entries,
         tables=[table],
@@ -92,9 +94,10 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
     rows = _read(file, columns).rows
     if not rows:
         raise DataError(f"{file}: no rows. Give one for each sample.")
+    places = Places(file.parent)
     return [
         Sample(
-            images=tuple(file.parent / _path(row, column) for column in columns.images),
+            images=tuple(places.find(_path(row, column)) for column in columns.images),
             numbers=tuple(row.number(_key(column)) for column in columns.numbers),
             place=row.place,
         )
@@ -155,13 +158,13 @@ def split_unknown(row: Row) -> None:
     """Say nothing of a row's split."""
 
 
-def entry_of(row: Row, columns: Columns, folder: Path, root: Path, split: str | None) -> Entry:
+def entry_of(row: Row, columns: Columns, places: Places, root: Path, split: str | None) -> Entry:
     """Read a row's images, numbers and label.
 
     Args:
         row: The row.
         columns: That name the images and have the numbers.
-        folder: That paths count from.
+        places: From the folder that paths count from.
         root: Of the source.
         split: What is known of its split.
 
@@ -172,7 +175,7 @@ def entry_of(row: Row, columns: Columns, folder: Path, root: Path, split: str | 
     label = row.text("label")
     if not label:
         raise DataError(f"{row.place}: label is empty. Give it, or remove the row.")
-    files = tuple(Path(os.path.normpath(folder / path)) for path in named)
+    files = tuple(map(places.find, named))
     return Entry(
         place=row.place,
         paths=tuple((f.relative_to(root) if f.is_relative_to(root) else f).as_posix() for f in files),
@@ -228,8 +231,8 @@ def listing_of(
     labels = {label: place for place, label in enumerate(classes)}
     files = tuple(file for _, _, file in images)
 
-    def decode(index: int, geometry: Geometry | None) -> Decoded:
-        return decode_file(files[index], geometry)
+    def decode(index: int, geometry: Geometry | None, ranges: Sequence[ValueRange]) -> Decoded:
+        return decode_file(files[index], geometry, ranges)
 
     return Listing(
         name=name,
@@ -240,6 +243,7 @@ def listing_of(
         splits=np.array([entry.split or "train" for entry, _, _ in images]),
         stamp=[str(root), [(path, *stamp) for (_, path, _), stamp in zip(images, stamps, strict=True)]],
         decode=decode,
+        range_at=lambda index: range_of_file(files[index]),
         known_by=tuple(entry.label for entry, _, _ in images),
         layout=", ".join(_shown(table.path, source) for table in tables),
         notes=tuple(
@@ -289,9 +293,17 @@ def _refuse_missing(missing: Sequence[tuple[str, Path]], told: str) -> None:
     place, file = missing[0]
     more = f" (and {len(missing) - 1} more missing files)" if len(missing) > 1 else ""
     raise DataError(
-        f"{place}: no file {file}{more}. Paths count from the folder of {told}; "
+        f"{place}: no file {file}{more}. {_step(file)}Paths count from the folder of {told}; "
         "--skip-unreadable leaves missing files out."
     )
+
+
+def _step(file: Path) -> str:
+    """Write what may be wrong with the path of a file that is missing."""
+    if "\\" in file.name:
+        return "Its path holds backslashes, as on Windows: write it with /, from the folder of the table. "
+    near = Places(file.parent).near(file)
+    return f"There is {near}: write it so, letter by letter. " if near else ""
 
 
 def _classes(entries: Sequence[Entry], told: str, noun: str) -> tuple[str, ...]:

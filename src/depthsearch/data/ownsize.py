@@ -12,21 +12,23 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from depthsearch.data.decode import Decoded, Geometry, UnreadableError
+from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
 from depthsearch.data.decoding import decoded_in_order, gaps_remain
 from depthsearch.data.enlarge import agrees_with_pillow, enlarged, enlarges
 from depthsearch.data.listing import Listing
 from depthsearch.data.mapping import mapped_pixels
+from depthsearch.data.ranges import ValueRange
 from depthsearch.files import remove_abandoned, written_whole
 
-_FORMAT = 1
+_FORMAT = 2
 _END = struct.Struct("<Q")
+Ranges = Callable[[], Sequence[ValueRange]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +50,12 @@ class SmallImages:
     def __len__(self) -> int:
         """Count the images."""
         return len(self.sizes)
+
+    def whole(self, row: int) -> Tensor:
+        """Return one image as it is stored, ``(3, h, w)``."""
+        height, width = self.sizes[row].tolist()
+        start = int(self.starts[row])
+        return self.pixels[start : start + 3 * height * width].view(3, height, width)
 
     def squares(self, rows: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
         """Copy some images and enlarge them: the same pixels as if Pillow had done it before.
@@ -90,20 +98,23 @@ def open_small(
     geometry: Geometry,
     *,
     folder: Path,
+    ranges: Ranges,
     skip_unreadable: bool,
     progress: Callable[[int, int], None] | None,
-) -> tuple[SmallImages, Sequence[str | None]] | None:
+) -> tuple[SmallImages, Sequence[str | None], Sequence[ValueRange]] | None:
     """Map the images of a listing at their own size, if all of them are to be enlarged.
 
     Args:
         listing: The images.
         geometry: Of the squares.
         folder: Where the stores lie.
+        ranges: Of the set's numbers of more than 8 bits; called where nothing is stored.
         skip_unreadable: Whether to leave out images that cannot be read.
         progress: Called with (done, total) after each image decoded.
 
     Returns:
-        The images and the digest of each; None if some are to be stored as squares.
+        The images, the digest of each and the ranges that they are seen in; None if some are to be stored
+        as squares.
 
     Raises:
         UnreadableError: If an image cannot be read and none is to be skipped.
@@ -113,15 +124,15 @@ def open_small(
     key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     path = folder / f"{key}.images"
     found = _read(path, key, len(listing.paths))
-    if found is None or not gaps_remain(listing, None, found[1], skip_unreadable=skip_unreadable):
+    if found is None or not gaps_remain(listing, None, found[2], found[1], skip_unreadable=skip_unreadable):
         try:
-            _write(path, key, listing, geometry, skip_unreadable, progress)
+            _write(path, key, listing, geometry, ranges, skip_unreadable, progress)
         except _NotSmallError:
             return None
         found = _read(path, key, len(listing.paths))
     if found is None:
         return None
-    sizes, digests = found
+    sizes, digests, seen_in = found
     shown = [tuple(size) for size in sizes.unique(dim=0).tolist() if size[0]]
     if not shown or not all(enlarges(geometry, *size) for size in shown):
         return None
@@ -131,11 +142,13 @@ def open_small(
     pixels = mapped_pixels(path, (int(lengths.sum()),))
     starts = lengths.cumsum(0) - lengths
     images = SmallImages(pixels=pixels, sizes=sizes, starts=starts, geometry=geometry)
-    return images, digests
+    return images, digests, seen_in
 
 
-def _read(path: Path, key: str, n_images: int) -> tuple[Tensor, list[str | None]] | None:
-    """Read sizes and digests; None if the store is missing or damaged."""
+def _read(
+    path: Path, key: str, n_images: int
+) -> tuple[Tensor, list[str | None], tuple[ValueRange, ...]] | None:
+    """Read sizes, digests and ranges; None if the store is missing or damaged."""
     try:
         with path.open("rb") as file:
             file.seek(-_END.size, 2)
@@ -146,11 +159,11 @@ def _read(path: Path, key: str, n_images: int) -> tuple[Tensor, list[str | None]
     except (OSError, ValueError, OverflowError):
         return None
     match about:
-        case {"key": str(found), "digests": list(digests), "sizes": list(listed)}:
+        case {"key": str(found), "digests": list(digests), "sizes": list(listed), "ranges": list(ranges)}:
             sizes = torch.tensor(listed, dtype=torch.int64).view(-1, 2)
             whole = int(3 * sizes.prod(1).sum()) == begin
             return (
-                (sizes, digests)
+                (sizes, digests, tuple(ValueRange(**each) for each in ranges))
                 if found == key and len(digests) == len(sizes) == n_images and whole
                 else None
             )
@@ -162,6 +175,7 @@ def _write(
     key: str,
     listing: Listing,
     geometry: Geometry,
+    ranges: Ranges,
     skip_unreadable: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -175,13 +189,16 @@ def _write(
         if not enlarges(geometry, *decoded.pixels.shape[1:]):
             raise _NotSmallError
 
-    _check_first(listing, check)
+    seen_in = ranges()
+    _check_first(listing, seen_in, check)
     remove_abandoned(path.parent)
     digests: list[str | None] = []
     sizes: list[tuple[int, ...]] = []
     with (
         written_whole(path, durable=True) as file,
-        closing(decoded_in_order(listing, None, skip_unreadable=skip_unreadable, check=check)) as images,
+        closing(
+            decoded_in_order(listing, None, seen_in, skip_unreadable=skip_unreadable, check=check)
+        ) as images,
     ):
         for decoded in images:
             digests.append(None if decoded is None else decoded.digest)
@@ -191,15 +208,18 @@ def _write(
             if progress is not None:
                 progress(len(digests), len(listing.paths))
         begin = file.tell()
-        file.write(json.dumps({"key": key, "digests": digests, "sizes": sizes}).encode())
+        about = {"key": key, "digests": digests, "sizes": sizes, "ranges": list(map(asdict, seen_in))}
+        file.write(json.dumps(about).encode())
         file.write(_END.pack(begin))
 
 
-def _check_first(listing: Listing, check: Callable[[Decoded], None]) -> None:
+def _check_first(listing: Listing, ranges: Sequence[ValueRange], check: Callable[[Decoded], None]) -> None:
     """Look at one image alone: of large ones, many would be decoded at once before the first is seen."""
     for index in range(len(listing.paths)):
         try:
-            return check(listing.decode(index, None))
+            return check(listing.decode(index, None, ranges))
+        except UnknownRangeError:
+            raise
         except UnreadableError:
             continue
     raise _NotSmallError

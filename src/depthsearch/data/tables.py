@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from depthsearch.data.listing import a_few
 from depthsearch.data.samples import is_number
 from depthsearch.errors import DataError
+
+_OTHER_MARKS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ class Table:
 
     def others(self, read: Collection[str]) -> tuple[str, ...]:
         """Name the columns that are not among those that are read."""
-        return tuple(name for name in self.columns if _key(name) not in read)
+        return tuple(name or "one without a name" for name in self.columns if _key(name) not in read)
 
 
 def read_table(path: Path, *, wanted: Collection[str]) -> Table:
@@ -124,7 +126,8 @@ def read_table(path: Path, *, wanted: Collection[str]) -> Table:
             f"Cannot read {path}: {error.strerror or error}. Check that it may be read."
         ) from error
     counts = Counter(map(_key, table.columns))
-    if twice := [name for name in table.columns if counts[_key(name)] > 1]:
+    # Those without a name are never read: an index that pandas writes, a comma at the end of each line.
+    if twice := [name for name in table.columns if name.strip() and counts[_key(name)] > 1]:
         raise DataError(f"{path} has columns of one name: {a_few(twice)}. Rename or remove one.")
     return table
 
@@ -159,12 +162,43 @@ def _csv_rows(path: Path, columns: tuple[str, ...], reader: Iterator[list[str]])
     for fields in reader:
         place = f"{path.name}, line {reader.line_num}"  # type: ignore[attr-defined]
         if fields and len(fields) != len(columns):
-            raise DataError(
-                f"{place}: {len(fields)} values for {len(columns)} columns ({', '.join(columns)}). "
-                "Put values that hold a comma in quotation marks."
-            )
+            raise _misfit(place, fields, columns)
         if fields:
             yield Row(place=place, values=dict(zip(keys, fields, strict=True)))
+
+
+def _misfit(place: str, fields: Sequence[str], columns: Sequence[str]) -> DataError:
+    """Return what to say of a row that has more or fewer values than there are columns."""
+    line, header = ",".join(fields), ",".join(columns)
+    for mark, name in _OTHER_MARKS.items():
+        if len(columns) > 1 and line.count(mark) == len(columns) - 1:
+            return DataError(
+                f"{place}: its values are parted by {name}, those of the header by commas. Part all of them "
+                "by commas."
+            )
+        if len(columns) == 1 and header.count(mark) == len(fields) - 1:
+            return DataError(
+                f"{place}: its values are parted by commas, the header by {name}. Part it by commas."
+            )
+    return DataError(
+        f"{place}: {len(fields)} values for {len(columns)} columns ({', '.join(columns)}). "
+        f"{_step(fields, columns)}."
+    )
+
+
+def _step(fields: Sequence[str], columns: Sequence[str]) -> str:
+    """Write what is to be done about a row that has more or fewer values than there are columns."""
+    if len(fields) == 1 and fields[0].count(",") == len(columns) - 1:
+        return "Leave out the quotation marks around the whole row"
+    if len(fields) < len(columns):
+        return "Give a value for each, or none between two commas"
+    if len(fields) == len(columns) + 1 and not fields[-1].strip():
+        return "Leave out the comma at its end"
+    if fields[0].strip().isdigit():
+        return (
+            "Put values that hold a comma in quotation marks, or name the first column if it numbers the rows"
+        )
+    return "Put values that hold a comma in quotation marks"
 
 
 def _read_json_lines(path: Path, wanted: Collection[str]) -> Table:

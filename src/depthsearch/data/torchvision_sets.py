@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 
 from depthsearch.data.decode import Decoded, Geometry, UnreadableError, decode_image
 from depthsearch.data.listing import SPLITS, Listing
+from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
 
 PREFIX = "torchvision:"
@@ -73,7 +74,7 @@ def list_torchvision(name: str, *, folder: Path) -> Listing:
     places = {label: classes.index(named) for label, named in names.items()}
     images = [(part, index) for part in parts.values() for index in range(len(part))]
 
-    def decode(index: int, geometry: Geometry | None) -> Decoded:
+    def decode(index: int, geometry: Geometry | None, _: Sequence[ValueRange]) -> Decoded:
         part, place = images[index]
         return decode_image(_sample(name, part, place)[0], geometry)
 
@@ -140,13 +141,15 @@ def _load(name: str, kind: Any, root: Path, options: Mapping[str, Any]) -> Any:
     """Load one split, downloading it if need be; None where the set knows no such split."""
     root.mkdir(parents=True, exist_ok=True)
     # What they print is no result of ours.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _memory_named(f"to load {PREFIX}{name}"):
         try:
             return kind(root, **options)
         except (RuntimeError, OSError, ValueError) as error:
             if "Unknown value" in str(error):
                 return None
             missing = error
+        except MemoryError:
+            raise
         except Exception as error:
             raise _not_had(name, kind, root, error) from error
         try:
@@ -154,8 +157,21 @@ def _load(name: str, kind: Any, root: Path, options: Mapping[str, Any]) -> Any:
         except TypeError as error:
             # It cannot download, or wants more than its name.
             raise _not_had(name, kind, root, missing) from error
+        except MemoryError:
+            raise
         except Exception as error:
             raise _not_had(name, kind, root, error) from error
+
+
+@contextlib.contextmanager
+def _memory_named(what: str) -> Iterator[None]:
+    """Refuse to go on where the memory does not suffice: that says nothing of a set or an image."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(
+            f"The memory does not suffice {what}. Close other programs, or use a machine with more."
+        ) from error
 
 
 def _not_had(name: str, kind: Any, root: Path, error: Exception) -> DataError:
@@ -176,9 +192,13 @@ def _sample(name: str, part: Any, place: int) -> Any:
 
     Raises:
         UnreadableError: If that fails, in whatever way.
+        DataError: If the memory does not suffice for it.
     """
     try:
-        return part[place]
+        with _memory_named(f"to decode image {place} of {PREFIX}{name}"):
+            return part[place]
+    except DataError:
+        raise
     except Exception as error:
         raise UnreadableError(
             f"Cannot read image {place} of {PREFIX}{name}: {_reason(error)}. Remove {part.root}, so that it "

@@ -115,6 +115,7 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
     for searched in ("learning_rate", "weight_decay", "optimizer"):
         recipe.pop(searched)
     preprocessing = asdict(task.backbone.preprocessing)
+    preprocessing.pop("ranges")  # the images say them, and are named themselves
     ranges = asdict(space)
     ranges.pop("cuts")
     ranges.pop("fixed")

@@ -1,0 +1,305 @@
+"""Compare what was traced with the model itself: a split is checked, not believed.
+
+Tracing writes down what a model's code does. Should something escape it, training would go another way than
+the model, in silence. So the first time that a network is split in a process, a small random batch goes
+through both: in eval mode the outputs have to be equal, and in training mode the gradients of all parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from depthsearch.errors import TraceError
+from depthsearch.graph import LayerGraph
+from depthsearch.inputs import logits_of
+from depthsearch.passwords import first_line
+from depthsearch.tracing import evaluating, is_own, is_weighted, unchanged
+
+__all__ = ["check_split", "check_trace"]
+
+N_IMAGES = 2
+# Relative, of float32: more than another order of a sum makes, less than a step in 16 bits.
+TOLERANCE = 1e-3
+# Networks that were compared in this process, by the class of the model.
+_checked: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
+
+
+def check_trace(graph: LayerGraph, model: nn.Module, copied: Callable[[], nn.Module]) -> bool:
+    """Compare a traced model with the model, unless one of the same structure was in this process.
+
+    Args:
+        graph: What came of tracing the model.
+        model: Left as it was; so are the states of random number generators.
+        copied: Makes a copy of the traced model, from ``(images,)`` to logits, its tensors in ``graph``.
+
+    Returns:
+        Whether they were compared now.
+
+    Raises:
+        TraceError: If an output in eval mode or a gradient in training mode differs, with the cause where it
+            can be found; or the model does not run on two images.
+    """
+    structure = _structure(graph, model)
+    done = _checked.setdefault(type(model), set())
+    if structure in done or any(parameter.is_meta for parameter in model.parameters()):
+        return False
+    with unchanged(model), _kept_state(model), _kept_random_state():
+        _release(model)
+        suffix = copied()
+        images = _images(graph, model)
+        _compare_outputs(graph, model, suffix, images)
+        _compare_gradients(graph, model, suffix, images)
+    done.add(structure)
+    return True
+
+
+def check_split(graph: LayerGraph, model: nn.Module, prefix: nn.Module, suffix: nn.Module) -> None:
+    """Compare both parts of a model, one behind the other, with the model in eval mode.
+
+    Raises:
+        TraceError: If the outputs differ.
+    """
+    images = _images(graph, model)
+    with unchanged(model), _kept_random_state(), evaluating(model), evaluating(suffix), torch.no_grad():
+        _seed()
+        expected = logits_of(model(images))
+        _seed()
+        found = suffix(prefix(images))
+    if not _are_close(found, expected):
+        raise TraceError(
+            f"Both parts of {type(model).__name__} together are not the model: its outputs differ."
+        )
+
+
+def _release(model: nn.Module) -> None:
+    """Let no hook of ours hold a part of the model in eval mode."""
+    for number, hook in list(model._forward_pre_hooks.items()):
+        if is_own(hook):
+            del model._forward_pre_hooks[number]
+
+
+def _structure(graph: LayerGraph, model: nn.Module) -> str:
+    """Name all that a comparison depends on but the weights."""
+    parts = [graph.traced.code, str(graph.image_shape)]
+    for path, module in model.named_modules():
+        parts.append(f"{path} {type(module).__module__}.{type(module).__qualname__} {module.extra_repr()}")
+        own = vars(module)
+        hooks = [hook for name, hooks in own.items() if name.endswith("_hooks") for hook in hooks or ()]
+        if hooks or "forward" in own:
+            # What hangs on one model says nothing of the next.
+            parts.append(f"{id(model)} {hooks} {id(own.get('forward'))}")
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _images(graph: LayerGraph, model: nn.Module) -> torch.Tensor:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    images = torch.randn(N_IMAGES, *graph.image_shape, generator=torch.Generator().manual_seed(0))
+    return images.to(dtype=like.dtype, device=like.device)
+
+
+def _compare_outputs(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch.Tensor) -> None:
+    name = type(model).__name__
+    outputs = []
+    with torch.no_grad():
+        for part, given in ((model, images), (model, images), (suffix, (images,))):
+            _seed()
+            _switch(part, training=False)
+            outputs.append(logits_of(_ran(part, given, name, "eval")))
+    first, again, found = outputs
+    if not _are_close(again, first):
+        raise TraceError(
+            f"{name} gives two outputs for the same images in eval mode: no part of it is a fixed function."
+        )
+    if not _are_close(found, first):
+        raise TraceError(
+            f"{name} computes something else than what tracing wrote down: its outputs differ in eval mode, "
+            f"{_cause(graph, model, suffix, images)}."
+        )
+
+
+def _compare_gradients(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch.Tensor) -> None:
+    """Compare the gradients of all parameters, all of them in training mode.
+
+    Where they differ, what only draws random numbers is switched off: a part that is used in training alone,
+    such as an auxiliary head, may have drawn some before.
+    """
+    differing = _differing(model, suffix, images, random_layers=True)
+    if differing:
+        differing = _differing(model, suffix, images, random_layers=False)
+    if differing:
+        shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+        raise TraceError(
+            f"{type(model).__name__} trains otherwise than what tracing wrote down: gradients differ "
+            f"({shown}), {_training_cause(graph, model)}."
+        )
+
+
+def _differing(
+    model: nn.Module, suffix: nn.Module, images: torch.Tensor, *, random_layers: bool
+) -> list[str]:
+    expected = _gradients(model, images, type(model).__name__, random_layers=random_layers)
+    found = _gradients(suffix, (images,), type(model).__name__, random_layers=random_layers)
+    largest = max((float(g.abs().max()) for g in expected.values() if g.numel()), default=0.0)
+    names = [name for name in expected if name in found or f"graph.{name}" in found or expected[name].any()]
+    return [
+        name
+        for name in names
+        if not _are_close(
+            found.get(f"graph.{name}", torch.zeros_like(expected[name])), expected[name], floor=largest
+        )
+    ]
+
+
+def _gradients(part: nn.Module, given: Any, name: str, *, random_layers: bool) -> dict[str, torch.Tensor]:
+    _seed()
+    _switch(part, training=True)
+    if not random_layers:
+        for module in part.modules():
+            if not any(True for _ in module.parameters()) and not any(True for _ in module.buffers()):
+                module.training = not _is_random(module)
+    parameters = {n: p for n, p in part.named_parameters() if p.is_floating_point()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    with torch.enable_grad():
+        logits = logits_of(_ran(part, given, name, "training"))
+        if not logits.requires_grad:
+            return {}
+        weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
+        gradients = torch.autograd.grad((logits * weights).sum(), [*parameters.values()], allow_unused=True)
+    return {n: g for n, g in zip(parameters, gradients, strict=True) if g is not None}
+
+
+def _is_random(module: nn.Module) -> bool:
+    """Whether a module has nothing of its own and runs as one operation, so that only its mode matters."""
+    return not any(True for _ in module.children())
+
+
+def _ran(part: nn.Module, given: Any, name: str, mode: str) -> Any:
+    try:
+        return part(given)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"{name} does not run on {N_IMAGES} images in {mode} mode: {first_line(error).rstrip('.')}."
+        ) from error
+
+
+def _are_close(found: torch.Tensor, expected: torch.Tensor, *, floor: float = 0.0) -> bool:
+    """Whether two tensors are equal but for rounding, relative to their size or to a floor."""
+    if found.shape != expected.shape:
+        return False
+    if not expected.isfinite().all():
+        return torch.equal(found.isfinite(), expected.isfinite())
+    scale = max(float(expected.abs().max()) if expected.numel() else 0.0, TOLERANCE * floor)
+    return bool(((found - expected).abs() <= TOLERANCE * scale).all())
+
+
+def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch.Tensor) -> str:
+    """Name the first module whose output differs."""
+    seen: dict[str, torch.Tensor] = {}
+    handles = [
+        module.register_forward_hook(lambda _, __, out, path=path: seen.setdefault(path, _copied(out)))
+        for path, module in model.named_modules()
+        if path in {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    ]
+    try:
+        with torch.no_grad():
+            _seed()
+            model(images)
+            _seed()
+            watched = _Watched(suffix.get_submodule("graph"))
+            watched.run(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, value in watched.values.items():
+        if path not in seen:
+            return f"first because of '{path}', which the model does not call"
+        if seen[path] is not None and value is not None and not _are_close(value, seen[path]):
+            return f"first at or before its module '{path}'"
+    return "behind its last module"
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else None
+
+
+class _Watched(fx.Interpreter):
+    """Runs a traced model and keeps what its modules give, the first time that each runs."""
+
+    def __init__(self, traced: nn.Module) -> None:
+        assert isinstance(traced, fx.GraphModule)
+        super().__init__(traced)
+        self.values: dict[str, torch.Tensor | None] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.op == "call_module":
+            self.values.setdefault(str(n.target), _copied(result))
+        return result
+
+
+def _training_cause(graph: LayerGraph, model: nn.Module) -> str:
+    if graph.forks:
+        return (
+            f"as forward() of {type(model).__name__} does something else in training (if self.training): "
+            "move that into a module of its own, which is then run as it is"
+        )
+    patched = [path for path, module in model.named_modules() if path and "forward" in vars(module)]
+    if patched:
+        return f"perhaps as forward was replaced on {', '.join(map(repr, patched[:3]))}"
+    leaves = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    own = [p for p, m in model.named_modules() if p in leaves and not is_weighted(m) and not _is_torchs(m)]
+    where = f" The modules kept whole are {', '.join(own[:3])}." if own else ""
+    return f"and the cause was not found.{where} Move what is not plain PyTorch into a module of its own"
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn")
+
+
+def _switch(part: nn.Module, *, training: bool) -> None:
+    for module in part.modules():
+        module.training = training
+
+
+def _seed() -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+
+
+@contextlib.contextmanager
+def _kept_random_state() -> Iterator[None]:
+    """Give the random number generators their states back."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _kept_state(model: nn.Module) -> Iterator[None]:
+    """Give every buffer its values and every parameter its requires_grad back."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for buffer, values in buffers:
+            buffer.copy_(values)
+        for parameter, requires_grad in parameters:
+            parameter.requires_grad_(requires_grad)

@@ -1,0 +1,261 @@
+"""Freeze a model before a cut, in place, for a training loop of one's own.
+
+Frozen means that gradients are off *and* that the modules are held in eval mode, whoever calls ``train()``.
+What is held is noted on the model by the paths of its modules, so that it survives copies, pickling, and the
+exchange of modules (``SyncBatchNorm.convert_sync_batchnorm``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from torch import nn
+
+from depthsearch.cuts import Cut
+from depthsearch.errors import CutError
+from depthsearch.graph import LayerGraph, trace
+from depthsearch.inputs import ExampleInputs
+from depthsearch.split import frozen_parameters, position_of
+
+__all__ = ["Frozen", "freeze_before"]
+
+
+@dataclass(eq=False, slots=True)
+class _Hold:
+    """What one call of `freeze_before` holds.
+
+    Attributes:
+        whole: Paths of the modules held with all that is inside, and their modes of before.
+        alone: Paths of modules of which only the own mode is held, and their modes of before.
+        parameters: Names of frozen parameters, and whether they took gradients before.
+    """
+
+    whole: dict[str, bool]
+    alone: dict[str, bool]
+    parameters: dict[str, bool]
+
+
+@dataclass(eq=False, slots=True)
+class _Keeper:
+    """A hook before the model's forward: what is held is in eval mode whenever the model runs."""
+
+    holds: list[_Hold] = field(default_factory=list)
+
+    def __call__(self, model: nn.Module, args: object) -> None:
+        """Put what is held into eval mode."""
+        self.enforce(model)
+
+    def enforce(self, model: nn.Module) -> None:
+        """Put what is held into eval mode, also modules that have taken the place of others."""
+        for hold in self.holds:
+            for path in hold.alone:
+                _switch(model.get_submodule(path), training=False)
+            for path in hold.whole:
+                for module in model.get_submodule(path).modules():
+                    _switch(module, training=False)
+
+
+@dataclass(eq=False, slots=True)
+class _Train:
+    """Stands in for ``module.train``; a plain object, so that the model can be copied and pickled.
+
+    Attributes:
+        module: Whose ``train`` it is.
+        is_whole: Whether the module is held with all that is inside.
+        is_held: Whether its own mode is held.
+    """
+
+    module: nn.Module
+    is_whole: bool
+    is_held: bool
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        """Switch the mode of what is not held."""
+        if not self.is_whole:
+            type(self.module).train(self.module, mode)
+            if self.is_held:
+                self.module.training = False
+            keeper = _keeper(self.module)
+            if keeper is not None:
+                keeper.enforce(self.module)
+        return self.module
+
+
+class Frozen:
+    """What `freeze_before` did to a model, and how to undo it. Use it as a context manager or call `undo`."""
+
+    def __init__(self, model: nn.Module, hold: _Hold) -> None:
+        self._model = model
+        self._hold = hold
+
+    def undo(self) -> None:
+        """Give back each parameter's requires_grad and each module's mode of before.
+
+        What another `freeze_before` still holds stays frozen.
+        """
+        keeper = _keeper(self._model)
+        if keeper is not None and self._hold in keeper.holds:
+            _release(self._model, keeper, self._hold)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace_: TracebackType | None,
+    ) -> None:
+        self.undo()
+
+
+def freeze_before(
+    model: nn.Module,
+    cut: Cut,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    example_inputs: ExampleInputs | None = None,
+    head: str | None = None,
+) -> Frozen:
+    """Freeze everything executed before a cut, in place, for a training loop of one's own.
+
+    Frozen parameters take no gradient; frozen modules stay in eval mode, also after ``model.train()``. What
+    is used on both sides of the cut is frozen. The keys of the state dict are unchanged. Freeze a model
+    before it is compiled or wrapped.
+
+    Args:
+        model: Backbone with its head; parameters behind the cut keep their requires_grad.
+        cut: One of ``list_cuts(model)``.
+        image_size: Height and width of the images, in pixels; default: the cut's own.
+        channels: Of the images; default: the cut's own.
+        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        head: Module path of the head, where the cut freezes the whole backbone and does not say.
+
+    Returns:
+        A handle whose ``undo()`` brings the model back to what it was.
+
+    Raises:
+        TraceError: If the model cannot be followed.
+        CutError: If ``cut`` is not a cut of this model, or lies within code that asks for the mode on both
+            sides of it.
+    """
+    graph = trace(
+        model, image_size=image_size, channels=channels, example_inputs=example_inputs, likely=cut.image_shape
+    )
+    position = position_of(graph, model, cut, head=head)
+    whole = _held_whole(graph, model, position)
+    alone = _held_alone(graph, model, position, cut, whole)
+    hold = _Hold(
+        whole={path: model.get_submodule(path).training for path in whole},
+        alone={path: model.get_submodule(path).training for path in alone},
+        parameters={
+            name: model.get_parameter(name).requires_grad
+            for name in frozen_parameters(graph, model, position)
+        },
+    )
+    keeper = _keeper(model)
+    if keeper is None:
+        keeper = _Keeper()
+        model.register_forward_pre_hook(keeper, prepend=True)
+    keeper.holds.append(hold)
+    for name in hold.parameters:
+        model.get_parameter(name).requires_grad_(False)
+    keeper.enforce(model)
+    _stand_in(model, keeper)
+    return Frozen(model, hold)
+
+
+def _held_whole(graph: LayerGraph, model: nn.Module, position: int) -> list[str]:
+    """List the modules that run before a position, with those inside, and those that end before it."""
+    operations = [node for node in graph.nodes if node.op not in ("placeholder", "output", "get_attr")]
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    leaves = {str(n.target) for n in operations if n.op == "call_module" and places[n] < position}
+    before, behind = set[str](), set[str]()
+    for node in operations:
+        around = {path for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
+        (before if places[node] < position else behind).update(around)
+    # What runs on both sides is frozen, and so is what is inside.
+    held = leaves | (before - behind)
+    return [
+        path for path, _ in model.named_modules() if path and any(path in held for path in _upwards(path))
+    ]
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """Yield a module's path and those of the modules around it."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+def _held_alone(graph: LayerGraph, model: nn.Module, position: int, cut: Cut, whole: list[str]) -> list[str]:
+    """List the modules of which only the own mode is to be held: code of theirs asks for it before the cut.
+
+    Raises:
+        CutError: If it does so behind the cut as well.
+    """
+    reading = dict.fromkeys(path for path, at in graph.mode_reads if at < position and path not in whole)
+    for path in reading:
+        if any(at >= position for other, at in graph.mode_reads if other == path):
+            where = f"'{path}'" if path else f"{type(model).__name__} itself"
+            raise CutError(
+                f"{where} asks for its mode (self.training) before and behind {cut}: it cannot be frozen in "
+                "part. Cut at a module's border, or move one of the two into a module of its own."
+            )
+    return list(reading)
+
+
+def _keeper(model: nn.Module) -> _Keeper | None:
+    return next((hook for hook in model._forward_pre_hooks.values() if isinstance(hook, _Keeper)), None)
+
+
+def _stand_in(model: nn.Module, keeper: _Keeper) -> None:
+    """Put `_Train` in the place of ``train`` of the model and of all that is held, and of nothing else."""
+    whole = {path for hold in keeper.holds for path in hold.whole}
+    alone = {path for hold in keeper.holds for path in hold.alone}
+    for path, module in model.named_modules():
+        if isinstance(vars(module).get("train"), _Train):
+            del vars(module)["train"]
+        if path in whole or path in alone or (not path and keeper.holds):
+            vars(module)["train"] = _Train(module, path in whole, path in whole or path in alone)
+
+
+def _release(model: nn.Module, keeper: _Keeper, hold: _Hold) -> None:
+    """Undo what one hold holds and no other; another that began later gets to know what was before."""
+    place = keeper.holds.index(hold)
+    keeper.holds.remove(hold)
+    later = keeper.holds[place:]
+    for name, requires_grad in hold.parameters.items():
+        if _passed_on(name, requires_grad, [h.parameters for h in later]):
+            continue
+        if not any(name in other.parameters for other in keeper.holds):
+            model.get_parameter(name).requires_grad_(requires_grad)
+    _stand_in(model, keeper)
+    modules = dict(model.named_modules())
+    for path, training in {**hold.alone, **hold.whole}.items():
+        if _passed_on(path, training, [modes for h in later for modes in (h.alone, h.whole)]):
+            continue
+        if path in modules and not any(path in h.alone or path in h.whole for h in keeper.holds):
+            _switch(modules[path], training=training)
+    if not keeper.holds:
+        hooks = model._forward_pre_hooks
+        for number in [number for number, hook in hooks.items() if hook is keeper]:
+            del hooks[number]
+
+
+def _passed_on(name: str, before: bool, later: list[dict[str, bool]]) -> bool:
+    """Tell the next of some later holds what was before; return whether there is one that holds it."""
+    for held in later:
+        if name in held:
+            held[name] = before
+            return True
+    return False
+
+
+def _switch(module: nn.Module, *, training: bool) -> None:
+    if module.training != training:
+        module.training = training
