@@ -434,6 +434,14 @@ def test_modules_beside_the_file_can_be_imported(here: Path) -> None:
     assert load_backbone("other.py:make", image_size=32).classifier == "out"
 
 
+def test_a_model_may_return_its_logits_under_that_name(here: Path) -> None:
+    add("class Named(Net):\n    def forward(self, x): return {'logits': super().forward(x), 'x': x}")
+    add("def named(): return Named()")
+    loaded = load_backbone("net.py:named", image_size=32)
+    assert loaded.classifier == "out"
+    assert len(list_cuts(loaded.model, image_size=32)) == 4
+
+
 def test_what_a_file_prints_does_not_stand_in_the_output(here: Path, capsys) -> None:
     add("print('imported')\ndef talks():\n    print('called')\n    return Net()")
     make_model("net.py:talks", image_size=32)
@@ -520,7 +528,7 @@ def test_it_computes_what_transformers_does_also_copied_pickled_and_rebuilt(tiny
     with torch.no_grad():
         expected = theirs(image).logits
         for model in (ours.model, copy.deepcopy(ours.model), pickle.loads(pickle.dumps(ours)).model, again):
-            assert torch.equal(model(image), expected)
+            assert torch.equal(model(image).logits, expected)
 
 
 def test_without_a_processor_the_images_are_told(tiny_resnet: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from depthsearch.backbones.backbone import Preprocessing
 from depthsearch.errors import SettingsError
 from depthsearch.graph import evaluating
+from depthsearch.inputs import logits_of
 from depthsearch.passwords import first_line
 
 __all__ = [
@@ -120,8 +121,8 @@ def _find_classifier(model: nn.Module, name: str, size: tuple[int, int, int]) ->
     finally:
         for hook in hooks:
             hook.remove()
-    logits = _logits(returned)
-    if logits is not None:
+    logits = logits_of(returned)
+    if isinstance(logits, torch.Tensor):
         for path, output in reversed(outputs):
             if output.numel() == logits.numel() and torch.equal(output.flatten(), logits.flatten()):
                 return path
@@ -129,14 +130,6 @@ def _find_classifier(model: nn.Module, name: str, size: tuple[int, int, int]) ->
         f"{name} has no classifier to replace: what it returns is not what one of its linear layers or "
         "convolutions computes. Return the logits of its last layer, or take another backbone."
     )
-
-
-def _logits(returned: Any) -> torch.Tensor | None:
-    """Find the logits in what a model returns: itself a tensor, or under this name in it."""
-    if isinstance(returned, Mapping):
-        returned = returned.get("logits")
-    returned = getattr(returned, "logits", returned)
-    return returned if isinstance(returned, torch.Tensor) else None
 
 
 def fold_to_grey(model: nn.Module, name: str) -> None:

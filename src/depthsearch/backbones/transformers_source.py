@@ -33,29 +33,6 @@ WHOLE_FROM = 384
 TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
-class _Logits:
-    """What a model of transformers' computes where it is called with images and nothing else: the logits."""
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Compute logits ``(n, num_classes)`` of images ``(n, c, h, w)``."""
-        logits: torch.Tensor = super().forward(pixel_values=pixel_values).logits  # type: ignore[misc]
-        return logits
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle by the model's own class, as its name stands for that."""
-        return _new, (type(self).__mro__[2],), self.__getstate__()
-
-
-def _class_of(cls: type) -> Any:
-    """Make a class of its own, so that modules and tensors keep the names that transformers gives them."""
-    return type(cls.__name__, (_Logits, cls), {"__module__": cls.__module__})
-
-
-def _new(cls: type) -> Any:
-    made = _class_of(cls)
-    return made.__new__(made)
-
-
 def network(name: str, weights: str, *, in_chans: int, image_size: int | None, seed: int) -> Network:
     """Build a model and give it its weights.
 
@@ -251,7 +228,6 @@ def _pretrained(name: str) -> Any:
 
 
 def _described(model: Any, called: str, seen: Preprocessing) -> nn.Module:
-    model.__class__ = _class_of(type(model))
     describe(model, called, seen)
     made: nn.Module = model.eval()
     return made
