@@ -505,6 +505,36 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small vision transformer of transformers', which says itself which images it takes."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("hf") / "vit"
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=8,
+    )
+    torch.manual_seed(7)
+    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_transformer_is_cut_between_its_blocks_and_keeps_to_its_size(tiny_vit: Path) -> None:
+    loaded = load_backbone(f"hf:{tiny_vit}")
+    assert loaded.preprocessing.image_size == 32
+    names = [cut.name for cut in list_cuts(loaded.model, image_size=32)]
+    assert names[-1] == "classifier"
+    assert len(names) > 3
+    with pytest.raises(
+        SettingsError, match=r"--image-size 64: hf:.* takes images of 32 px \(.*\)\. Leave --image"
+    ):
+        load_backbone(f"hf:{tiny_vit}", image_size=64)
+
+
 @pytest.mark.parametrize("in_chans", [3, 1])
 def test_a_folder_of_transformers_is_a_backbone(tiny_resnet: Path, in_chans: int) -> None:
     loaded = load_backbone(f"hf:{tiny_resnet}", in_chans=in_chans)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bad_input import OPTIONS, refusal, status_of
 from PIL import Image
-from test_sources import NET, TINY, put_weights, tiny_resnet, torch_home  # noqa: F401 (fixtures)
+from test_sources import NET, TINY, put_weights, tiny_resnet, tiny_vit, torch_home  # noqa: F401 (fixtures)
 
 import depthsearch
 from depthsearch import cli
@@ -162,6 +162,20 @@ def test_three_sources_in_one_study_and_a_model_of_each(here: Path, torch_home, 
         run("fit", f"{plain}-digits", "--storage=sqlite:///studies.db", "--onnx")
         assert depthsearch.load(f"{plain}-digits-model", device="cpu").predict(["x.png"])
         run("explain", f"{plain}-digits", "--storage=sqlite:///studies.db", "--n=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["transformer", "named logits"])
+def test_what_returns_more_than_logits_is_trained_and_taken_away(here: Path, tiny_vit, which: str) -> None:  # noqa: F811
+    named = "class Named(Net):\n    def forward(self, x): return {'logits': super().forward(x)}"
+    Path("net.py").write_text(f"{NET}\n{named}\ndef make(): return Named()")
+    backbone = f"hf:{tiny_vit}" if which == "transformer" else "net.py:make"
+    own = [] if which == "transformer" else [f"--backbone={backbone}"]
+    run(*study(backbone, image_size="32", name="more", trials="4"))
+    run("fit", "more", "--storage=sqlite:///studies.db", "--onnx")
+    run("predict", "more-model", "x.png", *own)
+    if which == "named logits":
+        run("explain", "more", "--storage=sqlite:///studies.db", "--n=1")
 
 
 # --- where things lie ---------------------------------------------------------------------------

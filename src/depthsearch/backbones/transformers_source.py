@@ -258,7 +258,7 @@ def _seen(called: str, config: Any, processor: Any, image_size: int | None) -> P
     """Read what images a model takes from its processor, else from its configuration."""
     if processor is not None:
         return _of_processor(called, processor)
-    size = image_size or getattr(config, "image_size", None)
+    size = getattr(config, "image_size", None) or image_size
     if isinstance(size, list | tuple):
         size = size[0]
     if size is None:
