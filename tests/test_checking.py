@@ -201,13 +201,11 @@ def test_noise_in_training_in_the_models_own_forward_is_refused_with_its_cause()
 def test_functional_dropout_and_batch_norm_follow_the_mode_behind_the_cut():
     class Functional(Net):
         def between(self, x):
-            n = self.norm1
-            x = F.batch_norm(x, None, None, n.weight, n.bias, training=True)
-            return F.dropout(super().between(x), 0.5, self.training)
+            x = F.dropout(super().between(x), 0.5, self.training)
+            return F.batch_norm(x, None, None, training=True)
 
     torch.manual_seed(0)
-    for name in ("conv2", "conv3"):
-        assert_trains_as_the_model(Functional(), name)
+    assert_trains_as_the_model(Functional(), "conv2")
 
 
 def test_a_forward_replaced_on_the_instance_is_followed():

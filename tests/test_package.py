@@ -34,6 +34,7 @@ ORDER = (
     "headplace",
     "cuts",
     "checking",
+    "fixed",
     "split",
     "freezing",
     "plaincnn",

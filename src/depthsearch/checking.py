@@ -24,7 +24,14 @@ from depthsearch.inputs import logits_of
 from depthsearch.passwords import first_line
 from depthsearch.tracing import evaluating, is_own, is_weighted, unchanged
 
-__all__ = ["check_split", "check_trace"]
+__all__ = [
+    "check_split",
+    "check_trace",
+    "kept_random_state",
+    "kept_state",
+    "small_batch",
+    "structure_of",
+]
 
 N_IMAGES = 2
 # Relative, of float32: more than another order of a sum makes, less than a step in 16 bits.
@@ -48,14 +55,14 @@ def check_trace(graph: LayerGraph, model: nn.Module, copied: Callable[[], nn.Mod
         TraceError: If an output in eval mode or a gradient in training mode differs, with the cause where it
             can be found; or the model does not run on two images.
     """
-    structure = _structure(graph, model)
+    structure = structure_of(graph, model)
     done = _checked.setdefault(type(model), set())
     if structure in done or any(parameter.is_meta for parameter in model.parameters()):
         return False
-    with unchanged(model), _kept_state(model), _kept_random_state():
+    with unchanged(model), kept_state(model), kept_random_state():
         _release(model)
         suffix = copied()
-        images = _images(graph, model)
+        images = small_batch(graph, model)
         _compare_outputs(graph, model, suffix, images)
         _compare_gradients(graph, model, suffix, images)
     done.add(structure)
@@ -68,8 +75,8 @@ def check_split(graph: LayerGraph, model: nn.Module, prefix: nn.Module, suffix: 
     Raises:
         TraceError: If the outputs differ.
     """
-    images = _images(graph, model)
-    with unchanged(model), _kept_random_state(), evaluating(model), evaluating(suffix), torch.no_grad():
+    images = small_batch(graph, model)
+    with unchanged(model), kept_random_state(), evaluating(model), evaluating(suffix), torch.no_grad():
         _seed()
         expected = logits_of(model(images))
         _seed()
@@ -87,7 +94,7 @@ def _release(model: nn.Module) -> None:
             del model._forward_pre_hooks[number]
 
 
-def _structure(graph: LayerGraph, model: nn.Module) -> str:
+def structure_of(graph: LayerGraph, model: nn.Module) -> str:
     """Name all that a comparison depends on but the weights."""
     parts = [graph.traced.code, str(graph.image_shape)]
     for path, module in model.named_modules():
@@ -100,7 +107,8 @@ def _structure(graph: LayerGraph, model: nn.Module) -> str:
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def _images(graph: LayerGraph, model: nn.Module) -> torch.Tensor:
+def small_batch(graph: LayerGraph, model: nn.Module) -> torch.Tensor:
+    """Draw a few images of noise, the same ones each time, as a traced model takes them."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     images = torch.randn(N_IMAGES, *graph.image_shape, generator=torch.Generator().manual_seed(0))
     return images.to(dtype=like.dtype, device=like.device)
@@ -280,7 +288,7 @@ def _seed() -> None:
 
 
 @contextlib.contextmanager
-def _kept_random_state() -> Iterator[None]:
+def kept_random_state() -> Iterator[None]:
     """Give the random number generators their states back."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
@@ -292,7 +300,7 @@ def _kept_random_state() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kept_state(model: nn.Module) -> Iterator[None]:
+def kept_state(model: nn.Module) -> Iterator[None]:
     """Give every buffer its values and every parameter its requires_grad back."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

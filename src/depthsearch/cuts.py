@@ -151,8 +151,10 @@ def cuts_of(
     candidates = list(_candidates(graph, backbone, model, kinds))
     if not candidates:
         has = sorted({layer.kind for layer in backbone} & set(KINDS)) or ["none of these"]
+        whole = [f" '{path}' is kept whole: {reason}." for path, reason in graph.reasons.items()]
         raise CutError(
             f"{type(model).__name__} has no {' or '.join(kinds)} layer to cut at; it has: {', '.join(has)}."
+            f"{''.join(whole[:3])}"
         )
     first = next(layer for layer in backbone if layer.parameters)
     candidates.append(_Candidate(position=first.start, first_layer=first.name, name=first.name,
@@ -252,9 +254,9 @@ def kinds_of(
 ) -> tuple[str, ...]:
     """Say which kinds of candidates ``auto`` stands for in a network, among other kinds.
 
-    Convolutions, poolings and concatenations where convolutions do most of the work (two thirds of the
-    backbone's MACs); blocks where attention or MLPs do (less than a third of the MACs, less than a fifth of
-    the weighted layers are convolutions); all four of them in between.
+    Convolutions, poolings and concatenations where convolutions do most of the work: two thirds of the
+    backbone's MACs, and there are no blocks without one. Blocks where attention or MLPs do: convolutions are
+    less than a third of the MACs and less than a fifth of the weighted layers. All four of them in between.
 
     Args:
         graph: The traced model.
@@ -269,8 +271,9 @@ def kinds_of(
     convolutions = [layer for layer in backbone if layer.kind == "conv"]
     n_weighted = sum(len(layer.weight_shape) >= 2 for layer in backbone)
     work = sum(layer.macs for layer in convolutions) / max(1, sum(layer.macs for layer in backbone))
-    n_blocks = sum(_block_start(backbone, path) is not None for path in find_blocks(model, graph.opaque))
-    if work >= 2 / 3 or n_blocks < 2:
+    blocks = [p for p in find_blocks(model, graph.opaque) if _block_start(backbone, p) is not None]
+    plain = [p for p in blocks if not any(is_within(layer.module, p) for layer in convolutions)]
+    if len(blocks) < 2 or (work >= 2 / 3 and not plain):
         chosen: tuple[str, ...] = CONVOLUTIONAL
     elif work < 1 / 3 and len(convolutions) < n_weighted / 5:
         chosen = BLOCKS

@@ -16,6 +16,7 @@ from torch import nn
 
 from depthsearch.cuts import Cut
 from depthsearch.errors import CutError
+from depthsearch.fixed import check_fixed
 from depthsearch.graph import LayerGraph, trace
 from depthsearch.inputs import ExampleInputs
 from depthsearch.split import frozen_parameters, position_of
@@ -52,9 +53,10 @@ class _Keeper:
         """Put what is held into eval mode, also modules that have taken the place of others."""
         for hold in self.holds:
             for path in hold.alone:
-                _switch(model.get_submodule(path), training=False)
+                _switch(_submodule(model, path), training=False)
             for path in hold.whole:
-                for module in model.get_submodule(path).modules():
+                held = _submodule(model, path)
+                for module in held.modules() if held is not None else ():
                     _switch(module, training=False)
 
 
@@ -140,13 +142,14 @@ def freeze_before(
 
     Raises:
         TraceError: If the model cannot be followed.
-        CutError: If ``cut`` is not a cut of this model, or lies within code that asks for the mode on both
-            sides of it.
+        CutError: If ``cut`` is not a cut of this model, lies within code that asks for the mode on both sides
+            of it, or behind something that is no fixed function of an image whatever the mode.
     """
     graph = trace(
         model, image_size=image_size, channels=channels, example_inputs=example_inputs, likely=cut.image_shape
     )
     position = position_of(graph, model, cut, head=head)
+    check_fixed(graph, model, position)
     whole = _held_whole(graph, model, position)
     alone = _held_alone(graph, model, position, cut, whole)
     hold = _Hold(
@@ -233,7 +236,8 @@ def _release(model: nn.Module, keeper: _Keeper, hold: _Hold) -> None:
         if _passed_on(name, requires_grad, [h.parameters for h in later]):
             continue
         if not any(name in other.parameters for other in keeper.holds):
-            model.get_parameter(name).requires_grad_(requires_grad)
+            for parameter in _parameters(model, name):
+                parameter.requires_grad_(requires_grad)
     _stand_in(model, keeper)
     modules = dict(model.named_modules())
     for path, training in {**hold.alone, **hold.whole}.items():
@@ -247,6 +251,25 @@ def _release(model: nn.Module, keeper: _Keeper, hold: _Hold) -> None:
             del hooks[number]
 
 
+def _parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
+    """Find a parameter by its name, or what pruning or a parametrization has made of it since."""
+    path, _, own = name.rpartition(".")
+    owner = _submodule(model, path)
+    if owner is None:
+        return []
+    parametrized = f"parametrizations.{own}.original"
+    later = (own, f"{own}_orig", f"{own}_g", f"{own}_v", parametrized, f"{parametrized}0", f"{parametrized}1")
+    return [parameter for own_name, parameter in owner.named_parameters() if own_name in later]
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    """Find a module by its path; None: it has been taken away."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
 def _passed_on(name: str, before: bool, later: list[dict[str, bool]]) -> bool:
     """Tell the next of some later holds what was before; return whether there is one that holds it."""
     for held in later:
@@ -256,6 +279,6 @@ def _passed_on(name: str, before: bool, later: list[dict[str, bool]]) -> bool:
     return False
 
 
-def _switch(module: nn.Module, *, training: bool) -> None:
-    if module.training != training:
+def _switch(module: nn.Module | None, *, training: bool) -> None:
+    if module is not None and module.training != training:
         module.training = training

@@ -27,7 +27,9 @@ from depthsearch.features import (
     Spent,
     ViewedImages,
 )
+from depthsearch.fixed import check_fixed
 from depthsearch.graph import LayerGraph, trace
+from depthsearch.headplace import find_head
 from depthsearch.heads import HeadSize, head_macs, head_size, standardise, with_head
 from depthsearch.probe import ProbePoint, linear_probe
 from depthsearch.space import Point, SearchSpace
@@ -104,10 +106,12 @@ class Task:
 
         Raises:
             TraceError: If it cannot be traced, or computes or trains otherwise than what was traced.
+            CutError: If what lies before its head is no fixed function of an image.
         """
         model, preprocessing = self.backbone.model, self.backbone.preprocessing
         graph = trace(model, image_size=preprocessing.image_size, channels=len(preprocessing.mean))
         check_traced(graph, model)
+        check_fixed(graph, model, find_head(graph, model, self.backbone.classifier)[0])
         return graph
 
     @cached_property

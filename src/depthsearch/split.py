@@ -18,6 +18,7 @@ from torch import fx, nn
 from depthsearch.checking import check_split, check_trace
 from depthsearch.cuts import Cut
 from depthsearch.errors import CutError, TraceError
+from depthsearch.fixed import check_fixed
 from depthsearch.graph import LayerGraph, trace
 from depthsearch.headplace import find_head
 from depthsearch.inputs import ExampleInputs, has_lazy_layers
@@ -132,7 +133,8 @@ def split_at(
 
     Raises:
         TraceError: If the model cannot be followed, or computes or trains otherwise than what was followed.
-        CutError: If ``cut`` is not a cut of this model.
+        CutError: If ``cut`` is not a cut of this model, or lies behind something that is no fixed function of
+            an image.
     """
     if has_lazy_layers(model):
         raise TraceError(
@@ -146,6 +148,7 @@ def split_at(
         example_inputs=example_inputs,
         likely=cut.image_shape,
     )
+    check_fixed(graph, model, position_of(graph, model, cut, head=head))
     split = split_traced(graph, model, cut, head=head)
     if check_traced(graph, model):
         check_split(graph, model, split.prefix, split.suffix)
