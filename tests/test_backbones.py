@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from depthsearch import backbones
-from depthsearch.backbones import load_backbone, make_model, state_digest
+from depthsearch.backbones import hub, load_backbone, make_model, state_digest, timm_source
 from depthsearch.errors import SettingsError, WeightsError
 
 NAME = "test_resnet"
@@ -203,8 +202,8 @@ def test_a_hub_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(repository)
         time.sleep(60)
 
-    monkeypatch.setattr(backbones, "_ask_hub", hang)
-    monkeypatch.setattr(backbones, "HUB_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(hub, "ask_hub", hang)
+    monkeypatch.setattr(hub, "HUB_TIMEOUT_SECONDS", 0.2)
     started = time.monotonic()
     with pytest.raises(WeightsError, match=r"nor from a hub within .*Go online once, give --weights FILE"):
         load_backbone(NAME)
@@ -215,7 +214,7 @@ def test_a_hub_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_local_cache_of_the_hub_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, path = state_of(), tmp_path / "model.safetensors"
     save_file(state, path)
-    monkeypatch.setattr(backbones, "_in_cache", lambda _: path)
+    monkeypatch.setattr(hub, "in_cache", lambda *_: path)
     loaded = load_backbone(NAME)
     assert loaded.weights == "timm/test_resnet.r160_in1k (local cache)"
     assert_same_backbone(loaded.model, state)
@@ -224,8 +223,23 @@ def test_the_local_cache_of_the_hub_comes_first(tmp_path: Path, monkeypatch: pyt
 def test_a_damaged_file_in_the_cache_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"cut short")
-    monkeypatch.setattr(backbones, "_in_cache", lambda _: path)
+    monkeypatch.setattr(hub, "in_cache", lambda *_: path)
     with pytest.raises(WeightsError, match=r"^timm could not load the pretrained weights of test_resnet: .*"):
+        load_backbone(NAME)
+
+
+def test_a_hub_cache_that_cannot_be_written_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **options: object) -> nn.Module:
+        if options["pretrained"]:
+            raise PermissionError(13, "Permission denied", "/root/hub")
+        return build(NAME)
+
+    build = timm.create_model
+    monkeypatch.setattr(hub, "answers", lambda ask: True)
+    monkeypatch.setattr(timm, "create_model", download)
+    with pytest.raises(
+        WeightsError, match=r"Permission denied: '/root/hub'\. HF_HOME names another folder for"
+    ):
         load_backbone(NAME)
 
 
@@ -245,11 +259,11 @@ def test_weights_in_another_order_of_shapes_are_refused(tmp_path: Path) -> None:
     state = state_of()
     torch.save(dict(reversed(state.items())), tmp_path / "backwards.pth")
     with pytest.raises(WeightsError, match=r"backwards\.pth does not hold the tensors of ResNet in their"):
-        backbones._load_in_order(make_model(NAME), tmp_path / "backwards.pth")
+        timm_source.load_in_order(make_model(NAME), tmp_path / "backwards.pth")
 
 
 def test_the_demo_brings_weights_for_densenet121() -> None:
-    shipped = files("depthsearch") / "weights" / backbones.SHIPPED["densenet121"]
+    shipped = files("depthsearch") / "weights" / timm_source.SHIPPED["densenet121"]
     if not shipped.is_file():
         pytest.skip("this checkout has no shipped weights")
     loaded = load_backbone("densenet121", demo=True)

@@ -36,8 +36,8 @@ FREE = {
     "stop": "study name storage",
     "enqueue": "study name storage layer backbone",
     "fit": "study name storage out artifacts",
-    "predict": "folder images",
-    "explain": "model images layers label out weights storage artifacts",
+    "predict": "folder images backbone",
+    "explain": "model images layers label out weights storage artifacts backbone",
     "dashboard": "storage artifacts host password",
     "cache": "",
 }
@@ -165,7 +165,7 @@ def test_what_is_no_name_of_a_backbone_is_refused(capsys, name: str) -> None:
     [
         (["vit_tiny_patch16_224", "--layers=blocks.3.nonesuch"], "No layer 'blocks.3.nonesuch'"),
         (["vit_tiny_patch16_224", "--kinds=pool"], "VisionTransformer has no pool layer to cut at; it has:"),
-        (["vit_tiny_patch16_224", "--image-size=100"], "does not run on one image of 3 x 100 x 100: Input"),
+        (["vit_tiny_patch16_224", "--image-size=100"], "vit_tiny_patch16_224 takes images of 224 px (Input"),
         (["resnet50.nonesuch"], "timm cannot build 'resnet50.nonesuch': Invalid pretrained tag"),
         (["test_resnet", "--layers=*nonesuch*"], "No layer '*nonesuch*' in ResNet. Near: layer "),
         (["test_resnet", "--layers=["], "No layer '[' in ResNet."),

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from depthsearch.backbones import load_backbone
+from depthsearch.backbones import load_backbone, state_digest
 from depthsearch.errors import WeightsError
 from depthsearch.weightsfile import read_state
 
@@ -142,7 +142,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a tensor": (TORCH, lambda: torch_bytes(torch.zeros(2)), NEITHER),
     "no state dict": (TORCH, lambda: torch_bytes({"epoch": 3}), "holds no state dict of tensors"),
     "an empty state dict": (TORCH, lambda: torch_bytes({}), "75 keys missing"),
-    "numbers for names": (TORCH, lambda: torch_bytes({1: torch.zeros(2)}), NEITHER),
+    "numbers for names": (TORCH, lambda: torch_bytes({1: torch.zeros(2)}), "holds no state dict of tensors"),
     "an optimizer": (
         TORCH,
         lambda: torch_bytes(torch.optim.SGD([torch.zeros(2)], lr=1).state_dict()),
@@ -259,7 +259,7 @@ def test_a_pickle_is_refused_and_what_it_would_do_is_not_done(tmp_path, file: st
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_weights_of_the_protocols_that_torch_reads_are_taken_without_a_word(tmp_path, protocol: int) -> None:
     torch.save(state(), tmp_path / "w.pt", pickle_protocol=protocol)
-    assert read_state(tmp_path / "w.pt").keys() == state().keys()
+    assert read_state(tmp_path / "w.pt").tensors.keys() == state().keys()
 
 
 @pytest.mark.parametrize(
@@ -304,3 +304,117 @@ def test_no_bytes_of_a_weights_file_are_a_traceback(tmp_path, suffix: str) -> No
         assert str(path) in refused_for
 
     check()
+
+
+# --- which of several, and what stands before the names ----------------------------------------
+
+
+PREFIXES = ["model.", "backbone.", "net.model.", "module.", "_orig_mod.", "student.", "module.encoder."]
+
+
+@pytest.mark.parametrize("begin", PREFIXES)
+def test_what_stands_before_every_key_is_taken_off(tmp_path, begin: str) -> None:
+    tensors = {f"{begin}{key}": tensor for key, tensor in state().items()}
+    # These two are taken off by themselves, so that what is beside them would be in the way.
+    by_itself = begin in ("module.", "_orig_mod.")
+    torch.save(tensors if by_itself else {**tensors, "projector.weight": torch.zeros(2)}, tmp_path / "w.pt")
+    loaded = load_backbone("test_resnet", str(tmp_path / "w.pt"))
+    assert loaded.digest == digest_of(state())
+    told = [note for note in loaded.notes if "before the keys" in note]
+    assert bool(told) != by_itself
+    if told:
+        assert f"the {begin.removeprefix('module.')!r} before the keys of" in told[0]
+        assert "1 tensors beside them are left out" in told[0]
+
+
+def digest_of(tensors: State) -> str:
+    model = timm.create_model("test_resnet", pretrained=False)
+    model.load_state_dict(tensors)
+    return state_digest(model, leave_out="fc")
+
+
+def test_weights_that_do_not_fit_behind_what_stands_before_them_name_it(tmp_path) -> None:
+    torch.save({f"model.{key}": tensor for key, tensor in fewer().items()}, tmp_path / "w.pt")
+    expected = (
+        r"w\.pt does not fit test_resnet without the 'model\.' before its keys: 1 keys missing \(bn1\.wei"
+    )
+    with pytest.raises(WeightsError, match=expected):
+        load_backbone("test_resnet", str(tmp_path / "w.pt"))
+
+
+def test_of_two_models_in_one_state_dict_one_has_to_be_named(tmp_path) -> None:
+    path, teacher = tmp_path / "w.pt", {key: tensor + 1 for key, tensor in state().items()}
+    both = [("student", state()), ("teacher", teacher)]
+    torch.save({f"{who}.{key}": tensor for who, tensors in both for key, tensor in tensors.items()}, path)
+    with pytest.raises(
+        WeightsError, match=r"w\.pt holds these weights 2 times, under student, teacher\. Give"
+    ):
+        load_backbone("test_resnet", str(path))
+    assert load_backbone("test_resnet", f"{path}:teacher").digest == digest_of(teacher)
+
+
+@pytest.mark.parametrize(
+    ("usual", "averaged"),
+    [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("model", "ema"), ("state_dict", "ema_state")],
+)
+def test_of_weights_and_their_average_the_weights_are_taken_and_it_is_told(
+    tmp_path, usual: str, averaged: str
+) -> None:
+    path, average = tmp_path / "w.pt", {key: tensor + 1 for key, tensor in state().items()}
+    torch.save({"epoch": 3, averaged: average, usual: state(), "optimizer": {"state": {}}}, path)
+    loaded = load_backbone("test_resnet", str(path))
+    assert loaded.digest == digest_of(state())
+    assert loaded.weights.startswith(f"file w.pt:{usual} (")
+    (note,) = loaded.notes
+    assert f"{usual} of {path}, which also holds {averaged}. Another: --weights {path}:{averaged}." in note
+    other = load_backbone("test_resnet", f"{path}:{averaged}")
+    assert other.digest == digest_of(average)
+    assert other.weights.startswith(f"file w.pt:{averaged} (")
+
+
+def test_an_average_alone_is_taken(tmp_path) -> None:
+    torch.save({"model_ema": state(), "epoch": 3}, tmp_path / "w.pt")
+    assert load_backbone("test_resnet", str(tmp_path / "w.pt")).digest == digest_of(state())
+
+
+@pytest.mark.parametrize(
+    ("held", "entry", "expected"),
+    [
+        ("ab", "", r"w\.pt holds several state dicts: a, b\. Give .*w\.pt:a, or another"),
+        ("ab", ":c", r"w\.pt holds no 'c', but a, b\. Give .*w\.pt:a, or another"),
+        ("", ":c", r"holds one state dict, with no keys that begin with 'c\.'\. Give .*w\.pt\."),
+    ],
+)
+def test_which_weights_of_a_file_is_said_or_asked(tmp_path, held: str, entry: str, expected: str) -> None:
+    torch.save({name: state() for name in held} or state(), tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=expected):
+        load_backbone("test_resnet", f"{tmp_path}/w.pt{entry}")
+
+
+def test_a_file_whose_name_has_a_colon_is_a_file(tmp_path) -> None:
+    torch.save(state(), tmp_path / "w.pt:best")
+    assert load_backbone("test_resnet", f"{tmp_path}/w.pt:best").weights.startswith("file w.pt:best (")
+
+
+@pytest.mark.parametrize("num_classes", [0, 7])
+def test_a_classifier_that_is_missing_or_of_other_classes_is_told(tmp_path, num_classes: int) -> None:
+    tensors = timm.create_model("test_resnet", pretrained=False, num_classes=num_classes).state_dict()
+    torch.save(tensors, tmp_path / "w.pt")
+    (note,) = load_backbone("test_resnet", str(tmp_path / "w.pt")).notes
+    assert ("tells 7 classes; it is left out" if num_classes else "comes without a classifier (fc)") in note
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")],
+)
+def test_too_little_memory_is_no_unreadable_file(tmp_path, monkeypatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    torch.save(state(), tmp_path / "w.pt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(
+        WeightsError, match=r"^The memory does not suffice to read .*w\.pt \(2 MiB\)\. Free some"
+    ):
+        load_backbone("test_resnet", str(tmp_path / "w.pt"))

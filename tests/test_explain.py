@@ -760,6 +760,7 @@ BAD = [
     (["EMPTY", "--storage", "sqlite:///absent.db"], "it is no model, and there is no study '"),
     (["MODEL"], "Which images? Give files: depthsearch explain"),
     (["MODEL", "absent.jpg"], "Cannot read the image absent.jpg"),
+    (["MODEL", "IMAGE", "--backbone", "net.py:make"], "not net.py:make. Leave --backbone out."),
     (["MODEL", "IMAGE", "--layers", "layer9"], "No layer 'layer9' in"),
     (["MODEL", "IMAGE", "--layers", ","], "--layers: ',' is no list, such as"),
     (["MODEL", "IMAGE", "--label", "three"], "--label 'three' is none of the classes"),

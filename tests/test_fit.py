@@ -971,6 +971,7 @@ BAD = [
     ("predict", "--skip-unreadable", "=yes", "--skip-unreadable: ignored explicit argument 'yes'"),
     ("predict", "--device", "tpu", "--device: invalid choice: 'tpu'"),
     ("predict", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),
+    ("predict", "--backbone", "net.py:make", "not net.py:make. Leave --backbone out."),
     ("predict", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
 ]
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import depthsearch
 from depthsearch import aims, cli, cuts, flattening, sampling, training
@@ -20,6 +21,7 @@ ORDER = (
     "wording",
     "interrupts",
     "files",
+    "backbonenames",
     "passwords",
     "processes",
     "storage",
@@ -37,10 +39,10 @@ ORDER = (
     "freezing",
     "plaincnn",
     "flattening",
+    "devices",
     "weightsfile",
     "backbones",
     "heads",
-    "devices",
     "pixels",
     "rounding",
     "classifier",
@@ -70,6 +72,7 @@ ORDER = (
     "mlflowlog",
     "summary",
     "front",
+    "tables",
     "report",
     "artifacts",
     "charts",
@@ -168,6 +171,7 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     assert cli.KINDS == cuts.KINDS
     assert (cli.AUTO,) == cuts.DEFAULT_KINDS
     assert cli.HEADS == flattening.HEADS
+    assert set(cli.INTERPOLATIONS) <= {each.name.lower() for each in Image.Resampling}
     assert set(cli.METRICS) == set(training.METRICS)
     assert set(cli.ALSO) == set(OPTIONAL_RANGES)
     study = {action.dest: action for action in commands()["study"]._actions}

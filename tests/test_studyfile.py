@@ -51,6 +51,10 @@ image-columns = ["front", "side"]
 number-columns = ["age"]
 weights = "w/d.safetensors"
 image-size = 96
+mean = [0.4, 0.5, 0.6]
+std = 0.25
+interpolation = "bicubic"
+crop-share = 0.9
 balance = "weights"
 channels = 1
 val_share = 0.25
@@ -108,6 +112,7 @@ json = true
 def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -> None:
     line = (
         "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
+        "--mean 0.4,0.5,0.6 --std 0.25 --interpolation bicubic --crop-share 0.9 "
         "--subset 0.5 "
         "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "

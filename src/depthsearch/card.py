@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from depthsearch.backbonenames import parse_name
 from depthsearch.wording import one_line
 
 __all__ = ["model_card"]
@@ -27,7 +28,7 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
     return "\n".join(
         [
             "---",
-            "library_name: timm",
+            f"library_name: {'timm' if parse_name(ours['backbone']).source == 'timm' else 'depthsearch'}",
             "tags: [image-classification, depthsearch]",
             "---",
             f"# {name}",
@@ -54,7 +55,7 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             "",
             *_test(ours["test"], noun),
             "",
-            *_usage(ours["timm_loads"], name, len(seen["mean"]) if has_onnx else 0, samples),
+            *_usage(ours, name, len(seen["mean"]) if has_onnx else 0, samples),
             "",
         ]
     )
@@ -142,7 +143,7 @@ def _values(seen: Mapping[str, Any]) -> list[str]:
 
 
 def _usage(
-    timm_loads: bool, name: str, onnx_channels: int, samples: Mapping[str, Sequence[str]] | None
+    ours: Mapping[str, Any], name: str, onnx_channels: int, samples: Mapping[str, Sequence[str]] | None
 ) -> list[str]:
     with_timm = [
         "import timm",
@@ -151,6 +152,11 @@ def _usage(
         "    **timm.data.resolve_model_data_config(model), is_training=False",
         ")",
     ]
+    timm_loads = ours["timm_loads"]
+    is_own = parse_name(ours["backbone"]).source == "file"
+    network, option = (
+        (f', backbone="{ours["backbone"]}"', f" --backbone {ours['backbone']}") if is_own else ("", "")
+    )
     lines = ["## Use", "", "```python"]
     if timm_loads:
         lines += [*with_timm, ""]
@@ -162,10 +168,10 @@ def _usage(
         given, table = f"depthsearch.Sample(images={{{files}}}{also})", "samples.csv"
     lines += [
         "import depthsearch",
-        f'depthsearch.load("{name}").predict([{given}])',
+        f'depthsearch.load("{name}"{network}).predict([{given}])',
         "```",
         "",
-        f"On the command line: `depthsearch predict {name} {table}`.",
+        f"On the command line: `depthsearch predict {name} {table}{option}`.",
     ]
     if not timm_loads:
         lines += ["", "It is not one of timm's models as it stands, so `timm.create_model` cannot load it."]

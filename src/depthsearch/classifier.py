@@ -25,6 +25,7 @@ from depthsearch.data import Columns, Geometry, Sample, UnreadableError, ValueRa
 from depthsearch.devices import Device
 from depthsearch.errors import DataError
 from depthsearch.heads import giving_numbers
+from depthsearch.inputs import logits_of
 from depthsearch.pixels import Normalisation
 from depthsearch.rounding import filled_up
 
@@ -189,7 +190,7 @@ class Classifier:
         if numbers is not None:
             numbers = self.device.move(filled_up(numbers, self.device))
         with torch.no_grad(), self.device.autocast(), giving_numbers(self.model, numbers):
-            logits: torch.Tensor = self.model(inputs)
+            logits: torch.Tensor = logits_of(self.model(inputs))
         return logits[: len(by_sample)].float().cpu()
 
     @cached_property

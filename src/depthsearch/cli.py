@@ -21,10 +21,13 @@ from depthsearch.optionvalues import (
     list_such_as,
     read_above_0,
     read_augmentation,
+    read_backbones,
     read_channels,
     read_columns,
     read_confirmed,
     read_decay,
+    read_deviations,
+    read_means,
     read_name,
     read_part,
     read_path,
@@ -70,6 +73,11 @@ PRECISIONS = ("auto", "bf16", "float32")
 OPTIMIZERS = ("adamw", "sgd")
 BALANCES = ("none", "weights", "sampling")
 HEADS = ("pool", "flatten")
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "box", "hamming", "nearest")
+BACKBONES_HELP = (
+    "a timm model, such as densenet121; torchvision:NAME, with @WEIGHTS if wanted; hf:NAME or hf:FOLDER "
+    "(extra: transformers); FILE.py:FUNCTION, which returns a model"
+)
 ALSO = ("head_depth", "dropout", "weight_decay", "optimizer")
 INTERRUPTED = 130
 # What sysexits.h calls EX_TEMPFAIL: later, the same may work.
@@ -120,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
+        _refuse_gone_folder()
         if arguments.command == "study":
             arguments = _study_arguments(arguments, argv)
         elif arguments.command == "explain":
@@ -141,6 +150,17 @@ def _run(argv: list[str]) -> int:
         # Somebody meant it, so that it is no failure.
         print(f"Stopped on request.{_kept(argv)}", file=sys.stderr)
     return 0
+
+
+def _refuse_gone_folder() -> None:
+    """Refuse to run in a folder that has been deleted: not even PyTorch finds its parts from there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise SettingsError(
+            f"The folder that you are in is gone ({error.strerror}). cd to one that is there, "
+            "and run the same command again."
+        ) from error
 
 
 def _is_outage(error: DepthsearchError) -> bool:
@@ -255,9 +275,7 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
 def _add_task(add: Any) -> None:
     folders = "labelled images, DIR/<class>/..., DIR/{train,val,test}/<class>/... or with metadata.csv"
     others = "a table (.csv, .parquet: image, label and, if you like, split); torchvision:NAME"
-    names = "a timm model, such as densenet121, or several: densenet121,resnet50"
-    listed = list_such_as("densenet121,resnet50")
-    add("--backbone", type=listed, metavar="NAME,...", help=names)
+    add("--backbone", type=read_backbones, metavar="NAME,...", help=f"{BACKBONES_HELP}; or several: a,b")
     sources = f"{folders}; {others}; default: scikit-learn's digits, as a demo"
     add("--data", type=read_place, metavar="DIR", help=sources)
     images = "columns of a table that name an image each: several make samples of as many (image)"
@@ -266,10 +284,14 @@ def _add_task(add: Any) -> None:
     add("--number-columns", type=read_columns, default=(), metavar="LIST", help=numbers)
     new_names = 'new names of the classes, {"oak": "tree", "elm": "tree", ...}: to merge some'
     add("--classes-map", type=read_place, metavar="FILE", help=f"JSON with {new_names}")
-    weights = "pretrained (default: auto, timm's); of several backbones NAME=FILE,..."
+    weights = (
+        "pretrained (default: auto, its library's); FILE:NAME is one of several state dicts in a file; of "
+        "several backbones NAME=FILE,..."
+    )
     add("--weights", type=read_place, default="auto", metavar="auto|FILE|random", help=weights)
     size = "default: what the weights were trained on"
     add("--image-size", type=at_least(8, MOST_PIXELS), metavar="PX", help=size)
+    _add_preprocessing(add)
     add("--channels", type=read_channels, default=3, metavar="N", help="3: colours; 1: grey images (3)")
     add("--val-share", type=read_share, default=0.2, metavar="P", help="of train, if there is no val (0.2)")
     add("--test-share", type=read_share, default=0.2, metavar="P", help="of train, if there is no test (0.2)")
@@ -300,6 +322,15 @@ def _add_task(add: Any) -> None:
     listed = f"what views may do and how far: some of {', '.join(WORDS)} ({USUAL})"
     add("--augment", type=read_augmentation, metavar="LIST", help=listed)
     add("--label-smoothing", type=read_share, default=0.0, metavar="P", help="in [0, 1) (0)")
+
+
+def _add_preprocessing(add: Any) -> None:
+    own = "default: what the weights were trained on"
+    add("--mean", type=read_means, metavar="X[,X,X]", help=f"of pixels in [0, 1], subtracted; {own}")
+    add("--std", type=read_deviations, metavar="X[,X,X]", help=f"of them, divided by; {own}")
+    add("--interpolation", choices=INTERPOLATIONS, help=f"how images are resized; {own}")
+    share = f"of the resized shorter side that is kept, in (0, 1]; {own}"
+    add("--crop-share", type=read_part, metavar="P", help=share)
 
 
 def _add_space(add: Any) -> None:
@@ -391,7 +422,7 @@ def _add_keep(add: Any) -> None:
 
 def _add_cuts(commands: Any) -> None:
     add = commands.add_parser("cuts", help="list a backbone's candidate cuts").add_argument
-    add("backbone", type=read_name, metavar="BACKBONE", help="a timm model, such as densenet121")
+    add("backbone", type=read_name, metavar="BACKBONE", help=BACKBONES_HELP)
     add(
         "--kinds",
         type=some_of((*KINDS, AUTO)),
@@ -481,7 +512,13 @@ def _add_predict(commands: Any) -> None:
     add("--batch-size", type=at_least(1), default=64, metavar="N", help="images, or samples, at once (64)")
     add("--device", choices=DEVICES, default="auto")
     add("--precision", choices=PRECISIONS, help="default: what the model was trained in")
+    _add_own_network(add)
     add("--json", action="store_true", help="print a JSON object a line, one for each image or sample")
+
+
+def _add_own_network(add: Any) -> None:
+    own = "FILE.py:FUNCTION of a model whose network is your own: it is run"
+    add("--backbone", type=read_name, metavar="NAME", help=own)
 
 
 def _add_cache(commands: Any) -> None:
@@ -525,6 +562,7 @@ def _add_explain(commands: Any) -> None:
         metavar="FILE|none",
         help="pretrained weights, before fine-tuning (default: as it started)",
     )
+    _add_own_network(add)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     _add_storage(add)
     _add_artifacts(add)

@@ -235,7 +235,7 @@ def pretrained_classes(backbone: Backbone) -> tuple[str, ...] | None:
         ImageNet's names where it has as many classes as one of ImageNet's sets; empty where the names are not
         known; None where the classifier did not come with the weights.
     """
-    if backbone.weights.startswith(("random", "from scratch", "file", "shipped")):
+    if backbone.weights.startswith(("random (", "from scratch (", "file ", "shipped ")):
         return None
     subset = infer_imagenet_subset(backbone.model)
     return () if subset is None else tuple(ImageNetInfo(subset).label_descriptions())

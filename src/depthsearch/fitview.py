@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from depthsearch.backbonenames import parse_name
 from depthsearch.figures import Figures
 from depthsearch.refit import Fitted
+from depthsearch.tables import Column, FittingTable
 from depthsearch.training import EpochResult
 
 __all__ = ["epoch_line", "render_fit"]
@@ -40,7 +43,7 @@ def render_fit(fitted: Fitted) -> RenderableType:
         f"\n          negative log likelihood {figures.negative_log_likelihood:.4f}, "
         f"expected calibration error {figures.calibration_error:.4f}",
     )
-    classes, confusion = _classes(figures, fitted.noun), _confusion(figures, fitted.noun)
+    classes, confusion = _classes(figures, fitted.noun), _Confusion(figures, fitted.noun)
     return Group(answer, test, *_readings(fitted), classes, confusion, _place(fitted))
 
 
@@ -62,46 +65,79 @@ def _readings(fitted: Fitted) -> list[Text]:
     ]
 
 
-def _classes(figures: Figures, noun: str) -> Table:
-    table = Table(title="Classes", title_justify="left")
-    table.add_column("class", overflow="fold")
-    for heading in ("precision", "recall", "F1", f"{noun}s"):
-        table.add_column(heading, justify="right")
-    for each in figures.classes:
-        shares = (each.precision, each.recall, each.f1)
-        table.add_row(each.name, *(f"{share:.4f}" for share in shares), str(each.n))
-    return table
+def _classes(figures: Figures, noun: str) -> FittingTable:
+    return FittingTable(
+        title="Classes",
+        columns=(
+            Column(heading="class", wraps=True),
+            Column(heading="precision", is_right=True, rank=1),
+            Column(heading="recall", is_right=True),
+            Column(heading="F1", is_right=True, rank=2),
+            Column(heading=f"{noun}s", is_right=True, rank=3),
+        ),
+        rows=[
+            (each.name, f"{each.precision:.4f}", f"{each.recall:.4f}", f"{each.f1:.4f}", str(each.n))
+            for each in figures.classes
+        ],
+    )
 
 
-def _confusion(figures: Figures, noun: str) -> RenderableType:
+@dataclass(frozen=True, slots=True)
+class _Confusion:
+    """Which classes are taken for which: all where they are few and fit, else the most frequent."""
+
+    figures: Figures
+    noun: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        matrix = _matrix(self.figures)
+        is_small = len(self.figures.classes) <= MOST_COLUMNS
+        fits = is_small and matrix.fits(options.max_width)
+        yield matrix if fits else _most_frequent(self.figures, self.noun)
+
+
+def _matrix(figures: Figures) -> FittingTable:
     names = [each.name for each in figures.classes]
-    if len(names) <= MOST_COLUMNS:
-        table = Table(title="Row's class, called column's", title_justify="left")
-        table.add_column("", overflow="fold")
-        for name in names:
-            table.add_column(name, justify="right", overflow="fold")
-        for name, row in zip(names, figures.confusion, strict=True):
-            table.add_row(name, *(str(n) if n else "·" for n in row))
-        return table
+    return FittingTable(
+        title="Row's class, called column's",
+        columns=[Column(heading="", wraps=True)]
+        + [Column(heading=name, is_right=True, wraps=True) for name in names],
+        rows=[
+            [name, *(str(n) if n else "·" for n in row)]
+            for name, row in zip(names, figures.confusion, strict=True)
+        ],
+    )
+
+
+def _most_frequent(figures: Figures, noun: str) -> FittingTable:
+    names = [each.name for each in figures.classes]
     wrong = [
         (n, names[i], names[j])
         for i, row in enumerate(figures.confusion)
         for j, n in enumerate(row)
         if n and i != j
     ]
-    table = Table(title="Most frequent confusions", title_justify="left")
-    for heading in ("class", "called", f"{noun}s"):
-        table.add_column(heading, justify="right" if heading == f"{noun}s" else "left", overflow="fold")
-    for n, name, called in sorted(wrong, key=lambda each: -each[0])[:N_CONFUSIONS]:
-        table.add_row(name, called, str(n))
-    return table
+    return FittingTable(
+        title="Most frequent confusions",
+        columns=(
+            Column(heading="class", wraps=True),
+            Column(heading="called", wraps=True),
+            Column(heading=f"{noun}s", is_right=True),
+        ),
+        rows=[
+            (name, called, str(n))
+            for n, name, called in sorted(wrong, key=lambda each: -each[0])[:N_CONFUSIONS]
+        ],
+    )
 
 
 def _place(fitted: Fitted) -> Text:
     if fitted.timm_loads:
         loads = f'timm.create_model("local-dir:{fitted.folder}", pretrained=True)'
     else:
-        loads = f'depthsearch.load("{fitted.folder}"); timm cannot load it'
+        is_own = parse_name(fitted.backbone).source == "file"
+        network = f', backbone="{fitted.backbone}"' if is_own else ""
+        loads = f'depthsearch.load("{fitted.folder}"{network}); timm cannot load it'
     lines = [f"Written   {fitted.folder}: {loads}"]
     if fitted.onnx:
         lines.append(

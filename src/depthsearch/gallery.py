@@ -22,6 +22,7 @@ from depthsearch.errors import DataError, SettingsError
 from depthsearch.explain import Comparison, Explanation, Photo, explain, normalised
 from depthsearch.files import is_file, is_folder, written_whole
 from depthsearch.graph import evaluating
+from depthsearch.inputs import logits_of
 
 __all__ = ["INDEX", "Picture", "draw_gallery", "pick_photos", "read_photos"]
 
@@ -146,7 +147,8 @@ def _predict(
     with evaluating(model), torch.no_grad():
         for start in range(0, len(places), BATCH):
             pixels = images.gather(torch.tensor(places[start : start + BATCH])).to(device)
-            found.append(model(normalised(pixels, preprocessing)).softmax(1).cpu())
+            logits: torch.Tensor = logits_of(model(normalised(pixels, preprocessing)))
+            found.append(logits.softmax(1).cpu())
     return torch.cat(found)
 
 

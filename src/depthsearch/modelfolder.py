@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from depthsearch import __version__
-from depthsearch.backbones import Preprocessing, make_model, state_digest
+from depthsearch.backbonenames import parse_name
+from depthsearch.backbones import Preprocessing, rebuild, state_digest
 from depthsearch.card import model_card
 from depthsearch.classifier import Classifier
 from depthsearch.data import Columns, Geometry, ValueRange
@@ -63,7 +64,8 @@ class Description:
     """What is to be known of a model beside its weights.
 
     Attributes:
-        backbone: timm's name.
+        backbone: Its name, as ``--backbone`` takes it.
+        built_from: See `backbones.Backbone.built_from`.
         classifier: Module path of the head.
         classes: Names of the classes, in the order of the logits.
         head_width: See `heads.make_head`.
@@ -91,6 +93,7 @@ class Description:
     test: Mapping[str, Any]
     head: str = "pool"
     samples: Mapping[str, Sequence[str]] | None = None
+    built_from: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_place(folder: Path) -> None:
@@ -179,13 +182,17 @@ def save(
     return config
 
 
-def load(folder: Path | str, *, device: str = "auto", precision: str | None = None) -> Classifier:
-    """Load a model that ``depthsearch fit`` wrote. Nothing is unpickled.
+def load(
+    folder: Path | str, *, device: str = "auto", precision: str | None = None, backbone: str | None = None
+) -> Classifier:
+    """Load a model that ``depthsearch fit`` wrote. Nothing is unpickled, and no code of the folder is run.
 
     Args:
         folder: The model folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``bf16`` or ``float32``; default: what the model was trained and tested in.
+        backbone: ``FILE.py:function`` of a model whose network is somebody's own. The folder names it, but
+            only who loads it can say that it is to be run.
 
     Raises:
         ModelError: If there is no such folder, or what it holds is damaged, incomplete or not ours.
@@ -197,13 +204,13 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
     try:
         _check_sizes(ours)
         classes = tuple(str(name) for name in ours["classes"])
-        backbone = make_model(ours["backbone"], in_chans=len(ours["preprocessing"]["mean"]))
+        network = _network(folder, ours, backbone)
         # Folders written before there was a choice say nothing of it.
         if "kind" in ours["head"] and ours["head"]["kind"] == "flatten":
-            backbone = flattened(backbone, image_size=ours["preprocessing"]["image_size"])
+            network = flattened(network, image_size=ours["preprocessing"]["image_size"])
         columns = _columns(ours.get("samples"))
         model = with_head(
-            backbone,
+            network,
             ours["classifier"],
             len(classes),
             width=ours["head"]["width"],
@@ -231,12 +238,34 @@ def load(folder: Path | str, *, device: str = "auto", precision: str | None = No
     )
 
 
-def _timm_loads(model: nn.Module, architecture: str, num_classes: int, channels: int) -> bool:
+def _network(folder: Path, ours: Mapping[str, Any], backbone: str | None) -> nn.Module:
+    """Build the network of a model folder, with random weights.
+
+    Raises:
+        ModelError: If it is built by somebody's own code, and not said which, or said without need.
+        SettingsError: If it cannot be built here.
+    """
+    name, built_from = ours["backbone"], ours.get("built_from") or {}
+    is_own = parse_name(name).source == "file"
+    if is_own and backbone is None:
+        raise ModelError(
+            f"The network of {folder} is made by {name}, which is not run unasked. Give --backbone {name}, "
+            f'in Python depthsearch.load(..., backbone="{name}").'
+        )
+    if not is_own and backbone not in (None, name):
+        raise ModelError(f"The network of {folder} is {name}, not {backbone}. Leave --backbone out.")
+    if is_own and parse_name(str(backbone)).source != "file":
+        raise ModelError(f"The network of {folder} is made by {name}, not {backbone}. Give FILE.py:FUNCTION.")
+    seen = ours["preprocessing"]
+    return rebuild(backbone or name, built_from, in_chans=len(seen["mean"]), image_size=seen["image_size"])
+
+
+def _timm_loads(model: nn.Module, name: str, architecture: str, num_classes: int, channels: int) -> bool:
     """Whether timm builds a model with the same tensors by itself, as it does with a linear head.
 
     Without this package timm does not know the architectures that it has registered.
     """
-    if architecture in FROM_SCRATCH:
+    if architecture in FROM_SCRATCH or parse_name(name).source != "timm":
         return False
     options: dict[str, Any] = {} if channels == 3 else {"in_chans": channels}
     with torch.random.fork_rng(devices=[]):
@@ -280,7 +309,7 @@ def _config(model: nn.Module, description: Description) -> dict[str, Any]:
             "format": FORMAT,
             "version": __version__,
             "timm_loads": _timm_loads(
-                model, before["architecture"], len(description.classes), len(seen.mean)
+                model, description.backbone, before["architecture"], len(description.classes), len(seen.mean)
             ),
             "digest": state_digest(model),
             "head": {name: ours.pop(key) for name, key in HEAD_KEYS.items()},

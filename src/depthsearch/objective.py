@@ -118,7 +118,8 @@ class Task:
     def features(self) -> FeatureStore:
         """What the frozen layers have computed, shared by all trials."""
         frozen = FrozenBackbone(self.graph, self.backbone.preprocessing, self.device)
-        return FeatureStore(frozen, self.budget, name=self.backbone.name)
+        built = f"{self.backbone.build_digest} {self.backbone.library}".strip()
+        return FeatureStore(frozen, self.budget, name=self.backbone.name, built=built)
 
     @cached_property
     def train_views(self) -> list[ViewedImages]:

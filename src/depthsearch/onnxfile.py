@@ -16,6 +16,7 @@ from depthsearch.backbones import Preprocessing
 from depthsearch.classifier import Classifier
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import ModelError, SettingsError
+from depthsearch.inputs import logits_of
 from depthsearch.passwords import first_line
 
 __all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "require_onnx"]
@@ -150,5 +151,5 @@ class _FromPixels(nn.Module):
         self.register_buffer("shift", mean / std)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(pixels * self.scale - self.shift)
+        logits: torch.Tensor = logits_of(self.model(pixels * self.scale - self.shift))
         return logits.softmax(1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from depthsearch.augmentation import written
+from depthsearch.backbonenames import normal
 from depthsearch.errors import SettingsError
 from depthsearch.wording import is_plain
 
@@ -19,10 +20,13 @@ __all__ = [
     "list_such_as",
     "read_above_0",
     "read_augmentation",
+    "read_backbones",
     "read_channels",
     "read_columns",
     "read_confirmed",
     "read_decay",
+    "read_deviations",
+    "read_means",
     "read_name",
     "read_number",
     "read_part",
@@ -243,6 +247,35 @@ def list_such_as(example: str) -> Any:
         return items
 
     return listed
+
+
+def read_backbones(text: str) -> tuple[str, ...]:
+    """Read names of backbones."""
+    names: tuple[str, ...] = list_such_as("densenet121,resnet50")(text)
+    try:
+        return tuple(dict.fromkeys(normal(name) for name in names))
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def read_means(text: str) -> tuple[float, ...]:
+    """Read what pixels are on the average, for all channels or for each."""
+    return _of_channels(text, "0.5 or 0.485,0.456,0.406, in [0, 1]", lambda value: 0 <= value <= 1)
+
+
+def read_deviations(text: str) -> tuple[float, ...]:
+    """Read how far pixels deviate from that, for all channels or for each."""
+    return _of_channels(text, "0.5 or 0.229,0.224,0.225, above 0", lambda value: 0 < value < float("inf"))
+
+
+def _of_channels(text: str, example: str, is_right: Callable[[float], bool]) -> tuple[float, ...]:
+    try:
+        values = tuple(read_number(item) for item in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(map(is_right, values)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number or three of them, such as {example}")
+    return values
 
 
 def read_columns(text: str) -> tuple[str, ...]:

@@ -331,6 +331,7 @@ def _describe(
 ) -> Description:
     return Description(
         backbone=task.backbone.name,
+        built_from=task.backbone.built_from,
         classifier=task.backbone.classifier,
         classes=task.data.classes,
         head_width=point.head_width,

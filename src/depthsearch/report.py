@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
-from rich.table import Table
 from rich.text import Text
 
 from depthsearch.cuts import Cut
@@ -17,6 +16,7 @@ from depthsearch.evidence import Confirmed, Evidence
 from depthsearch.front import Front, FrontPoint, front_of
 from depthsearch.probe import ProbePoint, plateau_start
 from depthsearch.summary import Cost, Standing, Summary, standings, trainable
+from depthsearch.tables import Column, FittingTable
 from depthsearch.trials import TrialSummary
 
 __all__ = [
@@ -34,6 +34,13 @@ __all__ = [
     "sparkline",
 ]
 
+# Columns of several tables; in a narrow terminal those of a low rank are shown before others.
+LAYER = Column(heading="layer", is_right=True)
+NAME = Column(heading="first trainable", wraps=True)
+KIND = Column(heading="kind", rank=6)
+MACS = Column(heading="frozen MACs", is_right=True, rank=5)
+SETTING = Column(heading="setting", rank=3, wraps=True)
+TRIAL = Column(heading="trial", is_right=True, rank=4)
 BLOCKS = "▁▂▃▄▅▆▇█"
 BACKBONE_HEADINGS = (
     "backbone",
@@ -221,20 +228,30 @@ def render(summary: Summary) -> RenderableType:
         )
     if evidence is not None and len(summary.cuts) > 1:
         answer.append(f"\nEvidence  {_level(summary, evidence)}")
-    table = Table(title=f"Top cuts of the search by {metric}, one training each", title_justify="left")
-    for heading in ("layer", "first trainable", "kind", "frozen MACs", "setting", "score", "trial"):
-        right = heading in ("layer", "frozen MACs", "score", "trial")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for trial in summary.top_cuts():
-        table.add_row(
-            str(trial.cut.layer),
-            _names(trial.cut),
-            trial.cut.kind,
-            f"{trial.cut.frozen_mac_share:.3f}",
-            _params(trial),
-            _score(trial.score),
-            str(trial.number),
-        )
+    table = FittingTable(
+        title=f"Top cuts of the search by {metric}, one training each",
+        columns=(
+            LAYER,
+            NAME,
+            KIND,
+            MACS,
+            SETTING,
+            Column(heading="score", is_right=True),
+            TRIAL,
+        ),
+        rows=[
+            (
+                str(trial.cut.layer),
+                _names(trial.cut),
+                trial.cut.kind,
+                f"{trial.cut.frozen_mac_share:.3f}",
+                _params(trial),
+                _score(trial.score),
+                str(trial.number),
+            )
+            for trial in summary.top_cuts()
+        ],
+    )
     counts = ", ".join(
         f"{summary.count(state)} {word}"
         for state, word in (("complete", "complete"), ("pruned", "pruned"), ("fail", "failed"))
@@ -258,25 +275,34 @@ def render(summary: Summary) -> RenderableType:
     return Group(answer, *curves, *tables, account)
 
 
-def _front_table(front: Front, metric: str) -> Table:
+def _front_table(front: Front, metric: str) -> FittingTable:
     """Show what score costs: of which setting none scores better and costs no more."""
     how = "means over seeds" if front.is_confirmed else "single trainings, so too good"
     cost = front.cost_name
-    table = Table(title=f"Front: {metric} against {cost} ({how})", title_justify="left")
-    for heading in (cost, "score", "layer", "first trainable", "setting", "trial", ""):
-        left = heading in ("first trainable", "setting", "")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for point in front.points:
-        table.add_row(
-            millions(point.cost),
-            score_with_error(point),
-            str(point.trial.cut.layer),
-            _names(point.trial.cut),
-            _params(point.trial),
-            str(point.trial.number),
-            front.answer_word if point.is_answer else "",
-        )
-    return table
+    return FittingTable(
+        title=f"Front: {metric} against {cost} ({how})",
+        columns=(
+            Column(heading=cost, is_right=True, wraps=True),
+            Column(heading="score", is_right=True),
+            LAYER,
+            NAME,
+            SETTING,
+            TRIAL,
+            Column(heading="", rank=1),
+        ),
+        rows=[
+            (
+                millions(point.cost),
+                score_with_error(point),
+                str(point.trial.cut.layer),
+                _names(point.trial.cut),
+                _params(point.trial),
+                str(point.trial.number),
+                front.answer_word if point.is_answer else "",
+            )
+            for point in front.points
+        ],
+    )
 
 
 def score_with_error(point: FrontPoint) -> str:
@@ -285,15 +311,23 @@ def score_with_error(point: FrontPoint) -> str:
     return _score(point.score) + ("" if error is None else f" ± {error:.4f}")
 
 
-def _backbones_table(found: Sequence[Standing], metric: str) -> Table:
+def _backbones_table(found: Sequence[Standing], metric: str) -> FittingTable:
     """Compare the backbones: what each reaches at its best cut, what that takes, what it has cost."""
-    table = Table(title=f"Backbones, each at its best cut, by {metric}", title_justify="left")
-    for heading in BACKBONE_HEADINGS:
-        left = heading in ("backbone", "first trainable")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for standing in found:
-        table.add_row(*backbone_row(standing))
-    return table
+    ranks = {"trials": 5, "cost": 4, "MACs": 3, "training MACs": 2, "parameters trained": 1}
+    left = ("backbone", "first trainable")
+    return FittingTable(
+        title=f"Backbones, each at its best cut, by {metric}",
+        columns=[
+            Column(
+                heading=heading,
+                is_right=heading not in left,
+                rank=ranks.get(heading, 0),
+                wraps=heading in left,
+            )
+            for heading in BACKBONE_HEADINGS
+        ],
+        rows=[backbone_row(standing) for standing in found],
+    )
 
 
 def backbone_row(standing: Standing) -> tuple[str, ...]:
@@ -381,27 +415,38 @@ def _ranges(cuts: Sequence[Cut], places: Sequence[int]) -> Iterator[str]:
         yield f"{first} to {last}" if len(run) > 1 else str(first)
 
 
-def _confirmed_table(evidence: Evidence, metric: str) -> Table:
+def _confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
     n_seeds = len(evidence.best.scores)
-    table = Table(title=f"Trained again with {n_seeds} seeds, {metric}", title_justify="left")
-    headings = ("layer", "first trainable", "kind", "frozen MACs", "mean", "behind the best", "trial", "")
-    for heading in headings:
-        right = heading in ("layer", "frozen MACs", "mean", "behind the best", "trial")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    rows = []
     for c in evidence.confirmed:
         behind = "" if c is evidence.best else f"{c.gap:.4f} ± {c.gap_error or 0.0:.4f}"
         words = ["answer"] * (c is evidence.answer) + ["best mean"] * (c is evidence.best)
-        table.add_row(
-            str(c.cut.layer),
-            _names(c.cut),
-            c.cut.kind,
-            f"{c.cut.frozen_mac_share:.3f}",
-            _mean(c),
-            behind,
-            str(c.trial),
-            ", ".join(words),
+        rows.append(
+            (
+                str(c.cut.layer),
+                _names(c.cut),
+                c.cut.kind,
+                f"{c.cut.frozen_mac_share:.3f}",
+                _mean(c),
+                behind,
+                str(c.trial),
+                ", ".join(words),
+            )
         )
-    return table
+    return FittingTable(
+        title=f"Trained again with {n_seeds} seeds, {metric}",
+        columns=(
+            LAYER,
+            NAME,
+            KIND,
+            MACS,
+            Column(heading="mean", is_right=True),
+            Column(heading="behind the best", is_right=True, rank=2),
+            TRIAL,
+            Column(heading="", rank=1, wraps=True),
+        ),
+        rows=rows,
+    )
 
 
 def _curve(summary: Summary) -> list[Text]:
@@ -441,23 +486,31 @@ def sparkline(scores: Sequence[float]) -> str:
 
 def render_trials(summary: Summary) -> RenderableType:
     """Draw every trial as a row."""
-    table = Table()
-    headings = ("trial", "layer", "first trainable", "setting", "state", "score", "epochs", "seconds")
-    for heading in headings:
-        left = heading in ("first trainable", "setting", "state")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for trial in summary.trials:
-        table.add_row(
-            str(trial.number),
-            str(trial.cut.layer),
-            _names(trial.cut),
-            _params(trial),
-            Text(trial.reason or trial.state),
-            _score(trial.score),
-            str(trial.epochs),
-            f"{trial.seconds:.1f}",
-        )
-    return table
+    return FittingTable(
+        columns=(
+            Column(heading="trial", is_right=True),
+            LAYER,
+            NAME,
+            SETTING,
+            Column(heading="state", wraps=True),
+            Column(heading="score", is_right=True),
+            Column(heading="epochs", is_right=True, rank=1),
+            Column(heading="seconds", is_right=True, rank=4),
+        ),
+        rows=[
+            (
+                str(trial.number),
+                str(trial.cut.layer),
+                _names(trial.cut),
+                _params(trial),
+                trial.reason or trial.state,
+                _score(trial.score),
+                str(trial.epochs),
+                f"{trial.seconds:.1f}",
+            )
+            for trial in summary.trials
+        ],
+    )
 
 
 def _names(cut: Cut) -> str:

@@ -299,12 +299,13 @@ def _by_backbone(
         )
     found: dict[str, list[str | int]] = {name: [] for name in backbones}
     for layer in layers or ():
-        name, colon, rest = str(layer).partition(":")
-        if not colon:
+        # A name may hold a colon itself: torchvision:resnet50.
+        whose = max((name for name in found if str(layer).startswith(f"{name}:")), key=len, default=None)
+        if ":" not in str(layer):
             for picked in found.values():
                 picked.append(layer)
-        elif name in found:
-            found[name].append(rest)
+        elif whose is not None:
+            found[whose].append(str(layer).removeprefix(f"{whose}:"))
         else:
             raise SettingsError(f"layers: {layer!r} is of none of {', '.join(backbones)}. Give one of these.")
     return {name: picked or None for name, picked in found.items()}

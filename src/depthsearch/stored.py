@@ -33,12 +33,13 @@ class StoredBackbone:
     """A backbone that a study searches.
 
     Attributes:
-        name: timm's.
+        name: As ``--backbone`` takes it.
         weights: Where its weights come from.
         digest: Of the weights.
         preprocessing: Of its images, by name.
         data_fingerprint: Of the images, decoded as it wants them.
         full_fine_tune_macs: MACs of training everything once, the unit of its costs.
+        build_digest: See `backbones.Backbone.build_digest`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class StoredBackbone:
     preprocessing: Mapping[str, Any]
     data_fingerprint: str
     full_fine_tune_macs: int
+    build_digest: str = ""
 
 
 def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:

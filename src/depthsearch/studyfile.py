@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from depthsearch.backbonenames import counted_from
 from depthsearch.errors import SettingsError
 from depthsearch.files import full_path
 from depthsearch.reproduction import RANGES
@@ -32,6 +33,8 @@ PATHS: dict[str, tuple[str, ...]] = {
     "log_file": (),
     "tensorboard": (),
 }
+# A backbone's name, before the "=" of its weights.
+BACKBONE = r"\w[\w.]*|torchvision:[\w@]+|hf:[^=]+|[^=]+\.py:\w+"
 
 
 def read_study_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, str]:
@@ -109,15 +112,27 @@ def _option(path: Path, key: str, value: Any, *, is_flag: bool) -> str:
     if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
         raise SettingsError(f"{path}, {key}: {value} is none of its values; give a number, a text or a list.")
     texts = [str(part) for part in parts]
+    if name == "backbone":
+        texts = [",".join(_counted(path, each.strip()) for each in text.split(",")) for text in texts]
     if name in PATHS:
         texts = [_from_file(path, text, PATHS[name]) for text in texts]
     return f"--{flag}={(':' if name in RANGES else ',').join(texts)}"
 
 
+def _counted(path: Path, backbone: str) -> str:
+    """Let a backbone that is a file or folder count from the study file."""
+    try:
+        return counted_from(path.parent, backbone)
+    except SettingsError:
+        # Whoever builds it says what is wrong with its name.
+        return backbone
+
+
 def _from_file(path: Path, text: str, words: Collection[str]) -> str:
-    """Let a path count from the study file; ``NAME=`` may stand before it."""
-    found = re.fullmatch(r"(\w+=)?(.*)", text, re.DOTALL)
+    """Let a path count from the study file; ``NAME=``, of a backbone, may stand before it."""
+    found = re.fullmatch(rf"(?:({BACKBONE})=)?(.*)", text, re.DOTALL)
     owner, place = (found[1] or "", found[2]) if found else ("", text)
+    owner = f"{_counted(path, owner)}=" if owner else ""
     if not place or place in words or re.match(r"\w{2,}:", place):
         return text
     if place.startswith("~"):

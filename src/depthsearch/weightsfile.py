@@ -1,32 +1,71 @@
 """Weights in a file: read without running code that it holds, refused where nobody can compute with them.
 
-A state dict by itself, or under ``state_dict`` or ``model`` as training programs save it, its keys with or
-without ``module.`` before them.
+A state dict by itself, or one of several under names such as ``state_dict`` or ``state_dict_ema``, as
+training programs save them; ``FILE:NAME`` says which. What stands before every key, such as ``module.``, is
+taken off where the rest then fits.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
-from timm.models import load_state_dict
+from timm.models import clean_state_dict
 
+from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import WeightsError
 from depthsearch.files import is_file, why_no_file
 
-__all__ = ["differences", "read_state"]
+__all__ = ["SavedState", "differences", "fitting", "locate", "read_state", "without"]
+
+State = Mapping[str, torch.Tensor]
 
 # PyTorch does not compress, and somebody who does so saves a few per cent.
 MOST_INFLATED, FREE_BYTES = 10, 2**24
 SAVE = "Save model.state_dict() with safetensors.torch.save_file."
+# What training programs call the weights that they train, the first of these that is there; averages of them,
+# such as state_dict_ema, are taken where there is nothing else, or where they are asked for.
+USUAL = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights")
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedState:
+    """The weights in a file.
+
+    Attributes:
+        tensors: By name, as saved, but for ``module.`` and ``_orig_mod.`` before each.
+        entry: Where they stand in the file; empty: the file is nothing else.
+        others: Where others stand there.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    entry: str = ""
+    others: tuple[str, ...] = ()
+
+
+def locate(given: str) -> tuple[Path, str]:
+    """Take ``FILE:NAME`` apart; the name is empty where none is given, or the whole is a file's."""
+    path, colon, entry = given.rpartition(":")
+    if colon and path and re.fullmatch(r"[\w.]+", entry) and not is_file(Path(given)):
+        return Path(path), entry
+    return Path(given), ""
+
+
+def read_state(path: Path, entry: str = "") -> SavedState:
     """Read a state dict.
+
+    Args:
+        path: Of the file.
+        entry: Which of several, by its name in the file or by what stands before its keys; empty: the usual.
 
     Raises:
         WeightsError: If there is no such file, or no state dict in it that loads without running code.
@@ -37,19 +76,71 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             "state-dict file."
         )
     _refuse_bomb(path)
+    held = _read(path)
+    if held == {} or _is_state(held):
+        return _part(path, held, entry)
+    if not isinstance(held, dict):
+        raise WeightsError(_neither(path))
+    found = [name for name, each in held.items() if _is_state(each)]
+    if not found:
+        raise WeightsError(f"{path} holds no state dict of tensors. Save model.state_dict() and give that.")
+    taken = entry or next((name for name in USUAL if name in found), found[0] if len(found) == 1 else "")
+    if taken not in found:
+        said = f"no {entry!r}, but" if entry else "several state dicts:"
+        raise WeightsError(f"{path} holds {said} {', '.join(found)}. Give {path}:{found[0]}, or another.")
+    others = tuple(name for name in found if name != taken)
+    return SavedState(tensors=_cleaned(held[taken]), entry=taken, others=others)
+
+
+def _part(path: Path, state: State, entry: str) -> SavedState:
+    """Take the tensors whose keys begin with a name; all, if none is given."""
+    cleaned = _cleaned(state)
+    if not entry:
+        return SavedState(tensors=cleaned)
+    begin = f"{entry}."
+    part = {key.removeprefix(begin): tensor for key, tensor in cleaned.items() if key.startswith(begin)}
+    if not part:
+        raise WeightsError(
+            f"{path} holds one state dict, with no keys that begin with {begin!r}. Give {path}."
+        )
+    return SavedState(tensors=part, entry=entry)
+
+
+def _cleaned(state: State) -> dict[str, torch.Tensor]:
+    """Take off what parallel or compiled training puts before names; else leave a state dict as it is."""
+    cleaned: dict[str, torch.Tensor] = clean_state_dict(dict(state))
+    # As it is it may say of which version the modules are that it was saved from.
+    return state if isinstance(state, dict) and cleaned.keys() == state.keys() else cleaned
+
+
+def _read(path: Path) -> Any:
     try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path, device="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whether it can be read is what counts, not how it was written
-            state = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise WeightsError(f"Cannot read {path}: {error.strerror}. Check that it may be read.") from error
     except Exception as error:
-        raise WeightsError(
-            f"{path} is neither a safetensors file nor a state dict that loads without running code. {SAVE}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise WeightsError(f"{path} holds no state dict of tensors. Save model.state_dict() and give that.")
-    return state
+        if is_out_of_memory(error):
+            raise WeightsError(
+                f"The memory does not suffice to read {path} ({path.stat().st_size / 2**20:,.0f} MiB). "
+                "Free some, and run the same command again."
+            ) from error
+        raise WeightsError(_neither(path)) from error
+
+
+def _neither(path: Path) -> str:
+    return f"{path} is neither a safetensors file nor a state dict that loads without running code. {SAVE}"
+
+
+def _is_state(held: Any) -> bool:
+    return (
+        isinstance(held, Mapping)
+        and bool(held)
+        and all(isinstance(key, str) and isinstance(t, torch.Tensor) for key, t in held.items())
+    )
 
 
 def _refuse_bomb(path: Path) -> None:
@@ -66,7 +157,61 @@ def _refuse_bomb(path: Path) -> None:
         )
 
 
-def differences(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+def fitting(wanted: State, given: State, classifier: str, path: Path) -> tuple[State, str]:
+    """Take off what stands before every key of a model's tensors in a file, if anything does.
+
+    Args:
+        wanted: The model's tensors, without its classifier.
+        given: Those of the file.
+        classifier: Module path of the classifier, whose tensors need not fit.
+        path: Of the file.
+
+    Returns:
+        The tensors by the model's names, and what was taken off, empty if nothing. Where they do not fit, the
+        best of what is there.
+
+    Raises:
+        WeightsError: If the tensors of several such models are in the file.
+    """
+    if not _missing(wanted, given):
+        return given, ""
+    found = {begin: _behind(given, begin) for begin in _beginnings(wanted, given)}
+    whole = [begin for begin, state in found.items() if not differences(wanted, without(state, classifier))]
+    if len(whole) > 1:
+        names = [begin.rstrip(".") for begin in whole]
+        raise WeightsError(
+            f"{path} holds these weights {len(whole)} times, under {', '.join(names)}. "
+            f"Give {path}:{names[0]}, or another."
+        )
+    best = (
+        whole[0] if whole else min(found, key=lambda begin: len(_missing(wanted, found[begin])), default="")
+    )
+    return (found[best], best) if best else (given, "")
+
+
+def without(state: State, module: str) -> State:
+    """Leave out the tensors of a module."""
+    return {key: tensor for key, tensor in state.items() if not key.startswith(f"{module}.")}
+
+
+def _beginnings(wanted: State, given: State) -> list[str]:
+    """List what stands before most names of the model's in the keys of a file."""
+    counts: Counter[str] = Counter()
+    for key in given:
+        places = (found.end() for found in re.finditer(r"\.", key))
+        counts.update(key[:place] for place in places if key[place:] in wanted)
+    return sorted(begin for begin, n in counts.items() if 2 * n > len(wanted))
+
+
+def _behind(given: State, begin: str) -> State:
+    return {key.removeprefix(begin): tensor for key, tensor in given.items() if key.startswith(begin)}
+
+
+def _missing(wanted: State, given: State) -> set[str]:
+    return {key for key in wanted.keys() - given.keys() if not key.endswith("num_batches_tracked")}
+
+
+def differences(wanted: State, given: State) -> list[str]:
     """Say in which tensors a state dict is not what a model takes.
 
     Args:
@@ -76,9 +221,8 @@ def differences(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Te
     both = wanted.keys() & given.keys()
     fitting = {k for k in both if wanted[k].shape == given[k].shape}
     unlike = {k for k in fitting if not _is_like(given[k], wanted[k])}
-    counters = {k for k in wanted if k.endswith("num_batches_tracked")}
     return [
-        *_listed("missing", wanted.keys() - given.keys() - counters),
+        *_listed("missing", _missing(wanted, given)),
         *_listed("unexpected", given.keys() - wanted.keys()),
         *_listed("of another shape", both - fitting),
         *_listed("that hold no floating-point numbers", unlike),

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from depthsearch.artifacts import Artifacts, keep_artifact
+from depthsearch.backbonenames import parse_name
 from depthsearch.backbones import Backbone, load_backbone
 from depthsearch.commands.console import console_for, say, say_list
 from depthsearch.commands.keeping import keep_report
@@ -50,14 +51,15 @@ def explain(arguments: argparse.Namespace) -> None:
     folder, stored = _model_folder(arguments)
     if stored is None and not arguments.images:
         raise SettingsError(f"Which images? Give files: depthsearch explain {arguments.model} IMAGE...")
-    classifier = load(folder)
+    network = arguments.backbone or _own_network(stored)
+    classifier = load(folder, backbone=network)
     if not classifier.columns.is_plain:
         raise SettingsError(
             f"depthsearch explain shows models of one image per sample, and {folder} takes "
             f"{classifier.columns}. Nothing is drawn."
         )
     about = classifier.config["depthsearch"]
-    pretrained = _pretrained(arguments.weights, about, stored, console)
+    pretrained = _pretrained(arguments.weights, network, about, stored, console)
     comparison = compare(
         # Both in one layout: in another, convolutions round otherwise.
         device.place(classifier.model),
@@ -124,22 +126,31 @@ def _study_named(arguments: argparse.Namespace) -> optuna.Study:
     return stored
 
 
+def _own_network(stored: optuna.Study | None) -> str | None:
+    """Name the function that a study's model is built by, if it is: the study runs it anyway."""
+    name = None if stored is None else str(stored.user_attrs["fit"].get("backbone", ""))
+    return name if name and parse_name(name).source == "file" else None
+
+
 def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
     """Find the cut of which a model's description gives the names."""
     return find_cut(list_cuts(model, KINDS, image_size=image_size), named["name"])
 
 
 def _pretrained(
-    weights: str | None, about: Mapping[str, Any], stored: optuna.Study | None, console: Console
+    weights: str | None,
+    network: str | None,
+    about: Mapping[str, Any],
+    stored: optuna.Study | None,
+    console: Console,
 ) -> Backbone | None:
     """Load the backbone that a model was made from, if it is at hand; say so if not."""
     if weights == "none":
         return None
     options = {} if stored is None else stored.user_attrs.get("provenance", {}).get("options", {})
     try:
-        channels = len(about["preprocessing"]["mean"])
-        name = about["backbone"]
-        return _same_backbone(weights or stored_weights(options, name), name, about["provenance"], channels)
+        given = weights or stored_weights(options, about["backbone"])
+        return _same_backbone(given, network or about["backbone"], about)
     except WeightsError as error:
         if weights is not None:
             raise
@@ -147,19 +158,27 @@ def _pretrained(
         return None
 
 
-def _same_backbone(weights: str | None, name: str, provenance: Mapping[str, Any], channels: int) -> Backbone:
+def _same_backbone(weights: str | None, name: str, about: Mapping[str, Any]) -> Backbone:
     """Load a backbone with the weights that a model started from.
 
     Raises:
         WeightsError: If those are not to be had, or the given ones are others.
     """
+    provenance, seen = about["provenance"], about["preprocessing"]
     origin = provenance["weights"]
     seed = re.fullmatch(r"(?:random|from scratch) \(seed (\d+)\)", origin)
     given = weights or ("random" if seed else "auto")
-    if origin.startswith("file") and given == "auto":
+    if origin.startswith("file ") and given == "auto":
         raise WeightsError(f"It started from the {origin}: give that with --weights.")
-    demo = origin.startswith("shipped")
-    backbone = load_backbone(name, given, in_chans=channels, demo=demo, seed=int(seed[1]) if seed else 0)
+    demo = origin.startswith("shipped ")
+    backbone = load_backbone(
+        name,
+        given,
+        image_size=seen["image_size"],
+        in_chans=len(seen["mean"]),
+        demo=demo,
+        seed=int(seed[1]) if seed else 0,
+    )
     if backbone.digest != provenance["weights_digest"]:
         raise WeightsError(
             f"It started from other weights ({origin}) than {backbone.weights}. Give --weights FILE."

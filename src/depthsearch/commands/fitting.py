@@ -115,7 +115,12 @@ def predict(arguments: argparse.Namespace) -> None:
         raise ModelError(
             f"No model folder {str(arguments.folder)!r}. Give {str(of_study)!r}, which is there."
         )
-    classifier = load(arguments.folder, device=arguments.device, precision=arguments.precision)
+    classifier = load(
+        arguments.folder,
+        device=arguments.device,
+        precision=arguments.precision,
+        backbone=arguments.backbone,
+    )
     samples = [sample for given in arguments.images for sample in _samples_of(classifier, given)]
     console, warnings = console_for(), console_for(stderr=True)
 

@@ -16,9 +16,10 @@ from rich.filesize import decimal
 from rich.progress import Progress
 
 from depthsearch import __version__
+from depthsearch.backbonenames import parse_name
 from depthsearch.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.commands.console import say, say_list
-from depthsearch.commands.places import cache_folder
+from depthsearch.commands.places import cache_folder, check_cache
 from depthsearch.commands.weights import stored_weights, weights_by_backbone, with_full_paths
 from depthsearch.data import DataSet, load_data
 from depthsearch.data.listing import a_few
@@ -56,6 +57,10 @@ BEFORE: dict[str, Any] = {
     "balance": "none",
     "head": "pool",
     "momentum": None,
+    "mean": None,
+    "std": None,
+    "interpolation": None,
+    "crop_share": None,
     "augment": None,
     **dict.fromkeys(FIXABLE),
 }
@@ -84,6 +89,7 @@ def load_backbones(
     Raises:
         DepthsearchError: If one of them cannot be had or used, or the device cannot.
     """
+    check_cache(arguments)
     names = arguments.backbone
     weights = weights_by_backbone(arguments.weights, names)
     device_here(arguments)  # which refuses what cannot be had
@@ -202,16 +208,30 @@ def _load_backbone(name: str, weights: str, arguments: argparse.Namespace, conso
         head=arguments.head,
         demo=_is_demo(arguments),
         seed=arguments.seed,
+        mean=arguments.mean,
+        std=arguments.std,
+        interpolation=arguments.interpolation,
+        crop_share=arguments.crop_share,
     )
-    if backbone.weights.startswith("shipped"):
+    for note in backbone.notes:
+        say(console, note)
+    if backbone.weights.startswith("shipped "):
         warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
         say(console, warning, style="bold yellow")
-    if backbone.weights.startswith("file"):
-        seen = backbone.preprocessing
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (seen.mean, seen.std))
-        told = f"The weights of {backbone.name} see images with timm's mean {mean} and deviation {std}."
-        say(console, f"{told} Trained with others, they are worth less here.")
+    if backbone.weights.startswith("file ") and None in (arguments.mean, arguments.std):
+        say(console, _as_seen(backbone))
     return backbone
+
+
+def _as_seen(backbone: Backbone) -> str:
+    """Say what images the weights of a file see, as the file does not say what they were trained with."""
+    seen = backbone.preprocessing
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (seen.mean, seen.std))
+    whose = {"timm": "timm's ", "torchvision": "torchvision's "}.get(parse_name(backbone.name).source, "")
+    return (
+        f"The weights of {backbone.name} see images with {whose}mean {mean} and deviation {std}. Trained "
+        "with others, they are worth less here: give --mean and --std."
+    )
 
 
 def prepare_again(
@@ -248,11 +268,17 @@ def prepare_again(
     given = {name: value for name, value in options.items() if value is not None}
     its_own = {"backbone": (was.name,), "weights": stored_weights(kept, was.name)}
     merged = {**BEFORE, **kept, **its_own, **given}
+    merged["layers"] = _layers_of(was.name, kept.get("backbone", ()), merged["layers"])
     # The database turned tuples into lists.
     merged = {name: tuple(v) if isinstance(v, list) else v for name, v in merged.items()}
     wanted = argparse.Namespace(**merged)
     backbones, space = load_backbones(wanted, console)
     (task,) = load_tasks(wanted, console, backbones, space, device_here(wanted)).values()
+    if task.backbone.build_digest != was.build_digest:
+        raise StudyError(
+            f"The network {was.name} of study {stored.study_name!r} is not what it was. Bring that back, or "
+            "run the study again under another --name."
+        )
     if task.data.fingerprint != was.data_fingerprint or task.backbone.digest != was.digest:
         changed = "images" if task.data.fingerprint != was.data_fingerprint else "weights"
         origin = stored.user_attrs["data"]["source"] if changed == "images" else was.weights
@@ -264,6 +290,13 @@ def prepare_again(
         wanted = argparse.Namespace(**{**merged, "subset": subset})
         task = replace(task, data=_load_images(wanted, console, task.backbone.preprocessing))
     return task, space
+
+
+def _layers_of(name: str, backbones: Sequence[str], layers: Sequence[str] | None) -> Sequence[str] | None:
+    """Leave out the layers that are picked of a study's other backbones alone."""
+    others = [f"{other}:" for other in backbones if other != name and not name.startswith(f"{other}:")]
+    found = [layer for layer in layers or () if not str(layer).startswith(tuple(others))]
+    return found or None
 
 
 def _load_images(arguments: argparse.Namespace, console: Console, preprocessing: Preprocessing) -> DataSet:
@@ -329,6 +362,7 @@ def provenance_of(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "timm": timm.__version__,
+            **dict([task.backbone.library.split()] if task.backbone.library else []),
             "optuna": optuna.__version__,
         },
         "machine": f"{processor_name(device_here(arguments))}, {platform.system()}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import optuna
@@ -10,12 +11,12 @@ import platformdirs
 
 from depthsearch.artifacts import Artifacts, artifact_folder
 from depthsearch.errors import SettingsError
-from depthsearch.files import is_file
+from depthsearch.files import is_file, nearest_folder
 from depthsearch.storage.databasefile import database_file
 from depthsearch.stored import refuse_damaged
 from depthsearch.study import open_storage, without_password
 
-__all__ = ["artifacts_of", "cache_folder", "existing", "is_stored", "named_study"]
+__all__ = ["artifacts_of", "cache_folder", "check_cache", "existing", "is_stored", "named_study"]
 
 
 def named_study(arguments: argparse.Namespace) -> optuna.Study:
@@ -76,3 +77,24 @@ def artifacts_of(arguments: argparse.Namespace) -> Artifacts | None:
 def cache_folder(kind: str = "") -> Path:
     """Name the folder that things of a kind are kept in."""
     return Path(platformdirs.user_cache_dir("depthsearch")) / kind
+
+
+def check_cache(arguments: argparse.Namespace) -> None:
+    """Refuse a cache folder that cannot be written to, before anything is loaded; nothing is left in it.
+
+    Raises:
+        SettingsError: Naming the variable that names it.
+    """
+    for kind in ("images", "checkpoints", "features"):
+        if kind == "features" and arguments.keep_disk == 0:
+            continue
+        folder = cache_folder(kind)
+        try:
+            with tempfile.TemporaryDirectory(dir=nearest_folder(folder), prefix=".depthsearch-"):
+                pass
+        except OSError as error:
+            also = ", or say --keep-disk 0" if kind == "features" else ""
+            raise SettingsError(
+                f"The cache folder {folder} cannot be written to: {error.strerror}. Set XDG_CACHE_HOME to a "
+                f"folder that can be{also}."
+            ) from error

@@ -12,9 +12,9 @@ from functools import partial
 
 import optuna
 from rich.console import Console
-from rich.table import Table
 
-from depthsearch.backbones import make_model
+from depthsearch.backbonenames import plain_name
+from depthsearch.backbones import check_size, make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of, say_kept_whole
@@ -54,9 +54,23 @@ from depthsearch.study import (
     without_password,
 )
 from depthsearch.summary import summarize
+from depthsearch.tables import Column, FittingTable
 from depthsearch.view import View
 
 __all__ = ["cuts", "study"]
+
+CUT_COLUMNS = (
+    Column(heading="index", is_right=True, rank=5),
+    Column(heading="layer", is_right=True),
+    Column(heading="first trainable"),
+    Column(heading="kind", rank=1),
+    Column(heading="Keras", rank=2),
+    Column(heading="also", rank=7, wraps=True),
+    Column(heading="frozen MACs", is_right=True, rank=3),
+    Column(heading="trainable", is_right=True, rank=4),
+    Column(heading="tensors", is_right=True, rank=8),
+    Column(heading="boundary", is_right=True, rank=6),
+)
 
 
 def study(arguments: argparse.Namespace) -> bool:
@@ -72,7 +86,7 @@ def study(arguments: argparse.Namespace) -> bool:
     cost = _cost_aim(arguments)
     tasks, space, marked = _load(arguments, console)
     task = next(iter(tasks.values()))
-    name = arguments.name or f"{'-'.join(arguments.backbone)}-{task.data.name}"
+    name = arguments.name or f"{'-'.join(map(plain_name, arguments.backbone))}-{task.data.name}"
     start = partial(workers, arguments, tasks, space, console)
     with ExitStack() as until_stored:
         # A new study is stored once there is somebody to run it. One that is there may be run by others, whom
@@ -282,7 +296,8 @@ def _follow(
 
 def cuts(arguments: argparse.Namespace) -> None:
     """List a backbone's candidate cuts."""
-    model = make_model(arguments.backbone, in_chans=arguments.channels)
+    model = make_model(arguments.backbone, in_chans=arguments.channels, image_size=arguments.image_size)
+    check_size(arguments.backbone, model, arguments.image_size)
     if arguments.head == "flatten":
         model = flattened(model, image_size=arguments.image_size or input_size(model)[-1])
     graph = trace(model, image_size=arguments.image_size)
@@ -290,26 +305,25 @@ def cuts(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([asdict(cut) for cut in found]))
         return
-    table = Table(title=f"{arguments.backbone}: {len(found)} candidate cuts", title_justify="left")
-    for heading in ("index", "layer"):
-        table.add_column(heading, justify="right")
-    for heading in ("first trainable", "kind", "Keras", "also"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("frozen MACs", "trainable", "tensors", "boundary"):
-        table.add_column(heading, justify="right")
-    for cut in found:
-        table.add_row(
-            str(cut.index),
-            str(cut.layer),
-            cut.name,
-            cut.kind,
-            cut.keras_name or "",
-            ", ".join(cut.aliases),
-            f"{cut.frozen_mac_share:.4f}",
-            f"{cut.trainable_parameters:,}",
-            str(cut.trainable_tensors),
-            f"{cut.boundary_bytes / 1024:,.0f} KiB",
-        )
+    table = FittingTable(
+        title=f"{arguments.backbone}: {len(found)} candidate cuts",
+        columns=CUT_COLUMNS,
+        rows=[
+            (
+                str(cut.index),
+                str(cut.layer),
+                cut.name,
+                cut.kind,
+                cut.keras_name or "",
+                ", ".join(cut.aliases),
+                f"{cut.frozen_mac_share:.4f}",
+                f"{cut.trainable_parameters:,}",
+                str(cut.trainable_tensors),
+                f"{cut.boundary_bytes / 1024:,.0f} KiB",
+            )
+            for cut in found
+        ],
+    )
     console = console_for()
     console.print(table)
     say_kept_whole(console, graph)

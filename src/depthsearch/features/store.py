@@ -68,18 +68,22 @@ class Spent:
 class FeatureStore:
     """Keeps what the frozen backbone makes of images, and says where a pass over them may start."""
 
-    def __init__(self, frozen: FrozenBackbone, budget: Budget | None, *, name: str = "") -> None:
+    def __init__(
+        self, frozen: FrozenBackbone, budget: Budget | None, *, name: str = "", built: str = ""
+    ) -> None:
         """Open a store.
 
         Args:
             frozen: The backbone whose values are kept.
             budget: How much may be kept, and where; None: nothing.
             name: Of the backbone, for people who look at the files.
+            built: What else says how it computes, where it is not timm's: whose code it is, and which.
         """
         device = frozen.device
         budget = budget or Budget(memory_bytes=0, device_bytes=0, disk_bytes=0, folder=Path())
         self.frozen = frozen
         self._name = name
+        self._built = built
         self._pass_size = PassSize(frozen.graph, device)
         self._costs = MACS_PER_BYTE[device.kind]
         # Of this process alone, and of all; the fastest first.
@@ -272,6 +276,7 @@ class FeatureStore:
             asdict(self.frozen.preprocessing),
             self.frozen.device.fingerprint,
             timm.__version__,
+            *([self._built] if self._built else []),
         ]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 

@@ -13,6 +13,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
 from depthsearch.augmentation import USUAL
+from depthsearch.backbones import Backbone
 from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
 from depthsearch.interrupts import deferred
@@ -122,7 +123,7 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
     values = {name: getattr(usual, name) for name in FIXABLE} | dict(space.fixed)
     fixed = {name: value for name, value in values.items() if ranges[name] is None}
     return {
-        "backbone": task.backbone.name,
+        "backbone": _name_of(task.backbone),
         "weights": f"{task.backbone.weights} [{task.backbone.digest[:12]}]",
         "data": f"{task.data.name} [{task.data.fingerprint[:12]}]",
         "image size": preprocessing.pop("image_size"),
@@ -134,6 +135,12 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
         **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
         **{key.replace("_", " "): value for key, value in {**fixed, **recipe}.items()},
     }
+
+
+def _name_of(backbone: Backbone) -> str:
+    """Name a backbone, with what it is built from where its name does not say it all."""
+    digest = backbone.build_digest
+    return f"{backbone.name} [{digest[:12]}]" if digest else backbone.name
 
 
 def _refuse_differences(
@@ -192,6 +199,7 @@ def _stored(task: Task) -> StoredBackbone:
         preprocessing=asdict(task.backbone.preprocessing),
         data_fingerprint=task.data.fingerprint,
         full_fine_tune_macs=full_fine_tune_macs(task),
+        build_digest=task.backbone.build_digest,
     )
 
 

@@ -1,0 +1,19 @@
+"""Pretrained backbones with the provenance of their weights and their preprocessing.
+
+Where they come from, a module each: timm, torchvision, Hugging Face's transformers, a function in a file.
+Weights are read without unpickling code; only a file that is named as a backbone is ever run.
+"""
+
+from depthsearch.backbones.backbone import Backbone, Preprocessing, PreprocessingOptions, state_digest
+from depthsearch.backbones.loading import check_size, load_backbone, make_model, rebuild
+
+__all__ = [
+    "Backbone",
+    "Preprocessing",
+    "PreprocessingOptions",
+    "check_size",
+    "load_backbone",
+    "make_model",
+    "rebuild",
+    "state_digest",
+]

