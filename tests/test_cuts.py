@@ -339,6 +339,21 @@ def test_model_without_a_layer_of_the_kind_is_an_error():
         cuts_of("vgg16", ("block", "concat"))
 
 
+def test_a_backbone_that_is_kept_whole_has_both_ends_and_the_reason_is_told():
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return self.b(self.a(x)).mean((2, 3)) if x.sum() >= 0 else x
+
+    model = nn.Sequential(Body(), nn.Linear(4, 2))
+    assert [(cut.name, cut.kind) for cut in list_cuts(model, image_size=8)] == [("0", "block"), ("1", "head")]
+    with pytest.raises(CutError, match=r"has no conv layer .* '0' is kept whole: it branches on a tensor\.$"):
+        list_cuts(model, ("conv",), image_size=8)
+
+
 def test_model_that_is_only_a_classifier_is_an_error():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
     with pytest.raises(CutError, match=r"^Sequential has no layer with parameters before its classifier '1'"):

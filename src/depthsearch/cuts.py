@@ -142,14 +142,15 @@ def cuts_of(
         raise CutError(f"No candidate kind {named}: give some of {', '.join(KINDS)}, or auto.")
     end, head_name = find_head(graph, model, head)
     backbone = [layer for layer in graph.layers if layer.position < end]
-    kinds = kinds_of(graph, model, kinds, head=head_name)
+    asked, kinds = kinds, kinds_of(graph, model, kinds, head=head_name)
     if not any(layer.parameters for layer in backbone):
         raise CutError(
             f"{type(model).__name__} has no layer with parameters before its classifier "
-            f"'{head_name}': there is nothing to freeze. Name the classifier's module, or take a CNN."
+            f"'{head_name}': there is nothing to freeze. Name the classifier's module, or take another backbone."
         )
     candidates = list(_candidates(graph, backbone, model, kinds))
-    if not candidates:
+    # Of a backbone that is one module, kept whole, there are the two ends.
+    if not candidates and "auto" not in asked:
         has = sorted({layer.kind for layer in backbone} & set(KINDS)) or ["none of these"]
         whole = [f" '{path}' is kept whole: {reason}." for path, reason in graph.reasons.items()]
         raise CutError(
