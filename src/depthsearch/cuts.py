@@ -151,11 +151,11 @@ def cuts_of(
     candidates = list(_candidates(graph, backbone, model, kinds))
     # Of a backbone that is one module, kept whole, there are the two ends.
     if not candidates and "auto" not in asked:
-        has = sorted({layer.kind for layer in backbone} & set(KINDS)) or ["none of these"]
+        has = sorted({layer.kind for layer in backbone} & set(KINDS))
         whole = [f" '{path}' is kept whole: {reason}." for path, reason in graph.reasons.items()]
         raise CutError(
-            f"{type(model).__name__} has no {' or '.join(kinds)} layer to cut at; it has: {', '.join(has)}."
-            f"{''.join(whole[:3])}"
+            f"{type(model).__name__} has no {' or '.join(kinds)} layer to cut at; it has: "
+            f"{', '.join(has) or 'none of these'}.{'' if has else ''.join(whole[:3])}"
         )
     first = next(layer for layer in backbone if layer.parameters)
     candidates.append(_Candidate(position=first.start, first_layer=first.name, name=first.name,
