@@ -146,7 +146,7 @@ def cuts_of(
     if not any(layer.parameters for layer in backbone):
         raise CutError(
             f"{type(model).__name__} has no layer with parameters before its classifier "
-            f"'{head_name}': there is nothing to freeze. Name the classifier's module, or take another backbone."
+            f"'{head_name}': there is nothing to freeze. Name the classifier's module, or take another one."
         )
     candidates = list(_candidates(graph, backbone, model, kinds))
     # Of a backbone that is one module, kept whole, there are the two ends.
