@@ -308,3 +308,17 @@ def test_boundary_holds_the_tensors_alive_across_a_position():
     boundary = graph.boundary(layer.position)
     assert [str(node) for node in boundary] == ["layer1_1_act2", "layer2_0_aa"]
     assert [graph.bytes_per_image[node] for node in boundary] == [64 * 16 * 16 * 4, 128 * 8 * 8 * 4]
+
+
+def test_a_lack_of_memory_is_no_wrong_image_size():
+    class Hungry(nn.Module):
+        def __init__(self, error):
+            super().__init__()
+            self.conv, self.error = nn.Conv2d(3, 4, 1), error
+
+        def forward(self, x):
+            raise self.error
+
+    for error in (MemoryError("128 TiB"), torch.OutOfMemoryError("128 TiB")):
+        with pytest.raises(type(error), match="128 TiB"):
+            trace(nn.Sequential(nn.Conv2d(3, 3, 1), Around(Hungry(error))), image_size=8)

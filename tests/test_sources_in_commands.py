@@ -232,3 +232,50 @@ def test_the_function_of_the_page_is_a_backbone(tmp_path: Path, monkeypatch, cap
     run("cuts", "net.py:make", "--image-size=64", "--json")
     names = [cut["name"] for cut in json.loads(capsys.readouterr().out)]
     assert names == ["first", "second", "classifier"]
+
+
+WHOLE = """
+from torch import nn
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return self.b(self.a(x)) if x.shape[-1] > 1 else x
+
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), Branches(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(8, 3))
+"""
+
+
+def test_what_is_kept_whole_is_told_with_its_reason_by_cuts_and_once_by_a_study(here: Path, capsys) -> None:
+    Path("whole.py").write_text(WHOLE)
+    run("cuts", "whole.py:make", "--image-size=16")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 module has no cuts inside: 1 (it branches on a tensor)" in told
+    run(*study("whole.py:make", image_size="16"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("1 module has no cuts inside: 1 (it branches on a tensor)") == 1
+
+
+def test_a_network_that_would_train_otherwise_leaves_nothing_behind(here: Path, capsys) -> None:
+    Path("noise.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Noise(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 3)\n\n"
+        "    def forward(self, x):\n"
+        "        x = self.a(x)\n"
+        "        x = x + torch.randn_like(x) if self.training else x\n"
+        "        return self.fc(self.b(x).mean((2, 3)))\n\n\n"
+        "def make():\n    return Noise()\n"
+    )
+    complaint = refusal(study("noise.py:make", image_size="16"), capsys)
+    assert "Noise trains otherwise than what tracing wrote down: gradients differ" in complaint
+    assert not Path("studies.db").exists()
