@@ -336,8 +336,11 @@ def test_a_model_whose_output_is_random_in_eval_mode_is_refused():
 
     model = Random()
     torch.manual_seed(0)
-    with pytest.raises(TraceError, match=r"^Random computes something else than what tracing wrote down"):
-        split_at(model, list_cuts(model, image_size=16)[1])
+    for refuse in (split_at, freeze_before):
+        with pytest.raises(
+            CutError, match=r"^Random cannot be frozen .*: the model gives two outputs for the sa"
+        ):
+            refuse(model, list_cuts(model, image_size=16)[1])
 
 
 def test_code_that_asks_for_its_mode_on_both_sides_of_a_cut_is_not_frozen_in_part():

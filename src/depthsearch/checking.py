@@ -25,17 +25,21 @@ from depthsearch.passwords import first_line
 from depthsearch.tracing import evaluating, is_own, is_weighted, unchanged
 
 __all__ = [
+    "called",
     "check_split",
     "check_trace",
     "kept_random_state",
     "kept_state",
+    "random_states",
     "small_batch",
     "structure_of",
+    "torch_states",
 ]
 
 N_IMAGES = 2
 # Relative, of float32: more than another order of a sum makes, less than a step in 16 bits.
 TOLERANCE = 1e-3
+PLAIN = (bool, int, float, str, type(None))
 # Networks that were compared in this process, by the class of the model.
 _checked: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 
@@ -78,7 +82,7 @@ def check_split(graph: LayerGraph, model: nn.Module, prefix: nn.Module, suffix: 
     images = small_batch(graph, model)
     with unchanged(model), kept_random_state(), evaluating(model), evaluating(suffix), torch.no_grad():
         _seed()
-        expected = logits_of(model(images))
+        expected = called(graph, model, images)
         _seed()
         found = suffix(prefix(images))
     if not _are_close(found, expected):
@@ -98,8 +102,9 @@ def structure_of(graph: LayerGraph, model: nn.Module) -> str:
     """Name all that a comparison depends on but the weights."""
     parts = [graph.traced.code, str(graph.image_shape)]
     for path, module in model.named_modules():
-        parts.append(f"{path} {type(module).__module__}.{type(module).__qualname__} {module.extra_repr()}")
         own = vars(module)
+        plain = {k: v for k, v in own.items() if isinstance(v, PLAIN) and k != "training"}
+        parts.append(f"{path} {type(module).__module__}.{type(module).__qualname__} {plain}")
         hooks = [hook for name, hooks in own.items() if name.endswith("_hooks") for hook in hooks or ()]
         if hooks or "forward" in own:
             # What hangs on one model says nothing of the next.
@@ -118,10 +123,10 @@ def _compare_outputs(graph: LayerGraph, model: nn.Module, suffix: nn.Module, ima
     name = type(model).__name__
     outputs = []
     with torch.no_grad():
-        for part, given in ((model, images), (model, images), (suffix, (images,))):
+        for part in (model, model, suffix):
             _seed()
             _switch(part, training=False)
-            outputs.append(logits_of(_ran(part, given, name, "eval")))
+            outputs.append(_ran(graph, part, images, name, "eval"))
     first, again, found = outputs
     if not _are_close(again, first):
         raise TraceError(
@@ -140,9 +145,9 @@ def _compare_gradients(graph: LayerGraph, model: nn.Module, suffix: nn.Module, i
     Where they differ, what only draws random numbers is switched off: a part that is used in training alone,
     such as an auxiliary head, may have drawn some before.
     """
-    differing = _differing(model, suffix, images, random_layers=True)
+    differing = _differing(graph, model, suffix, images, random_layers=True)
     if differing:
-        differing = _differing(model, suffix, images, random_layers=False)
+        differing = _differing(graph, model, suffix, images, random_layers=False)
     if differing:
         shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
         raise TraceError(
@@ -152,10 +157,11 @@ def _compare_gradients(graph: LayerGraph, model: nn.Module, suffix: nn.Module, i
 
 
 def _differing(
-    model: nn.Module, suffix: nn.Module, images: torch.Tensor, *, random_layers: bool
+    graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch.Tensor, *, random_layers: bool
 ) -> list[str]:
-    expected = _gradients(model, images, type(model).__name__, random_layers=random_layers)
-    found = _gradients(suffix, (images,), type(model).__name__, random_layers=random_layers)
+    name = type(model).__name__
+    expected = _gradients(graph, model, images, name, random_layers=random_layers)
+    found = _gradients(graph, suffix, images, name, random_layers=random_layers)
     largest = max((float(g.abs().max()) for g in expected.values() if g.numel()), default=0.0)
     names = [name for name in expected if name in found or f"graph.{name}" in found or expected[name].any()]
     return [
@@ -167,7 +173,9 @@ def _differing(
     ]
 
 
-def _gradients(part: nn.Module, given: Any, name: str, *, random_layers: bool) -> dict[str, torch.Tensor]:
+def _gradients(
+    graph: LayerGraph, part: nn.Module, images: torch.Tensor, name: str, *, random_layers: bool
+) -> dict[str, torch.Tensor]:
     _seed()
     _switch(part, training=True)
     if not random_layers:
@@ -178,11 +186,16 @@ def _gradients(part: nn.Module, given: Any, name: str, *, random_layers: bool) -
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     with torch.enable_grad():
-        logits = logits_of(_ran(part, given, name, "training"))
+        logits = _ran(graph, part, images, name, "training")
         if not logits.requires_grad:
             return {}
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
-        gradients = torch.autograd.grad((logits * weights).sum(), [*parameters.values()], allow_unused=True)
+        try:
+            gradients = torch.autograd.grad(
+                (logits * weights).sum(), [*parameters.values()], allow_unused=True
+            )
+        except RuntimeError as error:
+            raise TraceError(f"{name} cannot be trained: {first_line(error).rstrip('.')}.") from error
     return {n: g for n, g in zip(parameters, gradients, strict=True) if g is not None}
 
 
@@ -191,9 +204,10 @@ def _is_random(module: nn.Module) -> bool:
     return not any(True for _ in module.children())
 
 
-def _ran(part: nn.Module, given: Any, name: str, mode: str) -> Any:
+def _ran(graph: LayerGraph, part: nn.Module, images: torch.Tensor, name: str, mode: str) -> Any:
+    """Run a model, or the copy of what was traced, on images; return the logits."""
     try:
-        return part(given)
+        return part((images,)) if hasattr(part, "graph") else called(graph, part, images)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -223,7 +237,7 @@ def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch
     try:
         with torch.no_grad():
             _seed()
-            model(images)
+            called(graph, model, images)
             _seed()
             watched = _Watched(suffix.get_submodule("graph"))
             watched.run(images)
@@ -285,6 +299,26 @@ def _seed() -> None:
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
+
+
+def called(graph: LayerGraph, model: nn.Module, images: torch.Tensor) -> Any:
+    """Call a model on images as it was traced; return its logits."""
+    result = model(images) if graph.input_name is None else model(**{graph.input_name: images})
+    return logits_of(result)
+
+
+def random_states() -> list[bytes]:
+    """Return the states of the random number generators that a model's code may draw from."""
+    others = random.getstate(), np.random.get_state()
+    return [*torch_states(), repr(others).encode()]
+
+
+def torch_states() -> list[bytes]:
+    """Return the states of PyTorch's random number generators."""
+    states = [torch.get_rng_state().numpy().tobytes()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states.append(torch.cuda.get_rng_state().numpy().tobytes())
+    return states
 
 
 @contextlib.contextmanager

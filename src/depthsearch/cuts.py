@@ -258,6 +258,7 @@ def kinds_of(
     Convolutions, poolings and concatenations where convolutions do most of the work: two thirds of the
     backbone's MACs, and there are no blocks without one. Blocks where attention or MLPs do: convolutions are
     less than a third of the MACs and less than a fifth of the weighted layers. All four of them in between.
+    Linear layers where there is nothing else.
 
     Args:
         graph: The traced model.
@@ -274,8 +275,10 @@ def kinds_of(
     work = sum(layer.macs for layer in convolutions) / max(1, sum(layer.macs for layer in backbone))
     blocks = [p for p in find_blocks(model, graph.opaque) if _block_start(backbone, p) is not None]
     plain = [p for p in blocks if not any(is_within(layer.module, p) for layer in convolutions)]
-    if len(blocks) < 2 or (work >= 2 / 3 and not plain):
-        chosen: tuple[str, ...] = CONVOLUTIONAL
+    if not convolutions and len(blocks) < 2:
+        chosen: tuple[str, ...] = ("linear",)
+    elif len(blocks) < 2 or (work >= 2 / 3 and not plain):
+        chosen = CONVOLUTIONAL
     elif work < 1 / 3 and len(convolutions) < n_weighted / 5:
         chosen = BLOCKS
     else:

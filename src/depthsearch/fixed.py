@@ -7,13 +7,22 @@ normalisation that always uses the batch. So a few images go through the traced 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
 
-from depthsearch.checking import kept_random_state, kept_state, small_batch, structure_of
+from depthsearch.checking import (
+    called,
+    kept_random_state,
+    kept_state,
+    random_states,
+    small_batch,
+    structure_of,
+    torch_states,
+)
 from depthsearch.errors import CutError
 from depthsearch.graph import LayerGraph
 from depthsearch.inputs import has_lazy_layers
@@ -57,14 +66,18 @@ def check_fixed(graph: LayerGraph, model: nn.Module, position: int) -> None:
 def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
     """Find the first operation that is no fixed function of one image; behind all of them: there is none."""
     images = small_batch(graph, model)
+    outputs: list[torch.Tensor] = []
     buffers: dict[str, torch.Tensor] = {}
-    with (
-        unchanged(model),
+    kept = (
         kept_state(model),
         kept_random_state(),
+        unchanged(model),
+        evaluating(model),
         evaluating(graph.traced),
-        torch.no_grad(),
-    ):
+    )
+    with ExitStack() as until_done, torch.no_grad():
+        for each in kept:
+            until_done.enter_context(each)
         runs = []
         for seed, batch in ((0, images), (1, images), (2, images[:1])):
             torch.manual_seed(seed)
@@ -72,34 +85,58 @@ def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
             # What the first run alone sets is a cache.
             buffers = buffers or {name: buffer.clone() for name, buffer in model.named_buffers()}
         changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])]
+        drawn = random_states()
+        outputs += [called(graph, model, images), called(graph, model, images)]
+        has_drawn = random_states() != drawn
     found = [(graph.first_uses[name], f"it changes '{name}'") for name in changed if name in graph.first_uses]
-    reasons = ("it draws random numbers", "it depends on the other images of a batch")
-    for node, first in runs[0].sums.items():
-        for run, reason in zip(runs[1:], reasons, strict=True):
-            if not torch.allclose(run.sums[node], first, rtol=SAME_SUM, atol=SAME_SUM * float(first[0])):
-                found.append((runs[0].order[node], f"{reason} in eval mode too"))
-    return min(found, default=(len(graph.nodes), ""))
+    order = runs[0].order
+    found += [(order[node], "it draws random numbers in eval mode too") for node in runs[0].drawn]
+    if found:
+        return min(found, key=lambda place: place[0])
+    for node in sorted(set.intersection(*(set(run.sums) for run in runs)), key=order.__getitem__):
+        first, again, alone = (run.sums[node] for run in runs)
+        if not _is_same(again, first):
+            return order[node], "it is another each time in eval mode too"
+        if not _is_same(alone, first):
+            return order[node], "it depends on the other images of a batch in eval mode too"
+    if has_drawn or not _is_same(*map(_sums, outputs)):
+        return 0, "the model gives two outputs for the same images in eval mode"
+    return len(graph.nodes), ""
+
+
+def _is_same(sums: torch.Tensor, others: torch.Tensor) -> bool:
+    return torch.allclose(sums, others, rtol=SAME_SUM, atol=SAME_SUM * float(others[0]), equal_nan=True)
+
+
+def _sums(row: torch.Tensor) -> torch.Tensor:
+    """Sum up a value: its magnitude, and a weighted sum."""
+    row = row.flatten().double()
+    weights = torch.linspace(0.5, 1.5, len(row), dtype=row.dtype, device=row.device)
+    return torch.stack([row.abs().mean(), (row * weights).mean()])
 
 
 def _name_at(graph: LayerGraph, position: int) -> str:
+    """Name the operation at a position, or the next one."""
     return next((layer.name for layer in graph.layers if layer.position >= position), "output")
 
 
 class _Summed(fx.Interpreter):
-    """Runs a traced model and sums up each value of its first image: magnitude and a weighted sum."""
+    """Runs a traced model, sums up each value of its first image, and notes who draws random numbers."""
 
     def __init__(self, traced: fx.GraphModule, images: torch.Tensor) -> None:
         super().__init__(traced)
         self.n_images = len(images)
         self.order = {node: place for place, node in enumerate(traced.graph.nodes)}
         self.sums: dict[fx.Node, torch.Tensor] = {}
+        self.drawn: list[fx.Node] = []
         self.run(images)
 
     def run_node(self, n: fx.Node) -> Any:
+        before = torch_states()
         result = super().run_node(n)
+        if torch_states() != before:
+            self.drawn.append(n)
         is_tensor = isinstance(result, torch.Tensor) and result.is_floating_point() and result.numel() > 0
         if is_tensor and result.ndim > 1 and len(result) == self.n_images:
-            row = result[0].flatten().double()
-            weights = torch.linspace(0.5, 1.5, len(row), dtype=row.dtype, device=row.device)
-            self.sums[n] = torch.stack([row.abs().mean(), (row * weights).mean()])
+            self.sums[n] = _sums(result[0])
         return result

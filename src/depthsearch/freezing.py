@@ -19,7 +19,7 @@ from depthsearch.errors import CutError
 from depthsearch.fixed import check_fixed
 from depthsearch.graph import LayerGraph, trace
 from depthsearch.inputs import ExampleInputs
-from depthsearch.split import frozen_parameters, position_of
+from depthsearch.split import frozen_parameters, position_of, refuse_other
 
 __all__ = ["Frozen", "freeze_before"]
 
@@ -145,6 +145,7 @@ def freeze_before(
         CutError: If ``cut`` is not a cut of this model, lies within code that asks for the mode on both sides
             of it, or behind something that is no fixed function of an image whatever the mode.
     """
+    refuse_other(cut)
     graph = trace(
         model, image_size=image_size, channels=channels, example_inputs=example_inputs, likely=cut.image_shape
     )
@@ -160,13 +161,13 @@ def freeze_before(
             for name in frozen_parameters(graph, model, position)
         },
     )
+    for name in hold.parameters:
+        model.get_parameter(name).requires_grad_(False)
     keeper = _keeper(model)
     if keeper is None:
         keeper = _Keeper()
         model.register_forward_pre_hook(keeper, prepend=True)
     keeper.holds.append(hold)
-    for name in hold.parameters:
-        model.get_parameter(name).requires_grad_(False)
     keeper.enforce(model)
     _stand_in(model, keeper)
     return Frozen(model, hold)

@@ -38,12 +38,21 @@ from depthsearch.inputs import (
     ExampleInputs,
     candidate_images,
     has_lazy_layers,
+    input_name,
     input_size,
     logits_of,
     other_shapes,
 )
 from depthsearch.passwords import first_line
-from depthsearch.tracing import Followed, evaluating, follow, module_path, refuse_wrapped, unchanged
+from depthsearch.tracing import (
+    Followed,
+    Given,
+    evaluating,
+    follow,
+    kept_tensors,
+    module_path,
+    refuse_wrapped,
+)
 
 __all__ = ["Layer", "LayerGraph", "evaluating", "input_size", "trace"]
 
@@ -120,6 +129,7 @@ class LayerGraph:
         opaque: Paths of modules with layers inside that tracing kept whole.
         reasons: Why, by their paths.
         image_shape: Channels, height and width of the image it was run on.
+        input_name: Name of the parameter of forward that takes the image; None: the first.
     """
 
     traced: fx.GraphModule
@@ -137,6 +147,7 @@ class LayerGraph:
     opaque: tuple[str, ...]
     reasons: Mapping[str, str]
     image_shape: tuple[int, int, int]
+    input_name: str | None = None
 
     @property
     def image_size(self) -> int:
@@ -252,15 +263,22 @@ def trace(
                 f"{type(model).__name__} has lazy layers, whose sizes depend on the image: give image_size."
             )
         model = _made(model, images)
-    followed = follow(model, images[0].dtype)
-    with unchanged(model), evaluating(model), evaluating(followed.traced), torch.no_grad():
+    given = Given(dtype=images[0].dtype, name=input_name(model, example_inputs))
+    followed = follow(model, given)
+    with kept_tensors(model), evaluating(model), evaluating(followed.traced), torch.no_grad():
         run = _run(model, followed.traced, images)
-    return _describe(model, followed, run)
+        return _describe(model, followed, run, given.name)
 
 
 def _made(model: nn.Module, images: Iterable[torch.Tensor]) -> nn.Module:
     """Copy a model with lazy layers and make these for an image."""
-    model = copy.deepcopy(model)
+    try:
+        model = copy.deepcopy(model)
+    except (ValueError, RuntimeError) as error:
+        raise TraceError(
+            f"{type(model).__name__} has lazy layers and cannot be copied: call it once on a batch of images "
+            f"of your size first ({first_line(error).rstrip('.')})."
+        ) from error
     image = next(iter(images))
     with evaluating(model), torch.no_grad():
         try:
@@ -281,8 +299,10 @@ class _Uses(TorchDispatchMode):
         super().__init__()
         named = list(_named_state(model))
         self.names = {id(tensor): name for name, tensor in reversed(named)}
-        self.memory = {_memory(tensor): self.names[id(tensor)] for _, tensor in reversed(named)}
-        self.memory.pop(0, None)
+        self.memory: dict[int, list[tuple[int, int, str]]] = {}
+        for _, tensor in named:
+            extent = (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) if _memory(tensor) else (0, 0)
+            self.memory.setdefault(_memory(tensor), []).append((*extent, self.names[id(tensor)]))
         self.position = 0
         self.is_on = True
         self.all: dict[str, list[int]] = {}
@@ -293,10 +313,16 @@ class _Uses(TorchDispatchMode):
         """Look at the arguments of an operation, and run it."""
         for value in tree_leaves((args, kwargs)) if self.is_on else ():
             if isinstance(value, torch.Tensor):
-                name = self.names.get(id(value)) or self.memory.get(_memory(value))
+                name = self.names.get(id(value)) or self._owner(value)
                 if name is not None:
                     self.all.setdefault(name, []).append(self.position)
         return func(*args, **(kwargs or {}))
+
+    def _owner(self, value: torch.Tensor) -> str | None:
+        """Name the parameter or buffer in whose memory a tensor begins, such as a view of it."""
+        memory = _memory(value)
+        places = self.memory.get(memory, ()) if memory else ()
+        return next((name for begin, end, name in places if begin <= value.data_ptr() < end), None)
 
 
 def _memory(tensor: torch.Tensor) -> int:
@@ -394,7 +420,7 @@ def _take_logits(traced: fx.GraphModule) -> None:
 
 def _takes(traced: fx.GraphModule, image: torch.Tensor) -> bool:
     try:
-        traced(image)
+        fx.Interpreter(traced).run(image)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - the model's own code may raise anything
@@ -419,7 +445,7 @@ def _does_not_run(model: nn.Module, image: torch.Tensor, error: Exception, *, hi
     )
 
 
-def _describe(model: nn.Module, followed: Followed, run: _Run) -> LayerGraph:
+def _describe(model: nn.Module, followed: Followed, run: _Run, name: str | None) -> LayerGraph:
     nodes = list(followed.traced.graph.nodes)
     pixels = _from_pixels(nodes)
     carried = {n: n in pixels and n not in run.partial and run.shapes.get(n, ())[:1] == (1,) for n in nodes}
@@ -441,6 +467,7 @@ def _describe(model: nn.Module, followed: Followed, run: _Run) -> LayerGraph:
         opaque=tuple(followed.whole),
         reasons=followed.whole,
         image_shape=run.image_shape,
+        input_name=name,
     )
 
 

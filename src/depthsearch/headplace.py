@@ -83,10 +83,31 @@ def _layers_in(graph: LayerGraph, path: str) -> Iterator[Layer]:
 
 
 def _is_all(graph: LayerGraph, paths: Sequence[str]) -> bool:
-    """Whether from the first of some modules on nothing is used first but what they own."""
+    """Whether from the first of some modules on no other layer with weights is on the way to the logits."""
     start = min(_start(graph, path) for path in paths)
-    late = (name for name, at in graph.first_uses.items() if at >= start)
-    return all(any(is_within(name, path) for path in paths) for name in late)
+    needed = _needed(graph)
+    late = (
+        layer.module
+        for layer in graph.layers
+        if layer.position >= start and layer.position in needed and layer.weight_tensors
+    )
+    return all(any(is_within(module, path) for path in paths) or _is_plain(graph, module) for module in late)
+
+
+def _needed(graph: LayerGraph) -> set[int]:
+    """Positions of the operations on which the logits depend."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    found = {len(graph.nodes) - 1}
+    for node in reversed(graph.nodes):
+        if places[node] in found:
+            found.update(places[source] for source in node.all_input_nodes)
+    return found
+
+
+def _is_plain(graph: LayerGraph, path: str) -> bool:
+    """Whether a module is a norm, or code around others that has at most parameters of its own."""
+    module = dict(graph.traced.named_modules()).get(path)
+    return module is None or isinstance(module, NORMS) or not any(map(is_weighted, module.modules()))
 
 
 def _adds_nothing(graph: LayerGraph, around: str, path: str) -> bool:

@@ -5,6 +5,7 @@ Shapes: ``n`` images, ``c`` channels, ``h x w`` pixels.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "ExampleInputs",
     "candidate_images",
     "has_lazy_layers",
+    "input_name",
     "input_size",
     "logits_of",
     "other_shapes",
@@ -30,6 +32,7 @@ DEFAULT_IMAGE_SIZE = 224
 ExampleInputs = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 # Sizes at which a model is tried that does not run at its own: usual ones, in pixels.
 USUAL_SIZES = (32, 64, 28, 96, 128, 160, 192, 224, 256, 299, 384, 48, 16, 8)
+POSITIONAL = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 SIZE_NAMES = ("image_size", "img_size")
 PATCH_EMBEDDINGS = ("patch_embed", "patch_embeddings", "patch_embedding", "embeddings")
 
@@ -63,6 +66,9 @@ def candidate_images(
     Raises:
         TraceError: If ``example_inputs`` are something else, or given beside a size.
     """
+    for name, number in (("image_size", image_size), ("channels", channels)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise TraceError(f"{name} {number!r}: give a whole number of at least 1.")
     if example_inputs is not None:
         if image_size is not None or channels is not None:
             raise TraceError("example_inputs have a size of their own: leave out image_size and channels.")
@@ -80,6 +86,21 @@ def other_shapes(model: nn.Module, tried: torch.Tensor) -> Iterator[torch.Tensor
     for channels, size in product(_channels(model), USUAL_SIZES):
         if (channels, size, size) != tuple(tried.shape[1:]):
             yield _blank(model, (channels, size, size))
+
+
+def input_name(model: nn.Module, example_inputs: ExampleInputs | None) -> str | None:
+    """Name the parameter of forward that takes the images; None: the first, by position."""
+    if isinstance(example_inputs, Mapping):
+        return next(iter(example_inputs))
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    kinds = {parameter.kind for parameter in parameters}
+    if kinds & {inspect.Parameter.POSITIONAL_ONLY, *POSITIONAL}:
+        return None
+    named = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return named[0] if named else None
 
 
 def has_lazy_layers(model: nn.Module) -> bool:

@@ -20,8 +20,9 @@ from depthsearch.cuts import Cut
 from depthsearch.errors import CutError, TraceError
 from depthsearch.fixed import check_fixed
 from depthsearch.graph import LayerGraph, trace
-from depthsearch.headplace import find_head
+from depthsearch.headplace import find_head, is_within
 from depthsearch.inputs import ExampleInputs, has_lazy_layers
+from depthsearch.tracing import is_own, unchanged
 
 __all__ = [
     "Prefix",
@@ -31,6 +32,7 @@ __all__ = [
     "frozen_parameters",
     "joined_state",
     "position_of",
+    "refuse_other",
     "split_at",
     "split_traced",
     "suffix_from",
@@ -64,7 +66,9 @@ class Suffix(nn.Module):
 
     Where samples have numbers, these come behind the boundary, ``(n, d)``.
 
-    Modules and parameters that the prefix uses as well (a kernel used twice) are frozen here too.
+    Modules and parameters that the prefix uses as well (a kernel used twice) are frozen here too. Parameters
+    that took no gradient before do not take any here; modules that the model itself holds in eval mode
+    (a ``train()`` of its own) stay in it.
     """
 
     def __init__(self, graph: fx.GraphModule, shared: Sequence[str], frozen: Collection[str]) -> None:
@@ -72,7 +76,8 @@ class Suffix(nn.Module):
         self.graph = graph
         self.shared = tuple(shared)
         for name, parameter in graph.named_parameters(remove_duplicate=False):
-            parameter.requires_grad_(name not in frozen)
+            if name in frozen:
+                parameter.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -136,6 +141,7 @@ def split_at(
         CutError: If ``cut`` is not a cut of this model, or lies behind something that is no fixed function of
             an image.
     """
+    refuse_other(cut)
     if has_lazy_layers(model):
         raise TraceError(
             f"{type(model).__name__} has lazy layers that have no weights yet: call it once on a batch of "
@@ -189,6 +195,7 @@ def suffix_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> Suffix:
 
 def suffix_from(graph: LayerGraph, model: nn.Module, position: int) -> Suffix:
     """Copy all that a traced model runs from a position on; see `suffix_of`."""
+    held = _held_in_eval(model)
     before = {str(node.target) for node in graph.nodes[:position] if node.op == "call_module"}
     piece = _suffix_graph(graph, position)
     owned = {
@@ -197,11 +204,36 @@ def suffix_from(graph: LayerGraph, model: nn.Module, position: int) -> Suffix:
         if node.op in ("call_module", "get_attr")
     }
     _give_numbers(piece, [path for path, own in owned.items() if getattr(own, "takes_numbers", False)])
-    return Suffix(
-        copy.deepcopy(fx.GraphModule(owned, piece, type(model).__name__)),
-        sorted(before & {str(node.target) for node in piece.nodes if node.op == "call_module"}),
-        frozen_parameters(graph, model, position),
-    )
+    run = {str(node.target) for node in piece.nodes if node.op == "call_module"}
+    within = {path for path in held if any(is_within(path, target) for target in run)}
+    copied = copy.deepcopy(fx.GraphModule(owned, piece, type(model).__name__))
+    for module in copied.modules():
+        # The copy is frozen where the suffix says so, and nowhere else.
+        if is_own(vars(module).get("train")):
+            del vars(module)["train"]
+    return Suffix(copied, sorted((before & run) | within), frozen_parameters(graph, model, position))
+
+
+def _held_in_eval(model: nn.Module) -> list[str]:
+    """List the modules that stay in eval mode when a model is put into training mode, by code of its own."""
+    if all(type(module).train is nn.Module.train for module in model.modules()):
+        return []
+    with unchanged(model):
+        for module in model.modules():
+            if is_own(vars(module).get("train")):
+                del vars(module)["train"]
+        model.train()
+        return [path for path, module in model.named_modules() if path and not module.training]
+
+
+def refuse_other(cut: object) -> None:
+    """Refuse what is no cut, such as the name of one.
+
+    Raises:
+        CutError: If it is none.
+    """
+    if not isinstance(cut, Cut):
+        raise CutError(f"{cut!r} is no cut: give one of list_cuts(model), such as find_cut(cuts, {cut!r}).")
 
 
 def joined_state(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:

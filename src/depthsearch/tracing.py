@@ -31,11 +31,14 @@ from depthsearch.passwords import first_line
 
 __all__ = [
     "Followed",
+    "Given",
     "ModeRead",
     "evaluating",
     "follow",
+    "is_lazy",
     "is_own",
     "is_weighted",
+    "kept_tensors",
     "module_path",
     "refuse_wrapped",
     "unchanged",
@@ -48,11 +51,24 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModeRead:
-    """An operation that does something else in training, as the code around it asks for the mode.
+class Given:
+    """How a model is given its images.
 
     Attributes:
-        module: Path of the module whose mode it asks for.
+        dtype: Of the images.
+        name: Of the parameter that takes them; None: the first.
+    """
+
+    dtype: torch.dtype
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeRead:
+    """An operation that does something else in training, or behind which another way is gone then.
+
+    Attributes:
+        module: Path of the module whose mode the code around it asks for.
         node: The operation.
     """
 
@@ -168,9 +184,9 @@ class _Hooks(nn.Module):
 class _Tracer(fx.Tracer):
     """Follows a model into its modules, except those that have to stay whole."""
 
-    def __init__(self, dtype: torch.dtype, whole: Collection[str], in_training: Collection[str]) -> None:
+    def __init__(self, given: Given, whole: Collection[str], in_training: Collection[str]) -> None:
         super().__init__(autowrap_functions=tuple(timm.layers.get_notrace_functions()))
-        self.dtype = dtype
+        self.given = given
         self.whole = whole
         self.in_training = in_training
         self.leaf_types = tuple(timm.layers.get_notrace_modules())
@@ -197,12 +213,13 @@ class _Tracer(fx.Tracer):
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Call the whole model as its caller does: one image, hooks, the instance's own forward."""
-        image = _Image(self.create_node("placeholder", "image", (), {}), self, self.dtype)
+        image = _Image(self.create_node("placeholder", "image", (), {}), self, self.given.dtype)
 
         def call(model: nn.Module, value: Any) -> Any:
             if hasattr(model, BEFORE_FORWARD):
                 value = self.create_proxy("call_module", BEFORE_FORWARD, (value,), {})
-            result = model.forward(value)
+            name = self.given.name
+            result = model.forward(value) if name is None else model.forward(**{name: value})
             if hasattr(model, AFTER_FORWARD):
                 result = self.create_proxy("call_module", AFTER_FORWARD, (result,), {})
             return logits_of(result)
@@ -288,26 +305,26 @@ class _Tracer(fx.Tracer):
             kind.__enter__, kind.__exit__ = enter, leave  # type: ignore[method-assign]
 
 
-def follow(model: nn.Module, dtype: torch.dtype) -> Followed:
+def follow(model: nn.Module, given: Given) -> Followed:
     """Follow a model in eval mode; what cannot be entered is kept whole.
 
     Args:
         model: Left as it was.
-        dtype: Of its images.
+        given: How it is given its images.
 
     Raises:
         TraceError: If the model's own forward stops, or the only module that runs.
     """
     refuse_wrapped(model)
     whole = {path: "it has hooks" for path, module in model.named_modules() if path and _has_hooks(module)}
-    with unchanged(model):
+    with kept_tensors(model):
         for name, after in ((BEFORE_FORWARD, False), (AFTER_FORWARD, True)):
             hooks = _Hooks(model, after=after)
             if hooks.hooks:
                 model.add_module(name, hooks)
         while True:
-            tracer, graph = _entering(model, dtype, whole)
-            forked = _forked(model, dtype, whole, tracer, graph)
+            tracer, graph = _entering(model, given, whole)
+            forked = _forked(model, given, whole, tracer, graph)
             if not forked.keys() - {""}:
                 break
             whole.update(dict.fromkeys(forked.keys() - {""}, "it does something else in training"))
@@ -327,10 +344,10 @@ def follow(model: nn.Module, dtype: torch.dtype) -> Followed:
     )
 
 
-def _entering(model: nn.Module, dtype: torch.dtype, whole: dict[str, str]) -> tuple[_Tracer, fx.Graph]:
+def _entering(model: nn.Module, given: Given, whole: dict[str, str]) -> tuple[_Tracer, fx.Graph]:
     """Trace a model, and again with each module in which that fails kept whole."""
     while True:
-        tracer = _Tracer(dtype, whole, ())
+        tracer = _Tracer(given, whole, ())
         try:
             return tracer, tracer.follow(model)
         except MemoryError:
@@ -359,7 +376,7 @@ def _reason(error: Exception) -> str:
 
 
 def _forked(
-    model: nn.Module, dtype: torch.dtype, whole: Mapping[str, str], tracer: _Tracer, graph: fx.Graph
+    model: nn.Module, given: Given, whole: Mapping[str, str], tracer: _Tracer, graph: fx.Graph
 ) -> dict[str, list[fx.Node]]:
     """Find the modules that were entered and go another way in training.
 
@@ -369,19 +386,18 @@ def _forked(
     """
     if not tracer.branches:
         return {}
-    training = _Tracer(dtype, whole, tracer.branches.keys())
+    training = _Tracer(given, whole, tracer.branches.keys())
     try:
         other = training.follow(model)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - code that is followed may raise anything; in eval mode it did not
         differing = {training.failed_at or ""}
-        affected = list(graph.nodes)[tracer.branches.get("", 0) :]
+        affected = list(graph.nodes)[max(tracer.branches.get("", 0) - 1, 0) :]
     else:
         here, there = _operations(graph), _operations(other)
         differing = {path for path in here.keys() | there.keys() if here.get(path) != there.get(path)}
-        known = set(_values(other).values())
-        affected = [node for node, value in _values(graph).items() if value not in known]
+        affected = _forks(graph, _values(graph), set(_values(other).values()))
     # The branch may stand in one module and what differs in another that is called by it.
     forked = {path for path in differing if path in tracer.branches} or {
         owner for owner in tracer.branches if any(_is_within(path, owner) for path in differing)
@@ -389,6 +405,16 @@ def _forked(
     kinds = {type(model.get_submodule(path)) for path in forked if path}
     forked |= {path for path in tracer.branches if path and type(model.get_submodule(path)) in kinds}
     return {path: [] if path else affected for path in forked}
+
+
+def _forks(graph: fx.Graph, values: Mapping[fx.Node, int], known: Collection[int]) -> list[fx.Node]:
+    """Find the operations behind which another way is gone: the last ones before what has no like there."""
+    nodes = list(graph.nodes)
+    return [
+        nodes[max(place - 1, 0)]
+        for place, node in enumerate(nodes)
+        if values[node] not in known and all(values[source] in known for source in node.all_input_nodes)
+    ]
 
 
 def _operations(graph: fx.Graph) -> dict[str, list[str]]:
@@ -538,6 +564,24 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                 _refill(container, members)
 
 
+@contextlib.contextmanager
+def kept_tensors(model: nn.Module) -> Iterator[None]:
+    """Give a model its attributes and the values of its buffers back, whatever its forward has done."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
+    with unchanged(model):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, values in buffers:
+                    buffer.copy_(values)
+
+
+def is_lazy(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor waits for the first image to get its size."""
+    return isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+
+
 def _is_container(value: Any) -> bool:
     return isinstance(value, dict | list | set)
 
@@ -563,6 +607,11 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise TraceError(f"{kind} is an exported model, whose layers are gone: give the one it was made of.")
     if not isinstance(model, nn.Module):
         raise TraceError(f"{kind} is no model: give a torch.nn.Module that maps images to logits.")
+    taken = [
+        name for name in ("graph", "code") if name in {*model._modules, *model._parameters, *model._buffers}
+    ]
+    if taken:
+        raise TraceError(f"{kind} has a '{taken[0]}', a name that torch.fx keeps for itself: rename it.")
     if "_orig_mod" in model._modules:
         raise TraceError(f"{kind} is a compiled model: give model._orig_mod, and compile it afterwards.")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
