@@ -337,9 +337,7 @@ def test_a_model_whose_output_is_random_in_eval_mode_is_refused():
     model = Random()
     torch.manual_seed(0)
     for refuse in (split_at, freeze_before):
-        with pytest.raises(
-            CutError, match=r"^Random cannot be frozen .*: the model gives two outputs for the sa"
-        ):
+        with pytest.raises(CutError, match=r"^Random cannot be frozen .*: the model gives two outputs for"):
             refuse(model, list_cuts(model, image_size=16)[1])
 
 

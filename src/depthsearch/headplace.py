@@ -89,9 +89,9 @@ def _is_all(graph: LayerGraph, paths: Sequence[str]) -> bool:
     late = (
         layer.module
         for layer in graph.layers
-        if layer.position >= start and layer.position in needed and layer.weight_tensors
+        if layer.position >= start and layer.position in needed and _has_weights(graph, layer)
     )
-    return all(any(is_within(module, path) for path in paths) or _is_plain(graph, module) for module in late)
+    return all(any(is_within(module, path) for path in paths) for module in late)
 
 
 def _needed(graph: LayerGraph) -> set[int]:
@@ -104,10 +104,11 @@ def _needed(graph: LayerGraph) -> set[int]:
     return found
 
 
-def _is_plain(graph: LayerGraph, path: str) -> bool:
-    """Whether a module is a norm, or code around others that has at most parameters of its own."""
-    module = dict(graph.traced.named_modules()).get(path)
-    return module is None or isinstance(module, NORMS) or not any(map(is_weighted, module.modules()))
+def _has_weights(graph: LayerGraph, layer: Layer) -> bool:
+    """Whether an operation is a convolution or a linear layer, or a module run whole with some inside."""
+    if layer.name != layer.module:
+        return layer.kind == "conv"
+    return any(map(is_weighted, graph.traced.get_submodule(layer.module).modules()))
 
 
 def _adds_nothing(graph: LayerGraph, around: str, path: str) -> bool:
