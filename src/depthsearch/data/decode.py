@@ -174,15 +174,24 @@ def _named_failures(path: Path) -> Iterator[None]:
         # Pillow's own text names the buffer in memory, which says nothing and differs each time.
         raise _unreadable(path, "it is not in an image format that Pillow knows") from error
     except Exception as error:
-        if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
-            # It says nothing of the file, which is not to be left out for it.
-            raise DataError(
-                f"The memory does not suffice to decode the image {path}. Close other programs, use "
-                "a machine with more, or make the image smaller."
-            ) from error
+        if lacks_memory(error):
+            raise too_little_memory(path) from error
         # On damaged bytes Pillow's decoders raise nearly anything, SyntaxError included.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _unreadable(path, " ".join(reason.split()) or type(error).__name__) from error
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return whether a decoder has failed for want of memory, which says nothing of the file."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error)
+
+
+def too_little_memory(path: Path) -> DataError:
+    """Return what to say where the memory does not suffice: no file is to be left out for it."""
+    return DataError(
+        f"The memory does not suffice to decode the image {path}. Close other programs, use "
+        "a machine with more, or make the image smaller."
+    )
 
 
 def _refuse_odd(image: Image.Image) -> None:

@@ -63,7 +63,7 @@ def list_folder(tree: Tree) -> Listing:
         decode=decode,
         range_at=lambda index: range_of_file(root / paths[index]),
         layout=layout.description,
-        notes=(*unread_notes(tree), *_nested(tree, layout)),
+        notes=(*layout.notes, *unread_notes(tree), *_nested(tree, layout)),
     )
 
 
