@@ -27,6 +27,8 @@ _MOST_BYTES = 4 * 2**30
 """Of a file: what Pillow takes for no bomb has less, at 16 bytes a pixel."""
 PROGRAMS = ("EPS", "WMF")
 """Formats that Pillow leaves to other programs to draw: Ghostscript runs what a file says."""
+SCRAMBLED = ("FITS",)
+"""Formats of which Pillow takes the bytes of a number in the wrong order."""
 _OUT_OF_MEMORY = "out of memory"
 """What Pillow's decoders call a lack of memory, in an OSError."""
 _TURNS = {
@@ -197,6 +199,19 @@ def too_little_memory(path: Path) -> DataError:
 def _refuse_odd(image: Image.Image) -> None:
     if image.format in PROGRAMS:
         raise ValueError(f"{image.format} is a program that draws, not an image")
+    if image.format in SCRAMBLED:
+        raise ValueError(
+            f"Pillow mixes up the bytes of numbers in {image.format}. Save it as TIFF or PNG, or leave it out"
+        )
+    if image.format == "SGI" and _has_16_bits_of_sgi(image):
+        raise ValueError("Pillow reads half of the bits of SGI of 16 bits. Save it as TIFF or PNG")
+
+
+def _has_16_bits_of_sgi(image: Image.Image) -> bool:
+    tile = getattr(image, "tile", [])
+    return any(
+        each.codec_name == "SGI16" or (each.codec_name, each.args[-1]) == ("sgi_rle", 2) for each in tile
+    )
     if max(image.size) > _MAX_ELONGATION * min(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow")
 

@@ -305,6 +305,18 @@ def split_named(name: str) -> str | None:
     return read[0] if read and not read[1] else None
 
 
+def splits_in_paths(paths: Iterable[str]) -> list[str]:
+    """Return the folders in paths that are called like train and another split, alike otherwise; or none."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in {
+        part for folder in {path.rpartition("/")[0] for path in paths} for part in folder.split("/")
+    }:
+        if read := _parsed(name):
+            groups[read[1]][name] = read[0]
+    found = (names for names in groups.values() if "train" in names.values() and len(set(names.values())) > 1)
+    return sorted({name for names in found for name in names})
+
+
 def once_each(tree: Tree, named: Mapping[str, str], within: str = "") -> Mapping[str, str]:
     """Refuse folders of which two are one split.
 

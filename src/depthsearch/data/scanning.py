@@ -17,18 +17,18 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from depthsearch.data.decode import PROGRAMS, lacks_memory, too_little_memory
+from depthsearch.data.decode import PROGRAMS, SCRAMBLED, lacks_memory, too_little_memory
 from depthsearch.data.listing import a_few
 from depthsearch.errors import DataError
 from depthsearch.files import is_file
 
 # Formats that Pillow only names or hands to other programs, and some that are no pictures.
-_NOT_READ = (*PROGRAMS, "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "PDF")
+_NOT_READ = (*PROGRAMS, *SCRAMBLED, "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "PDF")
 # Folders that systems put beside the images, with copies and thumbnails in them or files called like images.
 _NOT_OURS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
 # Endings of pictures in formats that Pillow lacks or that have to be drawn first.
 _PICTURES = (
-    ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".jxl", ".jxr", ".mp4", ".nef", ".npy",
+    ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".fit", ".fits", ".heic", ".heif", ".jxl", ".jxr", ".mp4", ".nef", ".npy",
     ".npz", ".orf", ".pdf", ".raw", ".rw2", ".svg", ".wmf",
 )  # fmt: skip
 _N_FIRST_BYTES = 64

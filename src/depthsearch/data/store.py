@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from depthsearch.data.decode import Geometry, UnknownRangeError
+from depthsearch.data.decode import Geometry
 from depthsearch.data.decoding import decoded_in_order, find_ranges, gaps_remain
 from depthsearch.data.listing import Listing
 from depthsearch.data.mapping import mapped_pixels
@@ -73,24 +73,7 @@ def open_store(
     # Pillow loads its rarer formats at the first file that needs one. Threads that meet there at
     # once can find the list half filled and take a good file for an unknown one.
     Image.init()
-    try:
-        return _opened(
-            listing, geometry, folder, skip_unreadable, progress, cache(partial(find_ranges, listing))
-        )
-    except UnknownRangeError:
-        # An image is no JPEG, though it is called like one.
-        ranges = cache(partial(find_ranges, listing, whatever_the_name=True))
-        return _opened(listing, geometry, folder, skip_unreadable, progress, ranges)
-
-
-def _opened(
-    listing: Listing,
-    geometry: Geometry,
-    folder: Path,
-    skip_unreadable: bool,
-    progress: Callable[[int, int], None] | None,
-    ranges: Ranges,
-) -> Store:
+    ranges: Ranges = cache(partial(find_ranges, listing))
     key = _key(listing, geometry)
     path = folder / f"{key}.images"
     shape = (len(listing.paths), geometry.channels, geometry.image_size, geometry.image_size)
