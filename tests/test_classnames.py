@@ -136,6 +136,15 @@ def test_images_that_stand_in_two_classes_are_told_within_a_split_too(tmp_path, 
     )
 
 
+def test_of_an_image_in_two_classes_a_path_of_each_is_told(tmp_path) -> None:
+    root = fill(tmp_path / "set", {"cat": 20, "dog": 20})
+    copied = (root / "cat" / "00.png").read_bytes()
+    for path in ("cat/a.png", "cat/b.png", "cat/c.png", "dog/x.png"):
+        (root / path).write_bytes(copied)
+    (note,) = load_data(root, image_size=8, cache=tmp_path / "cache").notes
+    assert "several classes: cat/00.png = dog/x.png. No model" in note
+
+
 def test_images_that_stand_twice_in_one_class_are_not_told_of_two(tmp_path) -> None:
     root = fill(tmp_path / "set", {"cat": 6, "dog": 6})
     (root / "cat" / "copy.png").write_bytes((root / "cat" / "00.png").read_bytes())

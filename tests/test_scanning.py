@@ -67,7 +67,7 @@ def test_what_is_no_image_is_counted_and_told(root) -> None:
     assert len(data.paths) == 8
 
 
-@pytest.mark.parametrize("ending", [".heic", ".svg", ".npy", ".dng", ".pdf"])
+@pytest.mark.parametrize("ending", [".fits", ".fit", ".heic", ".svg", ".npy", ".dng", ".pdf"])
 def test_pictures_that_pillow_lacks_are_told_with_what_to_do(root, ending) -> None:
     for i in range(3):
         (root / "cat" / f"{i}{ending}").write_bytes(b"<svg>")

@@ -245,7 +245,7 @@ def _contradiction_notes(listing: Listing, store: Store) -> Iterator[str]:
 
 def _one_each(listing: Listing, rows: Sequence[int]) -> list[int]:
     """Keep the first of some rows of each class."""
-    return list({int(listing.labels[row]): row for row in reversed(rows)}.values())[::-1]
+    return sorted({int(listing.labels[row]): row for row in reversed(rows)}.values())
 
 
 def _same(store: Store) -> list[list[int]]:

@@ -28,8 +28,8 @@ _NOT_READ = (*PROGRAMS, *SCRAMBLED, "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "PDF
 _NOT_OURS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
 # Endings of pictures in formats that Pillow lacks or that have to be drawn first.
 _PICTURES = (
-    ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".fit", ".fits", ".heic", ".heif", ".jxl", ".jxr", ".mp4", ".nef", ".npy",
-    ".npz", ".orf", ".pdf", ".raw", ".rw2", ".svg", ".wmf",
+    ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".fit", ".fits", ".heic", ".heif", ".jxl", ".jxr",
+    ".mp4", ".nef", ".npy", ".npz", ".orf", ".pdf", ".raw", ".rw2", ".svg", ".wmf",
 )  # fmt: skip
 _N_FIRST_BYTES = 64
 # What Pillow raises on a file that only begins like an image.

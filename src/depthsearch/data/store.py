@@ -28,7 +28,7 @@ from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
 from depthsearch.files import remove_abandoned, written_whole
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
