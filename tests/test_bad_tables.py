@@ -102,7 +102,8 @@ CSV: dict[str, tuple[str | bytes, str]] = {
     "a folder for an image": (GOOD + "..,a\n", "Is a directory"),
     "an escape for an image": (GOOD + "\x1b[2J.png,a\n", r"\x1b[2J.png"),
     "a home of nobody": (GOOD + "~nonesuch/x.png,a\n", "line 12: no file"),
-    "an address": (GOOD + "https://example.org/x.png,a\n", "line 12: no file"),
+    "an address": (GOOD + "https://example.org/x.png,a\n", "https://example.org/x.png is an address (URL)"),
+    "a place in a store": (GOOD + "s3://bucket/x.png,a\n", "s3://bucket/x.png is an address (URL), no file"),
     "one image twice": (GOOD + "a0.png,a\n", "a0.png stands in t.csv, line 2 and t.csv, line 12"),
     "one image of two classes": (GOOD + "./a0.png,b\n", "a0.png is 'a' in t.csv, line 2 and 'b' in"),
     "one class": (HEADER + "a0.png,a\na1.png,a\n", "one class only, 'a'"),
@@ -297,6 +298,91 @@ def test_no_bytes_of_a_table_are_a_traceback(tmp_path, suffix: str) -> None:
 
 
 # --- what may be --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tsv", "xlsx", "json", "jsonl"])
+def test_a_table_in_another_format_is_to_be_saved_as_csv(folder, capsys, kind: str) -> None:
+    assert f"t.{kind} is a table in another format. Save it as .csv" in refused(
+        folder, b"x", capsys, f"t.{kind}"
+    )
+
+
+SAME = {
+    "an empty line before": "\n" + GOOD,
+    "lines of spaces and commas before": " \n,\n" + GOOD,
+    "a space before quotation marks": GOOD.replace(",a\n", ', "a"\n').replace(
+        "image,label", 'image, "label"'
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_lines_and_spaces_that_say_nothing_change_nothing(folder, kind: str) -> None:
+    (folder / "t.csv").write_text(SAME[kind])
+    data = load_data("t.csv", image_size=8, cache=folder / "cache")
+    assert (data.classes, len(data.paths), data.notes) == (("a", "b"), 10, ())
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NULL"])
+def test_a_label_that_programs_write_for_none_is_told(folder, word: str) -> None:
+    (folder / "t.csv").write_text(GOOD.replace(",b\n", f",{word}\n"))
+    (note,) = load_data("t.csv", image_size=8, cache=folder / "cache").notes
+    assert note.startswith(
+        f"'{word}' is the class of 5 images, and what programs write where a value is missing"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_whole_numbers_with_a_point_are_the_same_labels_in_every_table(folder, suffix: str) -> None:
+    labels = [float(label == "b") for label in LABELS]
+    rows = list(zip(IMAGES, labels, strict=True))
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+        parquet(folder / "t.parquet", image=IMAGES, label=labels)
+    elif suffix == "csv":
+        (folder / "t.csv").write_text(HEADER + "".join(f"{image},{label}\n" for image, label in rows))
+    else:
+        lines = [json.dumps({"file_name": image, "label": label}) for image, label in rows]
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+    source = "." if suffix == "jsonl" else f"t.{suffix}"
+    assert load_data(source, image_size=8, cache=folder / "cache").classes == ("0.0", "1.0")
+
+
+PATHS = {
+    "train and test": ("train", "test", "test, train"),
+    "more around the words": ("seg_train", "seg_test", "seg_test, seg_train"),
+    "deeper": ("images/train", "images/test", "test, train"),
+}
+
+
+@pytest.mark.parametrize("kind", PATHS)
+@pytest.mark.parametrize("name", ["t.csv", "metadata.csv"])
+def test_splits_in_the_paths_of_a_table_that_no_column_has_are_told(folder, kind, name) -> None:
+    if name == "metadata.csv" and kind == "train and test":
+        pytest.skip("read as splits")
+    *folders, told = PATHS[kind]
+    lines = []
+    for place, (image, label) in enumerate(ROWS):
+        path = folder / "set" / folders[place % 2] / image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (folder / image).rename(path)
+        lines.append(f"{path.relative_to(folder / 'set')},{label}\n")
+    column = "image" if name == "t.csv" else "file_name"
+    (folder / "set" / name).write_text(f"{column},label\n" + "".join(lines))
+    source = "set/t.csv" if name == "t.csv" else "set"
+    (note,) = load_data(source, image_size=8, cache=folder / "cache").notes
+    assert note.startswith(f"The paths name splits ({told}), and no column does: all rows are one set")
+
+
+def test_folders_of_paths_that_are_called_a_little_like_splits_are_no_splits(folder) -> None:
+    lines = []
+    for image, label in ROWS:
+        path = folder / {"a": "bullet_train", "b": "test_track"}[label] / image
+        path.parent.mkdir(exist_ok=True)
+        (folder / image).rename(path)
+        lines.append(f"{path.relative_to(folder)},{label}\n")
+    (folder / "t.csv").write_text(HEADER + "".join(lines))
+    assert load_data("t.csv", image_size=8, cache=folder / "cache").notes == ()
 
 
 @pytest.mark.parametrize(

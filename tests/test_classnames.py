@@ -27,6 +27,9 @@ ALIKE = {
     "a Cyrillic letter": ("cat", "c\u0430t"),
     "a Greek letter": ("Oak", "\u039fak"),
     "a hyphen that keeps words together": ("t-shirt", "t\u2011shirt"),
+    "a control character": ("dog", "do\x07g"),
+    "a character to delete": ("dog", "dog\x7f"),
+    "a control character of Latin-1": ("dog", "\x9bdog"),
     "two Unicode forms": ("caf\u00e9", "cafe\u0301"),
     "two Unicode forms and a space of no width": ("caf\u00e9", "cafe\u0301\u200b"),
 }
@@ -54,6 +57,15 @@ TOLD = {
     "wide letters": ("cat", "\uff43\uff41\uff54"),
     "a number with a point": ("1", "1.0"),
     "a number with zeros": ("7", "007"),
+    "a number of many digits": ("12345678", "12345678.0"),
+    "a number of more digits than a float has": ("1" * 40, "0" + "1" * 40),
+    "a number with a sign": ("1", "+1"),
+    "a number with an exponent": ("1", "1e0"),
+    "a number that ends in a point": ("1", "1."),
+    "a number that begins with a point": ("0.5", ".5"),
+    "a negative number": ("-1", "-1.0"),
+    "another minus": ("-1", "\u22121"),
+    "quotation marks": ('"a"', "a"),
     "case and an underscore": ("Big_Cat", "big cat"),
 }
 
@@ -64,7 +76,7 @@ def test_names_that_may_be_one_are_told(kind) -> None:
     assert note.endswith("are they one?")
 
 
-@pytest.mark.parametrize("name", ["\u200b", "\u00a0", "\u2800\u3164", "\ufe0f"])
+@pytest.mark.parametrize("name", ["\u200b", "\u00a0", "\x07", "\u2800\u3164", "\ufe0f"])
 def test_a_name_that_cannot_be_seen_is_refused(name) -> None:
     with pytest.raises(DataError, match="has a name that cannot be seen"):
         check_names(["cat", name], "set")
@@ -72,7 +84,22 @@ def test_a_name_that_cannot_be_seen_is_refused(name) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [("cat", "cot"), ("class1", "class2"), ("\u043a\u043e\u0442", "kot"), ("x\u00b2", "x\u00b3"), ("a", "b")],
+    [
+        ("-1", "1"),
+        ("100000.1", "100000.2"),
+        ("12345678", "12345679"),
+        ("-5 C", "5 C"),
+        ("1e2", "1e3"),
+        ("lag -1", "lag 1"),
+        ("1" * 40, "1" * 39 + "2"),
+        ("1e9999999999999999999", "2"),
+        ("-0.5", "0.5"),
+        ("cat", "cot"),
+        ("class1", "class2"),
+        ("\u043a\u043e\u0442", "kot"),
+        ("x\u00b2", "x\u00b3"),
+        ("a", "b"),
+    ],
 )
 def test_names_that_differ_are_neither_refused_nor_told(names) -> None:
     assert check_names(names, "set") == ()
@@ -107,6 +134,15 @@ def test_images_that_stand_in_two_classes_are_told_within_a_split_too(tmp_path, 
         f"2 images stand byte for byte in several classes: {prefix}cat/03.png = {prefix}dog/copy3.png, "
         f"{prefix}cat/08.png = {prefix}dog/copy8.png. No model can learn both: remove the wrong ones.",
     )
+
+
+def test_of_an_image_in_two_classes_a_path_of_each_is_told(tmp_path) -> None:
+    root = fill(tmp_path / "set", {"cat": 20, "dog": 20})
+    copied = (root / "cat" / "00.png").read_bytes()
+    for path in ("cat/a.png", "cat/b.png", "cat/c.png", "dog/x.png"):
+        (root / path).write_bytes(copied)
+    (note,) = load_data(root, image_size=8, cache=tmp_path / "cache").notes
+    assert "several classes: cat/00.png = dog/x.png. No model" in note
 
 
 def test_images_that_stand_twice_in_one_class_are_not_told_of_two(tmp_path) -> None:

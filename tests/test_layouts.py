@@ -151,6 +151,55 @@ REFUSED = {
         each(("trainA", "testA", "trainB", "testB"), ("cat", "dog")),
         "has both testA and testB, two names for one split",
     ),
+    "two sets side by side": (
+        each(("a_train", "a_test", "b_train", "b_test"), ("cat", "dog")),
+        "put their images together in one; if they belong to several sets, move the folders of each set into",
+    ),
+    "kinds of pictures with splits that hold the classes": (
+        each(tuple(f"{o}/{s}" for o in ("art", "photo") for s in ("train", "test")), ("dog", "cat")),
+        "what are the classes, art, photo or the folders in their split folders, cat, dog",
+    ),
+    "folds with splits that hold the classes": (
+        each(tuple(f"{o}/{s}" for o in "012" for s in ("train", "val")), ("a", "b")),
+        "what are the classes, 0, 1, 2 or the folders in their split folders, a, b",
+    ),
+    "the same in a folder of each split": (
+        each(tuple(f"{o}/{s}/images" for o in ("RGB", "depth") for s in ("train", "val")), ("a", "b")),
+        "what are the classes, RGB, depth or the folders in their split folders, a, b",
+    ),
+    "the same with one stray image": (
+        each(tuple(f"{o}/{s}" for o in ("art", "photo") for s in ("train", "test")), ("dog", "cat"))
+        | {"art/train": 1},
+        "what are the classes, art, photo or the folders in their split folders, cat, dog",
+    ),
+    "the same with a test of no classes": (
+        each(("art/train", "photo/train"), ("dog", "cat")) | {"art/test": 5, "photo/test": 5},
+        "what are the classes, art, photo or the folders in their split folders, cat, dog",
+    ),
+    "classes beside a test of classes": (
+        {"cat": 5, "dog": 5, "test/cat": 5, "test/dog": 5},
+        r"is test a split or a class\? It holds folders \(cat, dog\) and stands beside others \(cat, dog\)",
+    ),
+    "splits deeper than a class folder": (
+        each(("mammal/cat", "mammal/dog", "bird/owl"), ("train", "test")),
+        r"bird/owl holds the splits test, train, and lies in the class folder bird: they would be mixed\.",
+    ),
+    "splits in a class of a split": (
+        {"train/cat": 5, "train/dog/train": 5, "train/dog/val": 5, "test/cat": 5, "test/dog": 5},
+        r"dog holds the splits train, val, and lies in the class folder train/dog: they would be mixed\.",
+    ),
+    "years with one stray image": (
+        each(("2019", "2020"), ("oak", "elm")) | {"2020": 1},
+        "what are the classes, 2019, 2020 or the folders in them, elm, oak",
+    ),
+    "years with a flat folder": (
+        each(("2019", "2020"), ("oak", "elm")) | {"extra": 5},
+        "what are the classes, 2019, 2020, extra or the folders in them, elm, oak",
+    ),
+    "years with another folder": (
+        each(("2019", "2020"), ("oak", "elm")) | {"x/p": 5, "x/q": 5},
+        "what are the classes, 2019, 2020, x or the folders in them, elm, oak",
+    ),
     "splits and others": (
         each(("seg_train", "seg_test"), ("cat", "dog")) | {"seg_pred": 3},
         r"mixes split folders \(seg_test, seg_train\) with others \(seg_pred\)",
@@ -195,6 +244,64 @@ def test_a_table_beside_images_that_are_in_no_class_is_pointed_out(tmp_path, cou
     with pytest.raises(
         DataError, match=r"If labels\.csv has the labels, give that: --data .*/set/labels\.csv\."
     ):
+        load(root, tmp_path)
+
+
+TOLD = {
+    "one": ({"cat": 6, "dog": 6, "test": 6}, "Classes are called like splits: test. If they"),
+    "two": ({"cat": 6, "dog": 6, "val": 6, "test": 6}, "Classes are called like splits: test, val. If they"),
+}
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_classes_that_are_called_like_splits_are_told(tmp_path, kind) -> None:
+    counts, begin = TOLD[kind]
+    (note,) = load(fill(tmp_path / "set", counts), tmp_path).notes
+    assert note.startswith(begin)
+
+
+def test_a_class_of_railway_trains_may_hold_its_splits(tmp_path) -> None:
+    data = load(fill(tmp_path / "set", each(("train", "bus"), ("train", "test"))), tmp_path)
+    assert data.classes == ("bus", "train")
+    assert splits_of_paths(data)["test"] == {"bus/test", "train/test"}
+    assert data.notes == ()
+
+
+def test_parts_within_the_splits_of_classes_that_no_two_splits_share_are_no_classes(tmp_path) -> None:
+    days = {"train": ("1", "2"), "test": ("3", "4")}
+    counts = {f"{c}/{s}/{day}": 4 for c in ("cat", "dog") for s, names in days.items() for day in names}
+    data = load(fill(tmp_path / "set", counts), tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert len(data.notes) == 1
+
+
+@pytest.mark.parametrize(
+    "counts", [each(("train", "test"), ("cat", "dog")), each(("cat", "dog"), ("train", "test"))]
+)
+def test_a_folder_without_images_beside_splits_is_left_out_and_told(tmp_path, counts) -> None:
+    root = fill(tmp_path / "set", counts | {"docs": 0})
+    (root / "docs" / "index.md").write_text("# Cats and dogs")
+    data = load(root, tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert len(splits_of_paths(data)["test"]) == 2
+    assert data.notes[0] == "Folders without images, left out: docs."
+
+
+@pytest.mark.parametrize("name", ["owl.heic", ""])
+def test_a_class_whose_images_are_lacking_is_not_left_out(tmp_path, name) -> None:
+    root = fill(tmp_path / "set", each(("cat", "dog"), ("train", "test")) | {"owl": 0})
+    if name:
+        (root / "owl" / name).write_bytes(b"x")
+    with pytest.raises(DataError, match="cat holds the splits train, test, owl has none"):
+        load(root, tmp_path)
+
+
+def test_a_test_without_labels_beside_classes_can_be_moved_away(tmp_path) -> None:
+    root = fill(tmp_path / "set", {"train/cat": 5, "train/dog": 5, "test": 5})
+    message = (
+        r"directly in .*/set/test, .* If they have no labels, move test out of .*/set; if they have, move"
+    )
+    with pytest.raises(DataError, match=message):
         load(root, tmp_path)
 
 

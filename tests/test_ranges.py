@@ -251,6 +251,97 @@ def test_a_wide_image_that_is_called_a_jpeg_is_found(tmp_path, interpolation) ->
     assert [(one.format, one.high) for one in data.ranges] == [("PNG", 4095)]
 
 
+def test_a_wide_image_that_is_called_a_jpeg_counts_in_the_range_of_others(tmp_path) -> None:
+    root = ramps(tmp_path / "set", {"x.png": (RAMP * 1000).astype(np.uint16)})
+    Image.fromarray((RAMP * 4000).astype(np.uint16)).save(root / "a" / "y.jpg", format="PNG")
+    data = load(root, tmp_path / "cache")
+    assert [(one.high, one.n_images) for one in data.ranges] == [(4000, 9)]
+    assert data.skipped == ()
+
+
+def with_clear(content: bytes, *clear: int) -> bytes:
+    """Give a PNG a grey or colour that is transparent."""
+    body = struct.pack(f">{len(clear)}H", *clear)
+    chunk = struct.pack(">I", len(body)) + b"tRNS" + body + struct.pack(">I", zlib.crc32(b"tRNS" + body))
+    return content[:33] + chunk + content[33:]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_grey_or_colour_that_is_transparent_in_16_bits_is_white(tmp_path, channels) -> None:
+    grey = (RAMP * 4095).astype(np.uint16)
+    values = grey if channels == 1 else np.dstack([grey] * 3)
+    if channels == 1:
+        Image.fromarray(values).save(tmp_path / "x.png")
+        content = (tmp_path / "x.png").read_bytes()
+    else:
+        content = png_of_colours(values)
+    clear = int(grey[0, 3])
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "set" / label / f"{i}.png").write_bytes(with_clear(content, *[clear] * channels))
+    seen = pixels_of(load(tmp_path / "set", tmp_path / "cache"))["a/0.png"]
+    expected = np.where(grey == clear, 255, RAMP * 255)
+    assert np.abs(seen - expected).max() < 1
+
+
+def sgi(compression: int, channels: int) -> bytes:
+    """Write an SGI image of 2 by 2 pixels of 16 bits."""
+    dimension = 2 if channels == 1 else 3
+    head = struct.pack(">HBBHHHH", 474, compression, 2, dimension, 2, 2, channels).ljust(512, b"\0")
+    if not compression:
+        return head + struct.pack(f">{4 * channels}H", *range(100, 100 + 4 * channels))
+    n_rows = 2 * channels
+    begin = 512 + 8 * n_rows
+    row = struct.pack(">4H", 0x82, 300, 301, 0)
+    tables = struct.pack(f">{n_rows}I", *[begin + 8 * i for i in range(n_rows)]) + struct.pack(
+        f">{n_rows}I", *[8] * n_rows
+    )
+    return head + tables + row * n_rows
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("compression", [0, 1])
+def test_sgi_of_16_bits_is_refused_not_cut_off(tmp_path, compression, channels) -> None:
+    path = tmp_path / "x.sgi"
+    path.write_bytes(sgi(compression, channels))
+    with pytest.raises(
+        UnreadableError, match=r"Pillow reads half of the bits of SGI of 16 bits\. Save it as"
+    ):
+        decode_file(path, SEEN)
+
+
+def test_fits_whose_bytes_pillow_mixes_up_is_refused(tmp_path) -> None:
+    cards = ["SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 4", "NAXIS2  = 4", "END"]
+    head = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
+    (tmp_path / "x.fits").write_bytes(head + bytes(2880))
+    with pytest.raises(UnreadableError, match="Pillow mixes up the bytes of numbers in FITS"):
+        decode_file(tmp_path / "x.fits", SEEN)
+
+
+@pytest.mark.parametrize("n_classes", [30, 120])
+def test_one_dark_class_among_many_is_told(tmp_path, n_classes) -> None:
+    root = tmp_path / "set"
+    for label in range(n_classes):
+        (root / f"{label:03d}").mkdir(parents=True)
+        for i in range(5):
+            values = (RAMP * (16 if label == 17 else 255 - i)).astype(np.uint8)
+            Image.fromarray(np.roll(values, label, 1)).save(root / f"{label:03d}" / f"{i}.png")
+    notes = load(root, tmp_path / "cache").notes
+    assert any(note.startswith("Images of '017' use 6 % of their range, 0 to 16 of 255") for note in notes)
+
+
+def test_a_class_of_which_only_some_images_are_dark_is_not_told(tmp_path) -> None:
+    root = tmp_path / "set"
+    for label in range(100):
+        (root / f"{label:03d}").mkdir(parents=True)
+        for i in range(11):
+            dark = label == 17 and i in (0, 5, 10)
+            values = np.roll((RAMP * (16 if dark else 255 - i)).astype(np.uint8), label + i, 1)
+            Image.fromarray(values).save(root / f"{label:03d}" / f"{i:02d}.png")
+    assert not any("of their range" in note for note in load(root, tmp_path / "cache").notes)
+
+
 def test_images_of_8_bits_are_decoded_once(tmp_path, monkeypatch) -> None:
     array = (RAMP * 255).astype(np.uint8)
     root = ramps(tmp_path / "set", {"x.jpg": array, "y.png": array, "z.tif": array})

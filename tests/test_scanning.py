@@ -67,7 +67,7 @@ def test_what_is_no_image_is_counted_and_told(root) -> None:
     assert len(data.paths) == 8
 
 
-@pytest.mark.parametrize("ending", [".heic", ".svg", ".npy", ".dng", ".pdf"])
+@pytest.mark.parametrize("ending", [".fits", ".fit", ".heic", ".svg", ".npy", ".dng", ".pdf"])
 def test_pictures_that_pillow_lacks_are_told_with_what_to_do(root, ending) -> None:
     for i in range(3):
         (root / "cat" / f"{i}{ending}").write_bytes(b"<svg>")
@@ -113,6 +113,46 @@ def test_what_a_mac_leaves_beside_images_is_no_image(root) -> None:
 def test_a_hidden_image_is_told_by_its_name(root) -> None:
     (root / "cat" / ".x.png").write_bytes(picture())
     assert load(root).notes == ("1 hidden image not read: cat/.x.png. Rename what is to be read.",)
+
+
+@pytest.fixture
+def _low_limit(monkeypatch) -> None:
+    """Have Pillow take an image of 200 by 200 pixels for a bomb."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15_000)
+
+
+@pytest.mark.usefixtures("_low_limit")
+def test_an_image_too_large_for_pillow_is_one_line_whatever_its_name(root) -> None:
+    large = io.BytesIO()
+    Image.new("RGB", (200, 200)).save(large, "PNG")
+    (root / "cat" / "large").write_bytes(large.getvalue())
+    with pytest.raises(DataError, match=r"Cannot read the image .*cat/large: Image size .* exceeds limit"):
+        load(root)
+
+
+@pytest.mark.usefixtures("_low_limit")
+@pytest.mark.parametrize("name", [".large.png", ".git/large.png"])
+def test_a_hidden_image_too_large_for_pillow_is_told_as_hidden(root, name) -> None:
+    (root / ".git").mkdir()
+    large = io.BytesIO()
+    Image.new("RGB", (200, 200)).save(large, "PNG")
+    (root / name).write_bytes(large.getvalue())
+    assert load(root).notes == (
+        f"1 hidden image not read: {name.removesuffix('large.png') if '/' in name else name}. "
+        "Rename what is to be read.",
+    )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_a_lack_of_memory_while_looking_for_images_is_one_line(root, monkeypatch, error) -> None:
+    (root / "cat" / "x").write_bytes(picture())
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DataError, match=r"The memory does not suffice to decode the image .*cat/x\."):
+        image_files(root)
 
 
 def test_images_that_metadata_do_not_name_and_other_files_are_told(root) -> None:

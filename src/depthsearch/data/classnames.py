@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal, InvalidOperation
 
 from depthsearch.errors import DataError
 from depthsearch.wording import printable
@@ -21,7 +22,10 @@ _TWINS = str.maketrans(
     "\u2010\u2011",
     "aeopcyxijshdABEKMHOPCTXIJSABEZHIKMNOPTYXo--",
 )
-_NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+# A dash before a number, and no joint of two words.
+_MINUS = re.compile(r"(?:^|(?<=\s))[-\u2012\u2013\u2212](?=\.?[0-9])")
+_QUOTES = "\"'\u201c\u201d"
 _JOINTS = str.maketrans(
     dict.fromkeys("_-\u2012\u2013\u2014\u2015\u2212", " ") | {"\u2019": "'", "\u2018": "'"}
 )
@@ -72,23 +76,41 @@ def visible_form(name: str) -> str:
     characters = (
         " " if character in _BLANK or character.isspace() else character
         for character in shown
-        if unicodedata.category(character) != "Cf" and ord(character) not in _UNSEEN
+        if character.isspace()
+        or (unicodedata.category(character) not in ("Cf", "Cc") and ord(character) not in _UNSEEN)
     )
     return " ".join("".join(characters).split())
 
 
 def _spoken_form(name: str) -> str:
     """Return one form of all names that are read out alike."""
-    spoken = " ".join(unicodedata.normalize("NFKC", visible_form(name)).translate(_JOINTS).casefold().split())
-    # Numbers as tables write them, with and without a point or leading zeros.
-    return f"{float(spoken):g}" if _NUMBER.fullmatch(spoken) else spoken
+    if (number := _as_number(name)) is not None:
+        return number
+    shown = _MINUS.sub("minus ", unicodedata.normalize("NFKC", visible_form(name)).strip(_QUOTES))
+    return " ".join(shown.translate(_JOINTS).casefold().split())
+
+
+def _as_number(name: str) -> str | None:
+    """Return one form of all writings of a number: with a sign, a point, leading zeros; None of others."""
+    shown = _MINUS.sub("-", unicodedata.normalize("NFKC", visible_form(name)).strip(_QUOTES).strip())
+    if not _NUMBER.fullmatch(shown):
+        return None
+    try:
+        sign, digits, exponent = Decimal(shown).as_tuple()
+    except InvalidOperation:
+        return None  # an exponent without end
+    written = "".join(map(str, digits)).lstrip("0")
+    kept = written.rstrip("0")
+    if not kept or not isinstance(exponent, int):
+        return "0"
+    return f"{'-' * sign}{kept}e{exponent + len(written) - len(kept)}"
 
 
 def _difference(one: str, other: str) -> str:
-    if _NUMBER.fullmatch(visible_form(one)):
+    if _as_number(one) is not None:
         return "how a number is written"
     same_case = unicodedata.normalize("NFC", one).casefold() == unicodedata.normalize("NFC", other).casefold()
-    return "case" if same_case else "case, dashes, underscores or the like"
+    return "case" if same_case else "case, dashes, underscores, quotation marks or the like"
 
 
 def _alike(classes: Sequence[str], form: Callable[[str], str]) -> Iterator[tuple[str, str]]:

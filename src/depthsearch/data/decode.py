@@ -27,6 +27,8 @@ _MOST_BYTES = 4 * 2**30
 """Of a file: what Pillow takes for no bomb has less, at 16 bytes a pixel."""
 PROGRAMS = ("EPS", "WMF")
 """Formats that Pillow leaves to other programs to draw: Ghostscript runs what a file says."""
+SCRAMBLED = ("FITS",)
+"""Formats of which Pillow takes the bytes of a number in the wrong order."""
 _OUT_OF_MEMORY = "out of memory"
 """What Pillow's decoders call a lack of memory, in an OSError."""
 _TURNS = {
@@ -174,20 +176,42 @@ def _named_failures(path: Path) -> Iterator[None]:
         # Pillow's own text names the buffer in memory, which says nothing and differs each time.
         raise _unreadable(path, "it is not in an image format that Pillow knows") from error
     except Exception as error:
-        if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
-            # It says nothing of the file, which is not to be left out for it.
-            raise DataError(
-                f"The memory does not suffice to decode the image {path}. Close other programs, use "
-                "a machine with more, or make the image smaller."
-            ) from error
+        if lacks_memory(error):
+            raise too_little_memory(path) from error
         # On damaged bytes Pillow's decoders raise nearly anything, SyntaxError included.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _unreadable(path, " ".join(reason.split()) or type(error).__name__) from error
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Return whether a decoder has failed for want of memory, which says nothing of the file."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error)
+
+
+def too_little_memory(path: Path) -> DataError:
+    """Return what to say where the memory does not suffice: no file is to be left out for it."""
+    return DataError(
+        f"The memory does not suffice to decode the image {path}. Close other programs, use "
+        "a machine with more, or make the image smaller."
+    )
+
+
 def _refuse_odd(image: Image.Image) -> None:
     if image.format in PROGRAMS:
         raise ValueError(f"{image.format} is a program that draws, not an image")
+    if image.format in SCRAMBLED:
+        raise ValueError(
+            f"Pillow mixes up the bytes of numbers in {image.format}. Save it as TIFF or PNG, or leave it out"
+        )
+    if image.format == "SGI" and _has_16_bits_of_sgi(image):
+        raise ValueError("Pillow reads half of the bits of SGI of 16 bits. Save it as TIFF or PNG")
+
+
+def _has_16_bits_of_sgi(image: Image.Image) -> bool:
+    tile = getattr(image, "tile", [])
+    return any(
+        each.codec_name == "SGI16" or (each.codec_name, each.args[-1]) == ("sgi_rle", 2) for each in tile
+    )
     if max(image.size) > _MAX_ELONGATION * min(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow")
 

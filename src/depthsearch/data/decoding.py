@@ -11,28 +11,20 @@ from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange, pool_ranges
 
 _BATCH = 256
-_OF_8_BITS = (".jpg", ".jpeg")
 
 
-def find_ranges(listing: Listing, *, whatever_the_name: bool = False) -> tuple[ValueRange, ...]:
-    """Read the numbers of all images of more than 8 bits in threads, and of the others the headers.
+def find_ranges(listing: Listing) -> tuple[ValueRange, ...]:
+    """Read the numbers of all images of more than 8 bits in threads, of the others how they begin.
 
     Args:
         listing: The images.
-        whatever_the_name: Whether to open files with a JPEG's name too: these have 8 bits, unless they are
-            something else.
 
     Returns:
         The range of each kind of them; empty where there are none.
     """
-    places = [
-        place
-        for place, path in enumerate(listing.paths)
-        if whatever_the_name or not path.lower().endswith(_OF_8_BITS)
-    ]
     executor = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        return pool_ranges(executor.map(listing.range_at, places))
+        return pool_ranges(executor.map(listing.range_at, range(len(listing.paths))))
     finally:
         executor.shutdown(cancel_futures=True)
 

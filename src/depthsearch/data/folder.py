@@ -13,6 +13,12 @@ from depthsearch.data.scanning import ImageFile, Tree, scan_folder, unread_notes
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, is_folder, why_no_folder
 
+# Tables that are not read, but can be saved as ones that are.
+_OTHER_TABLES = (
+    ".tsv", ".tab", ".txt", ".psv", ".xlsx", ".xls", ".xlsm", ".ods", ".numbers", ".json", ".jsonl",
+    ".ndjson", ".feather", ".arrow", ".pkl", ".orc",
+)  # fmt: skip
+
 
 def folder_there(folder: Path) -> Path:
     """Return the full path of a folder of images.
@@ -22,6 +28,8 @@ def folder_there(folder: Path) -> Path:
     """
     root = full_path(folder)
     if is_file(root):
+        if root.suffix.lower() in _OTHER_TABLES:
+            raise DataError(f"{root} is a table in another format. Save it as .csv, and give that to --data.")
         raise DataError(
             f"{root} is a file. Give the folder that holds DIR/<class>/<image>, or a table (.csv, .parquet)."
         )
@@ -63,7 +71,7 @@ def list_folder(tree: Tree) -> Listing:
         decode=decode,
         range_at=lambda index: range_of_file(root / paths[index]),
         layout=layout.description,
-        notes=(*unread_notes(tree), *_nested(tree, layout)),
+        notes=(*layout.notes, *unread_notes(tree), *_nested(tree, layout)),
     )
 
 

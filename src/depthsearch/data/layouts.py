@@ -8,7 +8,7 @@ called as `listing.SPLIT_WORDS` says, alone or with more around it: ``seg_train`
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,11 +47,13 @@ class Layout:
         classes: By split and the class's name the path of its folder.
         outer: Folders around these, which hold no image themselves.
         description: How it was read, where that is not plain.
+        notes: What the user should know of it, a line each.
     """
 
     classes: Mapping[str, Mapping[str, str]]
     outer: tuple[str, ...] = ("",)
     description: str = ""
+    notes: tuple[str, ...] = ()
 
     def check(self, tree: Tree) -> None:
         """Refuse images in no class, classes without images, and splits that disagree on the classes.
@@ -75,6 +77,9 @@ class Layout:
                     raise _empty(tree, path, [other for other in by_class.values() if other in filled])
         if len(names) == 1:
             raise _one_class(tree, self)
+        _refuse_splits_within(
+            tree, {path for by_class in self.classes.values() for path in by_class.values()}
+        )
 
 
 def layout_of(tree: Tree) -> Layout:
@@ -83,15 +88,17 @@ def layout_of(tree: Tree) -> Layout:
     Raises:
         DataError: If they can be meant in two ways, or contradict each other.
     """
-    top = tree.folders_in("")
     named = split_names(tree, "")
-    others = [name for name in top if name not in named]
+    others = [name for name in tree.folders_in("") if name not in named]
     trains = [name for name, split in named.items() if split == "train"]
-    if not named or (others and not trains):
-        return _within_classes(tree) or _flat(tree)
-    if others:
-        if len(named) == 1 and tree.images_in(trains[0]):
-            return _flat(tree)  # a class of railway trains
+    if not named or others:
+        if within_classes := _within_classes(tree):
+            return within_classes
+        _refuse_classes_in_a_split(tree, named, others)
+        if not trains or (len(named) == 1 and tree.images_in(trains[0])):
+            return _flat(tree)  # also with a class of railway trains
+    aside = tuple(name for name in others if tree.is_of_no_images(name))
+    if others := [name for name in others if name not in aside]:
         raise DataError(
             f"{tree.root} mixes split folders ({a_few(named)}) with others ({a_few(others)}). Move the "
             "others away, put all classes into the split folders, or rename a class called like a split."
@@ -111,23 +118,53 @@ def layout_of(tree: Tree) -> Layout:
         classes=classes,
         outer=tuple(within.values()),
         description="folders " + ", ".join(folders[split] for split in classes),
+        notes=_left_aside(aside),
     )
+
+
+def _left_aside(folders: Sequence[str]) -> tuple[str, ...]:
+    return (f"Folders without images, left out: {a_few(folders)}.",) if folders else ()
 
 
 def _flat(tree: Tree) -> Layout:
     """Take the folders for classes."""
     top = tree.folders_in("")
     _refuse_two_readings(tree, top)
-    return Layout(classes={"train": {name: name for name in top}})
+    called = {name: SPLIT_WORDS[name.lower()] for name in top if name.lower() in SPLIT_WORDS}
+    notes: tuple[str, ...] = ()
+    if set(called.values()) - {"train"}:
+        notes = (
+            f"Classes are called like splits: {a_few(called)}. If they are splits, put the other folders "
+            "into one called train, and their own images into class folders, DIR/test/<class>/<image>.",
+        )
+    return Layout(classes={"train": {name: name for name in top}}, notes=notes)
+
+
+def _refuse_classes_in_a_split(tree: Tree, named: Mapping[str, str], others: Sequence[str]) -> None:
+    """Refuse a split without a train folder, beside class folders and with class folders in it.
+
+    Raises:
+        DataError: If there is one.
+    """
+    for name, split in named.items():
+        inner = tree.filled_folders_in(name)
+        if split != "train" and inner and _is_around(tree, name) and "train" not in named.values():
+            raise DataError(
+                f"{tree.root}: is {name} a split or a class? It holds folders ({a_few(inner)}) and stands "
+                f"beside others ({a_few(others)}). If a split, put the others into a folder called train; if "
+                "a class, move its images straight into it."
+            )
 
 
 def _within_classes(tree: Tree) -> Layout | None:
     """Take the folders for classes that hold their splits; None where they hold none.
 
     Raises:
-        DataError: If only some do, or not the same.
+        DataError: If only some do, or not the same, or these hold class folders in their turn.
     """
-    top = tree.folders_in("")
+    every = tree.folders_in("")
+    aside = tuple(name for name in every if tree.is_of_no_images(name))
+    top = [name for name in every if name not in aside]
     inner = {name: split_names(tree, name) for name in top}
     holding = [
         name
@@ -136,6 +173,8 @@ def _within_classes(tree: Tree) -> Layout | None:
     ]
     if len(top) < 2 or not any(len(inner[name]) > 1 for name in holding):
         return None
+    if len(holding) < len(top) and any(split_names(tree, "").values()):
+        return None  # what is called like a split at the top comes first
     first = inner[holding[0]]
     splits = ", ".join(sorted(first, key=lambda folder: SPLITS.index(first[folder])))
     shown = f"{holding[0]} holds the splits {splits}"
@@ -150,13 +189,72 @@ def _within_classes(tree: Tree) -> Layout | None:
             raise _loose(tree, name)
     if all(_SIDES.fullmatch(name) for name in top):
         raise _two_readings(tree, top, splits)
+    _refuse_classes_within(tree, {name: list(inner[name]) for name in top})
     classes: dict[str, dict[str, str]] = {}
     for split in SPLITS:
         if split in first.values():
             classes[split] = {
                 name: f"{name}/{folder}" for name in top for folder, s in inner[name].items() if s == split
             }
-    return Layout(classes=classes, description=f"{splits} in each class folder")
+    return Layout(classes=classes, description=f"{splits} in each class folder", notes=_left_aside(aside))
+
+
+def _refuse_classes_within(tree: Tree, splits: Mapping[str, Sequence[str]]) -> None:
+    """Refuse splits in the folders at the top that hold folders, which may be the classes.
+
+    Args:
+        tree: The folders.
+        splits: By the name of a folder at the top the names of its split folders.
+
+    Raises:
+        DataError: If they may be.
+    """
+    found: set[str] = set()
+    may_be = False
+    for name, folders in splits.items():
+        paths = [f"{name}/{folder}" for folder in folders]
+        inner = [set(_parted(tree, path)) for path in paths]
+        found |= set.union(*inner)
+        # Classes stand in several splits; what each split has of its own are parts of it, as of one day.
+        apart = all(inner) and sum(map(len, inner)) == len(set.union(*inner))
+        may_be = may_be or (any(inner) and not apart)
+    if may_be and len(found) > 1:
+        raise _two_readings(tree, splits, a_few(found), deeper=True)
+
+
+def _refuse_splits_within(tree: Tree, classes: set[str]) -> None:
+    """Refuse splits somewhere in the class folders, which would be mixed.
+
+    Raises:
+        DataError: If there are some.
+    """
+    for path in sorted(path for path, names in tree.folders.items() if len(names) > 1):
+        folder = next((around for around in _around(f"{path}/") if around in classes), None)
+        if folder is None or len(set(split_names(tree, path).values())) < 2:
+            continue
+        filled = tree.filled_folders_in(path)
+        named = {name: split for name, split in split_names(tree, path).items() if name in filled}
+        if len(set(named.values())) > 1:
+            raise DataError(
+                f"{tree.root / path} holds the splits {a_few(named)}, and lies in the class folder {folder}: "
+                "they would be mixed. Put the classes straight into split folders, "
+                "DIR/train/<class>/<image>, or the splits straight into class folders, "
+                "DIR/<class>/train/<image>; if these are no splits, rename them."
+            )
+
+
+def _parted(tree: Tree, folder: str) -> tuple[str, ...]:
+    """Return the folders that a folder's images lie in, or those in the only one; none if it has its own."""
+    inner = tree.filled_folders_in(folder)
+    if not _is_around(tree, folder):
+        return ()
+    return _parted(tree, f"{folder}/{inner[0]}") or inner if len(inner) == 1 else inner
+
+
+def _is_around(tree: Tree, *folders: str) -> bool:
+    """Return whether folders hold their images in folders, but for a few stray ones."""
+    loose = sum(len(tree.images_in(folder)) for folder in folders)
+    return 5 * loose <= sum(map(tree.n_images_below, folders))
 
 
 def _held(tree: Tree, folder: str) -> str:
@@ -207,6 +305,18 @@ def split_named(name: str) -> str | None:
     return read[0] if read and not read[1] else None
 
 
+def splits_in_paths(paths: Iterable[str]) -> list[str]:
+    """Return the folders in paths that are called like train and another split, alike otherwise; or none."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in {
+        part for folder in {path.rpartition("/")[0] for path in paths} for part in folder.split("/")
+    }:
+        if read := _parsed(name):
+            groups[read[1]][name] = read[0]
+    found = (names for names in groups.values() if "train" in names.values() and len(set(names.values())) > 1)
+    return sorted({name for names in found for name in names})
+
+
 def once_each(tree: Tree, named: Mapping[str, str], within: str = "") -> Mapping[str, str]:
     """Refuse folders of which two are one split.
 
@@ -218,7 +328,9 @@ def once_each(tree: Tree, named: Mapping[str, str], within: str = "") -> Mapping
         earlier = seen.setdefault(named[name], name)
         if earlier != name:
             raise DataError(
-                f"{tree.root / within} has both {earlier} and {name}, two names for one split. Keep one."
+                f"{tree.root / within} has both {earlier} and {name}, two names for one split. If they are "
+                "parts of one, put their images together in one; if they belong to several sets, move the "
+                "folders of each set into a folder of its own, and give one of these."
             )
     return named
 
@@ -239,23 +351,44 @@ def _refuse_two_readings(tree: Tree, folders: Sequence[str]) -> None:
         DataError: If they hold most of all the same folders, or one folder each, and no images beside these.
     """
     inner = [set(tree.folders_in(folder)) for folder in folders]
-    if len(folders) < 2 or not all(inner) or any(map(tree.images_in, folders)):
+    if len(folders) < 2 or not _is_around(tree, *filter(tree.folders_in, folders)):
         return
-    every, some = set.union(*inner), set.intersection(*inner)
+    if not all(inner):
+        _refuse_shared(tree, folders)
+        return
+    every = set.union(*inner)
     single = all(len(names) == 1 for names in inner)
     if single and all({path.rpartition("/")[2]} == names for path, names in zip(folders, inner, strict=True)):
         return  # each holds a folder of its own name, which says the same
-    if single or 2 * len(some) >= len(every):
+    if single or 2 * len(_shared(inner)) >= len(every):
         raise _two_readings(tree, folders, a_few(every))
 
 
-def _two_readings(tree: Tree, folders: Iterable[str], inner: str) -> DataError:
-    outer = list(folders)
+def _refuse_shared(tree: Tree, folders: Sequence[str]) -> None:
+    """Refuse folders of which several hold the same folders, while others hold images alone.
+
+    Raises:
+        DataError: If two or more of them hold two or more in common, most of all that they hold.
+    """
+    inner = [names for folder in folders if len(names := set(tree.filled_folders_in(folder))) > 1]
+    if len(inner) > 1 and 2 * len(_shared(inner)) >= len(set.union(*inner)):
+        raise _two_readings(tree, folders, a_few(set.union(*inner)))
+
+
+def _shared(inner: Sequence[set[str]]) -> list[str]:
+    """Return the names that stand in more than half of some sets."""
+    counts = Counter(name for names in inner for name in names)
+    return [name for name, n in counts.items() if 2 * n > len(inner)]
+
+
+def _two_readings(tree: Tree, folders: Iterable[str], inner: str, *, deeper: bool = False) -> DataError:
+    outer = sorted(folders, key=lambda path: not tree.folders_in(path))
     names = a_few(path.rpartition("/")[2] for path in outer)
+    into = "their split folders" if deeper else "them"
     return DataError(
-        f"{tree.root}: what are the classes, {names} or the folders in them, {inner}? If {names}, move their "
-        f"images straight into them; if {inner}, give the folder that holds the images, such as --data "
-        f"{tree.root / outer[0]}, or a table (.csv) of images and labels."
+        f"{tree.root}: what are the classes, {names} or the folders in {into}, {inner}? If {names}, move "
+        f"their images straight into {into}; if {inner}, give the folder that holds the images, such as "
+        f"--data {tree.root / outer[0]}, or a table (.csv) of images and labels."
     )
 
 
@@ -268,9 +401,16 @@ def _around(path: str) -> list[str]:
 def _loose(tree: Tree, folder: str) -> DataError:
     """Return what to say of images that lie in no class folder."""
     loose = tree.images_in(folder)
+    split = split_names(tree, "").get(folder.partition("/")[0], "train")
+    step = "Move them into class folders, DIR/<class>/<image>."
+    if split != "train" and folder and not tree.folders_in(folder):
+        step = (
+            f"If they have no labels, move {folder} out of {tree.root}; if they have, move them into class "
+        )
+        step += f"folders, {folder}/<class>/<image>."
     return DataError(
         f"{len(loose)} image(s) directly in {tree.root / folder}, in no class folder: {a_few(loose)}. "
-        f"Move them into class folders, DIR/<class>/<image>.{_tables_there(tree)}"
+        f"{step}{_tables_there(tree)}"
     )
 
 

@@ -26,9 +26,12 @@ from depthsearch.data.store import Store, open_store
 from depthsearch.files import full_path
 from depthsearch.wording import one_line
 
-# Of a set, to see whether all its images are dark or pale.
+# To see whether all images of a set or class are dark or pale: of each class at least three, if it has them,
+# and more of those that seem to be.
 _N_LOOKED_AT = 200
 _N_OF_A_CLASS = 3
+_N_OF_A_DIM_CLASS = 30
+_MOST_CLASSES = 1000
 
 
 def load_data(
@@ -154,34 +157,55 @@ def load_data(
 
 
 def _brightness_notes(listing: Listing, store: Store) -> Iterator[str]:
-    """Tell of classes, or a set, of which all images are nearly of one brightness, by some of them."""
-    n_images = len(store.digests)
-    spread = range(0, n_images, max(1, n_images // _N_LOOKED_AT))
-    rows = [row for row in spread if store.digests[row] is not None]
-    images = store.images
-    shown = [images.whole(row) if isinstance(images, SmallImages) else images[row] for row in rows]
-    lows = torch.tensor([int(pixels.min()) for pixels in shown])
-    highs = torch.tensor([int(pixels.max()) for pixels in shown])
-    labels = torch.from_numpy(listing.labels)[rows]
-    by_class = {
-        name: (int(lows[labels == label].min()), int(highs[labels == label].max()))
-        for label, name in enumerate(listing.classes)
-        if (labels == label).sum() >= _N_OF_A_CLASS
+    """Tell of classes, or a set, of which all images are nearly of one brightness, by some of each."""
+    readable = np.array([digest is not None for digest in store.digests])
+    by_label = [
+        np.flatnonzero((listing.labels == label) & readable)
+        for label in range(min(len(listing.classes), _MOST_CLASSES))
+    ]
+    n_each = max(_N_OF_A_CLASS, _N_LOOKED_AT // len(by_label))
+    ends = {
+        listing.classes[label]: _ends(store, rows, n_each) for label, rows in enumerate(by_label) if len(rows)
     }
-    dim = {name: ends for name, ends in by_class.items() if ends[1] - ends[0] < NARROW * 255}
-    low, high = int(lows.min()), int(highs.max())
-    if high - low < NARROW * 255:
-        dim = {}
-        whose = "Images use"
-    elif dim:
-        low, high = min(ends[0] for ends in dim.values()), max(ends[1] for ends in dim.values())
-        whose = f"Images of {a_few(map(repr, dim))} use"
-    else:
+    if not ends:
         return
+    low, high = min(low for low, _ in ends.values()), max(high for _, high in ends.values())
+    if high - low < NARROW * 255:
+        whose = "Images use"
+    else:
+        dim = {}
+        for label, rows in enumerate(by_label):
+            name = listing.classes[label]
+            if len(rows) >= _N_OF_A_CLASS and _is_narrow(ends[name]):
+                closer = _ends(store, rows, max(n_each, _N_OF_A_DIM_CLASS))
+                if _is_narrow(closer):
+                    dim[name] = closer
+        if not dim:
+            return
+        low, high = min(low for low, _ in dim.values()), max(high for _, high in dim.values())
+        whose = f"Images of {a_few(map(repr, dim))} use"
+        if high - low >= NARROW * 255:
+            yield (
+                f"{whose} less than {percent(NARROW)} of their range, class by class: they are nearly of one "
+                "brightness each. If that is not how they should look, scale their values to 0 to 255."
+            )
+            return
     yield (
         f"{whose} {percent((high - low) / 255)} of their range, {low} to {high} of 255: they are nearly of "
         "one brightness. If that is not how they should look, scale their values to 0 to 255."
     )
+
+
+def _ends(store: Store, rows: NDArray[np.int64], n_images: int) -> tuple[int, int]:
+    """Return the least and the greatest value of so many images, spread over some rows."""
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(n_images, len(rows))).astype(int))]
+    images = store.images
+    shown = [images.whole(row) if isinstance(images, SmallImages) else images[row] for row in chosen.tolist()]
+    return min(int(pixels.min()) for pixels in shown), max(int(pixels.max()) for pixels in shown)
+
+
+def _is_narrow(ends: tuple[int, int]) -> bool:
+    return ends[1] - ends[0] < NARROW * 255
 
 
 def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> str:
@@ -209,12 +233,19 @@ def _contradiction_notes(listing: Listing, store: Store) -> Iterator[str]:
         return  # of several images in a sample, one may be in all of them
     groups = [rows for rows in _same(store) if len({int(listing.labels[row]) for row in rows}) > 1]
     if groups:
-        shown = a_few(" = ".join(listing.paths[row] for row in rows[:3]) for rows in groups)
+        shown = a_few(
+            " = ".join(listing.paths[row] for row in _one_each(listing, rows)[:3]) for rows in groups
+        )
         noun = "image stands" if len(groups) == 1 else "images stand"
         yield (
             f"{len(groups)} {noun} byte for byte in several classes: {shown}. No model can learn both: "
             "remove the wrong ones."
         )
+
+
+def _one_each(listing: Listing, rows: Sequence[int]) -> list[int]:
+    """Keep the first of some rows of each class."""
+    return sorted({int(listing.labels[row]): row for row in reversed(rows)}.values())
 
 
 def _same(store: Store) -> list[list[int]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_file
+from depthsearch.data.layouts import splits_in_paths
 from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
 from depthsearch.data.places import Places
 from depthsearch.data.ranges import ValueRange
@@ -20,6 +22,12 @@ from depthsearch.files import full_path, is_file, why_no_file
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("image", "label", "split")
+# What programs write into tables where there is no value.
+_NO_LABELS = {
+    "nan", "NaN", "NAN", "None", "NULL", "null", "NaT", "N/A", "n/a", "#N/A", "NA", "<NA>", "undefined",
+}  # fmt: skip
+# Of a web page or a store, in a path, in which two slashes have become one.
+_ADDRESS = re.compile(r"(?:^|/)([A-Za-z][A-Za-z0-9+.-]+):/+(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,14 +254,32 @@ def listing_of(
         range_at=lambda index: range_of_file(files[index]),
         known_by=tuple(entry.label for entry, _, _ in images),
         layout=", ".join(_shown(table.path, source) for table in tables),
-        notes=tuple(
-            f"Columns of {_shown(table.path, source)} that are not read: {a_few(others)}."
-            for table in tables
-            if (others := table.others(read))
-        ),
+        notes=tuple(_notes(entries, tables, source, read, columns.noun)),
         columns=columns,
         numbers=np.array([e.numbers for e in entries], dtype=np.float32) if columns.numbers else None,
     )
+
+
+def _notes(
+    entries: Sequence[Entry], tables: Sequence[Table], source: Path, read: Collection[str], noun: str
+) -> Iterator[str]:
+    """Tell of columns that are not read, splits in paths that no column has, and words for no label."""
+    for table in tables:
+        if others := table.others(read):
+            yield f"Columns of {_shown(table.path, source)} that are not read: {a_few(others)}."
+    if all(entry.split is None for entry in entries) and (
+        named := splits_in_paths(path for entry in entries for path in entry.paths)
+    ):
+        yield (
+            f"The paths name splits ({a_few(named)}), and no column does: all rows are one set, of which "
+            "validation and test are taken. To keep these splits, add a column split with train, val or test."
+        )
+    counts = Counter(entry.label for entry in entries)
+    for label in sorted(counts.keys() & _NO_LABELS):
+        yield (
+            f"{label!r} is the class of {counts[label]} {noun}{'s' * (counts[label] > 1)}, and what programs "
+            "write where a value is missing. If it is no class, remove these rows."
+        )
 
 
 def _shown(path: Path, source: Path) -> str:
@@ -291,6 +317,11 @@ def _refuse_missing(missing: Sequence[tuple[str, Path]], told: str) -> None:
     if not missing:
         return
     place, file = missing[0]
+    if address := _ADDRESS.search(file.as_posix()):
+        raise DataError(
+            f"{place}: {address[1]}://{address[2]} is an address (URL), no file. Download the images, and "
+            f"give their paths, from the folder of {told}."
+        )
     more = f" (and {len(missing) - 1} more missing files)" if len(missing) > 1 else ""
     raise DataError(
         f"{place}: no file {file}{more}. {_step(file)}Paths count from the folder of {told}; "

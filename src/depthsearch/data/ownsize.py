@@ -26,7 +26,7 @@ from depthsearch.data.mapping import mapped_pixels
 from depthsearch.data.ranges import ValueRange
 from depthsearch.files import remove_abandoned, written_whole
 
-_FORMAT = 2
+_FORMAT = 3
 _END = struct.Struct("<Q")
 Ranges = Callable[[], Sequence[ValueRange]]
 

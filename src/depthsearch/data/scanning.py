@@ -6,7 +6,6 @@ else is read; what is visible is counted, and of what is hidden the images.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 import zlib
@@ -18,25 +17,25 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from depthsearch.data.decode import PROGRAMS
+from depthsearch.data.decode import PROGRAMS, SCRAMBLED, lacks_memory, too_little_memory
 from depthsearch.data.listing import a_few
 from depthsearch.errors import DataError
 from depthsearch.files import is_file
 
 # Formats that Pillow only names or hands to other programs, and some that are no pictures.
-_NOT_READ = (*PROGRAMS, "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "PDF")
+_NOT_READ = (*PROGRAMS, *SCRAMBLED, "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "PDF")
 # Folders that systems put beside the images, with copies and thumbnails in them or files called like images.
 _NOT_OURS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
 # Endings of pictures in formats that Pillow lacks or that have to be drawn first.
 _PICTURES = (
-    ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".jxl", ".jxr", ".mp4", ".nef", ".npy",
-    ".npz", ".orf", ".pdf", ".raw", ".rw2", ".svg", ".wmf",
+    ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".fit", ".fits", ".heic", ".heif", ".jxl", ".jxr",
+    ".mp4", ".nef", ".npy", ".npz", ".orf", ".pdf", ".raw", ".rw2", ".svg", ".wmf",
 )  # fmt: skip
 _N_FIRST_BYTES = 64
 # What Pillow raises on a file that only begins like an image.
 _NO_IMAGE = (
     OSError, ValueError, SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
-    struct.error, zlib.error,
+    struct.error, zlib.error, EOFError, AssertionError,
 )  # fmt: skip
 
 
@@ -67,6 +66,7 @@ class Tree:
     unread: tuple[str, ...]
     hidden: tuple[str, ...]
     _loose: Mapping[str, list[str]] = field(repr=False)
+    _below: Mapping[str, int] = field(repr=False)
 
     def folders_in(self, folder: str) -> tuple[str, ...]:
         """Return the names of the folders in one of them."""
@@ -75,6 +75,26 @@ class Tree:
     def images_in(self, folder: str) -> list[str]:
         """Return the names of the images directly in a folder."""
         return self._loose.get(folder, [])
+
+    def n_images_below(self, folder: str) -> int:
+        """Count the images of the folders in a folder, at any depth."""
+        return self._below.get(folder, 0)
+
+    def holds_images(self, folder: str) -> bool:
+        """Return whether there are images in a folder, at any depth."""
+        return bool(self.images_in(folder)) or self.n_images_below(folder) > 0
+
+    def filled_folders_in(self, folder: str) -> tuple[str, ...]:
+        """Return the names of the folders in one of them that hold images."""
+        within = f"{folder}/" if folder else ""
+        return tuple(name for name in self.folders_in(folder) if self.holds_images(f"{within}{name}"))
+
+    def is_of_no_images(self, folder: str) -> bool:
+        """Return whether a folder holds files, of which none is an image or a picture in another format."""
+        if self.holds_images(folder):
+            return False
+        files = [path for path in self.unread if path.startswith(f"{folder}/")]
+        return bool(files) and not any(path.lower().endswith(_PICTURES) for path in files)
 
 
 def scan_folder(root: Path) -> Tree:
@@ -117,7 +137,19 @@ def scan_folder(root: Path) -> Tree:
         unread=tuple(sorted(found.unread)),
         hidden=tuple(sorted(found.hidden)),
         _loose=found.loose,
+        _below=_counted_below(found.loose),
     )
+
+
+def _counted_below(loose: Mapping[str, list[str]]) -> Mapping[str, int]:
+    """Count for each folder the images of the folders in it, at any depth."""
+    below: Counter[str] = Counter()
+    for path, names in loose.items():
+        around = path
+        while "/" in around:
+            around = around.rpartition("/")[0]
+            below[around] += len(names)
+    return below
 
 
 @dataclass(slots=True)
@@ -159,16 +191,26 @@ def _marked_formats() -> tuple[str, ...]:
 
 
 def _holds_image(path: Path) -> bool:
-    """Return whether a file is an image by its content, whatever its name."""
+    """Return whether a file is an image by its content, whatever its name.
+
+    Raises:
+        DataError: If the memory does not suffice to find out.
+    """
     if not is_file(path):
         return False
-    with contextlib.suppress(*_NO_IMAGE), path.open("rb") as file:
-        begin = file.read(_N_FIRST_BYTES)
-        likely = [kind for kind in _marked_formats() if _accepts(kind, begin)]
-        if likely:
-            file.seek(0)
-            with Image.open(file, formats=likely):
-                return True
+    try:
+        with path.open("rb") as file:
+            begin = file.read(_N_FIRST_BYTES)
+            likely = [kind for kind in _marked_formats() if _accepts(kind, begin)]
+            if likely:
+                file.seek(0)
+                with Image.open(file, formats=likely):
+                    return True
+    except Image.DecompressionBombError:
+        return True  # decoding it says that it is too large
+    except (MemoryError, *_NO_IMAGE) as error:
+        if lacks_memory(error):
+            raise too_little_memory(path) from error
     return False
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from depthsearch.data.decode import Geometry, UnknownRangeError
+from depthsearch.data.decode import Geometry
 from depthsearch.data.decoding import decoded_in_order, find_ranges, gaps_remain
 from depthsearch.data.listing import Listing
 from depthsearch.data.mapping import mapped_pixels
@@ -28,7 +28,7 @@ from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
 from depthsearch.files import remove_abandoned, written_whole
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,24 +73,7 @@ def open_store(
     # Pillow loads its rarer formats at the first file that needs one. Threads that meet there at
     # once can find the list half filled and take a good file for an unknown one.
     Image.init()
-    try:
-        return _opened(
-            listing, geometry, folder, skip_unreadable, progress, cache(partial(find_ranges, listing))
-        )
-    except UnknownRangeError:
-        # An image is no JPEG, though it is called like one.
-        ranges = cache(partial(find_ranges, listing, whatever_the_name=True))
-        return _opened(listing, geometry, folder, skip_unreadable, progress, ranges)
-
-
-def _opened(
-    listing: Listing,
-    geometry: Geometry,
-    folder: Path,
-    skip_unreadable: bool,
-    progress: Callable[[int, int], None] | None,
-    ranges: Ranges,
-) -> Store:
+    ranges: Ranges = cache(partial(find_ranges, listing))
     key = _key(listing, geometry)
     path = folder / f"{key}.images"
     shape = (len(listing.paths), geometry.channels, geometry.image_size, geometry.image_size)

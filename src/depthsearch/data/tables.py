@@ -31,13 +31,15 @@ class Row:
     def text(self, column: str) -> str:
         """Give a value as text, without the spaces around it; empty where there is none.
 
+        A whole number that is kept as a floating-point one is text as in CSV, ``1.0``.
+
         Raises:
             DataError: If it is neither text nor a whole number.
         """
         value = self.values[column]
         if value is None:
             return ""
-        if isinstance(value, str | int):
+        if isinstance(value, str | int) or (isinstance(value, float) and value.is_integer()):
             return str(value).strip()
         raise DataError(
             f"{self.place}: {column} is {value!r}, neither text nor a whole number. Give one of these."
@@ -140,8 +142,9 @@ def _read_csv(path: Path, wanted: Collection[str]) -> Table:
     try:
         # A spreadsheet begins its UTF-8 with a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(_without_nul(path, file), strict=True)
-            columns = tuple(name.strip() for name in next(reader, ()))
+            reader = csv.reader(_without_nul(path, file), strict=True, skipinitialspace=True)
+            header = next((fields for fields in reader if any(map(str.strip, fields))), [])
+            columns = tuple(name.strip() for name in header)
             if not columns:
                 raise DataError(f"{path} is empty. Give a header, such as image,label,split, and rows.")
             return Table(path=path, columns=columns, rows=tuple(_csv_rows(path, columns, reader)))

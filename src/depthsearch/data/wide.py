@@ -70,7 +70,7 @@ def wide_values(image: Image.Image, content: bytes) -> NDArray[np.float64]:
     """
     if wide_numbers(image) != "16-bit colour":
         image.load()
-        return _one_channel(image)
+        return _with_opacity(image, _one_channel(image))
     if _raw_mode(image) == _GREY_AND_OPACITY:
         # All four bytes of a pixel, one after the other.
         image.tile = [tile._replace(args="RGBA") for tile in image.tile]  # type: ignore[attr-defined]
@@ -81,7 +81,19 @@ def wide_values(image: Image.Image, content: bytes) -> NDArray[np.float64]:
         lower.load()
         image.load()
         upper = np.asarray(image).astype(np.float64)
-        return upper * 256 + np.asarray(lower, dtype=np.float64)
+        return _with_opacity(image, upper * 256 + np.asarray(lower, dtype=np.float64))
+
+
+def _with_opacity(image: Image.Image, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add the opacity of a PNG in which one grey or colour is transparent."""
+    clear = image.info.get("transparency")
+    if image.format != "PNG" or not isinstance(clear, int | tuple):
+        return values
+    colours = values[..., None] if values.ndim == 2 else values
+    if colours.shape[2] not in (1, 3) or (isinstance(clear, tuple) and len(clear) != colours.shape[2]):
+        return values
+    opacity = np.where((colours == np.array(clear)).all(2), 0.0, 65535.0)
+    return np.dstack([np.broadcast_to(colours, (*colours.shape[:2], 3)), opacity])
 
 
 def seen_as_8_bits(values: NDArray[np.float64], seen_in: ValueRange) -> Image.Image:
