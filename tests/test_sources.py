@@ -651,3 +651,8 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path: Path) -> None:
 
 def test_every_backbone_is_a_module_on_its_own(here: Path) -> None:
     assert isinstance(make_model("net.py:make", image_size=32), nn.Module)
+
+
+def test_a_network_whose_maker_froze_all_of_it_can_learn(here: Path) -> None:
+    Path("net.py").write_text(NET + "\n\ndef frozen():\n    return Net().requires_grad_(False)\n")
+    assert all(p.requires_grad for p in load_backbone("net.py:frozen", image_size=32).model.parameters())

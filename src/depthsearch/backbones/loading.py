@@ -73,6 +73,10 @@ def load_backbone(
     network = _network(parsed, weights, in_chans=in_chans, image_size=image_size, demo=demo, seed=seed)
     model = network.model
     check_size(name, model, image_size)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        # As people freeze a backbone: here the study decides what learns.
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
     preprocessing = _otherwise(preprocessing_of(model), image_size, seen)
     is_guessed = network.assumes and None in (seen.get("mean"), seen.get("std"))
     notes = (unsaid(name, preprocessing),) if is_guessed else ()
