@@ -31,7 +31,7 @@ from torch.nn.modules.pooling import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from depthsearch.errors import TraceError
 from depthsearch.inputs import (
@@ -288,8 +288,8 @@ def _made(model: nn.Module, images: Iterable[torch.Tensor]) -> nn.Module:
     return model
 
 
-class _Uses(TorchDispatchMode):
-    """Notes at which positions each parameter and buffer takes part in an operation.
+class _Watch(TorchDispatchMode):
+    """Notes at which positions each parameter and buffer takes part in an operation, and counts MACs.
 
     It sees what the code does with a tensor, whoever owns it: also within functions and modules that are
     kept whole, and through views that share a tensor's memory.
@@ -306,6 +306,7 @@ class _Uses(TorchDispatchMode):
         self.position = 0
         self.is_on = True
         self.all: dict[str, list[int]] = {}
+        self.flops = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -316,7 +317,11 @@ class _Uses(TorchDispatchMode):
                 name = self.names.get(id(value)) or self._owner(value)
                 if name is not None:
                     self.all.setdefault(name, []).append(self.position)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        return result
 
     def _owner(self, value: torch.Tensor) -> str | None:
         """Name the parameter or buffer in whose memory a tensor begins, such as a view of it."""
@@ -339,8 +344,7 @@ class _Run(fx.Interpreter):
         super().__init__(traced)
         self.image_shape: tuple[int, int, int] = tuple(image.shape[1:])  # type: ignore[assignment]
         self.order = {node: i for i, node in enumerate(traced.graph.nodes)}
-        self.counter = FlopCounterMode(display=False)
-        self.uses = _Uses(model)
+        self.watch = _Watch(model)
         self.macs: dict[fx.Node, int] = {}
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.bytes: dict[fx.Node, int] = {}
@@ -348,26 +352,26 @@ class _Run(fx.Interpreter):
         self.constants: dict[fx.Node, Any] = {}
         self.versions: dict[fx.Node, int] = {}
         self.changed: set[fx.Node] = set()
-        with self.counter, self.uses:
+        with self.watch:
             self.result = self.run(image)
 
     def run_node(self, n: fx.Node) -> Any:
-        self.uses.position = self.order[n]
+        self.watch.position = self.order[n]
         for source in n.all_input_nodes:
             if source in self.versions and self.env[source]._version != self.versions[source]:
                 self.changed.add(source)
-        before = self.counter.get_total_flops()
+        before = self.watch.flops
         result = super().run_node(n)
-        self.macs[n] = (self.counter.get_total_flops() - before) // 2
+        self.macs[n] = (self.watch.flops - before) // 2
         if isinstance(result, torch.Tensor):
             self.shapes[n] = tuple(result.shape)
             self.versions[n] = result._version
             self.bytes[n] = result.numel() * result.element_size()
             # A slice of another tensor: a copy of it has other strides, and may be summed in another order.
-            self.uses.is_on = False
+            self.watch.is_on = False
             if n.op != "call_module" and torch.empty_like(result).stride() != result.stride():
                 self.partial.add(n)
-            self.uses.is_on = True
+            self.watch.is_on = True
         elif _is_size(result) and any(self._is_packed(source) for source in n.all_input_nodes):
             self.constants[n] = result
         return result
@@ -450,7 +454,7 @@ def _describe(model: nn.Module, followed: Followed, run: _Run, name: str | None)
     pixels = _from_pixels(nodes)
     carried = {n: n in pixels and n not in run.partial and run.shapes.get(n, ())[:1] == (1,) for n in nodes}
     _own_unused(model, nodes, run)
-    first_uses = dict(sorted(((n, min(at)) for n, at in run.uses.all.items()), key=lambda use: use[1]))
+    first_uses = dict(sorted(((n, min(at)) for n, at in run.watch.all.items()), key=lambda use: use[1]))
     return LayerGraph(
         traced=followed.traced,
         layers=tuple(_layers(model, nodes, pixels, first_uses, run)),
@@ -559,14 +563,15 @@ def _calls(node: fx.Node) -> list[str]:
 
 def _own_unused(model: nn.Module, nodes: Iterable[fx.Node], run: _Run) -> None:
     """Count what nobody uses in eval mode as used by the operation whose module owns it."""
-    used = dict(run.uses.all)
+    used = dict(run.watch.all)
     modules = dict(model.named_modules())
     for node in nodes:
         if node.op == "call_module" and str(node.target) in modules:
             for _, tensor in _named_state(modules[str(node.target)]):
-                name = run.uses.names[id(tensor)]
-                if name not in used:
-                    run.uses.all.setdefault(name, []).append(run.order[node])
+                # A buffer that forward has replaced is no one's that is known.
+                name = run.watch.names.get(id(tensor))
+                if name is not None and name not in used:
+                    run.watch.all.setdefault(name, []).append(run.order[node])
 
 
 def _first_effects(nodes: list[fx.Node], pixels: set[fx.Node], run: _Run) -> dict[str, int]:
@@ -580,7 +585,7 @@ def _first_effects(nodes: list[fx.Node], pixels: set[fx.Node], run: _Run) -> dic
         users = [meets[user] for user in node.users]
         meets[node] = run.order[node] if node in pixels else min(users, default=len(nodes))
     first: dict[str, int] = {}
-    for name, positions in run.uses.all.items():
+    for name, positions in run.watch.all.items():
         first[name] = min(meets[nodes[position]] for position in positions)
     return first
 
