@@ -260,6 +260,13 @@ def test_classes_that_are_called_like_splits_are_told(tmp_path, kind) -> None:
     assert note.startswith(begin)
 
 
+def test_splits_of_classes_may_hold_a_folder_of_the_class(tmp_path) -> None:
+    counts = {f"{c}/{s}/{c}": 4 for c in ("cat", "dog") for s in ("train", "test")}
+    data = load(fill(tmp_path / "set", counts), tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert sizes(data)[2] == 8
+
+
 def test_a_class_of_railway_trains_may_hold_its_splits(tmp_path) -> None:
     data = load(fill(tmp_path / "set", each(("train", "bus"), ("train", "test"))), tmp_path)
     assert data.classes == ("bus", "train")

@@ -50,7 +50,7 @@ def check_names(classes: Sequence[str], source: str) -> tuple[str, ...]:
                 f"Class '{printable(name)}' of {source} has a name that is not in UTF-8. Rename it, in ASCII "
                 "for one."
             )
-        if not visible_form(name):
+        if not (visible_form(name) or any(unicodedata.category(each) == "Cc" for each in name)):
             raise DataError(f"Class {name!a} of {source} has a name that cannot be seen. Rename it.")
     for one, other in _alike(classes, lambda name: unicodedata.normalize("NFC", name)):
         raise DataError(

@@ -205,6 +205,8 @@ def _refuse_odd(image: Image.Image) -> None:
         )
     if image.format == "SGI" and _has_16_bits_of_sgi(image):
         raise ValueError("Pillow reads half of the bits of SGI of 16 bits. Save it as TIFF or PNG")
+    if max(image.size) > _MAX_ELONGATION * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow")
 
 
 def _has_16_bits_of_sgi(image: Image.Image) -> bool:
@@ -212,8 +214,6 @@ def _has_16_bits_of_sgi(image: Image.Image) -> bool:
     return any(
         each.codec_name == "SGI16" or (each.codec_name, each.args[-1]) == ("sgi_rle", 2) for each in tile
     )
-    if max(image.size) > _MAX_ELONGATION * min(image.size):
-        raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow")
 
 
 def _as_rgb(

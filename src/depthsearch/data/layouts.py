@@ -213,7 +213,7 @@ def _refuse_classes_within(tree: Tree, splits: Mapping[str, Sequence[str]]) -> N
     may_be = False
     for name, folders in splits.items():
         paths = [f"{name}/{folder}" for folder in folders]
-        inner = [set(_parted(tree, path)) for path in paths]
+        inner = [{each for each in _parted(tree, path) if each.lower() != name.lower()} for path in paths]
         found |= set.union(*inner)
         # Classes stand in several splits; what each split has of its own are parts of it, as of one day.
         apart = all(inner) and sum(map(len, inner)) == len(set.union(*inner))
