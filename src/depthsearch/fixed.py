@@ -101,7 +101,9 @@ def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
             return order[node], "it is another each time in eval mode too"
         if not _is_same(alone, first):
             return order[node], "it depends on the other images of a batch in eval mode too"
-    if has_drawn or not torch.allclose(*outputs, rtol=SAME_OUTPUT, atol=SAME_OUTPUT, equal_nan=True):
+    if has_drawn or not torch.allclose(
+        outputs[0], outputs[1], rtol=SAME_OUTPUT, atol=SAME_OUTPUT, equal_nan=True
+    ):
         return 0, "the model gives two outputs for the same images in eval mode"
     return len(graph.nodes), ""
 
