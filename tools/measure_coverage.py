@@ -9,7 +9,8 @@ Every model of timm's goes through these steps, up to the first that fails:
 - ``split``: at the middle one it is split, and both parts run one after the other.
 - ``freeze``: frozen there in place and put into training mode, nothing used before the cut learns, all
   that is used behind it does, and what enters the first trainable layer depends on nothing that learns.
-- ``verify``: what was traced gives the model's outputs in eval mode and its gradients in training mode.
+- ``verify``: what was traced gives the model's outputs in eval mode and its gradients in training mode, and all
+  that lies before the head is a fixed function of one image in eval mode.
 
 Models are built on the meta device, shapes without weights, but for ``verify``, which needs numbers: it is
 done up to ``--verify-parameters``. What fails on the meta device is tried again on the CPU up to that size.
@@ -37,8 +38,10 @@ from torch.utils._pytree import tree_leaves
 
 from depthsearch.cuts import Cut, cuts_of
 from depthsearch.errors import DepthsearchError
+from depthsearch.fixed import check_fixed
 from depthsearch.freezing import freeze_before
 from depthsearch.graph import LayerGraph, trace
+from depthsearch.headplace import find_head
 from depthsearch.inputs import input_size, logits_of
 from depthsearch.split import check_traced, split_traced
 
@@ -132,7 +135,9 @@ def assert_frozen(model: nn.Module, cut: Cut) -> None:
 def verify(name: str) -> None:
     """Compare what was traced with the model, both with weights, at a small size where it takes one."""
     model = timm.create_model(name, num_classes=NUM_CLASSES).eval()
-    check_traced(_small_trace(model), model)
+    graph = _small_trace(model)
+    check_traced(graph, model)
+    check_fixed(graph, model, find_head(graph, model)[0])
 
 
 def _small_trace(model: nn.Module) -> LayerGraph:

@@ -253,7 +253,7 @@ def subject_of(model: nn.Module, *, image_size: int) -> Subject:
     """
     graph = trace(model, image_size=image_size)
     numbers = number_layers(graph)
-    nodes, shapes = graph.nodes, _shapes(graph)
+    nodes, shapes = graph.nodes, graph.shapes
     channels_last = _layouts(nodes, shapes)
     layers = []
     for layer in graph.layers:
@@ -292,31 +292,6 @@ class _Watching(fx.Interpreter):
             return result
         self.values[n] = result
         return result.clone()
-
-
-class _Measuring(fx.Interpreter):
-    """Runs a traced model and notes the shape of every tensor."""
-
-    def __init__(self, traced: fx.GraphModule) -> None:
-        super().__init__(traced)
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor):
-            self.shapes[n] = tuple(result.shape)
-        return result
-
-
-def _shapes(graph: LayerGraph) -> dict[fx.Node, tuple[int, ...]]:
-    like = next((p for p in graph.traced.parameters() if p.is_floating_point()), torch.empty(0))
-    image = torch.zeros(
-        1, graph.channels, graph.image_size, graph.image_size, dtype=like.dtype, device=like.device
-    )
-    run = _Measuring(graph.traced)
-    with evaluating(graph.traced), torch.no_grad():
-        run.run(image)
-    return run.shapes
 
 
 def _layouts(nodes: Sequence[fx.Node], shapes: dict[fx.Node, tuple[int, ...]]) -> dict[fx.Node, bool]:
