@@ -9,8 +9,8 @@ Every model of timm's goes through these steps, up to the first that fails:
 - ``split``: at the middle one it is split, and both parts run one after the other.
 - ``freeze``: frozen there in place and put into training mode, nothing used before the cut learns, all
   that is used behind it does, and what enters the first trainable layer depends on nothing that learns.
-- ``verify``: what was traced gives the model's outputs in eval mode and its gradients in training mode, and all
-  that lies before the head is a fixed function of one image in eval mode.
+- ``verify``: what was traced gives the model's outputs in eval mode and its gradients in training mode, and
+  what lies before the head is a fixed function of one image in eval mode.
 
 Models are built on the meta device, shapes without weights, but for ``verify``, which needs numbers: it is
 done up to ``--verify-parameters``. What fails on the meta device is tried again on the CPU up to that size.

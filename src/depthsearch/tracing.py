@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 BEFORE_FORWARD, AFTER_FORWARD = "hooks_before_forward", "hooks_after_forward"
+# How torch.fx calls a tensor that it finds in the code and not on the model.
+CONSTANT = "_tensor_constant"
 TRACE = fx.Tracer.trace.__code__
 LONGEST_REASON = 100
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -395,9 +397,9 @@ def _forked(
         differing = {training.failed_at or ""}
         affected = list(graph.nodes)[max(tracer.branches.get("", 0) - 1, 0) :]
     else:
-        here, there = _operations(graph), _operations(other)
+        here, there = _operations(model, graph), _operations(model, other)
         differing = {path for path in here.keys() | there.keys() if here.get(path) != there.get(path)}
-        affected = _forks(graph, _values(graph), set(_values(other).values()))
+        affected = _forks(graph, _values(model, graph), set(_values(model, other).values()))
     # The branch may stand in one module and what differs in another that is called by it.
     forked = {path for path in differing if path in tracer.branches} or {
         owner for owner in tracer.branches if any(_is_within(path, owner) for path in differing)
@@ -417,27 +419,43 @@ def _forks(graph: fx.Graph, values: Mapping[fx.Node, int], known: Collection[int
     ]
 
 
-def _operations(graph: fx.Graph) -> dict[str, list[str]]:
+def _operations(model: nn.Module, graph: fx.Graph) -> dict[str, list[str]]:
     """List what each module's own code does, by the module's path."""
     found: dict[str, list[str]] = {}
     for node in graph.nodes:
         if node.op != "placeholder":
             settings = fx.node.map_arg(_without_modes((node.args, node.kwargs)), lambda _: "")
-            found.setdefault(_around(node), []).append(f"{node.op} {node.target} {settings}")
+            found.setdefault(_around(node), []).append(f"{node.op} {_named(model, node)} {settings}")
     return found
 
 
-def _values(graph: fx.Graph) -> dict[fx.Node, int]:
+def _values(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
     """Tell the value of each operation by how it is computed, from the image on."""
     found: dict[fx.Node, int] = {}
     for node in graph.nodes:
         made_of = fx.node.map_arg(_without_modes((node.args, node.kwargs)), found.__getitem__)
-        found[node] = hash((node.op, str(node.target), repr(made_of)))
+        found[node] = hash((node.op, _named(model, node), repr(made_of)))
     return found
 
 
+def _named(model: nn.Module, node: fx.Node) -> str:
+    """Name what an operation calls or gets: a constant that tracing has added by its content."""
+    value = getattr(model, str(node.target), None) if node.op == "get_attr" else None
+    if not isinstance(value, torch.Tensor) or not str(node.target).startswith(CONSTANT):
+        return str(node.target)
+    content = b"" if value.is_meta else value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+    return f"{value.dtype} {tuple(value.shape)} {hash(content)}"
+
+
 def _without_modes(arguments: Any) -> Any:
-    return fx.node.map_aggregate(arguments, lambda value: "mode" if isinstance(value, _Mode) else value)
+    """Take modes for one word, and numbers of one value for one number."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, _Mode):
+            return "mode"
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    return fx.node.map_aggregate(arguments, plain)
 
 
 def _around(node: fx.Node) -> str:
