@@ -325,7 +325,9 @@ def torch_states() -> list[bytes]:
 def kept_random_state() -> Iterator[None]:
     """Give the random number generators their states back."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    # All of them are named, so that PyTorch does not warn of many.
+    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(used)):
         try:
             yield
         finally:
