@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from depthsearch import Cut, freeze_before, list_cuts
+from depthsearch.errors import CutError
 from depthsearch.inputs import input_size, logits_of
 
 # The smallest model of each of timm's modules, and an image size in pixels where it takes a smaller one.
@@ -43,7 +44,6 @@ SLOW = {
     "cpubone_nano": 64,
     "crossvit_tiny_240": 240,
     "cs3darknet_focus_s": 64,
-    "csatv2": 512,
     "cspnext_tiny": 64,
     "deit_tiny_patch16_224": 224,
     "densenet121": 64,
@@ -249,6 +249,13 @@ def test_what_is_used_before_the_cut_is_frozen_and_nothing_else(name):
 @pytest.mark.parametrize("name", SLOW)
 def test_what_is_used_before_the_cut_is_frozen_in_larger_models(name):
     assert_all_frozen_right(lambda: timm.create_model(name, num_classes=5), SLOW[name])
+
+
+@pytest.mark.slow
+def test_a_model_whose_attention_mixes_images_is_refused():
+    model = timm.create_model("csatv2", num_classes=5)
+    with pytest.raises(CutError, match=r"it depends on the other images of a batch in eval mode too"):
+        freeze_before(model, list_cuts(model, image_size=96)[-1])
 
 
 @pytest.mark.slow
