@@ -17,6 +17,7 @@ import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torchvision.models.regnet import BlockParams
 
 from depthsearch import Cut, freeze_before, list_cuts
 from depthsearch.errors import CutError
@@ -273,9 +274,21 @@ def test_what_is_used_before_the_cut_is_frozen_in_torchvisions_classifiers(name)
     )
 
 
+@pytest.fixture
+def regnets_on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let RegNets be built without weights: their widths are computed with tensors, which need values."""
+    widths = BlockParams.from_init_params
+
+    def computed(*args: Any, **kwargs: Any) -> BlockParams:
+        with torch.device("cpu"):
+            return widths(*args, **kwargs)
+
+    monkeypatch.setattr(BlockParams, "from_init_params", computed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_what_is_used_before_the_cut_is_frozen_in_all_of_torchvisions_classifiers(name):
+def test_what_is_used_before_the_cut_is_frozen_in_all_of_torchvisions_classifiers(name, regnets_on_meta):
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     size = 299 if name == "inception_v3" else None
     with torch.device("meta"):
