@@ -45,6 +45,7 @@ from depthsearch import (
 from depthsearch.backbones import Backbone, Preprocessing
 from depthsearch.data import ImageSet
 from depthsearch.data.folder import list_folder
+from depthsearch.data.scanning import scan_folder
 from depthsearch.devices import Device
 from depthsearch.heads import with_head
 from depthsearch.training import seed_from
@@ -83,7 +84,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
             preprocessing: How the backbone wants its images.
         """
         root = Path(data.source)
-        listed = list_folder(root).paths
+        listed = list_folder(scan_folder(root)).paths
         self.paths = [str(root / listed[row]) for row in images.rows.tolist()]
         self.labels = images.labels.tolist()
         # timm's evaluation transform, but for the normalisation: bytes are cheaper to move.
