@@ -65,7 +65,7 @@ class Network:
 
     model: nn.Module
     weights: str
-    built_from: Mapping[str, Any] = field(default_factory=dict)
+    built_from: Mapping[str, Any] = field(default_factory=dict, hash=False)
     code: UserCode | None = None
     library: str = ""
     assumes: bool = False
@@ -101,7 +101,7 @@ class Backbone:
     preprocessing: Preprocessing
     head: str = "pool"
     from_scratch: bool = False
-    built_from: Mapping[str, Any] = field(default_factory=dict)
+    built_from: Mapping[str, Any] = field(default_factory=dict, hash=False)
     code: UserCode | None = None
     library: str = ""
     notes: tuple[str, ...] = ()
