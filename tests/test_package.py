@@ -27,6 +27,7 @@ ORDER = (
     "storage",
     "lease",
     "data",
+    "restoring",
     "inputs",
     "tracing",
     "graph",

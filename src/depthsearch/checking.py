@@ -7,10 +7,9 @@ through both: in eval mode the outputs have to be equal, and in training mode th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,18 +21,15 @@ from depthsearch.errors import TraceError
 from depthsearch.graph import LayerGraph
 from depthsearch.inputs import logits_of
 from depthsearch.passwords import first_line
-from depthsearch.tracing import evaluating, is_own, is_weighted, unchanged
+from depthsearch.restoring import evaluating, kept_random_state, kept_state, unchanged
+from depthsearch.tracing import is_own, is_weighted
 
 __all__ = [
     "called",
     "check_split",
     "check_trace",
-    "kept_random_state",
-    "kept_state",
-    "random_states",
     "small_batch",
     "structure_of",
-    "torch_states",
 ]
 
 N_IMAGES = 2
@@ -305,45 +301,3 @@ def called(graph: LayerGraph, model: nn.Module, images: torch.Tensor) -> Any:
     """Call a model on images as it was traced; return its logits."""
     result = model(images) if graph.input_name is None else model(**{graph.input_name: images})
     return logits_of(result)
-
-
-def random_states() -> list[bytes]:
-    """Return the states of the random number generators that a model's code may draw from."""
-    others = random.getstate(), np.random.get_state()
-    return [*torch_states(), repr(others).encode()]
-
-
-def torch_states() -> list[bytes]:
-    """Return the states of PyTorch's random number generators."""
-    states = [torch.get_rng_state().numpy().tobytes()]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states.append(torch.cuda.get_rng_state().numpy().tobytes())
-    return states
-
-
-@contextlib.contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Give the random number generators their states back."""
-    states = random.getstate(), np.random.get_state()
-    # All of them are named, so that PyTorch does not warn of many.
-    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=list(used)):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
-
-@contextlib.contextmanager
-def kept_state(model: nn.Module) -> Iterator[None]:
-    """Give every buffer its values and every parameter its requires_grad back."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for buffer, values in buffers:
-            buffer.copy_(values)
-        for parameter, requires_grad in parameters:
-            parameter.requires_grad_(requires_grad)

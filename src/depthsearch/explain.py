@@ -20,8 +20,9 @@ from torch import fx, nn
 from depthsearch.backbones import Backbone, Preprocessing
 from depthsearch.cuts import Cut, find_blocks
 from depthsearch.errors import SettingsError
-from depthsearch.graph import LayerGraph, evaluating, trace
+from depthsearch.graph import LayerGraph, trace
 from depthsearch.numbering import number_layers
+from depthsearch.restoring import evaluating
 from depthsearch.split import position_of
 
 __all__ = [

@@ -14,19 +14,18 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from depthsearch.checking import (
-    called,
-    kept_random_state,
-    kept_state,
-    random_states,
-    small_batch,
-    structure_of,
-    torch_states,
-)
+from depthsearch.checking import called, small_batch, structure_of
 from depthsearch.errors import CutError
 from depthsearch.graph import LayerGraph
 from depthsearch.inputs import has_lazy_layers
-from depthsearch.tracing import evaluating, unchanged
+from depthsearch.restoring import (
+    evaluating,
+    kept_random_state,
+    kept_state,
+    random_states,
+    torch_states,
+    unchanged,
+)
 
 __all__ = ["check_fixed"]
 

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from depthsearch.errors import SettingsError
-from depthsearch.graph import evaluating, input_size, trace
+from depthsearch.graph import trace
+from depthsearch.inputs import input_size
 from depthsearch.passwords import first_line
+from depthsearch.restoring import evaluating
 
 __all__ = ["FLAT_HEAD", "HEADS", "MapClassifier", "flattened"]
 

@@ -21,8 +21,8 @@ from depthsearch.drawing import class_name, draw, shown_channels
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.explain import Comparison, Explanation, Photo, explain, normalised
 from depthsearch.files import is_file, is_folder, written_whole
-from depthsearch.graph import evaluating
 from depthsearch.inputs import logits_of
+from depthsearch.restoring import evaluating
 
 __all__ = ["INDEX", "Picture", "draw_gallery", "pick_photos", "read_photos"]
 

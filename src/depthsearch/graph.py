@@ -39,22 +39,14 @@ from depthsearch.inputs import (
     candidate_images,
     has_lazy_layers,
     input_name,
-    input_size,
     logits_of,
     other_shapes,
 )
 from depthsearch.passwords import first_line
-from depthsearch.tracing import (
-    Followed,
-    Given,
-    evaluating,
-    follow,
-    kept_tensors,
-    module_path,
-    refuse_wrapped,
-)
+from depthsearch.restoring import evaluating, kept_tensors
+from depthsearch.tracing import Followed, Given, follow, module_path, refuse_wrapped
 
-__all__ = ["Layer", "LayerGraph", "evaluating", "input_size", "trace"]
+__all__ = ["Layer", "LayerGraph", "trace"]
 
 CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 POOLINGS = {

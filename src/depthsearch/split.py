@@ -22,7 +22,8 @@ from depthsearch.fixed import check_fixed
 from depthsearch.graph import LayerGraph, trace
 from depthsearch.headplace import find_head, is_within
 from depthsearch.inputs import ExampleInputs, has_lazy_layers
-from depthsearch.tracing import is_own, unchanged
+from depthsearch.restoring import unchanged
+from depthsearch.tracing import is_own
 
 __all__ = [
     "Prefix",

@@ -28,20 +28,17 @@ from torch.nn.modules.conv import _ConvNd
 from depthsearch.errors import TraceError
 from depthsearch.inputs import logits_of
 from depthsearch.passwords import first_line
+from depthsearch.restoring import kept_tensors
 
 __all__ = [
     "Followed",
     "Given",
     "ModeRead",
-    "evaluating",
     "follow",
-    "is_lazy",
     "is_own",
     "is_weighted",
-    "kept_tensors",
     "module_path",
     "refuse_wrapped",
-    "unchanged",
 ]
 
 BEFORE_FORWARD, AFTER_FORWARD = "hooks_before_forward", "hooks_after_forward"
@@ -545,71 +542,6 @@ def _without_global_hooks() -> Iterator[None]:
     finally:
         for registry, hooks in zip(registries, before, strict=True):
             registry.update(hooks)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode and every module of it back afterwards, also after an error."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-@contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Give every module of a model the attributes back that it had, whatever its forward has set.
-
-    Code that is followed may keep what stands for a tensor (``self.features = x``), and torch.fx adds
-    constants to the model. Lists and dicts among the attributes get their members back; tensors are not
-    copied.
-    """
-    before = [
-        (module, dict(vars(module)), [(v, v.copy()) for v in vars(module).values() if _is_container(v)])
-        for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule)
-    ]
-    try:
-        yield
-    finally:
-        for module, attributes, containers in before:
-            vars(module).clear()
-            vars(module).update(attributes)
-            for container, members in containers:
-                _refill(container, members)
-
-
-@contextlib.contextmanager
-def kept_tensors(model: nn.Module) -> Iterator[None]:
-    """Give a model its attributes and the values of its buffers back, whatever its forward has done."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
-    with unchanged(model):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, values in buffers:
-                    buffer.copy_(values)
-
-
-def is_lazy(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor waits for the first image to get its size."""
-    return isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
-
-
-def _is_container(value: Any) -> bool:
-    return isinstance(value, dict | list | set)
-
-
-def _refill(container: Any, members: Any) -> None:
-    container.clear()
-    if isinstance(container, list):
-        container.extend(members)
-    else:
-        container.update(members)
 
 
 def refuse_wrapped(model: nn.Module) -> None:

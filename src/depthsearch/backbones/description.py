@@ -17,10 +17,11 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from depthsearch.backbones.backbone import Preprocessing
+from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.graph import evaluating
 from depthsearch.inputs import logits_of
 from depthsearch.passwords import first_line
+from depthsearch.restoring import evaluating
 
 __all__ = [
     "USUAL_MEAN",
@@ -113,6 +114,8 @@ def _find_classifier(model: nn.Module, name: str, size: tuple[int, int, int]) ->
         with evaluating(model), torch.no_grad():
             returned = model(torch.zeros(1, *size))
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         shape = " x ".join(map(str, size))
         raise SettingsError(
             f"{name} does not run on one image of {shape}: {first_line(error).rstrip('.')}. "

@@ -22,9 +22,9 @@ from depthsearch.backbones.description import classifier_of, configuration, prep
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import HEADS, flattened
-from depthsearch.graph import evaluating
 from depthsearch.passwords import first_line
 from depthsearch.plaincnn import FROM_SCRATCH
+from depthsearch.restoring import evaluating
 
 __all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
 
