@@ -124,6 +124,14 @@ def test_only_frozen_norms_are_held_after_they_are_converted(model) -> None:
     assert modes == {name: not f"{name}.".startswith(FROZEN) for name in modes}
 
 
+def test_a_norm_that_was_exchanged_and_switched_by_itself_is_held_when_the_model_runs(model) -> None:
+    freeze_before(model, cut_of(model))
+    model.bn1 = nn.BatchNorm2d(model.bn1.num_features).train()
+    before = model.bn1.running_mean.clone()
+    model(torch.randn(4, 3, SIZE, SIZE))
+    assert torch.equal(model.bn1.running_mean, before)
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first", "second"])
 @pytest.mark.parametrize("names", [(FIRST, "layer4.0.conv1"), ("layer4.0.conv1", FIRST), (FIRST, FIRST)])
 def test_a_model_frozen_twice_can_be_undone_in_any_order(model, names, order) -> None:

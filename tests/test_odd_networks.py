@@ -103,10 +103,11 @@ def test_parameters_in_one_piece_of_memory_are_told_apart():
     class HeadFirst(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.head, self.stem, self.mid = nn.Linear(8, 5), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+            self.head, self.stem, self.mid = nn.Linear(8, 5), nn.Conv2d(3, 8, 3), nn.Linear(8, 8)
 
         def forward(self, x):
-            return self.head(self.mid(self.stem(x)).mean((2, 3)))
+            # A linear layer works on a view of its weight.
+            return self.head(self.mid(self.stem(x).mean((2, 3))))
 
     model = HeadFirst()
     vector = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
