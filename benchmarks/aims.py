@@ -35,7 +35,7 @@ from optuna.trial import TrialState
 from depthsearch.aims import COSTS
 from depthsearch.pareto import hypervolume, non_dominated
 from depthsearch.sampling import make_pruner, make_sampler, resolve
-from depthsearch.training import seed_from
+from depthsearch.seeds import seed_from
 
 # About those of a ResNet50 at 224 px with ten classes.
 BACKBONE_MACS, BACKBONE_PARAMETERS, FEATURES, CLASSES = 4.1e9, 23.5e6, 2048, 10

@@ -34,8 +34,8 @@ from optuna.trial import TrialState
 
 from depthsearch import Cut, SearchSpace
 from depthsearch.sampling import make_pruner, make_sampler, resolve
+from depthsearch.seeds import seed_from
 from depthsearch.study import first_settings
-from depthsearch.training import seed_from
 
 EPOCHS = 10
 

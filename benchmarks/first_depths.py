@@ -57,8 +57,8 @@ from depthsearch.objective import train_point
 from depthsearch.probe import ProbePoint, linear_probe, plateau_start
 from depthsearch.response import Observation, Response
 from depthsearch.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler, resolve
+from depthsearch.seeds import seed_from
 from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
-from depthsearch.training import seed_from
 
 Floats = NDArray[np.float64]
 Params = dict[str, Any]

@@ -48,7 +48,7 @@ from depthsearch.data.folder import list_folder
 from depthsearch.data.scanning import scan_folder
 from depthsearch.devices import Device
 from depthsearch.heads import with_head
-from depthsearch.training import seed_from
+from depthsearch.seeds import seed_from
 
 LEARNING_RATES = (1e-5, 1e-2)
 

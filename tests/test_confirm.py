@@ -15,6 +15,7 @@ from depthsearch.errors import DataError, DivergedError
 from depthsearch.executors import jobs as module
 from depthsearch.features import Budget
 from depthsearch.objective import Task, train_point
+from depthsearch.seeds import seed_from
 from depthsearch.space import SearchSpace
 from depthsearch.study import (
     ConfirmationPlanned,
@@ -27,7 +28,6 @@ from depthsearch.study import (
 )
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.summary import summarize
-from depthsearch.training import seed_from
 
 N_TRIALS = 7
 

@@ -28,7 +28,6 @@ from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.lease import holder_of, lease
 from depthsearch.objective import Task
 from depthsearch.progress import STATES, Status, status, status_json
-from depthsearch.report import cut_json
 from depthsearch.space import SearchSpace
 from depthsearch.stored import read_space
 from depthsearch.study import (
@@ -46,6 +45,7 @@ from depthsearch.study import (
     wait_until_free,
 )
 from depthsearch.study.control import AFTER
+from depthsearch.summary import cut_json
 from depthsearch.trials import read_trials
 
 

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.metrics import log_loss
 
 import depthsearch
-from depthsearch import cli, modelfolder, onnxfile, refit, training
+from depthsearch import cli, modelfolder, onnxfile, refit, seeds, training
 from depthsearch.backbones import Preprocessing, load_backbone
 from depthsearch.classifier import Classifier
 from depthsearch.cli import main
@@ -200,7 +200,7 @@ def test_the_seed_is_the_trials_own_unless_given(study, task, space, tmp_path) -
     point = Point(cut=space.cuts[-1], learning_rate=1e-3)
     own = run_fit(study, task, point, tmp_path / "own")
     other = run_fit(study, task, point, tmp_path / "other", seed=5)
-    assert own.fitted.seed == training.seed_from(task.recipe.seed, 3)
+    assert own.fitted.seed == seeds.seed_from(task.recipe.seed, 3)
     assert other.fitted.seed == 5
     assert not torch.equal(own.logits, other.logits)
 

@@ -33,10 +33,10 @@ from depthsearch.page import compose
 from depthsearch.record import read
 from depthsearch.report import as_json, level_ranges
 from depthsearch.sampling import ExtrapolatingGPSampler, make_sampler
+from depthsearch.seeds import seed_from
 from depthsearch.stored import read_backbones
 from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search
 from depthsearch.summary import standings, summarize
-from depthsearch.training import seed_from
 from depthsearch.trials import cost_of, read_trials
 
 NAMES = ("test_resnet", "test_byobnet")

@@ -24,9 +24,11 @@ from depthsearch.devices import choose_device, release_memory
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.objective import model_for, train_point
+from depthsearch.options import words
+from depthsearch.seeds import seed_from
 from depthsearch.space import Point
 from depthsearch.split import Split, split_at, suffix_of
-from depthsearch.training import EpochResult, Recipe, seed_from, train
+from depthsearch.training import EpochResult, Recipe, train
 
 CPU = choose_device("cpu", "float32")
 
@@ -332,7 +334,7 @@ def test_a_metric_is_scikit_learns(metric: str, oracle) -> None:
     recipe = Recipe(epochs=1, batch_size=5, learning_rate=1e-30, metric=metric)
     (result,) = train(still(), source, source, recipe, CPU, suffix_macs=0)
     assert result.score == pytest.approx(oracle(LABELS, CHOSEN), abs=1e-12)
-    assert training.METRICS[metric] == "maximize"
+    assert words.METRICS[metric] == "maximize"
 
 
 def still() -> nn.Module:
@@ -351,7 +353,7 @@ def test_the_loss_as_metric_is_the_validation_loss_and_is_minimized() -> None:
     (result,) = train(still(), source, source, recipe, CPU, suffix_macs=0)
     assert result.score == result.val_loss
     assert result.score == pytest.approx(log_loss(LABELS, logits.double().softmax(1)), abs=1e-6)
-    assert training.METRICS["loss"] == "minimize"
+    assert words.METRICS["loss"] == "minimize"
 
 
 def test_label_smoothing_changes_the_training_loss_and_not_what_validation_is_measured_with() -> None:

@@ -40,6 +40,7 @@ from depthsearch.executors import (
 from depthsearch.executors.gpu import check_room, peak_bytes, refuse_too_many
 from depthsearch.features import Budget
 from depthsearch.objective import Task, TransferCurve
+from depthsearch.seeds import seed_from
 from depthsearch.study import (
     EpochDone,
     Stopped,
@@ -53,7 +54,7 @@ from depthsearch.study import (
 )
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.study.lost import replaced
-from depthsearch.training import EpochResult, seed_from
+from depthsearch.training import EpochResult
 
 EPOCHS = 3
 CURVE = TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)

@@ -32,7 +32,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from depthsearch.errors import SettingsError
 from depthsearch.extrapolation import extrapolated, running_beside, study_of
 from depthsearch.pareto import non_dominated
-from depthsearch.training import seed_from
+from depthsearch.seeds import seed_from
 
 __all__ = [
     "COSTS",

@@ -32,9 +32,10 @@ from depthsearch.graph import LayerGraph, trace
 from depthsearch.headplace import find_head
 from depthsearch.heads import HeadSize, head_macs, head_size, standardise, with_head
 from depthsearch.probe import ProbePoint, linear_probe
+from depthsearch.seeds import seed_from
 from depthsearch.space import Point, SearchSpace
 from depthsearch.split import Suffix, check_traced, position_of, suffix_of
-from depthsearch.training import EpochResult, Recipe, seed_from, train
+from depthsearch.training import EpochResult, Recipe, train
 from depthsearch.views import view_of
 
 __all__ = [

@@ -13,13 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.cuts import Cut
 from depthsearch.evidence import Evidence
 from depthsearch.lease import Holder, asked_of, clock_of, holder_of
-from depthsearch.report import cut_json
 from depthsearch.reproduction import study_command
 from depthsearch.stored import read_backbones, why_unreadable
 from depthsearch.study import FINISHED
 from depthsearch.study.confirmation import count_searched, waiting_to_confirm
 from depthsearch.study.control import GUESS, WANTED, trials_in_total
-from depthsearch.summary import Summary, summarize
+from depthsearch.summary import Summary, cut_json, summarize
 from depthsearch.trials import TrialSummary
 
 __all__ = [

@@ -34,9 +34,10 @@ from depthsearch.modelfolder import Description, check_place, save
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.passwords import first_line
+from depthsearch.seeds import seed_from
 from depthsearch.space import Point
 from depthsearch.split import Suffix
-from depthsearch.training import EpochResult, seed_from
+from depthsearch.training import EpochResult
 
 __all__ = ["Fitted", "TestReading", "fit", "learn_from_all", "refit"]
 

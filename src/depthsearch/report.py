@@ -15,7 +15,7 @@ from depthsearch.cuts import Cut
 from depthsearch.evidence import Confirmed, Evidence
 from depthsearch.front import Front, FrontPoint, front_of
 from depthsearch.probe import ProbePoint, plateau_start
-from depthsearch.summary import Cost, Standing, Summary, standings, trainable
+from depthsearch.summary import Cost, Standing, Summary, cut_json, standings, trainable
 from depthsearch.tables import Column, FittingTable
 from depthsearch.trials import TrialSummary
 
@@ -23,7 +23,6 @@ __all__ = [
     "BACKBONE_HEADINGS",
     "as_json",
     "backbone_row",
-    "cut_json",
     "duration",
     "level_ranges",
     "millions",
@@ -147,15 +146,6 @@ def _backbone_json(part: Summary) -> dict[str, Any]:
         "trials": len(part.searched),
         "transfer_curve": [asdict(point) for point in part.curve],
         "cost": _cost_json(part.cost),
-    }
-
-
-def cut_json(cut: Cut) -> dict[str, Any]:
-    """Give a cut's number and names as plain values."""
-    whose = {"backbone": cut.backbone} if cut.backbone else {}
-    return {
-        **whose,
-        **{name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")},
     }
 
 

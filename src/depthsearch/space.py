@@ -24,7 +24,7 @@ from torch import nn
 from depthsearch.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.errors import SettingsError
 from depthsearch.inputs import ExampleInputs
-from depthsearch.training import OPTIMIZERS
+from depthsearch.options.words import OPTIMIZERS
 
 __all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -16,7 +17,17 @@ from depthsearch.probe import ProbePoint
 from depthsearch.stored import StoredBackbone, curve_key, read_backbones, read_cuts, read_marked
 from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 
-__all__ = ["ENDED", "Cost", "Standing", "Summary", "Trainable", "standings", "summarize", "trainable"]
+__all__ = [
+    "ENDED",
+    "Cost",
+    "Standing",
+    "Summary",
+    "Trainable",
+    "cut_json",
+    "standings",
+    "summarize",
+    "trainable",
+]
 
 ENDED = ("complete", "pruned", "fail")
 
@@ -324,3 +335,12 @@ def _standing(part: Summary, chosen: TrialSummary) -> Standing:
         n_trials=len(part.searched),
         cost=part.cost,
     )
+
+
+def cut_json(cut: Cut) -> dict[str, Any]:
+    """Give a cut's number and names as plain values."""
+    whose = {"backbone": cut.backbone} if cut.backbone else {}
+    return {
+        **whose,
+        **{name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")},
+    }

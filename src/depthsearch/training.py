@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score, recall_score
@@ -24,19 +23,11 @@ from depthsearch.devices import Device
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import BoundarySource, Spent
 from depthsearch.files import written_whole
+from depthsearch.options.words import BALANCES, METRICS, OPTIMIZERS, SCHEDULES
 from depthsearch.passwords import first_line
+from depthsearch.seeds import seed_from
 
-__all__ = ["BALANCES", "METRICS", "OPTIMIZERS", "SCHEDULES", "EpochResult", "Recipe", "seed_from", "train"]
-
-METRICS = {
-    "accuracy": "maximize",
-    "balanced_accuracy": "maximize",
-    "macro_f1": "maximize",
-    "loss": "minimize",
-}
-SCHEDULES = ("cosine", "constant")
-OPTIMIZERS = ("adamw", "sgd")
-BALANCES = ("none", "weights", "sampling")
+__all__ = ["EpochResult", "Recipe", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -333,11 +324,6 @@ def _optimizer(suffix: nn.Module, recipe: Recipe, device: Device) -> torch.optim
             fused=fused,
         )
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
-
-
-def seed_from(*numbers: int) -> int:
-    """Mix several numbers into one seed, so that neighbouring seeds are unrelated."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _save_checkpoint(

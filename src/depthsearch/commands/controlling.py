@@ -14,11 +14,12 @@ from depthsearch.commands.places import existing, named_study
 from depthsearch.errors import StudyError
 from depthsearch.progress import Running, Status, holder_json, status_json
 from depthsearch.progress import status as status_of
-from depthsearch.report import cut_json, duration, setting_of
+from depthsearch.report import duration, setting_of
 from depthsearch.space import BACKBONE, cut_parameter
 from depthsearch.stored import read_space
 from depthsearch.study import enqueue as enqueue_guess
 from depthsearch.study import open_storage, request_stop, wait_until_free, without_password
+from depthsearch.summary import cut_json
 
 __all__ = ["enqueue", "status", "stop"]
 

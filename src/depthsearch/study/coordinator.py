@@ -21,6 +21,7 @@ from depthsearch.interrupts import deferred
 from depthsearch.lease import Lease, lease
 from depthsearch.objective import Task, tasks_of
 from depthsearch.sampling import make_pruner, make_sampler
+from depthsearch.seeds import seed_from
 from depthsearch.space import SearchSpace
 from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import (
@@ -37,7 +38,6 @@ from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
 from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
 from depthsearch.study.run import Run, adopted
-from depthsearch.training import seed_from
 from depthsearch.trials import read_trials
 
 

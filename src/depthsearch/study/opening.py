@@ -23,10 +23,11 @@ from depthsearch.objective import (
     full_fine_tune_macs,
     tasks_of,
 )
+from depthsearch.options.words import METRICS
+from depthsearch.seeds import seed_from
 from depthsearch.space import FIXABLE, Point, SearchSpace
 from depthsearch.stored import StoredBackbone, refuse_damaged
 from depthsearch.study.firsts import first_settings
-from depthsearch.training import METRICS, seed_from
 
 # The study's user attribute that says that its first trials are enqueued.
 ANCHORS = "anchors"

@@ -25,6 +25,7 @@ from depthsearch.interrupts import deferred
 from depthsearch.lease import Lease
 from depthsearch.objective import Task, TransferCurve, note_cost
 from depthsearch.passwords import first_line
+from depthsearch.seeds import seed_from
 from depthsearch.space import Point, SearchSpace
 from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import CONFIRMATION
@@ -40,7 +41,7 @@ from depthsearch.study.events import (
 )
 from depthsearch.study.lost import LOST, MOST_LOST, NEVER_STOPPED
 from depthsearch.study.upcoming import upcoming_trials
-from depthsearch.training import EpochResult, seed_from
+from depthsearch.training import EpochResult
 
 # How long to wait for reports before looking whether the study is asked to stop.
 POLL_SECONDS = 1.0

@@ -1,0 +1,12 @@
+"""Seeds that are made from other numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["seed_from"]
+
+
+def seed_from(*numbers: int) -> int:
+    """Mix several numbers into one seed, so that neighbouring seeds are unrelated."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
