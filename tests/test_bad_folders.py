@@ -16,7 +16,7 @@ from privileges import modes_obeyed
 from depthsearch.commands.console import console_for, say, say_list
 from depthsearch.data import load_data
 from depthsearch.errors import DataError
-from depthsearch.wording import one_line, printable
+from depthsearch.text import one_line, printable
 
 IMAGES = iter(np.random.default_rng(0).integers(0, 255, (4000, 12, 12, 3), dtype=np.uint8))
 TWO = {"a": 5, "b": 5}

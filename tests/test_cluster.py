@@ -185,7 +185,7 @@ from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.executors import ray_workers
-from depthsearch.interrupts import sigterm_interrupts
+from depthsearch.signals import sigterm_interrupts
 from depthsearch.objective import Task
 from depthsearch.training import Recipe
 

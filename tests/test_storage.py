@@ -28,8 +28,8 @@ from privileges import modes_obeyed
 
 from depthsearch import cli
 from depthsearch.errors import SettingsError
-from depthsearch.interrupts import deferred, let_through, sigterm_interrupts
 from depthsearch.passwords import hidden, without_password
+from depthsearch.signals import deferred, let_through, sigterm_interrupts
 from depthsearch.storage import StorageError, open_storage
 from depthsearch.study import open_storage as exported
 from depthsearch.study import open_study, search

@@ -25,9 +25,9 @@ from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors import jobs
 from depthsearch.features import Budget
-from depthsearch.interrupts import deferred
+from depthsearch.machine import start_of
 from depthsearch.objective import Task, full_fine_tune_macs, train_point
-from depthsearch.processes import start_of
+from depthsearch.signals import deferred
 from depthsearch.space import SearchSpace
 from depthsearch.study import (
     FINISHED,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from depthsearch.backbonenames import parse_name
-from depthsearch.wording import one_line
+from depthsearch.text import one_line
 
 __all__ = ["model_card"]
 

@@ -14,7 +14,6 @@ from depthsearch import __version__
 from depthsearch.augmentation import USUAL, WORDS
 from depthsearch.contradictions import of_explain, of_run, of_search, refuse
 from depthsearch.errors import DepthsearchError, SettingsError
-from depthsearch.interrupts import sigterm_interrupts
 from depthsearch.optionvalues import (
     WIDEST,
     at_least,
@@ -42,8 +41,9 @@ from depthsearch.optionvalues import (
     some_of,
 )
 from depthsearch.output import run_writing
+from depthsearch.signals import sigterm_interrupts
 from depthsearch.studyfile import read_study_file
-from depthsearch.wording import one_line, printable
+from depthsearch.text import one_line, printable
 
 __all__ = ["main"]
 

@@ -27,8 +27,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from depthsearch.errors import StudyError
-from depthsearch.interrupts import deferred
-from depthsearch.processes import start_of, this_machine
+from depthsearch.machine import start_of, this_machine
+from depthsearch.signals import deferred
 from depthsearch.storage import PatientStorage, database_of, is_of_one_thread
 
 __all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]

@@ -12,7 +12,7 @@ from typing import Any
 from depthsearch.augmentation import written
 from depthsearch.backbonenames import normal
 from depthsearch.errors import SettingsError
-from depthsearch.wording import is_plain
+from depthsearch.text import is_plain
 
 __all__ = [
     "WIDEST",

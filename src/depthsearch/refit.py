@@ -28,13 +28,13 @@ from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError, TrainingError
 from depthsearch.figures import Figures, figures_of
 from depthsearch.heads import without_dropout
-from depthsearch.interrupts import deferred
 from depthsearch.lease import Lease, lease
 from depthsearch.modelfolder import Description, check_place, save
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.passwords import first_line
 from depthsearch.seeds import seed_from
+from depthsearch.signals import deferred
 from depthsearch.space import Point
 from depthsearch.split import Suffix
 from depthsearch.training import EpochResult

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from depthsearch.wording import one_line, printable
+from depthsearch.text import one_line, printable
 
 __all__ = ["console_for", "say", "say_list"]
 

@@ -27,8 +27,8 @@ from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
 from depthsearch.files import folder_named, is_file, is_folder
 from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
-from depthsearch.interrupts import deferred
 from depthsearch.modelfolder import load
+from depthsearch.signals import deferred
 from depthsearch.stored import read_backbones, refuse_damaged
 from depthsearch.study import open_storage, without_password
 

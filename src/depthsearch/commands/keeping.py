@@ -17,11 +17,11 @@ from depthsearch.commands.places import artifacts_of
 from depthsearch.confusion import confusion_picture
 from depthsearch.document import as_html
 from depthsearch.errors import DepthsearchError
-from depthsearch.interrupts import deferred
 from depthsearch.page import compose
 from depthsearch.passwords import first_line
 from depthsearch.record import read
 from depthsearch.refit import Fitted
+from depthsearch.signals import deferred
 from depthsearch.summary import summarize
 
 __all__ = ["keep_fit", "keep_report"]

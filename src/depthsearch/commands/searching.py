@@ -30,12 +30,12 @@ from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
 from depthsearch.graph import trace
 from depthsearch.inputs import input_size
-from depthsearch.interrupts import Drain, sigterm_drains
 from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
 from depthsearch.objective import Task
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
+from depthsearch.signals import Drain, sigterm_drains
 from depthsearch.space import SearchSpace
 from depthsearch.storage import check_storage
 from depthsearch.stored import mark

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 
 from depthsearch.errors import DataError
-from depthsearch.wording import printable
+from depthsearch.text import printable
 
 # Blank and yet no spaces to Unicode: braille without points, fillers of Hangul.
 _BLANK = "\u2800\u3164\u115f\u1160\uffa0"

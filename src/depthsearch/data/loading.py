@@ -24,7 +24,7 @@ from depthsearch.data.sources import list_source
 from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
 from depthsearch.data.store import Store, open_store
 from depthsearch.files import full_path
-from depthsearch.wording import one_line
+from depthsearch.text import one_line
 
 # To see whether all images of a set or class are dark or pale: of each class at least three, if it has them,
 # and more of those that seem to be.

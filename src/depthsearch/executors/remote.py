@@ -33,9 +33,9 @@ from depthsearch.executors.jobs import Failed, Job, JobRunner, Report, Training,
 from depthsearch.executors.slots import Slots
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
+from depthsearch.machine import start_of, this_machine
 from depthsearch.objective import Task
 from depthsearch.passwords import first_line
-from depthsearch.processes import start_of, this_machine
 from depthsearch.training import EpochResult
 
 __all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]

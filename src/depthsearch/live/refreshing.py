@@ -14,7 +14,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.front import front_of
-from depthsearch.interrupts import deferred
 from depthsearch.lease import COORDINATOR
 from depthsearch.live.depth import depth_plot
 from depthsearch.live.figure import plot_name
@@ -27,6 +26,7 @@ from depthsearch.passwords import first_line
 from depthsearch.plots import metric_of
 from depthsearch.progress import status
 from depthsearch.record import read
+from depthsearch.signals import deferred
 from depthsearch.storage import PatientStorage, database_of
 from depthsearch.summary import Summary, summarize
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_file
-from depthsearch.wording import printable
+from depthsearch.text import printable
 
 __all__ = ["database_file", "refuse_foreign"]
 

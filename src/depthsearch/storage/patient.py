@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError, TimeoutError
 
 from depthsearch.errors import DepthsearchError
-from depthsearch.interrupts import let_through
+from depthsearch.signals import let_through
 from depthsearch.storage.connecting import ConnectedStorage, is_of_one_thread
 from depthsearch.storage.outage import Away, chain, reason_of
 

@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.cuts import Cut, find_cut
 from depthsearch.errors import CutError, SettingsError, StudyError
-from depthsearch.interrupts import deferred
 from depthsearch.lease import REQUEST, Holder, clock_of, holder_of
+from depthsearch.signals import deferred
 from depthsearch.space import SearchSpace
 from depthsearch.stored import read_backbones, read_space
 from depthsearch.study.firsts import sensible_setting

@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from depthsearch.aims import store_aim
 from depthsearch.executors import Executor, InProcess
-from depthsearch.interrupts import deferred
 from depthsearch.lease import Lease, lease
 from depthsearch.objective import Task, tasks_of
 from depthsearch.sampling import make_pruner, make_sampler
 from depthsearch.seeds import seed_from
+from depthsearch.signals import deferred
 from depthsearch.space import SearchSpace
 from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import (

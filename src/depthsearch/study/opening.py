@@ -16,7 +16,6 @@ from depthsearch.augmentation import USUAL
 from depthsearch.backbones import Backbone
 from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
-from depthsearch.interrupts import deferred
 from depthsearch.lease import lease
 from depthsearch.objective import (
     Task,
@@ -25,6 +24,7 @@ from depthsearch.objective import (
 )
 from depthsearch.options.words import METRICS
 from depthsearch.seeds import seed_from
+from depthsearch.signals import deferred
 from depthsearch.space import FIXABLE, Point, SearchSpace
 from depthsearch.stored import StoredBackbone, refuse_damaged
 from depthsearch.study.firsts import first_settings

@@ -21,11 +21,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
 from depthsearch.executors import Ended, Executor, Failed, Lost, Probing, Report, Training
-from depthsearch.interrupts import deferred
 from depthsearch.lease import Lease
 from depthsearch.objective import Task, TransferCurve, note_cost
 from depthsearch.passwords import first_line
 from depthsearch.seeds import seed_from
+from depthsearch.signals import deferred
 from depthsearch.space import Point, SearchSpace
 from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import CONFIRMATION
