@@ -11,11 +11,12 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from depthsearch import augmentation, views
-from depthsearch.augmentation import RANGES, USUAL, read_augmentation, written
+from depthsearch import views
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import ViewedImages
+from depthsearch.options import augmentation
+from depthsearch.options.augmentation import RANGES, USUAL, read_augmentation, written
 from depthsearch.study import open_study
 from depthsearch.training import Recipe
 from depthsearch.views import View

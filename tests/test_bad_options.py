@@ -283,7 +283,7 @@ def test_a_study_file_may_begin_with_a_byte_order_mark(tmp_path, monkeypatch, ca
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode(errors="replace")))
 def test_no_bytes_of_a_study_file_are_a_traceback(tmp_path_factory, content: bytes) -> None:
     from depthsearch.errors import SettingsError
-    from depthsearch.studyfile import read_study_file
+    from depthsearch.options.file import read_study_file
 
     path = tmp_path_factory.getbasetemp() / "s.toml"
     path.write_bytes(content)

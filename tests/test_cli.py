@@ -30,7 +30,7 @@ from depthsearch.commands import searching, workers
 from depthsearch.cuts import Cut
 from depthsearch.errors import SettingsError
 from depthsearch.lease import lease
-from depthsearch.optionvalues import read_size
+from depthsearch.options.values import read_size
 from depthsearch.storage import StorageError
 from depthsearch.storage.outage import Away
 from depthsearch.study import FINISHED, EpochDone

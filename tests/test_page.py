@@ -23,9 +23,9 @@ from depthsearch.charts import symbol
 from depthsearch.document import Document, Figure, Legend, Section, as_html, as_markdown
 from depthsearch.errors import SettingsError
 from depthsearch.evidence import Confirmed, Evidence, Expected
+from depthsearch.options.reproduction import study_command
 from depthsearch.page import compose, write_report
 from depthsearch.record import read
-from depthsearch.reproduction import study_command
 from depthsearch.stored import mark
 from depthsearch.summary import Summary, summarize
 

@@ -14,10 +14,10 @@ import torchvision
 from torch import nn
 
 from depthsearch import backbones
-from depthsearch.backbonenames import BackboneName, counted_from, normal, parse_name, plain_name
 from depthsearch.backbones import hub, load_backbone, make_model, rebuild, torchvision_source
 from depthsearch.cuts import list_cuts
 from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.options.backbones import BackboneName, counted_from, normal, parse_name, plain_name
 
 TINY = "torchvision:shufflenet_v2_x0_5"
 

@@ -10,7 +10,7 @@ import pytest
 
 from depthsearch import cli, commands
 from depthsearch.cli import main
-from depthsearch.reproduction import study_command
+from depthsearch.options.reproduction import study_command
 
 
 def write(folder: Path, text: str, name: str = "noughts.toml") -> Path:

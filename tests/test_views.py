@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from depthsearch import views
-from depthsearch.augmentation import RANGES
+from depthsearch.options.augmentation import RANGES
 from depthsearch.views import View, view_of
 
 SIDE = 30  # no power of two, which divides without rounding

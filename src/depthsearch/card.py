@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depthsearch.backbonenames import parse_name
+from depthsearch.options.backbones import parse_name
 from depthsearch.text import one_line
 
 __all__ = ["model_card"]

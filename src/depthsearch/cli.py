@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
-from depthsearch.augmentation import USUAL, WORDS
-from depthsearch.contradictions import of_explain, of_run, of_search, refuse
 from depthsearch.errors import DepthsearchError, SettingsError
-from depthsearch.optionvalues import (
+from depthsearch.options.augmentation import USUAL, WORDS
+from depthsearch.options.contradictions import of_explain, of_run, of_search, refuse
+from depthsearch.options.file import read_study_file
+from depthsearch.options.values import (
     WIDEST,
     at_least,
     list_such_as,
@@ -42,7 +43,6 @@ from depthsearch.optionvalues import (
 )
 from depthsearch.output import run_writing
 from depthsearch.signals import sigterm_interrupts
-from depthsearch.studyfile import read_study_file
 from depthsearch.text import one_line, printable
 
 __all__ = ["main"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from depthsearch.backbonenames import parse_name
 from depthsearch.figures import Figures
+from depthsearch.options.backbones import parse_name
 from depthsearch.refit import Fitted
 from depthsearch.tables import Column, FittingTable
 from depthsearch.training import EpochResult

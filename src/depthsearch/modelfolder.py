@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from torch import nn
 
 from depthsearch import __version__
-from depthsearch.backbonenames import parse_name
 from depthsearch.backbones import Preprocessing, rebuild, state_digest
 from depthsearch.card import model_card
 from depthsearch.classifier import Classifier
@@ -41,6 +40,7 @@ from depthsearch.files import (
 )
 from depthsearch.flattening import flattened
 from depthsearch.heads import with_head
+from depthsearch.options.backbones import parse_name
 from depthsearch.plaincnn import FROM_SCRATCH
 
 __all__ = ["FILES", "Description", "check_place", "load", "save"]

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.cuts import Cut
 from depthsearch.evidence import Evidence
 from depthsearch.lease import Holder, asked_of, clock_of, holder_of
-from depthsearch.reproduction import study_command
+from depthsearch.options.reproduction import study_command
 from depthsearch.stored import read_backbones, why_unreadable
 from depthsearch.study import FINISHED
 from depthsearch.study.confirmation import count_searched, waiting_to_confirm

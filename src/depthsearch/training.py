@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score, recall_score
 from torch import nn
 
-from depthsearch.augmentation import USUAL, read_augmentation
 from depthsearch.devices import Device
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import BoundarySource, Spent
 from depthsearch.files import written_whole
+from depthsearch.options.augmentation import USUAL, read_augmentation
 from depthsearch.options.words import BALANCES, METRICS, OPTIMIZERS, SCHEDULES
 from depthsearch.passwords import first_line
 from depthsearch.seeds import seed_from

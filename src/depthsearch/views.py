@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from depthsearch.augmentation import RANGES, Ranges
+from depthsearch.options.augmentation import RANGES, Ranges
 
 __all__ = ["View", "view_of"]
 

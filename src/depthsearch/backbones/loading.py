@@ -9,7 +9,6 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from depthsearch.backbonenames import BackboneName, parse_name
 from depthsearch.backbones import file_source, timm_source, torchvision_source, transformers_source
 from depthsearch.backbones.backbone import (
     Backbone,
@@ -22,6 +21,7 @@ from depthsearch.backbones.description import classifier_of, configuration, prep
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
 from depthsearch.flattening import HEADS, flattened
+from depthsearch.options.backbones import BackboneName, parse_name
 from depthsearch.passwords import first_line
 from depthsearch.plaincnn import FROM_SCRATCH
 from depthsearch.restoring import evaluating

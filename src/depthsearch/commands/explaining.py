@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 
 from depthsearch.artifacts import Artifacts, keep_artifact
-from depthsearch.backbonenames import parse_name
 from depthsearch.backbones import Backbone, load_backbone
 from depthsearch.commands.console import console_for, say, say_list
 from depthsearch.commands.keeping import keep_report
@@ -28,6 +27,7 @@ from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
 from depthsearch.files import folder_named, is_file, is_folder
 from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.modelfolder import load
+from depthsearch.options.backbones import parse_name
 from depthsearch.signals import deferred
 from depthsearch.stored import read_backbones, refuse_damaged
 from depthsearch.study import open_storage, without_password

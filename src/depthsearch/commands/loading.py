@@ -16,7 +16,6 @@ from rich.filesize import decimal
 from rich.progress import Progress
 
 from depthsearch import __version__
-from depthsearch.backbonenames import parse_name
 from depthsearch.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder, check_cache
@@ -29,6 +28,7 @@ from depthsearch.features import choose_budget, local_folder
 from depthsearch.files import full_path
 from depthsearch.graph import LayerGraph
 from depthsearch.objective import Task
+from depthsearch.options.backbones import parse_name
 from depthsearch.space import FIXABLE, SearchSpace
 from depthsearch.stored import read_backbones
 from depthsearch.training import Recipe

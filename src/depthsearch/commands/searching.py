@@ -13,7 +13,6 @@ from functools import partial
 import optuna
 from rich.console import Console
 
-from depthsearch.backbonenames import plain_name
 from depthsearch.backbones import check_size, make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
@@ -33,6 +32,7 @@ from depthsearch.inputs import input_size
 from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
 from depthsearch.objective import Task
+from depthsearch.options.backbones import plain_name
 from depthsearch.report import as_json, render
 from depthsearch.sampling import make_pruner, resolve
 from depthsearch.signals import Drain, sigterm_drains

@@ -6,9 +6,9 @@ import hashlib
 
 import torch
 
-from depthsearch.augmentation import USUAL, read_augmentation, written
 from depthsearch.data import ImageSet
 from depthsearch.devices import Device
+from depthsearch.options.augmentation import USUAL, read_augmentation, written
 from depthsearch.views import View
 
 __all__ = ["ViewedImages"]

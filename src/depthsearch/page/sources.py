@@ -19,12 +19,12 @@ from depthsearch.document import (
     Picture,
     Table,
 )
+from depthsearch.options.reproduction import study_command
 from depthsearch.page.cost import image_counts
 from depthsearch.plots import (
     shown,
 )
 from depthsearch.record import Record
-from depthsearch.reproduction import study_command
 from depthsearch.summary import Summary
 
 # More classes than this are folded away.

@@ -12,7 +12,6 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
-from depthsearch.augmentation import USUAL
 from depthsearch.backbones import Backbone
 from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
@@ -22,6 +21,7 @@ from depthsearch.objective import (
     full_fine_tune_macs,
     tasks_of,
 )
+from depthsearch.options.augmentation import USUAL
 from depthsearch.options.words import METRICS
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred

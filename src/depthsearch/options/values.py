@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from depthsearch.augmentation import written
-from depthsearch.backbonenames import normal
 from depthsearch.errors import SettingsError
+from depthsearch.options.augmentation import written
+from depthsearch.options.backbones import normal
 from depthsearch.text import is_plain
 
 __all__ = [

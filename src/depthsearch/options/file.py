@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from depthsearch.backbonenames import counted_from
 from depthsearch.errors import SettingsError
 from depthsearch.files import full_path
-from depthsearch.reproduction import RANGES
+from depthsearch.options.backbones import counted_from
+from depthsearch.options.reproduction import RANGES
 
 __all__ = ["TABLES", "read_study_file"]
 
