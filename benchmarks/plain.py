@@ -44,8 +44,8 @@ from depthsearch import (
 )
 from depthsearch.backbones import Backbone, Preprocessing
 from depthsearch.data import ImageSet
-from depthsearch.data.folder import list_folder
-from depthsearch.data.scanning import scan_folder
+from depthsearch.data.sources.folder import list_folder
+from depthsearch.data.sources.scanning import scan_folder
 from depthsearch.devices import Device
 from depthsearch.heads import with_head
 from depthsearch.seeds import seed_from

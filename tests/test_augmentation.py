@@ -11,15 +11,15 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from depthsearch import views
 from depthsearch.cli import main
+from depthsearch.data import views
+from depthsearch.data.views import View
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import ViewedImages
 from depthsearch.options import augmentation
 from depthsearch.options.augmentation import RANGES, USUAL, read_augmentation, written
 from depthsearch.study import open_study
 from depthsearch.training import Recipe
-from depthsearch.views import View
 
 KERAS = "rotation=40,shift=0.2,shear=0.2,zoom=0.2,flip"
 SIDE = 30

@@ -193,14 +193,14 @@ def test_a_folder_that_vanishes_while_it_is_read_is_named(tmp_path, monkeypatch)
             raise FileNotFoundError(2, "No such file or directory", str(folder))
         return scandir(folder)
 
-    monkeypatch.setattr("depthsearch.data.scanning.os.scandir", vanishing)
+    monkeypatch.setattr("depthsearch.data.sources.scanning.os.scandir", vanishing)
     with pytest.raises(DataError, match=r"Cannot look into .*/b: No such file or directory"):
         load_data(tmp_path / "set", image_size=8, cache=tmp_path / "cache")
 
 
 def test_images_that_vanish_after_they_were_listed_leave_no_store(tmp_path, monkeypatch) -> None:
     fill(tmp_path / "set", TWO)
-    from depthsearch.data import folder as module
+    from depthsearch.data.sources import folder as module
 
     def removed(path, geometry, ranges):
         path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthsearch.data import load_data
-from depthsearch.data.tables import read_table
+from depthsearch.data.sources.tables import read_table
 from depthsearch.errors import DataError
 
 SUFFIXES = ("csv", "parquet", "jsonl")

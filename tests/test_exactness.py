@@ -18,13 +18,13 @@ from depthsearch import objective
 from depthsearch.backbones import Backbone, Preprocessing, load_backbone, state_digest
 from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.data import DataSet, ImageSet, load_data
+from depthsearch.data.views import View
 from depthsearch.devices import choose_device
 from depthsearch.features import Budget, Spent, rowfile, store
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.space import Point
 from depthsearch.split import Split, split_at, suffix_of
 from depthsearch.training import EpochResult, Recipe, train
-from depthsearch.views import View
 
 # Largest difference of a weight or a running statistic. Measured on a CPU with bf16 in hardware
 # (AVX-512): none, as in float32.

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from depthsearch.classifier import Classifier
-from depthsearch.data import DataSet, Geometry, decode_file, load_data, store
+from depthsearch.data import DataSet, Geometry, decode_file, load_data
 from depthsearch.data.decode import cut_square
-from depthsearch.data.enlarge import agrees_with_pillow, enlarged, enlarges
+from depthsearch.data.store import pixelfile
+from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError
 from depthsearch.features import Budget, ViewedImages
@@ -186,7 +187,7 @@ def test_where_pillow_rounds_otherwise_all_are_stored_as_squares(tiny, cache, mo
     def otherwise(image: Image.Image, geometry: Geometry) -> np.ndarray:
         return cut_square(image, geometry) ^ 1
 
-    monkeypatch.setattr("depthsearch.data.enlarge.cut_square", otherwise)
+    monkeypatch.setattr("depthsearch.data.store.enlarge.cut_square", otherwise)
     data = load(tiny, cache)
     assert isinstance(data.train.images, torch.Tensor)
     assert torch.equal(whole(data), by_pillow(data))
@@ -194,7 +195,7 @@ def test_where_pillow_rounds_otherwise_all_are_stored_as_squares(tiny, cache, mo
 
 def test_a_store_of_squares_that_is_there_already_is_used(tiny, cache, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(store, "open_small", lambda *_, **__: None)
+        patched.setattr(pixelfile, "open_small", lambda *_, **__: None)
         squares = load(tiny, cache)
     again = load(tiny, cache, progress=lambda *_: pytest.fail("decoded again"))
     assert torch.equal(again.train.images, squares.train.images)
@@ -256,7 +257,7 @@ def test_a_damaged_store_is_rebuilt(tiny, cache, spoil):
 def both(tiny, cache, monkeypatch) -> Callable[..., tuple[DataSet, DataSet]]:
     """Load the same images at their own size and as squares."""
     small = load(tiny, cache, image_size=16)
-    monkeypatch.setattr(store, "open_small", lambda *_, **__: None)
+    monkeypatch.setattr(pixelfile, "open_small", lambda *_, **__: None)
     squares = load(tiny, cache, image_size=16)
     assert not isinstance(small.train.images, torch.Tensor)
     assert isinstance(squares.train.images, torch.Tensor)

@@ -16,8 +16,8 @@ import torch
 
 from depthsearch.backbones import load_backbone
 from depthsearch.data import DataSet, load_data
-from depthsearch.data.mapping import Pixels, carried_pixels
-from depthsearch.data.ownsize import SmallImages
+from depthsearch.data.store.mapping import Pixels, carried_pixels
+from depthsearch.data.store.ownsize import SmallImages
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError
 from depthsearch.features.digests import value_digests

@@ -21,7 +21,7 @@ from depthsearch import refit
 from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
-from depthsearch.data.tables import Row
+from depthsearch.data.sources.tables import Row
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.features import Budget, ViewedImages

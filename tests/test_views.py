@@ -8,9 +8,9 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from depthsearch import views
+from depthsearch.data import views
+from depthsearch.data.views import View, view_of
 from depthsearch.options.augmentation import RANGES
-from depthsearch.views import View, view_of
 
 SIDE = 30  # no power of two, which divides without rounding
 # In grey levels of 255. Both sides compute in float32: a place is known to some 1e-7 of the side, times 30

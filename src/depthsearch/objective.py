@@ -16,6 +16,7 @@ from torch import nn
 from depthsearch.backbones import Backbone
 from depthsearch.cuts import Cut
 from depthsearch.data import DataSet, ImageSet, divided
+from depthsearch.data.views import view_of
 from depthsearch.devices import Device, is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError
 from depthsearch.features import (
@@ -36,7 +37,6 @@ from depthsearch.seeds import seed_from
 from depthsearch.space import Point, SearchSpace
 from depthsearch.split import Suffix, check_traced, position_of, suffix_of
 from depthsearch.training import EpochResult, Recipe, train
-from depthsearch.views import view_of
 
 __all__ = [
     "Objective",

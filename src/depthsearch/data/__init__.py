@@ -2,12 +2,12 @@
 
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry, UnreadableError, decode_file
-from depthsearch.data.folder import files_left_out, image_files
 from depthsearch.data.loading import load_data
-from depthsearch.data.manifest import MANIFEST_SUFFIXES, read_samples
 from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns, Sample
-from depthsearch.data.sources import check_source
+from depthsearch.data.sources.folder import files_left_out, image_files
+from depthsearch.data.sources.manifest import MANIFEST_SUFFIXES, read_samples
+from depthsearch.data.sources.opening import check_source
 from depthsearch.data.splits import divided
 
 __all__ = [

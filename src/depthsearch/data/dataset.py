@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from depthsearch.data.mapping import carried_pixels
-from depthsearch.data.ownsize import SmallImages
 from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns
+from depthsearch.data.store.mapping import carried_pixels
+from depthsearch.data.store.ownsize import SmallImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -17,12 +17,12 @@ from depthsearch.data.classnames import check_names
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry
 from depthsearch.data.listing import Listing, a_few
-from depthsearch.data.ownsize import SmallImages
 from depthsearch.data.ranges import NARROW, percent, range_notes
 from depthsearch.data.samples import Columns
-from depthsearch.data.sources import list_source
+from depthsearch.data.sources.opening import list_source
 from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
-from depthsearch.data.store import Store, open_store
+from depthsearch.data.store.ownsize import SmallImages
+from depthsearch.data.store.pixelfile import Store, open_store
 from depthsearch.files import full_path
 from depthsearch.text import one_line
 

@@ -7,9 +7,9 @@ import hashlib
 import torch
 
 from depthsearch.data import ImageSet
+from depthsearch.data.views import View
 from depthsearch.devices import Device
 from depthsearch.options.augmentation import USUAL, read_augmentation, written
-from depthsearch.views import View
 
 __all__ = ["ViewedImages"]
 

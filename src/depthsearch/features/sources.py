@@ -10,9 +10,9 @@ from typing import Protocol
 
 import torch
 
+from depthsearch.data.views import view_of
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.store import FeatureStore, Spent
-from depthsearch.views import view_of
 
 __all__ = ["Boundaries", "BoundarySource"]
 

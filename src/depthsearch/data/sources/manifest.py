@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_file
-from depthsearch.data.layouts import splits_in_paths
 from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
-from depthsearch.data.places import Places
 from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns, Sample
-from depthsearch.data.tables import Row, Table, read_table
+from depthsearch.data.sources.layouts import splits_in_paths
+from depthsearch.data.sources.places import Places
+from depthsearch.data.sources.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, why_no_file
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
-from depthsearch.data.decoding import decoded_in_order, gaps_remain
-from depthsearch.data.enlarge import agrees_with_pillow, enlarged, enlarges
 from depthsearch.data.listing import Listing
-from depthsearch.data.mapping import mapped_pixels
 from depthsearch.data.ranges import ValueRange
+from depthsearch.data.store.decoding import decoded_in_order, gaps_remain
+from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges
+from depthsearch.data.store.mapping import mapped_pixels
 from depthsearch.files import remove_abandoned, written_whole
 
 _FORMAT = 3

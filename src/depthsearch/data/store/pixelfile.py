@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from depthsearch.data.decode import Geometry
-from depthsearch.data.decoding import decoded_in_order, find_ranges, gaps_remain
 from depthsearch.data.listing import Listing
-from depthsearch.data.mapping import mapped_pixels
-from depthsearch.data.ownsize import Ranges, SmallImages, open_small
 from depthsearch.data.ranges import ValueRange
+from depthsearch.data.store.decoding import decoded_in_order, find_ranges, gaps_remain
+from depthsearch.data.store.mapping import mapped_pixels
+from depthsearch.data.store.ownsize import Ranges, SmallImages, open_small
 from depthsearch.errors import DataError
 from depthsearch.files import remove_abandoned, written_whole
 

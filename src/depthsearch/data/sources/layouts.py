@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from depthsearch.data.classnames import visible_form
 from depthsearch.data.listing import SPLIT_WORDS, SPLITS, a_few
-from depthsearch.data.scanning import Tree, kinds_of
+from depthsearch.data.sources.scanning import Tree, kinds_of
 from depthsearch.errors import DataError
 
 # More words, of which none alone makes a folder a split.

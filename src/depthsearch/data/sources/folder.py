@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_file
-from depthsearch.data.layouts import Layout, layout_of
 from depthsearch.data.listing import Listing, a_few
 from depthsearch.data.ranges import ValueRange
-from depthsearch.data.scanning import ImageFile, Tree, scan_folder, unread_notes
+from depthsearch.data.sources.layouts import Layout, layout_of
+from depthsearch.data.sources.scanning import ImageFile, Tree, scan_folder, unread_notes
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, is_folder, why_no_folder
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depthsearch.data.digits import list_digits
-from depthsearch.data.imagefolder import list_image_folder
 from depthsearch.data.listing import Listing
-from depthsearch.data.manifest import MANIFEST_SUFFIXES, list_manifest
 from depthsearch.data.samples import Columns
-from depthsearch.data.torchvision_sets import PREFIX, list_torchvision
+from depthsearch.data.sources.digits import list_digits
+from depthsearch.data.sources.imagefolder import list_image_folder
+from depthsearch.data.sources.manifest import MANIFEST_SUFFIXES, list_manifest
+from depthsearch.data.sources.torchvision_sets import PREFIX, list_torchvision
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_folder
 

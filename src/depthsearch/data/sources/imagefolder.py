@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from depthsearch.data.folder import folder_there, list_folder
-from depthsearch.data.layouts import once_each, split_named, split_names
 from depthsearch.data.listing import SPLITS, Listing, a_few
-from depthsearch.data.manifest import Entry, entry_of, listing_of, split_in_column, split_unknown
-from depthsearch.data.places import Places
 from depthsearch.data.samples import Columns
-from depthsearch.data.scanning import Tree, scan_folder, unread_notes
-from depthsearch.data.tables import Row, Table, read_table
+from depthsearch.data.sources.folder import folder_there, list_folder
+from depthsearch.data.sources.layouts import once_each, split_named, split_names
+from depthsearch.data.sources.manifest import Entry, entry_of, listing_of, split_in_column, split_unknown
+from depthsearch.data.sources.places import Places
+from depthsearch.data.sources.scanning import Tree, scan_folder, unread_notes
+from depthsearch.data.sources.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 from depthsearch.files import is_file
 

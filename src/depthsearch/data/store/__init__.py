@@ -1,0 +1,1 @@
+"""Decoded pixels in memory-mapped files."""
