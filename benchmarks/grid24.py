@@ -56,9 +56,9 @@ from depthsearch import (
     load_backbone,
     split_at,
 )
-from depthsearch.backbones import Backbone
 from depthsearch.data import ImageSet
 from depthsearch.features import choose_budget
+from depthsearch.models.backbones import Backbone
 from depthsearch.objective import model_for, train_point
 from depthsearch.training import EpochResult
 

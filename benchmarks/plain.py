@@ -42,12 +42,12 @@ from depthsearch import (
     load_backbone,
     load_data,
 )
-from depthsearch.backbones import Backbone, Preprocessing
 from depthsearch.data import ImageSet
 from depthsearch.data.sources.folder import list_folder
 from depthsearch.data.sources.scanning import scan_folder
 from depthsearch.devices import Device
-from depthsearch.heads import with_head
+from depthsearch.models.backbones import Backbone, Preprocessing
+from depthsearch.models.heads import with_head
 from depthsearch.seeds import seed_from
 
 LEARNING_RATES = (1e-5, 1e-2)

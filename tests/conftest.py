@@ -118,7 +118,7 @@ def pictures(digits, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def backbone():
     """A residual network of 470,000 random parameters."""
-    from depthsearch.backbones import load_backbone
+    from depthsearch.models.backbones import load_backbone
 
     return load_backbone("test_resnet", "random", image_size=16)
 

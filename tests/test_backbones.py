@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from depthsearch.backbones import hub, load_backbone, make_model, state_digest, timm_source
 from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.models.backbones import hub, load_backbone, make_model, state_digest, timm_source
 
 NAME = "test_resnet"
 
@@ -263,7 +263,7 @@ def test_weights_in_another_order_of_shapes_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_demo_brings_weights_for_densenet121() -> None:
-    shipped = files("depthsearch") / "weights" / timm_source.SHIPPED["densenet121"]
+    shipped = files("depthsearch.models.backbones") / "weights" / timm_source.SHIPPED["densenet121"]
     if not shipped.is_file():
         pytest.skip("this checkout has no shipped weights")
     loaded = load_backbone("densenet121", demo=True)

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from depthsearch.backbones import load_backbone, state_digest
 from depthsearch.errors import WeightsError
-from depthsearch.weightsfile import read_state
+from depthsearch.models.backbones import load_backbone, state_digest
+from depthsearch.models.backbones.weightsfile import read_state
 
 Make = Callable[[Path], object]
 State = dict[str, torch.Tensor]

@@ -21,7 +21,7 @@ from torchvision.models.regnet import BlockParams
 
 from depthsearch import Cut, freeze_before, list_cuts
 from depthsearch.errors import CutError
-from depthsearch.inputs import input_size, logits_of
+from depthsearch.models.tracing.inputs import input_size, logits_of
 
 # The smallest model of each of timm's modules, and an image size in pixels where it takes a smaller one.
 FAST = {

@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 
 import depthsearch
-from depthsearch.backbones import Backbone, load_backbone
 from depthsearch.cli import main
-from depthsearch.cuts import list_cuts
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.features import Budget
+from depthsearch.models.backbones import Backbone, load_backbone
+from depthsearch.models.cuts import list_cuts
+from depthsearch.models.split import split_at
 from depthsearch.objective import Task, train_point
 from depthsearch.space import Point
-from depthsearch.split import split_at
 from depthsearch.training import Recipe
 
 NAME = "test_resnet"

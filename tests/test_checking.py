@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from depthsearch import checking, freeze_before, joined_state, list_cuts, split_at
+from depthsearch import freeze_before, joined_state, list_cuts, split_at
 from depthsearch.errors import CutError, TraceError
-from depthsearch.graph import trace
-from depthsearch.split import check_traced
+from depthsearch.models import checking
+from depthsearch.models.split import check_traced
+from depthsearch.models.tracing.graph import trace
 
 
 class Net(nn.Module):

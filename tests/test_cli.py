@@ -27,9 +27,9 @@ from privileges import modes_obeyed
 from depthsearch import cli, commands
 from depthsearch.cli import main
 from depthsearch.commands import searching, workers
-from depthsearch.cuts import Cut
 from depthsearch.errors import SettingsError
 from depthsearch.lease import lease
+from depthsearch.models.cuts import Cut
 from depthsearch.options.values import read_size
 from depthsearch.storage import StorageError
 from depthsearch.storage.outage import Away

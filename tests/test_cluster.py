@@ -179,7 +179,7 @@ def test_why_an_actor_is_lost_is_told_in_a_line(error: str, said: str) -> None:
 
 STARTED_HERE = """
 import signal
-from depthsearch.backbones import load_backbone
+from depthsearch.models.backbones import load_backbone
 from depthsearch import cli
 from depthsearch.cli import main
 from depthsearch.data import load_data

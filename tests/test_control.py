@@ -20,12 +20,12 @@ from optuna.trial import TrialState
 
 import depthsearch
 from depthsearch import lease as lease_module
-from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.commands import controlling
 from depthsearch.commands.console import PlainConsole
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.lease import holder_of, lease
+from depthsearch.models.backbones import load_backbone
 from depthsearch.objective import Task
 from depthsearch.progress import STATES, Status, status, status_json
 from depthsearch.space import SearchSpace

@@ -10,11 +10,11 @@ import torch
 import torchvision
 from torch import nn
 
-from depthsearch import cuts as module
 from depthsearch import freeze_before
-from depthsearch.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
 from depthsearch.errors import CutError
-from depthsearch.graph import LayerGraph, trace
+from depthsearch.models import cuts as module
+from depthsearch.models.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
+from depthsearch.models.tracing.graph import LayerGraph, trace
 
 MODELS = [
     "densenet121",

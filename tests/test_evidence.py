@@ -11,8 +11,8 @@ from optuna.trial import TrialState, create_trial
 
 from depthsearch import evidence as evidence_module
 from depthsearch.aims import store_aim
-from depthsearch.cuts import Cut
 from depthsearch.evidence import promising, weigh
+from depthsearch.models.cuts import Cut
 from depthsearch.report import level_ranges
 from depthsearch.response import Observation, Response
 

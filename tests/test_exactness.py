@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 from depthsearch import objective
-from depthsearch.backbones import Backbone, Preprocessing, load_backbone, state_digest
-from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.data import DataSet, ImageSet, load_data
 from depthsearch.data.views import View
 from depthsearch.devices import choose_device
 from depthsearch.features import Budget, Spent, rowfile, store
+from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone, state_digest
+from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
+from depthsearch.models.split import Split, split_at, suffix_of
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.space import Point
-from depthsearch.split import Split, split_at, suffix_of
 from depthsearch.training import EpochResult, Recipe, train
 
 # Largest difference of a weight or a running statistic. Measured on a CPU with bf16 in hardware

@@ -23,9 +23,7 @@ from torch import nn
 
 from depthsearch import artifacts, cli
 from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact
-from depthsearch.backbones import Backbone, load_backbone, state_digest
 from depthsearch.cli import main
-from depthsearch.cuts import Cut, find_cut, list_cuts
 from depthsearch.drawing import CELL, INFERNO, VIRIDIS, draw, shown_channels
 from depthsearch.errors import CutError, DataError, SettingsError
 from depthsearch.explain import (
@@ -40,9 +38,11 @@ from depthsearch.explain import (
     pretrained_classes,
     subject_of,
 )
-from depthsearch.freezing import freeze_before
 from depthsearch.gallery import INDEX, draw_gallery, pick_photos, read_photos
-from depthsearch.heads import with_head
+from depthsearch.models.backbones import Backbone, load_backbone, state_digest
+from depthsearch.models.cuts import Cut, find_cut, list_cuts
+from depthsearch.models.freezing import freeze_before
+from depthsearch.models.heads import with_head
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
 

@@ -23,7 +23,6 @@ import torch
 from timm.models.densenet import DenseNet
 from torch import fx, nn
 
-from depthsearch.backbones import make_model
 from depthsearch.devices import choose_device
 from depthsearch.features import (
     Asks,
@@ -39,9 +38,10 @@ from depthsearch.features import (
 from depthsearch.features.digests import value_digests
 from depthsearch.features.parts import Layout
 from depthsearch.features.rowfile import MappedRows, RowWriter, content_of, describe, is_whole
-from depthsearch.graph import LayerGraph, trace
-from depthsearch.heads import with_head
-from depthsearch.split import split_traced
+from depthsearch.models.backbones import make_model
+from depthsearch.models.heads import with_head
+from depthsearch.models.split import split_traced
+from depthsearch.models.tracing.graph import LayerGraph, trace
 
 CPU = choose_device("cpu", "float32")
 PLENTY = 2**40
@@ -1352,11 +1352,11 @@ from pathlib import Path
 
 import torch
 
-from depthsearch.backbones import load_backbone
+from depthsearch.models.backbones import load_backbone
 from depthsearch.data import ImageSet
 from depthsearch.devices import choose_device
 from depthsearch.features import Asks, Boundaries, Budget, FeatureStore, FrozenBackbone, ViewedImages
-from depthsearch.graph import trace
+from depthsearch.models.tracing.graph import trace
 
 given = torch.load(sys.argv[1], weights_only=True)
 images = ImageSet(**given["images"])

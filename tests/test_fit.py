@@ -22,7 +22,6 @@ from sklearn.metrics import log_loss
 
 import depthsearch
 from depthsearch import cli, modelfolder, onnxfile, refit, seeds, training
-from depthsearch.backbones import Preprocessing, load_backbone
 from depthsearch.classifier import Classifier
 from depthsearch.cli import main
 from depthsearch.commands import fitting
@@ -34,13 +33,14 @@ from depthsearch.figures import calibration_error, figures_of
 from depthsearch.files import folder_named
 from depthsearch.fitview import render_fit
 from depthsearch.gallery import read_photos
-from depthsearch.heads import with_head, without_dropout
 from depthsearch.lease import lease
 from depthsearch.modelfolder import check_place, save
+from depthsearch.models.backbones import Preprocessing, load_backbone
+from depthsearch.models.heads import with_head, without_dropout
+from depthsearch.models.split import split_at
 from depthsearch.objective import Task, train_point
 from depthsearch.refit import Fitted, fit, learn_from_all
 from depthsearch.space import Point, SearchSpace
-from depthsearch.split import split_at
 from depthsearch.study import open_study
 from depthsearch.training import Recipe
 
@@ -522,7 +522,7 @@ def test_a_convolution_as_classifier_is_loaded_by_depthsearch(tmp_path) -> None:
 def test_a_head_loses_its_dropout_and_nothing_else() -> None:
     linear = torch.nn.Linear(4, 2)
     assert without_dropout(linear) is linear
-    head = depthsearch.heads.make_head(4, 2, width=3, depth=2, dropout=0.5).eval()
+    head = depthsearch.models.heads.make_head(4, 2, width=3, depth=2, dropout=0.5).eval()
     kept = without_dropout(head)
     assert not any(isinstance(module, torch.nn.Dropout) for module in kept.modules())
     assert list(kept.state_dict()) == list(head.state_dict())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from depthsearch.errors import TraceError
-from depthsearch.graph import Layer, LayerGraph, trace
+from depthsearch.models.tracing.graph import Layer, LayerGraph, trace
 
 
 class Kinds(nn.Module):

@@ -13,8 +13,8 @@ import torch
 import torchvision
 from torch import nn
 
-from depthsearch.graph import LayerGraph, trace
-from depthsearch.numbering import keras_architecture, number_layers
+from depthsearch.models.numbering import keras_architecture, number_layers
+from depthsearch.models.tracing.graph import LayerGraph, trace
 
 ARCHITECTURES = {
     "DenseNet121": "densenet121",
@@ -105,7 +105,7 @@ def torch_sources(graph: LayerGraph) -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, Any]:
-    text = files("depthsearch").joinpath("keras_layers.json").read_text(encoding="utf-8")
+    text = files("depthsearch.models").joinpath("keras_layers.json").read_text(encoding="utf-8")
     architectures: dict[str, Any] = json.loads(text)["architectures"]
     return architectures
 

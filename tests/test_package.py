@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 import depthsearch
-from depthsearch import aims, cli, cuts, flattening, sampling
+from depthsearch import aims, cli, sampling
 from depthsearch.commands.loading import OPTIONAL_RANGES
+from depthsearch.models import cuts, flattening
 from depthsearch.options import words
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def test_the_version_is_the_installed_one() -> None:
     assert depthsearch.__version__ == version("depthsearch")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "keras_layers.json", "page.css"])
+@pytest.mark.parametrize("name", ["py.typed", "models/keras_layers.json", "page.css"])
 def test_what_the_package_reads_is_shipped_with_it(name: str) -> None:
     assert (files("depthsearch") / name).is_file()
 

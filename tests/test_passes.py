@@ -13,7 +13,7 @@ from depthsearch.devices import Device, choose_device
 from depthsearch.executors import Probing, run_job
 from depthsearch.features import Budget, FeatureStore, FrozenBackbone, Spent, ViewedImages
 from depthsearch.features.passes import MOST_IMAGES, PassSize, live_bytes
-from depthsearch.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph, trace
 from depthsearch.objective import Task, TransferCurve, train_point, transfer_curve
 from depthsearch.space import Point
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from depthsearch.backbones import load_backbone, state_digest
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
+from depthsearch.models.backbones import load_backbone, state_digest
 from depthsearch.objective import Task, train_point
 from depthsearch.space import Point, SearchSpace
 from depthsearch.training import Recipe

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from depthsearch.backbones import load_backbone
 from depthsearch.data import DataSet, load_data
 from depthsearch.data.store.mapping import Pixels, carried_pixels
 from depthsearch.data.store.ownsize import SmallImages
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError
 from depthsearch.features.digests import value_digests
-from depthsearch.graph import trace
+from depthsearch.models.backbones import load_backbone
+from depthsearch.models.tracing.graph import trace
 from depthsearch.objective import Task, train_point
 from depthsearch.space import Point, SearchSpace
 from depthsearch.training import Recipe

@@ -15,12 +15,12 @@ import torch
 from optuna.distributions import IntDistribution
 
 from depthsearch import Objective, SearchSpace, list_cuts, load, split_at, transfer_curve
-from depthsearch.backbones import load_backbone, make_model
 from depthsearch.cli import main
 from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError
 from depthsearch.evidence import weigh
 from depthsearch.explain import pretrained_classes
+from depthsearch.models.backbones import load_backbone, make_model
 from depthsearch.objective import Task
 from depthsearch.page import compose
 from depthsearch.record import read

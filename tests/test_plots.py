@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from depthsearch.backbones import make_model
-from depthsearch.cuts import Cut, list_cuts
+from depthsearch.models.backbones import make_model
+from depthsearch.models.cuts import Cut, list_cuts
 from depthsearch.plots import NARROW, WIDE, Layout, marked_lines, shown, stages
 from depthsearch.plots.depth import _runs
 from depthsearch.plots.frame import _without_outliers

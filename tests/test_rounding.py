@@ -8,8 +8,8 @@ import torch
 from torch import fx, nn
 
 from depthsearch.devices import choose_device
-from depthsearch.graph import trace
-from depthsearch.rounding import LEAST_BATCH, MOST_GATES, filled_up, gates_of, rows_at_once
+from depthsearch.models.rounding import LEAST_BATCH, MOST_GATES, filled_up, gates_of, rows_at_once
+from depthsearch.models.tracing.graph import trace
 
 THREADS = (1, 2, 4)
 

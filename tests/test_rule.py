@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depthsearch.backbones import load_backbone
 from depthsearch.devices import choose_device
 from depthsearch.features import Budget, FeatureStore, FrozenBackbone, ViewedImages
 from depthsearch.features.rule import Asks, Starts, choose
-from depthsearch.graph import trace
+from depthsearch.models.backbones import load_backbone
+from depthsearch.models.tracing.graph import trace
 
 PLENTY = 2**40
 SEEDS = range(60)

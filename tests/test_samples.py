@@ -18,15 +18,16 @@ from torch import nn
 
 import depthsearch
 from depthsearch import refit
-from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
 from depthsearch.data.sources.tables import Row
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.features import Budget, ViewedImages
-from depthsearch.flattening import FLAT_HEAD
-from depthsearch.heads import SampleHead, giving_numbers, make_head, without_dropout
+from depthsearch.models.backbones import load_backbone
+from depthsearch.models.flattening import FLAT_HEAD
+from depthsearch.models.heads import SampleHead, giving_numbers, make_head, without_dropout
+from depthsearch.models.split import Suffix, split_traced
 from depthsearch.objective import (
     Task,
     full_fine_tune_macs,
@@ -38,7 +39,6 @@ from depthsearch.objective import (
 )
 from depthsearch.refit import fit
 from depthsearch.space import Point, SearchSpace
-from depthsearch.split import Suffix, split_traced
 from depthsearch.study import open_study
 from depthsearch.training import Recipe
 

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 
 from depthsearch import Objective, SearchSpace, list_cuts
 from depthsearch import summary as summary_module
-from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.weights import weights_by_backbone, with_full_paths
@@ -28,6 +27,7 @@ from depthsearch.data import load_data
 from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.evidence import promising, weigh
+from depthsearch.models.backbones import load_backbone
 from depthsearch.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.page import compose
 from depthsearch.record import read

@@ -42,7 +42,7 @@ from depthsearch.features import shared as shared_folders
 from depthsearch.features.locks import Timeout, locked
 from depthsearch.features.parts import Layout
 from depthsearch.features.rowfile import MappedRows, RowWriter, content_of
-from depthsearch.graph import trace
+from depthsearch.models.tracing.graph import trace
 from depthsearch.objective import Task, train_point
 from depthsearch.space import Point, SearchSpace
 

@@ -13,10 +13,10 @@ import torch
 import torchvision
 from torch import nn
 
-from depthsearch import backbones
-from depthsearch.backbones import hub, load_backbone, make_model, rebuild, torchvision_source
-from depthsearch.cuts import list_cuts
 from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.models import backbones
+from depthsearch.models.backbones import hub, load_backbone, make_model, rebuild, torchvision_source
+from depthsearch.models.cuts import list_cuts
 from depthsearch.options.backbones import BackboneName, counted_from, normal, parse_name, plain_name
 
 TINY = "torchvision:shufflenet_v2_x0_5"
@@ -602,7 +602,7 @@ class _Seen:
     ],
 )
 def test_a_processor_says_which_part_of_an_image_is_seen(values, size: int, share: float) -> None:
-    from depthsearch.backbones.transformers_source import _of_processor
+    from depthsearch.models.backbones.transformers_source import _of_processor
 
     seen = _of_processor("hf:x", _Seen(**values))
     assert (seen.image_size, seen.crop_share) == (size, share)
@@ -617,7 +617,7 @@ def test_a_processor_says_which_part_of_an_image_is_seen(values, size: int, shar
     ],
 )
 def test_a_processor_that_does_more_is_refused(values, expected: str) -> None:
-    from depthsearch.backbones.transformers_source import _of_processor
+    from depthsearch.models.backbones.transformers_source import _of_processor
 
     with pytest.raises(SettingsError, match=expected):
         _of_processor("hf:x", _Seen(**values))
@@ -633,7 +633,7 @@ def test_without_a_network_a_name_of_the_hub_is_one_line(monkeypatch: pytest.Mon
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from depthsearch.backbones import transformers_source
+    from depthsearch.models.backbones import transformers_source
 
     monkeypatch.setattr(transformers_source, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r'needs transformers: pip install "depthsearch\[transformers\]"'):

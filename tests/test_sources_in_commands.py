@@ -112,7 +112,7 @@ def test_a_study_file_names_a_function_beside_it(here: Path) -> None:
 
 
 def _saved(folder: Path) -> Path:
-    from depthsearch.backbones import make_model
+    from depthsearch.models.backbones import make_model
 
     path = folder / "state.pt"
     torch.save(make_model(f"{folder}/deeper/net.py:make", image_size=32).state_dict(), path)

@@ -10,7 +10,7 @@ from optuna.trial import FixedTrial
 
 from depthsearch import SearchSpace, freeze_before
 from depthsearch.errors import CutError, SettingsError
-from depthsearch.heads import with_head
+from depthsearch.models.heads import with_head
 from depthsearch.objective import Objective
 from depthsearch.space import Point
 from depthsearch.study import first_settings

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
 
-from depthsearch.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.errors import CutError, TraceError
-from depthsearch.freezing import freeze_before
-from depthsearch.split import joined_state, split_at
+from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
+from depthsearch.models.freezing import freeze_before
+from depthsearch.models.split import joined_state, split_at
 
 
 class SqueezeExcite(nn.Module):

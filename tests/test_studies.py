@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from depthsearch import commands
-from depthsearch.backbones import make_model
 from depthsearch.cli import main
-from depthsearch.cuts import find_cut
-from depthsearch.flattening import flattened
-from depthsearch.plaincnn import FROM_SCRATCH
+from depthsearch.models.backbones import make_model
+from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
+from depthsearch.models.cuts import find_cut
+from depthsearch.models.flattening import flattened
 from depthsearch.space import SearchSpace
 
 STUDIES = Path(__file__).parent.parent / "studies"

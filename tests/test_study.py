@@ -19,13 +19,13 @@ from optuna.trial import TrialState
 
 from depthsearch import training
 from depthsearch.aims import read_cost_aim
-from depthsearch.backbones import load_backbone
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.executors import jobs
 from depthsearch.features import Budget
 from depthsearch.machine import start_of
+from depthsearch.models.backbones import load_backbone
 from depthsearch.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.signals import deferred
 from depthsearch.space import SearchSpace

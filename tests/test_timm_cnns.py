@@ -10,9 +10,9 @@ import timm
 import torch
 from torch import nn
 
-from depthsearch.cuts import KINDS, Cut, list_cuts
-from depthsearch.graph import trace
-from depthsearch.split import split_traced
+from depthsearch.models.cuts import KINDS, Cut, list_cuts
+from depthsearch.models.split import split_traced
+from depthsearch.models.tracing.graph import trace
 
 # A small variant of each family and an image size at which it runs, in pixels.
 FAST = {

@@ -23,11 +23,11 @@ from depthsearch import objective, training
 from depthsearch.devices import choose_device, release_memory
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import Boundaries, Budget, Spent
+from depthsearch.models.split import Split, split_at, suffix_of
 from depthsearch.objective import model_for, train_point
 from depthsearch.options import words
 from depthsearch.seeds import seed_from
 from depthsearch.space import Point
-from depthsearch.split import Split, split_at, suffix_of
 from depthsearch.training import EpochResult, Recipe, train
 
 CPU = choose_device("cpu", "float32")

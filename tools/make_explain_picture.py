@@ -18,12 +18,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from depthsearch.backbones import Backbone, load_backbone
-from depthsearch.cuts import Cut, find_cut, list_cuts
 from depthsearch.drawing import draw
 from depthsearch.explain import Photo, compare, explain, normalised, pretrained_classes
-from depthsearch.freezing import freeze_before
-from depthsearch.heads import with_head
+from depthsearch.models.backbones import Backbone, load_backbone
+from depthsearch.models.cuts import Cut, find_cut, list_cuts
+from depthsearch.models.freezing import freeze_before
+from depthsearch.models.heads import with_head
 
 CLASSES = ("china", "flower")
 FIRST_TRAINED = 104

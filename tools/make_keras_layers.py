@@ -1,4 +1,4 @@
-"""Generate ``src/depthsearch/keras_layers.json``: the layers of ``keras.applications``, in torch's order.
+"""Generate ``src/depthsearch/models/keras_layers.json``: the layers of ``keras.applications``, in torch's order.
 
     python tools/make_keras_layers.py
 
@@ -24,9 +24,9 @@ import keras
 import timm
 import torch
 
-from depthsearch.graph import Layer, trace
+from depthsearch.models.tracing.graph import Layer, trace
 
-TABLE = Path(__file__).parents[1] / "src" / "depthsearch" / "keras_layers.json"
+TABLE = Path(__file__).parents[1] / "src" / "depthsearch" / "models" / "keras_layers.json"
 KINDS = {
     "Conv2D": "conv",
     "DepthwiseConv2D": "conv",

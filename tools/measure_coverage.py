@@ -36,14 +36,14 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from depthsearch.cuts import Cut, cuts_of
 from depthsearch.errors import DepthsearchError
-from depthsearch.fixed import check_fixed
-from depthsearch.freezing import freeze_before
-from depthsearch.graph import LayerGraph, trace
-from depthsearch.headplace import find_head
-from depthsearch.inputs import input_size, logits_of
-from depthsearch.split import check_traced, split_traced
+from depthsearch.models.cuts import Cut, cuts_of
+from depthsearch.models.fixed import check_fixed
+from depthsearch.models.freezing import freeze_before
+from depthsearch.models.headplace import find_head
+from depthsearch.models.split import check_traced, split_traced
+from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.inputs import input_size, logits_of
 
 LEAST_CONVOLUTION_SHARE = 1 / 3
 # The default of some is a model without a head, which has nothing to learn at the last cut.

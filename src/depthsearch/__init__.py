@@ -9,20 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthsearch.backbones import load_backbone
     from depthsearch.classifier import Classifier, Prediction
-    from depthsearch.cuts import Cut, find_cut, list_cuts
     from depthsearch.data import DataSet, Sample, load_data
     from depthsearch.devices import choose_device
     from depthsearch.errors import DepthsearchError
     from depthsearch.features import Budget, choose_budget
-    from depthsearch.freezing import Frozen, freeze_before
-    from depthsearch.heads import make_head
     from depthsearch.modelfolder import load
+    from depthsearch.models.backbones import load_backbone
+    from depthsearch.models.cuts import Cut, find_cut, list_cuts
+    from depthsearch.models.freezing import Frozen, freeze_before
+    from depthsearch.models.heads import make_head
+    from depthsearch.models.split import Split, joined_state, split_at
     from depthsearch.objective import Objective, Task, TransferCurve, transfer_curve
     from depthsearch.progress import Status, status
     from depthsearch.space import Point, SearchSpace
-    from depthsearch.split import Split, joined_state, split_at
     from depthsearch.study import enqueue, request_stop
     from depthsearch.training import Recipe
 
@@ -31,33 +31,33 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "features",
     "Classifier": "classifier",
-    "Cut": "cuts",
+    "Cut": "models.cuts",
     "DataSet": "data",
     "DepthsearchError": "errors",
-    "Frozen": "freezing",
+    "Frozen": "models.freezing",
     "Objective": "objective",
     "Point": "space",
     "Prediction": "classifier",
     "Recipe": "training",
     "Sample": "data",
     "SearchSpace": "space",
-    "Split": "split",
+    "Split": "models.split",
     "Status": "progress",
     "Task": "objective",
     "TransferCurve": "objective",
     "choose_budget": "features",
     "choose_device": "devices",
     "enqueue": "study",
-    "find_cut": "cuts",
-    "freeze_before": "freezing",
-    "joined_state": "split",
-    "list_cuts": "cuts",
+    "find_cut": "models.cuts",
+    "freeze_before": "models.freezing",
+    "joined_state": "models.split",
+    "list_cuts": "models.cuts",
     "load": "modelfolder",
-    "make_head": "heads",
-    "load_backbone": "backbones",
+    "make_head": "models.heads",
+    "load_backbone": "models.backbones",
     "load_data": "data",
     "request_stop": "study",
-    "split_at": "split",
+    "split_at": "models.split",
     "status": "progress",
     "transfer_curve": "objective",
 }

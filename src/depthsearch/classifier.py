@@ -20,14 +20,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from depthsearch.backbones import Preprocessing
 from depthsearch.data import Columns, Geometry, Sample, UnreadableError, ValueRange, decode_file
 from depthsearch.devices import Device
 from depthsearch.errors import DataError
-from depthsearch.heads import giving_numbers
-from depthsearch.inputs import logits_of
-from depthsearch.pixels import Normalisation
-from depthsearch.rounding import filled_up
+from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.heads import giving_numbers
+from depthsearch.models.pixels import Normalisation
+from depthsearch.models.rounding import filled_up
+from depthsearch.models.tracing.inputs import logits_of
 
 __all__ = ["BATCH_SIZE", "Classifier", "Prediction"]
 

@@ -35,8 +35,8 @@ import optuna
 from optuna.trial import TrialState
 
 from depthsearch import __version__
-from depthsearch.cuts import Cut
 from depthsearch.errors import SettingsError
+from depthsearch.models.cuts import Cut
 from depthsearch.objective import TransferCurve
 from depthsearch.passwords import first_line, hidden
 from depthsearch.space import Point

@@ -30,8 +30,8 @@ from optuna.trial import TrialState
 from scipy.stats import t as student
 
 from depthsearch.aims import COSTS, read_cost_aim
-from depthsearch.cuts import Cut
 from depthsearch.extrapolation import extrapolated
+from depthsearch.models.cuts import Cut
 from depthsearch.pareto import hypervolume
 from depthsearch.response import Observation, Response
 from depthsearch.stored import read_cuts

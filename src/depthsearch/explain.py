@@ -17,13 +17,13 @@ import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import fx, nn
 
-from depthsearch.backbones import Backbone, Preprocessing
-from depthsearch.cuts import Cut, find_blocks
 from depthsearch.errors import SettingsError
-from depthsearch.graph import LayerGraph, trace
-from depthsearch.numbering import number_layers
-from depthsearch.restoring import evaluating
-from depthsearch.split import position_of
+from depthsearch.models.backbones import Backbone, Preprocessing
+from depthsearch.models.cuts import Cut, find_blocks
+from depthsearch.models.numbering import number_layers
+from depthsearch.models.split import position_of
+from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.restoring import evaluating
 
 __all__ = [
     "Comparison",

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthsearch.backbones import Preprocessing
 from depthsearch.data import DataSet
 from depthsearch.data.dataset import ImageSet
 from depthsearch.data.decode import Geometry, UnreadableError, decode_file
@@ -21,8 +20,9 @@ from depthsearch.drawing import class_name, draw, shown_channels
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.explain import Comparison, Explanation, Photo, explain, normalised
 from depthsearch.files import is_file, is_folder, written_whole
-from depthsearch.inputs import logits_of
-from depthsearch.restoring import evaluating
+from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.tracing.inputs import logits_of
+from depthsearch.models.tracing.restoring import evaluating
 
 __all__ = ["INDEX", "Picture", "draw_gallery", "pick_photos", "read_photos"]
 

@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from torch import nn
 
 from depthsearch import __version__
-from depthsearch.backbones import Preprocessing, rebuild, state_digest
 from depthsearch.card import model_card
 from depthsearch.classifier import Classifier
 from depthsearch.data import Columns, Geometry, ValueRange
@@ -38,10 +37,11 @@ from depthsearch.files import (
     why_no_file,
     why_no_folder,
 )
-from depthsearch.flattening import flattened
-from depthsearch.heads import with_head
+from depthsearch.models.backbones import Preprocessing, rebuild, state_digest
+from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
+from depthsearch.models.flattening import flattened
+from depthsearch.models.heads import with_head
 from depthsearch.options.backbones import parse_name
-from depthsearch.plaincnn import FROM_SCRATCH
 
 __all__ = ["FILES", "Description", "check_place", "load", "save"]
 

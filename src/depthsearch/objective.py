@@ -13,8 +13,6 @@ import optuna
 import torch
 from torch import nn
 
-from depthsearch.backbones import Backbone
-from depthsearch.cuts import Cut
 from depthsearch.data import DataSet, ImageSet, divided
 from depthsearch.data.views import view_of
 from depthsearch.devices import Device, is_out_of_memory, release_memory
@@ -28,14 +26,16 @@ from depthsearch.features import (
     Spent,
     ViewedImages,
 )
-from depthsearch.fixed import check_fixed
-from depthsearch.graph import LayerGraph, trace
-from depthsearch.headplace import find_head
-from depthsearch.heads import HeadSize, head_macs, head_size, standardise, with_head
+from depthsearch.models.backbones import Backbone
+from depthsearch.models.cuts import Cut
+from depthsearch.models.fixed import check_fixed
+from depthsearch.models.headplace import find_head
+from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise, with_head
+from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
+from depthsearch.models.tracing.graph import LayerGraph, trace
 from depthsearch.probe import ProbePoint, linear_probe
 from depthsearch.seeds import seed_from
 from depthsearch.space import Point, SearchSpace
-from depthsearch.split import Suffix, check_traced, position_of, suffix_of
 from depthsearch.training import EpochResult, Recipe, train
 
 __all__ = [

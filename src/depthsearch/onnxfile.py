@@ -12,11 +12,11 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from depthsearch.backbones import Preprocessing
 from depthsearch.classifier import Classifier
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import ModelError, SettingsError
-from depthsearch.inputs import logits_of
+from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.passwords import first_line
 
 __all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "require_onnx"]

@@ -10,9 +10,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.cuts import Cut
 from depthsearch.evidence import Evidence
 from depthsearch.lease import Holder, asked_of, clock_of, holder_of
+from depthsearch.models.cuts import Cut
 from depthsearch.options.reproduction import study_command
 from depthsearch.stored import read_backbones, why_unreadable
 from depthsearch.study import FINISHED

@@ -20,23 +20,23 @@ import torch
 from optuna.exceptions import StorageInternalError
 from torch import nn
 
-from depthsearch.backbones import Preprocessing
 from depthsearch.classifier import BATCH_SIZE, Classifier
-from depthsearch.cuts import Cut
 from depthsearch.data import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError, TrainingError
 from depthsearch.figures import Figures, figures_of
-from depthsearch.heads import without_dropout
 from depthsearch.lease import Lease, lease
 from depthsearch.modelfolder import Description, check_place, save
+from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.cuts import Cut
+from depthsearch.models.heads import without_dropout
+from depthsearch.models.split import Suffix
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.passwords import first_line
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.space import Point
-from depthsearch.split import Suffix
 from depthsearch.training import EpochResult
 
 __all__ = ["Fitted", "TestReading", "fit", "learn_from_all", "refit"]

@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
-from depthsearch.cuts import Cut
 from depthsearch.evidence import Confirmed, Evidence
 from depthsearch.front import Front, FrontPoint, front_of
+from depthsearch.models.cuts import Cut
 from depthsearch.probe import ProbePoint, plateau_start
 from depthsearch.summary import Cost, Standing, Summary, cut_json, standings, trainable
 from depthsearch.tables import Column, FittingTable

@@ -21,9 +21,9 @@ from optuna.distributions import (
 )
 from torch import nn
 
-from depthsearch.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.errors import SettingsError
-from depthsearch.inputs import ExampleInputs
+from depthsearch.models.cuts import DEFAULT_KINDS, Cut, list_cuts
+from depthsearch.models.tracing.inputs import ExampleInputs
 from depthsearch.options.words import OPTIMIZERS
 
 __all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter"]

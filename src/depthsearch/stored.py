@@ -8,8 +8,8 @@ from typing import Any
 
 import optuna
 
-from depthsearch.cuts import Cut
 from depthsearch.errors import DepthsearchError, StudyError
+from depthsearch.models.cuts import Cut
 from depthsearch.space import SearchSpace
 
 __all__ = [

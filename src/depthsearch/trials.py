@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.cuts import Cut
+from depthsearch.models.cuts import Cut
 from depthsearch.space import BACKBONE, cut_parameter
 from depthsearch.stored import read_cuts
 

@@ -16,7 +16,6 @@ from rich.filesize import decimal
 from rich.progress import Progress
 
 from depthsearch import __version__
-from depthsearch.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.commands.console import say, say_list
 from depthsearch.commands.places import cache_folder, check_cache
 from depthsearch.commands.weights import stored_weights, weights_by_backbone, with_full_paths
@@ -26,7 +25,8 @@ from depthsearch.devices import Device, choose_device, processor_name, use_all_c
 from depthsearch.errors import StudyError
 from depthsearch.features import choose_budget, local_folder
 from depthsearch.files import full_path
-from depthsearch.graph import LayerGraph
+from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone
+from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.objective import Task
 from depthsearch.options.backbones import parse_name
 from depthsearch.space import FIXABLE, SearchSpace

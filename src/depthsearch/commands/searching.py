@@ -13,24 +13,24 @@ from functools import partial
 import optuna
 from rich.console import Console
 
-from depthsearch.backbones import check_size, make_model
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of, say_kept_whole
 from depthsearch.commands.places import cache_folder, is_stored
 from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.commands.workers import check_executor, workers
-from depthsearch.cuts import Cut, cuts_of, find_cut
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink
 from depthsearch.executors import Executor
-from depthsearch.flattening import flattened
 from depthsearch.front import cost_name
-from depthsearch.graph import trace
-from depthsearch.inputs import input_size
 from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
+from depthsearch.models.backbones import check_size, make_model
+from depthsearch.models.cuts import Cut, cuts_of, find_cut
+from depthsearch.models.flattening import flattened
+from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.inputs import input_size
 from depthsearch.objective import Task
 from depthsearch.options.backbones import plain_name
 from depthsearch.report import as_json, render

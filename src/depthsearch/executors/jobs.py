@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from depthsearch.cuts import Cut
 from depthsearch.devices import is_device_fault, is_out_of_memory, release_memory
 from depthsearch.errors import DepthsearchError, DivergedError
+from depthsearch.models.cuts import Cut
 from depthsearch.objective import Task, TransferCurve, train_point, transfer_curve
 from depthsearch.passwords import first_line
 from depthsearch.space import Point

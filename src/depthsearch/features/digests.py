@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from depthsearch.graph import LayerGraph
+from depthsearch.models.tracing.graph import LayerGraph
 
 __all__ = ["value_digests"]
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from depthsearch.backbones import Preprocessing
 from depthsearch.devices import Device
 from depthsearch.features.digests import value_digests
-from depthsearch.graph import LayerGraph
-from depthsearch.pixels import Normalisation
-from depthsearch.rounding import filled_up, gates_of
+from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.pixels import Normalisation
+from depthsearch.models.rounding import filled_up, gates_of
+from depthsearch.models.tracing.graph import LayerGraph
 
 __all__ = ["FrozenBackbone", "Layout", "Part"]
 

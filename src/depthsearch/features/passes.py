@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from depthsearch.devices import Device
-from depthsearch.graph import LayerGraph
+from depthsearch.models.tracing.graph import LayerGraph
 
 __all__ = ["PassSize", "live_bytes"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from depthsearch.charts import Axis
-from depthsearch.cuts import Cut
+from depthsearch.models.cuts import Cut
 from depthsearch.plots import shown, state_of
 from depthsearch.report import setting_of
 from depthsearch.summary import Summary

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from depthsearch.cuts import Cut
 from depthsearch.document import (
     Block,
     Code,
@@ -15,6 +14,7 @@ from depthsearch.document import (
     Strong,
 )
 from depthsearch.evidence import Confirmed
+from depthsearch.models.cuts import Cut
 from depthsearch.page.cost import STATES, image_counts
 from depthsearch.plots import (
     end_score,

@@ -21,8 +21,8 @@ from depthsearch.charts import (
     symbol,
     ticks,
 )
-from depthsearch.cuts import Cut
 from depthsearch.document import Code, Inline, Legend
+from depthsearch.models.cuts import Cut
 from depthsearch.report import setting_of
 from depthsearch.summary import Summary
 from depthsearch.trials import TrialSummary

@@ -15,9 +15,9 @@ import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.cuts import Cut, find_cut
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.lease import REQUEST, Holder, clock_of, holder_of
+from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.signals import deferred
 from depthsearch.space import SearchSpace
 from depthsearch.stored import read_backbones, read_space

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from depthsearch.cuts import Cut
+from depthsearch.models.cuts import Cut
 from depthsearch.objective import TransferCurve
 from depthsearch.space import Point
 from depthsearch.training import EpochResult

@@ -12,10 +12,10 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
-from depthsearch.backbones import Backbone
-from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
 from depthsearch.lease import lease
+from depthsearch.models.backbones import Backbone
+from depthsearch.models.cuts import Cut
 from depthsearch.objective import (
     Task,
     full_fine_tune_macs,

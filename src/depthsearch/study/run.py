@@ -18,10 +18,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from depthsearch.cuts import Cut
 from depthsearch.errors import StudyError
 from depthsearch.executors import Ended, Executor, Failed, Lost, Probing, Report, Training
 from depthsearch.lease import Lease
+from depthsearch.models.cuts import Cut
 from depthsearch.objective import Task, TransferCurve, note_cost
 from depthsearch.passwords import first_line
 from depthsearch.seeds import seed_from

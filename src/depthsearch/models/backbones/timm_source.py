@@ -19,12 +19,12 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
-from depthsearch.backbones import hub
-from depthsearch.backbones.backbone import Network
-from depthsearch.backbones.savedweights import load_file
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
-from depthsearch.plaincnn import FROM_SCRATCH
+from depthsearch.models.backbones import hub
+from depthsearch.models.backbones.backbone import Network
+from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
+from depthsearch.models.backbones.savedweights import load_file
 
 __all__ = ["SHIPPED", "create", "load_in_order", "network"]
 
@@ -141,7 +141,7 @@ def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
         _copy_pretrained(name, model, {})
         return repository
     if demo and name in SHIPPED:
-        with as_file(files("depthsearch") / "weights" / SHIPPED[name]) as path:
+        with as_file(files("depthsearch.models.backbones") / "weights" / SHIPPED[name]) as path:
             load_file(name, model, str(path))
         return f"shipped {Path(SHIPPED[name]).stem} (CIFAR-100, for the demo only)"
     raise WeightsError(

@@ -15,15 +15,15 @@ from typing import Any, Self
 import torch
 from torch import fx, nn
 
-from depthsearch.checking import check_split, check_trace
-from depthsearch.cuts import Cut
 from depthsearch.errors import CutError, TraceError
-from depthsearch.fixed import check_fixed
-from depthsearch.graph import LayerGraph, trace
-from depthsearch.headplace import find_head, is_within
-from depthsearch.inputs import ExampleInputs, has_lazy_layers
-from depthsearch.restoring import unchanged
-from depthsearch.tracing import is_own
+from depthsearch.models.checking import check_split, check_trace
+from depthsearch.models.cuts import Cut
+from depthsearch.models.fixed import check_fixed
+from depthsearch.models.headplace import find_head, is_within
+from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.inputs import ExampleInputs, has_lazy_layers
+from depthsearch.models.tracing.restoring import unchanged
+from depthsearch.models.tracing.tracer import is_own
 
 __all__ = [
     "Prefix",

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from depthsearch.graph import Layer, LayerGraph
+from depthsearch.models.tracing.graph import Layer, LayerGraph
 
 __all__ = ["Numbered", "keras_architecture", "number_layers"]
 

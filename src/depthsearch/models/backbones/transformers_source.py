@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthsearch.backbones import hub
-from depthsearch.backbones.backbone import Network, Preprocessing
-from depthsearch.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
-from depthsearch.backbones.savedweights import load_file
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import is_folder
+from depthsearch.models.backbones import hub
+from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
+from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.passwords import first_line
 
 __all__ = ["create", "network"]

@@ -26,9 +26,9 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import TraceError
-from depthsearch.inputs import logits_of
+from depthsearch.models.tracing.inputs import logits_of
+from depthsearch.models.tracing.restoring import kept_tensors
 from depthsearch.passwords import first_line
-from depthsearch.restoring import kept_tensors
 
 __all__ = [
     "Followed",

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthsearch.backbones.backbone import Network, Preprocessing
-from depthsearch.backbones.description import (
+from depthsearch.devices import is_out_of_memory
+from depthsearch.errors import SettingsError
+from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
     configuration,
@@ -24,10 +26,8 @@ from depthsearch.backbones.description import (
     fold_to_grey,
     grey,
 )
-from depthsearch.backbones.savedweights import load_file
-from depthsearch.backbones.usercode import UserCode, import_code, read_code, where_it_failed
-from depthsearch.devices import is_out_of_memory
-from depthsearch.errors import SettingsError
+from depthsearch.models.backbones.savedweights import load_file
+from depthsearch.models.backbones.usercode import UserCode, import_code, read_code, where_it_failed
 
 __all__ = ["create", "network"]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from depthsearch.backbones import Preprocessing
 from depthsearch.devices import Device
+from depthsearch.models.backbones import Preprocessing
 
 __all__ = ["Normalisation"]
 

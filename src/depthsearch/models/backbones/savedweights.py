@@ -8,9 +8,16 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from depthsearch.backbones.description import classifier_of
 from depthsearch.errors import WeightsError
-from depthsearch.weightsfile import SavedState, differences, fitting, locate, read_state, without
+from depthsearch.models.backbones.description import classifier_of
+from depthsearch.models.backbones.weightsfile import (
+    SavedState,
+    differences,
+    fitting,
+    locate,
+    read_state,
+    without,
+)
 
 __all__ = ["load_file"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from depthsearch.errors import SettingsError
-from depthsearch.flattening import MapClassifier
+from depthsearch.models.flattening import MapClassifier
 
 __all__ = [
     "HeadOptions",

@@ -9,22 +9,22 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from depthsearch.backbones import file_source, timm_source, torchvision_source, transformers_source
-from depthsearch.backbones.backbone import (
+from depthsearch.devices import is_out_of_memory
+from depthsearch.errors import SettingsError
+from depthsearch.models.backbones import file_source, timm_source, torchvision_source, transformers_source
+from depthsearch.models.backbones.backbone import (
     Backbone,
     Network,
     Preprocessing,
     PreprocessingOptions,
     state_digest,
 )
-from depthsearch.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
-from depthsearch.devices import is_out_of_memory
-from depthsearch.errors import SettingsError
-from depthsearch.flattening import HEADS, flattened
+from depthsearch.models.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
+from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
+from depthsearch.models.flattening import HEADS, flattened
+from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import BackboneName, parse_name
 from depthsearch.passwords import first_line
-from depthsearch.plaincnn import FROM_SCRATCH
-from depthsearch.restoring import evaluating
 
 __all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
 

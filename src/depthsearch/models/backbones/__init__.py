@@ -4,8 +4,8 @@ Where they come from, a module each: timm, torchvision, Hugging Face's transform
 Weights are read without unpickling code; only a file that is named as a backbone is ever run.
 """
 
-from depthsearch.backbones.backbone import Backbone, Preprocessing, PreprocessingOptions, state_digest
-from depthsearch.backbones.loading import check_size, load_backbone, make_model, rebuild
+from depthsearch.models.backbones.backbone import Backbone, Preprocessing, PreprocessingOptions, state_digest
+from depthsearch.models.backbones.loading import check_size, load_backbone, make_model, rebuild
 
 __all__ = [
     "Backbone",

@@ -16,12 +16,12 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import adapt_input_conv
 from torch import nn
 
-from depthsearch.backbones.backbone import Preprocessing
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.inputs import logits_of
+from depthsearch.models.backbones.backbone import Preprocessing
+from depthsearch.models.tracing.inputs import logits_of
+from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.passwords import first_line
-from depthsearch.restoring import evaluating
 
 __all__ = [
     "USUAL_MEAN",

@@ -11,8 +11,8 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
-from depthsearch.backbones.usercode import UserCode
 from depthsearch.data.ranges import ValueRange
+from depthsearch.models.backbones.usercode import UserCode
 
 __all__ = ["Backbone", "Network", "Preprocessing", "PreprocessingOptions", "state_digest"]
 

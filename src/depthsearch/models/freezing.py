@@ -14,12 +14,12 @@ from typing import Self
 
 from torch import nn
 
-from depthsearch.cuts import Cut
 from depthsearch.errors import CutError
-from depthsearch.fixed import check_fixed
-from depthsearch.graph import LayerGraph, trace
-from depthsearch.inputs import ExampleInputs
-from depthsearch.split import frozen_parameters, position_of, refuse_other
+from depthsearch.models.cuts import Cut
+from depthsearch.models.fixed import check_fixed
+from depthsearch.models.split import frozen_parameters, position_of, refuse_other
+from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.inputs import ExampleInputs
 
 __all__ = ["Frozen", "freeze_before"]
 

@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from depthsearch.errors import TraceError
-from depthsearch.inputs import (
+from depthsearch.models.tracing.inputs import (
     ExampleInputs,
     candidate_images,
     has_lazy_layers,
@@ -42,9 +42,9 @@ from depthsearch.inputs import (
     logits_of,
     other_shapes,
 )
+from depthsearch.models.tracing.restoring import evaluating, kept_tensors
+from depthsearch.models.tracing.tracer import Followed, Given, follow, module_path, refuse_wrapped
 from depthsearch.passwords import first_line
-from depthsearch.restoring import evaluating, kept_tensors
-from depthsearch.tracing import Followed, Given, follow, module_path, refuse_wrapped
 
 __all__ = ["Layer", "LayerGraph", "trace"]
 

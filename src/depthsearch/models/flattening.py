@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from depthsearch.errors import SettingsError
-from depthsearch.graph import trace
-from depthsearch.inputs import input_size
+from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.inputs import input_size
+from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.passwords import first_line
-from depthsearch.restoring import evaluating
 
 __all__ = ["FLAT_HEAD", "HEADS", "MapClassifier", "flattened"]
 

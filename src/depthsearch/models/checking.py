@@ -18,11 +18,11 @@ import torch
 from torch import fx, nn
 
 from depthsearch.errors import TraceError
-from depthsearch.graph import LayerGraph
-from depthsearch.inputs import logits_of
+from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.inputs import logits_of
+from depthsearch.models.tracing.restoring import evaluating, kept_random_state, kept_state, unchanged
+from depthsearch.models.tracing.tracer import is_own, is_weighted
 from depthsearch.passwords import first_line
-from depthsearch.restoring import evaluating, kept_random_state, kept_state, unchanged
-from depthsearch.tracing import is_own, is_weighted
 
 __all__ = [
     "called",

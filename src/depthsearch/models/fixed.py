@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from depthsearch.checking import called, small_batch, structure_of
 from depthsearch.errors import CutError
-from depthsearch.graph import LayerGraph
-from depthsearch.inputs import has_lazy_layers
-from depthsearch.restoring import (
+from depthsearch.models.checking import called, small_batch, structure_of
+from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.inputs import has_lazy_layers
+from depthsearch.models.tracing.restoring import (
     evaluating,
     kept_random_state,
     kept_state,

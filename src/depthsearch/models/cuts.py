@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError, TraceError
-from depthsearch.graph import Layer, LayerGraph, trace
-from depthsearch.headplace import NO_HEAD, find_head, is_within
-from depthsearch.inputs import ExampleInputs
-from depthsearch.numbering import Numbered, number_layers
+from depthsearch.models.headplace import NO_HEAD, find_head, is_within
+from depthsearch.models.numbering import Numbered, number_layers
+from depthsearch.models.tracing.graph import Layer, LayerGraph, trace
+from depthsearch.models.tracing.inputs import ExampleInputs
 
 __all__ = ["KINDS", "Cut", "find_cut", "kinds_of", "list_cuts"]
 

@@ -15,9 +15,11 @@ import torch
 import torchvision
 from torch import nn
 
-from depthsearch.backbones import hub
-from depthsearch.backbones.backbone import Network, Preprocessing
-from depthsearch.backbones.description import (
+from depthsearch.devices import is_out_of_memory
+from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.models.backbones import hub
+from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
     configuration,
@@ -26,11 +28,9 @@ from depthsearch.backbones.description import (
     grey,
     preprocessing_of,
 )
-from depthsearch.backbones.savedweights import load_file
-from depthsearch.devices import is_out_of_memory
-from depthsearch.errors import SettingsError, WeightsError
+from depthsearch.models.backbones.savedweights import load_file
+from depthsearch.models.backbones.weightsfile import read_state
 from depthsearch.passwords import first_line
-from depthsearch.weightsfile import read_state
 
 __all__ = ["create", "network"]
 

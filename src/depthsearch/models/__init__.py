@@ -1,0 +1,1 @@
+"""One torch module: loaded, traced, numbered, cut, split and frozen."""
