@@ -303,7 +303,7 @@ def test_a_study_goes_on_when_the_reader_of_its_lines_has_gone(make, events_of, 
 
 
 def test_warnings_of_our_logger_are_lines_while_the_log_is_open(study, tmp_path) -> None:
-    logger = logging.getLogger("depthsearch.features.tiers")
+    logger = logging.getLogger("depthsearch.features.tiers.tiers")
     handlers = list(logging.getLogger("depthsearch").handlers)
     with open_log(tmp_path / "log.jsonl", study):
         logger.info("unheard")
@@ -315,7 +315,7 @@ def test_warnings_of_our_logger_are_lines_while_the_log_is_open(study, tmp_path)
         ("event", "log"),
         ("study", "s"),
         ("level", "warning"),
-        ("logger", "depthsearch.features.tiers"),
+        ("logger", "depthsearch.features.tiers.tiers"),
         ("message", "Features are no longer kept on disk: full"),
     ]
     assert logging.getLogger("depthsearch").handlers == handlers

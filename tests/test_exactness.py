@@ -18,7 +18,8 @@ from depthsearch import objective
 from depthsearch.data import DataSet, ImageSet, load_data
 from depthsearch.data.views import View
 from depthsearch.devices import choose_device
-from depthsearch.features import Budget, Spent, rowfile, store
+from depthsearch.features import Budget, Spent, store
+from depthsearch.features.tiers import rowfile
 from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone, state_digest
 from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.models.split import Split, split_at, suffix_of

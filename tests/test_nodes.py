@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from depthsearch.features import local_folder
-from depthsearch.features.nodes import folders_in
+from depthsearch.features.tiers.nodes import folders_in
 
 Mount = namedtuple("Mount", ["mountpoint", "fstype"])
 

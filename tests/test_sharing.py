@@ -38,10 +38,10 @@ from depthsearch.features import (
     remove_shared,
     shared_memory_folder,
 )
-from depthsearch.features import shared as shared_folders
-from depthsearch.features.locks import Timeout, locked
 from depthsearch.features.parts import Layout
-from depthsearch.features.rowfile import MappedRows, RowWriter, content_of
+from depthsearch.features.tiers import shared as shared_folders
+from depthsearch.features.tiers.locks import Timeout, locked
+from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.models.tracing.graph import trace
 from depthsearch.objective import Task, train_point
 from depthsearch.space import Point, SearchSpace

@@ -2,14 +2,14 @@
 
 from depthsearch.features.budget import Budget, choose_budget
 from depthsearch.features.images import ViewedImages
-from depthsearch.features.locks import remove_locks
-from depthsearch.features.nodes import local_folder, node_folder
 from depthsearch.features.parts import FrozenBackbone
-from depthsearch.features.rowfile import kept_files
 from depthsearch.features.rule import Asks
-from depthsearch.features.shared import remove_shared, shared_memory_folder
 from depthsearch.features.sources import Boundaries, BoundarySource
 from depthsearch.features.store import FeatureStore, Spent
+from depthsearch.features.tiers.locks import remove_locks
+from depthsearch.features.tiers.nodes import local_folder, node_folder
+from depthsearch.features.tiers.rowfile import kept_files
+from depthsearch.features.tiers.shared import remove_shared, shared_memory_folder
 
 __all__ = [
     "Asks",

@@ -26,11 +26,11 @@ from torch import fx
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.features.budget import Budget
 from depthsearch.features.images import ViewedImages
-from depthsearch.features.locks import Timeout, locked
 from depthsearch.features.parts import FrozenBackbone, Part
 from depthsearch.features.passes import PassSize
 from depthsearch.features.rule import Asks, Starts, choose
-from depthsearch.features.tiers import Files, Filling, Item, Memory, Rows
+from depthsearch.features.tiers.locks import Timeout, locked
+from depthsearch.features.tiers.tiers import Files, Filling, Item, Memory, Rows
 
 __all__ = ["FeatureStore", "Spent"]
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthsearch.features.nodes import folders_in
 from depthsearch.features.parts import Layout
+from depthsearch.features.tiers.nodes import folders_in
 from depthsearch.files import PARTIAL_SUFFIX, written_whole
 
 __all__ = ["SUFFIX", "KeptFile", "MappedRows", "RowWriter", "content_of", "is_whole", "kept_files"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from depthsearch.features.nodes import folders_in
+from depthsearch.features.tiers.nodes import folders_in
 
 __all__ = ["Timeout", "locked", "remove_locks"]
 

@@ -1,0 +1,1 @@
+"""Where kept tensors lie: in memory and in files."""
