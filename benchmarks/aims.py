@@ -32,9 +32,9 @@ from first_depths import ANCHOR_DEPTHS, Params, Simulated, anchor, first_cuts, n
 from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
-from depthsearch.aims import COSTS
-from depthsearch.pareto import hypervolume, non_dominated
-from depthsearch.sampling import make_pruner, make_sampler, resolve
+from depthsearch.search.aims import COSTS
+from depthsearch.search.pareto import hypervolume, non_dominated
+from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
 
 # About those of a ResNet50 at 224 px with ten classes.

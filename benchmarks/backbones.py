@@ -33,7 +33,7 @@ from first_depths import Simulated, noisy, print_table
 from optuna.trial import TrialState
 
 from depthsearch import Cut, SearchSpace
-from depthsearch.sampling import make_pruner, make_sampler, resolve
+from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
 from depthsearch.study import first_settings
 

@@ -40,7 +40,7 @@ from optuna.trial import TrialState, create_trial
 
 from depthsearch import Cut
 from depthsearch.evidence import promising, weigh
-from depthsearch.sampling import make_pruner, make_sampler, resolve
+from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
 from depthsearch.trials import rank, read_trials
 

@@ -56,7 +56,7 @@ from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.objective import train_point
 from depthsearch.probe import ProbePoint, linear_probe, plateau_start
 from depthsearch.response import Observation, Response
-from depthsearch.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler, resolve
+from depthsearch.search.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
 from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
 

@@ -126,7 +126,7 @@ def backbone():
 @pytest.fixture(scope="session")
 def space(backbone):
     """Every cut of the backbone, learning rates, two head widths."""
-    from depthsearch.space import SearchSpace
+    from depthsearch.search.space import SearchSpace
 
     return SearchSpace.for_model(backbone.model, image_size=16, head_width=(16, 16))
 

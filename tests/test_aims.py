@@ -9,7 +9,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from depthsearch.aims import (
+from depthsearch.errors import SettingsError
+from depthsearch.search.aims import (
     STARTUP_CHEAPER,
     AccuracyAndCostSampler,
     CheaperMedianPruner,
@@ -18,8 +19,7 @@ from depthsearch.aims import (
     store_aim,
     weight_of,
 )
-from depthsearch.errors import SettingsError
-from depthsearch.sampling import ExtrapolatingGPSampler, make_pruner, make_sampler, resolve
+from depthsearch.search.sampling import ExtrapolatingGPSampler, make_pruner, make_sampler, resolve
 
 RANGE = {"x": FloatDistribution(0.0, 1.0)}
 

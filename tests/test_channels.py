@@ -22,7 +22,7 @@ from depthsearch.models.backbones import Backbone, load_backbone
 from depthsearch.models.cuts import list_cuts
 from depthsearch.models.split import split_at
 from depthsearch.objective import Task, train_point
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 from depthsearch.training import Recipe
 
 NAME = "test_resnet"

@@ -15,8 +15,8 @@ from depthsearch.errors import DataError, DivergedError
 from depthsearch.executors import jobs as module
 from depthsearch.features import Budget
 from depthsearch.objective import Task, train_point
+from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
-from depthsearch.space import SearchSpace
 from depthsearch.study import (
     ConfirmationPlanned,
     EpochDone,

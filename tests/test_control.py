@@ -28,7 +28,7 @@ from depthsearch.lease import holder_of, lease
 from depthsearch.models.backbones import load_backbone
 from depthsearch.objective import Task
 from depthsearch.progress import STATES, Status, status, status_json
-from depthsearch.space import SearchSpace
+from depthsearch.search.space import SearchSpace
 from depthsearch.stored import read_space
 from depthsearch.study import (
     FINISHED,

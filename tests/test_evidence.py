@@ -10,11 +10,11 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from depthsearch import evidence as evidence_module
-from depthsearch.aims import store_aim
 from depthsearch.evidence import promising, weigh
 from depthsearch.models.cuts import Cut
 from depthsearch.report import level_ranges
 from depthsearch.response import Observation, Response
+from depthsearch.search.aims import store_aim
 
 N_CUTS = 21
 LAST = N_CUTS - 1

@@ -24,7 +24,7 @@ from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone,
 from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.models.split import Split, split_at, suffix_of
 from depthsearch.objective import Task, model_for, train_point
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 from depthsearch.training import EpochResult, Recipe, train
 
 # Largest difference of a weight or a running statistic. Measured on a CPU with bf16 in hardware

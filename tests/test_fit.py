@@ -40,7 +40,7 @@ from depthsearch.models.heads import with_head, without_dropout
 from depthsearch.models.split import split_at
 from depthsearch.objective import Task, train_point
 from depthsearch.refit import Fitted, fit, learn_from_all
-from depthsearch.space import Point, SearchSpace
+from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
 from depthsearch.training import Recipe
 

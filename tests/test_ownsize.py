@@ -19,7 +19,7 @@ from depthsearch.devices import choose_device
 from depthsearch.errors import DataError
 from depthsearch.features import Budget, ViewedImages
 from depthsearch.objective import train_point
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 from depthsearch.training import Recipe
 
 FILTERS = ("box", "bilinear", "hamming", "bicubic", "lanczos")

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 import depthsearch
-from depthsearch import aims, cli, sampling
+from depthsearch import cli
 from depthsearch.commands.loading import OPTIONAL_RANGES
 from depthsearch.models import cuts, flattening
 from depthsearch.options import words
+from depthsearch.search import aims, sampling
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(depthsearch.__file__).parent

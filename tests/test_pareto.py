@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from depthsearch.pareto import hypervolume, non_dominated
+from depthsearch.search.pareto import hypervolume, non_dominated
 
 
 def beaten(point: tuple[float, float], by: tuple[float, float]) -> bool:

@@ -15,7 +15,7 @@ from depthsearch.features import Budget, FeatureStore, FrozenBackbone, Spent, Vi
 from depthsearch.features.passes import MOST_IMAGES, PassSize, live_bytes
 from depthsearch.models.tracing.graph import LayerGraph, trace
 from depthsearch.objective import Task, TransferCurve, train_point, transfer_curve
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 
 CPU = choose_device("cpu", "float32")
 CUDA = Device(kind="cuda", bf16=False, channels_last=True)

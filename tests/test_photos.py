@@ -11,7 +11,7 @@ from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.models.backbones import load_backbone, state_digest
 from depthsearch.objective import Task, train_point
-from depthsearch.space import Point, SearchSpace
+from depthsearch.search.space import Point, SearchSpace
 from depthsearch.training import Recipe
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "vehicles"

@@ -23,7 +23,7 @@ from depthsearch.features.digests import value_digests
 from depthsearch.models.backbones import load_backbone
 from depthsearch.models.tracing.graph import trace
 from depthsearch.objective import Task, train_point
-from depthsearch.space import Point, SearchSpace
+from depthsearch.search.space import Point, SearchSpace
 from depthsearch.training import Recipe
 
 CPU = choose_device("cpu", "float32")

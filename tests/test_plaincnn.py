@@ -25,8 +25,8 @@ from depthsearch.objective import Task
 from depthsearch.page import compose
 from depthsearch.record import read
 from depthsearch.report import as_json, render
-from depthsearch.sampling import make_sampler
-from depthsearch.space import Point
+from depthsearch.search.sampling import make_sampler
+from depthsearch.search.space import Point
 from depthsearch.study import CurveDrawn, confirm, count_exhaustive, first_settings, open_study, search
 from depthsearch.summary import standings, summarize
 

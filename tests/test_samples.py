@@ -38,7 +38,7 @@ from depthsearch.objective import (
     transfer_curve,
 )
 from depthsearch.refit import fit
-from depthsearch.space import Point, SearchSpace
+from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
 from depthsearch.training import Recipe
 

@@ -7,8 +7,8 @@ from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
-from depthsearch.extrapolation import extrapolated
-from depthsearch.sampling import ExtrapolatingGPSampler, make_pruner, make_sampler, resolve
+from depthsearch.search.extrapolation import extrapolated
+from depthsearch.search.sampling import ExtrapolatingGPSampler, make_pruner, make_sampler, resolve
 
 RANGE = {"x": FloatDistribution(0.0, 1.0)}
 

@@ -32,7 +32,7 @@ from depthsearch.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.page import compose
 from depthsearch.record import read
 from depthsearch.report import as_json, level_ranges
-from depthsearch.sampling import ExtrapolatingGPSampler, make_sampler
+from depthsearch.search.sampling import ExtrapolatingGPSampler, make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.stored import read_backbones
 from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search

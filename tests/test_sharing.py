@@ -44,7 +44,7 @@ from depthsearch.features.tiers.locks import Timeout, locked
 from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.models.tracing.graph import trace
 from depthsearch.objective import Task, train_point
-from depthsearch.space import Point, SearchSpace
+from depthsearch.search.space import Point, SearchSpace
 
 CPU = choose_device("cpu", "float32")
 PLENTY = 2**40

@@ -12,7 +12,7 @@ from depthsearch import SearchSpace, freeze_before
 from depthsearch.errors import CutError, SettingsError
 from depthsearch.models.heads import with_head
 from depthsearch.objective import Objective
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 from depthsearch.study import first_settings
 
 

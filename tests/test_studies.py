@@ -15,7 +15,7 @@ from depthsearch.models.backbones import make_model
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.cuts import find_cut
 from depthsearch.models.flattening import flattened
-from depthsearch.space import SearchSpace
+from depthsearch.search.space import SearchSpace
 
 STUDIES = Path(__file__).parent.parent / "studies"
 FILES = sorted(STUDIES.glob("*.toml"))

@@ -18,7 +18,6 @@ import torch
 from optuna.trial import TrialState
 
 from depthsearch import training
-from depthsearch.aims import read_cost_aim
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
@@ -27,8 +26,9 @@ from depthsearch.features import Budget
 from depthsearch.machine import start_of
 from depthsearch.models.backbones import load_backbone
 from depthsearch.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.search.aims import read_cost_aim
+from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
-from depthsearch.space import SearchSpace
 from depthsearch.study import (
     FINISHED,
     CurveDrawn,

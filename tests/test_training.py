@@ -26,8 +26,8 @@ from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.models.split import Split, split_at, suffix_of
 from depthsearch.objective import model_for, train_point
 from depthsearch.options import words
+from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
-from depthsearch.space import Point
 from depthsearch.training import EpochResult, Recipe, train
 
 CPU = choose_device("cpu", "float32")

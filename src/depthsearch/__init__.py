@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from depthsearch.models.split import Split, joined_state, split_at
     from depthsearch.objective import Objective, Task, TransferCurve, transfer_curve
     from depthsearch.progress import Status, status
-    from depthsearch.space import Point, SearchSpace
+    from depthsearch.search.space import Point, SearchSpace
     from depthsearch.study import enqueue, request_stop
     from depthsearch.training import Recipe
 
@@ -36,11 +36,11 @@ _HOMES = {
     "DepthsearchError": "errors",
     "Frozen": "models.freezing",
     "Objective": "objective",
-    "Point": "space",
+    "Point": "search.space",
     "Prediction": "classifier",
     "Recipe": "training",
     "Sample": "data",
-    "SearchSpace": "space",
+    "SearchSpace": "search.space",
     "Split": "models.split",
     "Status": "progress",
     "Task": "objective",

@@ -39,7 +39,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
 from depthsearch.objective import TransferCurve
 from depthsearch.passwords import first_line, hidden
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 from depthsearch.stored import read_backbones
 from depthsearch.study import Event, TrialEnded
 from depthsearch.training import EpochResult

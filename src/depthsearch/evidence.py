@@ -29,11 +29,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from scipy.stats import t as student
 
-from depthsearch.aims import COSTS, read_cost_aim
-from depthsearch.extrapolation import extrapolated
 from depthsearch.models.cuts import Cut
-from depthsearch.pareto import hypervolume
 from depthsearch.response import Observation, Response
+from depthsearch.search.aims import COSTS, read_cost_aim
+from depthsearch.search.extrapolation import extrapolated
+from depthsearch.search.pareto import hypervolume
 from depthsearch.stored import read_cuts
 from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from depthsearch.aims import COSTS
-from depthsearch.pareto import non_dominated
+from depthsearch.search.aims import COSTS
+from depthsearch.search.pareto import non_dominated
 from depthsearch.summary import Summary
 from depthsearch.trials import TrialSummary
 

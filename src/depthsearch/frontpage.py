@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depthsearch.aims import COSTS
 from depthsearch.charts import Axis, Chart, Curve, Layer, Mark, draw, log_ticks, symbol, ticks
 from depthsearch.document import Block, Figure, Legend, Paragraph, Table
 from depthsearch.front import Front, FrontPoint, front_of
@@ -20,6 +19,7 @@ from depthsearch.plots import (
     trial_mark,
 )
 from depthsearch.report import millions, score_with_error, setting_of
+from depthsearch.search.aims import COSTS
 from depthsearch.summary import Summary
 
 __all__ = ["front_blocks"]

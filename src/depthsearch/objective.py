@@ -34,8 +34,8 @@ from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise
 from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
 from depthsearch.models.tracing.graph import LayerGraph, trace
 from depthsearch.probe import ProbePoint, linear_probe
+from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
-from depthsearch.space import Point, SearchSpace
 from depthsearch.training import EpochResult, Recipe, train
 
 __all__ = [

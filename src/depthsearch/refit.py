@@ -34,9 +34,9 @@ from depthsearch.models.split import Suffix
 from depthsearch.objective import Task, model_for, train_point
 from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.passwords import first_line
+from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.space import Point
 from depthsearch.training import EpochResult
 
 __all__ = ["Fitted", "TestReading", "fit", "learn_from_all", "refit"]

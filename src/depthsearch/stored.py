@@ -10,7 +10,7 @@ import optuna
 
 from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.models.cuts import Cut
-from depthsearch.space import SearchSpace
+from depthsearch.search.space import SearchSpace
 
 __all__ = [
     "StoredBackbone",

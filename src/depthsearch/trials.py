@@ -17,7 +17,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
-from depthsearch.space import BACKBONE, cut_parameter
+from depthsearch.search.space import BACKBONE, cut_parameter
 from depthsearch.stored import read_cuts
 
 __all__ = ["TrialSummary", "cost_of", "rank", "read_trials"]

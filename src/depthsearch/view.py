@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from depthsearch.report import duration, sparkline
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 from depthsearch.study import (
     ConfirmationPlanned,
     CurveDrawn,

@@ -15,7 +15,7 @@ from depthsearch.errors import StudyError
 from depthsearch.progress import Running, Status, holder_json, status_json
 from depthsearch.progress import status as status_of
 from depthsearch.report import duration, setting_of
-from depthsearch.space import BACKBONE, cut_parameter
+from depthsearch.search.space import BACKBONE, cut_parameter
 from depthsearch.stored import read_space
 from depthsearch.study import enqueue as enqueue_guess
 from depthsearch.study import open_storage, request_stop, wait_until_free, without_password

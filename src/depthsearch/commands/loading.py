@@ -29,7 +29,7 @@ from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.objective import Task
 from depthsearch.options.backbones import parse_name
-from depthsearch.space import FIXABLE, SearchSpace
+from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.stored import read_backbones
 from depthsearch.training import Recipe
 

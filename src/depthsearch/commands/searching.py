@@ -34,9 +34,9 @@ from depthsearch.models.tracing.inputs import input_size
 from depthsearch.objective import Task
 from depthsearch.options.backbones import plain_name
 from depthsearch.report import as_json, render
-from depthsearch.sampling import make_pruner, resolve
+from depthsearch.search.sampling import make_pruner, resolve
+from depthsearch.search.space import SearchSpace
 from depthsearch.signals import Drain, sigterm_drains
-from depthsearch.space import SearchSpace
 from depthsearch.storage import check_storage
 from depthsearch.stored import mark
 from depthsearch.study import (

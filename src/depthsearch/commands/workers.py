@@ -31,7 +31,7 @@ from depthsearch.executors.connecting import connect, import_ray
 from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.features import remove_shared, shared_memory_folder
 from depthsearch.objective import Task
-from depthsearch.space import SearchSpace
+from depthsearch.search.space import SearchSpace
 
 __all__ = ["check_executor", "workers"]
 

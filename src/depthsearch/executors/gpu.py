@@ -12,7 +12,7 @@ from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import SettingsError
 from depthsearch.executors.plans import WorkerPlan
 from depthsearch.objective import Task, train_point
-from depthsearch.space import Point, SearchSpace
+from depthsearch.search.space import Point, SearchSpace
 
 __all__ = ["check_room", "peak_bytes"]
 

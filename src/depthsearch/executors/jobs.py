@@ -18,7 +18,7 @@ from depthsearch.errors import DepthsearchError, DivergedError
 from depthsearch.models.cuts import Cut
 from depthsearch.objective import Task, TransferCurve, train_point, transfer_curve
 from depthsearch.passwords import first_line
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 from depthsearch.training import EpochResult
 
 __all__ = [

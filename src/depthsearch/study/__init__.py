@@ -1,6 +1,7 @@
 """A study from its storage to its answer: opened, searched, confirmed. One coordinator owns it."""
 
 from depthsearch.passwords import without_password
+from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
 from depthsearch.storage import open_storage
 from depthsearch.study.confirmation import FINISHED
 from depthsearch.study.control import enqueue, request_stop, wait_until_free
@@ -16,7 +17,6 @@ from depthsearch.study.events import (
     TrialStarted,
     Waiting,
 )
-from depthsearch.study.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
 from depthsearch.study.opening import open_study
 
 __all__ = [

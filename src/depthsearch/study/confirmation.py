@@ -8,8 +8,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.aims import read_cost_aim
 from depthsearch.evidence import promising
+from depthsearch.search.aims import read_cost_aim
 from depthsearch.study.lost import REPEATS, has_failed_by_loss
 
 # Sets the seeds of confirmation apart from those of trials.

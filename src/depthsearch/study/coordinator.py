@@ -15,14 +15,14 @@ from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from depthsearch.aims import store_aim
 from depthsearch.executors import Executor, InProcess
 from depthsearch.lease import Lease, lease
 from depthsearch.objective import Task, tasks_of
-from depthsearch.sampling import make_pruner, make_sampler
+from depthsearch.search.aims import store_aim
+from depthsearch.search.sampling import make_pruner, make_sampler
+from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.space import SearchSpace
 from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import (
     FINISHED,

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from depthsearch.models.cuts import Cut
 from depthsearch.objective import TransferCurve
-from depthsearch.space import Point
+from depthsearch.search.space import Point
 from depthsearch.training import EpochResult
 
 

@@ -23,11 +23,11 @@ from depthsearch.objective import (
 )
 from depthsearch.options.augmentation import USUAL
 from depthsearch.options.words import METRICS
+from depthsearch.search.firsts import first_settings
+from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.space import FIXABLE, Point, SearchSpace
 from depthsearch.stored import StoredBackbone, refuse_damaged
-from depthsearch.study.firsts import first_settings
 
 # The study's user attribute that says that its first trials are enqueued.
 ANCHORS = "anchors"

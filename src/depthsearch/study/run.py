@@ -24,9 +24,9 @@ from depthsearch.lease import Lease
 from depthsearch.models.cuts import Cut
 from depthsearch.objective import Task, TransferCurve, note_cost
 from depthsearch.passwords import first_line
+from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.space import Point, SearchSpace
 from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.study.control import TO_THE_END

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
-from depthsearch.space import BACKBONE, SearchSpace, cut_parameter
+from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter
 from depthsearch.study.confirmation import count_searched
 
 

@@ -19,10 +19,10 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from depthsearch.aims import AccuracyAndCostSampler, CheaperMedianPruner
 from depthsearch.errors import SettingsError
-from depthsearch.extrapolation import extrapolated, running_beside, study_of
-from depthsearch.space import BACKBONE, cut_parameter
+from depthsearch.search.aims import AccuracyAndCostSampler, CheaperMedianPruner
+from depthsearch.search.extrapolation import extrapolated, running_beside, study_of
+from depthsearch.search.space import BACKBONE, cut_parameter
 
 __all__ = ["PRUNERS", "SAMPLERS", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
 

@@ -30,8 +30,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
-from depthsearch.extrapolation import extrapolated, running_beside, study_of
-from depthsearch.pareto import non_dominated
+from depthsearch.search.extrapolation import extrapolated, running_beside, study_of
+from depthsearch.search.pareto import non_dominated
 from depthsearch.seeds import seed_from
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""What may be tried, and what to try next."""
