@@ -53,12 +53,12 @@ from torch import nn
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data, split_at
 from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
-from depthsearch.objective import train_point
-from depthsearch.probe import ProbePoint, linear_probe, plateau_start
 from depthsearch.response import Observation, Response
 from depthsearch.search.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
 from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
+from depthsearch.training.objective import train_point
+from depthsearch.training.probe import ProbePoint, linear_probe, plateau_start
 
 Floats = NDArray[np.float64]
 Params = dict[str, Any]

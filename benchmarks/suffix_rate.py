@@ -27,7 +27,7 @@ from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load
 from depthsearch.devices import Device, use_all_cores
 from depthsearch.features import Boundaries, Budget
 from depthsearch.models.split import suffix_of
-from depthsearch.objective import model_for, train_point
+from depthsearch.training.objective import model_for, train_point
 
 DEPTHS = (0.0, 0.5, 0.8, 0.95, 1.0)
 

@@ -20,7 +20,7 @@ from machine import machine_facts, print_facts
 from depthsearch import Point, Recipe, Task, choose_device, find_cut, list_cuts, load_backbone, load_data
 from depthsearch.devices import use_all_cores
 from depthsearch.features import choose_budget
-from depthsearch.objective import train_point
+from depthsearch.training.objective import train_point
 
 
 def main() -> None:

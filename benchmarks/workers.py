@@ -35,9 +35,9 @@ from optuna.trial import TrialState
 
 from depthsearch import Recipe, SearchSpace, Task, choose_device, load_backbone, load_data
 from depthsearch.executors import Ended, Job, LocalProcesses, Probing, Report, plan_workers, run_job
-from depthsearch.objective import TransferCurve
 from depthsearch.study import TrialLost, open_storage, open_study, search
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import TransferCurve
 
 EPOCHS = 5
 # For the processes that workers run in.

@@ -19,7 +19,7 @@ from depthsearch.features import ViewedImages
 from depthsearch.options import augmentation
 from depthsearch.options.augmentation import RANGES, USUAL, read_augmentation, written
 from depthsearch.study import open_study
-from depthsearch.training import Recipe
+from depthsearch.training.loop import Recipe
 
 KERAS = "rotation=40,shift=0.2,shear=0.2,zoom=0.2,flip"
 SIDE = 30

@@ -21,9 +21,9 @@ from depthsearch.features import Budget
 from depthsearch.models.backbones import Backbone, load_backbone
 from depthsearch.models.cuts import list_cuts
 from depthsearch.models.split import split_at
-from depthsearch.objective import Task, train_point
 from depthsearch.search.space import Point
-from depthsearch.training import Recipe
+from depthsearch.training.loop import Recipe
+from depthsearch.training.objective import Task, train_point
 
 NAME = "test_resnet"
 

@@ -59,9 +59,9 @@ from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.executors.slots import Slots, plan_slots
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
-from depthsearch.objective import Task, TransferCurve
 from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task, TransferCurve
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (extra ray)")
 needs_clocks = pytest.mark.skipif(
@@ -186,8 +186,8 @@ from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.executors import ray_workers
 from depthsearch.signals import sigterm_interrupts
-from depthsearch.objective import Task
-from depthsearch.training import Recipe
+from depthsearch.training.objective import Task
+from depthsearch.training.loop import Recipe
 
 data = load_data("digits", image_size=16)
 backbone = load_backbone("test_resnet", "random", image_size=16)

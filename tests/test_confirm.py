@@ -14,7 +14,6 @@ from depthsearch.data import divided
 from depthsearch.errors import DataError, DivergedError
 from depthsearch.executors import jobs as module
 from depthsearch.features import Budget
-from depthsearch.objective import Task, train_point
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.study import (
@@ -28,6 +27,7 @@ from depthsearch.study import (
 )
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.summary import summarize
+from depthsearch.training.objective import Task, train_point
 
 N_TRIALS = 7
 

@@ -26,7 +26,6 @@ from depthsearch.commands.console import PlainConsole
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.lease import holder_of, lease
 from depthsearch.models.backbones import load_backbone
-from depthsearch.objective import Task
 from depthsearch.progress import STATES, Status, status, status_json
 from depthsearch.search.space import SearchSpace
 from depthsearch.stored import read_space
@@ -46,6 +45,7 @@ from depthsearch.study import (
 )
 from depthsearch.study.control import AFTER
 from depthsearch.summary import cut_json
+from depthsearch.training.objective import Task
 from depthsearch.trials import read_trials
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from depthsearch import objective
 from depthsearch.data import DataSet, ImageSet, load_data
 from depthsearch.data.views import View
 from depthsearch.devices import choose_device
@@ -23,9 +22,10 @@ from depthsearch.features.tiers import rowfile
 from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone, state_digest
 from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.models.split import Split, split_at, suffix_of
-from depthsearch.objective import Task, model_for, train_point
 from depthsearch.search.space import Point
-from depthsearch.training import EpochResult, Recipe, train
+from depthsearch.training import objective
+from depthsearch.training.loop import EpochResult, Recipe, train
+from depthsearch.training.objective import Task, model_for, train_point
 
 # Largest difference of a weight or a running statistic. Measured on a CPU with bf16 in hardware
 # (AVX-512): none, as in float32.

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.metrics import log_loss
 
 import depthsearch
-from depthsearch import cli, modelfolder, onnxfile, refit, seeds, training
+from depthsearch import cli, modelfolder, onnxfile, refit, seeds
 from depthsearch.classifier import Classifier
 from depthsearch.cli import main
 from depthsearch.commands import fitting
@@ -38,11 +38,12 @@ from depthsearch.modelfolder import check_place, save
 from depthsearch.models.backbones import Preprocessing, load_backbone
 from depthsearch.models.heads import with_head, without_dropout
 from depthsearch.models.split import split_at
-from depthsearch.objective import Task, train_point
 from depthsearch.refit import Fitted, fit, learn_from_all
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
-from depthsearch.training import Recipe
+from depthsearch.training import loop
+from depthsearch.training.loop import Recipe
+from depthsearch.training.objective import Task, train_point
 
 CPU = choose_device("cpu", "float32")
 MIDDLE = 9
@@ -170,7 +171,7 @@ def test_the_reading_is_what_the_trained_suffix_says_of_kept_features(middle, ta
     suffix = ended(train_point(everything, middle.point, seed=middle.fitted.seed))
     source = Boundaries(task.features, [ViewedImages(task.data.test)], task.position(middle.point.cut))
     source.prepare(1)
-    assert torch.equal(training._predict(suffix, source, task.recipe, CPU), middle.logits)
+    assert torch.equal(loop._predict(suffix, source, task.recipe, CPU), middle.logits)
 
 
 def test_the_results_have_no_validation(middle) -> None:
@@ -217,7 +218,7 @@ def test_memory_that_does_not_suffice_is_one_line(study, task, space, tmp_path, 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "_train_epoch", full)
+    monkeypatch.setattr(loop, "_train_epoch", full)
     point = Point(cut=space.cuts[0], learning_rate=1e-3)
     with pytest.raises(TrainingError, match=r"out of memory on cpu at batch size 32\. Free some"):
         run_fit(study, task, point, tmp_path / "model")
@@ -230,8 +231,8 @@ def test_memory_that_does_not_suffice_is_one_line(study, task, space, tmp_path, 
 def epochs_trained(monkeypatch) -> list[int]:
     """Numbers of the epochs that are really trained."""
     trained: list[int] = []
-    real = training._train_epoch
-    monkeypatch.setattr(training, "_train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
+    real = loop._train_epoch
+    monkeypatch.setattr(loop, "_train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
     return trained
 
 

@@ -24,8 +24,8 @@ from depthsearch.models.flattening import FLAT_HEAD, MapClassifier, flattened
 from depthsearch.models.heads import head_macs, head_size, make_head, with_head
 from depthsearch.models.split import suffix_of
 from depthsearch.models.tracing.graph import trace
-from depthsearch.objective import Task, full_fine_tune_macs, model_for, suffix_macs, train_point
 from depthsearch.search.space import Point
+from depthsearch.training.objective import Task, full_fine_tune_macs, model_for, suffix_macs, train_point
 
 # Residual, depthwise, convolutions behind the pooling (MobileNetV3), a norm behind it (ConvNeXt), ours.
 NAMES = ("test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", "cnn")

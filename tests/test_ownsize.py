@@ -18,9 +18,9 @@ from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarge
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError
 from depthsearch.features import Budget, ViewedImages
-from depthsearch.objective import train_point
 from depthsearch.search.space import Point
-from depthsearch.training import Recipe
+from depthsearch.training.loop import Recipe
+from depthsearch.training.objective import train_point
 
 FILTERS = ("box", "bilinear", "hamming", "bicubic", "lanczos")
 

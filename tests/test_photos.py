@@ -10,9 +10,9 @@ import torch
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.models.backbones import load_backbone, state_digest
-from depthsearch.objective import Task, train_point
 from depthsearch.search.space import Point, SearchSpace
-from depthsearch.training import Recipe
+from depthsearch.training.loop import Recipe
+from depthsearch.training.objective import Task, train_point
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "vehicles"
 

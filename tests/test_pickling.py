@@ -22,9 +22,9 @@ from depthsearch.errors import DataError
 from depthsearch.features.digests import value_digests
 from depthsearch.models.backbones import load_backbone
 from depthsearch.models.tracing.graph import trace
-from depthsearch.objective import Task, train_point
 from depthsearch.search.space import Point, SearchSpace
-from depthsearch.training import Recipe
+from depthsearch.training.loop import Recipe
+from depthsearch.training.objective import Task, train_point
 
 CPU = choose_device("cpu", "float32")
 SPLITS = ("train", "val", "test")

@@ -21,7 +21,6 @@ from depthsearch.errors import SettingsError
 from depthsearch.evidence import weigh
 from depthsearch.explain import pretrained_classes
 from depthsearch.models.backbones import load_backbone, make_model
-from depthsearch.objective import Task
 from depthsearch.page import compose
 from depthsearch.record import read
 from depthsearch.report import as_json, render
@@ -29,6 +28,7 @@ from depthsearch.search.sampling import make_sampler
 from depthsearch.search.space import Point
 from depthsearch.study import CurveDrawn, confirm, count_exhaustive, first_settings, open_study, search
 from depthsearch.summary import standings, summarize
+from depthsearch.training.objective import Task
 
 BOTH = ("cnn", "test_resnet")
 

@@ -12,9 +12,9 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from depthsearch import probe
 from depthsearch.errors import DataError, TrainingError
-from depthsearch.probe import ProbePoint, linear_probe, plateau_start, ridge_logits
+from depthsearch.training import probe
+from depthsearch.training.probe import ProbePoint, linear_probe, plateau_start, ridge_logits
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
 

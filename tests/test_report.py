@@ -11,10 +11,10 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from depthsearch.errors import StudyError
-from depthsearch.objective import full_fine_tune_macs
 from depthsearch.report import as_json, render, render_trials
 from depthsearch.study import open_study
 from depthsearch.summary import summarize
+from depthsearch.training.objective import full_fine_tune_macs
 
 
 @pytest.fixture

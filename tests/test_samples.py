@@ -28,7 +28,11 @@ from depthsearch.models.backbones import load_backbone
 from depthsearch.models.flattening import FLAT_HEAD
 from depthsearch.models.heads import SampleHead, giving_numbers, make_head, without_dropout
 from depthsearch.models.split import Suffix, split_traced
-from depthsearch.objective import (
+from depthsearch.refit import fit
+from depthsearch.search.space import Point, SearchSpace
+from depthsearch.study import open_study
+from depthsearch.training.loop import Recipe
+from depthsearch.training.objective import (
     Task,
     full_fine_tune_macs,
     head_size_of,
@@ -37,10 +41,6 @@ from depthsearch.objective import (
     train_point,
     transfer_curve,
 )
-from depthsearch.refit import fit
-from depthsearch.search.space import Point, SearchSpace
-from depthsearch.study import open_study
-from depthsearch.training import Recipe
 
 SIZE = 16
 # In the order of the images' columns and of the numbers'.

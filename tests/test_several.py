@@ -28,7 +28,6 @@ from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.evidence import promising, weigh
 from depthsearch.models.backbones import load_backbone
-from depthsearch.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.page import compose
 from depthsearch.record import read
 from depthsearch.report import as_json, level_ranges
@@ -37,6 +36,7 @@ from depthsearch.seeds import seed_from
 from depthsearch.stored import read_backbones
 from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search
 from depthsearch.summary import standings, summarize
+from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.trials import cost_of, read_trials
 
 NAMES = ("test_resnet", "test_byobnet")

@@ -43,8 +43,8 @@ from depthsearch.features.tiers import shared as shared_folders
 from depthsearch.features.tiers.locks import Timeout, locked
 from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.models.tracing.graph import trace
-from depthsearch.objective import Task, train_point
 from depthsearch.search.space import Point, SearchSpace
+from depthsearch.training.objective import Task, train_point
 
 CPU = choose_device("cpu", "float32")
 PLENTY = 2**40

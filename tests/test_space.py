@@ -11,9 +11,9 @@ from optuna.trial import FixedTrial
 from depthsearch import SearchSpace, freeze_before
 from depthsearch.errors import CutError, SettingsError
 from depthsearch.models.heads import with_head
-from depthsearch.objective import Objective
 from depthsearch.search.space import Point
 from depthsearch.study import first_settings
+from depthsearch.training.objective import Objective
 
 
 def test_the_cut_is_an_ordered_integer_over_every_candidate(space) -> None:

@@ -17,7 +17,6 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from depthsearch import training
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
@@ -25,7 +24,6 @@ from depthsearch.executors import jobs
 from depthsearch.features import Budget
 from depthsearch.machine import start_of
 from depthsearch.models.backbones import load_backbone
-from depthsearch.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.search.aims import read_cost_aim
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
@@ -43,6 +41,8 @@ from depthsearch.study import (
     search,
 )
 from depthsearch.study.upcoming import upcoming_trials
+from depthsearch.training import loop
+from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
 
 N_ANCHORS = 6
 
@@ -428,8 +428,8 @@ def test_a_study_stopped_after_every_epoch_ends_as_one_never_stopped(
     place, longer, space, uninterrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    real = training._train_epoch
-    monkeypatch.setattr(training, "_train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
+    real = loop._train_epoch
+    monkeypatch.setattr(loop, "_train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
     seen: set[tuple[int, int]] = set()
     for attempt in range(60):
         events = place.start(longer, space, 9, pruner="halving")

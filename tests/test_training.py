@@ -19,16 +19,16 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, l
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from depthsearch import objective, training
 from depthsearch.devices import choose_device, release_memory
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.models.split import Split, split_at, suffix_of
-from depthsearch.objective import model_for, train_point
 from depthsearch.options import words
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
-from depthsearch.training import EpochResult, Recipe, train
+from depthsearch.training import loop, objective
+from depthsearch.training.loop import EpochResult, Recipe, train
+from depthsearch.training.objective import model_for, train_point
 
 CPU = choose_device("cpu", "float32")
 
@@ -202,8 +202,8 @@ def test_going_on_repeats_no_epoch(task, space, tmp_path: Path, monkeypatch: pyt
     list(itertools.islice(stopped, 2))
     stopped.close()
     epochs = []
-    real = training._train_epoch
-    monkeypatch.setattr(training, "_train_epoch", lambda *given: epochs.append(given[-1]) or real(*given))
+    real = loop._train_epoch
+    monkeypatch.setattr(loop, "_train_epoch", lambda *given: epochs.append(given[-1]) or real(*given))
     list(train_split(task, split_of(task, space, -1)[0], recipe, checkpoint))
     assert epochs == [3]
 
@@ -231,13 +231,13 @@ def test_a_disk_that_is_full_at_any_byte_costs_the_checkpoint_and_not_the_traini
     suffix = split_of(task, space, -1)[0].suffix
     optimizer = torch.optim.SGD(suffix.parameters(), lr=0.1)
     file = Full()
-    monkeypatch.setattr(training, "written_whole", lambda *_, **__: contextlib.nullcontext(file))
-    training._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
+    monkeypatch.setattr(loop, "written_whole", lambda *_, **__: contextlib.nullcontext(file))
+    loop._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
     n_writes, caplog.records[:] = file.n, []
     assert n_writes > 20
     for n in range(n_writes):
         file = Full(n)
-        training._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
+        loop._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
     expected = "No checkpoint of epoch 0: [Errno 28] No space left on device"
     assert caplog.messages == [expected] * n_writes
 
@@ -251,7 +251,7 @@ def test_another_error_of_a_checkpoint_is_no_full_disk(task, space, tmp_path: Pa
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(RuntimeError, match=r"^something else$"):
-        training._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
+        loop._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from depthsearch import objective
 from depthsearch.devices import Device, choose_device, release_memory
 from depthsearch.errors import DataError, DivergedError, SettingsError, StudyError
 from depthsearch.executors import (
@@ -39,7 +38,6 @@ from depthsearch.executors import (
 )
 from depthsearch.executors.gpu import check_room, peak_bytes, refuse_too_many
 from depthsearch.features import Budget
-from depthsearch.objective import Task, TransferCurve
 from depthsearch.seeds import seed_from
 from depthsearch.study import (
     EpochDone,
@@ -54,7 +52,9 @@ from depthsearch.study import (
 )
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.study.lost import replaced
-from depthsearch.training import EpochResult
+from depthsearch.training import objective
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task, TransferCurve
 
 EPOCHS = 3
 CURVE = TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)

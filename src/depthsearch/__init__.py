@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from depthsearch.models.freezing import Frozen, freeze_before
     from depthsearch.models.heads import make_head
     from depthsearch.models.split import Split, joined_state, split_at
-    from depthsearch.objective import Objective, Task, TransferCurve, transfer_curve
     from depthsearch.progress import Status, status
     from depthsearch.search.space import Point, SearchSpace
     from depthsearch.study import enqueue, request_stop
-    from depthsearch.training import Recipe
+    from depthsearch.training.loop import Recipe
+    from depthsearch.training.objective import Objective, Task, TransferCurve, transfer_curve
 
 __version__ = "0.1.0"
 
@@ -35,16 +35,16 @@ _HOMES = {
     "DataSet": "data",
     "DepthsearchError": "errors",
     "Frozen": "models.freezing",
-    "Objective": "objective",
+    "Objective": "training.objective",
     "Point": "search.space",
     "Prediction": "classifier",
-    "Recipe": "training",
+    "Recipe": "training.loop",
     "Sample": "data",
     "SearchSpace": "search.space",
     "Split": "models.split",
     "Status": "progress",
-    "Task": "objective",
-    "TransferCurve": "objective",
+    "Task": "training.objective",
+    "TransferCurve": "training.objective",
     "choose_budget": "features",
     "choose_device": "devices",
     "enqueue": "study",
@@ -59,7 +59,7 @@ _HOMES = {
     "request_stop": "study",
     "split_at": "models.split",
     "status": "progress",
-    "transfer_curve": "objective",
+    "transfer_curve": "training.objective",
 }
 
 __all__ = [

@@ -37,12 +37,12 @@ from optuna.trial import TrialState
 from depthsearch import __version__
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
-from depthsearch.objective import TransferCurve
 from depthsearch.passwords import first_line, hidden
 from depthsearch.search.space import Point
 from depthsearch.stored import read_backbones
 from depthsearch.study import Event, TrialEnded
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import TransferCurve
 
 __all__ = [
     "KEYS",

@@ -11,7 +11,7 @@ from depthsearch.figures import Figures
 from depthsearch.options.backbones import parse_name
 from depthsearch.refit import Fitted
 from depthsearch.tables import Column, FittingTable
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
 
 __all__ = ["epoch_line", "render_fit"]
 

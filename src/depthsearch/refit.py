@@ -31,13 +31,13 @@ from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.heads import without_dropout
 from depthsearch.models.split import Suffix
-from depthsearch.objective import Task, model_for, train_point
 from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.passwords import first_line
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task, model_for, train_point
 
 __all__ = ["Fitted", "TestReading", "fit", "learn_from_all", "refit"]
 

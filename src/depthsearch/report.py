@@ -14,9 +14,9 @@ from rich.text import Text
 from depthsearch.evidence import Confirmed, Evidence
 from depthsearch.front import Front, FrontPoint, front_of
 from depthsearch.models.cuts import Cut
-from depthsearch.probe import ProbePoint, plateau_start
 from depthsearch.summary import Cost, Standing, Summary, cut_json, standings, trainable
 from depthsearch.tables import Column, FittingTable
+from depthsearch.training.probe import ProbePoint, plateau_start
 from depthsearch.trials import TrialSummary
 
 __all__ = [

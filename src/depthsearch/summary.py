@@ -12,9 +12,9 @@ from optuna.study import StudyDirection
 from depthsearch.errors import StudyError
 from depthsearch.evidence import Evidence, weigh
 from depthsearch.models.cuts import Cut
-from depthsearch.probe import ProbePoint
 from depthsearch.search.aims import read_cost_aim
 from depthsearch.stored import StoredBackbone, curve_key, read_backbones, read_cuts, read_marked
+from depthsearch.training.probe import ProbePoint
 from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 
 __all__ = [

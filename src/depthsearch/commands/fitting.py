@@ -32,7 +32,7 @@ from depthsearch.modelfolder import check_place, load
 from depthsearch.refit import Fitted
 from depthsearch.refit import fit as fit_answer
 from depthsearch.summary import summarize
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
 
 __all__ = ["fit", "predict"]
 

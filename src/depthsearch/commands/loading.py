@@ -27,11 +27,11 @@ from depthsearch.features import choose_budget, local_folder
 from depthsearch.files import full_path
 from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.models.tracing.graph import LayerGraph
-from depthsearch.objective import Task
 from depthsearch.options.backbones import parse_name
 from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.stored import read_backbones
-from depthsearch.training import Recipe
+from depthsearch.training.loop import Recipe
+from depthsearch.training.objective import Task
 
 __all__ = [
     "OPTIONAL_RANGES",

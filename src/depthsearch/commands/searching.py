@@ -31,7 +31,6 @@ from depthsearch.models.cuts import Cut, cuts_of, find_cut
 from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.graph import trace
 from depthsearch.models.tracing.inputs import input_size
-from depthsearch.objective import Task
 from depthsearch.options.backbones import plain_name
 from depthsearch.report import as_json, render
 from depthsearch.search.sampling import make_pruner, resolve
@@ -55,6 +54,7 @@ from depthsearch.study import (
 )
 from depthsearch.summary import summarize
 from depthsearch.tables import Column, FittingTable
+from depthsearch.training.objective import Task
 from depthsearch.view import View
 
 __all__ = ["cuts", "study"]

@@ -30,8 +30,8 @@ from depthsearch.executors import (
 from depthsearch.executors.connecting import connect, import_ray
 from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.features import remove_shared, shared_memory_folder
-from depthsearch.objective import Task
 from depthsearch.search.space import SearchSpace
+from depthsearch.training.objective import Task
 
 __all__ = ["check_executor", "workers"]
 

@@ -26,9 +26,9 @@ from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.executors.remote import Bytes, NoImages, Ready, Terms, Trainer, own_versions
 from depthsearch.executors.slots import Resources, plan_slots
 from depthsearch.files import written_whole
-from depthsearch.objective import Task
 from depthsearch.passwords import first_line
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task
 
 __all__ = ["RayWorkers"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 
 from depthsearch.executors.jobs import Job, JobRunner, Report, run_job
-from depthsearch.objective import Task
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task
 
 __all__ = ["InProcess"]
 

@@ -16,10 +16,10 @@ from typing import Protocol
 from depthsearch.devices import is_device_fault, is_out_of_memory, release_memory
 from depthsearch.errors import DepthsearchError, DivergedError
 from depthsearch.models.cuts import Cut
-from depthsearch.objective import Task, TransferCurve, train_point, transfer_curve
 from depthsearch.passwords import first_line
 from depthsearch.search.space import Point
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task, TransferCurve, train_point, transfer_curve
 
 __all__ = [
     "Ended",

@@ -35,10 +35,10 @@ from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.executors.jobs import Failed, Job, JobRunner, Lost, Report, portable, run_job
 from depthsearch.executors.plans import WorkerPlan
 from depthsearch.features import remove_shared
-from depthsearch.objective import Task
 from depthsearch.passwords import first_line
 from depthsearch.signals import deferred
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task
 
 __all__ = ["HUNG_SECONDS", "LocalProcesses"]
 

@@ -34,9 +34,9 @@ from depthsearch.executors.slots import Slots
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.machine import start_of, this_machine
-from depthsearch.objective import Task
 from depthsearch.passwords import first_line
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task
 
 __all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]
 

@@ -10,7 +10,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.executors.cluster import PATIENCE_SECONDS, RayWorkers
 from depthsearch.executors.connecting import connect, import_ray, reason_of
 from depthsearch.executors.local import HUNG_SECONDS
-from depthsearch.objective import Task
+from depthsearch.training.objective import Task
 
 __all__ = ["cluster_device", "cluster_has_gpus", "ray_workers"]
 

@@ -25,10 +25,10 @@ from depthsearch.plots import (
     state_of,
     transfer_figure,
 )
-from depthsearch.probe import plateau_start
 from depthsearch.record import LEAST_FOR_IMPORTANCE, Record
 from depthsearch.report import BACKBONE_HEADINGS, backbone_row, setting_of
 from depthsearch.summary import Summary, standings
+from depthsearch.training.probe import plateau_start
 from depthsearch.trials import TrialSummary
 
 

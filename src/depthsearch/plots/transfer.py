@@ -23,8 +23,8 @@ from depthsearch.plots.frame import (
     shown,
     stage_borders,
 )
-from depthsearch.probe import plateau_start
 from depthsearch.summary import Summary
+from depthsearch.training.probe import plateau_start
 
 
 def transfer_figure(summary: Summary) -> Figure:

@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from depthsearch.executors import Executor, InProcess
 from depthsearch.lease import Lease, lease
-from depthsearch.objective import Task, tasks_of
 from depthsearch.search.aims import store_aim
 from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.search.space import SearchSpace
@@ -38,6 +37,7 @@ from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
 from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
 from depthsearch.study.run import Run, adopted
+from depthsearch.training.objective import Task, tasks_of
 from depthsearch.trials import read_trials
 
 

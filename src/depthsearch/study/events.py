@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from optuna.trial import TrialState
 
 from depthsearch.models.cuts import Cut
-from depthsearch.objective import TransferCurve
 from depthsearch.search.space import Point
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import TransferCurve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

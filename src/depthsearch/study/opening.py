@@ -16,11 +16,6 @@ from depthsearch.errors import StudyError
 from depthsearch.lease import lease
 from depthsearch.models.backbones import Backbone
 from depthsearch.models.cuts import Cut
-from depthsearch.objective import (
-    Task,
-    full_fine_tune_macs,
-    tasks_of,
-)
 from depthsearch.options.augmentation import USUAL
 from depthsearch.options.words import METRICS
 from depthsearch.search.firsts import first_settings
@@ -28,6 +23,11 @@ from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.stored import StoredBackbone, refuse_damaged
+from depthsearch.training.objective import (
+    Task,
+    full_fine_tune_macs,
+    tasks_of,
+)
 
 # The study's user attribute that says that its first trials are enqueued.
 ANCHORS = "anchors"

@@ -22,7 +22,6 @@ from depthsearch.errors import StudyError
 from depthsearch.executors import Ended, Executor, Failed, Lost, Probing, Report, Training
 from depthsearch.lease import Lease
 from depthsearch.models.cuts import Cut
-from depthsearch.objective import Task, TransferCurve, note_cost
 from depthsearch.passwords import first_line
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
@@ -41,7 +40,8 @@ from depthsearch.study.events import (
 )
 from depthsearch.study.lost import LOST, MOST_LOST, NEVER_STOPPED
 from depthsearch.study.upcoming import upcoming_trials
-from depthsearch.training import EpochResult
+from depthsearch.training.loop import EpochResult
+from depthsearch.training.objective import Task, TransferCurve, note_cost
 
 # How long to wait for reports before looking whether the study is asked to stop.
 POLL_SECONDS = 1.0

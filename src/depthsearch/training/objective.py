@@ -33,10 +33,10 @@ from depthsearch.models.headplace import find_head
 from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise, with_head
 from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
 from depthsearch.models.tracing.graph import LayerGraph, trace
-from depthsearch.probe import ProbePoint, linear_probe
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
-from depthsearch.training import EpochResult, Recipe, train
+from depthsearch.training.loop import EpochResult, Recipe, train
+from depthsearch.training.probe import ProbePoint, linear_probe
 
 __all__ = [
     "Objective",
