@@ -34,10 +34,10 @@ from machine import machine_facts, print_facts
 from optuna.trial import TrialState
 
 from depthsearch import Recipe, SearchSpace, Task, choose_device, load_backbone, load_data
-from depthsearch.executors import Ended, Job, LocalProcesses, Probing, Report, plan_workers, run_job
 from depthsearch.study import TrialLost, open_storage, open_study, search
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import TransferCurve
+from depthsearch.workers import Ended, Job, LocalProcesses, Probing, Report, plan_workers, run_job
 
 EPOCHS = 5
 # For the processes that workers run in.

@@ -43,25 +43,17 @@ from depthsearch.commands import workers as workers_of_commands
 from depthsearch.data import load_data
 from depthsearch.devices import Device
 from depthsearch.errors import SettingsError, StudyError
-from depthsearch.executors import (
-    Probing,
-    RayWorkers,
-    Training,
-    cluster,
-    connecting,
-    ray_workers,
-    remote,
-    starting,
-)
-from depthsearch.executors.connecting import connect
-from depthsearch.executors.jobs import Ended, Failed, Job, Lost, Report
-from depthsearch.executors.local import HUNG_SECONDS
-from depthsearch.executors.slots import Slots, plan_slots
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve
+from depthsearch.workers import Probing, RayWorkers, Training, ray_workers, starting
+from depthsearch.workers.jobs import Ended, Failed, Job, Lost, Report
+from depthsearch.workers.local import HUNG_SECONDS
+from depthsearch.workers.ray import cluster, connecting, remote
+from depthsearch.workers.ray.connecting import connect
+from depthsearch.workers.ray.slots import Slots, plan_slots
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (extra ray)")
 needs_clocks = pytest.mark.skipif(
@@ -184,7 +176,7 @@ from depthsearch import cli
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
-from depthsearch.executors import ray_workers
+from depthsearch.workers import ray_workers
 from depthsearch.signals import sigterm_interrupts
 from depthsearch.training.objective import Task
 from depthsearch.training.loop import Recipe

@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 from depthsearch.data import divided
 from depthsearch.errors import DataError, DivergedError
-from depthsearch.executors import jobs as module
 from depthsearch.features import Budget
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
@@ -28,6 +27,7 @@ from depthsearch.study import (
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.summary import summarize
 from depthsearch.training.objective import Task, train_point
+from depthsearch.workers import jobs as module
 
 N_TRIALS = 7
 

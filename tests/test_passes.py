@@ -10,12 +10,12 @@ from torch import nn
 
 from depthsearch import features
 from depthsearch.devices import Device, choose_device
-from depthsearch.executors import Probing, run_job
 from depthsearch.features import Budget, FeatureStore, FrozenBackbone, Spent, ViewedImages
 from depthsearch.features.passes import MOST_IMAGES, PassSize, live_bytes
 from depthsearch.models.tracing.graph import LayerGraph, trace
 from depthsearch.search.space import Point
 from depthsearch.training.objective import Task, TransferCurve, train_point, transfer_curve
+from depthsearch.workers import Probing, run_job
 
 CPU = choose_device("cpu", "float32")
 CUDA = Device(kind="cuda", bf16=False, channels_last=True)

@@ -20,7 +20,6 @@ from optuna.trial import TrialState
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
-from depthsearch.executors import jobs
 from depthsearch.features import Budget
 from depthsearch.machine import start_of
 from depthsearch.models.backbones import load_backbone
@@ -43,6 +42,7 @@ from depthsearch.study import (
 from depthsearch.study.upcoming import upcoming_trials
 from depthsearch.training import loop
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.workers import jobs
 
 N_ANCHORS = 6
 

@@ -22,21 +22,6 @@ from optuna.trial import TrialState
 
 from depthsearch.devices import Device, choose_device, release_memory
 from depthsearch.errors import DataError, DivergedError, SettingsError, StudyError
-from depthsearch.executors import (
-    Ended,
-    Failed,
-    InProcess,
-    Job,
-    LocalProcesses,
-    Lost,
-    Probing,
-    Report,
-    Training,
-    WorkerPlan,
-    plan_workers,
-    run_job,
-)
-from depthsearch.executors.gpu import check_room, peak_bytes, refuse_too_many
 from depthsearch.features import Budget
 from depthsearch.seeds import seed_from
 from depthsearch.study import (
@@ -55,6 +40,21 @@ from depthsearch.study.lost import replaced
 from depthsearch.training import objective
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve
+from depthsearch.workers import (
+    Ended,
+    Failed,
+    InProcess,
+    Job,
+    LocalProcesses,
+    Lost,
+    Probing,
+    Report,
+    Training,
+    WorkerPlan,
+    plan_workers,
+    run_job,
+)
+from depthsearch.workers.gpu import check_room, peak_bytes, refuse_too_many
 
 EPOCHS = 3
 CURVE = TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
@@ -408,7 +408,7 @@ def test_an_error_is_told_for_what_it_is(longer, space, tmp_path, monkeypatch, e
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("depthsearch.executors.jobs.train_point", fail)
+    monkeypatch.setattr("depthsearch.workers.jobs.train_point", fail)
     (failed,) = run_job({"": longer}, training(space, 1, tmp_path))
     assert isinstance(failed, Failed)
     assert failed.kind == kind
@@ -628,7 +628,7 @@ def test_workers_end_with_the_process_that_made_them_and_leave_no_memory_behind(
         "import sys, time\n"
         "from pathlib import Path\n"
         "from types import SimpleNamespace as Plain\n"
-        "from depthsearch.executors import LocalProcesses, WorkerPlan\n"
+        "from depthsearch.workers import LocalProcesses, WorkerPlan\n"
         "if __name__ == '__main__':\n"
         "    plans = [WorkerPlan(name=str(n), gpu=None, threads=1) for n in range(2)]\n"
         "    task = Plain(budget=Plain(shared_folder=Path(__file__).parent / 'shared'))\n"
@@ -655,7 +655,7 @@ def test_workers_end_with_the_process_that_made_them_and_leave_no_memory_behind(
 def test_gpus_are_dealt_out_and_cores_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Device(kind="cuda", bf16=True, channels_last=True)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("depthsearch.executors.plans.usable_cores", lambda: 16)
+    monkeypatch.setattr("depthsearch.workers.plans.usable_cores", lambda: 16)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [(plan.gpu, plan.threads) for plan in plan_workers(cuda)] == [(0, 8), (1, 8)]
     assert [(plan.gpu, plan.threads) for plan in plan_workers(cuda, 3)] == [(0, 5), (1, 5), (0, 5)]
@@ -693,7 +693,7 @@ def test_the_fullest_gpu_and_what_all_backbones_keep_decide_on_the_room(longer, 
     gib = 2**30
     free = {0: 9 * gib, 1: 6 * gib}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free[gpu], 80 * gib))
-    monkeypatch.setattr("depthsearch.executors.gpu.peak_bytes", lambda *_: gib)
+    monkeypatch.setattr("depthsearch.workers.gpu.peak_bytes", lambda *_: gib)
     budget = Budget(memory_bytes=0, device_bytes=gib, disk_bytes=0, folder=Path())
     tasks = {name: replace(longer, budget=budget) for name in "ab"}
     plans = [WorkerPlan(name=str(n), gpu=n % 2, threads=1) for n in range(6)]
@@ -722,7 +722,7 @@ def test_nothing_is_left_of_what_was_measured(longer, space, monkeypatch: pytest
 
     for name in ("suffix_of", "FrozenBackbone"):
         monkeypatch.setattr(objective, name, noted(getattr(objective, name)))
-    monkeypatch.setattr("depthsearch.executors.gpu.release_memory", release)
+    monkeypatch.setattr("depthsearch.workers.gpu.release_memory", release)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 7)
     n_weights = len(list(longer.backbone.model.parameters()))

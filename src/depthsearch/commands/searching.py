@@ -22,7 +22,6 @@ from depthsearch.commands.workers import check_executor, workers
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink
-from depthsearch.executors import Executor
 from depthsearch.front import cost_name
 from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
@@ -56,6 +55,7 @@ from depthsearch.summary import summarize
 from depthsearch.tables import Column, FittingTable
 from depthsearch.training.objective import Task
 from depthsearch.view import View
+from depthsearch.workers import Executor
 
 __all__ = ["cuts", "study"]
 

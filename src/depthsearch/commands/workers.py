@@ -15,7 +15,10 @@ from depthsearch.commands.console import say
 from depthsearch.commands.loading import device_here
 from depthsearch.devices import Device, usable_cores
 from depthsearch.errors import SettingsError
-from depthsearch.executors import (
+from depthsearch.features import remove_shared, shared_memory_folder
+from depthsearch.search.space import SearchSpace
+from depthsearch.training.objective import Task
+from depthsearch.workers import (
     Executor,
     InProcess,
     LocalProcesses,
@@ -27,11 +30,8 @@ from depthsearch.executors import (
     plan_workers,
     ray_workers,
 )
-from depthsearch.executors.connecting import connect, import_ray
-from depthsearch.executors.local import HUNG_SECONDS
-from depthsearch.features import remove_shared, shared_memory_folder
-from depthsearch.search.space import SearchSpace
-from depthsearch.training.objective import Task
+from depthsearch.workers.local import HUNG_SECONDS
+from depthsearch.workers.ray.connecting import connect, import_ray
 
 __all__ = ["check_executor", "workers"]
 

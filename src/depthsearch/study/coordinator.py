@@ -15,7 +15,6 @@ from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from depthsearch.executors import Executor, InProcess
 from depthsearch.lease import Lease, lease
 from depthsearch.search.aims import store_aim
 from depthsearch.search.sampling import make_pruner, make_sampler
@@ -39,6 +38,7 @@ from depthsearch.study.opening import any_of
 from depthsearch.study.run import Run, adopted
 from depthsearch.training.objective import Task, tasks_of
 from depthsearch.trials import read_trials
+from depthsearch.workers import Executor, InProcess
 
 
 def search(

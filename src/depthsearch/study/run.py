@@ -19,7 +19,6 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from depthsearch.errors import StudyError
-from depthsearch.executors import Ended, Executor, Failed, Lost, Probing, Report, Training
 from depthsearch.lease import Lease
 from depthsearch.models.cuts import Cut
 from depthsearch.passwords import first_line
@@ -42,6 +41,7 @@ from depthsearch.study.lost import LOST, MOST_LOST, NEVER_STOPPED
 from depthsearch.study.upcoming import upcoming_trials
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve, note_cost
+from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, Training
 
 # How long to wait for reports before looking whether the study is asked to stop.
 POLL_SECONDS = 1.0

@@ -28,15 +28,15 @@ from torch.hub import tqdm
 
 from depthsearch import __version__
 from depthsearch.errors import DataError, DepthsearchError, StudyError
-from depthsearch.executors.connecting import import_ray
-from depthsearch.executors.jobs import Failed, Job, JobRunner, Report, Training, portable
-from depthsearch.executors.slots import Slots
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.machine import start_of, this_machine
 from depthsearch.passwords import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, portable
+from depthsearch.workers.ray.connecting import import_ray
+from depthsearch.workers.ray.slots import Slots
 
 __all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]
 

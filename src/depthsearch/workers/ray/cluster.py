@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from depthsearch.errors import StudyError
-from depthsearch.executors.connecting import import_ray, reason_of
-from depthsearch.executors.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
-from depthsearch.executors.local import HUNG_SECONDS
-from depthsearch.executors.remote import Bytes, NoImages, Ready, Terms, Trainer, own_versions
-from depthsearch.executors.slots import Resources, plan_slots
 from depthsearch.files import written_whole
 from depthsearch.passwords import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
+from depthsearch.workers.local import HUNG_SECONDS
+from depthsearch.workers.ray.connecting import import_ray, reason_of
+from depthsearch.workers.ray.remote import Bytes, NoImages, Ready, Terms, Trainer, own_versions
+from depthsearch.workers.ray.slots import Resources, plan_slots
 
 __all__ = ["RayWorkers"]
 

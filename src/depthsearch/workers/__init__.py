@@ -1,9 +1,8 @@
 """Who trains: this process, several of this machine, or a cluster. They only train; see `study`."""
 
-from depthsearch.executors.cluster import RayWorkers
-from depthsearch.executors.gpu import check_room
-from depthsearch.executors.here import InProcess
-from depthsearch.executors.jobs import (
+from depthsearch.workers.gpu import check_room
+from depthsearch.workers.here import InProcess
+from depthsearch.workers.jobs import (
     Ended,
     Executor,
     Failed,
@@ -15,9 +14,10 @@ from depthsearch.executors.jobs import (
     Training,
     run_job,
 )
-from depthsearch.executors.local import LocalProcesses
-from depthsearch.executors.plans import WorkerPlan, plan_workers
-from depthsearch.executors.starting import cluster_device, cluster_has_gpus, ray_workers
+from depthsearch.workers.local import LocalProcesses
+from depthsearch.workers.plans import WorkerPlan, plan_workers
+from depthsearch.workers.ray.cluster import RayWorkers
+from depthsearch.workers.starting import cluster_device, cluster_has_gpus, ray_workers
 
 __all__ = [
     "Ended",

@@ -10,9 +10,9 @@ import torch
 
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import SettingsError
-from depthsearch.executors.plans import WorkerPlan
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.training.objective import Task, train_point
+from depthsearch.workers.plans import WorkerPlan
 
 __all__ = ["check_room", "peak_bytes"]
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import SettingsError
-from depthsearch.executors.cluster import PATIENCE_SECONDS, RayWorkers
-from depthsearch.executors.connecting import connect, import_ray, reason_of
-from depthsearch.executors.local import HUNG_SECONDS
 from depthsearch.training.objective import Task
+from depthsearch.workers.local import HUNG_SECONDS
+from depthsearch.workers.ray.cluster import PATIENCE_SECONDS, RayWorkers
+from depthsearch.workers.ray.connecting import connect, import_ray, reason_of
 
 __all__ = ["cluster_device", "cluster_has_gpus", "ray_workers"]
 
