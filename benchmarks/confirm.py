@@ -39,10 +39,10 @@ from first_depths import (
 from optuna.trial import TrialState, create_trial
 
 from depthsearch import Cut
-from depthsearch.evidence import promising, weigh
+from depthsearch.results.evidence import promising, weigh
+from depthsearch.results.trials import rank, read_trials
 from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
-from depthsearch.trials import rank, read_trials
 
 
 def stored_study(surface: Surface, pruner: str) -> optuna.Study:

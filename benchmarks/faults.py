@@ -51,8 +51,8 @@ from PIL import Image
 from postgres_server import PostgresServer, postgres_server
 
 from depthsearch import choose_device, load_data
+from depthsearch.results.summary import summarize
 from depthsearch.study import open_storage
-from depthsearch.summary import summarize
 
 NAME = "faults"
 FAULTS = ("kills", "database", "files", "disk")

@@ -53,7 +53,7 @@ from torch import nn
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data, split_at
 from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
-from depthsearch.response import Observation, Response
+from depthsearch.results.response import Observation, Response
 from depthsearch.search.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
 from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES

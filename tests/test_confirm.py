@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from depthsearch.data import divided
 from depthsearch.errors import DataError, DivergedError
 from depthsearch.features import Budget
+from depthsearch.results.summary import summarize
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.study import (
@@ -25,7 +26,6 @@ from depthsearch.study import (
     search,
 )
 from depthsearch.study.confirmation import CONFIRMATION
-from depthsearch.summary import summarize
 from depthsearch.training.objective import Task, train_point
 from depthsearch.workers import jobs as module
 

@@ -27,8 +27,10 @@ from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.lease import holder_of, lease
 from depthsearch.models.backbones import load_backbone
 from depthsearch.progress import STATES, Status, status, status_json
+from depthsearch.results.stored import read_space
+from depthsearch.results.summary import cut_json
+from depthsearch.results.trials import read_trials
 from depthsearch.search.space import SearchSpace
-from depthsearch.stored import read_space
 from depthsearch.study import (
     FINISHED,
     EpochDone,
@@ -44,9 +46,7 @@ from depthsearch.study import (
     wait_until_free,
 )
 from depthsearch.study.control import AFTER
-from depthsearch.summary import cut_json
 from depthsearch.training.objective import Task
-from depthsearch.trials import read_trials
 
 
 @dataclass(frozen=True, kw_only=True)

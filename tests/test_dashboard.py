@@ -32,7 +32,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.live import refresh
 from depthsearch.page import compose
 from depthsearch.record import read
-from depthsearch.summary import summarize
+from depthsearch.results.summary import summarize
 
 PASSWORD = "Grüße:an alle"
 SCRIPT = "<!doctype html><title>before</title><script>document.title='after';alert(1)</script><p>text</p>"

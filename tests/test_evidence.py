@@ -9,11 +9,11 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from depthsearch import evidence as evidence_module
-from depthsearch.evidence import promising, weigh
 from depthsearch.models.cuts import Cut
 from depthsearch.report import level_ranges
-from depthsearch.response import Observation, Response
+from depthsearch.results import evidence as evidence_module
+from depthsearch.results.evidence import promising, weigh
+from depthsearch.results.response import Observation, Response
 from depthsearch.search.aims import store_aim
 
 N_CUTS = 21

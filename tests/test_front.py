@@ -14,10 +14,10 @@ from rich.console import Console
 from test_page import FINISHED, charts, cut, document, marks, stored, trial
 
 from depthsearch.document import as_html, as_markdown
-from depthsearch.front import front_of
 from depthsearch.live import refresh
 from depthsearch.report import as_json, render
-from depthsearch.summary import summarize
+from depthsearch.results.front import front_of
+from depthsearch.results.summary import summarize
 
 SECTION = "## Score against cost"
 AIM = {"aim": {"aim": "accuracy+cost", "cost": "macs"}}

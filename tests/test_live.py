@@ -23,9 +23,9 @@ from test_page import FINISHED, NASTY, attributes, cut, stored, trial
 from depthsearch.lease import lease
 from depthsearch.live import BEGIN, END, keep_note, keep_plot, plots_of, refresh, refreshed, refreshing
 from depthsearch.live.keeping import with_ours
+from depthsearch.results.stored import mark
+from depthsearch.results.summary import summarize
 from depthsearch.storage import open_storage
-from depthsearch.stored import mark
-from depthsearch.summary import summarize
 
 OURS = f"{BEGIN}\n\nours\n\n{END}"
 CONFIRMED = {"confirmation": {"trials": [2, 0, 1], "seeds": 2, "resample": False, "after": 5}}

@@ -22,12 +22,12 @@ from depthsearch.chartfile import image_files
 from depthsearch.charts import symbol
 from depthsearch.document import Document, Figure, Legend, Section, as_html, as_markdown
 from depthsearch.errors import SettingsError
-from depthsearch.evidence import Confirmed, Evidence, Expected
 from depthsearch.options.reproduction import study_command
 from depthsearch.page import compose, write_report
 from depthsearch.record import read
-from depthsearch.stored import mark
-from depthsearch.summary import Summary, summarize
+from depthsearch.results.evidence import Confirmed, Evidence, Expected
+from depthsearch.results.stored import mark
+from depthsearch.results.summary import Summary, summarize
 
 N_CUTS = 12
 EPOCHS = 4

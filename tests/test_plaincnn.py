@@ -18,16 +18,16 @@ from depthsearch import Objective, SearchSpace, list_cuts, load, split_at, trans
 from depthsearch.cli import main
 from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError
-from depthsearch.evidence import weigh
 from depthsearch.explain import pretrained_classes
 from depthsearch.models.backbones import load_backbone, make_model
 from depthsearch.page import compose
 from depthsearch.record import read
 from depthsearch.report import as_json, render
+from depthsearch.results.evidence import weigh
+from depthsearch.results.summary import standings, summarize
 from depthsearch.search.sampling import make_sampler
 from depthsearch.search.space import Point
 from depthsearch.study import CurveDrawn, confirm, count_exhaustive, first_settings, open_study, search
-from depthsearch.summary import standings, summarize
 from depthsearch.training.objective import Task
 
 BOTH = ("cnn", "test_resnet")

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from depthsearch.errors import StudyError
 from depthsearch.report import as_json, render, render_trials
+from depthsearch.results.summary import summarize
 from depthsearch.study import open_study
-from depthsearch.summary import summarize
 from depthsearch.training.objective import full_fine_tune_macs
 
 

@@ -19,25 +19,25 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from depthsearch import Objective, SearchSpace, list_cuts
-from depthsearch import summary as summary_module
 from depthsearch.cli import main
 from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.weights import weights_by_backbone, with_full_paths
 from depthsearch.data import load_data
 from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError, StudyError
-from depthsearch.evidence import promising, weigh
 from depthsearch.models.backbones import load_backbone
 from depthsearch.page import compose
 from depthsearch.record import read
 from depthsearch.report import as_json, level_ranges
+from depthsearch.results import summary as summary_module
+from depthsearch.results.evidence import promising, weigh
+from depthsearch.results.stored import read_backbones
+from depthsearch.results.summary import standings, summarize
+from depthsearch.results.trials import cost_of, read_trials
 from depthsearch.search.sampling import ExtrapolatingGPSampler, make_sampler
 from depthsearch.seeds import seed_from
-from depthsearch.stored import read_backbones
 from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search
-from depthsearch.summary import standings, summarize
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
-from depthsearch.trials import cost_of, read_trials
 
 NAMES = ("test_resnet", "test_byobnet")
 N_TRIALS = 15

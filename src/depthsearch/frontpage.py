@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from depthsearch.charts import Axis, Chart, Curve, Layer, Mark, draw, log_ticks, symbol, ticks
 from depthsearch.document import Block, Figure, Legend, Paragraph, Table
-from depthsearch.front import Front, FrontPoint, front_of
 from depthsearch.plots import (
     HINT,
     NARROW,
@@ -19,8 +18,9 @@ from depthsearch.plots import (
     trial_mark,
 )
 from depthsearch.report import millions, score_with_error, setting_of
+from depthsearch.results.front import Front, FrontPoint, front_of
+from depthsearch.results.summary import Summary
 from depthsearch.search.aims import COSTS
-from depthsearch.summary import Summary
 
 __all__ = ["front_blocks"]
 

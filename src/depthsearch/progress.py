@@ -10,16 +10,16 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.evidence import Evidence
 from depthsearch.lease import Holder, asked_of, clock_of, holder_of
 from depthsearch.models.cuts import Cut
 from depthsearch.options.reproduction import study_command
-from depthsearch.stored import read_backbones, why_unreadable
+from depthsearch.results.evidence import Evidence
+from depthsearch.results.stored import read_backbones, why_unreadable
+from depthsearch.results.summary import Summary, cut_json, summarize
+from depthsearch.results.trials import TrialSummary
 from depthsearch.study import FINISHED
 from depthsearch.study.confirmation import count_searched, waiting_to_confirm
 from depthsearch.study.control import GUESS, WANTED, trials_in_total
-from depthsearch.summary import Summary, cut_json, summarize
-from depthsearch.trials import TrialSummary
 
 __all__ = [
     "STATES",

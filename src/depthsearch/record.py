@@ -11,7 +11,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.progress import is_something_left
-from depthsearch.stored import curve_key, read_backbones
+from depthsearch.results.stored import curve_key, read_backbones
 
 __all__ = ["LEAST_FOR_IMPORTANCE", "Epoch", "Record", "read"]
 

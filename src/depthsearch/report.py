@@ -11,13 +11,13 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
-from depthsearch.evidence import Confirmed, Evidence
-from depthsearch.front import Front, FrontPoint, front_of
 from depthsearch.models.cuts import Cut
-from depthsearch.summary import Cost, Standing, Summary, cut_json, standings, trainable
+from depthsearch.results.evidence import Confirmed, Evidence
+from depthsearch.results.front import Front, FrontPoint, front_of
+from depthsearch.results.summary import Cost, Standing, Summary, cut_json, standings, trainable
+from depthsearch.results.trials import TrialSummary
 from depthsearch.tables import Column, FittingTable
 from depthsearch.training.probe import ProbePoint, plateau_start
-from depthsearch.trials import TrialSummary
 
 __all__ = [
     "BACKBONE_HEADINGS",

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from depthsearch.report import duration, sparkline
+from depthsearch.results.summary import ENDED, Summary
 from depthsearch.search.space import Point
 from depthsearch.study import (
     ConfirmationPlanned,
@@ -24,7 +25,6 @@ from depthsearch.study import (
     TrialLost,
     TrialStarted,
 )
-from depthsearch.summary import ENDED, Summary
 
 __all__ = ["View"]
 

@@ -15,11 +15,11 @@ from depthsearch.errors import StudyError
 from depthsearch.progress import Running, Status, holder_json, status_json
 from depthsearch.progress import status as status_of
 from depthsearch.report import duration, setting_of
+from depthsearch.results.stored import read_space
+from depthsearch.results.summary import cut_json
 from depthsearch.search.space import BACKBONE, cut_parameter
-from depthsearch.stored import read_space
 from depthsearch.study import enqueue as enqueue_guess
 from depthsearch.study import open_storage, request_stop, wait_until_free, without_password
-from depthsearch.summary import cut_json
 
 __all__ = ["enqueue", "status", "stop"]
 

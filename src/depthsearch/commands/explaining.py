@@ -28,8 +28,8 @@ from depthsearch.modelfolder import load
 from depthsearch.models.backbones import Backbone, load_backbone
 from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.options.backbones import parse_name
+from depthsearch.results.stored import read_backbones, refuse_damaged
 from depthsearch.signals import deferred
-from depthsearch.stored import read_backbones, refuse_damaged
 from depthsearch.study import open_storage, without_password
 
 __all__ = ["explain"]

@@ -31,7 +31,7 @@ from depthsearch.live import refresh
 from depthsearch.modelfolder import check_place, load
 from depthsearch.refit import Fitted
 from depthsearch.refit import fit as fit_answer
-from depthsearch.summary import summarize
+from depthsearch.results.summary import summarize
 from depthsearch.training.loop import EpochResult
 
 __all__ = ["fit", "predict"]

@@ -21,8 +21,8 @@ from depthsearch.page import compose
 from depthsearch.passwords import first_line
 from depthsearch.record import read
 from depthsearch.refit import Fitted
+from depthsearch.results.summary import summarize
 from depthsearch.signals import deferred
-from depthsearch.summary import summarize
 
 __all__ = ["keep_fit", "keep_report"]
 

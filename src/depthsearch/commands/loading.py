@@ -28,8 +28,8 @@ from depthsearch.files import full_path
 from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.options.backbones import parse_name
+from depthsearch.results.stored import read_backbones
 from depthsearch.search.space import FIXABLE, SearchSpace
-from depthsearch.stored import read_backbones
 from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task
 

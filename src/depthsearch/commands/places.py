@@ -12,8 +12,8 @@ import platformdirs
 from depthsearch.artifacts import Artifacts, artifact_folder
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_file, nearest_folder
+from depthsearch.results.stored import refuse_damaged
 from depthsearch.storage.databasefile import database_file
-from depthsearch.stored import refuse_damaged
 from depthsearch.study import open_storage, without_password
 
 __all__ = ["artifacts_of", "cache_folder", "check_cache", "existing", "is_stored", "named_study"]

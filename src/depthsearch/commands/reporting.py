@@ -19,8 +19,8 @@ from depthsearch.errors import SettingsError
 from depthsearch.live import refresh
 from depthsearch.page import write_report
 from depthsearch.report import as_json, render, render_trials
+from depthsearch.results.summary import summarize
 from depthsearch.study import open_storage
-from depthsearch.summary import summarize
 
 __all__ = ["dashboard", "report"]
 

@@ -22,7 +22,6 @@ from depthsearch.commands.workers import check_executor, workers
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.eventlog import Sink
-from depthsearch.front import cost_name
 from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
 from depthsearch.models.backbones import check_size, make_model
@@ -32,11 +31,13 @@ from depthsearch.models.tracing.graph import trace
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.options.backbones import plain_name
 from depthsearch.report import as_json, render
+from depthsearch.results.front import cost_name
+from depthsearch.results.stored import mark
+from depthsearch.results.summary import summarize
 from depthsearch.search.sampling import make_pruner, resolve
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import Drain, sigterm_drains
 from depthsearch.storage import check_storage
-from depthsearch.stored import mark
 from depthsearch.study import (
     Event,
     Stopped,
@@ -51,7 +52,6 @@ from depthsearch.study import (
     search,
     without_password,
 )
-from depthsearch.summary import summarize
 from depthsearch.tables import Column, FittingTable
 from depthsearch.training.objective import Task
 from depthsearch.view import View

@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 from depthsearch.charts import Axis
-from depthsearch.evidence import Confirmed, Evidence
 from depthsearch.live.figure import COLOURS, cut_text, figure, names_x, plotted, trial_text
 from depthsearch.plots import WIDE, end_score, score_axis, shown
 from depthsearch.plots.frame import depth_axis, scores_of
 from depthsearch.report import setting_of
-from depthsearch.summary import Summary
-from depthsearch.trials import TrialSummary
+from depthsearch.results.evidence import Confirmed, Evidence
+from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 
 __all__ = ["depth_plot"]
 

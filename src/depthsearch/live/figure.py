@@ -11,8 +11,8 @@ from depthsearch.charts import Axis
 from depthsearch.models.cuts import Cut
 from depthsearch.plots import shown, state_of
 from depthsearch.report import setting_of
-from depthsearch.summary import Summary
-from depthsearch.trials import TrialSummary
+from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 
 __all__ = ["COLOURS", "figure", "names_x", "plot_name", "plotted", "trial_text"]
 

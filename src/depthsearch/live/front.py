@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from depthsearch.front import Front, FrontPoint
 from depthsearch.live.figure import COLOURS, figure, trial_text
 from depthsearch.plots import metric_of
-from depthsearch.summary import Summary
+from depthsearch.results.front import Front, FrontPoint
+from depthsearch.results.summary import Summary
 
 __all__ = ["front_plot"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from depthsearch.live.figure import COLOURS, figure, trial_text
 from depthsearch.plots import metric_of
-from depthsearch.summary import Summary
-from depthsearch.trials import TrialSummary
+from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 
 __all__ = ["learning_plot"]
 

@@ -17,8 +17,8 @@ from depthsearch.plots import metric_of, shown
 from depthsearch.progress import Status
 from depthsearch.record import Record
 from depthsearch.report import duration, setting_of
-from depthsearch.summary import Summary
-from depthsearch.trials import TrialSummary
+from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 
 __all__ = ["note_text"]
 

@@ -13,7 +13,6 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.front import front_of
 from depthsearch.lease import COORDINATOR
 from depthsearch.live.depth import depth_plot
 from depthsearch.live.figure import plot_name
@@ -26,9 +25,10 @@ from depthsearch.passwords import first_line
 from depthsearch.plots import metric_of
 from depthsearch.progress import status
 from depthsearch.record import read
+from depthsearch.results.front import front_of
+from depthsearch.results.summary import Summary, summarize
 from depthsearch.signals import deferred
 from depthsearch.storage import PatientStorage, database_of
-from depthsearch.summary import Summary, summarize
 
 __all__ = ["plots_of", "refresh", "refreshed"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from depthsearch.live.figure import COLOURS, cut_text, figure, names_x, plotted
 from depthsearch.plots import WIDE, shown
 from depthsearch.plots.frame import depth_axis
-from depthsearch.summary import Summary
+from depthsearch.results.summary import Summary
 from depthsearch.training.probe import ProbePoint, plateau_start
 
 __all__ = ["transfer_plot"]

@@ -13,7 +13,6 @@ from depthsearch.document import (
     Paragraph,
     Strong,
 )
-from depthsearch.evidence import Confirmed
 from depthsearch.models.cuts import Cut
 from depthsearch.page.cost import STATES, image_counts
 from depthsearch.plots import (
@@ -23,7 +22,8 @@ from depthsearch.plots import (
 )
 from depthsearch.record import Record
 from depthsearch.report import duration, level_ranges, setting_of
-from depthsearch.summary import Summary, trainable
+from depthsearch.results.evidence import Confirmed
+from depthsearch.results.summary import Summary, trainable
 
 
 def opening_blocks(summary: Summary, record: Record) -> Iterator[Block]:

@@ -33,7 +33,7 @@ from depthsearch.page.sections import (
 )
 from depthsearch.page.sources import again_blocks, data_blocks, picture_blocks, test_blocks
 from depthsearch.record import Record, read
-from depthsearch.summary import Summary, summarize
+from depthsearch.results.summary import Summary, summarize
 
 
 def write_report(

@@ -13,8 +13,8 @@ from depthsearch.document import (
     Table,
 )
 from depthsearch.record import Record
-from depthsearch.summary import Summary
-from depthsearch.trials import TrialSummary
+from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 
 STATES = (("complete", "complete"), ("pruned", "pruned"), ("fail", "failed"), ("running", "running"))
 

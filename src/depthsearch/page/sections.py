@@ -12,7 +12,6 @@ from depthsearch.document import (
     Strong,
     Table,
 )
-from depthsearch.evidence import Confirmed
 from depthsearch.page.answer import mean_with_error, plural
 from depthsearch.plots import (
     backbones_figure,
@@ -27,9 +26,10 @@ from depthsearch.plots import (
 )
 from depthsearch.record import LEAST_FOR_IMPORTANCE, Record
 from depthsearch.report import BACKBONE_HEADINGS, backbone_row, setting_of
-from depthsearch.summary import Summary, standings
+from depthsearch.results.evidence import Confirmed
+from depthsearch.results.summary import Summary, standings
+from depthsearch.results.trials import TrialSummary
 from depthsearch.training.probe import plateau_start
-from depthsearch.trials import TrialSummary
 
 
 def backbone_blocks(summary: Summary) -> Iterator[Block]:

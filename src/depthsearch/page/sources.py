@@ -25,7 +25,7 @@ from depthsearch.plots import (
     shown,
 )
 from depthsearch.record import Record
-from depthsearch.summary import Summary
+from depthsearch.results.summary import Summary
 
 # More classes than this are folded away.
 FEW_CLASSES = 20

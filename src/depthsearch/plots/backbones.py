@@ -28,7 +28,7 @@ from depthsearch.plots.frame import (
     trial_mark,
 )
 from depthsearch.report import setting_of
-from depthsearch.summary import Standing, Summary
+from depthsearch.results.summary import Standing, Summary
 
 
 def backbones_figure(summary: Summary, found: Sequence[Standing]) -> Figure:

@@ -19,7 +19,6 @@ from depthsearch.charts import (
     symbol,
 )
 from depthsearch.document import Figure, Legend
-from depthsearch.evidence import Confirmed
 from depthsearch.plots.frame import (
     HINT,
     NARROW,
@@ -42,7 +41,8 @@ from depthsearch.plots.frame import (
     trial_mark,
 )
 from depthsearch.report import setting_of
-from depthsearch.summary import Summary
+from depthsearch.results.evidence import Confirmed
+from depthsearch.results.summary import Summary
 
 
 def depth_figure(summary: Summary) -> Figure:

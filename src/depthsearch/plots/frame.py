@@ -24,8 +24,8 @@ from depthsearch.charts import (
 from depthsearch.document import Code, Inline, Legend
 from depthsearch.models.cuts import Cut
 from depthsearch.report import setting_of
-from depthsearch.summary import Summary
-from depthsearch.trials import TrialSummary
+from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 
 SHAPES = {"complete": "dot", "pruned": "cross", "running": "ring", "waiting": "ring", "fail": "square"}
 WORDS = {"complete": "complete", "fail": "failed", "running": "running or interrupted", "waiting": "waiting"}

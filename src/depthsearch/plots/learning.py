@@ -27,8 +27,8 @@ from depthsearch.plots.frame import (
 )
 from depthsearch.record import Epoch, Record
 from depthsearch.report import sparkline
-from depthsearch.summary import Summary
-from depthsearch.trials import TrialSummary
+from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 
 
 def learning_figure(summary: Summary, record: Record) -> Figure:

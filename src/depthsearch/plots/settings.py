@@ -32,7 +32,7 @@ from depthsearch.plots.frame import (
     state_legend,
     trial_mark,
 )
-from depthsearch.summary import Summary
+from depthsearch.results.summary import Summary
 
 N_SHADES = 6
 

@@ -23,7 +23,7 @@ from depthsearch.plots.frame import (
     shown,
     stage_borders,
 )
-from depthsearch.summary import Summary
+from depthsearch.results.summary import Summary
 from depthsearch.training.probe import plateau_start
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.evidence import promising
+from depthsearch.results.evidence import promising
 from depthsearch.search.aims import read_cost_aim
 from depthsearch.study.lost import REPEATS, has_failed_by_loss
 

@@ -16,12 +16,13 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from depthsearch.lease import Lease, lease
+from depthsearch.results.stored import curve_key
+from depthsearch.results.trials import read_trials
 from depthsearch.search.aims import store_aim
 from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import (
     FINISHED,
     count_searched,
@@ -37,7 +38,6 @@ from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
 from depthsearch.study.run import Run, adopted
 from depthsearch.training.objective import Task, tasks_of
-from depthsearch.trials import read_trials
 from depthsearch.workers import Executor, InProcess
 
 

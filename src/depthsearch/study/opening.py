@@ -18,11 +18,11 @@ from depthsearch.models.backbones import Backbone
 from depthsearch.models.cuts import Cut
 from depthsearch.options.augmentation import USUAL
 from depthsearch.options.words import METRICS
+from depthsearch.results.stored import StoredBackbone, refuse_damaged
 from depthsearch.search.firsts import first_settings
 from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.stored import StoredBackbone, refuse_damaged
 from depthsearch.training.objective import (
     Task,
     full_fine_tune_macs,

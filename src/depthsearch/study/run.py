@@ -22,10 +22,10 @@ from depthsearch.errors import StudyError
 from depthsearch.lease import Lease
 from depthsearch.models.cuts import Cut
 from depthsearch.passwords import first_line
+from depthsearch.results.stored import curve_key
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.stored import curve_key
 from depthsearch.study.confirmation import CONFIRMATION
 from depthsearch.study.control import TO_THE_END
 from depthsearch.study.events import (

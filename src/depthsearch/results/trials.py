@@ -17,8 +17,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
+from depthsearch.results.stored import read_cuts
 from depthsearch.search.space import BACKBONE, cut_parameter
-from depthsearch.stored import read_cuts
 
 __all__ = ["TrialSummary", "cost_of", "rank", "read_trials"]
 

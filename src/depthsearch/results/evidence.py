@@ -30,12 +30,12 @@ from optuna.trial import TrialState
 from scipy.stats import t as student
 
 from depthsearch.models.cuts import Cut
-from depthsearch.response import Observation, Response
+from depthsearch.results.response import Observation, Response
+from depthsearch.results.stored import read_cuts
+from depthsearch.results.trials import TrialSummary, cost_of, rank, read_trials
 from depthsearch.search.aims import COSTS, read_cost_aim
 from depthsearch.search.extrapolation import extrapolated
 from depthsearch.search.pareto import hypervolume
-from depthsearch.stored import read_cuts
-from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 
 __all__ = ["Confirmed", "Evidence", "Expected", "promising", "weigh"]
 

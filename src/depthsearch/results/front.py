@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 from depthsearch.search.aims import COSTS
 from depthsearch.search.pareto import non_dominated
-from depthsearch.summary import Summary
-from depthsearch.trials import TrialSummary
 
 __all__ = ["Front", "FrontPoint", "cost_name", "front_of"]
 

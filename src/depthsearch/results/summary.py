@@ -10,12 +10,12 @@ import optuna
 from optuna.study import StudyDirection
 
 from depthsearch.errors import StudyError
-from depthsearch.evidence import Evidence, weigh
 from depthsearch.models.cuts import Cut
+from depthsearch.results.evidence import Evidence, weigh
+from depthsearch.results.stored import StoredBackbone, curve_key, read_backbones, read_cuts, read_marked
+from depthsearch.results.trials import TrialSummary, cost_of, rank, read_trials
 from depthsearch.search.aims import read_cost_aim
-from depthsearch.stored import StoredBackbone, curve_key, read_backbones, read_cuts, read_marked
 from depthsearch.training.probe import ProbePoint
-from depthsearch.trials import TrialSummary, cost_of, rank, read_trials
 
 __all__ = [
     "ENDED",

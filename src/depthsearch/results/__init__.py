@@ -1,0 +1,1 @@
+"""A stored study in values, and what they say."""
