@@ -10,8 +10,8 @@ import optuna
 from optuna.trial import TrialState
 
 from depthsearch.errors import StudyError
-from depthsearch.lease import lease
-from depthsearch.storage import open_storage
+from depthsearch.study.lease import lease
+from depthsearch.study.storage import open_storage
 
 
 def run(what: Callable[[str, Any], Any], url: str, n: int) -> list[Any]:

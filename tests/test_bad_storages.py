@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from privileges import modes_obeyed
 
-from depthsearch.storage.databasefile import database_file
 from depthsearch.study import open_storage
+from depthsearch.study.storage.databasefile import database_file
 
 Make = Callable[[Path], object]
 URL = "sqlite:///x.db"

@@ -28,12 +28,12 @@ from depthsearch import cli, commands
 from depthsearch.cli import main
 from depthsearch.commands import searching, workers
 from depthsearch.errors import SettingsError
-from depthsearch.lease import lease
 from depthsearch.models.cuts import Cut
 from depthsearch.options.values import read_size
-from depthsearch.storage import StorageError
-from depthsearch.storage.outage import Away
 from depthsearch.study import FINISHED, EpochDone
+from depthsearch.study.lease import lease
+from depthsearch.study.storage import StorageError
+from depthsearch.study.storage.outage import Away
 from depthsearch.view import View
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")

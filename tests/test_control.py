@@ -19,14 +19,11 @@ import pytest
 from optuna.trial import TrialState
 
 import depthsearch
-from depthsearch import lease as lease_module
 from depthsearch.cli import main
 from depthsearch.commands import controlling
 from depthsearch.commands.console import PlainConsole
 from depthsearch.errors import CutError, SettingsError, StudyError
-from depthsearch.lease import holder_of, lease
 from depthsearch.models.backbones import load_backbone
-from depthsearch.progress import STATES, Status, status, status_json
 from depthsearch.results.stored import read_space
 from depthsearch.results.summary import cut_json
 from depthsearch.results.trials import read_trials
@@ -45,7 +42,10 @@ from depthsearch.study import (
     search,
     wait_until_free,
 )
+from depthsearch.study import lease as lease_module
 from depthsearch.study.control import AFTER
+from depthsearch.study.lease import holder_of, lease
+from depthsearch.study.progress import STATES, Status, status, status_json
 from depthsearch.training.objective import Task
 
 

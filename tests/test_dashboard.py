@@ -22,7 +22,6 @@ from chromium import Tab, browser, needs_chromium
 from optuna_dashboard import get_note
 from test_page import FINISHED, NASTY, nasty, trial
 
-from depthsearch.artifacts import Artifacts, keep_latest
 from depthsearch.cli import main
 from depthsearch.dashboard import _QuietHandler as QuietHandler
 from depthsearch.dashboard import _Server as Server
@@ -33,6 +32,7 @@ from depthsearch.live import refresh
 from depthsearch.page import compose
 from depthsearch.record import read
 from depthsearch.results.summary import summarize
+from depthsearch.study.artifacts import Artifacts, keep_latest
 
 PASSWORD = "Grüße:an alle"
 SCRIPT = "<!doctype html><title>before</title><script>document.title='after';alert(1)</script><p>text</p>"

@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
-from depthsearch.eventlog import KEYS, check_log, forgiving, log_line, open_log
 from depthsearch.study import EpochDone, Stopped, TrialStarted, confirm, open_study, search
+from depthsearch.study.loggers.eventlog import KEYS, check_log, forgiving, log_line, open_log
 
 
 @pytest.fixture(scope="module")

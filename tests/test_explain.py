@@ -21,8 +21,7 @@ from optuna_dashboard import wsgi
 from PIL import Image
 from torch import nn
 
-from depthsearch import artifacts, cli
-from depthsearch.artifacts import Artifacts, artifact_folder, keep_artifact
+from depthsearch import cli
 from depthsearch.cli import main
 from depthsearch.drawing import CELL, INFERNO, VIRIDIS, draw, shown_channels
 from depthsearch.errors import CutError, DataError, SettingsError
@@ -43,6 +42,8 @@ from depthsearch.models.backbones import Backbone, load_backbone, state_digest
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.heads import with_head
+from depthsearch.study import artifacts
+from depthsearch.study.artifacts import Artifacts, artifact_folder, keep_artifact
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
 

@@ -33,7 +33,6 @@ from depthsearch.figures import calibration_error, figures_of
 from depthsearch.files import folder_named
 from depthsearch.fitview import render_fit
 from depthsearch.gallery import read_photos
-from depthsearch.lease import lease
 from depthsearch.modelfolder import check_place, save
 from depthsearch.models.backbones import Preprocessing, load_backbone
 from depthsearch.models.heads import with_head, without_dropout
@@ -41,6 +40,7 @@ from depthsearch.models.split import split_at
 from depthsearch.refit import Fitted, fit, learn_from_all
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
+from depthsearch.study.lease import lease
 from depthsearch.training import loop
 from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task, train_point

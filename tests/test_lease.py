@@ -19,11 +19,11 @@ import racing
 import sqlalchemy
 from optuna.storages import InMemoryStorage, RDBStorage
 
-from depthsearch import lease as lease_module
 from depthsearch.errors import StudyError
-from depthsearch.lease import holder_of, lease
 from depthsearch.machine import start_of, this_machine
-from depthsearch.storage import open_storage
+from depthsearch.study import lease as lease_module
+from depthsearch.study.lease import holder_of, lease
+from depthsearch.study.storage import open_storage
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 

@@ -20,12 +20,12 @@ from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from test_page import FINISHED, NASTY, attributes, cut, stored, trial
 
-from depthsearch.lease import lease
 from depthsearch.live import BEGIN, END, keep_note, keep_plot, plots_of, refresh, refreshed, refreshing
 from depthsearch.live.keeping import with_ours
 from depthsearch.results.stored import mark
 from depthsearch.results.summary import summarize
-from depthsearch.storage import open_storage
+from depthsearch.study.lease import lease
+from depthsearch.study.storage import open_storage
 
 OURS = f"{BEGIN}\n\nours\n\n{END}"
 CONFIRMED = {"confirmation": {"trials": [2, 0, 1], "seeds": 2, "resample": False, "after": 5}}

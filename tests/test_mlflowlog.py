@@ -13,11 +13,11 @@ from typing import Any
 import optuna
 import pytest
 
-from depthsearch import mlflowlog
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
-from depthsearch.mlflowlog import mlflow_log
 from depthsearch.study import EpochDone, Stopped, TrialStarted, coordinator, open_study, request_stop, search
+from depthsearch.study.loggers import mlflowlog
+from depthsearch.study.loggers.mlflowlog import mlflow_log
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs mlflow")
 
@@ -152,7 +152,11 @@ def test_a_study_goes_on_where_mlflow_is_away(study, events, uri, tmp_path, capl
         for event in events():
             tell(event)
     assert study.trials[0].value is not None
-    (said,) = (record.getMessage() for record in caplog.records if record.name == "depthsearch.eventlog")
+    (said,) = (
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "depthsearch.study.loggers.eventlog"
+    )
     assert said.startswith(f"The study goes on without --mlflow {uri}, which failed: ")
 
 
@@ -174,7 +178,7 @@ def test_a_server_that_is_away_at_the_start_is_one_line_without_its_password(
 def test_a_missing_mlflow_is_said_before_anything_is_loaded(study, uri, monkeypatch, capsys) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "depthsearch.eventlog.find_spec", lambda name: None if name == "mlflow" else found(name)
+        "depthsearch.study.loggers.eventlog.find_spec", lambda name: None if name == "mlflow" else found(name)
     )
     assert main(["study", "--backbone", "nonesuch", "--mlflow", uri]) == 2
     assert capsys.readouterr().err == (

@@ -30,10 +30,10 @@ from depthsearch import cli
 from depthsearch.errors import SettingsError
 from depthsearch.passwords import hidden, without_password
 from depthsearch.signals import deferred, let_through, sigterm_interrupts
-from depthsearch.storage import StorageError, open_storage
 from depthsearch.study import open_storage as exported
 from depthsearch.study import open_study, search
 from depthsearch.study import without_password as hide_exported
+from depthsearch.study.storage import StorageError, open_storage
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 
@@ -86,7 +86,9 @@ def later(seconds: float, what: Callable[[], object]) -> Iterator[None]:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "depthsearch.storage.patient"]
+    return [
+        record.getMessage() for record in caplog.records if record.name == "depthsearch.study.storage.patient"
+    ]
 
 
 # --- SQLite -------------------------------------------------------------------------------------
@@ -298,7 +300,7 @@ def test_processes_that_start_together_make_one_database_and_share_its_trials(
 SERVE = """
 import sys
 from depthsearch.dashboard import serve
-from depthsearch.storage import open_storage
+from depthsearch.study.storage import open_storage
 serve(open_storage(sys.argv[1]), "127.0.0.1", 0, writable=True)
 """
 

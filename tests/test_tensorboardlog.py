@@ -12,7 +12,7 @@ from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.files import folder_named
 from depthsearch.study import EpochDone, open_study, search
-from depthsearch.tensorboardlog import tensorboard_log
+from depthsearch.study.loggers.tensorboardlog import tensorboard_log
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 
@@ -92,7 +92,7 @@ def test_a_study_goes_on_where_its_runs_cannot_be_written(study, events, tmp_pat
         for event in events():
             tell(event)
     assert study.trials[0].value is not None
-    (record,) = (record for record in caplog.records if record.name == "depthsearch.eventlog")
+    (record,) = (record for record in caplog.records if record.name == "depthsearch.study.loggers.eventlog")
     assert record.getMessage().startswith(f"The study goes on without --tensorboard {runs}, which failed: ")
 
 
@@ -110,7 +110,8 @@ def test_a_missing_tensorboard_is_said_before_anything_is_loaded(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "depthsearch.eventlog.find_spec", lambda name: None if name == "tensorboard" else found(name)
+        "depthsearch.study.loggers.eventlog.find_spec",
+        lambda name: None if name == "tensorboard" else found(name),
     )
     assert main(["study", "--backbone", "nonesuch", "--tensorboard", f"{tmp_path}/runs"]) == 2
     assert capsys.readouterr().err == (

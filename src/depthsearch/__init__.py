@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from depthsearch.models.freezing import Frozen, freeze_before
     from depthsearch.models.heads import make_head
     from depthsearch.models.split import Split, joined_state, split_at
-    from depthsearch.progress import Status, status
     from depthsearch.search.space import Point, SearchSpace
     from depthsearch.study import enqueue, request_stop
+    from depthsearch.study.progress import Status, status
     from depthsearch.training.loop import Recipe
     from depthsearch.training.objective import Objective, Task, TransferCurve, transfer_curve
 
@@ -42,7 +42,7 @@ _HOMES = {
     "Sample": "data",
     "SearchSpace": "search.space",
     "Split": "models.split",
-    "Status": "progress",
+    "Status": "study.progress",
     "Task": "training.objective",
     "TransferCurve": "training.objective",
     "choose_budget": "features",
@@ -58,7 +58,7 @@ _HOMES = {
     "load_data": "data",
     "request_stop": "study",
     "split_at": "models.split",
-    "status": "progress",
+    "status": "study.progress",
     "transfer_curve": "training.objective",
 }
 

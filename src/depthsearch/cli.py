@@ -167,7 +167,7 @@ def _is_outage(error: DepthsearchError) -> bool:
     """Say whether a database that was there has gone; that it cannot even be opened is another matter."""
     if isinstance(error, SettingsError):
         return False
-    from depthsearch.storage.outage import Away, chain
+    from depthsearch.study.storage.outage import Away, chain
 
     return any(isinstance(cause, Away) for cause in chain(error))
 

@@ -14,9 +14,9 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
 
-from depthsearch.artifacts import Artifacts
 from depthsearch.errors import SettingsError
 from depthsearch.guard import LOOPBACK_NAMES, Application, guarded, is_loopback
+from depthsearch.study.artifacts import Artifacts
 
 __all__ = ["application", "serve"]
 

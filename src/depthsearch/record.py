@@ -10,8 +10,8 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.progress import is_something_left
 from depthsearch.results.stored import curve_key, read_backbones
+from depthsearch.study.progress import is_something_left
 
 __all__ = ["LEAST_FOR_IMPORTANCE", "Epoch", "Record", "read"]
 

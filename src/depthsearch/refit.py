@@ -25,7 +25,6 @@ from depthsearch.data import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError, TrainingError
 from depthsearch.figures import Figures, figures_of
-from depthsearch.lease import Lease, lease
 from depthsearch.modelfolder import Description, check_place, save
 from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.cuts import Cut
@@ -36,6 +35,7 @@ from depthsearch.passwords import first_line
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
+from depthsearch.study.lease import Lease, lease
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, model_for, train_point
 

@@ -12,14 +12,14 @@ from rich.table import Table
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.places import existing, named_study
 from depthsearch.errors import StudyError
-from depthsearch.progress import Running, Status, holder_json, status_json
-from depthsearch.progress import status as status_of
 from depthsearch.report import duration, setting_of
 from depthsearch.results.stored import read_space
 from depthsearch.results.summary import cut_json
 from depthsearch.search.space import BACKBONE, cut_parameter
 from depthsearch.study import enqueue as enqueue_guess
 from depthsearch.study import open_storage, request_stop, wait_until_free, without_password
+from depthsearch.study.progress import Running, Status, holder_json, status_json
+from depthsearch.study.progress import status as status_of
 
 __all__ = ["enqueue", "status", "stop"]
 

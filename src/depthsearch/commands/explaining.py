@@ -13,7 +13,6 @@ import optuna
 import torch
 from rich.console import Console
 
-from depthsearch.artifacts import Artifacts, keep_artifact
 from depthsearch.commands.console import console_for, say, say_list
 from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import prepare_again
@@ -31,6 +30,7 @@ from depthsearch.options.backbones import parse_name
 from depthsearch.results.stored import read_backbones, refuse_damaged
 from depthsearch.signals import deferred
 from depthsearch.study import open_storage, without_password
+from depthsearch.study.artifacts import Artifacts, keep_artifact
 
 __all__ = ["explain"]
 

@@ -11,7 +11,6 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from rich.console import Console
 
-from depthsearch.artifacts import Artifacts, keep_latest, small_pictures
 from depthsearch.commands.console import say
 from depthsearch.commands.places import artifacts_of
 from depthsearch.confusion import confusion_picture
@@ -23,6 +22,7 @@ from depthsearch.record import read
 from depthsearch.refit import Fitted
 from depthsearch.results.summary import summarize
 from depthsearch.signals import deferred
+from depthsearch.study.artifacts import Artifacts, keep_latest, small_pictures
 
 __all__ = ["keep_fit", "keep_report"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import optuna
 import platformdirs
 
-from depthsearch.artifacts import Artifacts, artifact_folder
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_file, nearest_folder
 from depthsearch.results.stored import refuse_damaged
-from depthsearch.storage.databasefile import database_file
 from depthsearch.study import open_storage, without_password
+from depthsearch.study.artifacts import Artifacts, artifact_folder
+from depthsearch.study.storage.databasefile import database_file
 
 __all__ = ["artifacts_of", "cache_folder", "check_cache", "existing", "is_stored", "named_study"]
 

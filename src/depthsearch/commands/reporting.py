@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from depthsearch.artifacts import small_pictures
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.places import artifacts_of, existing, named_study
@@ -21,6 +20,7 @@ from depthsearch.page import write_report
 from depthsearch.report import as_json, render, render_trials
 from depthsearch.results.summary import summarize
 from depthsearch.study import open_storage
+from depthsearch.study.artifacts import small_pictures
 
 __all__ = ["dashboard", "report"]
 

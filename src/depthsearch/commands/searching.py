@@ -21,8 +21,6 @@ from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.commands.workers import check_executor, workers
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
-from depthsearch.eventlog import Sink
-from depthsearch.lease import Lease, lease
 from depthsearch.live import refreshed
 from depthsearch.models.backbones import check_size, make_model
 from depthsearch.models.cuts import Cut, cuts_of, find_cut
@@ -37,7 +35,6 @@ from depthsearch.results.summary import summarize
 from depthsearch.search.sampling import make_pruner, resolve
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import Drain, sigterm_drains
-from depthsearch.storage import check_storage
 from depthsearch.study import (
     Event,
     Stopped,
@@ -52,6 +49,9 @@ from depthsearch.study import (
     search,
     without_password,
 )
+from depthsearch.study.lease import Lease, lease
+from depthsearch.study.loggers.eventlog import Sink
+from depthsearch.study.storage import check_storage
 from depthsearch.tables import Column, FittingTable
 from depthsearch.training.objective import Task
 from depthsearch.view import View

@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 
 import optuna
 
-from depthsearch.eventlog import Sink, check_log, open_log
-from depthsearch.mlflowlog import check_mlflow, mlflow_log
 from depthsearch.study import Event
-from depthsearch.tensorboardlog import check_tensorboard, tensorboard_log
+from depthsearch.study.loggers.eventlog import Sink, check_log, open_log
+from depthsearch.study.loggers.mlflowlog import check_mlflow, mlflow_log
+from depthsearch.study.loggers.tensorboardlog import check_tensorboard, tensorboard_log
 
 __all__ = ["check_watchers", "watching"]
 

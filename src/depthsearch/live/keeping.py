@@ -16,7 +16,7 @@ from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
 from optuna_dashboard._note import get_note_from_system_attrs, note_str_key_prefix, note_ver_key
 
 from depthsearch.signals import deferred
-from depthsearch.storage import set_system_attrs
+from depthsearch.study.storage import set_system_attrs
 
 # Lines that Markdown shows nothing of. Between them stands what depthsearch writes.
 BEGIN = "[//]: # (depthsearch begins: what stands from here to its end is written anew after each trial)"

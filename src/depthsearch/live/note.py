@@ -14,11 +14,11 @@ from depthsearch.page.answer import mean_with_error, opening_blocks, plural
 from depthsearch.page.cost import cost_blocks
 from depthsearch.page.sources import data_blocks
 from depthsearch.plots import metric_of, shown
-from depthsearch.progress import Status
 from depthsearch.record import Record
 from depthsearch.report import duration, setting_of
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
+from depthsearch.study.progress import Status
 
 __all__ = ["note_text"]
 

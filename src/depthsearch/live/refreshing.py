@@ -13,7 +13,6 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.lease import COORDINATOR
 from depthsearch.live.depth import depth_plot
 from depthsearch.live.figure import plot_name
 from depthsearch.live.front import front_plot
@@ -23,12 +22,13 @@ from depthsearch.live.note import note_text
 from depthsearch.live.transfer import transfer_plot
 from depthsearch.passwords import first_line
 from depthsearch.plots import metric_of
-from depthsearch.progress import status
 from depthsearch.record import read
 from depthsearch.results.front import front_of
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.signals import deferred
-from depthsearch.storage import PatientStorage, database_of
+from depthsearch.study.lease import COORDINATOR
+from depthsearch.study.progress import status
+from depthsearch.study.storage import PatientStorage, database_of
 
 __all__ = ["plots_of", "refresh", "refreshed"]
 

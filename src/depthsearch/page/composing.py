@@ -7,7 +7,6 @@ from pathlib import Path
 
 import optuna
 
-from depthsearch.artifacts import SmallPicture
 from depthsearch.chartfile import image_files
 from depthsearch.document import (
     Code,
@@ -34,6 +33,7 @@ from depthsearch.page.sections import (
 from depthsearch.page.sources import again_blocks, data_blocks, picture_blocks, test_blocks
 from depthsearch.record import Record, read
 from depthsearch.results.summary import Summary, summarize
+from depthsearch.study.artifacts import SmallPicture
 
 
 def write_report(

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depthsearch.artifacts import SmallPicture
 from depthsearch.document import (
     Block,
     Code,
@@ -26,6 +25,7 @@ from depthsearch.plots import (
 )
 from depthsearch.record import Record
 from depthsearch.results.summary import Summary
+from depthsearch.study.artifacts import SmallPicture
 
 # More classes than this are folded away.
 FEW_CLASSES = 20

@@ -2,7 +2,6 @@
 
 from depthsearch.passwords import without_password
 from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
-from depthsearch.storage import open_storage
 from depthsearch.study.confirmation import FINISHED
 from depthsearch.study.control import enqueue, request_stop, wait_until_free
 from depthsearch.study.coordinator import confirm, search
@@ -18,6 +17,7 @@ from depthsearch.study.events import (
     Waiting,
 )
 from depthsearch.study.opening import open_study
+from depthsearch.study.storage import open_storage
 
 __all__ = [
     "ANCHOR_DEPTHS",

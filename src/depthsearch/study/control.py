@@ -16,12 +16,12 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.errors import CutError, SettingsError, StudyError
-from depthsearch.lease import REQUEST, Holder, clock_of, holder_of
 from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.results.stored import read_backbones, read_space
 from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
+from depthsearch.study.lease import REQUEST, Holder, clock_of, holder_of
 
 # The origin of a trial that a person asked for, and the user attribute of one that is not to be pruned.
 GUESS, TO_THE_END = "guess", "to_the_end"

@@ -15,7 +15,6 @@ from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from depthsearch.lease import Lease, lease
 from depthsearch.results.stored import curve_key
 from depthsearch.results.trials import read_trials
 from depthsearch.search.aims import store_aim
@@ -34,6 +33,7 @@ from depthsearch.study.confirmation import (
 )
 from depthsearch.study.control import GUESS, note_wanted, trials_in_total
 from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
+from depthsearch.study.lease import Lease, lease
 from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
 from depthsearch.study.run import Run, adopted

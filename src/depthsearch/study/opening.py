@@ -13,7 +13,6 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
 from depthsearch.errors import StudyError
-from depthsearch.lease import lease
 from depthsearch.models.backbones import Backbone
 from depthsearch.models.cuts import Cut
 from depthsearch.options.augmentation import USUAL
@@ -23,6 +22,7 @@ from depthsearch.search.firsts import first_settings
 from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
+from depthsearch.study.lease import lease
 from depthsearch.training.objective import (
     Task,
     full_fine_tune_macs,

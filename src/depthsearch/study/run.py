@@ -19,7 +19,6 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from depthsearch.errors import StudyError
-from depthsearch.lease import Lease
 from depthsearch.models.cuts import Cut
 from depthsearch.passwords import first_line
 from depthsearch.results.stored import curve_key
@@ -37,6 +36,7 @@ from depthsearch.study.events import (
     TrialStarted,
     Waiting,
 )
+from depthsearch.study.lease import Lease
 from depthsearch.study.lost import LOST, MOST_LOST, NEVER_STOPPED
 from depthsearch.study.upcoming import upcoming_trials
 from depthsearch.training.loop import EpochResult

@@ -17,7 +17,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
-from depthsearch.storage.databasefile import database_file
+from depthsearch.study.storage.databasefile import database_file
 
 __all__ = [
     "Artifacts",

@@ -8,9 +8,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.passwords import without_password
-from depthsearch.storage.databasefile import refuse_foreign
-from depthsearch.storage.outage import Away, chain, reason_of
-from depthsearch.storage.patient import BUSY_SECONDS, PATIENCE_SECONDS, PatientStorage
+from depthsearch.study.storage.databasefile import refuse_foreign
+from depthsearch.study.storage.outage import Away, chain, reason_of
+from depthsearch.study.storage.patient import BUSY_SECONDS, PATIENCE_SECONDS, PatientStorage
 
 __all__ = ["check_storage", "open_storage"]
 

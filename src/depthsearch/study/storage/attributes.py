@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from depthsearch.storage.connecting import database_of
-from depthsearch.storage.patient import PatientStorage
+from depthsearch.study.storage.connecting import database_of
+from depthsearch.study.storage.patient import PatientStorage
 
 __all__ = ["set_system_attrs"]
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import SingletonThreadPool
 
 from depthsearch.errors import SettingsError
-from depthsearch.storage.outage import Away, chain, lacks_log, passes
+from depthsearch.study.storage.outage import Away, chain, lacks_log, passes
 
 __all__ = ["ConnectedStorage", "database_of", "is_of_one_thread"]
 

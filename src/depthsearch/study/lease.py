@@ -29,7 +29,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from depthsearch.errors import StudyError
 from depthsearch.machine import start_of, this_machine
 from depthsearch.signals import deferred
-from depthsearch.storage import PatientStorage, database_of, is_of_one_thread
+from depthsearch.study.storage import PatientStorage, database_of, is_of_one_thread
 
 __all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]
 

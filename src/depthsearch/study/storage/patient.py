@@ -26,8 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError, TimeoutError
 
 from depthsearch.errors import DepthsearchError
 from depthsearch.signals import let_through
-from depthsearch.storage.connecting import ConnectedStorage, is_of_one_thread
-from depthsearch.storage.outage import Away, chain, reason_of
+from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thread
+from depthsearch.study.storage.outage import Away, chain, reason_of
 
 __all__ = ["PatientStorage", "StorageError"]
 

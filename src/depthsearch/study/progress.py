@@ -10,7 +10,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.lease import Holder, asked_of, clock_of, holder_of
 from depthsearch.models.cuts import Cut
 from depthsearch.options.reproduction import study_command
 from depthsearch.results.evidence import Evidence
@@ -20,6 +19,7 @@ from depthsearch.results.trials import TrialSummary
 from depthsearch.study import FINISHED
 from depthsearch.study.confirmation import count_searched, waiting_to_confirm
 from depthsearch.study.control import GUESS, WANTED, trials_in_total
+from depthsearch.study.lease import Holder, asked_of, clock_of, holder_of
 
 __all__ = [
     "STATES",

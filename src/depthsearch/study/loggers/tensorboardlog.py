@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import optuna
 
 from depthsearch.errors import SettingsError
-from depthsearch.eventlog import Sink, forgiving, require_extra, teller
 from depthsearch.files import folder_named
 from depthsearch.study import EpochDone, Event, TrialEnded, TrialStarted
+from depthsearch.study.loggers.eventlog import Sink, forgiving, require_extra, teller
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

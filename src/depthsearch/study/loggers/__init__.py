@@ -1,0 +1,1 @@
+"""Where the events of a running study are kept: files of JSON lines, TensorBoard, MLflow."""
