@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from depthsearch.confusion import confusion_picture
-from depthsearch.figures import Figures, figures_of
+from depthsearch.classifier.confusion import confusion_picture
+from depthsearch.classifier.figures import Figures, figures_of
 
 
 def figures(names: list[str], predicted: list[int], labels: list[int]) -> Figures:

@@ -22,10 +22,8 @@ from PIL import Image
 from torch import nn
 
 from depthsearch import cli
-from depthsearch.cli import main
-from depthsearch.drawing import CELL, INFERNO, VIRIDIS, draw, shown_channels
-from depthsearch.errors import CutError, DataError, SettingsError
-from depthsearch.explain import (
+from depthsearch.classifier.explain.gallery import INDEX, draw_gallery, pick_photos, read_photos
+from depthsearch.classifier.explain.maps import (
     Comparison,
     Photo,
     Subject,
@@ -37,7 +35,9 @@ from depthsearch.explain import (
     pretrained_classes,
     subject_of,
 )
-from depthsearch.gallery import INDEX, draw_gallery, pick_photos, read_photos
+from depthsearch.classifier.explain.picture import CELL, INFERNO, VIRIDIS, draw, shown_channels
+from depthsearch.cli import main
+from depthsearch.errors import CutError, DataError, SettingsError
 from depthsearch.models.backbones import Backbone, load_backbone, state_digest
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.models.freezing import freeze_before
@@ -586,7 +586,7 @@ class Knows(nn.Module):
     ],
 )
 def test_half_of_the_photos_picked_are_wrong_ones_if_there_are(digits, small, wrong, n_photos, expected):
-    from depthsearch.explain import normalised
+    from depthsearch.classifier.explain.maps import normalised
 
     val = replace(digits.val, rows=digits.val.rows[:12], labels=torch.arange(12) % 3)
     data = replace(digits, val=val)

@@ -21,23 +21,24 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.metrics import log_loss
 
 import depthsearch
-from depthsearch import cli, modelfolder, onnxfile, refit, seeds
-from depthsearch.classifier import Classifier
+from depthsearch import cli, seeds
+from depthsearch.classifier import fitting, modelfolder, onnxfile
+from depthsearch.classifier.explain.gallery import read_photos
+from depthsearch.classifier.figures import calibration_error, figures_of
+from depthsearch.classifier.fitting import Fitted, fit, learn_from_all
+from depthsearch.classifier.model import Classifier
+from depthsearch.classifier.modelfolder import check_place, save
 from depthsearch.cli import main
 from depthsearch.commands import fitting
 from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
 from depthsearch.features import Boundaries, ViewedImages
-from depthsearch.figures import calibration_error, figures_of
 from depthsearch.files import folder_named
 from depthsearch.fitview import render_fit
-from depthsearch.gallery import read_photos
-from depthsearch.modelfolder import check_place, save
 from depthsearch.models.backbones import Preprocessing, load_backbone
 from depthsearch.models.heads import with_head, without_dropout
 from depthsearch.models.split import split_at
-from depthsearch.refit import Fitted, fit, learn_from_all
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
 from depthsearch.study.lease import lease
@@ -101,7 +102,7 @@ def run_fit(study, task, point: Point, folder: Path, **options) -> Run:
         return figures_of(logits, labels, classes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refit, "figures_of", look)
+        patch.setattr(fitting, "figures_of", look)
         options = {"checkpoints": folder.parent / "checkpoints", **options}
         fitted = ended(fit(study, task, point, folder, trial=3, **options))
     (logits,) = seen
@@ -312,7 +313,7 @@ def test_a_reading_is_recorded_before_its_figures_are_shown(
     def full(*_, **__):
         raise ModelError("the disk is full")
 
-    monkeypatch.setattr(refit, "save", full)
+    monkeypatch.setattr(fitting, "save", full)
     point = Point(cut=space.cuts[-1], learning_rate=1e-3)
     with pytest.raises(ModelError, match="the disk is full"):
         run_fit(study, task, point, tmp_path / "model")
@@ -459,7 +460,7 @@ def test_a_model_sees_new_images_of_16_bits_in_the_range_of_those_it_learned_fro
 
 def test_a_fit_writes_the_ranges_of_its_images_to_the_model(task) -> None:
     ranges = (ValueRange(format="PNG", numbers="16-bit", low=0, high=4095),)
-    assert refit._as_seen(replace(task, data=replace(task.data, ranges=ranges))).ranges == ranges
+    assert fitting._as_seen(replace(task, data=replace(task.data, ranges=ranges))).ranges == ranges
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -805,7 +806,7 @@ def test_without_its_packages_onnx_is_refused_before_training(
 
 
 def test_an_onnx_file_lies_in_the_folder(exported, study, task, space, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(refit, "export_onnx", lambda *_: exported[1])
+    monkeypatch.setattr(fitting, "export_onnx", lambda *_: exported[1])
     point = Point(cut=space.cuts[-1], learning_rate=1e-3)
     run = run_fit(study, task, point, tmp_path / "model", onnx=True)
     assert (run.folder / "model.onnx").read_bytes() == exported[1].content

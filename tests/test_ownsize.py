@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from depthsearch.classifier import Classifier
+from depthsearch.classifier.model import Classifier
 from depthsearch.data import DataSet, Geometry, decode_file, load_data
 from depthsearch.data.decode import cut_square
 from depthsearch.data.store import pixelfile

@@ -15,10 +15,10 @@ import torch
 from optuna.distributions import IntDistribution
 
 from depthsearch import Objective, SearchSpace, list_cuts, load, split_at, transfer_curve
+from depthsearch.classifier.explain.maps import pretrained_classes
 from depthsearch.cli import main
 from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError
-from depthsearch.explain import pretrained_classes
 from depthsearch.models.backbones import load_backbone, make_model
 from depthsearch.page import compose
 from depthsearch.record import read

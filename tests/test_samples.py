@@ -17,7 +17,8 @@ from PIL import Image
 from torch import nn
 
 import depthsearch
-from depthsearch import refit
+from depthsearch.classifier import fitting
+from depthsearch.classifier.fitting import fit
 from depthsearch.cli import main
 from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
 from depthsearch.data.sources.tables import Row
@@ -28,7 +29,6 @@ from depthsearch.models.backbones import load_backbone
 from depthsearch.models.flattening import FLAT_HEAD
 from depthsearch.models.heads import SampleHead, giving_numbers, make_head, without_dropout
 from depthsearch.models.split import Suffix, split_traced
-from depthsearch.refit import fit
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
 from depthsearch.training.loop import Recipe
@@ -462,8 +462,8 @@ def fitted(data, of, space, tmp_path_factory, open_quick_storage):
         return logits[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        seen = refit._logits
-        patch.setattr(refit, "_logits", remember)
+        seen = fitting._logits
+        patch.setattr(fitting, "_logits", remember)
         training = fit(study, task, point, folder / "model", trial=0, checkpoints=folder)
         while True:
             try:

@@ -18,8 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from depthsearch.drawing import draw
-from depthsearch.explain import Photo, compare, explain, normalised, pretrained_classes
+from depthsearch.classifier.explain.maps import Photo, compare, explain, normalised, pretrained_classes
+from depthsearch.classifier.explain.picture import draw
 from depthsearch.models.backbones import Backbone, load_backbone
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.models.freezing import freeze_before

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthsearch.classifier import Classifier, Prediction
+    from depthsearch.classifier.model import Classifier, Prediction
+    from depthsearch.classifier.modelfolder import load
     from depthsearch.data import DataSet, Sample, load_data
     from depthsearch.devices import choose_device
     from depthsearch.errors import DepthsearchError
     from depthsearch.features import Budget, choose_budget
-    from depthsearch.modelfolder import load
     from depthsearch.models.backbones import load_backbone
     from depthsearch.models.cuts import Cut, find_cut, list_cuts
     from depthsearch.models.freezing import Frozen, freeze_before
@@ -30,14 +30,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "features",
-    "Classifier": "classifier",
+    "Classifier": "classifier.model",
     "Cut": "models.cuts",
     "DataSet": "data",
     "DepthsearchError": "errors",
     "Frozen": "models.freezing",
     "Objective": "training.objective",
     "Point": "search.space",
-    "Prediction": "classifier",
+    "Prediction": "classifier.model",
     "Recipe": "training.loop",
     "Sample": "data",
     "SearchSpace": "search.space",
@@ -52,7 +52,7 @@ _HOMES = {
     "freeze_before": "models.freezing",
     "joined_state": "models.split",
     "list_cuts": "models.cuts",
-    "load": "modelfolder",
+    "load": "classifier.modelfolder",
     "make_head": "models.heads",
     "load_backbone": "models.backbones",
     "load_data": "data",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from depthsearch.figures import Figures
+from depthsearch.classifier.figures import Figures
+from depthsearch.classifier.fitting import Fitted
 from depthsearch.options.backbones import parse_name
-from depthsearch.refit import Fitted
 from depthsearch.tables import Column, FittingTable
 from depthsearch.training.loop import EpochResult
 

@@ -13,6 +13,9 @@ import optuna
 import torch
 from rich.console import Console
 
+from depthsearch.classifier.explain.gallery import Picture, draw_gallery, pick_photos, read_photos
+from depthsearch.classifier.explain.maps import Comparison, Photo, compare, pretrained_classes
+from depthsearch.classifier.modelfolder import load
 from depthsearch.commands.console import console_for, say, say_list
 from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.loading import prepare_again
@@ -20,10 +23,7 @@ from depthsearch.commands.places import artifacts_of, existing
 from depthsearch.commands.weights import stored_weights
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
-from depthsearch.explain import Comparison, Photo, compare, pretrained_classes
 from depthsearch.files import folder_named, is_file, is_folder
-from depthsearch.gallery import Picture, draw_gallery, pick_photos, read_photos
-from depthsearch.modelfolder import load
 from depthsearch.models.backbones import Backbone, load_backbone
 from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
 from depthsearch.options.backbones import parse_name

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from depthsearch.classifier import Classifier
+from depthsearch.classifier.fitting import Fitted
+from depthsearch.classifier.fitting import fit as fit_answer
+from depthsearch.classifier.model import Classifier
+from depthsearch.classifier.modelfolder import check_place, load
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_fit, keep_report
 from depthsearch.commands.loading import prepare_again
@@ -28,9 +31,6 @@ from depthsearch.errors import DataError, ModelError, StudyError
 from depthsearch.files import folder_named, is_folder
 from depthsearch.fitview import epoch_line, render_fit
 from depthsearch.live import refresh
-from depthsearch.modelfolder import check_place, load
-from depthsearch.refit import Fitted
-from depthsearch.refit import fit as fit_answer
 from depthsearch.results.summary import summarize
 from depthsearch.training.loop import EpochResult
 

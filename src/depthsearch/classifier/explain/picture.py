@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from depthsearch.explain import Comparison, Explanation, Insight, MapLayer
-from depthsearch.lettering import INK, PALE, write
+from depthsearch.classifier.explain.maps import Comparison, Explanation, Insight, MapLayer
+from depthsearch.classifier.lettering import INK, PALE, write
 
 __all__ = ["class_name", "draw", "shown_channels"]
 

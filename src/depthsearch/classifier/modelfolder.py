@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from depthsearch import __version__
-from depthsearch.card import model_card
-from depthsearch.classifier import Classifier
+from depthsearch.classifier.card import model_card
+from depthsearch.classifier.model import Classifier
 from depthsearch.data import Columns, Geometry, ValueRange
 from depthsearch.data.samples import is_number
 from depthsearch.devices import Device, choose_device

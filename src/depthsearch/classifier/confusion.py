@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
-from depthsearch.figures import Figures
-from depthsearch.lettering import INK, PALE, write
+from depthsearch.classifier.figures import Figures
+from depthsearch.classifier.lettering import INK, PALE, write
 
 __all__ = ["confusion_picture"]
 

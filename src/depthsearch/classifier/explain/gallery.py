@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthsearch.classifier.explain.maps import Comparison, Explanation, Photo, explain, normalised
+from depthsearch.classifier.explain.picture import class_name, draw, shown_channels
 from depthsearch.data import DataSet
 from depthsearch.data.dataset import ImageSet
 from depthsearch.data.decode import Geometry, UnreadableError, decode_file
-from depthsearch.drawing import class_name, draw, shown_channels
 from depthsearch.errors import DataError, SettingsError
-from depthsearch.explain import Comparison, Explanation, Photo, explain, normalised
 from depthsearch.files import is_file, is_folder, written_whole
 from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.tracing.inputs import logits_of

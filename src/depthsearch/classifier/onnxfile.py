@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from depthsearch.classifier import Classifier
+from depthsearch.classifier.model import Classifier
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import ModelError, SettingsError
 from depthsearch.models.backbones import Preprocessing

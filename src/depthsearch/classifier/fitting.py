@@ -20,17 +20,17 @@ import torch
 from optuna.exceptions import StorageInternalError
 from torch import nn
 
-from depthsearch.classifier import BATCH_SIZE, Classifier
+from depthsearch.classifier.figures import Figures, figures_of
+from depthsearch.classifier.model import BATCH_SIZE, Classifier
+from depthsearch.classifier.modelfolder import Description, check_place, save
+from depthsearch.classifier.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.data import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError, TrainingError
-from depthsearch.figures import Figures, figures_of
-from depthsearch.modelfolder import Description, check_place, save
 from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.heads import without_dropout
 from depthsearch.models.split import Suffix
-from depthsearch.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.passwords import first_line
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from

@@ -1,0 +1,1 @@
+"""The model to take away: trained, tested, saved, loaded, explained."""

@@ -1,0 +1,1 @@
+"""What single layers of a classifier see in an image."""
