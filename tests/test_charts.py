@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from depthsearch.charts import (
+from depthsearch.report.charts import (
     Area,
     Axis,
     Bars,

@@ -23,14 +23,14 @@ from optuna_dashboard import get_note
 from test_page import FINISHED, NASTY, nasty, trial
 
 from depthsearch.cli import main
-from depthsearch.dashboard import _QuietHandler as QuietHandler
-from depthsearch.dashboard import _Server as Server
-from depthsearch.dashboard import application, serve
-from depthsearch.document import as_html
 from depthsearch.errors import SettingsError
-from depthsearch.live import refresh
-from depthsearch.page import compose
-from depthsearch.record import read
+from depthsearch.report.dashboard import refresh
+from depthsearch.report.dashboard.serving import _QuietHandler as QuietHandler
+from depthsearch.report.dashboard.serving import _Server as Server
+from depthsearch.report.dashboard.serving import application, serve
+from depthsearch.report.document import as_html
+from depthsearch.report.page import compose
+from depthsearch.report.record import read
 from depthsearch.results.summary import summarize
 from depthsearch.study.artifacts import Artifacts, keep_latest
 

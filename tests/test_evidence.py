@@ -10,7 +10,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from depthsearch.models.cuts import Cut
-from depthsearch.report import level_ranges
+from depthsearch.report.text import level_ranges
 from depthsearch.results import evidence as evidence_module
 from depthsearch.results.evidence import promising, weigh
 from depthsearch.results.response import Observation, Response

@@ -13,9 +13,9 @@ from optuna_dashboard import wsgi
 from rich.console import Console
 from test_page import FINISHED, charts, cut, document, marks, stored, trial
 
-from depthsearch.document import as_html, as_markdown
-from depthsearch.live import refresh
-from depthsearch.report import as_json, render
+from depthsearch.report.dashboard import refresh
+from depthsearch.report.document import as_html, as_markdown
+from depthsearch.report.text import as_json, render
 from depthsearch.results.front import front_of
 from depthsearch.results.summary import summarize
 

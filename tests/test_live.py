@@ -20,8 +20,17 @@ from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from test_page import FINISHED, NASTY, attributes, cut, stored, trial
 
-from depthsearch.live import BEGIN, END, keep_note, keep_plot, plots_of, refresh, refreshed, refreshing
-from depthsearch.live.keeping import with_ours
+from depthsearch.report.dashboard import (
+    BEGIN,
+    END,
+    keep_note,
+    keep_plot,
+    plots_of,
+    refresh,
+    refreshed,
+    refreshing,
+)
+from depthsearch.report.dashboard.keeping import with_ours
 from depthsearch.results.stored import mark
 from depthsearch.results.summary import summarize
 from depthsearch.study.lease import lease

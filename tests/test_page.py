@@ -18,13 +18,13 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from depthsearch import cli
-from depthsearch.chartfile import image_files
-from depthsearch.charts import symbol
-from depthsearch.document import Document, Figure, Legend, Section, as_html, as_markdown
 from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
-from depthsearch.page import compose, write_report
-from depthsearch.record import read
+from depthsearch.report.chartfile import image_files
+from depthsearch.report.charts import symbol
+from depthsearch.report.document import Document, Figure, Legend, Section, as_html, as_markdown
+from depthsearch.report.page import compose, write_report
+from depthsearch.report.record import read
 from depthsearch.results.evidence import Confirmed, Evidence, Expected
 from depthsearch.results.stored import mark
 from depthsearch.results.summary import Summary, summarize

@@ -17,12 +17,12 @@ from optuna.distributions import IntDistribution
 from depthsearch import Objective, SearchSpace, list_cuts, load, split_at, transfer_curve
 from depthsearch.classifier.explain.maps import pretrained_classes
 from depthsearch.cli import main
-from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import load_backbone, make_model
-from depthsearch.page import compose
-from depthsearch.record import read
-from depthsearch.report import as_json, render
+from depthsearch.report.document import as_html, as_markdown
+from depthsearch.report.page import compose
+from depthsearch.report.record import read
+from depthsearch.report.text import as_json, render
 from depthsearch.results.evidence import weigh
 from depthsearch.results.summary import standings, summarize
 from depthsearch.search.sampling import make_sampler

@@ -6,9 +6,9 @@ import pytest
 
 from depthsearch.models.backbones import make_model
 from depthsearch.models.cuts import Cut, list_cuts
-from depthsearch.plots import NARROW, WIDE, Layout, marked_lines, shown, stages
-from depthsearch.plots.depth import _runs
-from depthsearch.plots.frame import _without_outliers
+from depthsearch.report.plots import NARROW, WIDE, Layout, marked_lines, shown, stages
+from depthsearch.report.plots.depth import _runs
+from depthsearch.report.plots.frame import _without_outliers
 
 
 def cuts_named(*names: str) -> list[Cut]:

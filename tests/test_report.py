@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from depthsearch.errors import StudyError
-from depthsearch.report import as_json, render, render_trials
+from depthsearch.report.text import as_json, render, render_trials
 from depthsearch.results.summary import summarize
 from depthsearch.study import open_study
 from depthsearch.training.objective import full_fine_tune_macs

@@ -23,12 +23,12 @@ from depthsearch.cli import main
 from depthsearch.commands.loading import prepare_again
 from depthsearch.commands.weights import weights_by_backbone, with_full_paths
 from depthsearch.data import load_data
-from depthsearch.document import as_html, as_markdown
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
-from depthsearch.page import compose
-from depthsearch.record import read
-from depthsearch.report import as_json, level_ranges
+from depthsearch.report.document import as_html, as_markdown
+from depthsearch.report.page import compose
+from depthsearch.report.record import read
+from depthsearch.report.text import as_json, level_ranges
 from depthsearch.results import summary as summary_module
 from depthsearch.results.evidence import promising, weigh
 from depthsearch.results.stored import read_backbones

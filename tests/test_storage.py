@@ -299,7 +299,7 @@ def test_processes_that_start_together_make_one_database_and_share_its_trials(
 
 SERVE = """
 import sys
-from depthsearch.dashboard import serve
+from depthsearch.report.dashboard.serving import serve
 from depthsearch.study.storage import open_storage
 serve(open_storage(sys.argv[1]), "127.0.0.1", 0, writable=True)
 """

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from depthsearch.tables import Column, FittingTable
+from depthsearch.report.tables import Column, FittingTable
 
 NAME = "features.denseblock3.denselayer11.conv2 (conv4_block11_2_conv)"
 TABLE = FittingTable(

@@ -10,7 +10,7 @@ from rich.text import Text
 from depthsearch.classifier.figures import Figures
 from depthsearch.classifier.fitting import Fitted
 from depthsearch.options.backbones import parse_name
-from depthsearch.tables import Column, FittingTable
+from depthsearch.report.tables import Column, FittingTable
 from depthsearch.training.loop import EpochResult
 
 __all__ = ["epoch_line", "render_fit"]

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from depthsearch.report import duration, sparkline
+from depthsearch.report.text import duration, sparkline
 from depthsearch.results.summary import ENDED, Summary
 from depthsearch.search.space import Point
 from depthsearch.study import (

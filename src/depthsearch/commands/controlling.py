@@ -12,7 +12,7 @@ from rich.table import Table
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.places import existing, named_study
 from depthsearch.errors import StudyError
-from depthsearch.report import duration, setting_of
+from depthsearch.report.text import duration, setting_of
 from depthsearch.results.stored import read_space
 from depthsearch.results.summary import cut_json
 from depthsearch.search.space import BACKBONE, cut_parameter

@@ -30,7 +30,7 @@ from depthsearch.devices import use_all_cores
 from depthsearch.errors import DataError, ModelError, StudyError
 from depthsearch.files import folder_named, is_folder
 from depthsearch.fitview import epoch_line, render_fit
-from depthsearch.live import refresh
+from depthsearch.report.dashboard import refresh
 from depthsearch.results.summary import summarize
 from depthsearch.training.loop import EpochResult
 

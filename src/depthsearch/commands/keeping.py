@@ -15,11 +15,11 @@ from depthsearch.classifier.confusion import confusion_picture
 from depthsearch.classifier.fitting import Fitted
 from depthsearch.commands.console import say
 from depthsearch.commands.places import artifacts_of
-from depthsearch.document import as_html
 from depthsearch.errors import DepthsearchError
-from depthsearch.page import compose
 from depthsearch.passwords import first_line
-from depthsearch.record import read
+from depthsearch.report.document import as_html
+from depthsearch.report.page import compose
+from depthsearch.report.record import read
 from depthsearch.results.summary import summarize
 from depthsearch.signals import deferred
 from depthsearch.study.artifacts import Artifacts, keep_latest, small_pictures

@@ -13,11 +13,11 @@ from pathlib import Path
 from depthsearch.commands.console import console_for, say
 from depthsearch.commands.keeping import keep_report
 from depthsearch.commands.places import artifacts_of, existing, named_study
-from depthsearch.dashboard import serve
 from depthsearch.errors import SettingsError
-from depthsearch.live import refresh
-from depthsearch.page import write_report
-from depthsearch.report import as_json, render, render_trials
+from depthsearch.report.dashboard import refresh
+from depthsearch.report.dashboard.serving import serve
+from depthsearch.report.page import write_report
+from depthsearch.report.text import as_json, render, render_trials
 from depthsearch.results.summary import summarize
 from depthsearch.study import open_storage
 from depthsearch.study.artifacts import small_pictures

@@ -21,14 +21,15 @@ from depthsearch.commands.watching import check_watchers, watching
 from depthsearch.commands.workers import check_executor, workers
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
-from depthsearch.live import refreshed
 from depthsearch.models.backbones import check_size, make_model
 from depthsearch.models.cuts import Cut, cuts_of, find_cut
 from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.graph import trace
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.options.backbones import plain_name
-from depthsearch.report import as_json, render
+from depthsearch.report.dashboard import refreshed
+from depthsearch.report.tables import Column, FittingTable
+from depthsearch.report.text import as_json, render
 from depthsearch.results.front import cost_name
 from depthsearch.results.stored import mark
 from depthsearch.results.summary import summarize
@@ -52,7 +53,6 @@ from depthsearch.study import (
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.storage import check_storage
-from depthsearch.tables import Column, FittingTable
 from depthsearch.training.objective import Task
 from depthsearch.view import View
 from depthsearch.workers import Executor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from depthsearch.document import (
+from depthsearch.report.document import (
     Block,
     Code,
     Inline,
@@ -12,8 +12,8 @@ from depthsearch.document import (
     Strong,
     Table,
 )
-from depthsearch.page.answer import mean_with_error, plural
-from depthsearch.plots import (
+from depthsearch.report.page.answer import mean_with_error, plural
+from depthsearch.report.plots import (
     backbones_figure,
     depth_figure,
     importance_figure,
@@ -24,8 +24,8 @@ from depthsearch.plots import (
     state_of,
     transfer_figure,
 )
-from depthsearch.record import LEAST_FOR_IMPORTANCE, Record
-from depthsearch.report import BACKBONE_HEADINGS, backbone_row, setting_of
+from depthsearch.report.record import LEAST_FOR_IMPORTANCE, Record
+from depthsearch.report.text import BACKBONE_HEADINGS, backbone_row, setting_of
 from depthsearch.results.evidence import Confirmed
 from depthsearch.results.summary import Summary, standings
 from depthsearch.results.trials import TrialSummary

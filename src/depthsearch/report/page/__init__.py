@@ -1,5 +1,5 @@
 """The report of a stored study."""
 
-from depthsearch.page.composing import compose, write_report
+from depthsearch.report.page.composing import compose, write_report
 
 __all__ = ["compose", "write_report"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depthsearch.charts import Axis, Chart, Curve, Layer, Mark, draw, log_ticks, symbol, ticks
-from depthsearch.document import Block, Figure, Legend, Paragraph, Table
-from depthsearch.plots import (
+from depthsearch.report.charts import Axis, Chart, Curve, Layer, Mark, draw, log_ticks, symbol, ticks
+from depthsearch.report.document import Block, Figure, Legend, Paragraph, Table
+from depthsearch.report.plots import (
     HINT,
     NARROW,
     WIDE,
@@ -17,7 +17,7 @@ from depthsearch.plots import (
     score_axis,
     trial_mark,
 )
-from depthsearch.report import millions, score_with_error, setting_of
+from depthsearch.report.text import millions, score_with_error, setting_of
 from depthsearch.results.front import Front, FrontPoint, front_of
 from depthsearch.results.summary import Summary
 from depthsearch.search.aims import COSTS

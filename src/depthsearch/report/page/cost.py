@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.filesize import decimal
 
-from depthsearch.document import (
+from depthsearch.report.document import (
     Block,
     Inline,
     Paragraph,
     Table,
 )
-from depthsearch.record import Record
+from depthsearch.report.record import Record
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
 

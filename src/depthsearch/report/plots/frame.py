@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from depthsearch.charts import (
+from depthsearch.models.cuts import Cut
+from depthsearch.report.charts import (
     Axis,
     Border,
     Layer,
@@ -21,9 +22,8 @@ from depthsearch.charts import (
     symbol,
     ticks,
 )
-from depthsearch.document import Code, Inline, Legend
-from depthsearch.models.cuts import Cut
-from depthsearch.report import setting_of
+from depthsearch.report.document import Code, Inline, Legend
+from depthsearch.report.text import setting_of
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from depthsearch.live.figure import COLOURS, figure, trial_text
-from depthsearch.plots import metric_of
+from depthsearch.report.dashboard.figure import COLOURS, figure, trial_text
+from depthsearch.report.plots import metric_of
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from depthsearch.charts import (
+from depthsearch.report.charts import (
     Axis,
     Chart,
     Curve,
@@ -11,8 +11,8 @@ from depthsearch.charts import (
     symbol,
     ticks,
 )
-from depthsearch.document import Figure, Legend, Table
-from depthsearch.plots.frame import (
+from depthsearch.report.document import Figure, Legend, Table
+from depthsearch.report.plots.frame import (
     HINT,
     NARROW,
     WIDE,

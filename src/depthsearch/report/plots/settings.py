@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from depthsearch.charts import (
+from depthsearch.report.charts import (
     Axis,
     Bars,
     Chart,
@@ -14,8 +14,8 @@ from depthsearch.charts import (
     element,
     log_ticks,
 )
-from depthsearch.document import Figure, Legend, Table
-from depthsearch.plots.frame import (
+from depthsearch.report.document import Figure, Legend, Table
+from depthsearch.report.plots.frame import (
     HINT,
     NARROW,
     SHAPES,

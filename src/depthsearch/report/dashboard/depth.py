@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from depthsearch.charts import Axis
-from depthsearch.live.figure import COLOURS, cut_text, figure, names_x, plotted, trial_text
-from depthsearch.plots import WIDE, end_score, score_axis, shown
-from depthsearch.plots.frame import depth_axis, scores_of
-from depthsearch.report import setting_of
+from depthsearch.report.charts import Axis
+from depthsearch.report.dashboard.figure import COLOURS, cut_text, figure, names_x, plotted, trial_text
+from depthsearch.report.plots import WIDE, end_score, score_axis, shown
+from depthsearch.report.plots.frame import depth_axis, scores_of
+from depthsearch.report.text import setting_of
 from depthsearch.results.evidence import Confirmed, Evidence
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from depthsearch.charts import (
+from depthsearch.report.charts import (
     Axis,
     Chart,
     Curve,
     draw,
 )
-from depthsearch.document import Figure, Inline, Table
-from depthsearch.plots.frame import (
+from depthsearch.report.document import Figure, Inline, Table
+from depthsearch.report.plots.frame import (
     HINT,
     NARROW,
     SHAPES,
@@ -25,8 +25,8 @@ from depthsearch.plots.frame import (
     state_of,
     trial_lines,
 )
-from depthsearch.record import Epoch, Record
-from depthsearch.report import sparkline
+from depthsearch.report.record import Epoch, Record
+from depthsearch.report.text import sparkline
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from depthsearch.charts import (
+from depthsearch.report.charts import (
     Area,
     Axis,
     Chart,
@@ -18,8 +18,8 @@ from depthsearch.charts import (
     draw,
     symbol,
 )
-from depthsearch.document import Figure, Legend
-from depthsearch.plots.frame import (
+from depthsearch.report.document import Figure, Legend
+from depthsearch.report.plots.frame import (
     HINT,
     NARROW,
     SHAPES,
@@ -40,7 +40,7 @@ from depthsearch.plots.frame import (
     state_legend,
     trial_mark,
 )
-from depthsearch.report import setting_of
+from depthsearch.report.text import setting_of
 from depthsearch.results.evidence import Confirmed
 from depthsearch.results.summary import Summary
 

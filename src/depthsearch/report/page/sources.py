@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depthsearch.document import (
+from depthsearch.options.reproduction import study_command
+from depthsearch.report.document import (
     Block,
     Code,
     Commands,
@@ -18,12 +19,11 @@ from depthsearch.document import (
     Picture,
     Table,
 )
-from depthsearch.options.reproduction import study_command
-from depthsearch.page.cost import image_counts
-from depthsearch.plots import (
+from depthsearch.report.page.cost import image_counts
+from depthsearch.report.plots import (
     shown,
 )
-from depthsearch.record import Record
+from depthsearch.report.record import Record
 from depthsearch.results.summary import Summary
 from depthsearch.study.artifacts import SmallPicture
 

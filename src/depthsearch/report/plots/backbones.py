@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from depthsearch.charts import (
+from depthsearch.report.charts import (
     Axis,
     Chart,
     Mark,
@@ -12,8 +12,8 @@ from depthsearch.charts import (
     symbol,
     ticks,
 )
-from depthsearch.document import Figure, Legend
-from depthsearch.plots.frame import (
+from depthsearch.report.document import Figure, Legend
+from depthsearch.report.plots.frame import (
     HINT,
     NARROW,
     WIDE,
@@ -27,7 +27,7 @@ from depthsearch.plots.frame import (
     shown,
     trial_mark,
 )
-from depthsearch.report import setting_of
+from depthsearch.report.text import setting_of
 from depthsearch.results.summary import Standing, Summary
 
 

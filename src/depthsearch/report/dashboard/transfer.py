@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from depthsearch.live.figure import COLOURS, cut_text, figure, names_x, plotted
-from depthsearch.plots import WIDE, shown
-from depthsearch.plots.frame import depth_axis
+from depthsearch.report.dashboard.figure import COLOURS, cut_text, figure, names_x, plotted
+from depthsearch.report.plots import WIDE, shown
+from depthsearch.report.plots.frame import depth_axis
 from depthsearch.results.summary import Summary
 from depthsearch.training.probe import ProbePoint, plateau_start
 

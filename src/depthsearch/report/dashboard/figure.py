@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from depthsearch.charts import Axis
 from depthsearch.models.cuts import Cut
-from depthsearch.plots import shown, state_of
-from depthsearch.report import setting_of
+from depthsearch.report.charts import Axis
+from depthsearch.report.plots import shown, state_of
+from depthsearch.report.text import setting_of
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
 

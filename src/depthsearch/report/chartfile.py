@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 
-from depthsearch.charts import LETTER, element, escape
-from depthsearch.document import Document, Figure, Legend, Picture
+from depthsearch.report.charts import LETTER, element, escape
+from depthsearch.report.document import Document, Figure, Legend, Picture
 
 __all__ = ["image_files"]
 
@@ -28,7 +28,7 @@ svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, "Dej
 
 def image_files(document: Document) -> Iterator[tuple[str, bytes]]:
     """Give the name and the content of a file for each figure and picture, in the order of the document."""
-    style = (files("depthsearch") / "page.css").read_text(encoding="utf-8") + STYLE
+    style = (files("depthsearch.report.page") / "page.css").read_text(encoding="utf-8") + STYLE
     for name, block in document.images():
         yield name, block.jpeg if isinstance(block, Picture) else _as_svg(block, style).encode()
 

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import optuna
 
-from depthsearch.chartfile import image_files
-from depthsearch.document import (
+from depthsearch.errors import SettingsError
+from depthsearch.files import written_whole
+from depthsearch.report.chartfile import image_files
+from depthsearch.report.document import (
     Code,
     Document,
     Section,
     as_html,
     as_markdown,
 )
-from depthsearch.errors import SettingsError
-from depthsearch.files import written_whole
-from depthsearch.frontpage import front_blocks
-from depthsearch.page.answer import opening_blocks
-from depthsearch.page.cost import cost_blocks
-from depthsearch.page.sections import (
+from depthsearch.report.page.answer import opening_blocks
+from depthsearch.report.page.cost import cost_blocks
+from depthsearch.report.page.front import front_blocks
+from depthsearch.report.page.sections import (
     backbone_blocks,
     confirmation_blocks,
     depth_blocks,
@@ -30,8 +30,8 @@ from depthsearch.page.sections import (
     transfer_blocks,
     trial_blocks,
 )
-from depthsearch.page.sources import again_blocks, data_blocks, picture_blocks, test_blocks
-from depthsearch.record import Record, read
+from depthsearch.report.page.sources import again_blocks, data_blocks, picture_blocks, test_blocks
+from depthsearch.report.record import Record, read
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.study.artifacts import SmallPicture
 

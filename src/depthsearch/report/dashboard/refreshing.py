@@ -13,16 +13,16 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.live.depth import depth_plot
-from depthsearch.live.figure import plot_name
-from depthsearch.live.front import front_plot
-from depthsearch.live.keeping import keep_note, keep_plot
-from depthsearch.live.learning import learning_plot
-from depthsearch.live.note import note_text
-from depthsearch.live.transfer import transfer_plot
 from depthsearch.passwords import first_line
-from depthsearch.plots import metric_of
-from depthsearch.record import read
+from depthsearch.report.dashboard.depth import depth_plot
+from depthsearch.report.dashboard.figure import plot_name
+from depthsearch.report.dashboard.front import front_plot
+from depthsearch.report.dashboard.keeping import keep_note, keep_plot
+from depthsearch.report.dashboard.learning import learning_plot
+from depthsearch.report.dashboard.note import note_text
+from depthsearch.report.dashboard.transfer import transfer_plot
+from depthsearch.report.plots import metric_of
+from depthsearch.report.record import read
 from depthsearch.results.front import front_of
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.signals import deferred

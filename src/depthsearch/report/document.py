@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
-from depthsearch.charts import CONTROL, element, escape
+from depthsearch.report.charts import CONTROL, element, escape
 
 __all__ = [
     "Block",
@@ -207,7 +207,7 @@ def as_markdown(document: Document, *, charts: str = "charts") -> str:
 
 def as_html(document: Document) -> str:
     """Write a document as one HTML page that needs nothing else."""
-    style = (files("depthsearch") / "page.css").read_text(encoding="utf-8")
+    style = (files("depthsearch.report.page") / "page.css").read_text(encoding="utf-8")
     head = [
         '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from depthsearch.live.figure import COLOURS, figure, trial_text
-from depthsearch.plots import metric_of
+from depthsearch.report.dashboard.figure import COLOURS, figure, trial_text
+from depthsearch.report.plots import metric_of
 from depthsearch.results.front import Front, FrontPoint
 from depthsearch.results.summary import Summary
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from depthsearch.document import (
+from depthsearch.models.cuts import Cut
+from depthsearch.report.document import (
     Block,
     Code,
     Facts,
@@ -13,15 +14,14 @@ from depthsearch.document import (
     Paragraph,
     Strong,
 )
-from depthsearch.models.cuts import Cut
-from depthsearch.page.cost import STATES, image_counts
-from depthsearch.plots import (
+from depthsearch.report.page.cost import STATES, image_counts
+from depthsearch.report.plots import (
     end_score,
     metric_of,
     shown,
 )
-from depthsearch.record import Record
-from depthsearch.report import duration, level_ranges, setting_of
+from depthsearch.report.record import Record
+from depthsearch.report.text import duration, level_ranges, setting_of
 from depthsearch.results.evidence import Confirmed
 from depthsearch.results.summary import Summary, trainable
 

@@ -12,11 +12,11 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from depthsearch.models.cuts import Cut
+from depthsearch.report.tables import Column, FittingTable
 from depthsearch.results.evidence import Confirmed, Evidence
 from depthsearch.results.front import Front, FrontPoint, front_of
 from depthsearch.results.summary import Cost, Standing, Summary, cut_json, standings, trainable
 from depthsearch.results.trials import TrialSummary
-from depthsearch.tables import Column, FittingTable
 from depthsearch.training.probe import ProbePoint, plateau_start
 
 __all__ = [

@@ -1,8 +1,8 @@
 """The charts of a study, each drawn for a wide window and for a telephone."""
 
-from depthsearch.plots.backbones import backbones_figure
-from depthsearch.plots.depth import depth_figure, end_score
-from depthsearch.plots.frame import (
+from depthsearch.report.plots.backbones import backbones_figure
+from depthsearch.report.plots.depth import depth_figure, end_score
+from depthsearch.report.plots.frame import (
     HINT,
     NARROW,
     WIDE,
@@ -16,9 +16,9 @@ from depthsearch.plots.frame import (
     state_of,
     trial_mark,
 )
-from depthsearch.plots.learning import learning_figure
-from depthsearch.plots.settings import importance_figure, rate_figure
-from depthsearch.plots.transfer import transfer_figure
+from depthsearch.report.plots.learning import learning_figure
+from depthsearch.report.plots.settings import importance_figure, rate_figure
+from depthsearch.report.plots.transfer import transfer_figure
 
 __all__ = [
     "HINT",

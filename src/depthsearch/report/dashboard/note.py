@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 import optuna
 
-from depthsearch.document import Block, Code, Document, Inline, Paragraph, Section, Table, as_markdown
-from depthsearch.page.answer import mean_with_error, opening_blocks, plural
-from depthsearch.page.cost import cost_blocks
-from depthsearch.page.sources import data_blocks
-from depthsearch.plots import metric_of, shown
-from depthsearch.record import Record
-from depthsearch.report import duration, setting_of
+from depthsearch.report.document import Block, Code, Document, Inline, Paragraph, Section, Table, as_markdown
+from depthsearch.report.page.answer import mean_with_error, opening_blocks, plural
+from depthsearch.report.page.cost import cost_blocks
+from depthsearch.report.page.sources import data_blocks
+from depthsearch.report.plots import metric_of, shown
+from depthsearch.report.record import Record
+from depthsearch.report.text import duration, setting_of
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
 from depthsearch.study.progress import Status

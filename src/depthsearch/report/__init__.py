@@ -1,0 +1,1 @@
+"""What a study says, in text, as a page, and in optuna-dashboard."""
