@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from bad_input import status_of
 
-from depthsearch.commands.console import PLAIN_WIDTH, console_for, say
-from depthsearch.output import UNREAD, run_writing
+from depthsearch.cli.commands.console import PLAIN_WIDTH, console_for, say
+from depthsearch.cli.output import UNREAD, run_writing
 
 COMMANDS = tuple(
     command.split()
@@ -100,7 +100,7 @@ def test_progress_that_a_full_disk_does_not_take_stops_nothing(tmp_path: Path) -
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     code = (
-        "import sys; from depthsearch.output import run_writing\n"
+        "import sys; from depthsearch.cli.output import run_writing\n"
         "def run():\n"
         "    for n in range(3000):\n"
         "        print('progress', n, file=sys.stderr)\n"

@@ -24,9 +24,11 @@ import torch
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
 
-from depthsearch import cli, commands
-from depthsearch.cli import main
-from depthsearch.commands import searching, workers
+from depthsearch import cli
+from depthsearch.cli import commands
+from depthsearch.cli.commands import searching, workers
+from depthsearch.cli.entry import main
+from depthsearch.cli.live_view import View
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.values import read_size
@@ -34,7 +36,6 @@ from depthsearch.study import FINISHED, EpochDone
 from depthsearch.study.lease import lease
 from depthsearch.study.storage import StorageError
 from depthsearch.study.storage.outage import Away
-from depthsearch.view import View
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
 
@@ -1023,7 +1024,7 @@ def test_the_dashboard_is_served_on_loopback_until_interrupted(finished, argumen
 
 def test_help_does_not_wait_for_pytorch() -> None:
     code = (
-        "import sys, depthsearch.cli as cli\n"
+        "import sys, depthsearch.cli.entry as cli\n"
         "try:\n    cli.main(['study', '--help'])\n"
         "except SystemExit:\n    pass\n"
         "heavy = {'torch', 'timm', 'optuna', 'numpy', 'sklearn'} & set(sys.modules)\n"

@@ -38,8 +38,8 @@ import yaml
 from optuna.trial import TrialState
 
 from depthsearch import cli
-from depthsearch.cli import main
-from depthsearch.commands import workers as workers_of_commands
+from depthsearch.cli.commands import workers as workers_of_commands
+from depthsearch.cli.entry import main
 from depthsearch.data import load_data
 from depthsearch.devices import Device
 from depthsearch.errors import SettingsError, StudyError
@@ -173,7 +173,7 @@ STARTED_HERE = """
 import signal
 from depthsearch.models.backbones import load_backbone
 from depthsearch import cli
-from depthsearch.cli import main
+from depthsearch.cli.entry import main
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.workers import ray_workers

@@ -36,7 +36,7 @@ from depthsearch.classifier.explain.maps import (
     subject_of,
 )
 from depthsearch.classifier.explain.picture import CELL, INFERNO, VIRIDIS, draw, shown_channels
-from depthsearch.cli import main
+from depthsearch.cli.entry import main
 from depthsearch.errors import CutError, DataError, SettingsError
 from depthsearch.models.backbones import Backbone, load_backbone, state_digest
 from depthsearch.models.cuts import Cut, find_cut, list_cuts

@@ -28,14 +28,14 @@ from depthsearch.classifier.figures import calibration_error, figures_of
 from depthsearch.classifier.fitting import Fitted, fit, learn_from_all
 from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import check_place, save
-from depthsearch.cli import main
-from depthsearch.commands import fitting
+from depthsearch.cli.commands import fitting
+from depthsearch.cli.entry import main
+from depthsearch.cli.fit_view import render_fit
 from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
 from depthsearch.features import Boundaries, ViewedImages
 from depthsearch.files import folder_named
-from depthsearch.fitview import render_fit
 from depthsearch.models.backbones import Preprocessing, load_backbone
 from depthsearch.models.heads import with_head, without_dropout
 from depthsearch.models.split import split_at

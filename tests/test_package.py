@@ -11,7 +11,7 @@ from PIL import Image
 
 import depthsearch
 from depthsearch import cli
-from depthsearch.commands.loading import OPTIONAL_RANGES
+from depthsearch.cli.commands.loading import OPTIONAL_RANGES
 from depthsearch.models import cuts, flattening
 from depthsearch.options import words
 from depthsearch.search import aims, sampling

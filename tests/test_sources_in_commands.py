@@ -14,7 +14,7 @@ from test_sources import NET, TINY, put_weights, tiny_resnet, tiny_vit, torch_ho
 
 import depthsearch
 from depthsearch import cli
-from depthsearch.commands import console
+from depthsearch.cli.commands import console
 from depthsearch.errors import ModelError
 
 SMALL = {**OPTIONS, "trials": "2", "subset": "0.1"}

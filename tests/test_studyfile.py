@@ -8,8 +8,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from depthsearch import cli, commands
-from depthsearch.cli import main
+from depthsearch import cli
+from depthsearch.cli import commands
+from depthsearch.cli.entry import main
 from depthsearch.options.reproduction import study_command
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from depthsearch.cli import main
+from depthsearch.cli.entry import main
 
 sys.exit(main())

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from depthsearch.classifier.confusion import confusion_picture
 from depthsearch.classifier.fitting import Fitted
-from depthsearch.commands.console import say
-from depthsearch.commands.places import artifacts_of
+from depthsearch.cli.commands.console import say
+from depthsearch.cli.commands.places import artifacts_of
 from depthsearch.errors import DepthsearchError
 from depthsearch.passwords import first_line
 from depthsearch.report.document import as_html

@@ -16,11 +16,11 @@ from rich.console import Console
 from depthsearch.classifier.explain.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.classifier.explain.maps import Comparison, Photo, compare, pretrained_classes
 from depthsearch.classifier.modelfolder import load
-from depthsearch.commands.console import console_for, say, say_list
-from depthsearch.commands.keeping import keep_report
-from depthsearch.commands.loading import prepare_again
-from depthsearch.commands.places import artifacts_of, existing
-from depthsearch.commands.weights import stored_weights
+from depthsearch.cli.commands.console import console_for, say, say_list
+from depthsearch.cli.commands.keeping import keep_report
+from depthsearch.cli.commands.loading import prepare_again
+from depthsearch.cli.commands.places import artifacts_of, existing
+from depthsearch.cli.commands.weights import stored_weights
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import folder_named, is_file, is_folder

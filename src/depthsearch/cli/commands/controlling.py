@@ -9,8 +9,8 @@ import shlex
 import optuna
 from rich.table import Table
 
-from depthsearch.commands.console import console_for, say
-from depthsearch.commands.places import existing, named_study
+from depthsearch.cli.commands.console import console_for, say
+from depthsearch.cli.commands.places import existing, named_study
 from depthsearch.errors import StudyError
 from depthsearch.report.text import duration, setting_of
 from depthsearch.results.stored import read_space

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from depthsearch.commands.console import console_for, say
-from depthsearch.commands.keeping import keep_report
-from depthsearch.commands.places import artifacts_of, existing, named_study
+from depthsearch.cli.commands.console import console_for, say
+from depthsearch.cli.commands.keeping import keep_report
+from depthsearch.cli.commands.places import artifacts_of, existing, named_study
 from depthsearch.errors import SettingsError
 from depthsearch.report.dashboard import refresh
 from depthsearch.report.dashboard.serving import serve

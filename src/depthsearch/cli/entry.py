@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from depthsearch import __version__
+from depthsearch.cli.output import run_writing
 from depthsearch.errors import DepthsearchError, SettingsError
 from depthsearch.options.augmentation import USUAL, WORDS
 from depthsearch.options.contradictions import of_explain, of_run, of_search, refuse
@@ -41,7 +42,6 @@ from depthsearch.options.values import (
     read_width,
     some_of,
 )
-from depthsearch.output import run_writing
 from depthsearch.signals import sigterm_interrupts
 from depthsearch.text import one_line, printable
 
@@ -134,7 +134,7 @@ def _run(argv: list[str]) -> int:
         elif arguments.command == "explain":
             refuse(of_explain(arguments))
         with sigterm_interrupts():
-            from depthsearch import commands
+            from depthsearch.cli import commands
 
             run: Callable[[argparse.Namespace], bool | None] = getattr(commands, arguments.command)
             is_stopped = run(arguments)

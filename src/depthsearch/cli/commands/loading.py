@@ -16,9 +16,9 @@ from rich.filesize import decimal
 from rich.progress import Progress
 
 from depthsearch import __version__
-from depthsearch.commands.console import say, say_list
-from depthsearch.commands.places import cache_folder, check_cache
-from depthsearch.commands.weights import stored_weights, weights_by_backbone, with_full_paths
+from depthsearch.cli.commands.console import say, say_list
+from depthsearch.cli.commands.places import cache_folder, check_cache
+from depthsearch.cli.commands.weights import stored_weights, weights_by_backbone, with_full_paths
 from depthsearch.data import DataSet, load_data
 from depthsearch.data.listing import a_few
 from depthsearch.devices import Device, choose_device, processor_name, use_all_cores

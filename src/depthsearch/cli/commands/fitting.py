@@ -14,10 +14,11 @@ from depthsearch.classifier.fitting import Fitted
 from depthsearch.classifier.fitting import fit as fit_answer
 from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import check_place, load
-from depthsearch.commands.console import console_for, say
-from depthsearch.commands.keeping import keep_fit, keep_report
-from depthsearch.commands.loading import prepare_again
-from depthsearch.commands.places import artifacts_of, cache_folder, named_study
+from depthsearch.cli.commands.console import console_for, say
+from depthsearch.cli.commands.keeping import keep_fit, keep_report
+from depthsearch.cli.commands.loading import prepare_again
+from depthsearch.cli.commands.places import artifacts_of, cache_folder, named_study
+from depthsearch.cli.fit_view import epoch_line, render_fit
 from depthsearch.data import (
     MANIFEST_SUFFIXES,
     Sample,
@@ -29,7 +30,6 @@ from depthsearch.data import (
 from depthsearch.devices import use_all_cores
 from depthsearch.errors import DataError, ModelError, StudyError
 from depthsearch.files import folder_named, is_folder
-from depthsearch.fitview import epoch_line, render_fit
 from depthsearch.report.dashboard import refresh
 from depthsearch.results.summary import summarize
 from depthsearch.training.loop import EpochResult

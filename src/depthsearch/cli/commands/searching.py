@@ -13,12 +13,13 @@ from functools import partial
 import optuna
 from rich.console import Console
 
-from depthsearch.commands.console import console_for, say
-from depthsearch.commands.keeping import keep_report
-from depthsearch.commands.loading import load_backbones, load_tasks, provenance_of, say_kept_whole
-from depthsearch.commands.places import cache_folder, is_stored
-from depthsearch.commands.watching import check_watchers, watching
-from depthsearch.commands.workers import check_executor, workers
+from depthsearch.cli.commands.console import console_for, say
+from depthsearch.cli.commands.keeping import keep_report
+from depthsearch.cli.commands.loading import load_backbones, load_tasks, provenance_of, say_kept_whole
+from depthsearch.cli.commands.places import cache_folder, is_stored
+from depthsearch.cli.commands.watching import check_watchers, watching
+from depthsearch.cli.commands.workers import check_executor, workers
+from depthsearch.cli.live_view import View
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import check_size, make_model
@@ -54,7 +55,6 @@ from depthsearch.study.lease import Lease, lease
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.storage import check_storage
 from depthsearch.training.objective import Task
-from depthsearch.view import View
 from depthsearch.workers import Executor
 
 __all__ = ["cuts", "study"]

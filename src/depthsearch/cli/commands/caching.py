@@ -12,8 +12,8 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Table
 
-from depthsearch.commands.console import console_for, say
-from depthsearch.commands.places import cache_folder
+from depthsearch.cli.commands.console import console_for, say
+from depthsearch.cli.commands.places import cache_folder
 from depthsearch.errors import SettingsError
 from depthsearch.features import kept_files, remove_locks
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from depthsearch.commands.console import say
-from depthsearch.commands.loading import device_here
+from depthsearch.cli.commands.console import say
+from depthsearch.cli.commands.loading import device_here
 from depthsearch.devices import Device, usable_cores
 from depthsearch.errors import SettingsError
 from depthsearch.features import remove_shared, shared_memory_folder
