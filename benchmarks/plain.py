@@ -8,7 +8,8 @@ optimizer, no gradients in the frozen part. What it does not do is keep anything
 resizes every file again and runs the whole network.
 
 Rows, pixels, batches, initial weights and arithmetic are those of
-``depthsearch.training.objective.train_point``, so that the metrics of a trial can be compared with ``==``. On the CPU in float32 the weights agree to the bit.
+``depthsearch.training.objective.train_point``, so that the metrics of a trial can be
+compared with ``==``. On the CPU in float32 the weights agree to the bit.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 
 # The same examples every time, and nothing left in the tree. Loading PyTorch may take any one of them long.
 STEADY = settings(

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.data import views
 from depthsearch.data.views import View
 from depthsearch.errors import SettingsError, StudyError

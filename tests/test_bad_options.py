@@ -8,9 +8,9 @@ from bad_input import STEADY, contents, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthsearch import cli
+from depthsearch.cli import entry
 
-PARSERS: dict[str, argparse.ArgumentParser] = cli._parser()._subparsers._group_actions[0].choices
+PARSERS: dict[str, argparse.ArgumentParser] = entry._parser()._subparsers._group_actions[0].choices
 # How each command is called so that nothing comes of it, whatever the option under test makes of its value.
 REFUSED = {
     # Refused before anything is loaded, as --momentum is of another optimizer.

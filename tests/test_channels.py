@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import depthsearch
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError

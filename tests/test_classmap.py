@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import DataError
 

@@ -24,10 +24,8 @@ import torch
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
 
-from depthsearch import cli
-from depthsearch.cli import commands
+from depthsearch.cli import commands, entry, main
 from depthsearch.cli.commands import searching, workers
-from depthsearch.cli.entry import main
 from depthsearch.cli.live_view import View
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
@@ -188,8 +186,8 @@ def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments,
     assert page.startswith("<!doctype html>")
     assert "# test_resnet on pictures" in text
     (command,) = re.findall(r"```console\n(.*?)\n```", text, re.DOTALL)
-    asked = cli._parser().parse_args(arguments)
-    again = cli._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
+    asked = entry._parser().parse_args(arguments)
+    again = entry._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
     given = {key: value for key, value in vars(asked).items() if value is not None}
     differing = {key for key, value in given.items() if vars(again)[key] != value}
     assert differing == {"name", "storage"}
@@ -272,7 +270,7 @@ def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch) -> Non
     for data in ([], ["--data", "digits"], ["--data", "photos"]):
         assert main(["study", "--backbone", "x", *data]) == 0
     counts = [(arguments.trials, arguments.epochs) for arguments in given]
-    demo, own = (cli.DEMO_TRIALS, cli.DEMO_EPOCHS), (cli.TRIALS, cli.EPOCHS)
+    demo, own = (entry.DEMO_TRIALS, entry.DEMO_EPOCHS), (entry.TRIALS, entry.EPOCHS)
     assert counts == [demo, demo, own]
     assert demo[0] * demo[1] < own[0] * own[1] / 4
 
@@ -757,7 +755,7 @@ TABLED = ["study", "cuts", "report", "status", "stop", "enqueue", "dashboard", "
 
 
 def options_of(command: str) -> list[str]:
-    parser = cli._parser()._subparsers._group_actions[0].choices[command]
+    parser = entry._parser()._subparsers._group_actions[0].choices[command]
     return [next(iter(a.option_strings), a.metavar) for a in parser._actions if a.dest != "help"]
 
 

@@ -19,9 +19,9 @@ import pytest
 from optuna.trial import TrialState
 
 import depthsearch
+from depthsearch.cli import main
 from depthsearch.cli.commands import controlling
 from depthsearch.cli.commands.console import PlainConsole
-from depthsearch.cli.entry import main
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
 from depthsearch.results.stored import read_space

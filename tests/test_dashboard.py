@@ -22,7 +22,7 @@ from chromium import Tab, browser, needs_chromium
 from optuna_dashboard import get_note
 from test_page import FINISHED, NASTY, nasty, trial
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.report.dashboard import refresh
 from depthsearch.report.dashboard.serving import _QuietHandler as QuietHandler

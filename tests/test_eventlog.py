@@ -17,7 +17,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.study import EpochDone, Stopped, TrialStarted, confirm, open_study, search
 from depthsearch.study.loggers.eventlog import KEYS, check_log, forgiving, log_line, open_log

@@ -21,7 +21,6 @@ from optuna_dashboard import wsgi
 from PIL import Image
 from torch import nn
 
-from depthsearch import cli
 from depthsearch.classifier.explain.gallery import INDEX, draw_gallery, pick_photos, read_photos
 from depthsearch.classifier.explain.maps import (
     Comparison,
@@ -36,7 +35,7 @@ from depthsearch.classifier.explain.maps import (
     subject_of,
 )
 from depthsearch.classifier.explain.picture import CELL, INFERNO, VIRIDIS, draw, shown_channels
-from depthsearch.cli.entry import main
+from depthsearch.cli import entry, main
 from depthsearch.errors import CutError, DataError, SettingsError
 from depthsearch.models.backbones import Backbone, load_backbone, state_digest
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
@@ -782,7 +781,7 @@ BAD = [
 
 
 def test_every_option_has_a_bad_value_in_these_tests():
-    parser = cli._parser()._subparsers._group_actions[0].choices["explain"]
+    parser = entry._parser()._subparsers._group_actions[0].choices["explain"]
     options = {action.option_strings[0] for action in parser._actions if action.option_strings}
     tested = {word.partition("=")[0] for given, _ in BAD for word in given if word.startswith("--")}
     assert tested == options - {"-h"}

@@ -16,7 +16,7 @@ from timm.models.vgg import VGG
 from torch import nn
 
 from depthsearch import SearchSpace, find_cut, freeze_before, list_cuts, load, split_at
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.features import Budget
 from depthsearch.models.backbones import load_backbone, make_model

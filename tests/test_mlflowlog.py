@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import pytest
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.study import EpochDone, Stopped, TrialStarted, coordinator, open_study, request_stop, search
 from depthsearch.study.loggers import mlflowlog

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import depthsearch
-from depthsearch import cli
+from depthsearch.cli import entry
 from depthsearch.cli.commands.loading import OPTIONAL_RANGES
 from depthsearch.models import cuts, flattening
 from depthsearch.options import words
@@ -54,12 +54,12 @@ def test_what_the_package_reads_is_shipped_with_it(name: str) -> None:
 
 def test_the_command_line_offers_what_the_library_knows() -> None:
     """Its lists are its own, so that it starts without PyTorch."""
-    assert cli.KINDS == cuts.KINDS
-    assert (cli.AUTO,) == cuts.DEFAULT_KINDS
-    assert cli.HEADS == flattening.HEADS
-    assert set(cli.INTERPOLATIONS) <= {each.name.lower() for each in Image.Resampling}
-    assert set(cli.METRICS) == set(words.METRICS)
-    assert set(cli.ALSO) == set(OPTIONAL_RANGES)
+    assert entry.KINDS == cuts.KINDS
+    assert (entry.AUTO,) == cuts.DEFAULT_KINDS
+    assert entry.HEADS == flattening.HEADS
+    assert set(entry.INTERPOLATIONS) <= {each.name.lower() for each in Image.Resampling}
+    assert set(entry.METRICS) == set(words.METRICS)
+    assert set(entry.ALSO) == set(OPTIONAL_RANGES)
     study = {action.dest: action for action in commands()["study"]._actions}
     assert tuple(study["sampler"].choices) == sampling.SAMPLERS
     assert tuple(study["pruner"].choices) == sampling.PRUNERS
@@ -69,9 +69,9 @@ def test_the_command_line_offers_what_the_library_knows() -> None:
     assert tuple(study["balance"].choices) == words.BALANCES
 
 
-def commands() -> dict[str, cli._Parser]:
+def commands() -> dict[str, entry._Parser]:
     """Parsers of the commands by name."""
-    return cli._parser()._subparsers._group_actions[0].choices
+    return entry._parser()._subparsers._group_actions[0].choices
 
 
 @pytest.mark.parametrize("command", sorted(commands()))

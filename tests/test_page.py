@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from depthsearch import cli
+from depthsearch.cli import entry
 from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
 from depthsearch.report.chartfile import image_files
@@ -491,12 +491,12 @@ def test_a_test_is_told_as_fit_stores_it() -> None:
     ],
 )
 def test_the_command_asks_for_what_was_asked_for(changed: list[str]) -> None:
-    given = cli._parser().parse_args(["study", "--backbone", "tiny", "--epochs", "3", *changed])
+    given = entry._parser().parse_args(["study", "--backbone", "tiny", "--epochs", "3", *changed])
     options = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(given).items()}
     for absent in ("command", "storage", "name", "json"):
         del options[absent]
     command = study_command(options, name="it's", n_trials=9)
-    again = cli._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
+    again = entry._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
     assert vars(again) == {**vars(given), "name": "it's", "trials": 9}
     assert max(map(len, command.splitlines())) < 110
 

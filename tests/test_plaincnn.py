@@ -16,7 +16,7 @@ from optuna.distributions import IntDistribution
 
 from depthsearch import Objective, SearchSpace, list_cuts, load, split_at, transfer_curve
 from depthsearch.classifier.explain.maps import pretrained_classes
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import load_backbone, make_model
 from depthsearch.report.document import as_html, as_markdown

@@ -19,7 +19,7 @@ from torch import nn
 import depthsearch
 from depthsearch.classifier import fitting
 from depthsearch.classifier.fitting import fit
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
 from depthsearch.data.sources.tables import Row
 from depthsearch.devices import choose_device

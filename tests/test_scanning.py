@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.data import files_left_out, image_files, load_data
 from depthsearch.errors import DataError
 

@@ -19,9 +19,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from depthsearch import Objective, SearchSpace, list_cuts
+from depthsearch.cli import main
 from depthsearch.cli.commands.loading import prepare_again
 from depthsearch.cli.commands.weights import weights_by_backbone, with_full_paths
-from depthsearch.cli.entry import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone

@@ -13,7 +13,7 @@ from PIL import Image
 from test_sources import NET, TINY, put_weights, tiny_resnet, tiny_vit, torch_home  # noqa: F401 (fixtures)
 
 import depthsearch
-from depthsearch import cli
+from depthsearch.cli import entry
 from depthsearch.cli.commands import console
 from depthsearch.errors import ModelError
 
@@ -222,7 +222,7 @@ def test_every_command_of_the_page_is_one(monkeypatch) -> None:
     commands = re.findall(r"^\$ depthsearch (.*)$", PAGE.read_text(), re.MULTILINE)
     assert len(commands) > 6
     for command in commands:
-        arguments = cli._parser().parse_args(shlex.split(command))
+        arguments = entry._parser().parse_args(shlex.split(command))
         assert arguments.command in ("cuts", "study", "predict")
 
 

@@ -27,6 +27,7 @@ from postgres_server import PASSWORD
 from privileges import modes_obeyed
 
 from depthsearch import cli
+from depthsearch.cli import entry
 from depthsearch.errors import SettingsError
 from depthsearch.passwords import hidden, without_password
 from depthsearch.signals import deferred, let_through, sigterm_interrupts
@@ -732,7 +733,7 @@ def test_a_command_to_go_on_with_has_no_password(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("depthsearch.cli.commands.fit", interrupted)
-    assert cli.main(["fit", "--storage", "postgresql://u:s3:c@ret@h/d", "--out", "x"]) == cli.INTERRUPTED
+    assert cli.main(["fit", "--storage", "postgresql://u:s3:c@ret@h/d", "--out", "x"]) == entry.INTERRUPTED
     told = capsys.readouterr().err
     assert told.endswith("go on with: depthsearch fit --storage 'postgresql://u:***@h/d' --out x\n")
 

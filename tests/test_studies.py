@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from depthsearch.cli import commands
-from depthsearch.cli.entry import main
+from depthsearch.cli import commands, main
 from depthsearch.models.backbones import make_model
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.cuts import find_cut

@@ -8,9 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from depthsearch import cli
-from depthsearch.cli import commands
-from depthsearch.cli.entry import main
+from depthsearch.cli import commands, entry, main
 from depthsearch.options.reproduction import study_command
 
 
@@ -130,10 +128,10 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
     files |= {"log-file": "log.jsonl", "tensorboard": "runs"}
     paths = [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]
     from_file = vars(merged(EVERY_OPTION))
-    from_line = vars(cli._parser().parse_args(["study", *line.split(), *paths]))
+    from_line = vars(entry._parser().parse_args(["study", *line.split(), *paths]))
     assert {**from_file, "file": None} == from_line
     # Whoever adds an option finds it in a file too.
-    plain = vars(cli._parser().parse_args(["study"]))
+    plain = vars(entry._parser().parse_args(["study"]))
     same = {key for key, value in from_file.items() if value == plain[key]}
     assert same <= {"command", "compile"} | NOT_TOGETHER
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.files import folder_named
 from depthsearch.study import EpochDone, open_study, search

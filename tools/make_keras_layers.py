@@ -1,4 +1,4 @@
-"""Generate ``src/depthsearch/models/keras_layers.json``: the layers of ``keras.applications``, in torch's order.
+"""Generate ``src/depthsearch/models/keras_layers.json``: layers of Keras in torch's order.
 
     python tools/make_keras_layers.py
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from depthsearch.cli.entry import main
+from depthsearch.cli import main
 
 sys.exit(main())
