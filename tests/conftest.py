@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
+pytest_plugins = ["small_backbones"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Point every cache to a temporary folder, before anything that reads these variables is imported."""

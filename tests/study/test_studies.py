@@ -16,7 +16,7 @@ from depthsearch.models.cuts import find_cut
 from depthsearch.models.flattening import flattened
 from depthsearch.search.space import SearchSpace
 
-STUDIES = Path(__file__).parent.parent / "studies"
+STUDIES = Path(__file__).parents[2] / "studies"
 FILES = sorted(STUDIES.glob("*.toml"))
 # Models that take seconds to build.
 LARGE = {"vgg16_catsdogs", "cifar100_superclasses", "resnet50_vs_101_catsdogs"}

@@ -14,7 +14,7 @@ from depthsearch.search.space import Point, SearchSpace
 from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task, train_point
 
-PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "vehicles"
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "vehicles"
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bad_input import OPTIONS, refusal, status_of
 from PIL import Image
-from test_sources import NET, TINY, put_weights, tiny_resnet, tiny_vit, torch_home  # noqa: F401 (fixtures)
+from small_backbones import NET, TINY, put_weights
 
 import depthsearch
 from depthsearch.cli import entry
@@ -142,7 +142,7 @@ def test_an_own_name_is_refused_where_the_network_is_a_librarys(here: Path, caps
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_three_sources_in_one_study_and_a_model_of_each(here: Path, torch_home, tiny_resnet, capsys) -> None:  # noqa: F811
+def test_three_sources_in_one_study_and_a_model_of_each(here: Path, torch_home, tiny_resnet, capsys) -> None:
     put_weights(torch_home, "shufflenet_v2_x0_5")
     own, theirs = "net.py:make", f"hf:{tiny_resnet}"
     names = [TINY, own, theirs]
@@ -166,7 +166,7 @@ def test_three_sources_in_one_study_and_a_model_of_each(here: Path, torch_home, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["transformer", "named logits"])
-def test_what_returns_more_than_logits_is_trained_and_taken_away(here: Path, tiny_vit, which: str) -> None:  # noqa: F811
+def test_what_returns_more_than_logits_is_trained_and_taken_away(here: Path, tiny_vit, which: str) -> None:
     named = "class Named(Net):\n    def forward(self, x): return {'logits': super().forward(x)}"
     Path("net.py").write_text(f"{NET}\n{named}\ndef make(): return Named()")
     backbone = f"hf:{tiny_vit}" if which == "transformer" else "net.py:make"
@@ -215,7 +215,7 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch, 
 
 # --- the documentation --------------------------------------------------------------------------
 
-PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
 
 
 def test_every_command_of_the_page_is_one(monkeypatch) -> None:

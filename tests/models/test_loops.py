@@ -19,7 +19,7 @@ import depthsearch
 from depthsearch import Cut, SearchSpace
 from depthsearch.errors import TraceError
 
-PAGE = Path(__file__).parents[1] / "docs" / "loops.md"
+PAGE = Path(__file__).parents[2] / "docs" / "loops.md"
 SHARED = ""
 
 

@@ -21,7 +21,7 @@ from timm.data import create_transform
 from depthsearch.data import DataSet, image_files, load_data
 from depthsearch.errors import DataError
 
-REAL = Path(__file__).parents[1].parent / "shared" / "data"
+REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
 def paint(path: Path, colour: object, mode: str = "RGB", **options: object) -> None:

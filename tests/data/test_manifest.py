@@ -13,7 +13,7 @@ from PIL import Image
 from depthsearch.data import load_data
 from depthsearch.errors import DataError
 
-REAL = Path(__file__).parents[1].parent / "shared" / "data"
+REAL = Path(__file__).parents[3] / "shared" / "data"
 needs_pyarrow = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow")
 
 
