@@ -43,6 +43,13 @@ def test_every_module_lists_its_public_names(path: Path) -> None:
     assert all(hasattr(module, name) for name in getattr(module, "__all__", ()))
 
 
+def test_no_room_is_crowded() -> None:
+    """A newcomer sees in a minute what lies where."""
+    assert len(list(SOURCE.glob("*.py"))) <= 10
+    packages = {path.parent for path in SOURCE.rglob("*.py")} - {SOURCE}
+    assert not {str(each) for each in packages if len(list(each.glob("*.py"))) > 14}
+
+
 def test_the_version_is_the_installed_one() -> None:
     assert depthsearch.__version__ == version("depthsearch")
 

@@ -883,8 +883,9 @@ def key_of(frozen: FrozenBackbone, viewed: ViewedImages, *, name: str = "", fold
 
 def changed_weight(backbone, layer: str) -> nn.Module:
     model = copy.deepcopy(backbone.model)
-    with torch.no_grad():
-        next(model.get_submodule(layer).parameters()).view(-1)[0] += 1e-3
+    parameter = next(model.get_submodule(layer).parameters())
+    with torch.no_grad():  # whichever memory layout a test before has left it in
+        parameter[(0,) * parameter.dim()] += 1e-3
     return model
 
 
