@@ -14,7 +14,6 @@ from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.study import Study
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -23,7 +22,7 @@ from sqlalchemy.pool import SingletonThreadPool
 from depthsearch.errors import SettingsError
 from depthsearch.study.storage.outage import Away, chain, lacks_log, passes
 
-__all__ = ["ConnectedStorage", "database_of", "is_of_one_thread"]
+__all__ = ["ConnectedStorage", "is_of_one_thread"]
 
 # How long SQLite itself waits for a lock: nothing interrupts it meanwhile.
 LOCK_SECONDS = 0.2
@@ -38,13 +37,6 @@ POSTGRESQL: dict[str, Any] = {
     "tcp_user_timeout": 30_000,
 }
 CREATION_TRIES = 20
-
-
-def database_of(study: Study) -> RDBStorage | None:
-    """Give the database behind a study; None: it is kept otherwise, in this process's memory or a journal."""
-    # Optuna wraps a database in a cache.
-    storage = getattr(study._storage, "_backend", study._storage)
-    return storage if isinstance(storage, RDBStorage) else None
 
 
 def is_of_one_thread(storage: RDBStorage) -> bool:

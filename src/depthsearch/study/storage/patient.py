@@ -215,14 +215,12 @@ class PatientStorage(ConnectedStorage):
     get_trial = _reading(RDBStorage.get_trial)
     _get_trials = _reading(RDBStorage._get_trials)
     _get_best_trial_id = _reading(RDBStorage._get_best_trial_id)
-    _get_stale_trial_ids = _reading(RDBStorage._get_stale_trial_ids)
     set_study_user_attr = _writing(RDBStorage.set_study_user_attr)
     set_study_system_attr = _writing(RDBStorage.set_study_system_attr)
     _set_trial_param = _writing(RDBStorage._set_trial_param)
     set_trial_intermediate_value = _writing(RDBStorage.set_trial_intermediate_value)
     set_trial_user_attr = _writing(RDBStorage.set_trial_user_attr)
     set_trial_system_attr = _writing(RDBStorage.set_trial_system_attr)
-    record_heartbeat = _writing(RDBStorage.record_heartbeat)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study; one without anything in it was made by this call, its answer lost."""
