@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["start_of", "this_machine"]
+__all__ = ["process_lives", "start_of", "this_machine"]
 
 
 def this_machine() -> str | None:
@@ -42,3 +42,17 @@ def start_of(pid: int) -> str | None:
         return None
     # Killed, and nobody has asked yet what became of it.
     return "ended" if fields[0] in "ZX" else fields[19]
+
+
+def process_lives(pid: int, started: str | None) -> bool | None:
+    """Return whether a process of this machine is still there; None where the system does not tell.
+
+    Args:
+        pid: Its number.
+        started: By `start_of`: the same number may have been given to another process since.
+    """
+    if not psutil.pid_exists(pid):
+        return False
+    now = start_of(pid)
+    # The system may hide other users' processes.
+    return None if now is None or started is None else now == started

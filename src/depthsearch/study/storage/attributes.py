@@ -10,7 +10,7 @@ import optuna
 import sqlalchemy
 
 from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of
-from depthsearch.study.storage.patient import PatientStorage
+from depthsearch.study.storage.patient import patiently
 
 __all__ = ["set_system_attrs"]
 
@@ -43,12 +43,9 @@ def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
     ]
     old = (_ATTRIBUTES.c.study_id == study_id) & _ATTRIBUTES.c.key.in_(values)
 
-    def write(_: bool = False) -> None:
+    def write(_: bool) -> None:
         with storage.engine.begin() as connection:
             connection.execute(sqlalchemy.delete(_ATTRIBUTES).where(old))
             connection.execute(sqlalchemy.insert(_ATTRIBUTES), rows)
 
-    if isinstance(storage, PatientStorage):
-        storage.patiently(write, writes=True)
-    else:
-        write()
+    patiently(storage, write, writes=True)

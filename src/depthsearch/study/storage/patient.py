@@ -29,7 +29,7 @@ from depthsearch.signals import let_through
 from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thread
 from depthsearch.study.storage.outage import Away, chain, reason_of
 
-__all__ = ["PatientStorage", "StorageError"]
+__all__ = ["PatientStorage", "StorageError", "patiently"]
 
 PATIENCE_SECONDS = 600.0
 # SQLite: for so long a lock is no outage yet.
@@ -295,6 +295,15 @@ class PatientStorage(ConnectedStorage):
             return is_set or (may_be_done and _is_as_wanted(self.get_trial(trial_id), state, values, tries))
 
         return self.patiently(work, writes=True)
+
+
+def patiently(
+    storage: RDBStorage, work: Callable[[bool], T], *, writes: bool, patience_seconds: float | None = None
+) -> T:
+    """Do something with a database as `PatientStorage.patiently` does; at once with one of another kind."""
+    if isinstance(storage, PatientStorage):
+        return storage.patiently(work, writes=writes, patience_seconds=patience_seconds)
+    return work(False)
 
 
 def _bare_trial() -> FrozenTrial:
