@@ -20,7 +20,6 @@ from optuna.trial import Trial, TrialState
 
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
-from depthsearch.passwords import first_line
 from depthsearch.results.stored import curve_key
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
@@ -40,6 +39,7 @@ from depthsearch.study.lease import Lease
 from depthsearch.study.lost import LOST, MOST_LOST, NEVER_STOPPED
 from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.study.upcoming import upcoming_trials
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve, note_cost
 from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, Training

@@ -33,8 +33,8 @@ from torch.hub import tqdm
 from depthsearch.devices import is_device_fault, is_out_of_memory
 from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.features import remove_shared
-from depthsearch.passwords import first_line
 from depthsearch.signals import deferred
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, portable, run_job

@@ -31,7 +31,7 @@ from depthsearch.errors import DataError, DepthsearchError, StudyError
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.machine import start_of, this_machine
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, portable
