@@ -227,7 +227,7 @@ class Scene:
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """Read a study's events; the last line may be torn."""
     with contextlib.suppress(OSError):
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
 

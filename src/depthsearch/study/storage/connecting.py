@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import SingletonThreadPool
 
 from depthsearch.errors import SettingsError
+from depthsearch.files import is_allowed
 from depthsearch.study.storage.outage import Away, chain, lacks_log, passes
 
 __all__ = ["ConnectedStorage", "is_of_one_thread"]
@@ -126,7 +127,7 @@ class ConnectedStorage(RDBStorage):
         file = self._file
         if file is None or self._mode != "mode=rw" or not lacks_log(error):
             return False
-        return _may(file, os.R_OK) and not _may(file.parent, os.W_OK)
+        return is_allowed(file, os.R_OK) and not is_allowed(file.parent, os.W_OK)
 
     def _freeze(self) -> None:
         """Read a file as one that does not change.
@@ -207,10 +208,6 @@ def _file_of(address: URL) -> Path | None:
     if address.database in (None, "", ":memory:"):
         return None
     return Path(address.database).absolute()
-
-
-def _may(path: Path, mode: int) -> bool:
-    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _recognise(context: ExceptionContext) -> Away | None:
