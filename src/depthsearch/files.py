@@ -168,7 +168,7 @@ def is_allowed(path: Path, mode: int) -> bool:
 
 
 def full_path(path: Path | str) -> Path:
-    """Give the full path, without ``~`` and links so far as they lead anywhere."""
+    """Return the full path, without ``~`` and links so far as they lead anywhere."""
     try:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError):
@@ -177,28 +177,28 @@ def full_path(path: Path | str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path leads to a file, no folder, pipe or device; False where that cannot be found out."""
-    return not _found(path, stat.S_ISREG)
+    """Return whether a path leads to a file, no folder or device; False where it cannot be looked at."""
+    return not _instead(path, stat.S_ISREG)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path leads to a folder; False where that cannot be found out."""
-    return not _found(path, stat.S_ISDIR)
+    """Return whether a path leads to a folder; False where it cannot be looked at."""
+    return not _instead(path, stat.S_ISDIR)
 
 
 def nearest_folder(path: Path) -> Path:
-    """Give what is there of a path: itself, or the nearest folder around it, or a file in its way."""
+    """Return the path if it exists, else its nearest existing ancestor."""
     return next((p for p in (path, *path.absolute().parents) if is_folder(p) or is_file(p)), Path("/"))
 
 
 def why_no_file(path: Path) -> str:
-    """Say in brackets why a path leads to no file; nothing where nothing is there."""
-    return _in_brackets(_found(path, stat.S_ISREG))
+    """Return in brackets why a path leads to no file; empty where nothing is there."""
+    return _in_brackets(_instead(path, stat.S_ISREG))
 
 
 def why_no_folder(path: Path) -> str:
-    """Say in brackets why a path leads to no folder; nothing where nothing is there."""
-    return _in_brackets(_found(path, stat.S_ISDIR))
+    """Return in brackets why a path leads to no folder; empty where nothing is there."""
+    return _in_brackets(_instead(path, stat.S_ISDIR))
 
 
 def read_regular(path: Path, *, most_bytes: int) -> bytes:
@@ -212,16 +212,17 @@ def read_regular(path: Path, *, most_bytes: int) -> bytes:
     # Opening a pipe would wait for somebody who writes into it.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        n_bytes = status.st_size
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or device, not a file", str(path))
-        if found.st_size > most_bytes:
-            raise OSError(errno.EFBIG, f"{found.st_size / 2**30:.1f} GiB is more than can be read", str(path))
+        if n_bytes > most_bytes:
+            raise OSError(errno.EFBIG, f"{n_bytes / 2**30:.1f} GiB is more than can be read", str(path))
         return file.read(most_bytes)
 
 
-def _found(path: Path, is_wanted: Callable[[int], bool]) -> str:
-    """Say what is at a path instead of what is wanted there; empty if that is there."""
+def _instead(path: Path, is_wanted: Callable[[int], bool]) -> str:
+    """Return what is at a path instead of what is wanted there; empty if that is there."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

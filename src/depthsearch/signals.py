@@ -33,7 +33,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does; only in the main thread, elsewhere it does nothing."""
+    """Have SIGTERM end the work as Ctrl-C does, in the main thread; in another this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -59,11 +59,11 @@ class Drain:
 
 
 @contextlib.contextmanager
-def sigterm_drains(told: str) -> Iterator[Drain]:
-    """Let the first SIGTERM ask for an orderly end, and a second one end the work as Ctrl-C does.
+def sigterm_drains(notice: str) -> Iterator[Drain]:
+    """Have the first SIGTERM ask for an orderly end, and a second one end the work as Ctrl-C does.
 
     Args:
-        told: What to say on stderr when it comes.
+        notice: Line to write to stderr when it comes.
     """
     drain = Drain()
 
@@ -73,7 +73,7 @@ def sigterm_drains(told: str) -> Iterator[Drain]:
         drain.is_asked = True
         # In the middle of anything: what is buffered is not to be touched.
         with contextlib.suppress(OSError):
-            os.write(2, f"{told}\n".encode())
+            os.write(2, f"{notice}\n".encode())
 
     if threading.current_thread() is not threading.main_thread():
         yield drain
@@ -87,7 +87,7 @@ def sigterm_drains(told: str) -> Iterator[Drain]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Hold interrupts back while the study is written to, then let them through."""
+    """Hold interrupts back while the study is written to, then deliver them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -106,7 +106,7 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def let_through() -> Iterator[None]:
-    """Let interrupts through again, those held back as well: for who waits while he writes nothing."""
+    """Deliver interrupts again, also those held back, while the caller only waits."""
     if threading.current_thread() is not threading.main_thread() or not _deferring:
         yield
         return
@@ -124,7 +124,7 @@ def let_through() -> Iterator[None]:
 
 @contextlib.contextmanager
 def children_uninterrupted() -> Iterator[None]:
-    """Let processes started meanwhile not hear a terminal's Ctrl-C, which all of its processes get.
+    """Keep a terminal's Ctrl-C, which all of its processes get, from processes started meanwhile.
 
     Windows cannot: there they hear it until they have started.
     """

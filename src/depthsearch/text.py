@@ -37,7 +37,7 @@ def one_line(text: str, *, longest: int | None = LONGEST) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Whether text is shown as it is, in one line, and can be written as UTF-8."""
+    """Return whether text is shown as it is, in one line, and can be written as UTF-8."""
     return printable(text) == text and "\n" not in text
 
 

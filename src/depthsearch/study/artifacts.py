@@ -45,7 +45,7 @@ class Artifacts(FileSystemArtifactStore):
 
 
 def artifact_folder(url: str) -> Path | None:
-    """Name the folder of a database's artifacts: ``studies-artifacts`` beside ``studies.db``.
+    """Return the folder of a database's artifacts: ``studies-artifacts`` beside ``studies.db``.
 
     Args:
         url: SQLAlchemy's.

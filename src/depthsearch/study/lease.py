@@ -33,7 +33,7 @@ from depthsearch.errors import StudyError
 from depthsearch.machine import process_lives, start_of, this_machine
 from depthsearch.signals import deferred
 from depthsearch.study.storage import PatientStorage, database_of, is_of_one_thread, patiently
-from depthsearch.study.storage.optuna_private import study_id_of
+from depthsearch.study.storage.optuna_private import USER_ATTRIBUTES, study_id_of
 
 __all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]
 
@@ -46,14 +46,6 @@ GIVE_BACK_SECONDS = 2.0
 CHANGES = 100
 # The study's user attributes: who runs it, and what its holder is asked.
 COORDINATOR, REQUEST = "coordinator", "stop_request"
-
-# Of Optuna's schema.
-_ATTRIBUTES = sqlalchemy.table(
-    "study_user_attributes",
-    sqlalchemy.column("study_id"),
-    sqlalchemy.column("key"),
-    sqlalchemy.column("value_json"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +231,7 @@ class Lease:
         return holder is not None and holder.token == self._mine.token
 
     def _selected(self, *keys: str) -> sqlalchemy.Select[Any]:
-        columns = _ATTRIBUTES.c
+        columns = USER_ATTRIBUTES.c
         wanted = (columns.study_id == self._study_id) & columns.key.in_(keys)
         return sqlalchemy.select(columns.value_json, columns.key).where(wanted)
 
@@ -295,15 +287,15 @@ class Lease:
         if before is None and wanted is None:
             # Given back where the study has been deleted.
             return True
-        columns = _ATTRIBUTES.c
+        columns = USER_ATTRIBUTES.c
         if before is None:
             values = {"study_id": self._study_id, "key": COORDINATOR, "value_json": after}
-            connection.execute(sqlalchemy.insert(_ATTRIBUTES).values(values))
+            connection.execute(sqlalchemy.insert(USER_ATTRIBUTES).values(values))
             return True
         is_as_read = (columns.study_id == self._study_id) & (columns.key == COORDINATOR)
         is_as_read &= columns.value_json == before
         changed = connection.execute(
-            sqlalchemy.update(_ATTRIBUTES).where(is_as_read).values(value_json=after)
+            sqlalchemy.update(USER_ATTRIBUTES).where(is_as_read).values(value_json=after)
         )
         return bool(changed.rowcount == 1)
 

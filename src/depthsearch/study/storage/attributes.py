@@ -9,18 +9,10 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of
+from depthsearch.study.storage.optuna_private import SYSTEM_ATTRIBUTES, database_of, storage_of, study_id_of
 from depthsearch.study.storage.patient import patiently
 
 __all__ = ["set_system_attrs"]
-
-# Of Optuna's schema.
-_ATTRIBUTES = sqlalchemy.table(
-    "study_system_attributes",
-    sqlalchemy.column("study_id"),
-    sqlalchemy.column("key"),
-    sqlalchemy.column("value_json"),
-)
 
 
 def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
@@ -41,11 +33,11 @@ def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
     rows = [
         {"study_id": study_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()
     ]
-    old = (_ATTRIBUTES.c.study_id == study_id) & _ATTRIBUTES.c.key.in_(values)
+    old = (SYSTEM_ATTRIBUTES.c.study_id == study_id) & SYSTEM_ATTRIBUTES.c.key.in_(values)
 
     def write(_: bool) -> None:
         with storage.engine.begin() as connection:
-            connection.execute(sqlalchemy.delete(_ATTRIBUTES).where(old))
-            connection.execute(sqlalchemy.insert(_ATTRIBUTES), rows)
+            connection.execute(sqlalchemy.delete(SYSTEM_ATTRIBUTES).where(old))
+            connection.execute(sqlalchemy.insert(SYSTEM_ATTRIBUTES), rows)
 
     patiently(storage, write, writes=True)

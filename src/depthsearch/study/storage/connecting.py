@@ -9,7 +9,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
@@ -21,7 +20,8 @@ from sqlalchemy.pool import SingletonThreadPool
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_allowed
-from depthsearch.study.storage.outage import Away, chain, lacks_log, passes
+from depthsearch.study.storage.databasefile import database_file
+from depthsearch.study.storage.outage import Away, chain, is_transient, lacks_log
 
 __all__ = ["ConnectedStorage", "is_of_one_thread"]
 
@@ -41,7 +41,7 @@ CREATION_TRIES = 20
 
 
 def is_of_one_thread(storage: RDBStorage) -> bool:
-    """Say whether another thread sees another database: SQLite's in memory."""
+    """Return whether another thread would see another database: SQLite's in memory."""
     return isinstance(storage.engine.pool, SingletonThreadPool)
 
 
@@ -71,7 +71,9 @@ class ConnectedStorage(RDBStorage):
         self._engine: Engine | None = None
         self._address, self._shown, self._busy = address, shown, busy_seconds
         self._local = threading.local()
-        self._file = _file_of(address)
+        # An address of SQLite's own says itself how the file is opened.
+        file = None if address.query.get("uri") else database_file(address)
+        self._file = file and file.absolute()
         # SQLite's: open for reading and writing, and create it only now.
         self._mode = "mode=rw" if self._file and self._file.exists() else "mode=rwc"
         self._open()
@@ -116,14 +118,11 @@ class ConnectedStorage(RDBStorage):
             return {"connect_args": {"timeout": min(LOCK_SECONDS, self._busy)}}
         if self._address.get_driver_name() not in ("psycopg", "psycopg2"):
             return {"pool_pre_ping": True}
-        asked = self._address.query
-        return {
-            "pool_pre_ping": True,
-            "connect_args": {key: value for key, value in POSTGRESQL.items() if key not in asked},
-        }
+        options = {key: value for key, value in POSTGRESQL.items() if key not in self._address.query}
+        return {"pool_pre_ping": True, "connect_args": options}
 
     def _can_be_frozen(self, error: BaseException) -> bool:
-        """Say whether SQLite fails for want of a place for its log, beside a file that nobody here writes."""
+        """Return whether SQLite lacks a place for its log, beside a file that nobody here writes."""
         file = self._file
         if file is None or self._mode != "mode=rw" or not lacks_log(error):
             return False
@@ -157,7 +156,7 @@ class ConnectedStorage(RDBStorage):
             self._engine.dispose()
         self._engine = engine
         weakref.finalize(self, engine.dispose)
-        event.listen(engine, "handle_error", _recognise)
+        event.listen(engine, "handle_error", _as_away)
         event.listen(engine, "begin", _weakly(self._begin))
         # In memory there is but one connection, and nobody to wait for.
         if engine.dialect.name == "sqlite" and not is_of_one_thread(self):
@@ -192,28 +191,19 @@ class ConnectedStorage(RDBStorage):
 
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:
     """Make a listener that does not keep a storage alive, so that its connections are closed with it."""
-    known = weakref.WeakMethod(method)
+    reference = weakref.WeakMethod(method)
 
     def listen(*arguments: Any) -> None:
-        if found := known():
-            found(*arguments)
+        if living := reference():
+            living(*arguments)
 
     return listen
 
 
-def _file_of(address: URL) -> Path | None:
-    """Name the file of an SQLite database; None: in memory, a URI that says itself how, or no SQLite."""
-    if address.get_backend_name() != "sqlite" or address.query.get("uri"):
-        return None
-    if address.database in (None, "", ":memory:"):
-        return None
-    return Path(address.database).absolute()
-
-
-def _recognise(context: ExceptionContext) -> Away | None:
-    """Tell what passes by itself from other errors, before Optuna makes one of both."""
+def _as_away(context: ExceptionContext) -> Away | None:
+    """Turn an error that a retry may mend into `Away`, before Optuna makes one kind of all."""
     error = context.original_exception
-    if context.is_pre_ping or not passes(error, is_disconnect=context.is_disconnect):
+    if context.is_pre_ping or not is_transient(error, is_disconnect=context.is_disconnect):
         return None
     return Away(error, is_connected=context.connection is not None)
 
@@ -242,5 +232,5 @@ def _use_log(connection: Connection) -> None:
 
 
 def _is_race(error: BaseException) -> bool:
-    """Say whether another process has made a table, or written its first row, just before this one."""
+    """Return whether another process has made a table, or written its first row, just before this one."""
     return any(isinstance(cause, IntegrityError) or "already exists" in str(cause) for cause in chain(error))

@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from depthsearch.errors import SettingsError
@@ -20,8 +20,8 @@ TABLES = frozenset({"version_info", "studies", "study_user_attributes", "trials"
 OPTUNAS = "alembic_version"
 
 
-def database_file(url: str) -> Path | None:
-    """Name the file of an SQLite database; None for one in memory, on a server, or that is no database.
+def database_file(url: str | URL) -> Path | None:
+    """Return the file of an SQLite database; None for one in memory, on a server, or that is no database.
 
     Args:
         url: SQLAlchemy's.
@@ -51,13 +51,14 @@ def refuse_foreign(url: str) -> None:
     if tables and not tables >= TABLES:
         ours = bool(tables & TABLES) and OPTUNAS in tables
         lacking = f"it lacks {', '.join(sorted(TABLES - tables))}: restore a copy"
-        held = ", ".join(map(printable, sorted(tables)[:3])) + (", ..." if len(tables) > 3 else "")
-        told = lacking if ours else f"it is another program's, with the tables {held}: give another file"
-        raise SettingsError(f"--storage {url} cannot be opened: {told}. Nothing in it was changed.")
+        names = ", ".join(map(printable, sorted(tables)[:3])) + (", ..." if len(tables) > 3 else "")
+        foreign = f"it is another program's, with the tables {names}: give another file"
+        reason = lacking if ours else foreign
+        raise SettingsError(f"--storage {url} cannot be opened: {reason}. Nothing in it was changed.")
 
 
 def _tables(path: Path) -> set[str]:
-    """Name the tables of a database; none also where that cannot be found out: opening it tells more."""
+    """Return the tables of a database; none also where that cannot be found out: opening it tells more."""
     with contextlib.suppress(sqlite3.Error, ValueError):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
         with contextlib.closing(connection):

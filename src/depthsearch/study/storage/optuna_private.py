@@ -10,12 +10,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import sqlalchemy
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 __all__ = [
+    "SYSTEM_ATTRIBUTES",
+    "TRIAL_ID",
+    "USER_ATTRIBUTES",
     "database_of",
     "fixed_params",
     "forget_artifact",
@@ -25,6 +29,13 @@ __all__ = [
     "study_id_of",
     "trial_id_of",
 ]
+
+
+# Of the tables of Optuna's schema. Those of attributes have each key of a study once.
+_COLUMNS = ("study_id", "key", "value_json")
+USER_ATTRIBUTES = sqlalchemy.table("study_user_attributes", *map(sqlalchemy.column, _COLUMNS))
+SYSTEM_ATTRIBUTES = sqlalchemy.table("study_system_attributes", *map(sqlalchemy.column, _COLUMNS))
+TRIAL_ID = sqlalchemy.table("trials", sqlalchemy.column("trial_id")).c.trial_id
 
 
 def storage_of(study: Study) -> BaseStorage:

@@ -1,4 +1,4 @@
-"""What a database's error tells: whether it passes by itself, and its reason in a line without a password."""
+"""What a database's error tells: whether a retry may succeed, and its reason in a line without a password."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sqlite3
 
 from depthsearch.text import first_line
 
-__all__ = ["Away", "chain", "lacks_log", "passes", "reason_of"]
+__all__ = ["Away", "chain", "is_transient", "lacks_log", "reason_of"]
 
 # SQLite's result codes: the database is busy, a table locked, an I/O error, the disk full, the file not to
 # be opened (its folder is away), a race for the lock of the write-ahead log.
 LOCKS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
-PASSING = (*LOCKS, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
+TRANSIENT = (*LOCKS, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
 # SQLSTATE, or its class: connection, resources (disk full, too many connections), the system's I/O, shutting
 # down or starting, deadlock, serialization, lock not available. Not a database that was dropped.
 # Source: PostgreSQL documentation, appendix A, error codes.
@@ -49,15 +49,15 @@ class Away(Exception):
         self.may_be_done = is_connected and not self.is_lock
 
 
-def passes(error: BaseException | None, *, is_disconnect: bool = False) -> bool:
-    """Say whether an error is a matter of time: the same may work later.
+def is_transient(error: BaseException | None, *, is_disconnect: bool = False) -> bool:
+    """Return whether a retry may succeed.
 
     Args:
         error: The driver's.
         is_disconnect: Whether SQLAlchemy found the connection broken.
     """
     if isinstance(error, sqlite3.Error):
-        return _sqlite_code(error) in PASSING
+        return _sqlite_code(error) in TRANSIENT
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if state:
         return str(state).startswith(STATES)
@@ -68,21 +68,21 @@ def passes(error: BaseException | None, *, is_disconnect: bool = False) -> bool:
 
 
 def lacks_log(error: BaseException) -> bool:
-    """Say whether SQLite can neither make nor use the files of its log."""
+    """Return whether SQLite can neither make nor use the files of its log."""
     return _sqlite_code(chain(error)[-1]) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 def chain(error: BaseException | None) -> list[BaseException]:
-    """List an error and those that it was raised from."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
+    """Return an error and those that it was raised from, the first cause last."""
+    errors: list[BaseException] = []
+    while error is not None and error not in errors:
+        errors.append(error)
         error = error.__cause__
-    return found
+    return errors
 
 
 def reason_of(error: BaseException) -> str:
-    """Give the reason at the bottom of a database's error, a line without a password."""
+    """Return the reason at the bottom of a database's error, a line without a password."""
     # libpq names the server, which whoever reads this knows.
     where = r"^connection failed: connection to server at .*? failed: (FATAL: +)?"
     return re.sub(where, "", first_line(chain(error)[-1]))

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError, TimeoutError
 from depthsearch.errors import DepthsearchError
 from depthsearch.signals import let_through
 from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thread
+from depthsearch.study.storage.optuna_private import TRIAL_ID
 from depthsearch.study.storage.outage import Away, chain, reason_of
 
 __all__ = ["PatientStorage", "StorageError", "patiently"]
@@ -45,17 +46,9 @@ class StorageError(DepthsearchError, StorageInternalError):
     """A database that cannot be used: away for too long, or it refuses."""
 
 
-def _reading(method: Callable[..., Any]) -> Any:
-    """Make a method that reads wait for a database that is away."""
-    return _patient(method, writes=False)
+def _patient(method: Callable[..., Any], *, writes: bool = False) -> Any:
+    """Make a method wait for a database that is away; one that writes does the same when done twice."""
 
-
-def _writing(method: Callable[..., Any]) -> Any:
-    """Make a method wait that writes the same when it is done twice."""
-    return _patient(method, writes=True)
-
-
-def _patient(method: Callable[..., Any], *, writes: bool) -> Any:
     @functools.wraps(method)
     def patient(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
         return self.patiently(lambda _: method(self, *args, **kwargs), writes=writes)
@@ -84,7 +77,7 @@ class PatientStorage(ConnectedStorage):
         super().__init__(address, shown, busy_seconds=busy_seconds)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let another process open it anew."""
+        """Return how another process opens it anew."""
         make = functools.partial(PatientStorage, patience_seconds=self._patience, busy_seconds=self._busy)
         return make, (self._address, self._shown)
 
@@ -201,26 +194,26 @@ class PatientStorage(ConnectedStorage):
 
     # --- what Optuna asks of it -----------------------------------------------------------------
 
-    get_current_version = _reading(RDBStorage.get_current_version)
-    get_study_id_from_name = _reading(RDBStorage.get_study_id_from_name)
-    get_study_name_from_id = _reading(RDBStorage.get_study_name_from_id)
-    get_study_directions = _reading(RDBStorage.get_study_directions)
-    get_study_user_attrs = _reading(RDBStorage.get_study_user_attrs)
-    get_study_system_attrs = _reading(RDBStorage.get_study_system_attrs)
-    get_all_studies = _reading(RDBStorage.get_all_studies)
-    get_trial_user_attrs = _reading(RDBStorage.get_trial_user_attrs)
-    get_trial_system_attrs = _reading(RDBStorage.get_trial_system_attrs)
-    get_trial_param = _reading(RDBStorage.get_trial_param)
-    get_trial_id_from_study_id_trial_number = _reading(RDBStorage.get_trial_id_from_study_id_trial_number)
-    get_trial = _reading(RDBStorage.get_trial)
-    _get_trials = _reading(RDBStorage._get_trials)
-    _get_best_trial_id = _reading(RDBStorage._get_best_trial_id)
-    set_study_user_attr = _writing(RDBStorage.set_study_user_attr)
-    set_study_system_attr = _writing(RDBStorage.set_study_system_attr)
-    _set_trial_param = _writing(RDBStorage._set_trial_param)
-    set_trial_intermediate_value = _writing(RDBStorage.set_trial_intermediate_value)
-    set_trial_user_attr = _writing(RDBStorage.set_trial_user_attr)
-    set_trial_system_attr = _writing(RDBStorage.set_trial_system_attr)
+    get_current_version = _patient(RDBStorage.get_current_version)
+    get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
+    get_study_directions = _patient(RDBStorage.get_study_directions)
+    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
+    get_all_studies = _patient(RDBStorage.get_all_studies)
+    get_trial_user_attrs = _patient(RDBStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _patient(RDBStorage.get_trial_system_attrs)
+    get_trial_param = _patient(RDBStorage.get_trial_param)
+    get_trial_id_from_study_id_trial_number = _patient(RDBStorage.get_trial_id_from_study_id_trial_number)
+    get_trial = _patient(RDBStorage.get_trial)
+    _get_trials = _patient(RDBStorage._get_trials)
+    _get_best_trial_id = _patient(RDBStorage._get_best_trial_id)
+    set_study_user_attr = _patient(RDBStorage.set_study_user_attr, writes=True)
+    set_study_system_attr = _patient(RDBStorage.set_study_system_attr, writes=True)
+    _set_trial_param = _patient(RDBStorage._set_trial_param, writes=True)
+    set_trial_intermediate_value = _patient(RDBStorage.set_trial_intermediate_value, writes=True)
+    set_trial_user_attr = _patient(RDBStorage.set_trial_user_attr, writes=True)
+    set_trial_system_attr = _patient(RDBStorage.set_trial_system_attr, writes=True)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study; one without anything in it was made by this call, its answer lost."""
@@ -263,16 +256,16 @@ class PatientStorage(ConnectedStorage):
         create = super()._create_new_trial
 
         def work(may_be_done: bool) -> FrozenTrial:
-            made = self._get_trials(study_id, None, set(), newest) if may_be_done else []
-            found = next((trial for trial in made if _is_made_from(trial, template)), None)
-            return create(study_id, template) if found is None else found
+            later = self._get_trials(study_id, None, set(), newest) if may_be_done else []
+            made = next((trial for trial in later if _is_made_from(trial, template)), None)
+            return create(study_id, template) if made is None else made
 
         return self.patiently(work, writes=True)
 
     def _newest_trial_id(self) -> int:
         with self.engine.connect() as connection:
             # Numbers begin with 1.
-            return int(connection.execute(sqlalchemy.text("SELECT MAX(trial_id) FROM trials")).scalar() or 0)
+            return int(connection.execute(sqlalchemy.select(sqlalchemy.func.max(TRIAL_ID))).scalar() or 0)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -286,13 +279,13 @@ class PatientStorage(ConnectedStorage):
             try:
                 is_set = set_(trial_id, state, values)
             except UpdateFinishedTrialError:
-                if may_be_done and _is_as_wanted(self.get_trial(trial_id), state, values, tries):
+                if may_be_done and _is_set_by_us(self.get_trial(trial_id), state, values, tries):
                     return True
                 raise
             finally:
                 tries.append((began, datetime.now()))
             # It runs: begun by another, or by a try whose answer was lost.
-            return is_set or (may_be_done and _is_as_wanted(self.get_trial(trial_id), state, values, tries))
+            return is_set or (may_be_done and _is_set_by_us(self.get_trial(trial_id), state, values, tries))
 
         return self.patiently(work, writes=True)
 
@@ -324,20 +317,20 @@ def _bare_trial() -> FrozenTrial:
 
 
 def _is_made_from(trial: FrozenTrial, template: FrozenTrial) -> bool:
-    """Say whether a trial was made from a template; it may have been begun since."""
+    """Return whether a trial was made from a template; it may have been begun since."""
     if template.datetime_start is not None and trial.datetime_start != template.datetime_start:
         return False
     pairs = ((trial.user_attrs, template.user_attrs), (trial.system_attrs, template.system_attrs))
     return all(made.get(key) == value for made, asked in pairs for key, value in asked.items())
 
 
-def _is_as_wanted(
+def _is_set_by_us(
     trial: FrozenTrial,
     state: TrialState,
     values: Sequence[float] | None,
     tries: Sequence[tuple[datetime, datetime]],
 ) -> bool:
-    """Say whether a trial has a state and values that one of these tries has set."""
+    """Return whether a trial has a state and values that one of these tries has set."""
     when = trial.datetime_start if state == TrialState.RUNNING else trial.datetime_complete
     is_ours = when is not None and any(began <= when <= ended for began, ended in tries)
     return is_ours and trial.state == state and (values is None or list(values) == trial.values)
