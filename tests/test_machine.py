@@ -1,12 +1,16 @@
-"""How much memory is free where a job or a container may not have all of the machine's."""
+"""How much memory is free where a job or a container may not have all of the machine's; who lives."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from depthsearch.machine import free_memory_bytes
+from depthsearch import machine
+from depthsearch.machine import free_memory_bytes, process_lives, start_of
 
 MACHINE = 10_000_000
 
@@ -92,3 +96,23 @@ def test_files_that_were_read_once_are_no_use_of_memory(group) -> None:
     assert group("4:memory:/a\n", first("a/", 1_000_000, 990_000, stat))() == 860_000
     # The numbers are not of one moment.
     assert group("4:memory:/a\n", first("a/", 1_000_000, 840_000, stat))() == 1_000_000
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def test_a_process_lives_until_it_ends_and_a_later_one_of_its_number_is_another() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        started = start_of(process.pid)
+        assert process_lives(process.pid, started) is True
+        assert process_lives(process.pid, f"{started}1") is False
+    assert process_lives(process.pid, started) is False
+
+
+def test_a_process_that_the_system_hides_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = start_of(os.getpid())
+    monkeypatch.setattr(machine, "start_of", lambda _: None)
+    monkeypatch.setattr(psutil, "pid_exists", lambda _: False)
+    assert process_lives(os.getpid(), started) is None
+    # That of nobody is.
+    assert sys.platform == "win32" or process_lives(2**22 + 1, started) is False

@@ -151,11 +151,18 @@ def process_lives(pid: int, started: str | None) -> bool | None:
         pid: Its number.
         started: By `start_of`: the same number may have been given to another process since.
     """
-    if not psutil.pid_exists(pid):
-        return False
     now = start_of(pid)
-    # The system may hide other users' processes.
-    return None if now is None or started is None else now == started
+    if now is not None and started is not None:
+        return now == started
+    # The system does not tell, or hides other users' processes, also from psutil.
+    try:
+        if sys.platform != "win32":  # where it would end the process
+            os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return None
 
 
 def name_process(name: str) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -16,6 +16,7 @@ __all__ = [
     "Drain",
     "children_uninterrupted",
     "deferred",
+    "handled",
     "let_through",
     "name_of_signal",
     "sigterm_drains",
@@ -24,25 +25,37 @@ __all__ = [
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What each `deferred` of the main thread holds back, and the handlers that were there before it.
-_deferring: list[tuple[list[int], list[Any]]] = []
+_deferring: list[tuple[list[int], Mapping[int, Any]]] = []
+
+
+@contextlib.contextmanager
+def handled(handlers: Mapping[int, Any]) -> Iterator[Mapping[int, Any]]:
+    """Handle signals otherwise meanwhile; in another thread than the main one nothing changes.
+
+    Args:
+        handlers: As `signal.signal` takes them, by the signals' numbers.
+
+    Yields:
+        The handlers that were there before; empty in another thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield {}
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> contextlib.AbstractContextManager[object]:
     """Have SIGTERM end the work as Ctrl-C does, in the main thread; in another this does nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = [signal.signal(number, _interrupt) for number in SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
+    return handled(dict.fromkeys(SIGNALS, _interrupt))
 
 
 @dataclass(slots=True)
@@ -75,33 +88,27 @@ def sigterm_drains(notice: str) -> Iterator[Drain]:
         with contextlib.suppress(OSError):
             os.write(2, f"{notice}\n".encode())
 
-    if threading.current_thread() is not threading.main_thread():
+    with handled({signal.SIGTERM: note}):
         yield drain
-        return
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield drain
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Hold interrupts back while the study is written to, then deliver them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     held: list[int] = []
-    before = [signal.signal(number, lambda n, _: held.append(n)) for number in SIGNALS]
-    _deferring.append((held, before))
     try:
-        yield
+        with handled(dict.fromkeys(SIGNALS, lambda number, _: held.append(number))) as before:
+            if not before:
+                yield
+                return
+            _deferring.append((held, before))
+            try:
+                yield
+            finally:
+                _deferring.pop()
     finally:
-        _deferring.pop()
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
-        for each in held:
-            signal.raise_signal(each)
+        for number in held:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
@@ -111,15 +118,11 @@ def let_through() -> Iterator[None]:
         yield
         return
     _, outermost = _deferring[0]
-    deferring = [signal.signal(n, handler) for n, handler in zip(SIGNALS, outermost, strict=True)]
-    try:
+    with handled(outermost):
         for held, _ in _deferring:
             if held:
                 signal.raise_signal(held.pop(0))
         yield
-    finally:
-        for number, handler in zip(SIGNALS, deferring, strict=True):
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -13,12 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from depthsearch.errors import SettingsError
 from depthsearch.machine import usable_cores
+from depthsearch.signals import handled
 from depthsearch.text import first_line
 
 __all__ = ["connect", "import_ray", "reason_of"]
@@ -111,14 +111,8 @@ def _quiet(ray: Any) -> Iterator[None]:
 
     # Of each node that goes it prints pages of logs to the standard output, and has no option against that.
     ray._private.worker.print_to_stdstream = note
-    if threading.current_thread() is not threading.main_thread():
+    with handled({signal.SIGTERM: signal.getsignal(signal.SIGTERM)}):
         yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _check(address: str) -> None:
