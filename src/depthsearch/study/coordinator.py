@@ -36,7 +36,7 @@ from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
-from depthsearch.study.run import Run
+from depthsearch.study.running import Run
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 from depthsearch.training.objective import Task, tasks_of
 from depthsearch.workers import Executor, InProcess
