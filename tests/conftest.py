@@ -59,7 +59,7 @@ def open_quick_storage():
 
 @pytest.fixture(scope="session")
 def _postgres_server():
-    import postgres_server
+    from benchmarks.shared import postgres_server
 
     if reason := postgres_server.why_missing():
         pytest.skip(reason)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from postgres_server import why_missing
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from benchmarks.shared.postgres_server import why_missing
+
+ROOT = Path(__file__).parents[1]
 NET = "test_resnet"
 
 pytestmark = pytest.mark.slow
@@ -34,43 +35,45 @@ def photos(digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(script: str, *options: object, cache: Path, status: int = 0) -> str:
     """Run a script that ends with a status; give what it printed."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    command = [sys.executable, str(BENCHMARKS / script), *map(str, options)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", f"benchmarks.{script}", *map(str, options)]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == status, f"{ended.stdout}\n{ended.stderr}"
     return ended.stdout
 
 
 def test_grid24_has_equal_metrics_on_both_sides(photos: Path, tmp_path: Path) -> None:
     options = ("--data", photos, "--weights", "random", "--image-size", 32, "--limit-images", 8)
-    shown = run("grid24.py", *options, "--epochs", 1, "--precision", "float32", cache=tmp_path)
+    shown = run("speed.grid24", *options, "--epochs", 1, "--precision", "float32", cache=tmp_path)
     assert "Equal     24 of 24 trials in every score and validation loss" in shown
 
 
 def test_plain_runs_a_study(photos: Path, tmp_path: Path) -> None:
     options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
-    assert "a trial (n = 2 trials)" in run("plain.py", *options, "--trials", 2, "--epochs", 1, cache=tmp_path)
+    assert "a trial (n = 2 trials)" in run(
+        "speed.plain", *options, "--trials", 2, "--epochs", 1, cache=tmp_path
+    )
 
 
 def test_suffix_rate_prints_a_ratio_for_each_cut(photos: Path, tmp_path: Path) -> None:
     options = ("--data", photos, "--backbone", NET, "--image-size", 32, "--batch-size", 8, "--rounds", 1)
-    assert run("suffix_rate.py", *options, cache=tmp_path).count(f"| {NET} |") == 5
+    assert run("speed.suffix_rate", *options, cache=tmp_path).count(f"| {NET} |") == 5
 
 
 def test_memory_prints_a_row_for_each_budget(photos: Path, tmp_path: Path) -> None:
-    shown = run("memory.py", "--data", photos, "--backbone", NET, "--image-size", 32, cache=tmp_path)
+    shown = run("speed.memory", "--data", photos, "--backbone", NET, "--image-size", 32, cache=tmp_path)
     assert shown.count(" MiB |") >= 3
 
 
 def test_demo_finds_the_same_cold_and_warm(tmp_path: Path) -> None:
     study = f"--backbone {NET} --weights random --image-size 16 --trials 3 --epochs 1 --precision float32"
-    shown = run("demo.py", "--", *study.split(), cache=tmp_path)
+    shown = run("speed.demo", "--", *study.split(), cache=tmp_path)
     assert "the best cut and its score are the same" in shown
 
 
 def test_views_prints_a_row_for_each_number_of_views(photos: Path, tmp_path: Path) -> None:
     options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
     settings = ("--layer", "fc", "--epochs", 2, "--seeds", 2, "--views", 1, 2)
-    shown = run("views.py", *options, *settings, cache=tmp_path)
+    shown = run("speed.views", *options, *settings, cache=tmp_path)
     assert [name for name in ("1", "2", "fresh") if f"\n| {name} | " not in shown] == []
 
 
@@ -78,32 +81,32 @@ def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
     table = tmp_path / "digits.json"
     options = ("--backbone", NET, "--weights", "random", "--image-size", 16, "--epochs", 1)
     grid = ("--cuts", 3, "--learning-rates", "1e-3,1e-2", "--precision", "float32", "--out", table)
-    run("first_depths.py", "table", *options, *grid, cache=tmp_path)
-    shown = run("first_depths.py", "compare", table, "--seeds", 1, "--trials", 7, cache=tmp_path)
+    run("search.first_depths", "table", *options, *grid, cache=tmp_path)
+    shown = run("search.first_depths", "compare", table, "--seeds", 1, "--trials", 7, cache=tmp_path)
     assert "centred" in shown
 
 
 def test_backbones_compares_one_study_with_one_each(tmp_path: Path) -> None:
-    shown = run("backbones.py", "--studies", 2, "--trials", 16, "--backbones", 2, cache=tmp_path)
+    shown = run("search.backbones", "--studies", 2, "--trials", 16, "--backbones", 2, cache=tmp_path)
     assert "2 draws of 2 backbones, 16 trials in one study each" in shown
     assert all(f"| {way}" in shown for way in ("one study each", "jointly", "conditional, TPE"))
 
 
 def test_confirm_says_how_often_the_set_holds_the_best(tmp_path: Path) -> None:
-    shown = run("confirm.py", "--studies", 2, "--trials", 7, cache=tmp_path)
+    shown = run("search.confirm", "--studies", 2, "--trials", 7, cache=tmp_path)
     assert "simulated, relation 0: 2 studies of 7 trials" in shown
     assert any(f"| {n}/2 " in shown for n in (0, 1, 2))
 
 
 def test_aims_compares_the_fronts_that_are_found(tmp_path: Path) -> None:
-    shown = run("aims.py", "--studies", 2, "--trials", 7, "--cost", "parameters", cache=tmp_path)
+    shown = run("search.aims", "--studies", 2, "--trials", 7, "--cost", "parameters", cache=tmp_path)
     assert "2 studies of 7 trials each way, score against parameters, sampler auto" in shown
     assert [name for name in ("accuracy+cost", "accuracy", "random") if f"| {name} " not in shown] == []
 
 
 def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None:
     options = ("--workers", 1, 2, "--trials", 4, "--epoch-seconds", 0.01)
-    shown = run("workers.py", *options, cache=tmp_path)
+    shown = run("speed.workers", *options, cache=tmp_path)
     rows = [line for line in shown.splitlines() if line.startswith(("| 1 | 4 |", "| 2 | 4 |"))]
     assert len(rows) == 2
     # Two may begin a fifth trial in the same moment.
@@ -111,7 +114,7 @@ def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None
 
 
 def test_workers_that_train_have_nothing_beside_them(tmp_path: Path) -> None:
-    shown = run("workers.py", "--workers", 2, "--real", cache=tmp_path)
+    shown = run("speed.workers", "--workers", 2, "--real", cache=tmp_path)
     assert re.search(r"^\| 2 \| 16 \| [\d.]+ \| 1\.00 \|$", shown, re.MULTILINE), shown
 
 
@@ -121,7 +124,7 @@ CLEAN = r"\| 0 \| \d\d \| 0 \| 0 \| 0 \| 0 \| yes \|"
 
 def test_faults_prints_a_clean_account(tmp_path: Path) -> None:
     options = ("--kills", 4, "--storage", "sqlite", "--only", "kills", "--seconds-between", 2)
-    shown = run("faults.py", *SMALL, *options, cache=tmp_path)
+    shown = run("faults.campaign", *SMALL, *options, cache=tmp_path)
     assert re.search(rf"^\| kills, SQLite, study 1 \| [1-4] \(1\) \|.*{CLEAN}", shown, re.MULTILINE), shown
 
 
@@ -129,7 +132,7 @@ def test_faults_prints_a_clean_account(tmp_path: Path) -> None:
 def test_faults_takes_the_database_away(storage: str, tmp_path: Path) -> None:
     if storage == "postgres" and (reason := why_missing()):
         pytest.skip(reason)
-    shown = run("faults.py", *SMALL, "--only", "database", "--storage", storage, cache=tmp_path)
+    shown = run("faults.campaign", *SMALL, "--only", "database", "--storage", storage, cache=tmp_path)
     done = {"sqlite": "SQLite locked for 1 s", "postgres": "PostgreSQL killed, back after 1 s"}[storage]
     # Started once: the study pauses.
     assert re.search(rf"^\| {done} \| 3 \(3\) \| 0 \+ 0 \| 1 {CLEAN}", shown, re.MULTILINE), shown
@@ -137,5 +140,5 @@ def test_faults_takes_the_database_away(storage: str, tmp_path: Path) -> None:
 
 def test_faults_that_did_not_happen_are_no_clean_account(tmp_path: Path) -> None:
     options = ("--storage", "sqlite", "--only", "kills", "--seconds-between", 1e6)
-    shown = run("faults.py", *SMALL, *options, cache=tmp_path, status=1)
+    shown = run("faults.campaign", *SMALL, *options, cache=tmp_path, status=1)
     assert "| kills, SQLite, study 1 | 0 (1) | 0 + 0 | 1 | 0 |" in shown

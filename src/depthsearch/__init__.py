@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from depthsearch.models.freezing import Frozen, freeze_before
     from depthsearch.models.heads import make_head
     from depthsearch.models.split import Split, joined_state, split_at
-    from depthsearch.search.space import Point, SearchSpace
+    from depthsearch.search import Point, SearchSpace
     from depthsearch.study import enqueue, request_stop
     from depthsearch.study.progress import Status, status
-    from depthsearch.training.loop import Recipe
-    from depthsearch.training.objective import Objective, Task, TransferCurve, transfer_curve
+    from depthsearch.training import Objective, Recipe, Task, TransferCurve, transfer_curve
 
 __version__ = "0.1.0"
 
@@ -35,16 +34,16 @@ _HOMES = {
     "DataSet": "data",
     "DepthsearchError": "errors",
     "Frozen": "models.freezing",
-    "Objective": "training.objective",
-    "Point": "search.space",
+    "Objective": "training",
+    "Point": "search",
     "Prediction": "classifier.model",
-    "Recipe": "training.loop",
+    "Recipe": "training",
     "Sample": "data",
-    "SearchSpace": "search.space",
+    "SearchSpace": "search",
     "Split": "models.split",
     "Status": "study.progress",
-    "Task": "training.objective",
-    "TransferCurve": "training.objective",
+    "Task": "training",
+    "TransferCurve": "training",
     "choose_budget": "features",
     "choose_device": "devices",
     "enqueue": "study",
@@ -59,7 +58,7 @@ _HOMES = {
     "request_stop": "study",
     "split_at": "models.split",
     "status": "study.progress",
-    "transfer_curve": "training.objective",
+    "transfer_curve": "training",
 }
 
 __all__ = [

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import faults
 import optuna
 import pytest
-import workers
-from faults import Account, Bench, Disturbed, Scene
 from optuna.trial import TrialState, create_trial
+
+from benchmarks.faults import campaign as faults
+from benchmarks.faults.campaign import Account, Bench, Disturbed, Scene
+from benchmarks.speed import workers
 
 CLEAN = Account(
     made=3,

@@ -23,9 +23,9 @@ import racing
 import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
-from postgres_server import PASSWORD
 from privileges import modes_obeyed
 
+from benchmarks.shared.postgres_server import PASSWORD
 from depthsearch import cli
 from depthsearch.cli import entry
 from depthsearch.errors import SettingsError

@@ -42,7 +42,7 @@ __all__ = ["Confirmed", "Evidence", "Expected", "promising", "weigh"]
 Floats = NDArray[np.float64]
 
 # Below this probability of being better than the best, a cut is told apart from it. With 0.05 the set held
-# the best cut in 92 of 100 simulated studies of 14 trials, with 0.03 in 95 (benchmarks/confirm.py).
+# the best cut in 92 of 100 simulated studies of 14 trials, with 0.03 in 95 (benchmarks/search/confirm.py).
 TOLD_APART = 0.03
 # Standard deviations of the noise that lie near the best.
 NEAR = 8.0

@@ -16,8 +16,7 @@ from depthsearch.results.evidence import Evidence
 from depthsearch.results.stored import read_backbones, why_unreadable
 from depthsearch.results.summary import Summary, cut_json, summarize
 from depthsearch.results.trials import TrialSummary
-from depthsearch.study import FINISHED
-from depthsearch.study.confirmation import count_searched, waiting_to_confirm
+from depthsearch.study.confirmation import FINISHED, count_searched, waiting_to_confirm
 from depthsearch.study.control import GUESS, WANTED, trials_in_total
 from depthsearch.study.lease import Holder, asked_of, clock_of, holder_of
 

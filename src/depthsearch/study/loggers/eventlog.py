@@ -39,7 +39,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
 from depthsearch.results.stored import read_backbones
 from depthsearch.search.space import Point
-from depthsearch.study import Event, TrialEnded
+from depthsearch.study.events import Event, TrialEnded
 from depthsearch.text import first_line, hidden
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import TransferCurve

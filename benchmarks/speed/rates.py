@@ -1,6 +1,6 @@
 """How many MACs a device computes in the time in which it reads a byte of kept features.
 
-    python benchmarks/rates.py --backbone resnet50 densenet121 --image-size 128
+    python -m benchmarks.speed.rates --backbone resnet50 densenet121 --image-size 128
 
 Runs each backbone forward, and gathers random batches of rows of a few sizes from memory and from a mapped
 file (which the system mostly has in its cache). The rule of what is kept charges reading at such rates: see
@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from machine import machine_facts, print_facts
 
+from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import choose_device, load_backbone
 from depthsearch.devices import Device, use_all_cores
 from depthsearch.features import FrozenBackbone

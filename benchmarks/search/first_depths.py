@@ -18,10 +18,10 @@ the pairs ± standard error:
 Why: the nearest of the six fixed depths is 0.05 from the best on average, the nearest of those placed by a
 closely related curve 0.04 (50 seeds). Simulated with optuna 5.0.0; real responses may differ.
 
-    python benchmarks/first_depths.py compare --seeds 10
-    python benchmarks/first_depths.py table --data photos/ --backbone resnet50 --image-size 128 --epochs 8 \
-        --out photos.json
-    python benchmarks/first_depths.py compare photos.json
+    python -m benchmarks.search.first_depths compare --seeds 10
+    python -m benchmarks.search.first_depths table --data photos/ --backbone resnet50 --image-size 128 \
+        --epochs 8 --out photos.json
+    python -m benchmarks.search.first_depths compare photos.json
 
 ``table`` trains a grid of cuts and learning rates and probes the same cuts; it goes on where it was stopped.
 ``compare`` runs simulated studies, on a family of made-up responses and on such tables, which differ in

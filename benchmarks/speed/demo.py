@@ -1,6 +1,6 @@
 """How long the README's demo takes: without a store, with one, and a second time on the same images.
 
-    python benchmarks/demo.py
+    python -m benchmarks.speed.demo
 
 Runs `depthsearch study --backbone densenet121` in a cache of its own: *plain* keeps nothing and decodes
 the images (--keep-memory 0 --keep-disk 0), *cold* fills its store, *warm* is a second study that finds it
@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import machine_facts, print_facts
-
+from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import choose_device
 from depthsearch.devices import use_all_cores
 

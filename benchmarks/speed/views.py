@@ -1,6 +1,6 @@
 """What fixed views cost in accuracy against fresh augmentation in every epoch.
 
-    python benchmarks/views.py --data photos/ --backbone tf_efficientnet_lite0 --layer 81 --epochs 32
+    python -m benchmarks.speed.views --data photos/ --backbone tf_efficientnet_lite0 --layer 81 --epochs 32
 
 Trains one cut with V = 1 (no augmentation), 4 and 16 views and with a new view in every epoch, from the same
 seeds, and prints the last epoch's validation accuracy: mean and standard deviation over seeds. Both the views
@@ -15,8 +15,7 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from machine import machine_facts, print_facts
-
+from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import Point, Recipe, Task, choose_device, find_cut, list_cuts, load_backbone, load_data
 from depthsearch.devices import use_all_cores
 from depthsearch.features import choose_budget

@@ -1,8 +1,8 @@
 """Does the set of cuts that a study prints contain the best one, and is it small?
 
-    python benchmarks/confirm.py --studies 100
-    python benchmarks/confirm.py --studies 100 --trials 30
-    python benchmarks/confirm.py vehicles.json --studies 10 --trials 30 --smooth
+    python -m benchmarks.search.confirm --studies 100
+    python -m benchmarks.search.confirm --studies 100 --trials 30
+    python -m benchmarks.search.confirm vehicles.json --studies 10 --trials 30 --smooth
 
 Runs simulated studies whose truth is known (the responses of `first_depths`: score over depth, learning rate
 and head width, with noise from seed to seed and small differences between neighbouring cuts), searches as
@@ -24,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from first_depths import (
+from optuna.trial import TrialState, create_trial
+
+from benchmarks.search.first_depths import (
     ANCHOR_DEPTHS,
     Params,
     Problem,
@@ -36,8 +38,6 @@ from first_depths import (
     simulated_problems,
     tabled_problems,
 )
-from optuna.trial import TrialState, create_trial
-
 from depthsearch import Cut
 from depthsearch.results.evidence import promising, weigh
 from depthsearch.results.trials import rank, read_trials

@@ -1,8 +1,8 @@
 """What does ``--aim accuracy+cost`` find of the front of score and cost, against other ways of searching?
 
-    python benchmarks/aims.py --studies 40 --trials 14
-    python benchmarks/aims.py --studies 40 --trials 14 --cost parameters
-    python benchmarks/aims.py --studies 20
+    python -m benchmarks.search.aims --studies 40 --trials 14
+    python -m benchmarks.search.aims --studies 40 --trials 14 --cost parameters
+    python -m benchmarks.search.aims --studies 20
 
 Simulated responses (those of `first_depths`: score over depth, learning rate and head width, with noise from
 seed to seed), whose true front is known: MACs are even over depth, parameters grow with it, and the head's
@@ -28,10 +28,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from first_depths import ANCHOR_DEPTHS, Params, Simulated, anchor, first_cuts, noisy, print_table
 from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
+from benchmarks.search.first_depths import (
+    ANCHOR_DEPTHS,
+    Params,
+    Simulated,
+    anchor,
+    first_cuts,
+    noisy,
+    print_table,
+)
 from depthsearch.search.aims import COSTS
 from depthsearch.search.pareto import hypervolume, non_dominated
 from depthsearch.search.sampling import make_pruner, make_sampler, resolve

@@ -1,6 +1,6 @@
 """Kept against plain on the grid of Nautilus's CNN workload: 24 trainings of a ResNet50, no pruning.
 
-    python benchmarks/grid24.py --data photos/ --image-size 224 --json grid24.json
+    python -m benchmarks.speed.grid24 --data photos/ --image-size 224 --json grid24.json
 
 Frozen up to and including conv4_block5, conv4_block6, conv5_block1 and conv5_block2 (Keras's names), batches
 of 16 and 32, three learning rates, 5 epochs each. Kept is depthsearch; plain is `plain.train_plain`. Both run
@@ -32,8 +32,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from machine import machine_facts, print_facts
-from plain import (
+
+from benchmarks.shared.machine import machine_facts, print_facts
+from benchmarks.speed.plain import (
     Loaders,
     PlainEpoch,
     add_arguments,
@@ -44,7 +45,6 @@ from plain import (
     print_data,
     train_plain,
 )
-
 from depthsearch import (
     Cut,
     Point,

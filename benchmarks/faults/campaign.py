@@ -1,6 +1,6 @@
 """What is lost when processes are killed, the database goes away, the disk is full or files are gone.
 
-    python benchmarks/faults.py --kills 200 --storage sqlite postgres
+    python -m benchmarks.faults.campaign --kills 200 --storage sqlite postgres
 
 Runs `depthsearch study` on photos that it makes of scikit-learn's digits: an exhaustive search at several
 learning rates, then a confirmation, with four workers. Meanwhile it
@@ -45,11 +45,11 @@ from typing import Any
 
 import optuna
 import psutil
-from machine import machine_facts, print_facts
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
-from postgres_server import PostgresServer, postgres_server
 
+from benchmarks.shared.machine import machine_facts, print_facts
+from benchmarks.shared.postgres_server import PostgresServer, postgres_server
 from depthsearch import choose_device, load_data
 from depthsearch.results.summary import summarize
 from depthsearch.study import open_storage

@@ -1,6 +1,6 @@
 """How much memory does keeping take, over the budget asked?
 
-    python benchmarks/memory.py --data photos/ --backbone resnet50 --image-size 96
+    python -m benchmarks.speed.memory --data photos/ --backbone resnet50 --image-size 96
 
 Trains the same trial in processes of its own, without a store and with several budgets in memory and on disk,
 and prints how much the peak resident memory (on a GPU the peak allocated) grew, as a share of what was kept.
@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from machine import machine_facts, print_facts
 
+from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
 from depthsearch.devices import use_all_cores
 from depthsearch.features import Budget
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
 def peaks(arguments: argparse.Namespace, memory: int, disk: int, folder: str) -> dict[str, int]:
     """Train in a process of its own; give its peaks in bytes."""
     options = ["--memory", str(memory), "--disk", str(disk), "--folder", folder, "--run"]
-    command = [sys.executable, __file__, *sys.argv[1:], *options]
+    command = [sys.executable, "-m", __spec__.name, *sys.argv[1:], *options]
     found: dict[str, int] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return found
 

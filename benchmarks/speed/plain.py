@@ -1,6 +1,6 @@
 """The baseline: a freeze-depth study as one writes it by hand with Optuna, timm and a DataLoader.
 
-    python benchmarks/plain.py --data photos/ --backbone resnet50 --image-size 224 --trials 8 --epochs 5
+    python -m benchmarks.speed.plain --data photos/ --backbone resnet50 --image-size 224 --trials 8 --epochs 5
 
 No corner is cut at its expense: persistent workers that live as long as the study, pinned memory, images
 moved as bytes and normalised on the device, channels_last, bfloat16 where the hardware has it, a fused
@@ -25,12 +25,12 @@ from pathlib import Path
 import optuna
 import torch
 import torch.nn.functional as F
-from machine import machine_facts, print_facts
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 
+from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import (
     Cut,
     DataSet,

@@ -1,7 +1,7 @@
 """How much faster several workers are than one.
 
-    python benchmarks/workers.py --workers 1 2 4 8    # trials that sleep
-    python benchmarks/workers.py --workers 1 2 --real  # that train
+    python -m benchmarks.speed.workers --workers 1 2 4 8    # trials that sleep
+    python -m benchmarks.speed.workers --workers 1 2 --real  # that train
 
 Simulated trials sleep for each epoch, so that what is measured is what the service itself takes: asking,
 reporting, judging, telling, passing on. Beside it the plain way, with trials of as many epochs: as many
@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Protocol
 
 import optuna
-from machine import machine_facts, print_facts
 from optuna.trial import TrialState
 
+from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import Recipe, SearchSpace, Task, choose_device, load_backbone, load_data
 from depthsearch.study import TrialLost, open_storage, open_study, search
 from depthsearch.training.loop import EpochResult

@@ -1,7 +1,7 @@
 """One study of several backbones, or one study for each, at the same cost?
 
-    python benchmarks/backbones.py --studies 50
-    python benchmarks/backbones.py --studies 50 --trials 90
+    python -m benchmarks.search.backbones --studies 50
+    python -m benchmarks.search.backbones --studies 50 --trials 90
 
 Simulated responses of three backbones (those of `first_depths`: score over depth, learning rate and head
 width): peaks and best depths of the three differ as much as ``--peaks`` and ``--depths`` say.
@@ -29,9 +29,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
-from first_depths import Simulated, noisy, print_table
 from optuna.trial import TrialState
 
+from benchmarks.search.first_depths import Simulated, noisy, print_table
 from depthsearch import Cut, SearchSpace
 from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from

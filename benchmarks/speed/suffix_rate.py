@@ -1,6 +1,6 @@
 """Is a training step on kept features nothing but arithmetic?
 
-    python benchmarks/suffix_rate.py --data photos/ --backbone resnet50 densenet121 --image-size 224
+    python -m benchmarks.speed.suffix_rate --data photos/ --backbone resnet50 densenet121 --image-size 224
 
 For each backbone and a few cuts: images a second of the second epoch's training steps on kept features
 (gathering, moving, schedule and all), against the same step on one batch that lies on the device and is
@@ -20,9 +20,9 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from machine import machine_facts, print_facts
 from torch import nn
 
+from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
 from depthsearch.devices import Device, use_all_cores
 from depthsearch.features import Boundaries, Budget
