@@ -20,7 +20,8 @@ import optuna
 import pytest
 from chromium import Tab, browser, needs_chromium
 from optuna_dashboard import get_note
-from test_page import FINISHED, NASTY, nasty, trial
+from stored_studies import FINISHED, NASTY, trial
+from test_page import nasty
 
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError

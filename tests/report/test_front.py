@@ -11,7 +11,8 @@ import optuna
 import pytest
 from optuna_dashboard import wsgi
 from rich.console import Console
-from test_page import FINISHED, cut, document, figure, stored, traces, trial, trials_in
+from stored_studies import AIM, FINISHED, cut, stored, trial
+from test_page import document, figure, traces, trials_in
 
 from depthsearch.report.dashboard import refresh
 from depthsearch.report.text import as_json, render
@@ -19,7 +20,6 @@ from depthsearch.results.front import front_of
 from depthsearch.results.summary import summarize
 
 SECTION = "## Score against cost"
-AIM = {"aim": {"aim": "accuracy+cost", "cost": "macs"}}
 
 
 def paid(index: int, score: float | None, macs: int, state: str = "COMPLETE", **more: Any) -> Any:

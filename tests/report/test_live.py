@@ -13,13 +13,11 @@ import optuna
 import pytest
 import sqlalchemy
 from markdown_it import MarkdownIt
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from plotly.graph_objects import Figure
-from test_page import FINISHED, NASTY, attributes, cut, stored, trial
+from stored_studies import AGAIN, CONFIRMED, FINISHED, NASTY, attributes, several, stored, trial
 
 from depthsearch.report.dashboard import (
     BEGIN,
@@ -38,12 +36,6 @@ from depthsearch.study.lease import lease
 from depthsearch.study.storage import open_storage
 
 OURS = f"{BEGIN}\n\nours\n\n{END}"
-CONFIRMED = {"confirmation": {"trials": [2, 0, 1], "seeds": 2, "resample": False, "after": 5}}
-AGAIN = tuple(
-    trial(index, score + 0.01 * seed, origin="confirm", confirms=number, seed=seed, resample=False)
-    for number, index, score in ((2, 6, 0.86), (1, 0, 0.8), (0, 11, 0.7))
-    for seed in (0, 1)
-)
 
 
 @pytest.fixture
@@ -430,32 +422,6 @@ def test_of_many_learning_curves_the_last_are_drawn_and_the_best() -> None:
     assert len(learning.data) == 61
     assert learning.data[-1].text.startswith("Trial 0: 0.9900")
     assert "61 trials, the last of 81" in learning.layout.title.text
-
-
-def several() -> optuna.Study:
-    """Give a study of two backbones, one of which has a name that is no HTML identifier."""
-    backbones = {"a": "timm/a b", "b": "b"}
-    cuts = [{**cut(index), "backbone": key} for key in backbones for index in range(12)]
-    described = {"weights": "random", "digest": "0", "preprocessing": {}, "data_fingerprint": "0"}
-    every = {
-        key: {"name": name, "full_fine_tune_macs": 10_000, **described} for key, name in backbones.items()
-    }
-    study = stored(cuts=cuts, backbones=every, transfer_curve_b=attributes()["transfer_curve"])
-    for key, score in (("a", 0.7), ("b", 0.8)):
-        study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE,
-                value=score,
-                params={"backbone": key, f"cut_{key}": 6, "learning_rate": 1e-3},
-                distributions={
-                    "backbone": CategoricalDistribution(("a", "b")),
-                    f"cut_{key}": IntDistribution(0, 11),
-                    "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
-                },
-                intermediate_values={1: score},
-            )
-        )
-    return study
 
 
 def test_each_of_several_backbones_has_its_own_depth_and_transfer_plots() -> None:

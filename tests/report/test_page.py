@@ -19,8 +19,7 @@ import optuna
 import pytest
 from chromium import needs_chromium
 from markdown_it import MarkdownIt
-from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from stored_studies import ENDS, EPOCHS, FINISHED, N_CUTS, NASTY, attributes, stored, trial
 
 from depthsearch.cli import entry
 from depthsearch.errors import SettingsError
@@ -32,120 +31,7 @@ from depthsearch.results.stored import mark
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.visualization.style import SYMBOLS
 
-N_CUTS = 12
-EPOCHS = 4
-MACS = {"prefix_macs": 10, "forward_macs": 20, "backward_macs": 30}
-NASTY = "<img src=x onerror=alert(1)> a|b `c` *d* [e](http://f) \\"
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
-OPTIONS = {
-    "backbone": "tiny",
-    "data": "/photos/my cats",
-    "weights": "random",
-    "image_size": 32,
-    "epochs": EPOCHS,
-    "kinds": ["conv", "pool"],
-    "learning_rate": [1e-05, 0.01],
-    "head_width": [1024, 256],
-    "also": ["dropout"],
-    "skip_unreadable": True,
-    "seed": 3,
-}
-
-
-# --- studies to report on -----------------------------------------------------------------------
-
-
-def cut(index: int) -> dict[str, Any]:
-    names = ["stem", *(f"layer{stage}.{k}.conv" for stage in (1, 2) for k in range(5)), "fc"]
-    return {
-        "index": index,
-        "layer": 2 + 3 * index,
-        "name": names[index],
-        "kind": "head" if index == N_CUTS - 1 else "conv",
-        "keras_name": None if index in (0, N_CUTS - 1) else f"conv{index}_keras",
-        "aliases": [],
-        "first_layer": names[index],
-        "frozen_mac_share": index / (N_CUTS - 1),
-        "frozen_parameter_share": index / (N_CUTS - 1),
-        "trainable_parameters": 100 * (N_CUTS - 1 - index),
-        "boundary_bytes": 1024,
-    }
-
-
-def point(index: int, score: float) -> dict[str, Any]:
-    return {"cut": index, "layer": 2 + 3 * index, "name": cut(index)["name"], "n_features": 8, "score": score,
-            "n_val": 100}  # fmt: skip
-
-
-def attributes(**changed: Any) -> dict[str, Any]:
-    return {
-        "settings": {"backbone": "tiny", "space: head_depth": None, "space: learning_rate": [1e-05, 0.01]},
-        "cuts": [cut(index) for index in range(N_CUTS)],
-        "full_fine_tune_macs": 10_000,
-        "data": {
-            "name": "cats",
-            "source": "/photos/cats",
-            "fingerprint": "0123456789abcdef" * 4,
-            "classes": ["cat", "dog"],
-            "images": {"train": 300, "val": 100, "test": 50},
-            "skipped": [],
-            "duplicates": [],
-        },
-        "backbone": {"name": "tiny", "weights": "random (seed 0)", "digest": "0", "preprocessing": {}},
-        "recipe": {"metric": "accuracy", "epochs": EPOCHS, "seed": 3},
-        "provenance": {"versions": {"torch": "2.9"}, "machine": "m", "device": "cpu", "options": OPTIONS},
-        "transfer_curve": {
-            "points": [point(2, 0.6), point(6, 0.8), point(11, 0.7)],
-            "macs": 500,
-            "seconds": 2.0,
-            "kept_bytes": 7,
-        },
-        **changed,
-    }
-
-
-def trial(
-    index: int, score: float | None, state: str = "COMPLETE", *, rate: float = 1e-3, **more: Any
-) -> optuna.trial.FrozenTrial:
-    """Make a trial: scores rise to ``score`` over the epochs, of which a pruned one has two."""
-    n_epochs = 0 if score is None else EPOCHS if state == "COMPLETE" else 2
-    scores = {epoch: score * (0.5 + 0.5 * epoch / n_epochs) for epoch in range(1, n_epochs + 1)}
-    results = [
-        {"epoch": e, "score": s, "train_loss": 1 / e, "val_loss": 2 / e, **MACS} for e, s in scores.items()
-    ]
-    ended = (
-        {} if state == "RUNNING" else {"results": results, "macs": 60 * n_epochs, "plain_macs": 99 * n_epochs}
-    )
-    reason = {"reason": f"pruned after epoch {n_epochs}"} if state == "PRUNED" else {}
-    return create_trial(
-        state=TrialState[state],
-        value=score if state == "COMPLETE" else None,
-        params={"cut": index, "learning_rate": rate, "head_width": 0},
-        distributions={
-            "cut": IntDistribution(0, N_CUTS - 1),
-            "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
-            "head_width": IntDistribution(0, 1024, step=256),
-        },
-        intermediate_values=scores,
-        user_attrs={"seconds": 1.5, **reason, **ended, **more},
-    )
-
-
-def stored(*trials: optuna.trial.FrozenTrial, name: str = "mine", lower: bool = False, **changed: Any) -> Any:
-    study = optuna.create_study(study_name=name, direction="minimize" if lower else "maximize")
-    for key, value in attributes(**changed).items():
-        study.set_user_attr(key, value)
-    study.add_trials(trials)
-    return study
-
-
-ENDS = (trial(11, 0.7), trial(0, 0.85))
-FINISHED = (
-    *ENDS,
-    trial(6, 0.9, rate=3e-4),
-    trial(4, 0.6, "PRUNED", rate=1e-2),
-    trial(8, None, "FAIL", reason="boom"),
-)
 
 
 def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary, optuna.Study]:
@@ -667,7 +553,7 @@ def test_a_markdown_without_pictures_says_in_a_line_why(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no browser here.\nMore.")
 
-    monkeypatch.setattr(pictures, "write_images", fail)
+    monkeypatch.setattr(pictures, "_drawn", fail)
     markdown, _ = write_report(stored(*FINISHED), tmp_path, images=images)
     assert [line for line in markdown.read_text().splitlines() if line.startswith(told)]
     assert not (tmp_path / "charts").exists()

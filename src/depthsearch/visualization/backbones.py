@@ -62,5 +62,6 @@ def _marks(compared: Sequence[Standing], name: str, kind: str, size: float) -> T
     macs = [standing.trial.cut.training_macs for standing in compared]
     scores, errors = [s.score for s in compared], [s.standard_error for s in compared]
     trace = points(name, kind, macs, scores, texts, size=size, errors=errors)
-    names = {"texttemplate": [plain(s.backbone) for s in compared], "textposition": "top center"}
-    return {**trace, "mode": "markers+text", **names}
+    names = {"text": [plain(s.backbone) for s in compared], "textposition": "top center"}
+    pointed_at = {"hovertext": texts, "hovertemplate": "%{hovertext}<extra></extra>"}
+    return {**trace, "mode": "markers+text", **names, **pointed_at}

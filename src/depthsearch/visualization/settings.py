@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
 from plotly.graph_objects import Figure
 
 from depthsearch.results.summary import Summary
+from depthsearch.results.trials import TrialSummary
 from depthsearch.visualization.axes import depth_axis, stage_names, title_of_score
 from depthsearch.visualization.marks import KINDS, best_mark, kind_of, trial_text
 from depthsearch.visualization.reading import read_part
-from depthsearch.visualization.style import COLOURS, SYMBOLS, figure, marker, plain, points
+from depthsearch.visualization.style import COLOURS, SYMBOLS, Trace, figure, marker, plain, points
 
 __all__ = ["draw_importance", "draw_learning_rate_by_depth", "plot_learning_rate_by_depth"]
 
@@ -40,30 +41,9 @@ def draw_learning_rate_by_depth(summary: Summary) -> Figure:
     trials = [t for t in summary.trials if "learning_rate" in t.params and t.confirms is None]
     lines, names = stage_names(summary)
     worst, _ = _ends(summary)
-    traces = []
+    traces: list[Trace] = []
     for kind, name in KINDS.items():
-        of_kind = [trial for trial in trials if kind_of(trial) == kind]
-        # Those without a score have the colour of the worst.
-        scores = [t.score if t.score is not None and math.isfinite(t.score) else worst for t in of_kind]
-        trace = points(
-            name,
-            kind,
-            [trial.cut.index for trial in of_kind],
-            [trial.params["learning_rate"] for trial in of_kind],
-            [trial_text(trial) for trial in of_kind],
-            customdata=[trial.number for trial in of_kind],
-            cliponaxis=False,
-        )
-        colours = {"color": scores, "coloraxis": "coloraxis"}
-        # A grey outline shows the palest and the darkest on any ground; marks that are all line have none.
-        line = {"width": 1, "color": COLOURS["line"]} if kind == "complete" else {"width": 2, **colours}
-        coloured = {"symbol": SYMBOLS[kind], "size": 10, **colours, "line": line}
-        # The legend has the shape alone: plotly.js has no colour for it.
-        grey = {"color": COLOURS["line"], "line": {"width": 1.6, "color": COLOURS["line"]}}
-        if of_kind:
-            shape = {"x": [None], "y": [None], "marker": marker(kind, 9) | grey}
-            traces.append({"type": "scatter", "mode": "markers", "name": name, **shape})
-        traces.append({**trace, "marker": coloured, "showlegend": False})
+        traces += _coloured(name, kind, [trial for trial in trials if kind_of(trial) == kind], worst)
     best = summary.best
     if best is not None and summary.evidence is None and "learning_rate" in best.params:
         mark = best_mark(summary, best.cut.index, best.params["learning_rate"])
@@ -78,6 +58,30 @@ def draw_learning_rate_by_depth(summary: Summary) -> Figure:
         annotations=names,
         coloraxis=_colours(summary),
     )
+
+
+def _coloured(name: str, kind: str, trials: Sequence[TrialSummary], worst: float) -> Iterator[Trace]:
+    """Draw trials of one kind in the colours of their scores; those without one in that of the worst."""
+    scores = [t.score if t.score is not None and math.isfinite(t.score) else worst for t in trials]
+    colours = {"color": scores, "coloraxis": "coloraxis"}
+    # A grey outline shows the palest and the darkest on any ground; marks that are all line have none.
+    line = {"width": 1, "color": COLOURS["line"]} if kind == "complete" else {"width": 2, **colours}
+    trace = points(
+        name,
+        kind,
+        [trial.cut.index for trial in trials],
+        [trial.params["learning_rate"] for trial in trials],
+        [trial_text(trial) for trial in trials],
+        customdata=[trial.number for trial in trials],
+        cliponaxis=False,
+        showlegend=False,
+    )
+    # The legend has the shape alone: plotly.js has no colour for it.
+    if trials:
+        grey = {"color": COLOURS["line"], "line": {"width": 1.6, "color": COLOURS["line"]}}
+        shape = {"x": [None], "y": [None], "marker": marker(kind, 9) | grey}
+        yield {"type": "scatter", "mode": "markers", "name": plain(name), **shape}
+    yield {**trace, "marker": {"symbol": SYMBOLS[kind], "size": 10, **colours, "line": line}}
 
 
 def _ends(summary: Summary) -> tuple[float, float]:
