@@ -180,7 +180,7 @@ def _kept(argv: Sequence[str]) -> str:
 def _without_passwords(text: str) -> str:
     if "://" not in text:
         return text
-    from depthsearch.passwords import hidden
+    from depthsearch.text import hidden
 
     return hidden(text)
 

@@ -20,6 +20,7 @@ from depthsearch.study import enqueue as enqueue_guess
 from depthsearch.study import open_storage, request_stop, wait_until_free, without_password
 from depthsearch.study.progress import Running, Status, holder_json, status_json
 from depthsearch.study.progress import status as status_of
+from depthsearch.study.storage.optuna_private import fixed_params
 
 __all__ = ["enqueue", "status", "stop"]
 
@@ -183,7 +184,7 @@ def enqueue(arguments: argparse.Namespace) -> None:
         to_the_end=arguments.to_the_end,
     )
     console = console_for(stderr=arguments.json)
-    params = study.get_trials(deepcopy=False)[number].system_attrs["fixed_params"]
+    params = fixed_params(study.get_trials(deepcopy=False)[number])
     cut = read_space(study).point(params).cut
     setting = {
         name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from depthsearch.cli.commands.console import say
 from depthsearch.cli.commands.loading import device_here
-from depthsearch.devices import Device, usable_cores
+from depthsearch.devices import Device
 from depthsearch.errors import SettingsError
 from depthsearch.features import remove_shared, shared_memory_folder
+from depthsearch.machine import usable_cores
 from depthsearch.search.space import SearchSpace
 from depthsearch.training.objective import Task
 from depthsearch.workers import (

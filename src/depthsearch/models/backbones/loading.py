@@ -24,7 +24,7 @@ from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.flattening import HEADS, flattened
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import BackboneName, parse_name
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
 

@@ -15,7 +15,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from plotly.graph_objects import Figure
 
-from depthsearch.passwords import first_line
 from depthsearch.report.dashboard.keeping import keep_note, keep_plot
 from depthsearch.report.dashboard.note import note_text
 from depthsearch.report.record import read
@@ -25,6 +24,7 @@ from depthsearch.signals import deferred
 from depthsearch.study.lease import COORDINATOR
 from depthsearch.study.progress import status
 from depthsearch.study.storage import PatientStorage, database_of
+from depthsearch.text import first_line
 from depthsearch.visualization.depth import draw_score_by_depth
 from depthsearch.visualization.front import draw_front
 from depthsearch.visualization.learning import draw_learning_curves

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from depthsearch.passwords import first_line
 from depthsearch.report.page.values import Plot
+from depthsearch.text import first_line
 
 __all__ = ["draw_files"]
 
