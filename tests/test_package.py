@@ -54,7 +54,7 @@ def test_the_version_is_the_installed_one() -> None:
     assert depthsearch.__version__ == version("depthsearch")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "models/keras_layers.json", "report/page/page.css"])
+@pytest.mark.parametrize("name", ["py.typed", "models/keras_layers.json", "report/page/templates/report.j2"])
 def test_what_the_package_reads_is_shipped_with_it(name: str) -> None:
     assert (files("depthsearch") / name).is_file()
 

@@ -98,6 +98,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "visualization":
+        return import_module("depthsearch.visualization")
     if name not in _HOMES:
         raise AttributeError(f"module 'depthsearch' has no attribute {name!r}")
     return getattr(import_module(f"depthsearch.{_HOMES[name]}"), name)

@@ -180,7 +180,7 @@ def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments,
         (out / name).write_text("before")
     assert main(["report", "noughts", "--storage", arguments[-1], "--out", str(out)]) == 0
     assert f"Report    {out / 'report.md'} {out / 'report.html'}\n" in capsys.readouterr().out
-    assert sorted(path.name for path in out.iterdir()) == ["charts", "kept.txt", "report.html", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["kept.txt", "report.html", "report.md"]
     assert (out / "kept.txt").read_text() == "before"
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert page.startswith("<!doctype html>")
@@ -191,6 +191,11 @@ def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments,
     given = {key: value for key, value in vars(asked).items() if value is not None}
     differing = {key for key, value in given.items() if vars(again)[key] != value}
     assert differing == {"name", "storage"}
+
+
+def test_images_of_no_report_are_refused(finished, arguments, capsys) -> None:
+    assert status_of(["report", "--storage", arguments[-1], "--images"]) == 2
+    assert "--images draws files beside report.md: say where with --out DIR." in capsys.readouterr().err
 
 
 def test_a_written_report_leaves_the_json_alone_on_stdout(finished, arguments, tmp_path, capsys) -> None:
@@ -670,6 +675,7 @@ BAD = [
     ("report", "--name", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("report", "--out", "GARBAGE", "garbage.pt': "),
     ("report", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
+    ("report", "--images", "=yes", "--images: ignored explicit argument 'yes'"),
     ("status", "STUDY", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("status", "--name", "nonesuch", "No study 'nonesuch'; sqlite:///"),
     ("status", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
@@ -1025,7 +1031,7 @@ def test_help_does_not_wait_for_pytorch() -> None:
         "import sys, depthsearch.cli.entry as cli\n"
         "try:\n    cli.main(['study', '--help'])\n"
         "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'timm', 'optuna', 'numpy', 'sklearn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'timm', 'optuna', 'numpy', 'sklearn', 'plotly'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -19,7 +19,6 @@ from depthsearch.classifier.explain.maps import pretrained_classes
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import load_backbone, make_model
-from depthsearch.report.document import as_html, as_markdown
 from depthsearch.report.page import compose
 from depthsearch.report.record import read
 from depthsearch.report.text import as_json, render
@@ -204,7 +203,7 @@ def test_the_terminal_and_the_report_show_a_study_with_one_cut(finished, capsys)
     assert "feature extraction – · full fine-tuning 0." in told  # noqa: RUF001 (for nothing)
     assert "cannot be told" not in told
     page = compose(summary, read(finished))
-    for text in (as_markdown(page), as_html(page)):
+    for text in (page.markdown(), page.html()):
         assert "train everything" in text
         assert "with everything trained" not in text
 
@@ -223,7 +222,7 @@ def test_it_is_a_baseline_among_several_backbones(task, scratch, both, tmp_path,
     assert of_it.feature_extraction is None
     assert other.feature_extraction is not None
     page = compose(summary, read(study))
-    assert all(name in as_html(page) and name in as_markdown(page) for name in BOTH)
+    assert all(name in page.html() and name in page.markdown() for name in BOTH)
 
 
 def test_an_objective_of_ones_own_trains_it(scratch, alone) -> None:

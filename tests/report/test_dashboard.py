@@ -20,7 +20,8 @@ import optuna
 import pytest
 from chromium import Tab, browser, needs_chromium
 from optuna_dashboard import get_note
-from test_page import FINISHED, NASTY, nasty, trial
+from stored_studies import FINISHED, NASTY, trial
+from test_page import nasty
 
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
@@ -28,7 +29,6 @@ from depthsearch.report.dashboard import refresh
 from depthsearch.report.dashboard.serving import _QuietHandler as QuietHandler
 from depthsearch.report.dashboard.serving import _Server as Server
 from depthsearch.report.dashboard.serving import application, serve
-from depthsearch.report.document import as_html
 from depthsearch.report.page import compose
 from depthsearch.report.record import read
 from depthsearch.results.summary import summarize
@@ -50,7 +50,7 @@ def place(tmp_path_factory, open_quick_storage) -> tuple[optuna.Study, Artifacts
     study.add_trials(source.get_trials())
     store = Artifacts(folder / "s-artifacts")
     refresh(study)
-    keep_latest(study, store, "report.html", as_html(compose(summarize(study), read(study))).encode())
+    keep_latest(study, store, "report.html", compose(summarize(study), read(study)).html().encode())
     keep_latest(study, store, "script.html", SCRIPT.encode())
     keep_latest(study, store, "script.js", b"alert(1)")
     return study, store
@@ -217,13 +217,17 @@ def test_others_are_let_in_with_a_password_only(place, host: str) -> None:
     application(study._storage, "127.1.2.3")
 
 
-def test_no_artifact_can_run_a_script_or_be_read_by_another_site(place) -> None:
+def test_no_artifact_can_run_a_script_of_its_own_or_be_read_by_another_site(place) -> None:
     study, store = place
     app = application(study._storage, "127.0.0.1", store)
     for name in ("report.html", "script.html", "script.js"):
         status, headers, _ = asked(app, artifact(study, name))
         assert status == "200 OK"
-        assert headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
+        policy = dict(
+            part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";")
+        )
+        assert (policy["sandbox"], policy["default-src"]) == ("allow-scripts", "'none'")
+        assert [each[:8] for each in policy["script-src"].split()] == ["'sha256-"] * 2
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
         assert "Access-Control-Allow-Origin" not in headers
@@ -417,7 +421,25 @@ def test_a_browser_shows_hostile_names_as_text(place, tab: Tab) -> None:
         assert rows[1][:3] == ["20", NASTY, NASTY]
         tab.open(f"{address}{artifact(study, 'report.html')}")
         tab.until("document.body.innerText.includes('onerror=alert(1)')")
+        assert tab.until("document.querySelectorAll('.chart .point').length") > 10
         assert tab.value(MADE) == 0
+        assert tab.complaints == []
+        # A script in it has an origin of its own.
+        assert tab.value("self.origin") == "null"
+        reached = "fetch('/api/studies').then(() => 'answered', () => 'refused')"
+        assert tab.value(reached) == "refused"
+        for secret in (
+            "document.cookie",
+            "localStorage.length",
+            "opener.document",
+            "parent.frames[0].document",
+        ):
+            assert tab.value(
+                f"(() => {{ try {{ return {secret} }} catch (error) {{ return error.name }} }})()"
+            ) in (
+                "SecurityError",
+                "TypeError",
+            )
         tab.open(f"{address}{artifact(study, 'script.html')}")
         tab.until("document.body.innerText.includes('text')")
         assert tab.value("document.title") == "before"

@@ -11,16 +11,15 @@ import optuna
 import pytest
 from optuna_dashboard import wsgi
 from rich.console import Console
-from test_page import FINISHED, charts, cut, document, marks, stored, trial
+from stored_studies import AIM, FINISHED, cut, stored, trial
+from test_page import document, figure, traces, trials_in
 
 from depthsearch.report.dashboard import refresh
-from depthsearch.report.document import as_html, as_markdown
 from depthsearch.report.text import as_json, render
 from depthsearch.results.front import front_of
 from depthsearch.results.summary import summarize
 
 SECTION = "## Score against cost"
-AIM = {"aim": {"aim": "accuracy+cost", "cost": "macs"}}
 
 
 def paid(index: int, score: float | None, macs: int, state: str = "COMPLETE", **more: Any) -> Any:
@@ -93,7 +92,7 @@ def test_the_cost_can_be_parameters_and_falls_back_to_those_of_the_cut() -> None
 def test_a_study_of_one_aim_shows_no_front(changed: dict[str, Any]) -> None:
     study = stored(*TRIALS, **changed)
     assert front_of(summarize(study)) is None
-    assert SECTION not in as_markdown(document(study))
+    assert SECTION not in document(study).markdown()
     assert "Front:" not in drawn(study)
     found = as_json(summarize(study))
     assert (found["aim"], found["front"]) == ("accuracy", None)
@@ -106,7 +105,7 @@ def test_a_study_of_two_aims_without_a_complete_trial_can_be_shown() -> None:
     study = stored(paid(3, 0.5, 10, "PRUNED"), **AIM)
     refresh(study)
     assert as_json(summarize(study))["front"] is None
-    assert SECTION not in as_markdown(document(study))
+    assert SECTION not in document(study).markdown()
 
 
 def test_the_front_is_told_in_the_terminal_and_in_json() -> None:
@@ -127,23 +126,22 @@ def test_the_front_is_told_in_the_terminal_and_in_json() -> None:
     ]
 
 
-@pytest.mark.parametrize(("more", "kind", "n"), [((), "complete", 5), (AGAIN, "confirmed", 3)])
-def test_the_report_draws_all_trials_by_cost_and_score_and_marks_the_answer(more, kind: str, n: int) -> None:
-    study = stored(*TRIALS, *more, **AIM, **(PLAN if more else {}))
-    made = document(study)
-    section = next(s for s in made.sections if s.title == "Score against cost")
-    (chart,) = (c for c in charts(made) if c.get("aria-label").endswith("against training MACs of an image"))
-    kinds = [found for found, _ in marks(chart)]
-    assert len(kinds) == 5 + (3 if more else 0)
-    assert sum(f"mark {kind}" in found for found in kinds) == n
-    assert sum("best" in found for found in kinds) == 1
-    assert [e.get("class") for e in chart.iter("g") if "front" in e.get("class", "")] == ["curve front"]
-    table = section.blocks[-1]
+@pytest.mark.parametrize("more", [(), AGAIN], ids=["single", "confirmed"])
+def test_the_report_draws_all_trials_by_cost_and_score_and_marks_the_answer(more) -> None:
+    made = document(stored(*TRIALS, *more, **AIM, **(PLAN if more else {})))
+    drawn = figure(made, "score-against-cost")
+    found = traces(drawn)
+    assert {*trials_in(drawn)} == {0, 1, 2, 3, 4}
+    assert found["front"].line.shape == "hv"
+    answer = found["answer" if more else "best"]
+    assert len(answer.x) == 1
+    assert (answer.error_y.array is not None) == bool(more)
+    table = made.values["front_table"]
     assert [row[-1] for row in table.rows].index("answer" if more else "best") == table.marked
-    text = as_markdown(made)
+    text = made.markdown()
     assert "only by comparison with trials that cost at most as much" in text
     assert ("too good" in text) == (not more)
-    assert "Score against cost" in as_html(made)
+    assert "Score against cost" in made.html()
 
 
 # --- the dashboard ------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """The report as a reader gets it: the page is parsed as HTML, the text as Markdown."""
 
+import base64
+import hashlib
+import json
 import re
 import shlex
 import shutil
@@ -11,138 +14,24 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import optuna
 import pytest
+from chromium import needs_chromium
 from markdown_it import MarkdownIt
-from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from stored_studies import ENDS, EPOCHS, FINISHED, N_CUTS, NASTY, attributes, stored, trial
 
 from depthsearch.cli import entry
 from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
-from depthsearch.report.chartfile import image_files
-from depthsearch.report.charts import symbol
-from depthsearch.report.document import Document, Figure, Legend, Section, as_html, as_markdown
-from depthsearch.report.page import compose, write_report
+from depthsearch.report.page import Report, compose, pictures, write_report
 from depthsearch.report.record import read
 from depthsearch.results.evidence import Confirmed, Evidence, Expected
 from depthsearch.results.stored import mark
 from depthsearch.results.summary import Summary, summarize
+from depthsearch.visualization.style import SYMBOLS
 
-N_CUTS = 12
-EPOCHS = 4
-MACS = {"prefix_macs": 10, "forward_macs": 20, "backward_macs": 30}
-NASTY = "<img src=x onerror=alert(1)> a|b `c` *d* [e](http://f) \\"
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
-OPTIONS = {
-    "backbone": "tiny",
-    "data": "/photos/my cats",
-    "weights": "random",
-    "image_size": 32,
-    "epochs": EPOCHS,
-    "kinds": ["conv", "pool"],
-    "learning_rate": [1e-05, 0.01],
-    "head_width": [1024, 256],
-    "also": ["dropout"],
-    "skip_unreadable": True,
-    "seed": 3,
-}
-
-
-# --- studies to report on -----------------------------------------------------------------------
-
-
-def cut(index: int) -> dict[str, Any]:
-    names = ["stem", *(f"layer{stage}.{k}.conv" for stage in (1, 2) for k in range(5)), "fc"]
-    return {
-        "index": index,
-        "layer": 2 + 3 * index,
-        "name": names[index],
-        "kind": "head" if index == N_CUTS - 1 else "conv",
-        "keras_name": None if index in (0, N_CUTS - 1) else f"conv{index}_keras",
-        "aliases": [],
-        "first_layer": names[index],
-        "frozen_mac_share": index / (N_CUTS - 1),
-        "frozen_parameter_share": index / (N_CUTS - 1),
-        "trainable_parameters": 100 * (N_CUTS - 1 - index),
-        "boundary_bytes": 1024,
-    }
-
-
-def point(index: int, score: float) -> dict[str, Any]:
-    return {"cut": index, "layer": 2 + 3 * index, "name": cut(index)["name"], "n_features": 8, "score": score,
-            "n_val": 100}  # fmt: skip
-
-
-def attributes(**changed: Any) -> dict[str, Any]:
-    return {
-        "settings": {"backbone": "tiny", "space: head_depth": None, "space: learning_rate": [1e-05, 0.01]},
-        "cuts": [cut(index) for index in range(N_CUTS)],
-        "full_fine_tune_macs": 10_000,
-        "data": {
-            "name": "cats",
-            "source": "/photos/cats",
-            "fingerprint": "0123456789abcdef" * 4,
-            "classes": ["cat", "dog"],
-            "images": {"train": 300, "val": 100, "test": 50},
-            "skipped": [],
-            "duplicates": [],
-        },
-        "backbone": {"name": "tiny", "weights": "random (seed 0)", "digest": "0", "preprocessing": {}},
-        "recipe": {"metric": "accuracy", "epochs": EPOCHS, "seed": 3},
-        "provenance": {"versions": {"torch": "2.9"}, "machine": "m", "device": "cpu", "options": OPTIONS},
-        "transfer_curve": {
-            "points": [point(2, 0.6), point(6, 0.8), point(11, 0.7)],
-            "macs": 500,
-            "seconds": 2.0,
-            "kept_bytes": 7,
-        },
-        **changed,
-    }
-
-
-def trial(
-    index: int, score: float | None, state: str = "COMPLETE", *, rate: float = 1e-3, **more: Any
-) -> optuna.trial.FrozenTrial:
-    """Make a trial: scores rise to ``score`` over the epochs, of which a pruned one has two."""
-    n_epochs = 0 if score is None else EPOCHS if state == "COMPLETE" else 2
-    scores = {epoch: score * (0.5 + 0.5 * epoch / n_epochs) for epoch in range(1, n_epochs + 1)}
-    results = [
-        {"epoch": e, "score": s, "train_loss": 1 / e, "val_loss": 2 / e, **MACS} for e, s in scores.items()
-    ]
-    ended = (
-        {} if state == "RUNNING" else {"results": results, "macs": 60 * n_epochs, "plain_macs": 99 * n_epochs}
-    )
-    reason = {"reason": f"pruned after epoch {n_epochs}"} if state == "PRUNED" else {}
-    return create_trial(
-        state=TrialState[state],
-        value=score if state == "COMPLETE" else None,
-        params={"cut": index, "learning_rate": rate, "head_width": 0},
-        distributions={
-            "cut": IntDistribution(0, N_CUTS - 1),
-            "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
-            "head_width": IntDistribution(0, 1024, step=256),
-        },
-        intermediate_values=scores,
-        user_attrs={"seconds": 1.5, **reason, **ended, **more},
-    )
-
-
-def stored(*trials: optuna.trial.FrozenTrial, name: str = "mine", lower: bool = False, **changed: Any) -> Any:
-    study = optuna.create_study(study_name=name, direction="minimize" if lower else "maximize")
-    for key, value in attributes(**changed).items():
-        study.set_user_attr(key, value)
-    study.add_trials(trials)
-    return study
-
-
-ENDS = (trial(11, 0.7), trial(0, 0.85))
-FINISHED = (
-    *ENDS,
-    trial(6, 0.9, rate=3e-4),
-    trial(4, 0.6, "PRUNED", rate=1e-2),
-    trial(8, None, "FAIL", reason="boom"),
-)
 
 
 def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary, optuna.Study]:
@@ -170,7 +59,7 @@ def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary
     return replace(summary, evidence=evidence), study
 
 
-def document(study: optuna.Study) -> Document:
+def document(study: optuna.Study) -> Report:
     return compose(summarize(study), read(study))
 
 
@@ -205,7 +94,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open and "svg" not in self.open:
+        if not {"style", "script", "output"} & {*self.open}:
             self.text += data
         if "td" in self.open or "th" in self.open:
             self.cells[-1] += data.replace("\n", " ")
@@ -216,52 +105,60 @@ def rendered(markdown: str) -> Page:
     return Page(MarkdownIt("commonmark").enable("table").render(markdown))
 
 
-def charts(study_or_document: Any) -> list[ElementTree.Element]:
-    """Parse the charts that a wide window shows."""
-    made = study_or_document if isinstance(study_or_document, Document) else document(study_or_document)
-    return [
-        ElementTree.fromstring(block.wide)
-        for section in made.sections
-        for block in section.blocks
-        if hasattr(block, "wide")
-    ]
+def figure(made: Report | optuna.Study, name: str) -> Any:
+    """Give one of the figures of a report."""
+    made = made if isinstance(made, Report) else document(made)
+    return next(plot.figure for plot in made.plots if plot.name == name)
 
 
-def marks(chart: ElementTree.Element) -> list[tuple[str, str]]:
-    """Class and first line of each mark."""
-    found = (e for e in chart.iter("g") if e.get("class", "").startswith("mark"))
-    return [(e.get("class"), e.find("title").text.splitlines()[0]) for e in found]
+def traces(figure: Any) -> dict[str, Any]:
+    return {trace.name: trace for trace in figure.data}
+
+
+def trials_in(figure: Any) -> list[int]:
+    """Number of each trial that has a mark or a line."""
+    return [number for trace in figure.data for number in dict.fromkeys(trace.customdata or ())]
 
 
 # --- what is in it ------------------------------------------------------------------------------
 
 
 def test_every_trial_is_drawn_where_scores_rates_and_curves_are_and_state_is_told_by_shape() -> None:
-    depth, _, learning, rates = charts(stored(*FINISHED))
-    for chart in (depth, rates):
-        assert sorted(int(re.search(r"Trial (\d+)", line)[1]) for _, line in marks(chart)) == [0, 1, 2, 3, 4]
-    assert len(marks(learning)) == 4
-    for chart in (depth, learning):
-        assert len([e for e in chart.iter() if e.get("class") == "cross"]) == 1
-    assert [line for kind, line in marks(depth) if "best" in kind] == ["Trial 2: 0.9000, complete"]
-    assert "Trial 4: –, failed: boom" in dict(map(reversed, marks(depth)))  # noqa: RUF001 (a dash for nothing)
+    made = document(stored(*FINISHED))
+    depth, learning, rates = (
+        figure(made, name) for name in ("score-against-depth", "learning-curves", "learning-rate-and-depth")
+    )
+    for drawn in (depth, rates):
+        assert sorted({*trials_in(drawn)}) == [0, 1, 2, 3, 4]
+    assert sorted(trials_in(learning)) == [0, 1, 2, 3]
+    for drawn in (depth, learning):
+        shapes = [each for t in drawn.data if t.marker.symbol for each in np.atleast_1d(t.marker.symbol)]
+        assert shapes.count("x-thin") == 1
+    assert traces(depth)["best, one training"].text[0].startswith("Trial 2: 0.9000, complete")
+    (failed,) = traces(depth)["failed"].text
+    assert failed.startswith("Trial 4: –, failed: boom")  # noqa: RUF001 (a dash for nothing)
+
+
+def test_no_two_kinds_of_trials_share_a_shape() -> None:
+    assert len({*SYMBOLS.values()}) == len(SYMBOLS)
 
 
 def test_a_mark_tells_number_names_kind_share_and_setting_of_its_cut() -> None:
-    depth = charts(stored(*FINISHED))[0]
-    title = next(e.text for e in depth.iter("title") if e.text.startswith("Trial 2"))
-    assert title.splitlines()[1:] == [
-        "layer 20 (conv6_keras, layer2.0.conv); conv; 54.5 % of the MACs frozen",
+    best = traces(figure(stored(*FINISHED), "score-against-depth"))["best, one training"]
+    assert best.text[0].split("<br>") == [
+        "Trial 2: 0.9000, complete",
+        "layer 20 (conv6_keras, layer2.0.conv); conv;",
+        "54.5 % of the MACs frozen",
         "lr 0.0003, head linear",
     ]
 
 
 def test_baselines_are_lines_and_stages_have_borders() -> None:
-    depth = charts(stored(*FINISHED))[0]
-    rules = [e.find("title").text for e in depth.iter("path") if "rule" in e.get("class")]
-    assert rules == ["head only 0.7000", "everything trained 0.8500"]
-    borders = [e.find("title").text for e in depth.iter("path") if e.get("class") == "border"]
-    assert borders == ["stem", "layer1", "layer2", "fc"]
+    depth = figure(stored(*FINISHED), "score-against-depth")
+    rules = {name: trace.y for name, trace in traces(depth).items() if trace.mode == "lines"}
+    assert rules == {"head only 0.7000": (0.7, 0.7), "everything trained 0.8500": (0.85, 0.85)}
+    assert [each.x0 for each in depth.layout.shapes] == [0.5, 5.5, 10.5]
+    assert [each.text for each in depth.layout.annotations] == ["stem", "layer1", "layer2", "fc"]
 
 
 @pytest.mark.parametrize(
@@ -285,51 +182,59 @@ def test_baselines_are_lines_and_stages_have_borders() -> None:
 )
 def test_the_answer_is_one_sentence(trials, expected: str) -> None:
     made = document(stored(*trials))
-    assert expected in Page(as_html(made)).text
-    assert expected in rendered(as_markdown(made)).text
+    assert expected in Page(made.html()).text
+    assert expected in rendered(made.markdown()).text
 
 
 def test_an_answer_of_single_trainings_says_so() -> None:
-    text = Page(as_html(document(stored(*FINISHED)))).text
+    text = Page(document(stored(*FINISHED)).html()).text
     assert "Not confirmed: every setting was trained once, with one seed" in text
     assert "best of 3 complete trials on the same validation images (100; one is worth 0.0100)" in text
 
 
 def test_a_running_study_says_how_far_it_is_and_draws_what_it_has() -> None:
-    study = stored(*FINISHED, trial(3, 0.5, "RUNNING"))
-    text = Page(as_html(document(study))).text
+    made = document(stored(*FINISHED, trial(3, 0.5, "RUNNING")))
+    text = Page(made.html()).text
     assert "The study is not finished: 5 trials are done, 1 is running or interrupted." in text
-    depth, _, learning, _ = charts(study)
-    for chart in (depth, learning):
-        assert sum("running" in kind for kind, _ in marks(chart)) == 1
+    for name in ("score-against-depth", "learning-curves"):
+        assert {*traces(figure(made, name))["running"].customdata} == {5}
 
 
 def test_a_study_that_wants_more_trials_is_not_finished() -> None:
-    text = Page(as_html(document(stored(*FINISHED, wanted={"trials": 8, "confirm": False})))).text
+    text = Page(document(stored(*FINISHED, wanted={"trials": 8, "confirm": False})).html()).text
     assert "The study is not finished: 5 trials are done." in text
-    text = Page(as_html(document(stored(*FINISHED, wanted={"trials": 5, "confirm": False})))).text
+    text = Page(document(stored(*FINISHED, wanted={"trials": 5, "confirm": False})).html()).text
     assert "The study is not finished" not in text
 
 
 def test_of_losses_the_lowest_is_best_and_the_axis_says_so() -> None:
     trials = trial(11, 0.9), trial(0, 0.4), trial(5, 1.7), trial(6, 0.3)
     study = stored(*trials, lower=True, recipe={"metric": "loss", "epochs": EPOCHS, "seed": 0})
-    depth, _, learning, rates = charts(study)
-    labels = [e.text for e in depth.iter("text")]
-    assert "validation loss (lower is better)" in labels
-    for chart in (depth, learning, rates):
-        assert [line for kind, line in marks(chart) if "best" in kind] == ["Trial 3: 0.3000, complete"]
-    shades = {line[:7]: re.search(r"shade-\d", kind)[0] for kind, line in marks(rates)}
-    assert (shades["Trial 3"], shades["Trial 2"]) == ("shade-5", "shade-0")
+    made = document(study)
+    depth, learning, rates = (
+        figure(made, name) for name in ("score-against-depth", "learning-curves", "learning-rate-and-depth")
+    )
+    assert depth.layout.yaxis.title.text == "validation loss (lower is better)"
+    assert traces(depth)["best, one training"].customdata == (3,)
+    assert {*learning.data[-1].customdata} == {3}
+    assert learning.data[-1].name == "best of the search"
+    scale = rates.layout.coloraxis
+    assert (scale.cmin, scale.cmax, scale.reversescale) == (0.3, 1.7, True)
+    shades = dict(
+        zip(traces(rates)["complete"].customdata, traces(rates)["complete"].marker.color, strict=True)
+    )
+    assert (shades[3], shades[2]) == (0.3, 1.7)
 
 
 def test_one_far_off_trial_does_not_flatten_the_others() -> None:
     scores = (0.90, 0.91, 0.92, 0.93, 0.94)
     trials = [trial(k + 1, score) for k, score in enumerate(scores)]
-    depth = charts(stored(*trials, trial(7, 0.01), trial(8, 0.02, "PRUNED")))[0]
-    assert len([e for e in depth.iter() if e.get("class") == "beyond"]) == 2
-    heights = [float(e.get("cy")) for e in depth.iter("circle") if e.get("class") == "dot"]
-    assert max(heights[:5]) - min(heights[:5]) > 100
+    depth = figure(stored(*trials, trial(7, 0.01), trial(8, 0.02, "PRUNED")), "score-against-depth")
+    low, high = depth.layout.yaxis.range
+    assert (max(scores) - min(scores)) / (high - low) > 0.3
+    arrows = traces(depth)["beyond the axis"]
+    assert (arrows.y, arrows.marker.symbol) == ((low, low), ("triangle-down", "triangle-down"))
+    assert low < traces(depth)["pruned"].y[0] < low + 0.1 * (high - low)
 
 
 @pytest.mark.parametrize("n", [19, 20])
@@ -338,7 +243,7 @@ def test_importance_is_shown_only_where_there_are_trials_enough(n: int) -> None:
     again = [trial(5, 0.7, origin="confirm", confirms=5, seed=0)] * 3
     found = [read(stored(*trials, *again)).importance for _ in range(2)]
     assert found[0] == found[1]
-    text = as_markdown(document(stored(*trials, *again)))
+    text = document(stored(*trials, *again)).markdown()
     if n < 20:
         assert found[0] == {}
         assert "with 19 complete trials the parameters' importance would be chance; it takes 20." in text
@@ -348,12 +253,12 @@ def test_importance_is_shown_only_where_there_are_trials_enough(n: int) -> None:
 
 
 def test_scores_that_are_all_alike_leave_importance_out() -> None:
-    text = as_markdown(document(stored(*[trial(k % N_CUTS, 0.5) for k in range(20)])))
+    text = document(stored(*[trial(k % N_CUTS, 0.5) for k in range(20)])).markdown()
     assert "## What mattered" in text
 
 
 def test_the_cost_adds_up() -> None:
-    page = rendered(as_markdown(document(stored(*FINISHED))))
+    page = rendered(document(stored(*FINISHED)).markdown())
     rows = [page.cells[i : i + 6] for i in range(len(page.cells)) if page.cells[i : i + 1] == ["in all"]]
     spent, plain = (3 * 4 + 2) * 60 + 500, (3 * 4 + 2) * 99
     assert rows == [["in all", "5", "14", "9.5", f"{spent / 10_000:.2f}", f"{plain / 10_000:.2f}"]]
@@ -363,7 +268,7 @@ def test_the_cost_adds_up() -> None:
 def test_the_data_are_told() -> None:
     data = attributes()["data"] | {"skipped": ["cat/bad.png"], "duplicates": [["a.png", "b.png"]]}
     data["classes"] = [f"class {k}" for k in range(30)]
-    page = Page(as_html(document(stored(*FINISHED, data=data))))
+    page = Page(document(stored(*FINISHED, data=data)).html())
     for told in (
         "300 train; 100 validation; 50 test",
         "All 30 classes",
@@ -379,26 +284,28 @@ def test_the_data_are_told() -> None:
 
 def test_without_evidence_nothing_of_it_is_shown() -> None:
     made = document(stored(*FINISHED))
-    assert "Confirmation" not in [section.title for section in made.sections]
-    assert not [e for e in charts(made)[0].iter() if "span" in e.get("class", "")]
+    assert "## Confirmation" not in made.markdown()
+    shapes = figure(made, "score-against-depth").layout.shapes
+    assert not [each for each in shapes if each.type == "rect"]
 
 
 def test_evidence_is_the_answer_and_is_drawn() -> None:
     summary, study = confirmed(4, 6)
     made = compose(summary, read(study))
-    text = rendered(as_markdown(made)).text
+    text = rendered(made.markdown()).text
     assert "train from layer 20" in text
     assert "validation accuracy 0.8867 ± 0.0067 (mean of 2 seeds)" in text
     assert "layers 20 to 26 cannot be told from the best." in text
     assert "Not confirmed" not in text
-    depth = charts(made)[0]
-    assert len([e for e in depth.iter("path") if e.get("class") == "area expected"]) == 1
-    assert len([e for e in depth.iter("rect") if e.get("class") == "span level"]) == 1
-    assert [kind for kind, line in marks(depth) if line.startswith("Mean of 2 seeds")] == [
-        "mark confirmed",
-        "mark confirmed best",
-    ]
-    assert sum("again" in kind for kind, _ in marks(depth)) == 4
+    depth = figure(made, "score-against-depth")
+    found = traces(depth)
+    assert found["expected, 95 %"].fill == "tonexty"
+    assert found["expected"].y == (0.8,) * N_CUTS
+    assert [each.type for each in depth.layout.shapes].count("rect") == 1
+    assert (found["mean over seeds ± standard error"].x, found["answer"].x) == ((4,), (6,))
+    assert found["answer"].error_y.array == (0.0067,)
+    assert found["answer"].text[0].startswith("Mean of 2 seeds: 0.8867 ± 0.0067")
+    assert len(found["trained again, another seed"].x) == 4
     # Epochs of what was trained again are none of the search's.
     assert f"1 trial pruned: {3 * EPOCHS + 2} of {5 * EPOCHS} epochs were trained" in text
     assert "What was trained again has seeds of its own: 0, 1." in text
@@ -409,16 +316,17 @@ def test_evidence_is_the_answer_and_is_drawn() -> None:
 def test_an_end_that_was_trained_again_is_told_by_its_mean() -> None:
     summary, study = confirmed(0, 6)
     made = compose(summary, read(study))
-    assert "and 0.8867 with everything trained" in rendered(as_markdown(made)).text
-    rules = [e.find("title").text for e in charts(made)[0].iter("path") if "rule" in e.get("class")]
-    assert rules == ["head only 0.7000", "everything trained 0.8867"]
+    assert "and 0.8867 with everything trained" in rendered(made.markdown()).text
+    found = traces(figure(made, "score-against-depth"))
+    assert {"head only 0.7000", "everything trained 0.8867"} <= {*found}
 
 
 def test_depths_that_do_not_touch_are_named_and_shaded_apart() -> None:
     summary, study = confirmed(4, 6, level=(2, 3, 8))
     made = compose(summary, read(study))
-    assert "layers 8 to 11, 26 cannot be told" in as_markdown(made)
-    assert len([e for e in charts(made)[0].iter("rect") if e.get("class") == "span level"]) == 2
+    assert "layers 8 to 11, 26 cannot be told" in made.markdown()
+    shapes = figure(made, "score-against-depth").layout.shapes
+    assert [(each.x0, each.x1) for each in shapes if each.type == "rect"] == [(1.5, 3.5), (7.5, 8.5)]
 
 
 FIGURES = {"accuracy": 0.91, "interval": [0.82, 0.96], "n": 50, "calibration_error": 0.03}
@@ -440,7 +348,7 @@ FIGURES = {"accuracy": 0.91, "interval": [0.82, 0.96], "n": 50, "calibration_err
 )
 def test_a_test_is_told_whatever_it_has(figures: Any, told: list[str]) -> None:
     fit = {"folder": "/models/a", "figures": figures, "trial": 2, "layer": 20}
-    text = Page(as_html(document(stored(*FINISHED, fit=fit, test_readings=1)))).text
+    text = Page(document(stored(*FINISHED, fit=fit, test_readings=1)).html()).text
     for expected in (*told, "/models/a", "The test images were read once."):
         assert expected in text
 
@@ -455,7 +363,7 @@ def test_a_test_is_told_as_fit_stores_it() -> None:
     figures = {**FIGURES, "classes": by_class, "confusion": [[20, 5], [3, 22]]}
     fit = {"folder": "/models/a", "test": figures, "trial": 2, "cut": {"layer": 20}, "n_images": 400}
     readings = [{"when": "2026-01-01", "accuracy": 0.91}] * 2
-    page = rendered(as_markdown(document(stored(*FINISHED, fit=fit, test_readings=readings))))
+    page = rendered(document(stored(*FINISHED, fit=fit, test_readings=readings)).markdown())
     assert "The final training, of trial 2, from layer 20, on 400 images (train + validation)." in page.text
     assert "The test images were read 2 times." in page.text
     place = page.cells.index("precision")
@@ -502,7 +410,7 @@ def test_the_command_asks_for_what_was_asked_for(changed: list[str]) -> None:
 
 
 def test_the_report_has_the_command_with_its_trials_and_seeds() -> None:
-    text = as_markdown(document(stored(*FINISHED)))
+    text = document(stored(*FINISHED)).markdown()
     assert "--data '/photos/my cats'" in text
     assert "--trials 5 --name mine-again" in text
     assert "Seed 3: trial n draws" in text
@@ -513,9 +421,9 @@ def test_the_report_has_the_command_with_its_trials_and_seeds() -> None:
 def test_an_older_study_is_told_without_its_command(provenance: Any) -> None:
     study = stored(*FINISHED, provenance=provenance, transfer_curve={})
     made = document(study)
-    assert "The command is not known: this study was stored by an older depthsearch" in as_markdown(made)
-    assert "```console" not in as_markdown(made)
-    assert [section.title for section in made.sections].count("Where pretrained features stop helping") == 0
+    assert "The command is not known: this study was stored by an older depthsearch" in made.markdown()
+    assert "```console" not in made.markdown()
+    assert "Where pretrained features stop helping" not in made.markdown()
 
 
 # --- form ---------------------------------------------------------------------------------------
@@ -552,58 +460,53 @@ STUDIES: dict[str, Callable[[], optuna.Study]] = {
 @pytest.mark.parametrize("name", STUDIES)
 def test_page_and_text_are_well_formed_and_say_the_same(name: str) -> None:
     made = document(STUDIES[name]())
-    page, text = Page(as_html(made)), rendered(as_markdown(made))
+    page, text = Page(made.html()), rendered(made.markdown())
     assert page.cells == text.cells
     assert len(text.cells) > 10
-    for chart in charts(made):
-        assert all(math_is_sound(e) for e in chart.iter())
-    for section in made.sections:
-        assert section.title in page.text
-        assert section.title in text.text
-
-
-def math_is_sound(e: ElementTree.Element) -> bool:
-    return not any("nan" in value.lower() for key, value in e.items() if key in ("x", "y", "cx", "cy", "d"))
+    headings = re.findall(r"^## (.*)$", made.markdown(), re.MULTILINE)
+    assert headings
+    for heading in headings:
+        assert heading in page.text
+    for plot in made.plots:
+        assert plot.caption in page.text
+        assert plot.caption in text.text
+        json.loads(plot.figure.to_json(), parse_constant=pytest.fail)
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_page_needs_nothing_but_itself(name: str) -> None:
-    page = Page(as_html(document(STUDIES[name]())))
+    html = document(STUDIES[name]()).html()
+    page = Page(html)
     tags = {tag for tag, _ in page.tags}
-    assert not tags & {
-        "script",
-        "img",
-        "iframe",
-        "object",
-        "embed",
-        "base",
-        "form",
-        "audio",
-        "video",
-        "use",
-        "image",
-    }
+    assert not tags & {"img", "iframe", "object", "embed", "base", "form", "audio", "video", "use", "image"}
     links = [v for _, attrs in page.tags for key, v in attrs.items() if key in ("src", "href", "xlink:href")]
     assert links == ["data:,"]
     assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
-    policy = [a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv")]
-    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
-    (style,) = re.findall(r"<style>(.*?)</style>", as_html(document(STUDIES[name]())), re.DOTALL)
+    (policy,) = (a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv"))
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
+    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
+    assert len(digests) == 2
+    assert policy == f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:"
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
     assert not re.search(r"url\(|@import|//", style)
 
 
 def test_names_of_users_are_text_in_both_forms() -> None:
     made = document(nasty())
-    for read_ in (Page(as_html(made)), rendered(as_markdown(made))):
-        assert not {tag for tag, _ in read_.tags} & {"em", "a"}
-        images = [attributes["src"] or "" for tag, attributes in read_.tags if tag == "img"]
-        assert all(re.fullmatch(r"charts/[\w-]+\.(svg|jpg)", source) for source in images)
+    html = made.html()
+    for read_ in (Page(html), rendered(made.markdown())):
+        assert not {tag for tag, _ in read_.tags} & {"em", "a", "img"}
         assert read_.cells.count(NASTY) >= 2
         assert read_.text.count(NASTY) >= 6
+    for described in re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL):
+        assert "<" not in described
+        # Nor is it markup to plotly.js, which shows some of HTML.
+        assert "<img" not in json.dumps(json.loads(described))
 
 
 def test_one_table_has_as_many_cells_in_each_row() -> None:
-    markdown = as_markdown(document(nasty()))
+    markdown = document(nasty()).markdown()
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
     n_rows = sum(token.type == "tr_open" for token in tokens)
     assert n_rows == sum(
@@ -618,59 +521,54 @@ def test_both_files_are_written_whole_and_again(tmp_path: Path) -> None:
     for study in (stored(*FINISHED), stored(*ENDS)):
         written = write_report(study, tmp_path / "out")
         made = document(study)
-        assert [path.read_text() for path in written] == [as_markdown(made), as_html(made)]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "charts",
-        "report.html",
-        "report.md",
-    ]
+        assert [path.read_text() for path in written] == [made.markdown(), made.html()]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
 
 
-def test_the_markdown_shows_each_chart_from_a_file_that_is_there(tmp_path: Path) -> None:
-    markdown, _ = write_report(nasty(), tmp_path)
-    shown = re.findall(r"!\[.*?\]\((.*?)\)", markdown.read_text())
+@pytest.mark.slow
+@needs_chromium
+def test_the_markdown_shows_each_figure_from_a_file_that_is_there(tmp_path: Path) -> None:
+    markdown, _ = write_report(nasty(), tmp_path, images=True)
+    text = markdown.read_text()
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert "charts/score-against-depth.svg" in shown
     assert len(shown) == len(set(shown)) == sum(1 for _ in (tmp_path / "charts").iterdir()) > 3
+    assert "--images" not in text
     for name in shown:
         root = ElementTree.fromstring((tmp_path / name).read_text())
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
-        assert {"script", "foreignObject", "image"}.isdisjoint(each.tag.split("}")[1] for each in root.iter())
-        width, height = (float(root.attrib[side]) for side in ("width", "height"))
-        assert root.attrib["viewBox"] == f"0 0 {width:g} {height:g}"
-        assert "tip" not in {each.get("class") for each in root.iter()}
+        assert {"script", "foreignObject"}.isdisjoint(each.tag.split("}")[1] for each in root.iter())
 
 
-def test_a_legend_wraps_below_its_chart() -> None:
-    legend = tuple(Legend(symbol=symbol("dot", "complete"), label="n" * 40) for _ in range(7))
-    chart = '<svg viewBox="0 0 800 300"><text class="hint">Point</text></svg>'
-    page = Document(
-        title="t",
-        subtitle="",
-        blocks=(),
-        sections=(Section("S", (Figure(wide=chart, narrow=chart, caption="c", legend=legend),) * 2),),
-    )
-    (name, first), (other, _) = image_files(page)
-    assert (name, other) == ("s-1.svg", "s-2.svg")
-    root = ElementTree.fromstring(first)
-    moved = [each.get("transform") or "" for each in root.iter()]
-    places = [place for place in moved if place.startswith("translate(")][2:]
-    assert len(places) == 7
-    rows = {place.split()[1] for place in places}
-    assert len(rows) == 4
-    assert float(root.attrib["height"]) == 300 + 4 * 20 + 24
-    assert b"Point" not in first
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (False, "The figures are in report.html; depthsearch report --out DIR --images draws them"),
+        (True, "No pictures of the figures: no browser here. They take depthsearch\\[images\\] and a Chrome"),
+    ],
+)
+def test_a_markdown_without_pictures_says_in_a_line_why(
+    tmp_path, monkeypatch, images: bool, told: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no browser here.\nMore.")
+
+    monkeypatch.setattr(pictures, "_drawn", fail)
+    markdown, _ = write_report(stored(*FINISHED), tmp_path, images=images)
+    assert [line for line in markdown.read_text().splitlines() if line.startswith(told)]
+    assert not (tmp_path / "charts").exists()
 
 
 def test_layers_that_were_asked_for_are_pointed_out_and_compared() -> None:
     summary, study = confirmed(4, 6)
     page = compose(replace(summary, marked=(summary.cuts[6], summary.cuts[7])), read(study))
-    chart = dict(page.images())["score-against-depth.svg"].wide
-    assert re.findall(r'class="pointed">(\d+)<', chart) == ["20", "23"]
-    text = as_markdown(page)
+    notes = [each.text for each in figure(page, "score-against-depth").layout.annotations]
+    assert [note for note in notes if "asked" in note] == ["asked for: 20", "asked for: 23"]
+    text = page.markdown()
     asked = text[text.index("The layers that were asked for") :].splitlines()[4:6]
     assert asked[0] == "| 20 | `layer2.0.conv` (conv6_keras) | 0.8867 ± 0.0067 | 2 of 2 | 0.0000 | 0.9000 |"
     assert asked[1].startswith("| 23 | `layer2.1.conv` (conv7_keras) |  |  |  | ")
-    assert "asked for" not in as_markdown(compose(summary, read(study)))
+    assert "asked for" not in compose(summary, read(study)).markdown()
 
 
 def test_layers_asked_for_are_stored_as_candidates() -> None:
@@ -691,7 +589,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_reading_for_a_report_changes_nothing() -> None:
     study = stored(*FINISHED)
     before = study.get_trials(), study.user_attrs
-    as_html(document(study))
+    document(study).html()
     assert (study.get_trials(), study.user_attrs) == before
 
 

@@ -25,7 +25,6 @@ from depthsearch.cli.commands.weights import weights_by_backbone, with_full_path
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
-from depthsearch.report.document import as_html, as_markdown
 from depthsearch.report.page import compose
 from depthsearch.report.record import read
 from depthsearch.report.text import as_json, level_ranges
@@ -354,18 +353,17 @@ def test_ranges_of_layers_do_not_run_from_one_backbone_into_the_next(both) -> No
     )
 
 
-@pytest.mark.parametrize("write", [as_markdown, as_html])
-def test_the_report_compares_the_backbones_and_shows_each(finished, write) -> None:
+def test_the_report_compares_the_backbones_and_shows_each(finished) -> None:
     summary = summarize(finished)
     page = compose(summary, read(finished))
-    text = write(page)
-    (compared,) = (section for section in page.sections if section.title == "Backbones")
-    assert [row[0] for row in compared.blocks[1].rows] == [s.backbone for s in standings(summary)]
-    depths = next(section for section in page.sections if section.title == "Score against depth")
-    assert sum(hasattr(block, "wide") for block in depths.blocks) == 2
-    assert all(name in text for name in NAMES)
-    if write is as_html:
-        assert "best of this backbone" in text
+    markdown, html = page.markdown(), page.html()
+    section = markdown.split("## Backbones")[1].split("\n## ")[0]
+    rows = [line.split("|")[1].strip(" *") for line in section.splitlines() if line.startswith("|")][2:]
+    assert rows == [s.backbone for s in standings(summary)]
+    assert {*page.plots.depth} == {*NAMES}
+    assert all(name in text for text in (markdown, html) for name in NAMES)
+    names = [trace.name for plot in page.plots.depth.values() for trace in plot.figure.data]
+    assert names.count("best of this backbone") == names.count("answer") == 1
 
 
 def test_a_study_stored_with_one_backbone_is_read_as_before(finished, task) -> None:

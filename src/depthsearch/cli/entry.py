@@ -476,6 +476,11 @@ def _add_report(commands: Any) -> None:
         metavar="DIR",
         help="write report.md and report.html there, a page with charts",
     )
+    add(
+        "--images",
+        action="store_true",
+        help="draw the charts of report.md, too: wants depthsearch[images] and Chrome",
+    )
     _add_artifacts(add)
     add("--json", action="store_true", help="print one JSON object")
 

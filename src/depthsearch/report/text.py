@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -13,11 +13,12 @@ from rich.text import Text
 
 from depthsearch.models.cuts import Cut
 from depthsearch.report.tables import Column, FittingTable
-from depthsearch.results.evidence import Confirmed, Evidence
-from depthsearch.results.front import Front, FrontPoint, front_of
+from depthsearch.results.evidence import Evidence
+from depthsearch.results.front import Front, front_of
 from depthsearch.results.summary import Cost, Standing, Summary, cut_json, standings, trainable
 from depthsearch.results.trials import TrialSummary
 from depthsearch.training.probe import ProbePoint, plateau_start
+from depthsearch.visualization.words import millions, setting_of, shown, with_error
 
 __all__ = [
     "BACKBONE_HEADINGS",
@@ -25,11 +26,8 @@ __all__ = [
     "backbone_row",
     "duration",
     "level_ranges",
-    "millions",
     "render",
     "render_trials",
-    "score_with_error",
-    "setting_of",
     "sparkline",
 ]
 
@@ -205,7 +203,7 @@ def render(summary: Summary) -> RenderableType:
     answer = Text.assemble(
         ("Best cut  ", "bold"),
         (f"{chosen.cut.backbone or summary.backbone}: train from {chosen.cut.named}", "bold green"),
-        f"\n          {metric} {_sure(summary, chosen)}, {_params(chosen)} (trial {chosen.number})",
+        f"\n          {metric} {_sure(summary, chosen)}, {setting_of(chosen.params)} (trial {chosen.number})",
         f"\nBaselines {f'of {chosen.cut.backbone}: ' if chosen.cut.backbone else ''}"
         f"feature extraction {_end(summary, chosen.cut, -1, summary.feature_extraction)}"
         f" · full fine-tuning {_end(summary, chosen.cut, 0, summary.full_fine_tuning)}",
@@ -235,8 +233,8 @@ def render(summary: Summary) -> RenderableType:
                 _names(trial.cut),
                 trial.cut.kind,
                 f"{trial.cut.frozen_mac_share:.3f}",
-                _params(trial),
-                _score(trial.score),
+                setting_of(trial.params),
+                shown(trial.score),
                 str(trial.number),
             )
             for trial in summary.top_cuts()
@@ -283,22 +281,16 @@ def _front_table(front: Front, metric: str) -> FittingTable:
         rows=[
             (
                 millions(point.cost),
-                score_with_error(point),
+                with_error(point.score, point.standard_error),
                 str(point.trial.cut.layer),
                 _names(point.trial.cut),
-                _params(point.trial),
+                setting_of(point.trial.params),
                 str(point.trial.number),
                 front.answer_word if point.is_answer else "",
             )
             for point in front.points
         ],
     )
-
-
-def score_with_error(point: FrontPoint) -> str:
-    """Write a point's score, and its standard error where it has one."""
-    error = point.standard_error
-    return _score(point.score) + ("" if error is None else f" ± {error:.4f}")
 
 
 def _backbones_table(found: Sequence[Standing], metric: str) -> FittingTable:
@@ -322,10 +314,10 @@ def _backbones_table(found: Sequence[Standing], metric: str) -> FittingTable:
 
 def backbone_row(standing: Standing) -> tuple[str, ...]:
     """Write a backbone's row under `BACKBONE_HEADINGS`: MACs of an image, cost in full fine-tunes."""
-    cut, error = standing.trial.cut, standing.standard_error
+    cut = standing.trial.cut
     return (
         standing.backbone,
-        _score(standing.score) + ("" if error is None else f" ± {error:.4f}"),
+        with_error(standing.score, standing.standard_error),
         str(cut.layer),
         f"{cut.name} ({cut.keras_name})" if cut.keras_name else cut.name,
         f"{millions(cut.trainable_parameters)} of {millions(standing.parameters)}",
@@ -336,18 +328,12 @@ def backbone_row(standing: Standing) -> tuple[str, ...]:
     )
 
 
-def millions(count: int) -> str:
-    """Write a count as millions with three digits, or as billions."""
-    scaled, unit = (count / 1e9, " G") if count >= 1e9 else (count / 1e6, " M")
-    return f"{scaled:.3g}{unit}"
-
-
 def _sure(summary: Summary, chosen: TrialSummary) -> str:
     """Say the answer's score, and how many trainings it rests on."""
     if summary.evidence is None:
-        return f"{_score(chosen.score)}, one training"
+        return f"{shown(chosen.score)}, one training"
     answer = summary.evidence.answer
-    return f"{_mean(answer)}, mean of {len(answer.scores)} seeds"
+    return f"{with_error(answer.mean, answer.standard_error)}, mean of {len(answer.scores)} seeds"
 
 
 def _end(summary: Summary, chosen: Cut, index: int, best: float | None) -> str:
@@ -358,13 +344,8 @@ def _end(summary: Summary, chosen: Cut, index: int, best: float | None) -> str:
     if summary.evidence is not None and (index == 0 or len(cuts) > 1):
         for confirmed in summary.evidence.confirmed:
             if confirmed.cut == end:
-                return _mean(confirmed)
-    return _score(best)
-
-
-def _mean(confirmed: Confirmed) -> str:
-    error = confirmed.standard_error
-    return _score(confirmed.mean) + ("" if error is None else f" ± {error:.4f}")
+                return with_error(confirmed.mean, confirmed.standard_error)
+    return shown(best)
 
 
 def _level(summary: Summary, evidence: Evidence) -> str:
@@ -376,8 +357,9 @@ def _level(summary: Summary, evidence: Evidence) -> str:
     said = f"{which} cannot be told from the best ({len(evidence.level)} of {len(summary.cuts)} candidates)\n"
     if answer is best:
         return f"{said}          of those trained again, {_short(answer.cut)} has the best mean"
+    mean = with_error(best.mean, best.standard_error)
     return (
-        f"{said}          of those trained again within one standard error of the best mean, {_mean(best)} "
+        f"{said}          of those trained again within one standard error of the best mean, {mean} "
         f"({_short(best.cut)}), {_short(answer.cut)} {'trains cheapest' if summary.parts else 'freezes most'}"
     )
 
@@ -417,7 +399,7 @@ def _confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
                 _names(c.cut),
                 c.cut.kind,
                 f"{c.cut.frozen_mac_share:.3f}",
-                _mean(c),
+                with_error(c.mean, c.standard_error),
                 behind,
                 str(c.trial),
                 ", ".join(words),
@@ -451,8 +433,8 @@ def _curve(summary: Summary) -> list[Text]:
     return [
         Text(
             f"Transfer  {whose}{line} accuracy of a linear probe at {len(points)} depths, from "
-            f"{_score(points[0].score)} (layer {points[0].layer}) over at most "
-            f"{_score(best.score)} (layer {best.layer}) to {_score(points[-1].score)}\n"
+            f"{shown(points[0].score)} (layer {points[0].layer}) over at most "
+            f"{shown(best.score)} (layer {best.layer}) to {shown(points[-1].score)}\n"
             f"          the pretrained layers stop helping a linear classifier at layer {start.layer} "
             f"({start.name})"
         )
@@ -492,9 +474,9 @@ def render_trials(summary: Summary) -> RenderableType:
                 str(trial.number),
                 str(trial.cut.layer),
                 _names(trial.cut),
-                _params(trial),
+                setting_of(trial.params),
                 trial.reason or trial.state,
-                _score(trial.score),
+                shown(trial.score),
                 str(trial.epochs),
                 f"{trial.seconds:.1f}",
             )
@@ -506,23 +488,3 @@ def render_trials(summary: Summary) -> RenderableType:
 def _names(cut: Cut) -> str:
     whose = f"{cut.backbone} " if cut.backbone else ""
     return f"{whose}{cut.name} ({cut.keras_name})" if cut.keras_name else f"{whose}{cut.name}"
-
-
-def _score(score: float | None) -> str:
-    return "–" if score is None else f"{score:.4f}"  # noqa: RUF001 (a dash for nothing)
-
-
-def _params(trial: TrialSummary) -> str:
-    return setting_of(trial.params)
-
-
-def setting_of(params: Mapping[str, Any]) -> str:
-    """Say in words what a trial's parameters are, the cut left out."""
-    words = {"learning_rate": "lr", "head_width": "head"}
-    shown = []
-    for name, value in params.items():
-        text = f"{value:.2g}" if isinstance(value, float) else str(value)
-        if name == "head_width" and value == 0:
-            text = "linear"
-        shown.append(f"{words.get(name, name.replace('_', ' '))} {text}")
-    return ", ".join(shown)

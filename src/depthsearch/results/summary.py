@@ -24,6 +24,7 @@ __all__ = [
     "Summary",
     "Trainable",
     "cut_json",
+    "end_score",
     "standings",
     "summarize",
     "trainable",
@@ -344,3 +345,18 @@ def cut_json(cut: Cut) -> dict[str, Any]:
         **whose,
         **{name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")},
     }
+
+
+def end_score(summary: Summary, index: int) -> float | None:
+    """Return the score of a backbone's first or last cut: the mean if it was trained again, else its best.
+
+    Args:
+        summary: Of one backbone.
+        index: 0: nothing is frozen there; -1: all but the head.
+    """
+    # With one candidate both ends are it, and nothing is ever frozen.
+    if summary.evidence is not None and (index == 0 or len(summary.cuts) > 1):
+        for confirmed in summary.evidence.confirmed:
+            if confirmed.cut == summary.cuts[index]:
+                return confirmed.mean
+    return summary.feature_extraction if index else summary.full_fine_tuning

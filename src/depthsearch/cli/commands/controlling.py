@@ -12,7 +12,7 @@ from rich.table import Table
 from depthsearch.cli.commands.console import console_for, say
 from depthsearch.cli.commands.places import existing, named_study
 from depthsearch.errors import StudyError
-from depthsearch.report.text import duration, setting_of
+from depthsearch.report.text import duration
 from depthsearch.results.stored import read_space
 from depthsearch.results.summary import cut_json
 from depthsearch.search.space import BACKBONE, cut_parameter
@@ -21,6 +21,7 @@ from depthsearch.study import open_storage, request_stop, wait_until_free, witho
 from depthsearch.study.progress import Running, Status, holder_json, status_json
 from depthsearch.study.progress import status as status_of
 from depthsearch.study.storage.optuna_private import fixed_params
+from depthsearch.visualization.words import setting_of, with_error
 
 __all__ = ["enqueue", "status", "stop"]
 
@@ -122,8 +123,7 @@ def _answer(found: Status) -> str:
     answer = found.answer
     if answer is None or answer.score is None:
         return ""
-    error = "" if answer.standard_error is None else f" ± {answer.standard_error:.4f}"
-    return f"{answer.score:.4f}{error} at {answer.cut}"
+    return f"{with_error(answer.score, answer.standard_error)} at {answer.cut}"
 
 
 def _running(running: Running) -> str:

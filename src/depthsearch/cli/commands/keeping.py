@@ -16,7 +16,6 @@ from depthsearch.classifier.fitting import Fitted
 from depthsearch.cli.commands.console import say
 from depthsearch.cli.commands.places import artifacts_of
 from depthsearch.errors import DepthsearchError
-from depthsearch.report.document import as_html
 from depthsearch.report.page import compose
 from depthsearch.report.record import read
 from depthsearch.results.summary import summarize
@@ -34,8 +33,8 @@ def keep_report(arguments: argparse.Namespace, stored: optuna.Study, console: Co
     with _kept_or_said(REPORT, console):
         store = artifacts_of(arguments)
         if store is not None:
-            page = as_html(compose(summarize(stored), read(stored), small_pictures(stored, store)))
-            _keep(store, stored, {REPORT: page.encode()})
+            report = compose(summarize(stored), read(stored), small_pictures(stored, store))
+            _keep(store, stored, {REPORT: report.html().encode()})
 
 
 def keep_fit(arguments: argparse.Namespace, stored: optuna.Study, fitted: Fitted, console: Console) -> None:

@@ -34,13 +34,15 @@ def report(arguments: argparse.Namespace) -> None:
     Raises:
         SettingsError: If there is no such study, or the report cannot be written.
     """
+    if arguments.images and arguments.out is None:
+        raise SettingsError("--images draws files beside report.md: say where with --out DIR.")
     store = artifacts_of(arguments)
     stored = named_study(arguments)
     summary = summarize(stored)
     written: Sequence[Path] = ()
     if arguments.out is not None:
         pictures = small_pictures(stored, store) if store else {}
-        written = write_report(stored, Path(arguments.out), pictures)
+        written = write_report(stored, Path(arguments.out), pictures, images=arguments.images)
         keep_report(arguments, stored, console_for(stderr=True))
         refresh(stored)
     if arguments.json:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+from depthsearch.report.page.scripts import page_policy
+
 __all__ = ["guarded", "is_loopback"]
 
 Environment = dict[str, Any]
@@ -24,8 +26,9 @@ Headers = list[tuple[str, str]]
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 READING = ("GET", "HEAD")
-# No script, no form, no network, not even the storage of this address: an artifact is shown and no more.
-ARTIFACT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src 'self'"
+# An artifact is shown and no more: its origin is its own, so that it reaches neither cookies nor storage nor
+# answers of this address; no form, no network, and no scripts but those of our own report.
+SANDBOX = "sandbox allow-scripts; media-src 'self'"
 # What a browser may show by itself; all else it has to save.
 SHOWN = ("image/", "audio/", "video/", "text/html", "text/plain", "text/csv", "application/json")
 
@@ -161,7 +164,7 @@ def _safe(headers: Headers, *, is_artifact: bool) -> Headers:
     ]
     if is_artifact:
         kind = next((value for name, value in kept if name.lower() == "content-type"), "")
-        kept.append(("Content-Security-Policy", ARTIFACT_POLICY))
+        kept.append(("Content-Security-Policy", f"{SANDBOX}; {page_policy()}"))
         if not kind.lower().startswith(SHOWN):
             kept.append(("Content-Disposition", "attachment"))
     return kept

@@ -7,13 +7,13 @@ written in the transaction that takes its old pieces away; what has not changed 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
 from optuna_dashboard._note import get_note_from_system_attrs, note_str_key_prefix, note_ver_key
+from plotly.graph_objects import Figure
 
 from depthsearch.signals import deferred
 from depthsearch.study.storage import set_system_attrs
@@ -60,19 +60,18 @@ def with_ours(note: str, text: str) -> str:
     return f"{ours}\n\n{theirs}" if theirs else ours
 
 
-def keep_plot(study: optuna.Study, name: str, figure: Mapping[str, Any]) -> bool:
+def keep_plot(study: optuna.Study, name: str, figure: Figure) -> bool:
     """Keep a figure where the dashboard draws it.
 
     Args:
         study: Whose.
         name: Letters, digits, dots, hyphens and underscores; a figure of this name is replaced.
-        figure: ``data`` and ``layout``, as plotly.js reads them.
+        figure: Of `depthsearch.visualization`.
 
     Returns:
         Whether anything was written.
     """
-    content = json.dumps(figure, separators=(",", ":"), allow_nan=False)
-    return _keep(study, _attributes(study), f"{SYSTEM_ATTR_PLOT_DATA}{name}:", content)
+    return _keep(study, _attributes(study), f"{SYSTEM_ATTR_PLOT_DATA}{name}:", figure.to_json())
 
 
 def _attributes(study: optuna.Study) -> dict[str, Any]:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
+from plotly.graph_objects import Figure
 
-from depthsearch.report.dashboard.depth import depth_plot
-from depthsearch.report.dashboard.figure import plot_name
-from depthsearch.report.dashboard.front import front_plot
 from depthsearch.report.dashboard.keeping import keep_note, keep_plot
-from depthsearch.report.dashboard.learning import learning_plot
 from depthsearch.report.dashboard.note import note_text
-from depthsearch.report.dashboard.transfer import transfer_plot
-from depthsearch.report.plots import metric_of
 from depthsearch.report.record import read
 from depthsearch.results.front import front_of
 from depthsearch.results.summary import Summary, summarize
@@ -29,6 +25,11 @@ from depthsearch.study.lease import COORDINATOR
 from depthsearch.study.progress import status
 from depthsearch.study.storage import PatientStorage, database_of
 from depthsearch.text import first_line
+from depthsearch.visualization.depth import draw_score_by_depth
+from depthsearch.visualization.front import draw_front
+from depthsearch.visualization.learning import draw_learning_curves
+from depthsearch.visualization.transfer import draw_transfer_curve
+from depthsearch.visualization.words import metric_of
 
 __all__ = ["plots_of", "refresh", "refreshed"]
 
@@ -92,18 +93,20 @@ def refresh(study: optuna.Study, *, at_end: bool = False) -> None:
         logger.debug("What went wrong", exc_info=True)
 
 
-def plots_of(summary: Summary) -> Iterator[tuple[str, dict[str, Any]]]:
+def plots_of(summary: Summary) -> Iterator[tuple[str, Figure]]:
     """Draw a study's plots, each with its name; those of which nothing is known yet are left out."""
     for part in summary.each:
+        # Letters, digits, dots, hyphens and underscores are what the dashboard takes in a name.
+        behind = re.sub(r"[^A-Za-z0-9_.-]", "-", f"-{part.backbone}") if summary.parts else ""
         if part.trials:
-            yield plot_name("depth", summary, part), depth_plot(part)
+            yield f"depth{behind}", draw_score_by_depth(part)
         if part.curve:
-            yield plot_name("transfer", summary, part), transfer_plot(part)
+            yield f"transfer{behind}", draw_transfer_curve(part)
     if any(trial.scores for trial in summary.trials):
-        yield "learning", learning_plot(summary)
+        yield "learning", draw_learning_curves(summary)
     front = front_of(summary)
     if front is not None:
-        yield "front", front_plot(summary, front)
+        yield "front", draw_front(summary, front)
 
 
 def _hurried(study: optuna.Study) -> contextlib.AbstractContextManager[None]:

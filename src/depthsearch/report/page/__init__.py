@@ -1,5 +1,5 @@
 """The report of a stored study."""
 
-from depthsearch.report.page.composing import compose, write_report
+from depthsearch.report.page.composing import Report, compose, write_report
 
-__all__ = ["compose", "write_report"]
+__all__ = ["Report", "compose", "write_report"]

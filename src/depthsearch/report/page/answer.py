@@ -1,122 +1,76 @@
-"""What stands above all sections of a report: the answer, how sure it is, and the key figures."""
+"""What stands above all sections of a report: the answer and the key figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from depthsearch.models.cuts import Cut
-from depthsearch.report.document import (
-    Block,
-    Code,
-    Facts,
-    Inline,
-    Paragraph,
-    Strong,
-)
-from depthsearch.report.page.cost import STATES, image_counts
-from depthsearch.report.plots import (
-    end_score,
-    metric_of,
-    shown,
-)
+from depthsearch.report.page.tables import STATES
+from depthsearch.report.page.values import Cell
 from depthsearch.report.record import Record
-from depthsearch.report.text import duration, level_ranges, setting_of
-from depthsearch.results.evidence import Confirmed
-from depthsearch.results.summary import Summary, trainable
+from depthsearch.report.text import duration, level_ranges
+from depthsearch.results.summary import Summary, end_score, trainable
+from depthsearch.visualization.words import metric_of, setting_of, shown, with_error
+
+__all__ = ["Answer", "answer_of", "image_counts", "key_figures", "plural"]
 
 
-def opening_blocks(summary: Summary, record: Record) -> Iterator[Block]:
-    """Say the answer, what limits it, and the key figures."""
-    yield Paragraph(_answer(summary, record), "lead")
-    for caveat in _caveats(summary, record):
-        yield Paragraph(caveat, "note")
-    yield Facts(tuple(_key_figures(summary, record)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer so far.
+
+    Attributes:
+        cut: Where to cut.
+        backbone: Of the cut.
+        score: As written, with its error where it has one.
+        n_seeds: Behind the score, where it was confirmed; else 0.
+        ends: What else the backbone scores: a score, and what is trained there.
+        level: Layers that cannot be told from the best, as written; empty: the answer alone.
+    """
+
+    cut: Cut
+    backbone: str
+    score: str
+    n_seeds: int
+    ends: tuple[tuple[str, str], ...]
+    level: str
 
 
-def _answer(summary: Summary, record: Record) -> Inline:
-    """Say in one sentence where to cut, and what that gives."""
-    evidence = summary.evidence
-    so_far = "" if record.is_finished else " so far"
-    chosen: Any = evidence.answer if evidence is not None else summary.chosen
+def answer_of(summary: Summary) -> Answer | None:
+    """Return the answer of a study; None before any trial is complete."""
+    evidence, chosen = summary.evidence, summary.chosen
     if chosen is None:
-        done = f"{summary.n_finished} {plural('trial', summary.n_finished)}"
-        return f"{summary.backbone}: no trial is complete{so_far or ' yet'}; {done} over."
-    of_it = _part_with(summary, chosen.cut)
-    measured = mean_with_error(chosen) if evidence is not None else shown(chosen.score)
-    how = f" (mean of {len(chosen.scores)} seeds)" if evidence is not None else ""
-    against = [
-        f"{shown(baseline)} with {what}"
-        for baseline, what, is_it in (
-            (end_score(of_it, -1), "only the head trained", chosen.cut.kind == "head"),
-            (end_score(of_it, 0), "everything trained", chosen.cut.index == 0),
-        )
-        if baseline is not None and not is_it
-    ]
-    compared = f", against {' and '.join(against)}" if against else ""
+        return None
+    cut = chosen.cut if evidence is None else evidence.answer.cut
+    part = _part_with(summary, cut)
+    ends = (
+        (end_score(part, -1), "only the head trained", cut.kind == "head"),
+        (end_score(part, 0), "everything trained", cut.index == 0),
+    )
     level = ""
     if evidence is not None and len(evidence.level) > 1:
-        ranges = level_ranges(summary.cuts, evidence.level)
-        level = f"; {'' if summary.parts else 'layers '}{ranges} cannot be told from the best"
-    return (
-        f"{of_it.backbone}{so_far}: ",
-        *_cut_in_words(chosen.cut),
-        f": {metric_of(summary)} ",
-        Strong(measured),
-        f"{how}{compared}{level}.",
+        level = f"{'' if summary.parts else 'layers '}{level_ranges(summary.cuts, evidence.level)}"
+    mean = None if evidence is None else evidence.answer
+    return Answer(
+        cut=cut,
+        backbone=part.backbone,
+        score=shown(chosen.score) if mean is None else with_error(mean.mean, mean.standard_error),
+        n_seeds=0 if mean is None else len(mean.scores),
+        ends=tuple(
+            (shown(score), what) for score, what, is_answer in ends if score is not None and not is_answer
+        ),
+        level=level,
     )
 
 
 def _part_with(summary: Summary, cut: Cut) -> Summary:
-    """Give the part of a summary that is of a cut's backbone."""
+    """Return the part of a summary that is of a cut's backbone."""
     return next(part for part in summary.each if cut in part.cuts)
 
 
-def _cut_in_words(cut: Cut) -> tuple[Strong | Code | str, ...]:
-    keras = f"{cut.keras_name}, " if cut.keras_name else ""
-    names = f" ({keras}", Code(cut.name), ")"
-    if cut.kind == "head":
-        return (
-            Strong("train only the head"),
-            f", layer {cut.layer}",
-            *names,
-            ", with the whole backbone frozen",
-        )
-    if cut.index == 0:
-        return Strong("train everything"), f", from layer {cut.layer}", *names, " on"
-    return Strong(f"train from layer {cut.layer}"), *names, ", everything before it frozen"
-
-
-def mean_with_error(confirmed: Confirmed) -> str:
-    """Write a mean over seeds with its standard error, where there is one."""
-    error = confirmed.standard_error
-    return shown(confirmed.mean) + (f" ± {error:.4f}" if error is not None else "")
-
-
-def _caveats(summary: Summary, record: Record) -> Iterator[str]:
-    """Say how far the answer can be trusted."""
-    if not record.is_finished:
-        running = sum(trial.state == "running" for trial in summary.trials)
-        also = f", {running} {'is' if running == 1 else 'are'} running or interrupted" if running else ""
-        n = summary.n_finished
-        yield f"The study is not finished: {n} {plural('trial', n)} {'is' if n == 1 else 'are'} done{also}."
-    n_complete = summary.count("complete")
-    if summary.evidence is None and n_complete:
-        yield (
-            f"Not confirmed: every setting was trained once, with one seed, and this is the best of "
-            f"{n_complete} complete {plural('trial', n_complete)} on the same validation {summary.noun}s"
-            f"{_one_image(summary, record)}. Differences of a few {summary.noun}s are noise."
-        )
-
-
-def _one_image(summary: Summary, record: Record) -> str:
-    n_val = image_counts(record).get("val")
-    if not n_val or summary.metric != "accuracy":
-        return ""
-    return f" ({n_val}; one is worth {1 / n_val:.4f})"
-
-
-def _key_figures(summary: Summary, record: Record) -> Iterator[tuple[str, Inline, Inline]]:
+def key_figures(summary: Summary) -> Iterator[tuple[str, Cell, Cell]]:
+    """List the key figures: name, value, and what there is to say of it."""
     evidence, chosen = summary.evidence, summary.chosen
     metric = metric_of(summary).capitalize()
     if evidence is not None:
@@ -126,16 +80,15 @@ def _key_figures(summary: Summary, record: Record) -> Iterator[tuple[str, Inline
     elif chosen is not None:
         yield metric, shown(chosen.score), f"trial {chosen.number}: {setting_of(chosen.params)}"
     if chosen is not None:
-        share = f"{chosen.cut.frozen_mac_share:.0%}".replace("%", " %")
-        yield "Frozen", share, "of the backbone's MACs"
+        yield "Frozen", percent(chosen.cut.frozen_mac_share), "of the backbone's MACs"
         learns = trainable(summary, chosen)
         if learns is not None:
             numbers = f"{learns.parameters:,} of {learns.all_parameters:,} parameters, the head's included"
             yield "Trainable tensors", f"{learns.tensors} of {learns.all_tensors}", numbers
-    of_it = summary if chosen is None else _part_with(summary, chosen.cut)
-    whose = f" of {of_it.backbone}" if summary.parts else ""
-    yield "Head only", shown(end_score(of_it, -1)), f"feature extraction{whose}"
-    yield "Everything trained", shown(end_score(of_it, 0)), f"full fine-tuning{whose}"
+    part = summary if chosen is None else _part_with(summary, chosen.cut)
+    whose = f" of {part.backbone}" if summary.parts else ""
+    yield "Head only", shown(end_score(part, -1)), f"feature extraction{whose}"
+    yield "Everything trained", shown(end_score(part, 0)), f"full fine-tuning{whose}"
     yield "Trials", str(len(summary.searched)), _counted(summary)
     cost = summary.cost
     yield "Cost", f"{cost.full_fine_tunes:.2f}", f"full fine-tunes; {duration(cost.seconds)}"
@@ -148,6 +101,17 @@ def _counted(summary: Summary) -> str:
     return ", ".join(counts) or "none begun"
 
 
+def percent(share: float) -> str:
+    """Write a share as whole per cent."""
+    return f"{share:.0%}".replace("%", " %")
+
+
 def plural(word: str, n: int) -> str:
-    """Give a word in the number that fits."""
+    """Return a word in the number that fits."""
     return word if n == 1 else f"{word}s"
+
+
+def image_counts(record: Record) -> Mapping[str, int]:
+    """Return how many images, or samples, each split has."""
+    counts = record.data.get("images")
+    return counts if isinstance(counts, Mapping) else {}

@@ -1,43 +1,188 @@
-"""The report of a stored study: one document, written as Markdown and as a page that needs no network."""
+"""The report of a stored study: one page that needs no network, and the same as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
+from markupsafe import Markup
+from rich.filesize import decimal
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import written_whole
-from depthsearch.report.chartfile import image_files
-from depthsearch.report.document import (
-    Code,
-    Document,
-    Section,
-    as_html,
-    as_markdown,
+from depthsearch.report.page import tables
+from depthsearch.report.page.answer import answer_of, image_counts, key_figures, percent
+from depthsearch.report.page.pictures import draw_files
+from depthsearch.report.page.plots import Plots, plots_of
+from depthsearch.report.page.rendering import as_html, as_markdown
+from depthsearch.report.page.scripts import page_policy, page_scripts, page_style
+from depthsearch.report.page.sources import (
+    FEW_CLASSES,
+    command_of,
+    data_facts,
+    data_lists,
+    fitted_words,
+    made_with_table,
+    picture_caption,
+    settings_table,
+    test_facts,
+    test_tables,
 )
-from depthsearch.report.page.answer import opening_blocks
-from depthsearch.report.page.cost import cost_blocks
-from depthsearch.report.page.front import front_blocks
-from depthsearch.report.page.sections import (
-    backbone_blocks,
-    confirmation_blocks,
-    depth_blocks,
-    importance_blocks,
-    learning_blocks,
-    rate_blocks,
-    transfer_blocks,
-    trial_blocks,
-)
-from depthsearch.report.page.sources import again_blocks, data_blocks, picture_blocks, test_blocks
-from depthsearch.report.record import Record, read
-from depthsearch.results.summary import Summary, summarize
+from depthsearch.report.record import LEAST_FOR_IMPORTANCE, Record, read
+from depthsearch.results.front import front_of
+from depthsearch.results.summary import Summary, standings, summarize
 from depthsearch.study.artifacts import SmallPicture
+from depthsearch.training.probe import plateau_start
+from depthsearch.visualization.words import metric_of
+
+__all__ = ["Report", "compose", "cost_values", "data_values", "opening_values", "write_report"]
+
+NO_CHARTS = (
+    "The figures are in report.html; depthsearch report --out DIR --images draws them for this text, too."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All that a report says.
+
+    Attributes:
+        values: For the templates.
+        plots: Its figures.
+        pictures: Of images that were explained, each with its file's name and its caption.
+    """
+
+    values: Mapping[str, Any]
+    plots: Plots
+    pictures: tuple[tuple[str, SmallPicture, str], ...]
+
+    def html(self) -> str:
+        """Write the page."""
+        scripts = [Markup(script) for script in page_scripts()]
+        own = {"policy": page_policy(), "style": Markup(page_style()), "scripts": scripts}
+        return as_html("report.html.j2", {**self.values, **own})
+
+    def markdown(self, *, charts: frozenset[str] = frozenset(), no_charts: str = NO_CHARTS) -> str:
+        """Write the Markdown.
+
+        Args:
+            charts: Names of the figures that there are files of.
+            no_charts: Why there are none.
+        """
+        return as_markdown(
+            "report.md.j2", {**self.values, "charts": charts, "no_charts": "" if charts else no_charts}
+        )
+
+
+def compose(summary: Summary, record: Record, pictures: Mapping[str, SmallPicture] | None = None) -> Report:
+    """Put together what a study found, how sure that is, what it cost and how to run it again.
+
+    Args:
+        summary: Of the study.
+        record: Of the study.
+        pictures: Of the images that were explained, by artifact, see `artifacts.small_pictures`.
+    """
+    plots, front = plots_of(summary, record), front_of(summary)
+    explained = [each for each in record.explained if each.get("artifact_id") in (pictures or {})]
+    shown = tuple(
+        (f"what-it-sees-{number}.jpg", (pictures or {})[each["artifact_id"]], picture_caption(each))
+        for number, each in enumerate(explained, start=1)
+    )
+    values = {
+        **opening_values(summary, record),
+        **cost_values(summary, record),
+        **data_values(summary, record),
+        **_test_values(summary, record),
+        **_again_values(summary, record),
+        "plots": plots,
+        "pictures": shown,
+        "plateau_start": plateau_start,
+        "backbones_table": tables.backbones_table(standings(summary)),
+        "top_table": tables.top_table(summary),
+        "marked_table": tables.marked_table,
+        "confirmation_table": tables.confirmation_table(summary),
+        "front": front,
+        "front_table": front and tables.front_table(front),
+        "trials_table": tables.trials_table(summary),
+        "epochs_trained": sum(
+            t.epochs for t in summary.searched if t.state in ("complete", "pruned", "fail")
+        ),
+        "epochs_wanted": record.recipe.get("epochs", 0) * summary.n_finished,
+        "least_for_importance": LEAST_FOR_IMPORTANCE,
+    }
+    return Report(values=values, plots=plots, pictures=shown)
+
+
+def opening_values(summary: Summary, record: Record) -> dict[str, Any]:
+    """Return what the template ``opening.j2`` wants."""
+    return {
+        "summary": summary,
+        "record": record,
+        "gap": "",
+        "noun": summary.noun,
+        "metric": metric_of(summary),
+        "answer": answer_of(summary),
+        "n_running": sum(trial.state == "running" for trial in summary.trials),
+        "counts": image_counts(record),
+        "key_figures": tuple(key_figures(summary)),
+    }
+
+
+def cost_values(summary: Summary, record: Record) -> dict[str, Any]:
+    """Return what the template ``cost.j2`` wants."""
+    macs = [
+        sum(epoch.macs[kind] for epochs in record.epochs.values() for epoch in epochs) for kind in range(3)
+    ]
+    return {
+        "cost_table": tables.cost_table(summary, record),
+        "kept": decimal(summary.cost.kept_bytes),
+        "read_again": decimal(summary.cost.read_bytes),
+        "mac_shares": [percent(part / sum(macs)) for part in macs] if sum(macs) else [],
+    }
+
+
+def data_values(summary: Summary, record: Record, *, with_lists: bool = True) -> dict[str, Any]:
+    """Return what the template ``data.j2`` wants; without lists those that it folds away are left out."""
+    return {
+        "data_facts": tuple(data_facts(record, summary.noun)),
+        "data_lists": data_lists(record),
+        "source": str(record.data.get("source", record.data.get("name", "?"))),
+        "fingerprint": str(record.data.get("fingerprint", "unknown"))[:16],
+        "few_classes": FEW_CLASSES,
+        "with_lists": with_lists,
+    }
+
+
+def _test_values(summary: Summary, record: Record) -> dict[str, Any]:
+    readings = record.test_readings
+    n_readings = len(readings) if isinstance(readings, list | tuple) else readings
+    return {
+        "test_facts": tuple(test_facts(record, summary.noun)),
+        "test_tables": test_tables(record),
+        "fitted": fitted_words(record, summary.noun),
+        "n_readings": n_readings if isinstance(n_readings, int) else None,
+    }
+
+
+def _again_values(summary: Summary, record: Record) -> dict[str, Any]:
+    return {
+        "command": command_of(summary, record),
+        "guesses": [str(trial.number) for trial in summary.searched if trial.origin == "guess"],
+        "seeds_again": sorted({trial.seed for trial in summary.confirming if trial.seed is not None}),
+        "made_with_table": made_with_table(summary, record),
+        "settings_table": settings_table(record),
+    }
 
 
 def write_report(
-    study: optuna.Study, folder: Path, pictures: Mapping[str, SmallPicture] | None = None
+    study: optuna.Study,
+    folder: Path,
+    pictures: Mapping[str, SmallPicture] | None = None,
+    *,
+    images: bool = False,
 ) -> tuple[Path, Path]:
     """Write ``report.md`` with its ``charts/`` and ``report.html`` into a folder; other files there stay.
 
@@ -45,44 +190,22 @@ def write_report(
         study: What to report on.
         folder: Where; made if it is not there.
         pictures: Of the images that were explained, by artifact, see `artifacts.small_pictures`.
+        images: Whether to draw the figures as files for the Markdown, which takes kaleido and a Chrome.
 
     Raises:
         SettingsError: If they cannot be written there.
     """
-    document = compose(summarize(study), read(study), pictures)
-    paths = folder / "report.md", folder / "report.html"
-    written = {folder / "charts" / name: image for name, image in image_files(document)}
-    written |= zip(paths, (as_markdown(document).encode(), as_html(document).encode()), strict=True)
+    report = compose(summarize(study), read(study), pictures)
+    markdown, html = folder / "report.md", folder / "report.html"
+    charts, reason = draw_files(report.plots) if images else ({}, NO_CHARTS)
+    contents = {folder / "charts" / name: small.jpeg for name, small, _ in report.pictures}
+    contents |= {folder / "charts" / f"{name}.svg": content for name, content in charts.items()}
+    contents[markdown] = report.markdown(charts=frozenset(charts), no_charts=reason).encode()
+    contents[html] = report.html().encode()
     try:
-        for path, content in written.items():
+        for path, content in contents.items():
             with written_whole(path, durable=False) as file:
                 file.write(content)
     except OSError as error:
         raise SettingsError(f"--out {str(folder)!r}: {error.strerror}. Give a folder to write to.") from error
-    return paths
-
-
-def compose(summary: Summary, record: Record, pictures: Mapping[str, SmallPicture] | None = None) -> Document:
-    """Say what a study found, how sure that is, what it cost and how to run it again."""
-    made = (
-        Section("Backbones", tuple(backbone_blocks(summary))),
-        Section("Score against depth", tuple(depth_blocks(summary))),
-        Section("Score against cost", tuple(front_blocks(summary))),
-        Section("Confirmation", tuple(confirmation_blocks(summary))),
-        Section("Test", tuple(test_blocks(record))),
-        Section("What it sees", tuple(picture_blocks(record, pictures or {}))),
-        Section("Where pretrained features stop helping", tuple(transfer_blocks(summary))),
-        Section("Learning curves", tuple(learning_blocks(summary, record))),
-        Section("Learning rate and depth", tuple(rate_blocks(summary))),
-        Section("What mattered", tuple(importance_blocks(summary, record))),
-        Section("Every trial", tuple(trial_blocks(summary))),
-        Section("Cost", tuple(cost_blocks(summary, record))),
-        Section("Data", tuple(data_blocks(record))),
-        Section("Run it again", tuple(again_blocks(summary, record))),
-    )
-    return Document(
-        title=f"{summary.backbone} on {summary.data}",
-        subtitle=("Study ", Code(summary.study)),
-        blocks=tuple(opening_blocks(summary, record)),
-        sections=tuple(section for section in made if section.blocks),
-    )
+    return markdown, html

@@ -1,4 +1,4 @@
-"""What a study was made from and what became of it: data, test, pictures, and how to run it again."""
+"""What a study was made from and what became of it: data, test, and how to run it again."""
 
 from __future__ import annotations
 
@@ -7,160 +7,116 @@ from pathlib import Path
 from typing import Any
 
 from depthsearch.options.reproduction import study_command
-from depthsearch.report.document import (
-    Block,
-    Code,
-    Commands,
-    Details,
-    Facts,
-    Inline,
-    Items,
-    Paragraph,
-    Picture,
-    Table,
-)
-from depthsearch.report.page.cost import image_counts
-from depthsearch.report.plots import (
-    shown,
-)
+from depthsearch.report.page.answer import image_counts
+from depthsearch.report.page.values import Cell, Code, Table
 from depthsearch.report.record import Record
 from depthsearch.results.summary import Summary
-from depthsearch.study.artifacts import SmallPicture
+from depthsearch.visualization.words import shown
+
+__all__ = [
+    "command_of",
+    "data_facts",
+    "data_lists",
+    "fitted_words",
+    "made_with_table",
+    "picture_caption",
+    "settings_table",
+    "test_facts",
+    "test_tables",
+]
 
 # More classes than this are folded away.
 FEW_CLASSES = 20
 
 
-def data_blocks(record: Record) -> Iterator[Block]:
-    """Say which images were read from where, what was left out, and what stands in several splits."""
-    data = record.data
-    classes = [str(name) for name in data.get("classes", ())]
-    skipped = [str(path) for path in data.get("skipped", ())]
-    duplicates = [" = ".join(map(str, group)) for group in data.get("duplicates", ())]
+def data_facts(record: Record, noun: str) -> Iterator[tuple[str, str, str]]:
+    """List how many images were read, of what, what was left out, and what stands in several splits."""
+    lists = data_lists(record)
     counts = image_counts(record)
-    split = "; ".join(
-        f"{counts[key]} {word}"
-        for key, word in (("train", "train"), ("val", "validation"), ("test", "test"))
-        if key in counts
+    words = (("train", "train"), ("val", "validation"), ("test", "test"))
+    yield (
+        f"{noun.capitalize()}s",
+        str(sum(counts.values())),
+        "; ".join(f"{counts[key]} {word}" for key, word in words if key in counts),
     )
-    yield Facts(
-        (
-            (f"{_noun(record).capitalize()}s", str(sum(counts.values())), split),
-            *_parts(data.get("samples")),
-            ("Classes", str(len(classes)), ""),
-            (
-                "In several splits",
-                str(len(duplicates)),
-                "groups of equal files" if duplicates else "no duplicates",
-            ),
-            ("Skipped", str(len(skipped)), "unreadable files" if skipped else "all could be read"),
-        )
-    )
-    yield Paragraph(
-        ("Read from ", Code(str(data.get("source", data.get("name", "?")))), "; fingerprint ",
-         Code(str(data.get("fingerprint", "unknown"))[:16]), ".")
-    )  # fmt: skip
-    if 0 < len(classes) <= FEW_CLASSES:
-        yield Paragraph(("Classes: ", *_listed(classes), "."))
-    elif classes:
-        yield Details(f"All {len(classes)} classes", Items(tuple(Code(name) for name in classes)))
-    if duplicates:
-        yield Details("Equal files in several splits", Items(tuple(Code(group) for group in duplicates)))
-    if skipped:
-        yield Details("Skipped files", Items(tuple(Code(path) for path in skipped)))
-
-
-def _noun(record: Record) -> str:
-    return "sample" if record.data.get("samples") else "image"
-
-
-def _parts(samples: Any) -> Iterator[tuple[str, str, str]]:
-    """Say what a sample is made of, where it is more than an image."""
+    samples = record.data.get("samples")
     if isinstance(samples, Mapping):
         for what, columns in (("Images", "image_columns"), ("Numbers", "number_columns")):
             names = [str(name) for name in samples.get(columns, ())]
             yield f"{what} of a sample", str(len(names)), ", ".join(names)
+    duplicates, skipped = lists["duplicates"], lists["skipped"]
+    yield "Classes", str(len(lists["classes"])), ""
+    yield (
+        "In several splits",
+        str(len(duplicates)),
+        "groups of equal files" if duplicates else "no duplicates",
+    )
+    yield "Skipped", str(len(skipped)), "unreadable files" if skipped else "all could be read"
 
 
-def _listed(names: Sequence[str]) -> Iterator[str | Code]:
-    for place, name in enumerate(names):
-        if place:
-            yield ", "
-        yield Code(name)
+def data_lists(record: Record) -> dict[str, list[str]]:
+    """List classes, groups of equal files, and files that were left out."""
+    return {
+        "classes": [str(name) for name in record.data.get("classes", ())],
+        "duplicates": [" = ".join(map(str, group)) for group in record.data.get("duplicates", ())],
+        "skipped": [str(path) for path in record.data.get("skipped", ())],
+    }
 
 
-def test_blocks(record: Record) -> Iterator[Block]:
-    """Tell what the final model did on the test images; the fit says what it likes to say."""
-    figures = record.fit.get("figures", record.fit.get("test"))
-    figures = figures if isinstance(figures, Mapping) else {}
-    if not record.fit:
-        return
-    facts: list[tuple[str, Inline, Inline]] = []
+def test_facts(record: Record, noun: str) -> Iterator[tuple[str, str, str]]:
+    """List what the final model did on the test images, as far as the fit has stored it."""
+    figures = _test_figures(record)
     if isinstance(figures.get("accuracy"), int | float):
-        facts.append(("Test accuracy", shown(figures["accuracy"]), _interval(figures.get("interval"))))
+        yield "Test accuracy", shown(figures["accuracy"]), _interval(figures.get("interval"))
     if isinstance(figures.get("n"), int):
-        facts.append((f"Test {_noun(record)}s", str(figures["n"]), ""))
+        yield f"Test {noun}s", str(figures["n"]), ""
     if isinstance(figures.get("calibration_error"), int | float):
-        facts.append(("Calibration error", shown(figures["calibration_error"]), ""))
-    if facts:
-        yield Facts(tuple(facts))
-    told = _fitted(record.fit, _noun(record))
-    if told:
-        yield Paragraph(f"The final training, {', '.join(told)}.")
-    if "folder" in record.fit:
-        yield Paragraph(("The model: ", Code(str(record.fit["folder"]))))
-    yield from _test_tables(figures, [str(name) for name in record.data.get("classes", ())])
-    readings = record.test_readings
-    n_readings = len(readings) if isinstance(readings, list | tuple) else readings
-    if isinstance(n_readings, int):
-        yield Paragraph(
-            f"The test {_noun(record)}s were read {'once' if n_readings == 1 else f'{n_readings} times'}.",
-            "note",
-        )
+        yield "Calibration error", shown(figures["calibration_error"]), ""
 
 
-def _fitted(fit: Mapping[str, Any], noun: str) -> list[str]:
-    """Say which setting the final training had."""
+def _interval(interval: Any) -> str:
+    is_pair = isinstance(interval, list | tuple) and len(interval) == 2
+    return f"95 %: {shown(interval[0])} to {shown(interval[1])}" if is_pair else ""
+
+
+def _test_figures(record: Record) -> Mapping[str, Any]:
+    figures = record.fit.get("figures", record.fit.get("test"))
+    return figures if isinstance(figures, Mapping) else {}
+
+
+def fitted_words(record: Record, noun: str) -> str:
+    """Write which setting the final training had; empty where it is not known."""
+    fit = record.fit
     cut = fit.get("cut")
     layer = fit.get("layer", cut.get("layer") if isinstance(cut, Mapping) else None)
-    found = (
+    parts = (
         ("of trial {}", fit.get("trial")),
         ("from layer {}", layer),
         (f"on {{}} {noun}s (train + validation)", fit.get("n_images")),
     )
-    return [words.format(value) for words, value in found if value is not None]
+    return ", ".join(words.format(value) for words, value in parts if value is not None)
 
 
-def _interval(interval: Any) -> str:
-    if isinstance(interval, list | tuple) and len(interval) == 2:
-        return f"95 %: {shown(interval[0])} to {shown(interval[1])}"
-    return ""
-
-
-def _test_tables(figures: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Block]:
-    rows = list(_per_class(figures.get("per_class", figures.get("classes")), classes))
-    if rows:
-        names = tuple(dict.fromkeys(name for _, values in rows for name in values))
-        yield Table(
-            headings=("class", *names),
-            rows=tuple(
-                (Code(label), *(_figure(values.get(name)) for name in names)) for label, values in rows
-            ),
-            numbers=frozenset(names),
-        )
+def test_tables(record: Record) -> tuple[Table | None, Table | None]:
+    """List the test by class, and its confusions where the classes are few."""
+    figures = _test_figures(record)
+    classes = [str(name) for name in record.data.get("classes", ())]
+    by_class = list(_by_class(figures.get("per_class", figures.get("classes")), classes))
+    names = tuple(dict.fromkeys(name for _, values in by_class for name in values))
+    rows: list[tuple[Cell, ...]] = [
+        (Code(label), *(_figure(values.get(name)) for name in names)) for label, values in by_class
+    ]
+    table = Table(headings=("class", *names), rows=tuple(rows), numbers=frozenset(names)) if rows else None
     confusion = figures.get("confusion")
-    if isinstance(confusion, list) and len(confusion) == len(classes) <= FEW_CLASSES:
-        yield Paragraph("Confusion: a row for each true class, a column for each predicted one.")
-        yield Table(
-            headings=("true", *classes),
-            rows=tuple(
-                (Code(label), *(str(n) for n in row)) for label, row in zip(classes, confusion, strict=True)
-            ),
-            numbers=frozenset(classes),
-        )
+    if not (isinstance(confusion, list) and len(confusion) == len(classes) <= FEW_CLASSES):
+        return table, None
+    counts: list[tuple[Cell, ...]] = [
+        (Code(label), *map(str, row)) for label, row in zip(classes, confusion, strict=True)
+    ]
+    return table, Table(headings=("true", *classes), rows=tuple(counts), numbers=frozenset(classes))
 
 
-def _per_class(stored: Any, classes: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _by_class(stored: Any, classes: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Bring what is stored for each class, by name or in their order, into one form."""
     if isinstance(stored, list | tuple):
         stored = dict(zip(classes, stored, strict=False))
@@ -172,75 +128,43 @@ def _per_class(stored: Any, classes: Sequence[str]) -> Iterator[tuple[str, Mappi
 
 
 def _figure(value: Any) -> str:
-    return shown(value) if isinstance(value, float) else "–" if value is None else str(value)  # noqa: RUF001
+    return shown(value) if value is None or isinstance(value, float) else str(value)
 
 
-def picture_blocks(record: Record, pictures: Mapping[str, SmallPicture]) -> Iterator[Block]:
-    """Show feature maps and Grad-CAM over depth, where they were drawn and can be found."""
-    found = [each for each in record.explained if each.get("artifact_id") in pictures]
-    if not found:
-        return
-    yield Paragraph(
-        "Feature maps and Grad-CAM at layers from the first to the last, before fine-tuning and after it. "
-        "Right and wrong predictions of the final model."
-    )
-    for each in found:
-        small = pictures[each["artifact_id"]]
-        yield Picture(jpeg=small.jpeg, width=small.width, height=small.height, caption=_caption(each))
-
-
-def _caption(explained: Mapping[str, Any]) -> str:
+def picture_caption(explained: Mapping[str, Any]) -> str:
+    """Write what an explained image was called, and whether that is right."""
     name = Path(str(explained.get("image", ""))).name
-    said = f"{name}: called {explained.get('predicted')}"
+    called = f"{name}: called {explained.get('predicted')}"
     if isinstance(explained.get("probability"), int | float):
-        said += f" ({explained['probability']:.3f})"
+        called += f" ({explained['probability']:.3f})"
     if explained.get("true") is None:
-        return said
-    return f"{said}, {'right' if explained.get('right') else 'is ' + str(explained['true'])}"
+        return called
+    return f"{called}, {'right' if explained.get('right') else 'is ' + str(explained['true'])}"
 
 
-def again_blocks(summary: Summary, record: Record) -> Iterator[Block]:
-    """Say how to run the study again: command, seeds, versions, machine."""
+def command_of(summary: Summary, record: Record) -> str:
+    """Write the command that runs a study again under another name; empty where it is not known."""
     options = record.provenance.get("options")
-    if isinstance(options, Mapping) and options:
-        n_trials = max(options.get("trials") or 1, summary.n_finished)
-        yield Commands(study_command(options, name=f"{summary.study}-again", n_trials=n_trials))
-        yield Paragraph(
-            "Same machine, same versions: the same study, under another name. "
-            "Add --storage to keep it elsewhere.",
-            "note",
-        )
-        if guesses := [str(trial.number) for trial in summary.searched if trial.origin == "guess"]:
-            yield Paragraph(
-                f"Not by that command: trials {', '.join(guesses)}, which somebody had it try (depthsearch "
-                "enqueue).",
-                "note",
-            )
-    else:
-        yield Paragraph(
-            "The command is not known: this study was stored by an older depthsearch, without its options."
-        )
-    yield Paragraph(_seeds(summary, record))
+    if not (isinstance(options, Mapping) and options):
+        return ""
+    n_trials = max(options.get("trials") or 1, summary.n_finished)
+    return study_command(options, name=f"{summary.study}-again", n_trials=n_trials)
+
+
+def made_with_table(summary: Summary, record: Record) -> Table:
+    """List the versions, the machine and the weights of a study."""
     versions = record.provenance.get("versions")
-    facts = [(name, str(v)) for name, v in versions.items()] if isinstance(versions, Mapping) else []
-    facts += [
-        (key, str(record.provenance[key]))
-        for key in ("study file", "machine", "device", "precision")
-        if key in record.provenance
-    ]
-    facts.append(("weights", summary.weights))
-    yield Table(headings=("what", "which"), rows=tuple((name, value) for name, value in facts))
-    settings = tuple((str(key), _setting(value)) for key, value in record.settings.items())
-    yield Details("All that makes two trials comparable", Table(headings=("setting", "value"), rows=settings))
+    rows = [(name, str(v)) for name, v in versions.items()] if isinstance(versions, Mapping) else []
+    for key in ("study file", "machine", "device", "precision"):
+        if key in record.provenance:
+            rows.append((key, str(record.provenance[key])))
+    return Table(headings=("what", "which"), rows=(*rows, ("weights", summary.weights)))
 
 
-def _seeds(summary: Summary, record: Record) -> str:
-    base = record.recipe.get("seed", "unknown")
-    told = f"Seed {base}: trial n draws its setting, its head and its batches from seed and n."
-    seeds = sorted({trial.seed for trial in summary.confirming if trial.seed is not None})
-    if seeds:
-        told += f" What was trained again has seeds of its own: {', '.join(map(str, seeds))}."
-    return told
+def settings_table(record: Record) -> Table:
+    """List all that makes two trials of a study comparable."""
+    rows = tuple((str(key), _setting(value)) for key, value in record.settings.items())
+    return Table(headings=("setting", "value"), rows=rows)
 
 
 def _setting(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the charts are made of: stages from module paths, ranges, words."""
+"""What figures are made of: stages from module paths, ranges, words."""
 
 from types import SimpleNamespace
 
@@ -6,9 +6,9 @@ import pytest
 
 from depthsearch.models.backbones import make_model
 from depthsearch.models.cuts import Cut, list_cuts
-from depthsearch.report.plots import NARROW, WIDE, Layout, marked_lines, shown, stages
-from depthsearch.report.plots.depth import _runs
-from depthsearch.report.plots.frame import _without_outliers
+from depthsearch.visualization.axes import stages, without_outliers
+from depthsearch.visualization.style import N_LETTERS, N_LINES, hover
+from depthsearch.visualization.words import shown
 
 
 def cuts_named(*names: str) -> list[Cut]:
@@ -61,22 +61,20 @@ def test_a_real_backbone_has_its_stages() -> None:
     ],
 )
 def test_only_what_would_flatten_the_others_is_an_outlier(values: list[float], left: list[float]) -> None:
-    assert _without_outliers(values) == left
+    assert without_outliers(values) == left
 
 
-@pytest.mark.parametrize("layout", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_what_is_read_of_a_mark_fits_its_lines(layout: Layout) -> None:
+def test_what_is_read_of_a_mark_fits_its_lines() -> None:
     path = "features.denseblock1." * 40
-    lines = marked_lines(layout, "Trial 1: 0.9", f"layer 3 ({path})", "word " * 200)
-    assert len(lines) == layout.n_lines
-    assert max(map(len, lines)) <= layout.n_letters
+    lines = hover("Trial 1: 0.9", f"layer 3 ({path})", "word " * 200).split("<br>")
+    assert len(lines) == N_LINES
+    assert max(map(len, lines)) <= N_LETTERS
     assert lines[-1].endswith("…")
-    assert marked_lines(layout, "Trial 1: 0.9") == ("Trial 1: 0.9",)
+    assert hover("Trial 1: 0.9") == "Trial 1: 0.9"
 
 
-def test_runs_of_numbers() -> None:
-    assert list(_runs([5, 1, 2, 3, 9, 9, 8])) == [(1, 3), (5, 5), (8, 9)]
-    assert list(_runs([])) == []
+def test_what_is_read_of_a_mark_is_text() -> None:
+    assert hover("<b>a</b> & b", "c\x1b[0m\nd") == "&lt;b&gt;a&lt;/b&gt; &amp; b<br>c\\x1b[0m\\nd"
 
 
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
