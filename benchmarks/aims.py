@@ -32,7 +32,7 @@ from first_depths import ANCHOR_DEPTHS, Params, Simulated, anchor, first_cuts, n
 from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
-from depthsearch.search.aims import COSTS
+from depthsearch.options.words import COSTS
 from depthsearch.search.pareto import hypervolume, non_dominated
 from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from

@@ -17,9 +17,10 @@ from markdown_it import MarkdownIt
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from depthsearch.cli import entry
+from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
+from depthsearch.options.study import StudyOptions
 from depthsearch.report.chartfile import image_files
 from depthsearch.report.charts import symbol
 from depthsearch.report.document import Document, Figure, Legend, Section, as_html, as_markdown
@@ -491,13 +492,14 @@ def test_a_test_is_told_as_fit_stores_it() -> None:
     ],
 )
 def test_the_command_asks_for_what_was_asked_for(changed: list[str]) -> None:
-    given = entry._parser().parse_args(["study", "--backbone", "tiny", "--epochs", "3", *changed])
-    options = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(given).items()}
-    for absent in ("command", "storage", "name", "json"):
-        del options[absent]
-    command = study_command(options, name="it's", n_trials=9)
-    again = entry._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
-    assert vars(again) == {**vars(given), "name": "it's", "trials": 9}
+    def parsed(words: list[str]) -> StudyOptions:
+        given = vars(make_parser().parse_args(words))
+        return options_from(given.pop("command"), given)
+
+    given = parsed(["study", "--backbone", "tiny", "--epochs", "3", *changed])
+    command = study_command(StudyOptions.from_json(given.as_json()), name="it's", n_trials=9)
+    again = parsed(shlex.split(command.replace("\\\n", ""))[1:])
+    assert again == replace(given, name="it's", trials=9)
     assert max(map(len, command.splitlines())) < 110
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from depthsearch.options.words import COSTS
 from depthsearch.report.charts import Axis, Chart, Curve, Layer, Mark, draw, log_ticks, symbol, ticks
 from depthsearch.report.document import Block, Figure, Legend, Paragraph, Table
 from depthsearch.report.plots import (
@@ -20,7 +21,6 @@ from depthsearch.report.plots import (
 from depthsearch.report.text import millions, score_with_error, setting_of
 from depthsearch.results.front import Front, FrontPoint, front_of
 from depthsearch.results.summary import Summary
-from depthsearch.search.aims import COSTS
 
 __all__ = ["front_blocks"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from depthsearch.options.reproduction import study_command
+from depthsearch.options.study import StudyOptions
 from depthsearch.report.document import (
     Block,
     Code,
@@ -204,7 +205,8 @@ def again_blocks(summary: Summary, record: Record) -> Iterator[Block]:
     options = record.provenance.get("options")
     if isinstance(options, Mapping) and options:
         n_trials = max(options.get("trials") or 1, summary.n_finished)
-        yield Commands(study_command(options, name=f"{summary.study}-again", n_trials=n_trials))
+        again = StudyOptions.from_json(options)
+        yield Commands(study_command(again, name=f"{summary.study}-again", n_trials=n_trials))
         yield Paragraph(
             "Same machine, same versions: the same study, under another name. "
             "Add --storage to keep it elsewhere.",

@@ -40,7 +40,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.passwords import first_line, hidden
 from depthsearch.results.stored import read_backbones
 from depthsearch.search.space import Point
-from depthsearch.study import Event, TrialEnded
+from depthsearch.study.events import Event, TrialEnded
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import TransferCurve
 

@@ -12,8 +12,8 @@ import optuna
 from optuna.trial import TrialState
 
 from depthsearch.errors import SettingsError
-from depthsearch.passwords import first_line
-from depthsearch.study import EpochDone, Event, Stopped, TrialEnded, TrialStarted, without_password
+from depthsearch.passwords import first_line, without_password
+from depthsearch.study.events import EpochDone, Event, Stopped, TrialEnded, TrialStarted
 from depthsearch.study.loggers.eventlog import Sink, forgiving, require_extra, teller
 
 __all__ = ["check_mlflow", "mlflow_log"]
