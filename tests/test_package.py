@@ -10,11 +10,8 @@ import pytest
 from PIL import Image
 
 import depthsearch
-from depthsearch.cli import entry
-from depthsearch.cli.commands.loading import OPTIONAL_RANGES
-from depthsearch.models import cuts, flattening
-from depthsearch.options import words
-from depthsearch.search import aims, sampling
+from depthsearch.options.commands import COMMANDS
+from depthsearch.options.words import INTERPOLATIONS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(depthsearch.__file__).parent
@@ -59,29 +56,11 @@ def test_what_the_package_reads_is_shipped_with_it(name: str) -> None:
     assert (files("depthsearch") / name).is_file()
 
 
-def test_the_command_line_offers_what_the_library_knows() -> None:
-    """Its lists are its own, so that it starts without PyTorch."""
-    assert entry.KINDS == cuts.KINDS
-    assert (entry.AUTO,) == cuts.DEFAULT_KINDS
-    assert entry.HEADS == flattening.HEADS
-    assert set(entry.INTERPOLATIONS) <= {each.name.lower() for each in Image.Resampling}
-    assert set(entry.METRICS) == set(words.METRICS)
-    assert set(entry.ALSO) == set(OPTIONAL_RANGES)
-    study = {action.dest: action for action in commands()["study"]._actions}
-    assert tuple(study["sampler"].choices) == sampling.SAMPLERS
-    assert tuple(study["pruner"].choices) == sampling.PRUNERS
-    assert tuple(study["cost"].choices) == tuple(aims.COSTS)
-    assert tuple(study["schedule"].choices) == words.SCHEDULES
-    assert tuple(study["optimizer"].choices) == words.OPTIMIZERS
-    assert tuple(study["balance"].choices) == words.BALANCES
+def test_every_way_to_resize_is_one_of_pillows() -> None:
+    assert set(INTERPOLATIONS) <= {each.name.lower() for each in Image.Resampling}
 
 
-def commands() -> dict[str, entry._Parser]:
-    """Parsers of the commands by name."""
-    return entry._parser()._subparsers._group_actions[0].choices
-
-
-@pytest.mark.parametrize("command", sorted(commands()))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_is_documented(command: str) -> None:
     readme = (ROOT / "README.md").read_text()
     assert re.search(rf"depthsearch {command}\b", readme), (

@@ -40,7 +40,7 @@ from benchmarks.search.first_depths import (
     noisy,
     print_table,
 )
-from depthsearch.search.aims import COSTS
+from depthsearch.options.words import COSTS
 from depthsearch.search.pareto import hypervolume, non_dominated
 from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from

@@ -53,8 +53,9 @@ from torch import nn
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data, split_at
 from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
+from depthsearch.options.words import PRUNERS, SAMPLERS
 from depthsearch.results.response import Observation, Response
-from depthsearch.search.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler, resolve
+from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
 from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
 from depthsearch.training.objective import train_point

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from depthsearch.models.freezing import Frozen, freeze_before
     from depthsearch.models.heads import make_head
     from depthsearch.models.split import Split, joined_state, split_at
+    from depthsearch.options.study import StudyOptions
     from depthsearch.search import Point, SearchSpace
     from depthsearch.study import enqueue, request_stop
     from depthsearch.study.progress import Status, status
@@ -42,6 +43,7 @@ _HOMES = {
     "SearchSpace": "search",
     "Split": "models.split",
     "Status": "study.progress",
+    "StudyOptions": "options.study",
     "Task": "training",
     "TransferCurve": "training",
     "choose_budget": "features",
@@ -76,6 +78,7 @@ __all__ = [
     "SearchSpace",
     "Split",
     "Status",
+    "StudyOptions",
     "Task",
     "TransferCurve",
     "__version__",
@@ -97,9 +100,13 @@ __all__ = [
 ]
 
 
+# Packages that are reached as ``depthsearch.study.run`` without an import of their own.
+_ROOMS = ("study", "visualization")
+
+
 def __getattr__(name: str) -> Any:
-    if name == "visualization":
-        return import_module("depthsearch.visualization")
+    if name in _ROOMS:
+        return import_module(f"depthsearch.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'depthsearch' has no attribute {name!r}")
     return getattr(import_module(f"depthsearch.{_HOMES[name]}"), name)

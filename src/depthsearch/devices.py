@@ -14,6 +14,7 @@ from torch import nn
 
 from depthsearch.errors import SettingsError
 from depthsearch.machine import processor_model, usable_cores
+from depthsearch.options.words import DEVICES, PRECISIONS
 
 __all__ = [
     "Device",
@@ -25,8 +26,6 @@ __all__ = [
     "use_all_cores",
 ]
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "bf16", "float32")
 # How errors say in small letters that memory did not suffice, and that a GPU failed. CUDA's libraries cannot
 # begin their work where no memory is left for it, and say that they did not.
 NO_MEMORY = (

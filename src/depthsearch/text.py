@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
-__all__ = ["first_line", "hidden", "is_plain", "one_line", "printable", "without_password"]
+__all__ = ["first_line", "hidden", "is_plain", "named_few", "one_line", "printable", "without_password"]
 
 # Control characters, halves of UTF-16 pairs (which also stand for bytes that are no UTF-8), line separators.
 _HIDDEN = ("Cc", "Cs", "Zl", "Zp")
@@ -39,6 +40,12 @@ def one_line(text: str, *, longest: int | None = LONGEST) -> str:
 def is_plain(text: str) -> bool:
     """Return whether text is shown as it is, in one line, and can be written as UTF-8."""
     return printable(text) == text and "\n" not in text
+
+
+def named_few(what: str, items: Sequence[str], n_shown: int = 5) -> str:
+    """Write a line that names a few of many."""
+    more = f", and {len(items) - n_shown} more (all in the study)" if len(items) > n_shown else ""
+    return f"{what}: {', '.join(items[:n_shown])}{more}."
 
 
 def _obeyed(character: str) -> bool:

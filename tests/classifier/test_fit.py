@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,9 @@ from depthsearch.classifier.figures import calibration_error, figures_of
 from depthsearch.classifier.fitting import Fitted, fit, learn_from_all
 from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import check_place, save
-from depthsearch.cli import entry, main
-from depthsearch.cli.commands import fitting as fit_command
+from depthsearch.cli import main
 from depthsearch.cli.fit_view import render_fit
+from depthsearch.cli.parser import make_parser
 from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
@@ -895,7 +896,7 @@ def test_an_interrupted_fit_says_how_to_go_on(url, tmp_path, capsys, monkeypatch
 
     argv = ["fit", "--storage", url, "--out", str(tmp_path / "model"), "--seed", "77", "--keep-disk", "0"]
     with monkeypatch.context() as patch:
-        patch.setattr(fit_command, "epoch_line", interrupt)
+        patch.setattr(import_module("depthsearch.cli.commands.fit"), "epoch_line", interrupt)
         assert main(argv) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"Stopped. What is finished is kept; go on with: depthsearch {' '.join(argv)}"
@@ -1016,7 +1017,7 @@ def test_a_bad_value_is_one_line_and_status_2(
 
 @pytest.mark.parametrize("command", ["fit", "predict"])
 def test_every_option_has_a_bad_value_in_these_tests(command: str) -> None:
-    parser = entry._parser()._subparsers._group_actions[0].choices[command]
+    parser = make_parser()._subparsers._group_actions[0].choices[command]
     options = {next(iter(a.option_strings), a.metavar) for a in parser._actions if a.dest != "help"}
     assert options == {option for name, option, *_ in BAD if name == command}
 

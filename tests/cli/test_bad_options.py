@@ -8,9 +8,12 @@ from bad_input import STEADY, contents, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthsearch.cli import entry
+from depthsearch.cli.parser import make_parser
+from depthsearch.errors import SettingsError
+from depthsearch.options.file import read_study_file
+from depthsearch.options.study import StudyOptions
 
-PARSERS: dict[str, argparse.ArgumentParser] = entry._parser()._subparsers._group_actions[0].choices
+PARSERS: dict[str, argparse.ArgumentParser] = make_parser()._subparsers._group_actions[0].choices
 # How each command is called so that nothing comes of it, whatever the option under test makes of its value.
 REFUSED = {
     # Refused before anything is loaded, as --momentum is of another optimizer.
@@ -282,13 +285,10 @@ def test_a_study_file_may_begin_with_a_byte_order_mark(tmp_path, monkeypatch, ca
 @STEADY
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode(errors="replace")))
 def test_no_bytes_of_a_study_file_are_a_traceback(tmp_path_factory, content: bytes) -> None:
-    from depthsearch.errors import SettingsError
-    from depthsearch.options.file import read_study_file
-
     path = tmp_path_factory.getbasetemp() / "s.toml"
     path.write_bytes(content)
     try:
-        read_study_file(path, {"epochs": None})
+        read_study_file(path, StudyOptions)
     except SettingsError as error:
         refused = str(error)
     else:

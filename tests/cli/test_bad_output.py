@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bad_input import status_of
 
-from depthsearch.cli.commands.console import PLAIN_WIDTH, console_for, say
+from depthsearch.cli.console import PLAIN_WIDTH, console_for, say
 from depthsearch.cli.output import UNREAD, run_writing
 
 COMMANDS = tuple(

@@ -24,14 +24,16 @@ import torch
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
 
-from depthsearch.cli import commands, entry, main
-from depthsearch.cli.commands import searching, workers
+from depthsearch.cli import commands, main
 from depthsearch.cli.live_view import View
+from depthsearch.cli.parser import make_parser
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
+from depthsearch.options.study import DEMO_EPOCHS, DEMO_TRIALS, EPOCHS, TRIALS, with_defaults
 from depthsearch.options.values import read_size
-from depthsearch.study import FINISHED, EpochDone
+from depthsearch.study import FINISHED, EpochDone, conducting
 from depthsearch.study.lease import lease
+from depthsearch.study.preparing import executors
 from depthsearch.study.storage import StorageError
 from depthsearch.study.storage.outage import Away
 
@@ -186,8 +188,8 @@ def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments,
     assert page.startswith("<!doctype html>")
     assert "# test_resnet on pictures" in text
     (command,) = re.findall(r"```console\n(.*?)\n```", text, re.DOTALL)
-    asked = entry._parser().parse_args(arguments)
-    again = entry._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
+    asked = make_parser().parse_args(arguments)
+    again = make_parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
     given = {key: value for key, value in vars(asked).items() if value is not None}
     differing = {key for key, value in given.items() if vars(again)[key] != value}
     assert differing == {"name", "storage"}
@@ -274,8 +276,8 @@ def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch) -> Non
     monkeypatch.setattr(commands, "study", given.append)
     for data in ([], ["--data", "digits"], ["--data", "photos"]):
         assert main(["study", "--backbone", "x", *data]) == 0
-    counts = [(arguments.trials, arguments.epochs) for arguments in given]
-    demo, own = (entry.DEMO_TRIALS, entry.DEMO_EPOCHS), (entry.TRIALS, entry.EPOCHS)
+    counts = [(options.trials, options.epochs) for options in map(with_defaults, given)]
+    demo, own = (DEMO_TRIALS, DEMO_EPOCHS), (TRIALS, EPOCHS)
     assert counts == [demo, demo, own]
     assert demo[0] * demo[1] < own[0] * own[1] / 4
 
@@ -456,7 +458,7 @@ def too_many(*_: object) -> None:
 def test_more_workers_than_fit_are_told_before_a_study_is_stored(
     pictures, tmp_path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(workers, "check_room", too_many)
+    monkeypatch.setattr(executors, "check_room", too_many)
     argv = [*study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"), "--workers", "2"]
     assert status_of(argv) == 2
     assert "more than there is" in complaint(capsys.readouterr().err)
@@ -470,7 +472,7 @@ def test_nothing_is_measured_beside_the_trials_of_another_process(
     argv = study_arguments(pictures, url)
     assert status_of(argv) == 0
     capsys.readouterr()
-    monkeypatch.setattr(workers, "check_room", too_many)
+    monkeypatch.setattr(executors, "check_room", too_many)
     with lease(optuna.load_study(study_name="noughts", storage=open_quick_storage(url))):
         assert status_of([*argv, "--workers", "2"]) == 2
     *_, told = capsys.readouterr().err.splitlines()
@@ -486,8 +488,8 @@ def test_a_study_whose_database_stays_away_ends_with_a_status_of_its_own(
 ) -> None:
     argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
     with monkeypatch.context() as patch, closing(sqlite3.connect(tmp_path / "s.db")) as other:
-        hurried = partial(searching.open_storage, patience_seconds=0.5, busy_seconds=0.1)
-        patch.setattr(searching, "open_storage", hurried)
+        hurried = partial(conducting.open_storage, patience_seconds=0.5, busy_seconds=0.1)
+        patch.setattr(conducting, "open_storage", hurried)
 
         def lock(self: View, event: object) -> None:
             if isinstance(event, EpochDone) and event.number == 1:
@@ -761,7 +763,7 @@ TABLED = ["study", "cuts", "report", "status", "stop", "enqueue", "dashboard", "
 
 
 def options_of(command: str) -> list[str]:
-    parser = entry._parser()._subparsers._group_actions[0].choices[command]
+    parser = make_parser()._subparsers._group_actions[0].choices[command]
     return [next(iter(a.option_strings), a.metavar) for a in parser._actions if a.dest != "help"]
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from small_backbones import NET, TINY, put_weights
 
 import depthsearch
-from depthsearch.cli import entry
-from depthsearch.cli.commands import console
+from depthsearch.cli import console
+from depthsearch.cli.parser import make_parser
 from depthsearch.errors import ModelError
 
 SMALL = {**OPTIONS, "trials": "2", "subset": "0.1"}
@@ -222,7 +222,7 @@ def test_every_command_of_the_page_is_one(monkeypatch) -> None:
     commands = re.findall(r"^\$ depthsearch (.*)$", PAGE.read_text(), re.MULTILINE)
     assert len(commands) > 6
     for command in commands:
-        arguments = entry._parser().parse_args(shlex.split(command))
+        arguments = make_parser().parse_args(shlex.split(command))
         assert arguments.command in ("cuts", "study", "predict")
 
 

@@ -1,15 +1,17 @@
 """Study files: the options of a study in TOML."""
 
-import argparse
 import json
 import os
+from dataclasses import fields, replace
 from pathlib import Path
 
 import optuna
 import pytest
 
-from depthsearch.cli import commands, entry, main
+from depthsearch.cli import commands, main
+from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.options.reproduction import study_command
+from depthsearch.options.study import StudyOptions
 
 
 def write(folder: Path, text: str, name: str = "noughts.toml") -> Path:
@@ -28,10 +30,10 @@ def status_of(argv: list[str]) -> int:
 @pytest.fixture
 def merged(monkeypatch, tmp_path):
     """Give what `depthsearch study` is run with, for a file's text and a command line."""
-    given: list[argparse.Namespace] = []
+    given: list[StudyOptions] = []
     monkeypatch.setattr(commands, "study", given.append)
 
-    def merge(text: str, *options: str) -> argparse.Namespace:
+    def merge(text: str, *options: str) -> StudyOptions:
         assert main(["study", str(write(tmp_path, text)), *options]) == 0
         return given[-1]
 
@@ -127,13 +129,12 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
     files = {"data": "photos", "weights": "w/d.safetensors", "classes-map": "coarse.json"}
     files |= {"log-file": "log.jsonl", "tensorboard": "runs"}
     paths = [word for name, file in files.items() for word in (f"--{name}", str(tmp_path / file))]
-    from_file = vars(merged(EVERY_OPTION))
-    from_line = vars(entry._parser().parse_args(["study", *line.split(), *paths]))
-    assert {**from_file, "file": None} == from_line
+    from_file = merged(EVERY_OPTION)
+    given = vars(make_parser().parse_args(["study", *line.split(), *paths]))
+    assert replace(from_file, file=None) == options_from(given.pop("command"), given)
     # Whoever adds an option finds it in a file too.
-    plain = vars(entry._parser().parse_args(["study"]))
-    same = {key for key, value in from_file.items() if value == plain[key]}
-    assert same <= {"command", "compile"} | NOT_TOGETHER
+    same = {each.name for each in fields(StudyOptions) if getattr(from_file, each.name) == each.default}
+    assert same <= {"compile"} | NOT_TOGETHER
 
 
 # Options that contradict one of the above.
@@ -299,8 +300,8 @@ def test_a_study_keeps_its_merged_options_and_the_name_of_its_file(pictures, tmp
     kept = optuna.load_study(study_name="noughts", storage=url).user_attrs["provenance"]
     assert kept["study file"] == "noughts.toml"
     options = kept["options"]
-    assert (options["trials"], options["epochs"], options["head_width"]) == (3, 1, None)
-    command = study_command(options, name="noughts", n_trials=3)
+    assert (options["trials"], options["epochs"], options["head_width"]) == (3, 1, 0)
+    command = study_command(StudyOptions.from_json(options), name="noughts", n_trials=3)
     assert "noughts.toml" not in command
     assert main([*command.replace("\\\n", "").split()[1:], "--storage", url]) == 0
     assert "Study noughts: 3 of 3 trials done" in capsys.readouterr().err

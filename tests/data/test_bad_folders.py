@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from privileges import make_pipe, modes_obeyed
 
-from depthsearch.cli.commands.console import console_for, say, say_list
+from depthsearch.cli.console import console_for, say, say_list
 from depthsearch.data import load_data
 from depthsearch.errors import DataError
 from depthsearch.text import one_line, printable

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import optuna
@@ -13,6 +12,7 @@ from PIL import Image
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import DataError
+from depthsearch.study.preparing import stored_options
 
 
 @pytest.fixture
@@ -110,8 +110,7 @@ def test_a_study_keeps_its_map_and_refuses_another(folder, tmp_path, monkeypatch
     assert main([*argv, "--classes-map", "map.json"]) == 0
     assert "4 classes mapped to 2 by map.json): 2 classes (" in capsys.readouterr().err
     stored = optuna.load_study(study_name="plants", storage="sqlite:///s.db")
-    kept = Namespace(**stored.user_attrs["provenance"]["options"])
-    assert kept.classes_map == str(tmp_path / "map.json")
+    assert stored_options(stored).classes_map == str(tmp_path / "map.json")
     assert main(argv) == 2
     assert "Study 'plants' is another: data is 'plants [" in capsys.readouterr().err
     assert main(["fit", "--storage", "sqlite:///s.db"]) == 0

@@ -20,8 +20,9 @@ from depthsearch.devices import choose_device
 from depthsearch.features import Budget, Spent, store
 from depthsearch.features.tiers import rowfile
 from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone, state_digest
-from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
+from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.models.split import Split, split_at, suffix_of
+from depthsearch.options.words import KINDS
 from depthsearch.search.space import Point
 from depthsearch.training import objective
 from depthsearch.training.loop import EpochResult, Recipe, train

@@ -13,8 +13,9 @@ from torch import nn
 from depthsearch import freeze_before
 from depthsearch.errors import CutError
 from depthsearch.models import cuts as module
-from depthsearch.models.cuts import DEFAULT_KINDS, KINDS, Cut, find_cut, list_cuts
+from depthsearch.models.cuts import DEFAULT_KINDS, Cut, find_cut, list_cuts
 from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.options.words import KINDS
 
 MODELS = [
     "densenet121",

@@ -12,9 +12,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from depthsearch.errors import CutError, TraceError
-from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
+from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.split import joined_state, split_at
+from depthsearch.options.words import KINDS
 
 
 class SqueezeExcite(nn.Module):

@@ -21,9 +21,10 @@ from chromium import needs_chromium
 from markdown_it import MarkdownIt
 from stored_studies import ENDS, EPOCHS, FINISHED, N_CUTS, NASTY, attributes, stored, trial
 
-from depthsearch.cli import entry
+from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
+from depthsearch.options.study import StudyOptions
 from depthsearch.report.page import Report, compose, pictures, write_report
 from depthsearch.report.record import read
 from depthsearch.results.evidence import Confirmed, Evidence, Expected
@@ -399,13 +400,14 @@ def test_a_test_is_told_as_fit_stores_it() -> None:
     ],
 )
 def test_the_command_asks_for_what_was_asked_for(changed: list[str]) -> None:
-    given = entry._parser().parse_args(["study", "--backbone", "tiny", "--epochs", "3", *changed])
-    options = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(given).items()}
-    for absent in ("command", "storage", "name", "json"):
-        del options[absent]
-    command = study_command(options, name="it's", n_trials=9)
-    again = entry._parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
-    assert vars(again) == {**vars(given), "name": "it's", "trials": 9}
+    def parsed(words: list[str]) -> StudyOptions:
+        given = vars(make_parser().parse_args(words))
+        return options_from(given.pop("command"), given)
+
+    given = parsed(["study", "--backbone", "tiny", "--epochs", "3", *changed])
+    command = study_command(StudyOptions.from_json(given.as_json()), name="it's", n_trials=9)
+    again = parsed(shlex.split(command.replace("\\\n", ""))[1:])
+    assert again == replace(given, name="it's", trials=9)
     assert max(map(len, command.splitlines())) < 110
 
 

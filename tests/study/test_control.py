@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from optuna.trial import TrialState
 
 import depthsearch
 from depthsearch.cli import main
-from depthsearch.cli.commands import controlling
-from depthsearch.cli.commands.console import PlainConsole
+from depthsearch.cli.console import PlainConsole
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
 from depthsearch.results.stored import read_space
@@ -452,7 +452,7 @@ def test_status_writes_nothing(place) -> None:
 
 def test_a_study_from_before_it_kept_what_it_is_to_reach_has_that_of_its_options(place) -> None:
     study = place.open()
-    study.set_user_attr("provenance", {"options": {"trials": 4, "confirm": 0}})
+    study.set_user_attr("provenance", {"options": {"backbone": ["test_resnet"], "trials": 4, "confirm": 0}})
     with lease(study):
         assert (status(study).trials_wanted, status(study).state) == (4, "running")
     study.set_user_attr("provenance", {})
@@ -511,7 +511,9 @@ def url(place) -> str:
 def test_where_a_row_is_too_wide_status_has_a_line_for_each_fact(place, url, capsys, monkeypatch) -> None:
     place.run(1)
     capsys.readouterr()
-    monkeypatch.setattr(controlling, "console_for", lambda: PlainConsole(width=60))
+    monkeypatch.setattr(
+        import_module("depthsearch.cli.commands.status"), "console_for", lambda: PlainConsole(width=60)
+    )
     assert main(["status", "--storage", url]) == 0
     lines = capsys.readouterr().out.splitlines()
     facts = [line.split("│")[1:3] for line in lines if line.count("│") == 3]
@@ -593,7 +595,7 @@ def test_a_stop_that_takes_longer_than_one_waits_says_so(place, url, capsys) -> 
 def test_who_waits_for_a_stop_is_told_what_is_known_of_the_study(
     place, url, capsys, monkeypatch: pytest.MonkeyPatch, end, status: int, last: str
 ) -> None:
-    monkeypatch.setattr(controlling, "wait_until_free", end)
+    monkeypatch.setattr(import_module("depthsearch.cli.commands.stop"), "wait_until_free", end)
     with closing(place.start(1)) as events:
         next(events)
         assert main(["stop", "--storage", url, "--wait", "60"]) == status
@@ -688,7 +690,7 @@ def test_the_report_of_a_study_that_has_not_begun_is_a_line(place, url, capsys) 
 
 def test_the_report_says_which_trials_its_command_does_not_try(place, url, tmp_path, capsys) -> None:
     study = place.open()
-    study.set_user_attr("provenance", {"options": {"trials": 1, "seed": 0}})
+    study.set_user_attr("provenance", {"options": {"backbone": ["test_resnet"], "trials": 1, "seed": 0}})
     number = enqueue(study, place.space.cuts[6].layer)
     place.run(1)
     assert main(["report", "--storage", url, "--out", str(tmp_path / "out")]) == 0

@@ -15,16 +15,14 @@ import torch.nn.functional as F
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FixedTrial, TrialState
-from rich.console import Console
 from safetensors.torch import save_file
 
 from depthsearch import Objective, SearchSpace, list_cuts
 from depthsearch.cli import main
-from depthsearch.cli.commands.loading import prepare_again
-from depthsearch.cli.commands.weights import weights_by_backbone, with_full_paths
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
+from depthsearch.options.weights import weights_by_backbone, with_full_paths
 from depthsearch.report.page import compose
 from depthsearch.report.record import read
 from depthsearch.report.text import as_json, level_ranges
@@ -36,6 +34,7 @@ from depthsearch.results.trials import cost_of, read_trials
 from depthsearch.search.sampling import ExtrapolatingGPSampler, make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search
+from depthsearch.study.preparing import prepare_again
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
 
 NAMES = ("test_resnet", "test_byobnet")
@@ -438,9 +437,9 @@ def test_each_backbone_may_have_weights_of_its_own(pictures, tmp_path, capsys, m
     monkeypatch.chdir(pictures)
     (task, _) = prepare_again(
         optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/depthsearch.db"),
-        {"keep_memory": None},
-        Console(stderr=True),
+        lambda note: None,
         backbone=NAMES[1],
+        keep_memory=None,
     )
     assert task.backbone.weights.startswith("file mine.safetensors (")
 

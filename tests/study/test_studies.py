@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from depthsearch.models.backbones import make_model
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.cuts import find_cut
 from depthsearch.models.flattening import flattened
+from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import SearchSpace
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -22,9 +22,9 @@ FILES = sorted(STUDIES.glob("*.toml"))
 LARGE = {"vgg16_catsdogs", "cifar100_superclasses", "resnet50_vs_101_catsdogs"}
 
 
-def arguments_of(name: str) -> argparse.Namespace:
+def arguments_of(name: str) -> StudyOptions:
     """Give what `depthsearch study` is run with."""
-    given: list[argparse.Namespace] = []
+    given: list[StudyOptions] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "study", given.append)
         assert main(["study", str(STUDIES / f"{name}.toml")]) == 0
@@ -43,7 +43,7 @@ def space_of(name: str) -> SearchSpace:
         layers=arguments.layers,
         from_scratch=FROM_SCRATCH,
         learning_rate=arguments.learning_rate or (1e-5, 1e-2),
-        head_width=arguments.head_width,
+        head_width=arguments.head_width or None,
     )
 
 

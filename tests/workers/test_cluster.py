@@ -38,13 +38,14 @@ import yaml
 from optuna.trial import TrialState
 
 from depthsearch.cli import entry, main
-from depthsearch.cli.commands import workers as workers_of_commands
 from depthsearch.data import load_data
 from depthsearch.devices import Device
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
+from depthsearch.options.study import StudyOptions
 from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
+from depthsearch.study.preparing import executors
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve
 from depthsearch.workers import Probing, RayWorkers, Training, ray_workers, starting
@@ -729,7 +730,7 @@ def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
         made.append(ray_workers(*args, **how))
         return made[-1]
 
-    monkeypatch.setattr(workers_of_commands, "ray_workers", noted)
+    monkeypatch.setattr(executors, "ray_workers", noted)
     on_ray = ["--executor", "ray", "--ray-address", two_nodes.cluster.address, "--hung-after", "77"]
     assert main(asked(tmp_path, *on_ray, "--workers", "2", "--json")) == 0
     assert [workers.hung_seconds for workers in made] == [77.0]
@@ -753,13 +754,12 @@ def test_a_worker_of_a_cluster_may_hang_as_long_as_one_of_this_machine(monkeypat
         assert hung_seconds == expected
         raise Asked
 
-    monkeypatch.setattr(workers_of_commands, "ray_workers", asked_for)
-    names = ("workers", "ray_address", "device", "precision", "keep_memory", "keep_disk")
-    arguments = argparse.Namespace(executor="ray", hung_after=given, **dict.fromkeys(names))
+    monkeypatch.setattr(executors, "ray_workers", asked_for)
+    options = StudyOptions(backbone="tiny", executor="ray", hung_after=given)
     tasks = {
         "": argparse.Namespace(device=Device(kind="cpu", bf16=False, channels_last=True, compiled=False))
     }
-    with pytest.raises(Asked), workers_of_commands.workers(arguments, tasks, None, None):
+    with pytest.raises(Asked), executors.started_executor(options, tasks, None, print):
         pass
 
 
@@ -776,16 +776,16 @@ def test_what_a_study_is_stored_with_is_what_the_cluster_computes_on(
         raise SettingsError("seen enough")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(workers_of_commands, "import_ray", lambda: None)
-    monkeypatch.setattr(workers_of_commands, "connect", lambda _: False)
-    monkeypatch.setattr(workers_of_commands, "cluster_has_gpus", lambda: True)
+    monkeypatch.setattr(executors, "import_ray", lambda: None)
+    monkeypatch.setattr(executors, "connect", lambda _: False)
+    monkeypatch.setattr(executors, "cluster_has_gpus", lambda: True)
     monkeypatch.setattr(starting, "import_ray", lambda: pytest.fail("it is not asked"))
     monkeypatch.setattr(
-        workers_of_commands,
+        executors,
         "cluster_device",
         lambda here, *_, has_gpus: gpu if has_gpus else here,
     )
-    monkeypatch.setattr(workers_of_commands, "ray_workers", asked_for)
+    monkeypatch.setattr(executors, "ray_workers", asked_for)
     more = ["--executor", "ray", *([] if address is None else ["--ray-address", address])]
     argv = asked(tmp_path, *more)
     argv[argv.index("--device") + 1] = "auto"
@@ -808,8 +808,8 @@ def test_a_ray_that_would_be_started_here_has_no_gpu_that_is_not_here(
         raise SettingsError("No Ray cluster at --ray-address auto.")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(workers_of_commands, "import_ray", lambda: None)
-    monkeypatch.setattr(workers_of_commands, "connect", none)
+    monkeypatch.setattr(executors, "import_ray", lambda: None)
+    monkeypatch.setattr(executors, "connect", none)
     assert main([*asked(tmp_path, "--executor", "ray"), "--device", "cuda"]) == 2
     assert "--device cuda: the cluster has no GPU now." in capsys.readouterr().err
 

@@ -22,12 +22,12 @@ from depthsearch.models.headplace import NO_HEAD, find_head, is_within
 from depthsearch.models.numbering import Numbered, number_layers
 from depthsearch.models.tracing.graph import Layer, LayerGraph, trace
 from depthsearch.models.tracing.inputs import ExampleInputs
+from depthsearch.options.words import AUTO, KINDS
 
-__all__ = ["KINDS", "Cut", "find_cut", "kinds_of", "list_cuts"]
+__all__ = ["Cut", "find_cut", "kinds_of", "list_cuts"]
 
-KINDS = ("conv", "pool", "concat", "block", "linear")
 # Of the network's own kind: see `kinds_of`.
-DEFAULT_KINDS = ("auto",)
+DEFAULT_KINDS = (AUTO,)
 CONVOLUTIONAL, BLOCKS = ("conv", "pool", "concat"), ("block",)
 # Which name a cut carries when several candidates start at the same layer.
 PRECEDENCE = ("head", "conv", "linear", "pool", "concat", "block")

@@ -18,9 +18,8 @@ from depthsearch.models.tracing.inputs import input_size
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.text import first_line
 
-__all__ = ["FLAT_HEAD", "HEADS", "MapClassifier", "flattened"]
+__all__ = ["FLAT_HEAD", "MapClassifier", "flattened"]
 
-HEADS = ("pool", "flatten")
 # Module path of the head.
 FLAT_HEAD = "flat_head"
 

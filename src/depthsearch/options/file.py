@@ -2,8 +2,7 @@
 
 A key is the name of a long option, with dashes or underscores: at the top, or under one of the tables
 ``[train]``, ``[search]`` and ``[run]``, which are there for the reader. A value is what the command line
-takes: a number, a text, true or false for a flag, an array for a list or for the two ends of a range. Here a
-file only becomes options; the command line's own parser checks them.
+takes: a number, a text, true or false for a flag, an array for a list or for the two ends of a range.
 """
 
 from __future__ import annotations
@@ -18,49 +17,41 @@ from typing import Any
 from depthsearch.errors import SettingsError
 from depthsearch.files import full_path
 from depthsearch.options.backbones import counted_from
-from depthsearch.options.reproduction import RANGES
+from depthsearch.options.declaring import Option, flag_of, options_of, text_of
 
 __all__ = ["TABLES", "read_study_file"]
 
 TABLES = ("train", "search", "run")
 # A study file has some dozens of lines.
 MOST_BYTES = 2**20
-# Values that are paths, relative to the file, but for these words and what has a scheme: "torchvision:NAME".
-PATHS: dict[str, tuple[str, ...]] = {
-    "data": ("digits",),
-    "weights": ("auto", "random"),
-    "classes_map": (),
-    "log_file": (),
-    "tensorboard": (),
-}
 # A backbone's name, before the "=" of its weights.
 BACKBONE = r"\w[\w.]*|torchvision:[\w@]+|hf:[^=]+|[^=]+\.py:\w+"
 
 
-def read_study_file(path: Path, defaults: Mapping[str, Any]) -> dict[str, str]:
-    """Read a study file as options of the command line.
+def read_study_file(path: Path, options: type[Any]) -> dict[str, Any]:
+    """Read a study file.
 
     Args:
         path: Of the file.
-        defaults: The options by their names in Python; a flag's default is True or False.
+        options: The dataclass whose options it may have.
 
     Returns:
-        By key, as the file writes it, the option and its value in one word, such as ``--epochs=5``.
+        Values by the names of the options in Python.
 
     Raises:
-        SettingsError: If the file cannot be read, or a key is none of the options or stands there twice.
+        SettingsError: If the file cannot be read, or a key is none of the options or stands there twice, or
+            a value is wrong.
     """
-    options: dict[str, str] = {}
-    seen: dict[str, str] = {}
+    known = {name: option for name, option in options_of(options).items() if not option.positional}
+    values: dict[str, Any] = {}
     for key, value in _entries(path, _load(path)):
         name = key.replace("-", "_")
-        if name not in defaults:
-            raise SettingsError(f"{path}: no option {key!r}. {_near(name, defaults)}")
-        if name in seen:
+        if name not in known:
+            raise SettingsError(f"{path}: no option {key!r}. {_near(name, known)}")
+        if name in values:
             raise SettingsError(f"{path}: {key!r} is given twice. Keep one of them.")
-        seen[name] = key
-        options[key] = _option(path, key, value, is_flag=isinstance(defaults[name], bool))
-    return options
+        values[name] = _value(path, key, value, known[name])
+    return values
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -100,23 +91,27 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
     return f"{hint}A key is a long option of depthsearch study."
 
 
-def _option(path: Path, key: str, value: Any, *, is_flag: bool) -> str:
+def _value(path: Path, key: str, value: Any, option: Option) -> Any:
     name = key.replace("-", "_")
-    flag = name.replace("_", "-")
-    if is_flag or isinstance(value, bool):
-        if not (is_flag and isinstance(value, bool)):
-            right = "give true or false" if is_flag else "give a value, not true or false"
-            raise SettingsError(f"{path}, {key}: {value!r} is none of its values; {right}.")
-        return f"--{flag}" if value else f"--no-{flag}"
-    parts = value if isinstance(value, list) else [value]
-    if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
-        raise SettingsError(f"{path}, {key}: {value} is none of its values; give a number, a text or a list.")
-    texts = [str(part) for part in parts]
+    if option.read is None:
+        if not isinstance(value, bool):
+            raise SettingsError(f"{path}, {key}: {value!r} is none of its values; give true or false.")
+        return value
+    try:
+        text_of(option, value)
+    except SettingsError as error:
+        raise SettingsError(f"{path}, {key}: {error}") from None
+    texts = [str(part) for part in (value if isinstance(value, list) else [value])]
     if name == "backbone":
         texts = [",".join(_counted(path, each.strip()) for each in text.split(",")) for text in texts]
-    if name in PATHS:
-        texts = [_from_file(path, text, PATHS[name]) for text in texts]
-    return f"--{flag}={(':' if name in RANGES else ',').join(texts)}"
+    if option.path_words is not None:
+        texts = [_from_file(path, text, option.path_words) for text in texts]
+    try:
+        return option.read(option.separator.join(texts))
+    except SettingsError as error:
+        raise SettingsError(
+            f"{path}, {key}: argument {flag_of(name)}: {error} (see depthsearch study --help)"
+        ) from None
 
 
 def _counted(path: Path, backbone: str) -> str:

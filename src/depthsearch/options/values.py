@@ -1,13 +1,11 @@
-"""How the command line reads values that many of its options take; each refusal says what would be right."""
+"""How the texts of options are read; each refusal says what would be right."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from depthsearch.errors import SettingsError
 from depthsearch.options.augmentation import written
@@ -18,6 +16,7 @@ __all__ = [
     "WIDEST",
     "at_least",
     "list_such_as",
+    "one_of",
     "read_above_0",
     "read_augmentation",
     "read_backbones",
@@ -75,9 +74,9 @@ def read_name(text: str) -> str:
     """Read a name, such as a study's: it is kept in databases and shown in terminals."""
     _refuse_empty(text)
     if not is_plain(text):
-        raise argparse.ArgumentTypeError(f"{text!r} holds characters that cannot be shown: take others")
+        raise SettingsError(f"{text!r} holds characters that cannot be shown: take others")
     if len(text) > LONGEST_NAME:
-        raise argparse.ArgumentTypeError(f"{text!r} is too long: give at most {LONGEST_NAME} characters")
+        raise SettingsError(f"{text!r} is too long: give at most {LONGEST_NAME} characters")
     return text
 
 
@@ -85,7 +84,7 @@ def read_place(text: str) -> str:
     """Read where something is: the name of a file may hold any character but NUL."""
     _refuse_empty(text)
     if "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no path: none holds a NUL character")
+        raise SettingsError(f"{text!r} is no path: none holds a NUL character")
     return text
 
 
@@ -97,10 +96,10 @@ def read_path(text: str) -> Path:
 def _refuse_empty(text: str) -> None:
     """Refuse what a shell makes of a variable that is not set: it would be taken for a default."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty: give a value, or leave it out")
+        raise SettingsError("it is empty: give a value, or leave it out")
 
 
-def at_least(lowest: int, most: int = MOST) -> Any:
+def at_least(lowest: int, most: int = MOST) -> Callable[[str], int]:
     """Make a reader of whole numbers from one number to another."""
 
     def checked(text: str) -> int:
@@ -109,9 +108,9 @@ def at_least(lowest: int, most: int = MOST) -> Any:
         except ValueError:
             value = lowest - 1
         if value < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {lowest} on")
+            raise SettingsError(f"{text!r} is no whole number from {lowest} on")
         if value > most:
-            raise argparse.ArgumentTypeError(f"{text!r} is too large: give at most {most}")
+            raise SettingsError(f"{text!r} is too large: give at most {most}")
         return value
 
     return checked
@@ -120,16 +119,13 @@ def at_least(lowest: int, most: int = MOST) -> Any:
 def read_channels(text: str) -> int:
     """Read a number of channels."""
     if text not in ("1", "3"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 3")
+        raise SettingsError(f"{text!r} is neither 1 nor 3")
     return int(text)
 
 
 def read_augmentation(text: str) -> str:
     """Read what views may do."""
-    try:
-        return written(text)
-    except SettingsError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return written(text)
 
 
 def read_confirmed(text: str) -> int | str:
@@ -137,17 +133,16 @@ def read_confirmed(text: str) -> int | str:
     if text == "all":
         return text
     try:
-        n_cuts: int = at_least(0)(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, nor all") from None
-    return n_cuts
+        return at_least(0)(text)
+    except SettingsError as error:
+        raise SettingsError(f"{error}, nor all") from None
 
 
 def read_seed(text: str) -> int:
     """Read a seed."""
-    seed: int = at_least(0, 10**18)(text)
+    seed = at_least(0, 10**18)(text)
     if seed >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**32 - 1")
+        raise SettingsError(f"{text!r} is no whole number from 0 to 2**32 - 1")
     return seed
 
 
@@ -155,7 +150,7 @@ def read_size(text: str) -> int:
     """Read a number of bytes, such as 512MiB or 4G."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if not found or not text.isascii() or len(text) > 30:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 0, 512MiB or 4GiB")
+        raise SettingsError(f"{text!r} is no size, such as 0, 512MiB or 4GiB")
     base = 1000 if found[2] and not found[3] and text.strip()[-1] in "bB" else 1024
     return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
 
@@ -167,7 +162,7 @@ def _in_range(text: str, is_right: Callable[[float], bool], right: str) -> float
     except ValueError:
         value = math.nan
     if math.isnan(value) or not is_right(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no {right}")
+        raise SettingsError(f"{text!r} is no {right}")
     return value
 
 
@@ -189,7 +184,7 @@ def read_range(text: str) -> tuple[float, float]:
     except ValueError:
         ends = 0.0, 0.0
     if not 0 < ends[0] <= ends[1] < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
+        raise SettingsError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
     return ends
 
 
@@ -217,33 +212,33 @@ def read_rates(text: str) -> tuple[float, ...]:
     except ValueError:
         rates = {0.0}
     if not all(0 < rate < float("inf") for rate in rates):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers above 0, such as 1e-4,1e-3")
+        raise SettingsError(f"{text!r} is no list of numbers above 0, such as 1e-4,1e-3")
     return tuple(sorted(rates))
 
 
-def read_width(text: str) -> tuple[int, int] | int | None:
-    """Read the widest head and the step, or one width; None: no hidden layer."""
+def read_width(text: str) -> tuple[int, int] | int:
+    """Read the widest head and the step, or one width; 0: no hidden layer."""
     right = f"{text!r} is neither a width nor MAX:STEP with STEP dividing MAX, such as 1024:256"
     found = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
     if not found:
-        raise argparse.ArgumentTypeError(right)
+        raise SettingsError(right)
     widest, step = int(found[1]), int(found[2] or 0)
     if widest > WIDEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is too wide: give at most {WIDEST}")
+        raise SettingsError(f"{text!r} is too wide: give at most {WIDEST}")
     if found[2] is None:
-        return widest or None
+        return widest
     if not 0 < step <= widest or widest % step:
-        raise argparse.ArgumentTypeError(right)
+        raise SettingsError(right)
     return widest, step
 
 
-def list_such_as(example: str) -> Any:
+def list_such_as(example: str) -> Callable[[str], tuple[str, ...]]:
     """Make a reader of lists of names."""
 
     def listed(text: str) -> tuple[str, ...]:
         items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
         if not items:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list, such as {example}")
+            raise SettingsError(f"{text!r} is no list, such as {example}")
         return items
 
     return listed
@@ -251,11 +246,8 @@ def list_such_as(example: str) -> Any:
 
 def read_backbones(text: str) -> tuple[str, ...]:
     """Read names of backbones."""
-    names: tuple[str, ...] = list_such_as("densenet121,resnet50")(text)
-    try:
-        return tuple(dict.fromkeys(normal(name) for name in names))
-    except SettingsError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    names = list_such_as("densenet121,resnet50")(text)
+    return tuple(dict.fromkeys(normal(name) for name in names))
 
 
 def read_means(text: str) -> tuple[float, ...]:
@@ -274,7 +266,7 @@ def _of_channels(text: str, example: str, is_right: Callable[[float], bool]) -> 
     except ValueError:
         values = ()
     if len(values) not in (1, 3) or not all(map(is_right, values)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number or three of them, such as {example}")
+        raise SettingsError(f"{text!r} is no number or three of them, such as {example}")
     return values
 
 
@@ -283,18 +275,29 @@ def read_columns(text: str) -> tuple[str, ...]:
     _refuse_empty(text)
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list, such as front,side")
+        raise SettingsError(f"{text!r} is no list, such as front,side")
     return names
 
 
-def some_of(known: Sequence[str]) -> Any:
+def one_of(known: Sequence[str]) -> Callable[[str], str]:
+    """Make a reader of one of some words."""
+
+    def chosen(text: str) -> str:
+        if text not in known:
+            raise SettingsError(f"invalid choice: {text!r} (choose from {', '.join(known)})")
+        return text
+
+    return chosen
+
+
+def some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """Make a reader of a list of known words."""
 
     def listed(text: str) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+            raise SettingsError(f"{unknown[0]!r} is none of {', '.join(known)}")
         return names
 
     return listed

@@ -1,16 +1,84 @@
-"""The words that options may be."""
+"""The words that options may be, each list once: for the command line, the library and the reference page."""
 
 from __future__ import annotations
 
-__all__ = ["BALANCES", "METRICS", "OPTIMIZERS", "SCHEDULES"]
+from typing import Literal, get_args
 
-# Optuna's direction of each.
-METRICS = {
-    "accuracy": "maximize",
-    "balanced_accuracy": "maximize",
-    "macro_f1": "maximize",
-    "loss": "minimize",
+__all__ = [
+    "AIMS",
+    "AUTO",
+    "BALANCES",
+    "COSTS",
+    "DEVICES",
+    "EXECUTORS",
+    "HEADS",
+    "INTERPOLATIONS",
+    "KINDS",
+    "METRICS",
+    "OPTIMIZERS",
+    "OPTIONAL_RANGES",
+    "PRECISIONS",
+    "PRUNERS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "SEARCHES",
+    "Aim",
+    "Balance",
+    "CostWord",
+    "DeviceWord",
+    "ExecutorWord",
+    "HeadWord",
+    "Interpolation",
+    "Metric",
+    "OptimizerWord",
+    "Precision",
+    "PrunerWord",
+    "SamplerWord",
+    "Schedule",
+    "SearchWord",
+]
+
+Aim = Literal["accuracy", "accuracy+cost"]
+Balance = Literal["none", "weights", "sampling"]
+CostWord = Literal["macs", "parameters"]
+DeviceWord = Literal["auto", "cpu", "cuda", "mps"]
+ExecutorWord = Literal["local", "ray"]
+HeadWord = Literal["pool", "flatten"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
+OptimizerWord = Literal["adamw", "sgd"]
+Precision = Literal["auto", "bf16", "float32"]
+PrunerWord = Literal["auto", "halving", "median", "none"]
+SamplerWord = Literal["auto", "gp", "tpe", "random"]
+Schedule = Literal["cosine", "constant"]
+SearchWord = Literal["adaptive", "exhaustive"]
+
+AIMS: tuple[Aim, ...] = get_args(Aim)
+BALANCES: tuple[Balance, ...] = get_args(Balance)
+DEVICES: tuple[DeviceWord, ...] = get_args(DeviceWord)
+EXECUTORS: tuple[ExecutorWord, ...] = get_args(ExecutorWord)
+HEADS: tuple[HeadWord, ...] = get_args(HeadWord)
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+OPTIMIZERS: tuple[OptimizerWord, ...] = get_args(OptimizerWord)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRUNERS: tuple[PrunerWord, ...] = get_args(PrunerWord)
+SAMPLERS: tuple[SamplerWord, ...] = get_args(SamplerWord)
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+SEARCHES: tuple[SearchWord, ...] = get_args(SearchWord)
+
+# Kinds of layers that a network may be cut at, and the word for those that suit it.
+KINDS = ("conv", "pool", "concat", "block", "linear")
+AUTO = "auto"
+# Each metric by Optuna's direction.
+METRICS: dict[str, str] = {
+    metric: "minimize" if metric == "loss" else "maximize" for metric in get_args(Metric)
 }
-SCHEDULES = ("cosine", "constant")
-OPTIMIZERS = ("adamw", "sgd")
-BALANCES = ("none", "weights", "sampling")
+# A trial's attribute for each cost.
+COSTS = {"macs": "training_macs", "parameters": "trainable_parameters"}
+# What may be searched besides, from where to where; fixed for all trials where it is not searched.
+OPTIONAL_RANGES: dict[str, tuple[float, float] | tuple[OptimizerWord, ...]] = {
+    "head_depth": (1, 3),
+    "dropout": (0.0, 0.5),
+    "weight_decay": (1e-5, 1e-1),
+    "optimizer": OPTIMIZERS,
+}

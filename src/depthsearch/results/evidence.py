@@ -30,10 +30,11 @@ from optuna.trial import TrialState
 from scipy.stats import t as student
 
 from depthsearch.models.cuts import Cut
+from depthsearch.options.words import COSTS
 from depthsearch.results.response import Observation, Response
 from depthsearch.results.stored import read_cuts
 from depthsearch.results.trials import TrialSummary, cost_of, rank, read_trials
-from depthsearch.search.aims import COSTS, read_cost_aim
+from depthsearch.search.aims import read_cost_aim
 from depthsearch.search.extrapolation import extrapolated
 from depthsearch.search.pareto import hypervolume
 
@@ -178,7 +179,7 @@ def _along_front(
         ranked: Complete trials, the most promising first.
         expected: Score by number, more is better.
         ends: Cuts that are trained again anyway.
-        cost: One of `aims.COSTS`.
+        cost: One of `words.COSTS`.
         n_cuts: How many at most; fewer where nothing adds to the front.
     """
 

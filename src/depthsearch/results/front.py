@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from depthsearch.options.words import COSTS
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
-from depthsearch.search.aims import COSTS
 from depthsearch.search.pareto import non_dominated
 
 __all__ = ["Front", "FrontPoint", "cost_name", "front_of"]
 
 
 def cost_name(cost: str, noun: str) -> str:
-    """Name one of `aims.COSTS`, where a sample is called so: ``image`` or ``sample``."""
+    """Name one of `words.COSTS`, where a sample is called so: ``image`` or ``sample``."""
     return {"macs": f"training MACs of {'an' if noun == 'image' else 'a'} {noun}"}.get(
         cost, "trainable parameters"
     )
@@ -46,7 +46,7 @@ class Front:
     """The front of a study.
 
     Attributes:
-        cost: The second aim, one of `aims.COSTS`.
+        cost: The second aim, one of `words.COSTS`.
         is_confirmed: Whether it is of means over seeds. A front of single trainings is too good: it is made
             of those that were lucky.
         points: On the front, by rising cost.

@@ -10,6 +10,7 @@ import optuna
 
 from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.models.cuts import Cut
+from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import SearchSpace
 
 __all__ = [
@@ -121,6 +122,8 @@ def why_unreadable(study: optuna.Study) -> str:
         read_space(study)
         read_backbones(study)
         read_marked(study)
+        if options := attributes.get("provenance", {}).get("options"):
+            StudyOptions.from_json(options)
         attributes["data"]["name"], attributes["data"]["fingerprint"]
     except (LookupError, TypeError, AttributeError, ValueError, DepthsearchError) as error:
         return f"{type(error).__name__}, {error}"

@@ -75,7 +75,7 @@ class Summary:
         parts: With several backbones the same of each of them alone; else empty.
         holds_answer: Whether the study's answer is of this backbone, if this is of one of several. Without
             it ``evidence.answer`` is its own best.
-        cost_aim: What the study aims at beside the score, one of `aims.COSTS`; None: nothing.
+        cost_aim: What the study aims at beside the score, one of `words.COSTS`; None: nothing.
         marked: Candidates that somebody wants to see pointed out.
         noun: What a sample is called: ``image``, or ``sample`` where it is more than that.
     """

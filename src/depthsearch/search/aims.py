@@ -30,12 +30,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
+from depthsearch.options.words import COSTS
 from depthsearch.search.extrapolation import extrapolated, running_beside, study_of
 from depthsearch.search.pareto import non_dominated
 from depthsearch.seeds import seed_from
 
 __all__ = [
-    "COSTS",
     "AccuracyAndCostSampler",
     "CheaperMedianPruner",
     "cost_in",
@@ -46,7 +46,6 @@ __all__ = [
 ]
 
 # What can be the second aim, and the user attribute of a trial (and field of its summary) that has it.
-COSTS = {"macs": "training_macs", "parameters": "trainable_parameters"}
 # The share of the plain sum: Knowles's rho. Without it a setting that is worse in one aim alone is no worse.
 AUGMENTATION = 0.05
 # Sets the draw of weights apart from all others.

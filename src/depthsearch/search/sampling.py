@@ -20,14 +20,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
+from depthsearch.options.words import PRUNERS, SAMPLERS
 from depthsearch.search.aims import AccuracyAndCostSampler, CheaperMedianPruner
 from depthsearch.search.extrapolation import extrapolated, running_beside, study_of
 from depthsearch.search.space import BACKBONE, cut_parameter
 
-__all__ = ["PRUNERS", "SAMPLERS", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
+__all__ = ["ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
 
-SAMPLERS = ("auto", "gp", "tpe", "random")
-PRUNERS = ("auto", "halving", "median", "none")
 FEW_TRIALS = 20
 STARTUP_TRIALS = 6
 # What stands for the cuts of all backbones, in [0, 1].
@@ -53,7 +52,7 @@ def make_sampler(name: str, seed: int, cost: str | None = None) -> BaseSampler:
     Args:
         name: Resolved.
         seed: Of the suggestions.
-        cost: The second aim, one of `aims.COSTS`, see `aims.AccuracyAndCostSampler`; None: the score alone.
+        cost: The second aim, one of `words.COSTS`, see `aims.AccuracyAndCostSampler`; None: the score alone.
     """
     if name not in SAMPLERS[1:]:
         raise SettingsError(f"No sampler {name!r}: give one of {', '.join(SAMPLERS[1:])}.")
@@ -80,7 +79,7 @@ def make_pruner(name: str, epochs: int, cost: str | None = None) -> BasePruner:
     Args:
         name: Resolved.
         epochs: Of a trial that is not pruned.
-        cost: The second aim, one of `aims.COSTS`; None: the score alone.
+        cost: The second aim, one of `words.COSTS`; None: the score alone.
     """
     if name not in PRUNERS[1:]:
         raise SettingsError(f"No pruner {name!r}: give one of {', '.join(PRUNERS[1:])}.")

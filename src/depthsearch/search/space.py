@@ -24,14 +24,14 @@ from torch import nn
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.models.tracing.inputs import ExampleInputs
-from depthsearch.options.words import OPTIMIZERS
+from depthsearch.options.words import OPTIMIZERS, OPTIONAL_RANGES
 
 __all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter"]
 
 # The parameter that chooses among several backbones.
 BACKBONE = "backbone"
 # What can be fixed for all trials, where it is not searched.
-FIXABLE = ("head_depth", "dropout", "weight_decay", "optimizer")
+FIXABLE = tuple(OPTIONAL_RANGES)
 
 
 def cut_parameter(backbone: str) -> str:

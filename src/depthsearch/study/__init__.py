@@ -1,14 +1,17 @@
 """A study from its storage to its answer: opened, searched, confirmed. One coordinator owns it."""
 
 from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
+from depthsearch.study.conducting import StudyResult, run
 from depthsearch.study.confirmation import FINISHED
 from depthsearch.study.control import enqueue, request_stop, wait_until_free
 from depthsearch.study.coordinator import confirm, search
 from depthsearch.study.events import (
     ConfirmationPlanned,
     CurveDrawn,
+    Decoding,
     EpochDone,
     Event,
+    Note,
     Stopped,
     TrialEnded,
     TrialLost,
@@ -25,9 +28,12 @@ __all__ = [
     "FINISHED",
     "ConfirmationPlanned",
     "CurveDrawn",
+    "Decoding",
     "EpochDone",
     "Event",
+    "Note",
     "Stopped",
+    "StudyResult",
     "TrialEnded",
     "TrialLost",
     "TrialStarted",
@@ -39,6 +45,7 @@ __all__ = [
     "open_storage",
     "open_study",
     "request_stop",
+    "run",
     "search",
     "wait_until_free",
     "without_password",

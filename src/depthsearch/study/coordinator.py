@@ -71,7 +71,7 @@ def search(
         sampler: Resolved name, see `sampling.resolve`.
         pruner: Resolved name.
         checkpoints: Folder for the checkpoints of running trials.
-        cost: The second aim, one of `aims.COSTS`; None: the score alone. It is kept in the study, which may
+        cost: The second aim, one of `words.COSTS`; None: the score alone. It is kept in the study, which may
             go on with another: each trial stores both costs.
         then_confirm: Whether `confirm` is to follow, for `status` to say that the study is not complete yet.
         executor: Has the workers; default: this process, one trial after the other. It is left open.

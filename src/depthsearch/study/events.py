@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from optuna.trial import TrialState
 
@@ -105,6 +107,31 @@ class Stopped:
     after: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something to know of what is loaded or how it is run.
+
+    Attributes:
+        text: In a line.
+        level: How much it matters: ``alarm`` where the result is likely not what was wanted.
+    """
+
+    text: str
+    level: Literal["info", "warning", "alarm"] = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """Some of the images are decoded."""
+
+    n_done: int
+    n_images: int
+
+
 Event = (
     CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialLost | TrialEnded | Stopped | Waiting
 )
+
+# What is told before a study is open, and beside its events: loggers have none of it.
+Notice = Note | Decoding
+Say = Callable[[Notice], None]

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.reproduction import study_command
+from depthsearch.options.study import StudyOptions
 from depthsearch.results.evidence import Evidence
 from depthsearch.results.stored import read_backbones, why_unreadable
 from depthsearch.results.summary import Summary, cut_json, summarize
@@ -273,7 +274,9 @@ def _mean_seconds(trials: Sequence[FrozenTrial], states: Sequence[TrialState]) -
 
 def _command(name: str, attributes: Mapping[str, Any], n_trials: int) -> str | None:
     options = (attributes.get("provenance") or {}).get("options")
-    return study_command(options, name=name, n_trials=max(1, n_trials)) if options else None
+    if not options:
+        return None
+    return study_command(StudyOptions.from_json(options), name=name, n_trials=max(1, n_trials))
 
 
 def status_json(found: Status) -> dict[str, Any]:

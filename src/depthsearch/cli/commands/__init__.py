@@ -2,12 +2,17 @@
 
 import optuna
 
-from depthsearch.cli.commands.caching import cache
-from depthsearch.cli.commands.controlling import enqueue, status, stop
-from depthsearch.cli.commands.explaining import explain
-from depthsearch.cli.commands.fitting import fit, predict
-from depthsearch.cli.commands.reporting import dashboard, report
-from depthsearch.cli.commands.searching import cuts, study
+from depthsearch.cli.commands.cache import cache
+from depthsearch.cli.commands.cuts import cuts
+from depthsearch.cli.commands.dashboard import dashboard
+from depthsearch.cli.commands.enqueue import enqueue
+from depthsearch.cli.commands.explain import explain
+from depthsearch.cli.commands.fit import fit
+from depthsearch.cli.commands.predict import predict
+from depthsearch.cli.commands.report import report
+from depthsearch.cli.commands.status import status
+from depthsearch.cli.commands.stop import stop
+from depthsearch.cli.commands.study import study
 
 __all__ = [
     "cache",

@@ -21,9 +21,10 @@ from depthsearch.models.backbones.backbone import (
 )
 from depthsearch.models.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
-from depthsearch.models.flattening import HEADS, flattened
+from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import BackboneName, parse_name
+from depthsearch.options.words import HEADS
 from depthsearch.text import first_line
 
 __all__ = ["check_size", "load_backbone", "make_model", "rebuild"]

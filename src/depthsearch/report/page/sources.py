@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from depthsearch.options.reproduction import study_command
+from depthsearch.options.study import StudyOptions
 from depthsearch.report.page.answer import image_counts
 from depthsearch.report.page.values import Cell, Code, Table
 from depthsearch.report.record import Record
@@ -148,7 +149,8 @@ def command_of(summary: Summary, record: Record) -> str:
     if not (isinstance(options, Mapping) and options):
         return ""
     n_trials = max(options.get("trials") or 1, summary.n_finished)
-    return study_command(options, name=f"{summary.study}-again", n_trials=n_trials)
+    again = StudyOptions.from_json(options)
+    return study_command(again, name=f"{summary.study}-again", n_trials=n_trials)
 
 
 def made_with_table(summary: Summary, record: Record) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -12,33 +11,34 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Table
 
-from depthsearch.cli.commands.console import console_for, say
-from depthsearch.cli.commands.places import cache_folder
+from depthsearch.cli.console import console_for, say
 from depthsearch.errors import SettingsError
 from depthsearch.features import kept_files, remove_locks
+from depthsearch.options.commands import CacheOptions
+from depthsearch.study.preparing import cache_folder
 
 __all__ = ["cache"]
 
 
-def cache(arguments: argparse.Namespace) -> None:
+def cache(options: CacheOptions) -> None:
     """Show what is kept on disk, or clear it.
 
     Raises:
         SettingsError: If some of it may not be looked at or removed; all else is shown or removed before.
     """
-    kinds = ("features", "images") if arguments.clear in (None, "all") else (arguments.clear,)
+    kinds = ("features", "images") if options.clear in (None, "all") else (options.clear,)
     refused = [error for kind in kinds if (error := _refusal(_look_into, cache_folder(kind)))]
     kept = [file for kind in kinds for file in _kept(kind)]
-    if arguments.clear:
+    if options.clear:
         errors = [_refusal(Path.unlink, Path(file["path"])) for file in kept]
         refused += [error for error in errors if error]
         kept = [file for file, error in zip(kept, errors, strict=True) if not error]
         if "features" in kinds:
             remove_locks(cache_folder("features"))
-    _show(arguments, kept)
+    _show(options, kept)
     if refused:
         more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
-        done = "removed" if arguments.clear else "looked at"
+        done = "removed" if options.clear else "looked at"
         raise SettingsError(
             f"Not all could be {done}: {refused[0].filename}: {refused[0].strerror}{more}. "
             "Do it as the user whose files they are."
@@ -61,14 +61,14 @@ def _refusal(do: Callable[[Path], object], path: Path) -> OSError | None:
     return None
 
 
-def _show(arguments: argparse.Namespace, kept: Sequence[Mapping[str, Any]]) -> None:
+def _show(options: CacheOptions, kept: Sequence[Mapping[str, Any]]) -> None:
     n_bytes = sum(file["bytes"] for file in kept)
-    if arguments.json:
-        done = "cleared" if arguments.clear else "kept"
+    if options.json:
+        done = "cleared" if options.clear else "kept"
         print(json.dumps({"folder": str(cache_folder()), "bytes": n_bytes, done: kept}))
         return
     console = console_for()
-    if not arguments.clear and kept:
+    if not options.clear and kept:
         table = Table()
         for heading, right in (("kind", 0), ("of", 0), ("images", 1), ("view", 1), ("files", 1), ("size", 1)):
             table.add_column(heading, justify="right" if right else "left", overflow="fold")
@@ -76,7 +76,7 @@ def _show(arguments: argparse.Namespace, kept: Sequence[Mapping[str, Any]]) -> N
             sizes = [file["bytes"] for file in files]
             table.add_row(kind, of, n_images, view, str(len(sizes)), decimal(sum(sizes)))
         console.print(table)
-    done = "Cleared" if arguments.clear else "Kept"
+    done = "Cleared" if options.clear else "Kept"
     say(console, f"{done} {decimal(n_bytes)} in {len(kept)} files of {cache_folder()}.")
 
 

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import Progress
 from rich.segment import Segment
 
-from depthsearch.text import one_line, printable
+from depthsearch.study.events import Decoding, Event, Note, Notice
+from depthsearch.text import named_few, one_line, printable
 
-__all__ = ["console_for", "say", "say_list"]
+__all__ = ["Notices", "console_for", "say", "say_list"]
 
 # Without a terminal there is no width to keep to.
 PLAIN_WIDTH = 160
+STYLES = {"info": None, "warning": "yellow", "alarm": "bold yellow"}
 
 
 class PlainConsole(Console):
@@ -46,7 +49,37 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     console.print(one_line(text, longest=None), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def say_list(console: Console, what: str, items: Sequence[str], n_shown: int = 5) -> None:
+def say_list(console: Console, what: str, items: Sequence[str]) -> None:
     """Write a line that names a few of many."""
-    more = f", and {len(items) - n_shown} more (all in the study)" if len(items) > n_shown else ""
-    say(console, f"{what}: {', '.join(items[:n_shown])}{more}.", style="yellow")
+    say(console, named_few(what, items), style="yellow")
+
+
+class Notices:
+    """Shows what is told while backbones and images are loaded; images that are decoded as a bar."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+
+    def __call__(self, event: Event | Notice) -> None:
+        """Show one; what else happens in a study is not for here."""
+        if isinstance(event, Decoding):
+            self._decode(event)
+            return
+        self.close()
+        if isinstance(event, Note):
+            say(self.console, event.text, style=STYLES[event.level])
+
+    def _decode(self, event: Decoding) -> None:
+        if self.console.is_terminal:
+            if self.bar is None:
+                self.bar = Progress(console=self.console, transient=True)
+                self.bar.add_task("Decoding images")
+                self.bar.start()
+            self.bar.update(self.bar.task_ids[0], completed=event.n_done, total=event.n_images)
+
+    def close(self) -> None:
+        """Remove the bar, if there is one."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

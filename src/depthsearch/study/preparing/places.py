@@ -1,8 +1,7 @@
-"""What the command line names: studies, databases, folders."""
+"""Where studies and what is computed for them are kept."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -11,29 +10,11 @@ import platformdirs
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_file, nearest_folder
-from depthsearch.results.stored import refuse_damaged
-from depthsearch.study import open_storage, without_password
-from depthsearch.study.artifacts import Artifacts, artifact_folder
+from depthsearch.study.storage import open_storage
 from depthsearch.study.storage.databasefile import database_file
+from depthsearch.text import without_password
 
-__all__ = ["artifacts_of", "cache_folder", "check_cache", "existing", "is_stored", "named_study"]
-
-
-def named_study(arguments: argparse.Namespace) -> optuna.Study:
-    """Find the study that the command line names; the only one needs no name."""
-    if arguments.name and arguments.study and arguments.name != arguments.study:
-        raise SettingsError(f"Two studies, {arguments.study!r} and --name {arguments.name!r}: give one.")
-    storage = open_storage(existing(arguments.storage))
-    names = optuna.get_all_study_names(storage)
-    name = arguments.study or arguments.name or (names[0] if len(names) == 1 else None)
-    if name not in names:
-        asked = f"No study {name!r}" if name else "Which study? Give --name"
-        raise SettingsError(
-            f"{asked}; {without_password(arguments.storage)} has: {', '.join(names) or 'none'}."
-        )
-    study = optuna.load_study(study_name=name, storage=storage)
-    refuse_damaged(study)
-    return study
+__all__ = ["cache_folder", "check_cache", "existing", "is_stored"]
 
 
 def existing(url: str) -> str:
@@ -61,32 +42,19 @@ def is_stored(url: str, name: str) -> bool:
     return name in optuna.get_all_study_names(storage)
 
 
-def artifacts_of(arguments: argparse.Namespace) -> Artifacts | None:
-    """Open the folder of the studies' artifacts; None for a database without a place beside it.
-
-    Raises:
-        SettingsError: If it is a file.
-    """
-    given = getattr(arguments, "artifacts", None)
-    folder = Path(given) if given else artifact_folder(arguments.storage)
-    if folder is not None and is_file(folder):
-        raise SettingsError(f"{folder} is a file. Give a folder for the studies' artifacts with --artifacts.")
-    return None if folder is None else Artifacts(folder)
-
-
 def cache_folder(kind: str = "") -> Path:
     """Name the folder that things of a kind are kept in."""
     return Path(platformdirs.user_cache_dir("depthsearch")) / kind
 
 
-def check_cache(arguments: argparse.Namespace) -> None:
+def check_cache(keep_disk: int | None) -> None:
     """Refuse a cache folder that cannot be written to, before anything is loaded; nothing is left in it.
 
     Raises:
         SettingsError: Naming the variable that names it.
     """
     for kind in ("images", "checkpoints", "features"):
-        if kind == "features" and arguments.keep_disk == 0:
+        if kind == "features" and keep_disk == 0:
             continue
         folder = cache_folder(kind)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from rich.console import Console
 
 from depthsearch.classifier.confusion import confusion_picture
 from depthsearch.classifier.fitting import Fitted
-from depthsearch.cli.commands.console import say
-from depthsearch.cli.commands.places import artifacts_of
+from depthsearch.cli.console import say
+from depthsearch.cli.places import artifacts_of
 from depthsearch.errors import DepthsearchError
 from depthsearch.report.page import compose
 from depthsearch.report.record import read
@@ -28,20 +27,20 @@ __all__ = ["keep_fit", "keep_report"]
 REPORT, CARD, CONFUSIONS = "report.html", "model-card.md", "confusions.png"
 
 
-def keep_report(arguments: argparse.Namespace, stored: optuna.Study, console: Console) -> None:
+def keep_report(stored: optuna.Study, console: Console, storage: str, artifacts: str | None = None) -> None:
     """Keep the report of a study as its artifact, in the place of an earlier one."""
     with _kept_or_said(REPORT, console):
-        store = artifacts_of(arguments)
-        if store is not None:
+        if (store := artifacts_of(storage, artifacts)) is not None:
             report = compose(summarize(stored), read(stored), small_pictures(stored, store))
             _keep(store, stored, {REPORT: report.html().encode()})
 
 
-def keep_fit(arguments: argparse.Namespace, stored: optuna.Study, fitted: Fitted, console: Console) -> None:
+def keep_fit(
+    stored: optuna.Study, fitted: Fitted, console: Console, storage: str, artifacts: str | None = None
+) -> None:
     """Keep the confusions of a test and the model's card, each in the place of earlier ones."""
     with _kept_or_said(f"{CONFUSIONS} and {CARD}", console):
-        store = artifacts_of(arguments)
-        if store is not None:
+        if (store := artifacts_of(storage, artifacts)) is not None:
             picture = io.BytesIO()
             confusion_picture(fitted.figures, fitted.noun).save(picture, "PNG", optimize=True)
             card = (fitted.folder / "README.md").read_bytes()

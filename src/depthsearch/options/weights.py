@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import full_path
 
-__all__ = ["stored_weights", "weights_by_backbone", "with_full_paths"]
+__all__ = ["weights_by_backbone", "with_full_paths"]
 
 # What is no file.
 WORDS = ("auto", "random")
@@ -46,13 +45,3 @@ def with_full_paths(given: str, backbones: Sequence[str]) -> str:
     }
     alike = set(each.values())
     return alike.pop() if len(alike) == 1 else ",".join(f"{name}={value}" for name, value in each.items())
-
-
-def stored_weights(options: Mapping[str, Any], backbone: str) -> str | None:
-    """Read which weights a stored study's options give one of its backbones; None where they say nothing."""
-    given: str | None = options.get("weights")
-    names = options.get("backbone", ())
-    if given is None:
-        return None
-    # A study had one backbone once, by its name alone.
-    return weights_by_backbone(given, [names] if isinstance(names, str) else names).get(backbone, given)

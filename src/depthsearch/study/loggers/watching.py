@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import optuna
 
-from depthsearch.study import Event
+from depthsearch.options.study import StudyOptions
+from depthsearch.study.events import Event
 from depthsearch.study.loggers.eventlog import Sink, check_log, open_log
 from depthsearch.study.loggers.mlflowlog import check_mlflow, mlflow_log
 from depthsearch.study.loggers.tensorboardlog import check_tensorboard, tensorboard_log
@@ -16,22 +16,22 @@ from depthsearch.study.loggers.tensorboardlog import check_tensorboard, tensorbo
 __all__ = ["check_watchers", "watching"]
 
 
-def check_watchers(arguments: argparse.Namespace) -> None:
+def check_watchers(options: StudyOptions) -> None:
     """Refuse places that cannot be written to, before anything is loaded.
 
     Raises:
         SettingsError: If one cannot, or its package is missing.
     """
-    if arguments.log_file is not None:
-        check_log(arguments.log_file)
-    if arguments.tensorboard is not None:
-        check_tensorboard(arguments.tensorboard)
-    if arguments.mlflow is not None:
-        check_mlflow(arguments.mlflow)
+    if options.log_file is not None:
+        check_log(options.log_file)
+    if options.tensorboard is not None:
+        check_tensorboard(options.tensorboard)
+    if options.mlflow is not None:
+        check_mlflow(options.mlflow)
 
 
 @contextmanager
-def watching(arguments: argparse.Namespace, study: optuna.Study) -> Iterator[Sink]:
+def watching(options: StudyOptions, study: optuna.Study) -> Iterator[Sink]:
     """Open all places that are asked for, and give what tells an event to each.
 
     Raises:
@@ -39,12 +39,12 @@ def watching(arguments: argparse.Namespace, study: optuna.Study) -> Iterator[Sin
     """
     with ExitStack() as stack:
         sinks: list[Sink] = []
-        if arguments.log_file is not None:
-            sinks.append(stack.enter_context(open_log(arguments.log_file, study)))
-        if arguments.tensorboard is not None:
-            sinks.append(stack.enter_context(tensorboard_log(arguments.tensorboard, study)))
-        if arguments.mlflow is not None:
-            sinks.append(stack.enter_context(mlflow_log(arguments.mlflow, study)))
+        if options.log_file is not None:
+            sinks.append(stack.enter_context(open_log(options.log_file, study)))
+        if options.tensorboard is not None:
+            sinks.append(stack.enter_context(tensorboard_log(options.tensorboard, study)))
+        if options.mlflow is not None:
+            sinks.append(stack.enter_context(mlflow_log(options.mlflow, study)))
 
         def tell(event: Event) -> None:
             for sink in sinks:

@@ -1,29 +1,24 @@
-"""``depthsearch status``, ``stop`` and ``enqueue``: studies while they run, also in another process."""
+"""``depthsearch status``: studies while they run, also in another process."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 
 import optuna
 from rich.table import Table
 
-from depthsearch.cli.commands.console import console_for, say
-from depthsearch.cli.commands.places import existing, named_study
-from depthsearch.errors import StudyError
+from depthsearch.cli.console import console_for, say
+from depthsearch.cli.places import named_study
+from depthsearch.options.commands import StatusOptions
 from depthsearch.report.text import duration
-from depthsearch.results.stored import read_space
-from depthsearch.results.summary import cut_json
-from depthsearch.search.space import BACKBONE, cut_parameter
-from depthsearch.study import enqueue as enqueue_guess
-from depthsearch.study import open_storage, request_stop, wait_until_free, without_password
-from depthsearch.study.progress import Running, Status, holder_json, status_json
+from depthsearch.study import open_storage, without_password
+from depthsearch.study.preparing import existing
+from depthsearch.study.progress import Running, Status, status_json
 from depthsearch.study.progress import status as status_of
-from depthsearch.study.storage.optuna_private import fixed_params
-from depthsearch.visualization.words import setting_of, with_error
+from depthsearch.visualization.words import with_error
 
-__all__ = ["enqueue", "status", "stop"]
+__all__ = ["status"]
 
 HEADINGS = (
     *("study", "backbone", "data", "state", "trials", "answer so far", "running now"),
@@ -33,21 +28,21 @@ HEADINGS = (
 WIDE = 140
 
 
-def status(arguments: argparse.Namespace) -> None:
+def status(options: StatusOptions) -> None:
     """Show where the stored studies stand, or one of them.
 
     Raises:
         SettingsError: If there is no such study.
     """
-    if arguments.study or arguments.name:
-        studies = [named_study(arguments)]
+    if options.study or options.name:
+        studies = [named_study(options)]
     else:
-        storage = open_storage(existing(arguments.storage))
+        storage = open_storage(existing(options.storage))
         names = optuna.get_all_study_names(storage)
         studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
     found = [status_of(study) for study in studies]
-    url = without_password(arguments.storage)
-    if arguments.json:
+    url = without_password(options.storage)
+    if options.json:
         print(json.dumps({"storage": url, "studies": [status_json(each) for each in found]}))
         return
     console = console_for()
@@ -140,74 +135,3 @@ def _how_to_go_on(found: Status, url: str, *, is_alone: bool) -> str:
         return f"{found.study} goes on with the command that started it; see {see}"
     command = f"{found.command} \\\n    --storage {shlex.quote(url)}"
     return f"It goes on with the command that started it, or with\n{command}"
-
-
-def stop(arguments: argparse.Namespace) -> None:
-    """Ask the process that runs a study to stop, and wait for it if that is wanted.
-
-    Raises:
-        SettingsError: If there is no such study.
-        StudyError: If nobody runs it, or it has not stopped in time.
-    """
-    study = named_study(arguments)
-    console = console_for(stderr=arguments.json)
-    holder = request_stop(study, after=arguments.after)
-    say(console, f"Asked {holder} to stop study {study.study_name} after this {arguments.after}.")
-    has_stopped = None
-    if arguments.wait is not None:
-        has_stopped = wait_until_free(study, holder, arguments.wait)
-    if has_stopped:
-        say(console, f"Study {study.study_name} has stopped. To go on, run the command that started it.")
-    if arguments.json:
-        asked = {"study": study.study_name, "after": arguments.after, "holder": holder_json(holder)}
-        print(json.dumps({**asked, "stopped": has_stopped}))
-    if has_stopped is False:
-        raise StudyError(
-            f"{holder} still runs study {study.study_name!r} after {arguments.wait:g} s, and stops when its "
-            f"{arguments.after} ends. See how far it is: depthsearch status."
-        )
-
-
-def enqueue(arguments: argparse.Namespace) -> None:
-    """Have a study try a setting next.
-
-    Raises:
-        DepthsearchError: If there is no such study, or it cannot try this setting.
-    """
-    study = named_study(arguments)
-    number = enqueue_guess(
-        study,
-        arguments.layer,
-        learning_rate=arguments.learning_rate,
-        head_width=arguments.head_width,
-        backbone=arguments.backbone,
-        to_the_end=arguments.to_the_end,
-    )
-    console = console_for(stderr=arguments.json)
-    params = fixed_params(study.get_trials(deepcopy=False)[number])
-    cut = read_space(study).point(params).cut
-    setting = {
-        name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))
-    }
-    when, told = _when(status_of(study))
-    say(console, f"Enqueued as trial {number}: {cut}, {setting_of(setting)}.")
-    say(console, told)
-    if arguments.json:
-        trial = {"study": study.study_name, "trial": number, "cut": cut_json(cut), "setting": setting}
-        print(json.dumps({**trial, "to_the_end": arguments.to_the_end, "when": when}))
-
-
-def _when(found: Status) -> tuple[str, str]:
-    """Say what tries the guesses that wait, in a word or two and in a sentence."""
-    is_confirming = any(running.origin == "confirm" for running in found.running)
-    n_begun = found.trials_done + sum(running.origin != "confirm" for running in found.running)
-    needed = n_begun + found.guesses_waiting
-    if found.trials_wanted is not None and needed > found.trials_wanted:
-        return "more trials", (
-            f"None of the study's {found.trials_wanted} trials is left for it: the command that started it "
-            f"tries this one with --trials {needed}."
-        )
-    searches = found.holder is not None and found.holder.doing == "study" and found.state == "running"
-    if searches and not is_confirming:
-        return "next", f"It is tried next, by {found.holder}."
-    return "next start", "It is tried first by the next start of the study."

@@ -1,23 +1,21 @@
-"""Who trains for a command: this process, several of this machine, or a cluster."""
+"""Who trains for a study: this process, several of this machine, or a cluster."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
-from rich.console import Console
-
-from depthsearch.cli.commands.console import say
-from depthsearch.cli.commands.loading import device_here
 from depthsearch.devices import Device
 from depthsearch.errors import SettingsError
 from depthsearch.features import remove_shared, shared_memory_folder
 from depthsearch.machine import usable_cores
+from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import SearchSpace
+from depthsearch.study.events import Note, Say
+from depthsearch.study.preparing.tasks import device_here
 from depthsearch.training.objective import Task
 from depthsearch.workers import (
     Executor,
@@ -34,10 +32,10 @@ from depthsearch.workers import (
 from depthsearch.workers.local import HUNG_SECONDS
 from depthsearch.workers.ray.connecting import connect, import_ray
 
-__all__ = ["check_executor", "workers"]
+__all__ = ["check_executor", "started_executor"]
 
 
-def check_executor(arguments: argparse.Namespace) -> Device:
+def check_executor(options: StudyOptions) -> Device:
     """Refuse a cluster or workers that cannot be had, before anything is loaded.
 
     Returns:
@@ -46,11 +44,11 @@ def check_executor(arguments: argparse.Namespace) -> Device:
     Raises:
         SettingsError: Saying what to install, or which option to change.
     """
-    device = device_here(arguments)
-    if arguments.executor == "ray":
-        return _device_of_cluster(arguments, device)
-    plans = plan_workers(device, arguments.workers)
-    if len(plans) == 1 and arguments.hung_after is not None:
+    device = device_here(options)
+    if options.executor == "ray":
+        return _device_of_cluster(options, device)
+    plans = plan_workers(device, options.workers)
+    if len(plans) == 1 and options.hung_after is not None:
         raise SettingsError(
             "--hung-after is of several workers, and this process alone would train: say --workers 2 too, or "
             "leave it out."
@@ -58,10 +56,10 @@ def check_executor(arguments: argparse.Namespace) -> Device:
     return device
 
 
-def _device_of_cluster(arguments: argparse.Namespace, here: Device) -> Device:
+def _device_of_cluster(options: StudyOptions, here: Device) -> Device:
     """Connect to the cluster that there is, and leave it again; one of this machine is not started yet."""
     ray = import_ray()
-    named = arguments.ray_address or os.environ.get("RAY_ADDRESS")
+    named = options.ray_address or os.environ.get("RAY_ADDRESS")
     is_new = False
     try:
         is_there = named != "local"
@@ -73,64 +71,65 @@ def _device_of_cluster(arguments: argparse.Namespace, here: Device) -> Device:
         is_there = False
     try:
         has_gpus = cluster_has_gpus() if is_there else here.kind == "cuda"
-        return cluster_device(here, arguments.device, arguments.precision, has_gpus=has_gpus)
+        return cluster_device(here, options.device, options.precision, has_gpus=has_gpus)
     finally:
         if is_new:
             ray.shutdown()
 
 
 @contextmanager
-def workers(
-    arguments: argparse.Namespace, tasks: Mapping[str, Task], space: SearchSpace, console: Console
+def started_executor(
+    options: StudyOptions, tasks: Mapping[str, Task], space: SearchSpace, say: Say
 ) -> Iterator[Executor]:
-    """Start the workers that a command line asks for, and end them.
+    """Start the workers that a study's options ask for, and end them.
 
     Raises:
         SettingsError: If there is no room for so many, or no cluster.
         StudyError: If no worker comes for long.
     """
-    if arguments.executor == "ray":
-        with closing(_on_a_cluster(arguments, tasks, console)) as executor:
+    if options.executor == "ray":
+        with closing(_on_a_cluster(options, tasks, say)) as executor:
             yield executor
         return
     device = next(iter(tasks.values())).device
-    plans = plan_workers(device, arguments.workers)
+    plans = plan_workers(device, options.workers)
     if len(plans) == 1:
         yield InProcess(tasks)
         return
     check_room(tasks, space, plans)
     if device.kind == "cpu" and len(plans) > usable_cores():
-        told = f"{len(plans)} workers on {usable_cores()} cores wait for each other: fewer are as fast."
-        say(console, told, style="yellow")
+        text = f"{len(plans)} workers on {usable_cores()} cores wait for each other: fewer are as fast."
+        say(Note(text=text, level="warning"))
     n_threads = plans[0].threads
     of = f"of {n_threads} {'thread' if n_threads == 1 else 'threads'}"
-    say(console, f"Workers   {len(plans)}, {of} each{_on_gpus(plans)}.")
+    say(Note(text=f"Workers   {len(plans)}, {of} each{_on_gpus(plans)}."))
     with (
         _sharing(tasks, plans) as shared,
-        closing(LocalProcesses(shared, plans, hung_seconds=arguments.hung_after or HUNG_SECONDS)) as executor,
+        closing(LocalProcesses(shared, plans, hung_seconds=options.hung_after or HUNG_SECONDS)) as executor,
     ):
         yield executor
 
 
-def _on_a_cluster(arguments: argparse.Namespace, tasks: Mapping[str, Task], console: Console) -> RayWorkers:
+def _on_a_cluster(options: StudyOptions, tasks: Mapping[str, Task], say: Say) -> RayWorkers:
     executor = ray_workers(
         tasks,
-        n_workers=arguments.workers,
-        address=arguments.ray_address,
+        n_workers=options.workers,
+        address=options.ray_address,
         # What the study is stored with: a cluster whose GPUs are gone meanwhile is refused.
         device=next(iter(tasks.values())).device.kind,
-        precision=arguments.precision,
-        memory_bytes=arguments.keep_memory,
-        disk_bytes=arguments.keep_disk,
-        hung_seconds=arguments.hung_after or HUNG_SECONDS,
+        precision=options.precision,
+        memory_bytes=options.keep_memory,
+        disk_bytes=options.keep_disk,
+        hung_seconds=options.hung_after or HUNG_SECONDS,
     )
     wanted, n_there = executor.slots.n_workers, len(executor.places)
     n_nodes = len({place.node for place in executor.places.values()})
     later = f", {wanted - n_there} more once there is room" if n_there < wanted else ""
     say(
-        console,
-        f"Workers   {n_there} on {n_nodes} {'node' if n_nodes == 1 else 'nodes'} of a Ray cluster{later}; "
-        f"{executor.slots} each, {executor.device.kind}, {executor.device.precision}.",
+        Note(
+            text=f"Workers   {n_there} on {n_nodes} {'node' if n_nodes == 1 else 'nodes'} of a Ray cluster"
+            f"{later}; {executor.slots} each, {executor.device.kind}, {executor.device.precision}."
+        )
     )
     return executor
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,23 @@ from rich.console import Console
 from depthsearch.classifier.explain.gallery import Picture, draw_gallery, pick_photos, read_photos
 from depthsearch.classifier.explain.maps import Comparison, Photo, compare, pretrained_classes
 from depthsearch.classifier.modelfolder import load
-from depthsearch.cli.commands.console import console_for, say, say_list
-from depthsearch.cli.commands.keeping import keep_report
-from depthsearch.cli.commands.loading import prepare_again
-from depthsearch.cli.commands.places import artifacts_of, existing
-from depthsearch.cli.commands.weights import stored_weights
+from depthsearch.cli.console import Notices, console_for, say, say_list
+from depthsearch.cli.keeping import keep_report
+from depthsearch.cli.places import artifacts_of
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import folder_named, is_file, is_folder
 from depthsearch.models.backbones import Backbone, load_backbone
-from depthsearch.models.cuts import KINDS, Cut, find_cut, list_cuts
+from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.options.backbones import parse_name
+from depthsearch.options.commands import ExplainOptions
+from depthsearch.options.weights import weights_by_backbone
+from depthsearch.options.words import KINDS
 from depthsearch.results.stored import read_backbones, refuse_damaged
 from depthsearch.signals import deferred
 from depthsearch.study import open_storage, without_password
 from depthsearch.study.artifacts import Artifacts, keep_artifact
+from depthsearch.study.preparing import existing, prepare_again, stored_options
 
 __all__ = ["explain"]
 
@@ -38,20 +40,20 @@ __all__ = ["explain"]
 SPLIT, N_PHOTOS = "val", 4
 
 
-def explain(arguments: argparse.Namespace) -> None:
+def explain(options: ExplainOptions) -> None:
     """Draw what layers across depth see in images, before and after fine-tuning.
 
     Raises:
         DepthsearchError: If there is no fitted model, or an image or layer of it cannot be had.
     """
     console = console_for(stderr=True)
-    device = choose_device(arguments.device, "float32")
-    store = artifacts_of(arguments)
+    device = choose_device(options.device, "float32")
+    store = artifacts_of(options.storage, options.artifacts)
     use_all_cores()
-    folder, stored = _model_folder(arguments)
-    if stored is None and not arguments.images:
-        raise SettingsError(f"Which images? Give files: depthsearch explain {arguments.model} IMAGE...")
-    network = arguments.backbone or _own_network(stored)
+    folder, stored = _model_folder(options)
+    if stored is None and not options.images:
+        raise SettingsError(f"Which images? Give files: depthsearch explain {options.model} IMAGE...")
+    network = options.backbone or _own_network(stored)
     classifier = load(folder, backbone=network)
     if not classifier.columns.is_plain:
         raise SettingsError(
@@ -59,7 +61,7 @@ def explain(arguments: argparse.Namespace) -> None:
             f"{classifier.columns}. Nothing is drawn."
         )
     about = classifier.config["depthsearch"]
-    pretrained = _pretrained(arguments.weights, network, about, stored, console)
+    pretrained = _pretrained(options.weights, network, about, stored, console)
     comparison = compare(
         # Both in one layout: in another, convolutions round otherwise.
         device.place(classifier.model),
@@ -68,57 +70,57 @@ def explain(arguments: argparse.Namespace) -> None:
         before_classes=None if pretrained is None else pretrained_classes(pretrained),
         preprocessing=classifier.preprocessing,
         cut=_named_cut(classifier.model, about["cut"], classifier.preprocessing.image_size),
-        wanted=arguments.layers or (),
+        wanted=options.layers or (),
     )
-    photos = _photos(arguments, comparison, stored, console)
+    photos = _photos(options, comparison, stored, console)
     name = folder.resolve().name if stored is None else stored.study_name
-    out = Path(arguments.out or f"{folder_named(name)}-explain")
+    out = Path(options.out or f"{folder_named(name)}-explain")
     pictures = []
     for picture in draw_gallery(comparison, photos, out):
         pictures.append(picture)
-        say(console_for(stderr=arguments.json), str(picture.path))
+        say(console_for(stderr=options.json), str(picture.path))
     if stored is not None:
         _keep_pictures(stored, store, pictures, console)
-        keep_report(arguments, stored, console)
-    if arguments.json:
+        keep_report(stored, console, options.storage, options.artifacts)
+    if options.json:
         print(json.dumps({"folder": str(out), "pictures": [picture.about for picture in pictures]}))
 
 
-def _model_folder(arguments: argparse.Namespace) -> tuple[Path, optuna.Study | None]:
+def _model_folder(options: ExplainOptions) -> tuple[Path, optuna.Study | None]:
     """Find the folder of a model, and the study where the model is named by that."""
-    folder = Path(arguments.model)
+    folder = Path(options.model)
     if is_file(folder / "config.json"):
         return folder, None
-    stored = _study_named(arguments)
+    stored = _study_named(options)
     fitted = stored.user_attrs.get("fit")
     if not fitted:
         raise SettingsError(
-            f"Study {arguments.model!r} has no fitted model. Run depthsearch fit first, then this again."
+            f"Study {options.model!r} has no fitted model. Run depthsearch fit first, then this again."
         )
     folder = Path(fitted["folder"])
     if not is_file(folder / "config.json"):
         raise SettingsError(
-            f"The model of study {arguments.model!r} is not in {folder} any more. Give its folder, or run "
+            f"The model of study {options.model!r} is not in {folder} any more. Give its folder, or run "
             "depthsearch fit again."
         )
     return folder, stored
 
 
-def _study_named(arguments: argparse.Namespace) -> optuna.Study:
+def _study_named(options: ExplainOptions) -> optuna.Study:
     """Find the study that is named instead of a model; a folder of its name may be that of its images."""
-    name, is_there = arguments.model, is_folder(Path(arguments.model))
+    name, is_there = options.model, is_folder(Path(options.model))
     no_model = (
         f"{name} holds no config.json: it is no model, and there is" if is_there else "No model folder and"
     )
     try:
-        storage = open_storage(existing(arguments.storage))
+        storage = open_storage(existing(options.storage))
     except SettingsError as error:
         if not is_there:
             raise
         raise SettingsError(f"{no_model} no study {name!r}: {error}") from error
     if name not in (names := optuna.get_all_study_names(storage)):
         raise SettingsError(
-            f"{no_model} no study {name!r}; {without_password(arguments.storage)} has: "
+            f"{no_model} no study {name!r}; {without_password(options.storage)} has: "
             f"{', '.join(names) or 'none'}."
         )
     stored = optuna.load_study(study_name=name, storage=storage)
@@ -147,15 +149,22 @@ def _pretrained(
     """Load the backbone that a model was made from, if it is at hand; say so if not."""
     if weights == "none":
         return None
-    options = {} if stored is None else stored.user_attrs.get("provenance", {}).get("options", {})
     try:
-        given = weights or stored_weights(options, about["backbone"])
+        given = weights or _weights_of(stored, about["backbone"])
         return _same_backbone(given, network or about["backbone"], about)
     except WeightsError as error:
         if weights is not None:
             raise
         say(console, f"Without a row for before fine-tuning. {error}", style="yellow")
         return None
+
+
+def _weights_of(stored: optuna.Study | None, backbone: str) -> str | None:
+    """Read which weights a study gives a backbone; None: there is no study."""
+    if stored is None:
+        return None
+    options = stored_options(stored)
+    return weights_by_backbone(options.weights, options.backbone).get(backbone, options.weights)
 
 
 def _same_backbone(weights: str | None, name: str, about: Mapping[str, Any]) -> Backbone:
@@ -187,29 +196,30 @@ def _same_backbone(weights: str | None, name: str, about: Mapping[str, Any]) -> 
 
 
 def _photos(
-    arguments: argparse.Namespace, comparison: Comparison, stored: optuna.Study | None, console: Console
+    options: ExplainOptions, comparison: Comparison, stored: optuna.Study | None, console: Console
 ) -> list[Photo]:
     """Read the images given, or pick some of the study's."""
-    if stored is None or arguments.images:
+    if stored is None or options.images:
         photos = read_photos(
-            [Path(image) for image in arguments.images],
+            [Path(image) for image in options.images],
             comparison.preprocessing,
             comparison.classes,
-            label=arguments.label,
-            skip_unreadable=arguments.skip_unreadable,
+            label=options.label,
+            skip_unreadable=options.skip_unreadable,
         )
-        skipped = [image for image in arguments.images if image not in {photo.name for photo in photos}]
+        skipped = [image for image in options.images if image not in {photo.name for photo in photos}]
         if skipped:
             say_list(console, f"{len(skipped)} unreadable images left out", skipped)
         return photos
     keys = {each.name: key for key, each in read_backbones(stored).items()}
-    task, _ = prepare_again(stored, {}, console, backbone=keys[stored.user_attrs["fit"]["backbone"]])
+    with closing(Notices(console)) as notices:
+        task, _ = prepare_again(stored, notices, backbone=keys[stored.user_attrs["fit"]["backbone"]])
     return pick_photos(
         comparison.after.model,
         task.data,
-        arguments.split or SPLIT,
+        options.split or SPLIT,
         comparison.preprocessing,
-        arguments.n or N_PHOTOS,
+        options.n or N_PHOTOS,
     )
 
 

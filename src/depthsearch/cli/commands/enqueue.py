@@ -1,0 +1,64 @@
+"""``depthsearch enqueue``."""
+
+from __future__ import annotations
+
+import json
+
+from depthsearch.cli.console import console_for, say
+from depthsearch.cli.places import named_study
+from depthsearch.options.commands import EnqueueOptions
+from depthsearch.results.stored import read_space
+from depthsearch.results.summary import cut_json
+from depthsearch.search.space import BACKBONE, cut_parameter
+from depthsearch.study import enqueue as enqueue_guess
+from depthsearch.study.progress import Status
+from depthsearch.study.progress import status as status_of
+from depthsearch.study.storage.optuna_private import fixed_params
+from depthsearch.visualization.words import setting_of
+
+__all__ = ["enqueue"]
+
+
+def enqueue(options: EnqueueOptions) -> None:
+    """Have a study try a setting next.
+
+    Raises:
+        DepthsearchError: If there is no such study, or it cannot try this setting.
+    """
+    study = named_study(options)
+    number = enqueue_guess(
+        study,
+        options.layer,
+        learning_rate=options.learning_rate,
+        head_width=options.head_width,
+        backbone=options.backbone,
+        to_the_end=options.to_the_end,
+    )
+    console = console_for(stderr=options.json)
+    params = fixed_params(study.get_trials(deepcopy=False)[number])
+    cut = read_space(study).point(params).cut
+    setting = {
+        name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))
+    }
+    when, told = _when(status_of(study))
+    say(console, f"Enqueued as trial {number}: {cut}, {setting_of(setting)}.")
+    say(console, told)
+    if options.json:
+        trial = {"study": study.study_name, "trial": number, "cut": cut_json(cut), "setting": setting}
+        print(json.dumps({**trial, "to_the_end": options.to_the_end, "when": when}))
+
+
+def _when(found: Status) -> tuple[str, str]:
+    """Say what tries the guesses that wait, in a word or two and in a sentence."""
+    is_confirming = any(running.origin == "confirm" for running in found.running)
+    n_begun = found.trials_done + sum(running.origin != "confirm" for running in found.running)
+    needed = n_begun + found.guesses_waiting
+    if found.trials_wanted is not None and needed > found.trials_wanted:
+        return "more trials", (
+            f"None of the study's {found.trials_wanted} trials is left for it: the command that started it "
+            f"tries this one with --trials {needed}."
+        )
+    searches = found.holder is not None and found.holder.doing == "study" and found.state == "running"
+    if searches and not is_confirming:
+        return "next", f"It is tried next, by {found.holder}."
+    return "next start", "It is tried first by the next start of the study."

@@ -1,0 +1,90 @@
+"""``depthsearch fit``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import closing
+
+from rich.console import Console
+
+from depthsearch.classifier.fitting import Fitted
+from depthsearch.classifier.fitting import fit as fit_answer
+from depthsearch.classifier.modelfolder import check_place
+from depthsearch.cli.console import Notices, console_for, say
+from depthsearch.cli.fit_view import epoch_line, render_fit
+from depthsearch.cli.keeping import keep_fit, keep_report
+from depthsearch.cli.places import artifacts_of, model_folder, named_study
+from depthsearch.errors import StudyError
+from depthsearch.options.commands import FitOptions
+from depthsearch.report.dashboard import refresh
+from depthsearch.results.summary import summarize
+from depthsearch.study.preparing import cache_folder, prepare_again
+from depthsearch.training.loop import EpochResult
+
+__all__ = ["fit"]
+
+
+def fit(options: FitOptions) -> None:
+    """Train a study's answer on train + validation, read the test images, write the model.
+
+    Raises:
+        DepthsearchError: If there is no such study or answer, or the model cannot be trained or written.
+    """
+    console = console_for(stderr=True)
+    stored = named_study(options)
+    chosen = summarize(stored).chosen
+    if chosen is None:
+        raise StudyError(
+            f"No trial of study {stored.study_name!r} is complete: it has no answer to train. "
+            "How it goes on: depthsearch status."
+        )
+    folder = options.out or model_folder(stored.study_name)
+    check_place(folder)
+    artifacts_of(options.storage, options.artifacts)  # which refuses what is no folder
+    with closing(Notices(console)) as notices:
+        task, space = prepare_again(
+            stored,
+            notices,
+            backbone=chosen.cut.backbone,
+            subset=options.subset,
+            device=options.device,
+            precision=options.precision,
+            keep_memory=options.keep_memory,
+            keep_disk=options.keep_disk,
+        )
+    point = space.point({**chosen.params, "cut": chosen.cut.index})
+    n_learned = len(task.data.train) + len(task.data.val)
+    say(
+        console,
+        f"Fit {stored.study_name}: {chosen.cut}, setting of trial {chosen.number}; {n_learned} "
+        f"{task.data.columns.noun}s (train + validation), {task.recipe.epochs} epochs.",
+    )
+    training = fit_answer(
+        stored,
+        task,
+        point,
+        folder,
+        trial=chosen.number,
+        seed=options.seed,
+        checkpoints=cache_folder("checkpoints"),
+        onnx=options.onnx,
+    )
+    with closing(training):
+        fitted = _show_epochs(console, training, task.recipe.epochs)
+    keep_fit(stored, fitted, console, options.storage, options.artifacts)
+    keep_report(stored, console, options.storage, options.artifacts)
+    refresh(stored)
+    console_for(stderr=options.json).print(render_fit(fitted))
+    if options.json:
+        print(json.dumps(fitted.as_json()))
+
+
+def _show_epochs(console: Console, training: Generator[EpochResult, None, Fitted], epochs: int) -> Fitted:
+    while True:
+        try:
+            result = next(training)
+        except StopIteration as ended:
+            fitted: Fitted = ended.value
+            return fitted
+        say(console, epoch_line(result, epochs))

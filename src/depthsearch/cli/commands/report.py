@@ -1,0 +1,48 @@
+"""``depthsearch report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from depthsearch.cli.console import console_for, say
+from depthsearch.cli.keeping import keep_report
+from depthsearch.cli.places import artifacts_of, named_study
+from depthsearch.errors import SettingsError
+from depthsearch.options.commands import ReportOptions
+from depthsearch.report.dashboard import refresh
+from depthsearch.report.page import write_report
+from depthsearch.report.text import as_json, render, render_trials
+from depthsearch.results.summary import summarize
+from depthsearch.study.artifacts import small_pictures
+
+__all__ = ["report"]
+
+
+def report(options: ReportOptions) -> None:
+    """Show a stored study, every trial of it, and write its report where one is asked for.
+
+    Raises:
+        SettingsError: If there is no such study, or the report cannot be written.
+    """
+    if options.images and options.out is None:
+        raise SettingsError("--images draws files beside report.md: say where with --out DIR.")
+    store = artifacts_of(options.storage, options.artifacts)
+    stored = named_study(options)
+    summary = summarize(stored)
+    written: Sequence[Path] = ()
+    if options.out is not None:
+        pictures = small_pictures(stored, store) if store else {}
+        written = write_report(stored, Path(options.out), pictures, images=options.images)
+        keep_report(stored, console_for(stderr=True), options.storage, options.artifacts)
+        refresh(stored)
+    if options.json:
+        print(json.dumps(as_json(summary)))
+    else:
+        console = console_for()
+        console.print(render(summary))
+        if summary.trials:
+            console.print(render_trials(summary))
+    if written:
+        say(console_for(stderr=options.json), f"Report    {' '.join(map(str, written))}")

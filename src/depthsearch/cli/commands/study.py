@@ -1,0 +1,78 @@
+"""``depthsearch study``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import optuna
+from rich.console import Console
+
+from depthsearch.cli.console import Notices, console_for, say
+from depthsearch.cli.keeping import keep_report
+from depthsearch.cli.live_view import View
+from depthsearch.errors import SettingsError
+from depthsearch.options.study import StudyOptions
+from depthsearch.report.dashboard import refreshed
+from depthsearch.report.text import as_json, render
+from depthsearch.results.summary import summarize
+from depthsearch.study import Event, StudyResult, TrialEnded, run, without_password
+from depthsearch.study.loggers.eventlog import Sink
+
+__all__ = ["study"]
+
+
+def study(options: StudyOptions) -> bool:
+    """Search for the best cut and print it.
+
+    Returns:
+        Whether it was asked to stop: then only the JSON is printed, so far as it is known.
+
+    Raises:
+        DepthsearchError: If the study cannot be run, or no trial of it is complete.
+    """
+    console = console_for(stderr=True)
+
+    @contextmanager
+    def shown(stored: optuna.Study, options: StudyOptions) -> Iterator[Sink]:
+        view = View(console, summarize(stored), n_trials=options.trials or 0, epochs=options.epochs or 0)
+        with view, refreshed(stored) as refresh:
+
+            def show(event: Event) -> None:
+                view.update(event)
+                if isinstance(event, TrialEnded):
+                    refresh()
+
+            yield show
+
+    with closing(Notices(console)) as notices:
+        result = run(options, events=notices, watchers=[shown])
+    _print(result, console)
+    return result.is_stopped
+
+
+def _print(result: StudyResult, console: Console) -> None:
+    """Print the result; of a study that was stopped only the JSON.
+
+    Raises:
+        SettingsError: If no trial is complete.
+    """
+    options, summary = result.options, result.summary
+    if result.is_stopped:
+        if options.json:
+            print(json.dumps({**as_json(summary), "stopped": True}))
+        return
+    keep_report(result.study, console, options.storage)
+    results = console_for(stderr=options.json)
+    results.print(render(summary))
+    name, storage_url = result.study.study_name, without_password(options.storage)
+    option = f" --storage {shlex.quote(storage_url)}"
+    say(results, f"Study     {name} in {storage_url}; watch it: depthsearch dashboard{option}")
+    if options.json:
+        print(json.dumps(as_json(summary)))
+    if summary.best is None:
+        raise SettingsError(
+            f"No trial of {name} is complete. See why: depthsearch report --name {shlex.quote(name)}{option}"
+        )

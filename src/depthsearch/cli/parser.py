@@ -1,0 +1,120 @@
+"""The parser of the command line, made of the declared options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any, NoReturn
+
+from depthsearch import __version__
+from depthsearch.errors import SettingsError
+from depthsearch.options.commands import COMMANDS
+from depthsearch.options.declaring import Declared, Option, flag_of
+from depthsearch.options.study import NO_BACKBONE, StudyOptions
+from depthsearch.text import one_line
+
+__all__ = ["make_parser", "options_from", "without_passwords"]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the command line."""
+
+    def __init__(self, **options: Any) -> None:
+        # An abbreviation may mean something else in a later version.
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, but for ``--option=--``: argparse takes that for no value at all."""
+        for text in args or ():
+            if text == "--":
+                break
+            if re.fullmatch(r"--[a-z-]+=--", text):
+                self.error(f"argument {text[:-3]}: '--' is no value")
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # Whose help lists what there is.
+            self.prog = " ".join(filter(None, (self.prog, getattr(parsed, "command", None))))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"(see {self.prog} --help)"
+        self.exit(2, one_line(f"{self.prog}: {without_passwords(message)} {hint}") + "\n")
+
+
+def make_parser() -> Parser:
+    """Make the parser of all commands; what it parses holds only what was given."""
+    parser = Parser(
+        prog="depthsearch", description="Find out which layers of a pretrained CNN should stay frozen."
+    )
+    parser.add_argument("--version", action="version", version=f"depthsearch {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, (options, help_) in COMMANDS.items():
+        _add_options(commands.add_parser(name, help=help_), options)
+    return parser
+
+
+def options_from(command: str, given: dict[str, Any]) -> Declared:
+    """Make the options of a command of what its command line gives.
+
+    Raises:
+        SettingsError: If a study file cannot be read, or an option would be ignored beside another.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if command != "study":
+        return COMMANDS[command][0](**given)
+    if (path := given.pop("file", None)) is not None:
+        return StudyOptions.from_file(path, **given)
+    if "backbone" not in given:
+        raise SettingsError(NO_BACKBONE)
+    return StudyOptions(**given)
+
+
+def without_passwords(text: str) -> str:
+    """Hide passwords of addresses in a text."""
+    if "://" not in text:
+        return text
+    # It loads SQLAlchemy.
+    from depthsearch.text import hidden
+
+    return hidden(text)
+
+
+def _add_options(parser: argparse.ArgumentParser, options: type[Declared]) -> None:
+    groups: dict[str | None, argparse._ActionsContainer] = {None: parser}
+    for each in fields(options):  # type: ignore[arg-type]
+        option: Option = each.metadata["option"]
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        is_required = each.default is MISSING and options is not StudyOptions
+        _add_option(groups[option.group], each.name, option, is_required=is_required)
+
+
+def _add_option(group: argparse._ActionsContainer, name: str, option: Option, *, is_required: bool) -> None:
+    how: dict[str, Any] = {"help": option.help.replace("%", "%%"), "default": argparse.SUPPRESS}
+    if option.read is None:
+        action = argparse.BooleanOptionalAction if option.is_negatable else "store_true"
+        group.add_argument(flag_of(name), action=action, **how)
+        return
+    how |= {"type": _type_of(option.read), "metavar": option.metavar}
+    if option.positional:
+        if option.positional != "1":
+            # Of a word that is not there argparse would read the default as if it were.
+            how |= {"nargs": option.positional, "default": () if option.has_many else None}
+        group.add_argument(name, **how)
+        return
+    if option.bare is not None:
+        how |= {"nargs": "?", "const": option.bare}
+    group.add_argument(flag_of(name), required=is_required, **how)
+
+
+def _type_of(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read_word(text: str) -> Any:
+        try:
+            return read(text)
+        except SettingsError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read_word

@@ -1,0 +1,51 @@
+"""What the command line names: studies and folders of their artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+
+from depthsearch.errors import SettingsError
+from depthsearch.files import folder_named, is_file
+from depthsearch.options.commands import StoredOptions
+from depthsearch.results.stored import refuse_damaged
+from depthsearch.study import open_storage, without_password
+from depthsearch.study.artifacts import Artifacts, artifact_folder
+from depthsearch.study.preparing import existing
+
+__all__ = ["artifacts_of", "model_folder", "named_study"]
+
+
+def named_study(options: StoredOptions) -> optuna.Study:
+    """Find the study that the command line names; the only one needs no name."""
+    if options.name and options.study and options.name != options.study:
+        raise SettingsError(f"Two studies, {options.study!r} and --name {options.name!r}: give one.")
+    storage = open_storage(existing(options.storage))
+    names = optuna.get_all_study_names(storage)
+    name = options.study or options.name or (names[0] if len(names) == 1 else None)
+    if name not in names:
+        asked = f"No study {name!r}" if name else "Which study? Give --name"
+        raise SettingsError(
+            f"{asked}; {without_password(options.storage)} has: {', '.join(names) or 'none'}."
+        )
+    study = optuna.load_study(study_name=name, storage=storage)
+    refuse_damaged(study)
+    return study
+
+
+def artifacts_of(storage: str, artifacts: str | None = None) -> Artifacts | None:
+    """Open the folder of the studies' artifacts; None for a database without a place beside it.
+
+    Raises:
+        SettingsError: If it is a file.
+    """
+    folder = Path(artifacts) if artifacts else artifact_folder(storage)
+    if folder is not None and is_file(folder):
+        raise SettingsError(f"{folder} is a file. Give a folder for the studies' artifacts with --artifacts.")
+    return None if folder is None else Artifacts(folder)
+
+
+def model_folder(study_name: str) -> Path:
+    """Name the folder of a study's model, where none is given."""
+    return Path(f"{folder_named(study_name)}-model")

@@ -1,0 +1,282 @@
+"""A whole study from its options: prepared, opened, searched, confirmed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+
+import optuna
+
+from depthsearch.data import check_source
+from depthsearch.errors import SettingsError
+from depthsearch.models.cuts import Cut, find_cut
+from depthsearch.options.backbones import plain_name
+from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.results.front import cost_name
+from depthsearch.results.stored import mark
+from depthsearch.results.summary import Summary, summarize
+from depthsearch.search.firsts import count_exhaustive
+from depthsearch.search.sampling import make_pruner, resolve
+from depthsearch.search.space import SearchSpace
+from depthsearch.signals import Drain, sigterm_drains
+from depthsearch.study.control import request_stop
+from depthsearch.study.coordinator import confirm, search
+from depthsearch.study.events import Event, Note, Notice, Say, Stopped, TrialStarted, Waiting
+from depthsearch.study.lease import Lease, lease
+from depthsearch.study.loggers.eventlog import Sink
+from depthsearch.study.loggers.watching import check_watchers, watching
+from depthsearch.study.opening import open_study
+from depthsearch.study.preparing.executors import check_executor, started_executor
+from depthsearch.study.preparing.places import cache_folder, is_stored
+from depthsearch.study.preparing.tasks import load_backbones, load_tasks, provenance_of
+from depthsearch.study.storage import check_storage, open_storage
+from depthsearch.training.objective import Task
+from depthsearch.workers import Executor
+
+__all__ = ["StudyResult", "Watcher", "run"]
+
+logger = logging.getLogger(__name__)
+
+# Opened once a study is, with the study and its options; it gives what takes the events.
+Watcher = Callable[[optuna.Study, StudyOptions], AbstractContextManager[Sink]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyResult:
+    """What a study has come to.
+
+    Attributes:
+        study: As it is stored.
+        summary: Of it, with the answer.
+        options: What it was run with, all defaults filled in.
+        is_stopped: Whether somebody has asked for a stop before its end.
+    """
+
+    study: optuna.Study
+    summary: Summary
+    options: StudyOptions
+    is_stopped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """All that a study needs before it is opened.
+
+    Attributes:
+        options: With all defaults.
+        tasks: What is trained, by the space's names of the backbones.
+        space: What is searched.
+        marked: The candidates to be pointed out.
+        cost: The second aim; None: there is none.
+        say: Takes notes.
+    """
+
+    options: StudyOptions
+    tasks: Mapping[str, Task]
+    space: SearchSpace
+    marked: Sequence[Cut]
+    cost: str | None
+    say: Say
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials the study is to have."""
+        return self.options.trials or 0
+
+
+def run(
+    options: StudyOptions,
+    *,
+    events: Callable[[Event | Notice], None] | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> StudyResult:
+    """Search for the best cut as ``depthsearch study`` does, or go on with a study that is stored.
+
+    KeyboardInterrupt ends it and leaves running trials for the next call to go on with. In the main thread
+    the first SIGTERM lets the epochs that run end, then does the same.
+
+    Args:
+        options: What to search and how. ``json`` says nothing here.
+        events: Is called with all that happens: what is loaded, then each trial and epoch. Default: only
+            warnings are logged.
+        watchers: What else takes the events, while the study's lease is held.
+
+    Raises:
+        DepthsearchError: If the study cannot be run.
+        KeyboardInterrupt: After a SIGTERM.
+    """
+    tell = events or _log
+    prepared = _prepare(with_defaults(options), tell)
+    options, tasks, space = prepared.options, prepared.tasks, prepared.space
+    task = next(iter(tasks.values()))
+    name = options.name or f"{'-'.join(map(plain_name, options.backbone))}-{task.data.name}"
+    start = partial(started_executor, options, tasks, space, tell)
+    with ExitStack() as until_stored:
+        # A new study is stored once there is somebody to run it. One that is there may be run by others, whom
+        # workers are not to disturb: they wait for its lease.
+        executor = None if is_stored(options.storage, name) else until_stored.enter_context(start())
+        study = open_study(
+            open_storage(options.storage),
+            name,
+            tasks,
+            space,
+            provenance_of(options, task),
+            exhaustive=options.search == "exhaustive",
+            learning_rates=options.learning_rates or (),
+        )
+        # One lease for search and confirmation: who asks for a stop in between is heard. Without it nothing
+        # is changed, neither here nor where its events go.
+        with (
+            lease(study) as held,
+            watching(options, study) as log,
+            until_stored.pop_all() as until_ended,
+        ):
+            if prepared.marked:
+                mark(study, prepared.marked)
+            executor = executor or until_ended.enter_context(start())
+            sinks = [tell, log]
+            _announce(prepared, study)
+            for watcher in watchers:
+                sinks.append(until_ended.enter_context(watcher(study, options)))
+            is_stopped = _conduct(prepared, study, sinks, held, executor)
+    return StudyResult(study=study, summary=summarize(study), options=options, is_stopped=is_stopped)
+
+
+def _log(event: Event | Notice) -> None:
+    if isinstance(event, Note) and event.level != "info":
+        logger.warning(event.text)
+
+
+def _prepare(options: StudyOptions, say: Say) -> _Prepared:
+    """Load what a study needs; all that can be known to be wrong before is refused before."""
+    cost = _cost_aim(options)
+    device = check_executor(options)
+    check_storage(options.storage)
+    check_source(options.data or "digits")
+    check_watchers(options)
+    if options.data is None:
+        say(Note(text="No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px)."))
+    backbones, space = load_backbones(options, say)
+    options = replace(options, trials=_n_trials(options, space))
+    return _Prepared(
+        options=options,
+        marked=[find_cut(space.cuts, layer) for layer in options.mark or ()],
+        tasks=load_tasks(options, say, backbones, space, device),
+        space=space,
+        cost=cost,
+        say=say,
+    )
+
+
+def _cost_aim(options: StudyOptions) -> str | None:
+    """Return the cost that is the second aim; None: there is none.
+
+    Raises:
+        SettingsError: If the pruner cannot judge with two aims.
+    """
+    if options.aim == "accuracy":
+        return None
+    cost = options.cost or "macs"
+    _, pruner = resolve(options.sampler, options.pruner, options.trials or 0, cost)
+    make_pruner(pruner, options.epochs or 0, cost)
+    return cost
+
+
+def _n_trials(options: StudyOptions, space: SearchSpace) -> int:
+    """Return the trials wanted: of an exhaustive search all candidates, unless more are asked for.
+
+    Raises:
+        SettingsError: If fewer are.
+    """
+    needed = count_exhaustive(space, options.learning_rates or ()) if options.search == "exhaustive" else 0
+    if options.trials is not None and options.trials < needed:
+        raise SettingsError(
+            f"--trials {options.trials} are fewer than the {needed} of --search exhaustive. "
+            "Leave --trials out, or pick fewer candidates with --layers."
+        )
+    return options.trials or needed
+
+
+def _announce(prepared: _Prepared, study: optuna.Study) -> None:
+    """Say where a study stands and how it is searched."""
+    options, cost = prepared.options, prepared.cost
+    sampler, pruner = resolve(options.sampler, options.pruner, prepared.n_trials, cost)
+    how = f"sampler {sampler}, pruner {pruner}"
+    if options.search == "exhaustive":
+        n_first = count_exhaustive(prepared.space, options.learning_rates or ())
+        how = f"exhaustive search{f', then {how}' if prepared.n_trials > n_first else ''}"
+    before = summarize(study)
+    aims = "" if cost is None else f"; score against {cost_name(cost, before.noun)}"
+    prepared.say(
+        Note(
+            text=f"Study {study.study_name}: {before.n_finished} of {options.trials} trials done; "
+            f"{options.epochs} {'epoch' if options.epochs == 1 else 'epochs'} each; {how}{aims}."
+        )
+    )
+
+
+def _conduct(
+    prepared: _Prepared, study: optuna.Study, sinks: Sequence[Sink], held: Lease, executor: Executor
+) -> bool:
+    """Run the missing trials and the confirmation; return whether a stop was asked for."""
+    options, tasks, space = prepared.options, prepared.tasks, prepared.space
+    sampler, pruner = resolve(options.sampler, options.pruner, prepared.n_trials, prepared.cost)
+    checkpoints = cache_folder("checkpoints")
+    with sigterm_drains("SIGTERM: epochs that run are ended first; a second one ends at once.") as drain:
+        searching = search(
+            study,
+            tasks,
+            space,
+            n_trials=prepared.n_trials,
+            sampler=sampler,
+            pruner=pruner,
+            checkpoints=checkpoints,
+            cost=prepared.cost,
+            then_confirm=bool(options.confirm),
+            executor=executor,
+            held=held,
+        )
+        if _follow(searching, study, sinks, drain):
+            return True
+        if not options.confirm or summarize(study).best is None:
+            return False
+        confirming = confirm(
+            study,
+            tasks,
+            space,
+            n_cuts=len(space.cuts) if options.confirm == "all" else int(options.confirm),
+            n_seeds=options.seeds or 0,
+            resample=options.resample,
+            checkpoints=checkpoints,
+            executor=executor,
+            held=held,
+        )
+        return _follow(confirming, study, sinks, drain)
+
+
+def _follow(
+    events: Generator[Event, None, None], study: optuna.Study, sinks: Sequence[Sink], drain: Drain
+) -> bool:
+    """Tell everybody what happens; return whether a stop was asked for from outside.
+
+    Raises:
+        KeyboardInterrupt: After a SIGTERM, once every worker has ended its epoch.
+    """
+    is_stopped = is_asked = False
+    with closing(events):
+        for event in events:
+            if not isinstance(event, Waiting):
+                for sink in sinks:
+                    sink(event)
+            is_stopped = isinstance(event, Stopped)
+            # Until then there is nothing that could be ended in order: the frozen features are probed.
+            drain.is_on |= isinstance(event, TrialStarted)
+            if drain.is_asked and not is_asked and not is_stopped:
+                request_stop(study)
+                is_asked = True
+    if drain.is_asked:
+        raise KeyboardInterrupt("SIGTERM")
+    return is_stopped

@@ -1,0 +1,89 @@
+"""A stored study's backbone and images, loaded once more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import optuna
+
+from depthsearch.errors import StudyError
+from depthsearch.options.study import StudyOptions
+from depthsearch.options.weights import weights_by_backbone
+from depthsearch.results.stored import read_backbones
+from depthsearch.search.space import SearchSpace
+from depthsearch.study.events import Say
+from depthsearch.study.preparing.tasks import device_here, load_backbones, load_images, load_tasks
+from depthsearch.training.objective import Task
+
+__all__ = ["prepare_again", "stored_options"]
+
+
+def stored_options(study: optuna.Study) -> StudyOptions:
+    """Read the options that a study was run with.
+
+    Raises:
+        StudyError: If it does not keep them.
+    """
+    stored = study.user_attrs.get("provenance", {}).get("options")
+    if stored is None:
+        raise StudyError(
+            f"Study {study.study_name!r} does not keep its options. Run it again under another --name."
+        )
+    return StudyOptions.from_json(stored)
+
+
+def prepare_again(
+    study: optuna.Study, say: Say, *, backbone: str = "", subset: float | None = None, **changes: Any
+) -> tuple[Task, SearchSpace]:
+    """Load a backbone and the images of a stored study once more; refuse others than it had.
+
+    Args:
+        study: Which.
+        say: Is told what is loaded.
+        backbone: Which one, by the name that the study's cuts have for it: empty if it has only one.
+        subset: Share of the images to take in the end, once those of the study are found as they were;
+            default: the study's.
+        **changes: Options that are to be others, such as the device; None: as in the study.
+
+    Returns:
+        Task and space of this backbone alone.
+
+    Raises:
+        StudyError: If the study does not say how it was run, or its images or weights are others now.
+    """
+    options = stored_options(study)
+    stored = read_backbones(study)[backbone]
+    weights = weights_by_backbone(options.weights, options.backbone)
+    options = replace(
+        options,
+        backbone=(stored.name,),
+        weights=weights.get(stored.name, options.weights),
+        layers=_layers_of(stored.name, options),
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+    backbones, space = load_backbones(options, say)
+    (task,) = load_tasks(options, say, backbones, space, device_here(options)).values()
+    if task.backbone.build_digest != stored.build_digest:
+        raise StudyError(
+            f"The network {stored.name} of study {study.study_name!r} is not what it was. Bring that back, "
+            "or run the study again under another --name."
+        )
+    if task.data.fingerprint != stored.data_fingerprint or task.backbone.digest != stored.digest:
+        changed = "images" if task.data.fingerprint != stored.data_fingerprint else "weights"
+        origin = study.user_attrs["data"]["source"] if changed == "images" else stored.weights
+        raise StudyError(
+            f"The {changed} of study {study.study_name!r} ({origin}) are not what they were. "
+            "Bring those back, or run the study again under another --name."
+        )
+    if subset is not None and subset != options.subset:
+        data = load_images(replace(options, subset=subset), say, task.backbone.preprocessing)
+        task = replace(task, data=data)
+    return task, space
+
+
+def _layers_of(name: str, options: StudyOptions) -> tuple[str, ...] | None:
+    """Leave out the layers that are picked of a study's other backbones alone."""
+    others = options.backbone
+    prefixes = tuple(f"{other}:" for other in others if other != name and not name.startswith(f"{other}:"))
+    return tuple(layer for layer in options.layers or () if not layer.startswith(prefixes)) or None
