@@ -46,6 +46,7 @@ def test_what_is_read_of_private_names_is_there() -> None:
     told = f"Optuna {optuna.__version__} has no {{}}, which {FOUND_IN} had: mend optuna_private."
     study = optuna.create_study(storage="sqlite://")
     assert hasattr(study, "_storage"), told.format("Study._storage")
+    assert hasattr(study, "_study_id"), told.format("Study._study_id")
     assert hasattr(study._storage, "_backend"), told.format("_CachedStorage._backend")
     assert hasattr(_upload, "ARTIFACTS_ATTR_PREFIX"), told.format("artifacts._upload.ARTIFACTS_ATTR_PREFIX")
 

@@ -8,7 +8,8 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO, cast
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any, TextIO
 
 __all__ = ["UNREAD", "run_writing"]
 
@@ -23,38 +24,36 @@ class _UnwrittenError(Exception):
 
 
 class _Guarded:
-    """A stream whose errors can be told from those of files and connections."""
+    """A stream whose errors can be told from those of files and connections.
+
+    Attributes:
+        stream: Which.
+        drops: Whether to leave out what a full disk does not take, and go on.
+    """
 
     def __init__(self, stream: TextIO, *, drops: bool) -> None:
-        """Guard a stream.
-
-        Args:
-            stream: Which.
-            drops: Whether to leave out what a full disk does not take, and go on.
-        """
-        self._stream = stream
-        self._drops = drops
+        self.stream, self.drops = stream, drops
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         """Write text."""
-        with self._telling():
-            return self._stream.write(text)
+        with self._marked():
+            return self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Write what is held back."""
-        with self._telling():
-            self._stream.flush()
+        with self._marked():
+            self.stream.flush()
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _marked(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if not (self._drops and error.errno in FULL):
+            if not (self.drops and error.errno in FULL):
                 raise _UnwrittenError from error
 
 
@@ -64,46 +63,42 @@ def run_writing(run: Callable[[], int]) -> int:
     What a full disk does not take of stderr is left out: a study is worth more than news of it.
 
     Args:
-        run: Gives an exit status.
+        run: Returns an exit status.
 
     Returns:
         That; `UNREAD` if nobody reads the output any more, 2 if it cannot be written.
     """
-    before = sys.stdout, sys.stderr
-    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
-        # A process may have been started with it closed.
-        if stream is not None:
-            _write_anything(stream)
-            setattr(sys, name, cast(TextIO, _Guarded(stream, drops=name == "stderr")))
+    out, err = sys.stdout, sys.stderr
     try:
-        try:
-            return run()
-        finally:
-            # What is still held would fail when Python ends, where nobody can catch it.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+        with redirect_stdout(_guarded(out)), redirect_stderr(_guarded(err, drops=True)):
+            try:
+                return run()
+            finally:
+                # What is still held would fail when Python ends, where nobody can catch it.
+                if sys.stdout is not None:
+                    sys.stdout.flush()
     except _UnwrittenError as error:
-        sys.stdout, sys.stderr = before
-        _drop(sys.stdout)
+        _drop(out)
         if isinstance(error.__cause__, BrokenPipeError):
             return UNREAD
         reason = getattr(error.__cause__, "strerror", None)
         with contextlib.suppress(OSError):
-            print(f"depthsearch: cannot write the output: {reason}.", file=sys.stderr)
+            print(f"depthsearch: cannot write the output: {reason}.", file=err)
         return 2
     finally:
-        sys.stdout, sys.stderr = before
         try:
-            if sys.stderr is not None:
-                sys.stderr.flush()
+            if err is not None:
+                err.flush()
         except OSError:
-            _drop(sys.stderr)
+            _drop(err)
 
 
-def _write_anything(stream: TextIO) -> None:
-    """Let what the encoding of a stream lacks be written as escapes: a locale may know ASCII only."""
+def _guarded(stream: TextIO | None, *, drops: bool = False) -> Any:
+    """Guard a stream, and have it write what its encoding lacks as escapes: a locale may know ASCII only."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
+    # A process may have been started with it closed.
+    return None if stream is None else _Guarded(stream, drops=drops)
 
 
 def _drop(stream: TextIO) -> None:

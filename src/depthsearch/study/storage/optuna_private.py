@@ -52,8 +52,9 @@ def database_of(study: Study) -> RDBStorage | None:
 
 
 def study_id_of(study: Study) -> int:
-    """Return the number that a study has in its storage."""
-    return study._storage.get_study_id_from_name(study.study_name)
+    """Return the number that a study has in its storage, also of one that was deleted meanwhile."""
+    # The public way asks the database by the study's name, each time.
+    return study._study_id
 
 
 def trial_id_of(study: Study, number: int) -> int:

@@ -20,7 +20,7 @@ import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError, TimeoutError
 
@@ -251,7 +251,7 @@ class PatientStorage(ConnectedStorage):
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """Create a trial; look first whether a try with a lost answer has made it."""
-        template = _bare_trial() if template_trial is None else template_trial
+        template = create_trial(state=TrialState.RUNNING) if template_trial is None else template_trial
         newest = self.patiently(lambda _: self._newest_trial_id(), writes=False)
         create = super()._create_new_trial
 
@@ -297,23 +297,6 @@ def patiently(
     if isinstance(storage, PatientStorage):
         return storage.patiently(work, writes=writes, patience_seconds=patience_seconds)
     return work(False)
-
-
-def _bare_trial() -> FrozenTrial:
-    """Make what Optuna makes of a trial without a template: running, begun now."""
-    return FrozenTrial(
-        number=-1,
-        trial_id=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=datetime.now(),
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-    )
 
 
 def _is_made_from(trial: FrozenTrial, template: FrozenTrial) -> bool:
