@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import shlex
@@ -17,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import optuna
 import pytest
-from chromium import needs_chromium
+from chromium import browser, needs_chromium
 from markdown_it import MarkdownIt
 from stored_studies import ENDS, EPOCHS, FINISHED, N_CUTS, NASTY, attributes, stored, trial
 
@@ -629,3 +630,49 @@ def test_a_browser_shows_the_page_without_a_complaint(tmp_path: Path) -> None:
     broken = tmp_path / "broken.html"
     broken.write_text(page.read_text().replace("</main>", "<script>1</script></main>"))
     assert console_of(broken, tmp_path) != []
+
+
+DRAWN = "document.querySelectorAll('.chart .main-svg').length"
+INK = "getComputedStyle(document.querySelector('.chart .xtitle')).fill"
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_page_fits_a_telephone_and_a_desk_in_light_and_dark(tmp_path: Path) -> None:
+    _, page = write_report(stored(*FINISHED), tmp_path)
+    inks = set()
+    with browser(tmp_path / "profile") as tab:
+        for width, scheme in itertools.product((390, 1280), ("light", "dark")):
+            tab.ask(
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=900,
+                deviceScaleFactor=1,
+                mobile=True,
+            )
+            preference = {"name": "prefers-color-scheme", "value": scheme}
+            tab.ask("Emulation.setEmulatedMedia", features=[preference])
+            tab.open(page.as_uri())
+            assert tab.until(DRAWN) >= 4
+            assert tab.value("document.documentElement.scrollWidth") == width
+            inks.add(tab.until(INK))
+        assert len(inks) == 2
+        assert tab.complaints == []
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_arrow_keys_go_from_mark_to_mark(tmp_path: Path) -> None:
+    _, page = write_report(stored(*FINISHED), tmp_path)
+    with browser(tmp_path / "profile") as tab:
+        tab.open(page.as_uri())
+        tab.until(DRAWN)
+        chart = "document.getElementById('score-against-depth')"
+        tab.value(f"{chart}.focus()")
+        read = []
+        for _ in range(12):
+            tab.ask("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", windowsVirtualKeyCode=39)
+            read.append(tab.value(f"{chart}.parentElement.querySelector('output').textContent"))
+        for number in range(5):
+            assert [text for text in read if text.startswith(f"Trial {number}: ")]
+        assert tab.until("document.querySelectorAll('.hovertext').length") == 1

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
+from depthsearch.models.cuts import Cut
 from depthsearch.report.page.values import Cell, Code, Table, names_of
 from depthsearch.report.record import Epoch, Record
 from depthsearch.report.text import BACKBONE_HEADINGS, backbone_row, sparkline
-from depthsearch.results.evidence import Confirmed
-from depthsearch.results.front import Front
+from depthsearch.results.evidence import Confirmed, Expected
+from depthsearch.results.front import Front, FrontPoint
 from depthsearch.results.summary import Standing, Summary
 from depthsearch.results.trials import TrialSummary
 from depthsearch.training.probe import ProbePoint, plateau_start
@@ -36,11 +39,25 @@ STATES = (("complete", "complete"), ("pruned", "pruned"), ("fail", "failed"), ("
 WORDS = frozenset(
     {"backbone", "first trainable", "features before", "kind", "setting", "state", "curve", "parameter", ""}
 )
+Row = TypeVar("Row")
 
 
-def _table(headings: Sequence[str], rows: Sequence[tuple[Cell, ...]], marked: int | None = None) -> Table:
+def _table(
+    rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Cell]], marked: Row | None = None
+) -> Table:
+    """Write things as rows.
+
+    Args:
+        rows: The things.
+        columns: What to write of each, by heading.
+        marked: The one to emphasise.
+    """
+    every = list(rows)
     return Table(
-        headings=tuple(headings), rows=tuple(rows), numbers=frozenset(headings) - WORDS, marked=marked
+        headings=tuple(columns),
+        rows=tuple(tuple(write(row) for write in columns.values()) for row in every),
+        numbers=frozenset(columns) - WORDS,
+        marked=next((place for place, row in enumerate(every) if row is marked), None),
     )
 
 
@@ -48,79 +65,75 @@ def backbones_table(compared: Sequence[Standing]) -> Table:
     """Compare the backbones, each at its best cut."""
     place = BACKBONE_HEADINGS.index("first trainable")
     rows = [backbone_row(standing) for standing in compared]
-    marked = next((row for row, standing in enumerate(compared) if standing.is_answer), None)
-    return _table(
-        BACKBONE_HEADINGS, [(*row[:place], Code(row[place]), *row[place + 1 :]) for row in rows], marked
+    return Table(
+        headings=BACKBONE_HEADINGS,
+        rows=tuple((*row[:place], Code(row[place]), *row[place + 1 :]) for row in rows),
+        numbers=frozenset(BACKBONE_HEADINGS) - WORDS,
+        marked=next((row for row, standing in enumerate(compared) if standing.is_answer), None),
     )
 
 
 def top_table(summary: Summary) -> Table | None:
     """List the best complete trial of each of the best cuts."""
-    rows = [
-        (
-            str(trial.cut.layer),
-            shown(trial.score),
-            names_of(trial.cut),
-            trial.cut.kind,
-            f"{trial.cut.frozen_mac_share:.3f}",
-            setting_of(trial.params),
-            str(trial.number),
-        )
-        for trial in summary.top_cuts()
-    ]
-    headings = ("layer", "score", "first trainable", "kind", "frozen MACs", "setting", "trial")
-    return _table(headings, rows) if rows else None
+    columns: dict[str, Callable[[TrialSummary], Cell]] = {
+        "layer": lambda t: str(t.cut.layer),
+        "score": lambda t: shown(t.score),
+        "first trainable": lambda t: names_of(t.cut),
+        "kind": lambda t: t.cut.kind,
+        "frozen MACs": lambda t: f"{t.cut.frozen_mac_share:.3f}",
+        "setting": lambda t: setting_of(t.params),
+        "trial": lambda t: str(t.number),
+    }
+    top = summary.top_cuts()
+    return _table(top, columns) if top else None
 
 
 def depth_table(summary: Summary) -> Table:
     """List what is known of each depth that was tried: best score, mean over seeds, what all trials say."""
     evidence = summary.evidence
-    scores: dict[int, list[float]] = {}
-    for trial in summary.searched:
-        if trial.state == "complete" and trial.score is not None:
-            scores.setdefault(trial.cut.index, []).append(trial.score)
-    best = max if summary.maximize else min
     n_trials = Counter(trial.cut for trial in summary.searched)
-    tried = [(place, cut) for place, cut in enumerate(summary.cuts) if n_trials[cut]]
-    rows = []
-    for place, cut in tried:
-        single = scores.get(cut.index)
-        row = [str(cut.layer), names_of(cut), str(n_trials[cut]), shown(best(single)) if single else ""]
-        if evidence is not None:
-            confirmed = next((c for c in evidence.confirmed if c.cut == cut), None)
-            row.append("" if confirmed is None else _mean(confirmed))
-            if evidence.expected:
-                expected = evidence.expected[place]
-                row.append(f"{shown(expected.mean)} ({shown(expected.low)} to {shown(expected.high)})")
-            row.append("yes" if place in evidence.level else "")
-        rows.append(tuple(row))
-    headings = ["layer", "first trainable", "trials", "best score"]
+    best = {trial.cut: trial.score for trial in reversed(summary.top_cuts(len(summary.cuts)))}
+    columns: dict[str, Callable[[Cut], Cell]] = {
+        "layer": lambda cut: str(cut.layer),
+        "first trainable": names_of,
+        "trials": lambda cut: str(n_trials[cut]),
+        "best score": lambda cut: shown(best[cut]) if cut in best else "",
+    }
     if evidence is not None:
-        headings += [
-            "mean over seeds",
-            *(["expected (95 %)"] if evidence.expected else []),
-            "level with the best",
-        ]
-    cuts, chosen = [cut for _, cut in tried], summary.chosen
-    return _table(
-        headings, rows, cuts.index(chosen.cut) if chosen is not None and chosen.cut in cuts else None
-    )
+        means = {confirmed.cut: _mean(confirmed) for confirmed in evidence.confirmed}
+        expected = dict(zip(summary.cuts, evidence.expected, strict=False))
+        level = {summary.cuts[place] for place in evidence.level}
+        columns["mean over seeds"] = lambda cut: means.get(cut, "")
+        columns["expected (95 %)"] = lambda cut: _expected(expected.get(cut))
+        columns["level with the best"] = lambda cut: "yes" if cut in level else ""
+    chosen = None if summary.chosen is None else summary.chosen.cut
+    tried = [cut for cut in summary.cuts if n_trials[cut]]
+    return _table(tried, columns, next((cut for cut in tried if cut == chosen), None))
+
+
+def _expected(expected: Expected | None) -> str:
+    if expected is None:
+        return ""
+    return f"{shown(expected.mean)} ({shown(expected.low)} to {shown(expected.high)})"
 
 
 def marked_table(summary: Summary) -> Table:
     """Compare the layers that were asked for with the best, by means over seeds or by single trainings."""
-    evidence = summary.evidence
-    by_mean = {} if evidence is None else {c.cut: c for c in evidence.confirmed}
+    confirmed = () if summary.evidence is None else summary.evidence.confirmed
+    by_mean = {each.cut: each for each in confirmed}
     single = {trial.cut: trial.score for trial in reversed(summary.top_cuts(len(summary.cuts)))}
-    ranked = sorted(by_mean.values(), key=lambda confirmed: confirmed.gap)
-    rows = []
-    for cut in summary.marked:
-        confirmed = by_mean.get(cut)
-        place = "" if confirmed is None else f"{ranked.index(confirmed) + 1} of {len(ranked)}"
-        mean, gap = ("", "") if confirmed is None else (_mean(confirmed), _gap(confirmed))
-        rows.append((str(cut.layer), names_of(cut), mean, place, gap, shown(single.get(cut))))
-    headings = ("mean over seeds", "place among the means", "behind the best", "best trial")
-    return _table(("layer", "first trainable", *headings), rows)
+    ranked = [each.cut for each in sorted(confirmed, key=lambda each: each.gap)]
+    columns: dict[str, Callable[[Cut], Cell]] = {
+        "layer": lambda cut: str(cut.layer),
+        "first trainable": names_of,
+        "mean over seeds": lambda cut: _mean(by_mean[cut]) if cut in by_mean else "",
+        "place among the means": lambda cut: (
+            f"{ranked.index(cut) + 1} of {len(ranked)}" if cut in by_mean else ""
+        ),
+        "behind the best": lambda cut: _gap(by_mean[cut]) if cut in by_mean else "",
+        "best trial": lambda cut: shown(single.get(cut)),
+    }
+    return _table(summary.marked, columns)
 
 
 def confirmation_table(summary: Summary) -> Table | None:
@@ -128,28 +141,21 @@ def confirmation_table(summary: Summary) -> Table | None:
     evidence = summary.evidence
     if evidence is None:
         return None
-    seeds = sorted({seed for confirmed in evidence.confirmed for seed in confirmed.scores})
-    rows = [
-        (
-            str(confirmed.cut.layer),
-            _mean(confirmed),
-            _gap(confirmed),
-            names_of(confirmed.cut),
-            setting_of(confirmed.params),
-            *(shown(confirmed.scores.get(seed)) for seed in seeds),
-        )
-        for confirmed in evidence.confirmed
-    ]
-    headings = (
-        "layer",
-        "mean",
-        "behind the best",
-        "first trainable",
-        "setting",
-        *(f"seed {seed}" for seed in seeds),
-    )
-    cuts = [confirmed.cut for confirmed in evidence.confirmed]
-    return _table(headings, rows, cuts.index(evidence.answer.cut) if evidence.answer.cut in cuts else None)
+    columns: dict[str, Callable[[Confirmed], Cell]] = {
+        "layer": lambda c: str(c.cut.layer),
+        "mean": _mean,
+        "behind the best": _gap,
+        "first trainable": lambda c: names_of(c.cut),
+        "setting": lambda c: setting_of(c.params),
+    }
+    for seed in sorted({seed for confirmed in evidence.confirmed for seed in confirmed.scores}):
+        columns[f"seed {seed}"] = partial(_score_of, seed=seed)
+    answer = next((c for c in evidence.confirmed if c.cut == evidence.answer.cut), None)
+    return _table(evidence.confirmed, columns, answer)
+
+
+def _score_of(confirmed: Confirmed, *, seed: int) -> str:
+    return shown(confirmed.scores.get(seed))
 
 
 def _mean(confirmed: Confirmed) -> str:
@@ -162,105 +168,77 @@ def _gap(confirmed: Confirmed) -> str:
 
 def front_table(front: Front) -> Table:
     """List the points of a front by rising cost."""
-    rows = [
-        (
-            millions(point.cost),
-            with_error(point.score, point.standard_error),
-            str(point.trial.cut.layer),
-            names_of(point.trial.cut),
-            setting_of(point.trial.params),
-            str(point.trial.number),
-            front.answer_word if point.is_answer else "",
-        )
-        for point in front.points
-    ]
-    headings = (front.cost_name, "score", "layer", "first trainable", "setting", "trial", "")
-    return _table(headings, rows, next((place for place, p in enumerate(front.points) if p.is_answer), None))
+    columns: dict[str, Callable[[FrontPoint], Cell]] = {
+        front.cost_name: lambda p: millions(p.cost),
+        "score": lambda p: with_error(p.score, p.standard_error),
+        "layer": lambda p: str(p.trial.cut.layer),
+        "first trainable": lambda p: names_of(p.trial.cut),
+        "setting": lambda p: setting_of(p.trial.params),
+        "trial": lambda p: str(p.trial.number),
+        "": lambda p: front.answer_word if p.is_answer else "",
+    }
+    return _table(front.points, columns, next((p for p in front.points if p.is_answer), None))
 
 
 def transfer_table(summary: Summary) -> Table:
     """List the linear probes of a backbone by depth."""
     curve: Sequence[ProbePoint] = sorted(summary.curve, key=lambda point: point.cut)
-    start = plateau_start(curve)
-    rows = [
-        (
-            str(point.layer),
-            names_of(summary.cuts[point.cut]),
-            str(point.n_features),
-            shown(point.score),
-            f"{point.standard_error:.4f}",
-        )
-        for point in curve
-    ]
-    headings = ("layer", "features before", "features", "accuracy", "standard error")
-    return _table(headings, rows, None if start is None else curve.index(start))
+    columns: dict[str, Callable[[ProbePoint], Cell]] = {
+        "layer": lambda p: str(p.layer),
+        "features before": lambda p: names_of(summary.cuts[p.cut]),
+        "features": lambda p: str(p.n_features),
+        "accuracy": lambda p: shown(p.score),
+        "standard error": lambda p: f"{p.standard_error:.4f}",
+    }
+    return _table(curve, columns, plateau_start(curve))
 
 
 def learning_table(summary: Summary, epochs: Mapping[int, Sequence[Epoch]]) -> Table:
     """List the trials that have a score with their first and last epochs."""
-    headings = (
-        "trial",
-        "layer",
-        "state",
-        "epochs",
-        "curve",
-        "first",
-        "last",
-        "training loss",
-        "validation loss",
-    )
-    finite = {
+    curves = {
         number: [epoch for epoch in curve if math.isfinite(epoch.score)] for number, curve in epochs.items()
     }
-    trials = [trial for trial in summary.trials if finite.get(trial.number)]
-    rows = [
-        (
-            str(trial.number),
-            str(trial.cut.layer),
-            state_of(trial),
-            str(len(curve)),
-            sparkline([epoch.score for epoch in curve]),
-            shown(curve[0].score),
-            shown(curve[-1].score),
-            shown(curve[-1].train_loss),
-            shown(curve[-1].val_loss),
-        )
-        for trial in trials
-        for curve in [finite[trial.number]]
-    ]
-    return _table(headings, rows, trials.index(summary.best) if summary.best in trials else None)
+    columns: dict[str, Callable[[TrialSummary], Cell]] = {
+        "trial": lambda t: str(t.number),
+        "layer": lambda t: str(t.cut.layer),
+        "state": state_of,
+        "epochs": lambda t: str(len(curves[t.number])),
+        "curve": lambda t: sparkline([epoch.score for epoch in curves[t.number]]),
+        "first": lambda t: shown(curves[t.number][0].score),
+        "last": lambda t: shown(curves[t.number][-1].score),
+        "training loss": lambda t: shown(curves[t.number][-1].train_loss),
+        "validation loss": lambda t: shown(curves[t.number][-1].val_loss),
+    }
+    return _table((t for t in summary.trials if curves.get(t.number)), columns, summary.best)
 
 
 def importance_table(importance: Mapping[str, float]) -> Table:
     """List how much each parameter mattered."""
     ranked = sorted(importance.items(), key=lambda pair: (-pair[1], pair[0]))
-    return _table(
-        ("parameter", "share"), [(name.replace("_", " "), f"{share:.2f}") for name, share in ranked]
-    )
+    columns: dict[str, Callable[[tuple[str, float]], Cell]] = {
+        "parameter": lambda pair: pair[0].replace("_", " "),
+        "share": lambda pair: f"{pair[1]:.2f}",
+    }
+    return _table(ranked, columns)
 
 
 def trials_table(summary: Summary) -> Table:
     """List every trial."""
-    headings = ("trial", "layer", "score", "state", "setting", "first trainable", "epochs", "seconds")
-    rows = [
-        (
-            str(trial.number),
-            str(trial.cut.layer),
-            shown(trial.score),
-            state_of(trial) + (", trained again" if trial.confirms is not None else ""),
-            setting_of(trial.params),
-            names_of(trial.cut),
-            str(trial.epochs),
-            f"{trial.seconds:.1f}",
-        )
-        for trial in summary.trials
-    ]
-    return _table(headings, rows, summary.trials.index(summary.best) if summary.best is not None else None)
+    columns: dict[str, Callable[[TrialSummary], Cell]] = {
+        "trial": lambda t: str(t.number),
+        "layer": lambda t: str(t.cut.layer),
+        "score": lambda t: shown(t.score),
+        "state": lambda t: state_of(t) + (", trained again" if t.confirms is not None else ""),
+        "setting": lambda t: setting_of(t.params),
+        "first trainable": lambda t: names_of(t.cut),
+        "epochs": lambda t: str(t.epochs),
+        "seconds": lambda t: f"{t.seconds:.1f}",
+    }
+    return _table(summary.trials, columns, summary.best)
 
 
 def cost_table(summary: Summary, record: Record) -> Table:
     """List what the trials took by how they ended, with and without keeping features."""
-    headings = ("", "trials", "epochs", "seconds", "full fine-tunes", "nothing kept")
     rows = [_cost_row(word, trials, record.units) for word, trials in _groups(summary)]
     if any(part.curve for part in summary.each):
         seconds = sum(probing.get("seconds", 0.0) for probing in record.probing.values())
@@ -269,7 +247,9 @@ def cost_table(summary: Summary, record: Record) -> Table:
     cost, n_epochs = summary.cost, sum(trial.epochs for trial in summary.trials)
     spent_in_all = (f"{cost.seconds:.1f}", f"{cost.full_fine_tunes:.2f}", f"{cost.plain_full_fine_tunes:.2f}")
     rows.append(("in all", str(len(summary.trials)), str(n_epochs), *spent_in_all))
-    return _table(headings, rows, len(rows) - 1)
+    headings = ("", "trials", "epochs", "seconds", "full fine-tunes", "nothing kept")
+    numbers = frozenset(headings) - WORDS
+    return Table(headings=headings, rows=tuple(rows), numbers=numbers, marked=len(rows) - 1)
 
 
 def _groups(summary: Summary) -> Iterator[tuple[str, list[TrialSummary]]]:

@@ -3,7 +3,7 @@
 {
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-  const text = (markup) => markup.replaceAll("<br>", "; ").replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+  const text = (markup) => markup.replaceAll("<br>", " ").replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
 
   const layoutOf = (layout, width) => {
     const [ink, quiet, line, panel] = ["ink", "quiet", "line", "panel"].map(colour);
@@ -28,7 +28,7 @@
       margin: { t: layout.coloraxis ? 70 : 30, r: narrow ? 8 : 16, b: 50, l: narrow ? 40 : 52 },
       xaxis: axis(layout.xaxis),
       yaxis: axis(layout.yaxis),
-      hoverlabel: { ...layout.hoverlabel, bgcolor: panel, bordercolor: line, font: { color: ink, size: 12 } },
+      hoverlabel: { ...layout.hoverlabel, bgcolor: panel, bordercolor: line, font: { ...layout.font, color: ink } },
       annotations: (layout.annotations ?? []).filter((each) => !(narrow && each.name === "wide stage")),
       // A finger that strokes over a figure scrolls the page.
       dragmode: narrow ? false : "zoom",
