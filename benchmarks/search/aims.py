@@ -8,9 +8,8 @@ Simulated responses (those of `first_depths`: score over depth, learning rate an
 seed to seed), whose true front is known: MACs are even over depth, parameters grow with it, and the head's
 come on top. Each way of searching gets the same trials of the same response:
 
-- *accuracy+cost*: the sampler of two aims, and a trial judged only against what costs no more;
-- *its sampler, judged by all*: the same, but pruned against all trials, as with one aim;
-- *accuracy*: as `depthsearch study` searches without a second aim;
+- *accuracy+cost*: searched for the best score, and a trial judged only against what costs no more;
+- *accuracy*: as `depthsearch study` searches without a second aim, judged against all trials;
 - *accuracy, nothing pruned*: the same, with every trial trained to its end;
 - *random*, *random, nothing pruned*: settings at random, pruned as with one aim or not.
 
@@ -94,7 +93,7 @@ class Outcome:
 
 
 def simulate(
-    surface: Simulated, seed: int, n_trials: int, cost: str, sampler: str, *, aimed: bool, pruner: BasePruner
+    surface: Simulated, seed: int, n_trials: int, cost: str, sampler: str, pruner: BasePruner
 ) -> Outcome:
     """Run a study as `depthsearch.study.search` does, and judge its front."""
     study = optuna.create_study(direction="maximize", pruner=pruner)
@@ -103,7 +102,7 @@ def simulate(
         study.enqueue_trial(anchor(surface, cut))
     n_epochs, work = 0, 0.0
     for number in range(n_trials):
-        study.sampler = make_sampler(sampler, seed_from(seed, number), cost if aimed else None)
+        study.sampler = make_sampler(sampler, seed_from(seed, number))
         trial = study.ask(surface.ranges)
         costs = costs_of(surface, trial.params)
         for name, attribute in COSTS.items():
@@ -146,14 +145,13 @@ def outcomes_of(seed: int, n_trials: int, cost: str, given: str = "auto") -> dic
     surface = Simulated(seed_from(seed, 7), float(rng.uniform()))
     sampler, alone = resolve(given, "auto", n_trials)
     _, together = resolve("auto", "auto", n_trials, cost)
-    # Sampler, whether it has two aims, pruner, whether that has.
+    # Sampler, pruner, whether that has two aims.
     ways = {
-        "accuracy+cost": (sampler, True, together, True),
-        "its sampler, judged by all": (sampler, True, alone, False),
-        "accuracy": (sampler, False, alone, False),
-        "accuracy, nothing pruned": (sampler, False, "none", False),
-        "random": ("random", False, alone, False),
-        "random, nothing pruned": ("random", False, "none", False),
+        "accuracy+cost": (sampler, together, True),
+        "accuracy": (sampler, alone, False),
+        "accuracy, nothing pruned": (sampler, "none", False),
+        "random": ("random", alone, False),
+        "random, nothing pruned": ("random", "none", False),
     }
     return {
         name: simulate(
@@ -162,10 +160,9 @@ def outcomes_of(seed: int, n_trials: int, cost: str, given: str = "auto") -> dic
             n_trials,
             cost,
             sampler,
-            aimed=aimed,
-            pruner=make_pruner(pruner, surface.epochs, cost if cheaper else None),
+            make_pruner(pruner, surface.epochs, cost if cheaper else None),
         )
-        for name, (sampler, aimed, pruner, cheaper) in ways.items()
+        for name, (sampler, pruner, cheaper) in ways.items()
     }
 
 

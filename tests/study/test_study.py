@@ -231,7 +231,6 @@ def test_a_trial_stores_both_of_its_costs_whatever_the_aim(place, task, space, c
 def test_a_study_of_two_aims_that_was_stopped_is_the_one_that_was_not(
     place_in, tmp_path, task, space, sampler: str
 ) -> None:
-    """Weights belong to trials; the one that was interrupted goes on with its own."""
     names = {"sampler": sampler, "pruner": "median", "cost": "macs"}
     whole, stopped = place_in(tmp_path / "whole"), place_in(tmp_path / "stopped")
     for place in (whole, stopped):
@@ -246,10 +245,6 @@ def test_a_study_of_two_aims_that_was_stopped_is_the_one_that_was_not(
     again = stored(stopped.run(task, space, N_ANCHORS + 4, **names))
     assert [t["params"] for t in again] == [t["params"] for t in straight]
     assert [t["values"] for t in again] == [t["values"] for t in straight]
-    one_aim = place_in(tmp_path / "one")
-    tell_anchors(one_aim.open(task, space), space)
-    alone = stored(one_aim.run(task, space, N_ANCHORS + 1, sampler=sampler))
-    assert alone[-1]["params"] != straight[N_ANCHORS]["params"]
 
 
 def test_a_study_may_go_on_with_another_aim(place, task, space) -> None:

@@ -50,7 +50,7 @@ from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve
 from depthsearch.workers import Probing, RayWorkers, Training, ray_workers, starting
 from depthsearch.workers.jobs import Ended, Failed, Job, Lost, Report
-from depthsearch.workers.local import HUNG_SECONDS
+from depthsearch.workers.places import HUNG_SECONDS
 from depthsearch.workers.ray import cluster, connecting, remote
 from depthsearch.workers.ray.connecting import connect
 from depthsearch.workers.ray.slots import Slots, plan_slots

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS
-from depthsearch.search.aims import AccuracyAndCostSampler, CheaperMedianPruner
+from depthsearch.search.aims import CheaperMedianPruner
 from depthsearch.search.extrapolation import extrapolated, running_beside, study_of
 from depthsearch.search.space import BACKBONE, cut_parameter
 
@@ -46,24 +46,20 @@ def resolve(sampler: str, pruner: str, n_trials: int, cost: str | None = None) -
     return sampler, pruner
 
 
-def make_sampler(name: str, seed: int, cost: str | None = None) -> BaseSampler:
+def make_sampler(name: str, seed: int) -> BaseSampler:
     """Make a sampler.
 
     Args:
         name: Resolved.
         seed: Of the suggestions.
-        cost: The second aim, one of `words.COSTS`, see `aims.AccuracyAndCostSampler`; None: the score alone.
     """
     if name not in SAMPLERS[1:]:
         raise SettingsError(f"No sampler {name!r}: give one of {', '.join(SAMPLERS[1:])}.")
     if name == "random":
         return RandomSampler(seed=seed)
-    inner = (
-        ExtrapolatingGPSampler(seed=seed)
-        if name == "gp"
-        else TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-    )
-    return inner if cost is None else AccuracyAndCostSampler(inner, cost=cost, seed=seed)
+    if name == "gp":
+        return ExtrapolatingGPSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
 
 def make_pruner(name: str, epochs: int, cost: str | None = None) -> BasePruner:

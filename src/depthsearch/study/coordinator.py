@@ -6,8 +6,9 @@ differs from one that was never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -87,7 +88,7 @@ def search(
     executor = executor or InProcess(tasks)
 
     def sampler_of(number: int) -> BaseSampler:
-        return make_sampler(sampler, seed_from(recipe.seed, number), cost)
+        return make_sampler(sampler, seed_from(recipe.seed, number))
 
     with _held(study, held) as lease_:
         with deferred():
@@ -96,21 +97,7 @@ def search(
             enqueue_lost(study)
         run = Run(study, tasks, space, executor, checkpoints, lease_, n_trials=n_trials, sampler=sampler_of)
         run.probe(_unprobed(study, space))
-
-        def next_trial() -> Trial | None:
-            trials = study.get_trials(deepcopy=False)
-            begun = (t for t in trials if t.state in (*FINISHED, TrialState.RUNNING))
-            again = replaced(trials)
-            if count_searched(t for t in begun if t.number not in again) >= trials_in_total(study, n_trials):
-                return None
-            with deferred():
-                # Of a confirmation that was left for more of the search: what it planned, nobody knows now.
-                for waiting in waiting_to_confirm(study):
-                    drop(study, waiting)
-                study.sampler = sampler_of(len(trials))
-                return _next_trial(study)
-
-        yield from run(next_trial)
+        yield from run(partial(_next_searched, study, n_trials, sampler_of))
     yield from _stopped(lease_)
 
 
@@ -130,7 +117,24 @@ def _unprobed(study: optuna.Study, space: SearchSpace) -> list[str]:
     return [b for b in space.backbones if curve_key(b) not in attributes and len(space.cuts_of(b)) > 1]
 
 
-def _next_trial(study: optuna.Study) -> Trial:
+def _next_searched(
+    study: optuna.Study, n_trials: int, sampler_of: Callable[[int], BaseSampler]
+) -> Trial | None:
+    """Begin another trial of the search, until the study has as many as wanted."""
+    trials = study.get_trials(deepcopy=False)
+    begun = (t for t in trials if t.state in (*FINISHED, TrialState.RUNNING))
+    again = replaced(trials)
+    if count_searched(t for t in begun if t.number not in again) >= trials_in_total(study, n_trials):
+        return None
+    with deferred():
+        # Of a confirmation that was left for more of the search: what it planned is out of date now.
+        for waiting in waiting_to_confirm(study):
+            drop(study, waiting)
+        study.sampler = sampler_of(len(trials))
+        return _begin_first(study)
+
+
+def _begin_first(study: optuna.Study) -> Trial:
     """Begin the first guess that waits; else whatever else waits, or what the sampler suggests."""
     for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         if waiting.user_attrs.get("origin") == GUESS:
@@ -146,7 +150,7 @@ def _begin(study: optuna.Study, waiting: FrozenTrial) -> Trial:
 
 
 def _stopped(held: Lease) -> Iterator[Event]:
-    """Say so if a stop was asked for; read after the lease is given back, so that no request is missed."""
+    """Yield a last event if a stop was asked for: read once the lease is back, so that none is missed."""
     if after := held.asked():
         yield Stopped(after=after)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from depthsearch.devices import is_device_fault, is_out_of_memory, release_memory
 from depthsearch.errors import DepthsearchError, DivergedError
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """Train one setting.
+    """The training of one setting.
 
     Attributes:
         key: Number of the trial.
@@ -60,7 +60,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probing:
-    """Probe the frozen features of a backbone over depth.
+    """The probes of a backbone's frozen features over depth.
 
     Attributes:
         key: The space's name for the backbone.
@@ -95,7 +95,7 @@ class Failed:
         error: What was raised.
     """
 
-    kind: str
+    kind: Literal["diverged", "memory", "device", "system", "bug"]
     reason: str
     error: Exception
 
@@ -135,17 +135,17 @@ class Executor(Protocol):
         """
 
     def wait(self, seconds: float) -> Sequence[tuple[int | str, Report]]:
-        """Wait for reports, for so long at the most; give each with its job's key.
+        """Wait for reports, for so long at the most; return each with its job's key.
 
         Raises:
             StudyError: If workers cannot be started.
         """
 
     def answer(self, key: int | str, *, go_on: bool) -> None:
-        """Say whether a training goes on after the epoch that it has reported."""
+        """Let a training go on after the epoch that it has reported, or end it."""
 
     def withdraw(self, key: int | str) -> bool:
-        """Take back a job that no worker has begun; say whether it was."""
+        """Take back a job; return whether that was possible, as no worker had begun it."""
 
     def drop(self) -> None:
         """Give up what still runs, wherever it is: nobody wants its reports."""
@@ -203,15 +203,25 @@ def _failed(tasks: Mapping[str, Task], job: Job, error: Exception) -> Failed:
     return Failed(kind="bug", reason=f"{type(error).__name__}: {error}", error=error)
 
 
+def failed_to_start(error: Exception) -> Failed:
+    """Report why a worker cannot work at all: a matter of its machine, which may pass, or a bug."""
+    is_of_system = isinstance(error, OSError | DepthsearchError)
+    # A GPU may be in use, or be reset, and memory be free later.
+    may_pass = is_of_system or is_out_of_memory(error) or is_device_fault(error)
+    kind: Literal["system", "bug"] = "system" if may_pass else "bug"
+    return _portable_failure(Failed(kind=kind, reason=first_line(error), error=error))
+
+
 def portable(report: Report) -> Report:
     """Make a report fit to travel: an error takes its traceback along as a note, or is replaced."""
-    if not isinstance(report, Failed):
-        return report
-    error = report.error
-    told = "".join(traceback.format_exception(error))
+    return _portable_failure(report) if isinstance(report, Failed) else report
+
+
+def _portable_failure(failed: Failed) -> Failed:
+    in_worker = "".join(traceback.format_exception(failed.error))
     try:
-        error = pickle.loads(pickle.dumps(error))
+        error = pickle.loads(pickle.dumps(failed.error))
     except Exception:  # noqa: BLE001 (errors of others pickle, or not, in many ways)
-        error = RuntimeError(report.reason)
-    error.add_note(f"In the worker:\n{told}")
-    return Failed(kind=report.kind, reason=report.reason, error=error)
+        error = RuntimeError(failed.reason)
+    error.add_note(f"In the worker:\n{in_worker}")
+    return replace(failed, error=error)

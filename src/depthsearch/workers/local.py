@@ -27,30 +27,29 @@ from typing import Any
 
 import psutil
 import torch
-from torch.hub import tqdm
 
-from depthsearch.devices import is_device_fault, is_out_of_memory
-from depthsearch.errors import DepthsearchError, StudyError
+from depthsearch.errors import StudyError
 from depthsearch.features import remove_shared
 from depthsearch.machine import name_process
 from depthsearch.signals import children_uninterrupted, deferred, name_of_signal
 from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
-from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, portable, run_job
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, failed_to_start, portable, run_job
+from depthsearch.workers.places import (
+    AWAY_SECONDS,
+    FIRST_PAUSE_SECONDS,
+    HARDLY_SECONDS,
+    HUNG_SECONDS,
+    PATIENCE_SECONDS,
+    TICK_SECONDS,
+    Place,
+    make_locks_mortal,
+)
 from depthsearch.workers.plans import WorkerPlan
 
-__all__ = ["HUNG_SECONDS", "LocalProcesses"]
+__all__ = ["LocalProcesses"]
 
-# A worker that has used no processor for so long hangs; one that waits for another's features uses a little.
-HUNG_SECONDS = 300.0
-HARDLY_SECONDS = 0.02
-# How long to try to start a worker, and between tries.
-PATIENCE_SECONDS = 600.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-TICK_SECONDS = 1.0
-# Not having looked for so long, one has not seen them idle either.
-AWAY_SECONDS = 10.0
 # A killed process that lives on for so long will for longer.
 KILL_SECONDS = 10.0
 READY = "ready"
@@ -59,35 +58,29 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Worker:
-    """A place for a process, and what it does.
+class _Worker(Place):
+    """A place for a process.
 
     Attributes:
         plan: Where it computes.
         process: None: it is to be started.
         connection: To the process.
-        is_ready: Whether the process has told that it can work.
-        job: What it is to do, or does; None: nothing.
+        is_ready: Whether the process has reported that it can work.
         has_begun: Whether the process has the job.
         is_asking: Whether it waits for an answer.
         computed: Processor seconds that the process had used when it was last seen to use some, and when
             that was.
         failing_since: Since when no process could be started; None: the last one could.
-        n_failed: How often since then.
-        next_try: When to try again.
     """
 
     plan: WorkerPlan
     process: BaseProcess | None = None
     connection: Connection | None = None
     is_ready: bool = False
-    job: Job | None = None
     has_begun: bool = False
     is_asking: bool = False
     computed: tuple[float, float] = (0.0, 0.0)
     failing_since: float | None = None
-    n_failed: int = 0
-    next_try: float = 0.0
 
 
 class LocalProcesses:
@@ -189,7 +182,7 @@ class LocalProcesses:
 
     def answer(self, key: int | str, *, go_on: bool) -> None:
         """Tell a worker whether its training goes on."""
-        worker = next(w for w in self._workers if w.job is not None and w.job.key == key)
+        worker = next(worker for worker in self._workers if worker.has(key))
         worker.is_asking = False
         if not go_on:
             worker.job = None
@@ -206,7 +199,7 @@ class LocalProcesses:
                 self._waiting.remove(job)
                 return True
         for worker in self._workers:
-            if worker.job is not None and worker.job.key == key and not worker.has_begun:
+            if worker.has(key) and not worker.has_begun:
                 worker.job = None
                 return True
         return False
@@ -332,7 +325,6 @@ class LocalProcesses:
         if worker.failing_since is None:
             worker.failing_since = now
             log.warning("%s cannot be started yet: %s", worker.plan.name, reason)
-        worker.n_failed += 1
         if worker.job is not None:
             self._waiting.append(worker.job)
             worker.job = None
@@ -341,7 +333,7 @@ class LocalProcesses:
             raise StudyError(
                 f"{worker.plan.name} cannot be started: {reason}. Mend that and run the same command again."
             )
-        worker.next_try = now + min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**worker.n_failed)
+        worker.pause()
 
     def _note_computing(self, worker: _Worker) -> None:
         worker.computed = (_processor_seconds(worker.process), time.monotonic())
@@ -445,8 +437,7 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRun
     watching.start()
     name_process(plan.name)
     torch.set_num_threads(plan.threads)
-    # torch.fx makes the lock of a progress bar, by default one that outlives a killed process.
-    tqdm.set_lock(threading.RLock())
+    make_locks_mortal()
     try:
         if plan.gpu is not None:
             torch.cuda.set_device(plan.gpu)
@@ -454,10 +445,7 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRun
         budgets = (task.budget for task in tasks.values() if task.budget is not None)
         shared += {budget.shared_folder for budget in budgets if budget.shared_folder is not None}
     except Exception as error:  # noqa: BLE001 (whoever started this tries again, or raises it)
-        # A GPU may be in use, or be reset, and memory be free later.
-        mends_itself = isinstance(error, OSError | DepthsearchError) or _is_of_gpu(error)
-        kind = "system" if mends_itself else "bug"
-        connection.send(portable(Failed(kind=kind, reason=first_line(error), error=error)))
+        connection.send(failed_to_start(error))
         return
     # Nobody at the other end: the coordinator is gone, or is about to kill this process.
     with contextlib.suppress(EOFError, OSError):
@@ -465,10 +453,6 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRun
         while True:
             _do(connection, tasks, connection.recv(), run)
     watching.join(KILL_SECONDS)
-
-
-def _is_of_gpu(error: Exception) -> bool:
-    return is_out_of_memory(error) or is_device_fault(error)
 
 
 def _do(connection: Connection, tasks: Mapping[str, Task], job: Job, run: JobRunner) -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import SettingsError
 from depthsearch.training.objective import Task
-from depthsearch.workers.local import HUNG_SECONDS
-from depthsearch.workers.ray.cluster import PATIENCE_SECONDS, RayWorkers
+from depthsearch.workers.places import HUNG_SECONDS, PATIENCE_SECONDS
+from depthsearch.workers.ray.cluster import RayWorkers
 from depthsearch.workers.ray.connecting import connect, import_ray, reason_of
 
 __all__ = ["cluster_device", "cluster_has_gpus", "ray_workers"]

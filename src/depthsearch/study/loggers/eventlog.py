@@ -60,29 +60,10 @@ log = logging.getLogger(__name__)
 Sink = Callable[[Event], None]
 
 KEYS = (
-    "time",
-    "event",
-    "study",
-    "trial",
-    "worker",
-    "epoch",
-    "backbone",
-    "layer",
-    "cut",
-    "origin",
-    "adopted",
-    "again",
-    "score",
-    "val_loss",
-    "train_loss",
-    "seconds",
-    "images_per_second",
-    "macs",
-    "kept_bytes",
-    "read_bytes",
-    "state",
-    "reason",
-)
+    "time", "event", "study", "trial", "worker", "epoch", "backbone", "layer", "cut", "origin", "adopted",
+    "again", "score", "val_loss", "train_loss", "seconds", "images_per_second", "macs", "kept_bytes",
+    "read_bytes", "state", "reason",
+)  # fmt: skip
 # How often to look whether a file's last line has its end, and between two looks.
 LOOKS, LOOK_SECONDS = 4, 0.05
 # What every line of a trial says, and what is added up over its epochs where it ends.
@@ -119,24 +100,21 @@ def open_log(path: Path, study: optuna.Study) -> Iterator[Sink]:
     Raises:
         SettingsError: If the file cannot be written to.
     """
-
-    def line(event: str, entries: Mapping[str, Any]) -> str:
-        return log_line(event, entries, study=study.study_name)
-
-    with closing(_File(path)) as file:
+    with closing(_LogFile(path, study.study_name)) as file:
         with _naming(path):
             opened = {"host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
-            file.append(line("opened", opened))
+            file.append("opened", opened)
         reason: str | None = None
         try:
-            with _warnings_too(lambda entries: file.write(line("log", entries))):
-                tell = teller(study)
-                yield lambda event: file.write(line(*tell(event)))
+            with _warnings_to(file):
+                entries_of = teller(study)
+                yield lambda event: file.write(*entries_of(event))
         except BaseException as error:
+            # Also of an interrupt the last line names the class.
             reason = type(error).__name__
             raise
         finally:
-            file.write(line("closed", {"reason": reason}))
+            file.write("closed", {"reason": reason})
 
 
 def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
@@ -144,7 +122,7 @@ def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
 
     Args:
         event: What happened.
-        entries: What is told of it, in any order.
+        entries: What the line has of it, in any order.
         study: Name of the study.
     """
     head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "study": study}
@@ -154,7 +132,7 @@ def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
 
 
 def forgiving(name: str) -> Callable[..., None]:
-    """Give what calls a function with arguments, until one fails: that is warned of, and no more are called.
+    """Return a function that calls others, until one fails: that is warned of, and no more are called.
 
     Args:
         name: What the functions belong to, for the warning.
@@ -187,7 +165,7 @@ def require_extra(extra: str, package: str) -> None:
 
 
 def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]:
-    """Give a function that names an event and lists what a line says of it, from what came before too."""
+    """Return a function that names an event and lists what a line has of it, from what came before too."""
     names = {key: stored.name for key, stored in read_backbones(study).items()}
     of_trial: dict[int, dict[str, Any]] = defaultdict(dict)
     spent: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
@@ -224,7 +202,7 @@ def _taken_apart(event: Event, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _entries(name: str, value: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    """Say what one field tells."""
+    """List the entries that one field becomes."""
     match value:
         case Cut():
             backbone = names.get(value.backbone, value.backbone)
@@ -235,12 +213,8 @@ def _entries(name: str, value: Any, names: Mapping[str, str]) -> dict[str, Any]:
         case EpochResult():
             return {**asdict(value), "macs": value.macs}
         case TransferCurve():
-            points = [(point.layer, point.score) for point in value.points]
-            return {
-                "layers": [layer for layer, _ in points],
-                "scores": [score for _, score in points],
-                "seconds": value.seconds,
-            }
+            layers, scores = ([getattr(point, key) for point in value.points] for key in ("layer", "score"))
+            return {"layers": layers, "scores": scores, "seconds": value.seconds}
         case (Cut(), *_):
             return {name: [_entries("cut", cut, names) for cut in value]}
         case TrialState():
@@ -251,7 +225,7 @@ def _entries(name: str, value: Any, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Give what strict JSON can hold; passwords in addresses are hidden."""
+    """Turn a value into what strict JSON can hold, with passwords in addresses hidden."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -265,7 +239,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Say of which file an error is."""
+    """Name the file in what is raised for an error of the system."""
     try:
         yield
     except OSError as error:
@@ -275,23 +249,25 @@ def _naming(path: Path) -> Iterator[None]:
         ) from error
 
 
-class _File:
-    """A file that lines are appended to."""
+class _LogFile(logging.Handler):
+    """A file that lines are appended to, the warnings of a logger among them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, study: str) -> None:
         """Open it.
 
         Raises:
             SettingsError: If it cannot be written to.
         """
+        super().__init__(logging.WARNING)
         self._path = path
+        self._study = study
         self._has_failed = False
         with _naming(path):
             self._is_torn = _ends_within_a_line(path)
             # Without a buffer a line is one call of the system, and goes behind what others have appended.
             self._file = path.open("ab", buffering=0)
 
-    def append(self, line: str) -> None:
+    def append(self, event: str, entries: Mapping[str, Any]) -> None:
         """Append a line.
 
         Raises:
@@ -299,28 +275,34 @@ class _File:
         """
         # What a full disk has torn stays a line of its own.
         before = "\n" if self._is_torn else ""
-        content = f"{before}{line}\n".encode()
-        n_written = self._file.write(content)
-        self._is_torn = n_written != len(content)
+        content = f"{before}{log_line(event, entries, study=self._study)}\n".encode()
+        self._is_torn = self._file.write(content) != len(content)
         if self._is_torn:
             raise OSError(0, "only a part of a line could be written")
 
-    def write(self, line: str) -> None:
-        """Append a line; of the first that fails there is a warning."""
+    def write(self, event: str, entries: Mapping[str, Any]) -> None:
+        """Append a line; warn of the first that fails."""
         try:
-            self.append(line)
+            self.append(event, entries)
         except OSError as error:
             if not self._has_failed:
                 # Set first: the warning would come here too.
                 self._has_failed = True
                 log.warning("--log-file %s misses some of what happens: %s", self._path, error.strerror)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a warning."""
+        level, message = record.levelname.lower(), record.getMessage()
+        self.write("log", {"level": level, "logger": record.name, "message": message})
+
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
+        super().close()
 
 
 def _ends_within_a_line(path: Path) -> bool:
-    """Say whether the last line of a file was left without its end, by a full disk."""
+    """Return whether the last line of a file has no end, as a full disk leaves it."""
     if not path.is_file() or not path.stat().st_size or not os.access(path, os.R_OK):
         return False
     # What another process writes in this moment has its end in the next.
@@ -333,30 +315,18 @@ def _ends_within_a_line(path: Path) -> bool:
     return True
 
 
-class _Handler(logging.Handler):
-    """Hands warnings on as entries of a line."""
-
-    def __init__(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._tell = tell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        level, message = record.levelname.lower(), record.getMessage()
-        self._tell({"level": level, "logger": record.name, "message": message})
-
-
 @contextmanager
-def _warnings_too(tell: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
-    """Hand on the warnings of depthsearch's logger as well; they stay where they were shown before."""
+def _warnings_to(handler: logging.Handler) -> Iterator[None]:
+    """Hand the warnings of depthsearch's logger to a handler; they stay where they were shown before."""
     ours = logging.getLogger("depthsearch")
-    handlers: list[logging.Handler] = [_Handler(tell)]
+    handlers = [handler]
     if not ours.hasHandlers() and logging.lastResort is not None:
         # Python shows on stderr only what nobody handles.
         handlers.append(logging.lastResort)
-    for handler in handlers:
-        ours.addHandler(handler)
+    for each in handlers:
+        ours.addHandler(each)
     try:
         yield
     finally:
-        for handler in handlers:
-            ours.removeHandler(handler)
+        for each in handlers:
+            ours.removeHandler(each)

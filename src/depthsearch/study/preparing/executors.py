@@ -29,7 +29,7 @@ from depthsearch.workers import (
     plan_workers,
     ray_workers,
 )
-from depthsearch.workers.local import HUNG_SECONDS
+from depthsearch.workers.places import HUNG_SECONDS
 from depthsearch.workers.ray.connecting import connect, import_ray
 
 __all__ = ["check_executor", "started_executor"]

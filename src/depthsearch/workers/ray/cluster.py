@@ -25,25 +25,27 @@ from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
-from depthsearch.workers.local import HUNG_SECONDS
+from depthsearch.workers.places import (
+    AWAY_SECONDS,
+    FIRST_PAUSE_SECONDS,
+    HARDLY_SECONDS,
+    HUNG_SECONDS,
+    PATIENCE_SECONDS,
+    TICK_SECONDS,
+    Place,
+)
 from depthsearch.workers.ray.connecting import import_ray, reason_of
 from depthsearch.workers.ray.remote import Bytes, NoImages, Ready, Terms, Trainer, own_versions
-from depthsearch.workers.ray.slots import Resources, plan_slots
+from depthsearch.workers.ray.slots import Resources, Slots, plan_slots
 
 __all__ = ["RayWorkers"]
 
-# How long to wait while there is no worker at all, after how long to say so, and how long between tries.
-PATIENCE_SECONDS = 600.0
+# How long to wait without any worker before warning of it.
 NOTE_SECONDS = 20.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-TICK_SECONDS = 1.0
 # Threads of an actor: the one for what it is to do, and one that tells whether it does.
 SIGNS = "signs"
-# How often to ask an actor for a sign in the time after which it counts as hung, and how little is none.
+# How often to ask an actor for a sign in the time after which it counts as hung.
 LOOKS = 10
-HARDLY_SECONDS = 0.02
-# Not having looked for so long, one has not seen them idle either.
-AWAY_SECONDS = 10.0
 # What has been computed is there; fetching it takes no longer, or its node is gone.
 FETCH_SECONDS = 120.0
 # For how long the others may be awaited once one worker is ready.
@@ -53,8 +55,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Worker:
-    """A place for an actor, and what it does.
+class _Worker(Place):
+    """A place for an actor.
 
     Attributes:
         number: From 1.
@@ -62,14 +64,11 @@ class _Worker:
         ready: What the actor has told when it could work; None: it cannot yet.
         doing: What its last call is for: ``setup``, ``begin`` or ``step``; empty: nothing, it waits.
         answers: What that call will return; the last of them comes last.
-        job: What it does; None: nothing.
         sign: What will say how much it has computed; None: it is not asked now.
         next_look: When to ask.
         computed: Processor seconds that it had used when it was last seen to use some, and when that was;
             None: as far as is known it has nothing to compute.
         shares: Whether its node has the coordinator's folder for checkpoints, as far as is known.
-        n_failed: How often it was started and could not begin anything, one time after the other.
-        next_try: When to try again.
     """
 
     number: int
@@ -77,13 +76,10 @@ class _Worker:
     ready: Ready | None = None
     doing: str = ""
     answers: list[Any] = field(default_factory=list)
-    job: Job | None = None
     sign: Any = None
     next_look: float = 0.0
     computed: tuple[float, float] | None = None
     shares: bool = False
-    n_failed: int = 0
-    next_try: float = 0.0
 
     @property
     def name(self) -> str:
@@ -138,32 +134,15 @@ class RayWorkers:
         self._patience_seconds = patience_seconds
         self._ends_ray = ends_ray
         self.device = next(iter(tasks.values())).device
+        on_gpus = self.device.kind == "cuda"
         self.slots = plan_slots(
-            self._nodes(),
-            on_gpus=self.device.kind == "cuda",
-            n_workers=n_workers,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
+            self._nodes(), on_gpus=on_gpus, n_workers=n_workers, num_cpus=num_cpus, num_gpus=num_gpus
         )
-        self._terms = self._ray.put(
-            Terms(
-                run=run,
-                versions=own_versions(),
-                slots=self.slots,
-                memory_bytes=memory_bytes,
-                disk_bytes=disk_bytes,
-            )
-        )
+        self._terms = self._put_terms(run, memory_bytes, disk_bytes)
         self._tasks = tasks
         self._pickled = self._ray.put(pickle.dumps(dict(tasks)))
         self._carried: Any = None
-        # Spread: a node's memory and disk are for the workers that it has.
-        self._actor = self._ray.remote(
-            num_cpus=self.slots.num_cpus,
-            num_gpus=self.slots.num_gpus,
-            scheduling_strategy="SPREAD",
-            concurrency_groups={SIGNS: 1},
-        )(Trainer)
+        self._actor = _actor_class(self._ray, self.slots)
         self._workers = [_Worker(number=number + 1) for number in range(self.slots.n_workers)]
         self._waiting: list[Job] = []
         self._reports: list[tuple[int | str, Report]] = []
@@ -211,10 +190,8 @@ class RayWorkers:
             self._empty()
         self._waiting.append(job)
         self._begin_waiting()
-        return next(
-            (worker.name for worker in self._workers if worker.job is not None and worker.job.key == job.key),
-            "the next worker that comes",
-        )
+        names = (worker.name for worker in self._workers if worker.has(job.key))
+        return next(names, "the next worker that comes")
 
     def wait(self, seconds: float) -> Sequence[tuple[int | str, Report]]:
         """Wait for reports; meanwhile put new actors in the place of dead ones.
@@ -244,7 +221,7 @@ class RayWorkers:
 
     def answer(self, key: int | str, *, go_on: bool) -> None:
         """Tell a worker whether its training goes on."""
-        worker = next(w for w in self._workers if w.job is not None and w.job.key == key)
+        worker = next(worker for worker in self._workers if worker.has(key))
         if go_on:
             self._step(worker)
         else:
@@ -290,6 +267,17 @@ class RayWorkers:
             len(self.places) < len(self._workers) and time.monotonic() - started < seconds
         ):
             self.wait(TICK_SECONDS)
+
+    def _put_terms(self, run: JobRunner, memory_bytes: int | None, disk_bytes: int | None) -> Any:
+        """Put the terms of all workers where every node finds them."""
+        terms = Terms(
+            run=run,
+            versions=own_versions(),
+            slots=self.slots,
+            memory_bytes=memory_bytes,
+            disk_bytes=disk_bytes,
+        )
+        return self._ray.put(terms)
 
     def _nodes(self) -> list[Resources]:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -488,7 +476,8 @@ class RayWorkers:
 
     def _not_begun_by(self, worker: _Worker, job: Job, reason: str) -> None:
         """Give a job out once more, as nothing of it has run; if that was done before, it may be the job."""
-        self._pause(worker, reason)
+        self._why_none = reason
+        worker.pause()
         if job.key in self._not_begun:
             self._not_begun.remove(job.key)
             self._reports.append((job.key, Lost(reason=reason)))
@@ -502,13 +491,8 @@ class RayWorkers:
         """Try again later."""
         if not worker.n_failed:
             log.warning("worker %d cannot be started yet: %s", worker.number, reason)
-        self._pause(worker, reason)
-
-    def _pause(self, worker: _Worker, reason: str) -> None:
         self._why_none = reason
-        worker.n_failed += 1
-        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**worker.n_failed)
-        worker.next_try = time.monotonic() + pause
+        worker.pause()
 
     def _remove(self, worker: _Worker) -> None:
         """End a worker's actor."""
@@ -518,6 +502,16 @@ class RayWorkers:
         worker.actor = worker.ready = None
         self._call(worker, "")
         worker.shares = False
+
+
+def _actor_class(ray: Any, slots: Slots) -> Any:
+    """Make a class of actors, spread over the nodes: a node's memory and disk are for its own workers."""
+    return ray.remote(
+        num_cpus=slots.num_cpus,
+        num_gpus=slots.num_gpus,
+        scheduling_strategy="SPREAD",
+        concurrency_groups={SIGNS: 1},
+    )(Trainer)
 
 
 def _carried(tasks: Mapping[str, Task]) -> dict[str, Task]:

@@ -25,17 +25,17 @@ import numpy as np
 import platformdirs
 import torch
 from numpy.typing import NDArray
-from torch.hub import tqdm
 
 from depthsearch import __version__
-from depthsearch.errors import DataError, DepthsearchError, StudyError
+from depthsearch.errors import DataError, StudyError
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.machine import start_of, this_machine
 from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
-from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, portable
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, failed_to_start, portable
+from depthsearch.workers.places import make_locks_mortal
 from depthsearch.workers.ray.connecting import import_ray
 from depthsearch.workers.ray.slots import Slots
 
@@ -96,7 +96,7 @@ class NoImages:
 
 
 def own_versions() -> dict[str, str]:
-    """Give the versions that workers are to have in common."""
+    """Return the versions that workers are to have in common."""
     return {"depthsearch": __version__, "torch": str(torch.__version__)}
 
 
@@ -107,8 +107,7 @@ class Trainer:
         # Ctrl-C is for the coordinator, which ends its workers.
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # torch.fx makes the lock of a progress bar, by default one that outlives a killed process.
-        tqdm.set_lock(threading.RLock())
+        make_locks_mortal()
         self._tasks: Mapping[str, Task] = {}
         self._reports: Generator[Report, None, None] | None = None
         self._checkpoint: Path | None = None
@@ -154,10 +153,7 @@ class Trainer:
         except Exception as error:  # noqa: BLE001 (the coordinator tries again, or raises it)
             if isinstance(error, DataError) and isinstance(tasks, bytes):
                 return NoImages(reason=first_line(error))
-            kind = "system" if isinstance(error, OSError | DepthsearchError) else "bug"
-            failed = portable(Failed(kind=kind, reason=first_line(error), error=error))
-            assert isinstance(failed, Failed)
-            return failed
+            return failed_to_start(error)
         gpus = "".join(f", GPU {gpu}" for gpu in here.get_accelerator_ids().get("GPU", ()))
         return Ready(place=socket.gethostname() + gpus, node=node, pid=os.getpid())
 
