@@ -1,6 +1,6 @@
 """What may be tried, and what to try next."""
 
-from depthsearch.search.aims import COSTS
+from depthsearch.options.words import COSTS
 from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
 from depthsearch.search.pareto import hypervolume, non_dominated
 from depthsearch.search.sampling import PRUNERS, SAMPLERS, make_pruner, make_sampler, resolve

@@ -10,10 +10,10 @@ import optuna
 from plotly.graph_objects import Figure
 
 from depthsearch.errors import StudyError
+from depthsearch.options.words import COSTS
 from depthsearch.results.front import Front, FrontPoint, front_of
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import TrialSummary
-from depthsearch.search.aims import COSTS
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import cut_text, kind_of, trial_marks
 from depthsearch.visualization.reading import read_summary
