@@ -53,6 +53,7 @@ from postgres_server import PostgresServer, postgres_server
 from depthsearch import choose_device, load_data
 from depthsearch.results.summary import summarize
 from depthsearch.study import open_storage
+from depthsearch.study.storage.optuna_private import planned_params
 
 NAME = "faults"
 FAULTS = ("kills", "database", "files", "disk")
@@ -226,7 +227,7 @@ class Scene:
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """Read a study's events; the last line may be torn."""
     with contextlib.suppress(OSError):
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
 
@@ -287,7 +288,7 @@ class Account:
 def key_of(trial: FrozenTrial) -> tuple[Any, ...]:
     """What a trial is for: each is wanted once."""
     repeats = tuple(trial.user_attrs.get(name) for name in ("confirms", "seed"))
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    params = planned_params(trial)
     return (*repeats, *sorted(params.items()))
 
 

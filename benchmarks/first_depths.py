@@ -317,7 +317,7 @@ class Tabled:
 
 def tabled_problems(path: Path, n_seeds: int, *, smooth: bool = False) -> Iterator[Problem]:
     """Read a table of real trainings; seeds differ in the noise and the sampler."""
-    table = json.loads(path.read_text())
+    table = json.loads(path.read_text(encoding="utf-8"))
     surface = Tabled(table, smooth=smooth)
     probe = tuple(ProbePoint(**point) for point in table["probe"])
     name = f"{table['name']}, smoothed" if smooth else table["name"]

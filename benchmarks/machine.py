@@ -12,7 +12,8 @@ import timm
 import torch
 import torchvision
 
-from depthsearch.devices import Device, processor_name, usable_cores
+from depthsearch.devices import Device, processor_name
+from depthsearch.machine import usable_cores
 
 __all__ = ["machine_facts", "print_facts"]
 

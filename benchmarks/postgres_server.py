@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,9 @@ SETTINGS = (
 
 
 def why_missing() -> str | None:
-    """Say why no server can be started here; None: it can."""
+    """Return why no server can be started here; None: it can."""
+    if sys.platform == "win32":
+        return "on Windows no server is started for tests"
     if _binaries() is None:
         return "PostgreSQL's server is not installed (Debian: apt-get install postgresql)"
     if os.geteuid() == 0 and not _is_user(UNPRIVILEGED):
@@ -164,7 +166,7 @@ def _run(program: str, *arguments: str, environment: dict[str, str] | None = Non
     folder = _binaries()
     assert folder is not None
     # What a server inherits it keeps open: a pipe would never end.
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as told:
         ended = subprocess.run(
             [folder / program, *arguments],
             cwd="/",
@@ -192,10 +194,14 @@ def _binaries() -> Path | None:
 
 
 def _group() -> int:
+    import pwd
+
     return pwd.getpwnam(UNPRIVILEGED).pw_gid
 
 
 def _is_user(name: str) -> bool:
+    import pwd
+
     try:
         pwd.getpwnam(name)
     except KeyError:

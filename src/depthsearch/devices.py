@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from depthsearch.errors import SettingsError
+from depthsearch.machine import processor_model, usable_cores
 from depthsearch.options.words import DEVICES, PRECISIONS
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "is_out_of_memory",
     "processor_name",
     "release_memory",
-    "usable_cores",
     "use_all_cores",
 ]
 
@@ -159,26 +157,11 @@ def use_all_cores() -> None:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
-def usable_cores() -> int:
-    """Count the cores that this process may use: those it is bound to, and its container's share."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(bound, int(quota) // int(period)))
-    return bound
-
-
 def processor_name(device: Device) -> str:
     """Name what computes: the GPU, or the CPU with the instructions that torch uses on it."""
     if device.kind == "cuda":
         return torch.cuda.get_device_name(device.torch_device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    model = next(named, platform.processor() or platform.machine())
-    return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{processor_model()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,10 @@ __all__ = [
     "folder_named",
     "folder_written_whole",
     "full_path",
+    "is_allowed",
     "is_file",
     "is_folder",
+    "lock_folder",
     "nearest_folder",
     "read_regular",
     "remove_abandoned",
@@ -34,6 +37,8 @@ PARTIAL_SUFFIX = ".partial"
 ABANDONED_SECONDS = 24 * 3600
 # Of the 255 bytes that a file's name may have, what is added to it needs some.
 MOST_NAME_BYTES = 200
+# Devices of Windows, whatever stands behind the dot.
+RESERVED = r"(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)"
 
 
 @contextlib.contextmanager
@@ -86,7 +91,8 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         for file in partial.iterdir():
-            with file.open("rb") as written:
+            # For writing too: Windows refuses to sync what was opened to read.
+            with file.open("rb+") as written:
                 os.fsync(written.fileno())
         if folder.exists():
             folder.rename(old)
@@ -118,11 +124,47 @@ def folder_named(name: str) -> str:
     Returns:
         The name itself where a folder may have it, else what is like it, with some digits of its digest.
     """
-    if re.fullmatch(r"\w[\w.-]*", name) and len(name.encode()) <= MOST_NAME_BYTES:
+    is_plain = re.fullmatch(r"\w([\w.-]*[\w-])?", name) and not re.match(RESERVED, name, re.IGNORECASE)
+    if is_plain and len(name.encode()) <= MOST_NAME_BYTES:
         return name
     like = re.sub(r"[^\w.-]+", "-", name).lstrip(".-") or "study"
+    like = re.sub(RESERVED, r"\g<0>-", like, flags=re.IGNORECASE)
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
     return f"{like.encode()[:MOST_NAME_BYTES].decode(errors='ignore')}-{digest[:6]}"
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder among processes, and return what holds the lock until it is closed.
+
+    The system frees it when the process ends, in whatever way.
+
+    Returns:
+        None: another process has it, or has removed the folder, or it may not be opened, or this system
+        cannot lock folders.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        # Not through a link, and not for programs that are started from here.
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Before the lock was free, whoever had it may have removed the folder.
+        if os.path.samestat(os.fstat(opened), folder.lstat()):
+            return opened
+    except OSError:
+        pass
+    os.close(opened)
+    return None
+
+
+def is_allowed(path: Path, mode: int) -> bool:
+    """Return whether this process may do something with a file or folder: ``os.R_OK``, ``os.W_OK``."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def full_path(path: Path | str) -> Path:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-__all__ = ["Drain", "deferred", "let_through", "sigterm_drains", "sigterm_interrupts"]
+__all__ = [
+    "Drain",
+    "children_uninterrupted",
+    "deferred",
+    "let_through",
+    "name_of_signal",
+    "sigterm_drains",
+    "sigterm_interrupts",
+]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What each `deferred` of the main thread holds back, and the handlers that were there before it.
@@ -111,3 +120,31 @@ def let_through() -> Iterator[None]:
     finally:
         for number, handler in zip(SIGNALS, deferring, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def children_uninterrupted() -> Iterator[None]:
+    """Let processes started meanwhile not hear a terminal's Ctrl-C, which all of its processes get.
+
+    Windows cannot: there they hear it until they have started.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    # It lets signals through again when it starts.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def name_of_signal(number: int) -> str:
+    """Return the name of a signal; its number where this system knows none of it."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,4 +1,4 @@
-r"""Text from outside, made safe for a terminal: names of files and classes can hold anything.
+r"""Text from outside, made safe for output: names of files and classes can hold anything, URLs passwords.
 
 Control characters can repaint a terminal or forge a line, and marks of direction can make a name read as
 another. They are shown as Python writes them, such as ``\x1b``; letters of every script and emoji stay.
@@ -6,16 +6,18 @@ another. They are shown as Python writes them, such as ``\x1b``; letters of ever
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["is_plain", "named_few", "one_line", "printable"]
+__all__ = ["first_line", "hidden", "is_plain", "named_few", "one_line", "printable", "without_password"]
 
 # Control characters, halves of UTF-16 pairs (which also stand for bytes that are no UTF-8), line separators.
 _HIDDEN = ("Cc", "Cs", "Zl", "Zp")
 # What turns the direction of writing: a name that holds one can be shown as another.
 _TURNING = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 LONGEST = 1200
+SECRETS = r"password|passwd|pwd|secret|token|odbc_connect|scram_"
 
 
 def printable(text: str) -> str:
@@ -57,3 +59,48 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as Python reads file names
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def without_password(url: str) -> str:
+    """Hide the passwords of a database URL, for output: of its user, and in its query."""
+    # Not at the top: it takes long to import, and help and messages need none of it.
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if "://" not in url:
+        return re.sub(r"^([^/@:]*:).*@", r"\1***@", url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return _greedily_hidden(url)
+    query = [(key, value) for key, value in parsed.query.items() if re.search(SECRETS, key, re.IGNORECASE)]
+    if parsed.password is not None and url.count("@") > 1:
+        # An @ that is not written %40 may be the password's: all up to the last one goes.
+        return _greedily_hidden(url)
+    if parsed.password is None and not query:
+        return url
+    parsed = parsed.difference_update_query([key for key, _ in query])
+    shown = parsed.render_as_string(hide_password=True)
+    for key, _ in query:
+        shown += f"{'&' if '?' in shown else '?'}{key}=***"
+    return shown
+
+
+def first_line(error: BaseException) -> str:
+    """Return in a line what went wrong, the passwords of database URLs hidden."""
+    return hidden((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def hidden(text: str) -> str:
+    """Hide the passwords of the database URLs in a text."""
+    # Begun at a word's first letter only: a word may be as long as a file.
+    url = r"(?<![\w+])\w[\w+]*://[^\s'\"]+"
+    return re.sub(url, lambda found: without_password(found[0]), _greedily_hidden(text))
+
+
+def _greedily_hidden(text: str) -> str:
+    """Hide all that may be a password: whoever forgot to encode it is not to see half of it."""
+    text = re.sub(r"(\w://[^\s/:\[]*:).*@", r"\1***@", text)
+    # Without an @ it may be a password as well, unless it is a port.
+    text = re.sub(r"(\w://[^\s/:\[]*:)(?!\d+\b)[^\s/?@]+", r"\1***", text)
+    return re.sub(rf"((?:{SECRETS})\w*=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE)

@@ -1,7 +1,6 @@
 """Model folders that are damaged or of something else, and images that a model cannot read."""
 
 import json
-import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import pytest
 import torch
 from bad_input import STUDY, contents, refusal, status_of
 from PIL import Image
+from privileges import make_pipe
 from safetensors.torch import load_file, save_file
 
 import depthsearch
@@ -81,7 +81,7 @@ def weights(change: Callable[[State], State]) -> Make:
 def pipe(name: str) -> Make:
     def make(folder: Path) -> None:
         (folder / name).unlink()
-        os.mkfifo(folder / name)
+        make_pipe(folder / name)
 
     return make
 

@@ -109,7 +109,7 @@ def test_progress_that_a_full_disk_does_not_take_stops_nothing(tmp_path: Path) -
         "    return 7\n"
         "sys.exit(run_writing(run))\n"
     )
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         command = [sys.executable, "-c", code]
         ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (7, "the result\n")

@@ -35,7 +35,7 @@ def run(*argv: str) -> None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a file that makes a small network, and an image."""
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(NET)
+    Path("net.py").write_text(NET, encoding="utf-8")
     Image.new("RGB", (40, 40), (90, 20, 200)).save("x.png")
     return tmp_path
 
@@ -59,7 +59,7 @@ def test_a_function_goes_from_its_cuts_to_its_predictions(here: Path, capsys) ->
     with pytest.raises(ModelError, match=r"is made by net\.py:make, not resnet18\. Give FILE\.py:FUNCTION"):
         depthsearch.load(model, backbone="resnet18")
     assert "--backbone net.py:make" in (here / model / "README.md").read_text()
-    Path("net.py").write_text(NET + "\n# changed\n")
+    Path("net.py").write_text(NET + "\n# changed\n", encoding="utf-8")
     assert "is not what it was when" in refusal(["predict", model, "x.png", "--backbone=net.py:make"], capsys)
 
 
@@ -81,7 +81,7 @@ def test_names_stay_whole_in_the_tables_of_a_narrow_terminal(here: Path, monkeyp
 
 def test_a_changed_file_is_another_study(here: Path, capsys) -> None:
     run(*study("net.py:make", image_size="32"))
-    Path("net.py").write_text(NET + "\n# changed\n")
+    Path("net.py").write_text(NET + "\n# changed\n", encoding="utf-8")
     complaint = refusal(study("net.py:make", image_size="32"), capsys)
     assert "Study 'net-make-digits' is another: backbone is 'net.py:make [" in complaint
     complaint = refusal(["fit", "--storage=sqlite:///studies.db"], capsys)
@@ -168,7 +168,7 @@ def test_three_sources_in_one_study_and_a_model_of_each(here: Path, torch_home, 
 @pytest.mark.parametrize("which", ["transformer", "named logits"])
 def test_what_returns_more_than_logits_is_trained_and_taken_away(here: Path, tiny_vit, which: str) -> None:
     named = "class Named(Net):\n    def forward(self, x): return {'logits': super().forward(x)}"
-    Path("net.py").write_text(f"{NET}\n{named}\ndef make(): return Named()")
+    Path("net.py").write_text(f"{NET}\n{named}\ndef make(): return Named()", encoding="utf-8")
     backbone = f"hf:{tiny_vit}" if which == "transformer" else "net.py:make"
     own = [] if which == "transformer" else [f"--backbone={backbone}"]
     run(*study(backbone, image_size="32", name="more", trials="4"))
@@ -228,7 +228,8 @@ def test_every_command_of_the_page_is_one(monkeypatch) -> None:
 
 def test_the_function_of_the_page_is_a_backbone(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0])
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
+    Path("net.py").write_text(code, encoding="utf-8")
     run("cuts", "net.py:make", "--image-size=64", "--json")
     names = [cut["name"] for cut in json.loads(capsys.readouterr().out)]
     assert names == ["first", "second", "classifier"]
@@ -254,7 +255,7 @@ def make():
 
 
 def test_what_is_kept_whole_is_told_with_its_reason_by_cuts_and_once_by_a_study(here: Path, capsys) -> None:
-    Path("whole.py").write_text(WHOLE)
+    Path("whole.py").write_text(WHOLE, encoding="utf-8")
     run("cuts", "whole.py:make", "--image-size=16")
     told = " ".join(capsys.readouterr().out.split())
     assert "1 module has no cuts inside: 1 (it branches on a tensor)" in told
@@ -274,7 +275,8 @@ def test_a_network_that_would_train_otherwise_leaves_nothing_behind(here: Path, 
         "        x = self.a(x)\n"
         "        x = x + torch.randn_like(x) if self.training else x\n"
         "        return self.fc(self.b(x).mean((2, 3)))\n\n\n"
-        "def make():\n    return Noise()\n"
+        "def make():\n    return Noise()\n",
+        encoding="utf-8",
     )
     complaint = refusal(study("noise.py:make", image_size="16"), capsys)
     assert "Noise trains otherwise than what tracing wrote down: gradients differ" in complaint

@@ -11,7 +11,7 @@ from bad_input import OBEYED, STEADY, STUDY, contents, refusal, status_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from privileges import modes_obeyed
+from privileges import make_pipe, modes_obeyed
 
 from depthsearch.cli.console import console_for, say, say_list
 from depthsearch.data import load_data
@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "an image that loops": (linked("a/x.jpg", "x.jpg"), "Too many levels of symbolic links"),
     "a loose image that loops": (linked("x.jpg", "x.jpg"), "1 image(s) directly in"),
     "a folder called like an image": (with_two(lambda root: (root / "x.jpg").mkdir()), "x.jpg holds no"),
-    "a pipe called like an image": (with_two(lambda root: os.mkfifo(root / "a" / "x.jpg")), "pipe or device"),
+    "a pipe called like an image": (with_two(lambda root: make_pipe(root / "a" / "x.jpg")), "pipe or device"),
     "images that are all empty": (
         with_two(lambda root: [path.write_bytes(b"") for path in root.rglob("*.png")]),
         "not in an image format that Pillow knows",

@@ -14,7 +14,7 @@ from bad_input import STEADY, STUDY, contents, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from privileges import modes_obeyed
+from privileges import make_pipe, modes_obeyed
 
 from depthsearch.data.decode import Geometry, UnreadableError, decode_file
 
@@ -176,7 +176,7 @@ def test_postscript_is_never_handed_to_ghostscript(tmp_path, monkeypatch) -> Non
 
 
 def fifo(path: Path) -> None:
-    os.mkfifo(path)
+    make_pipe(path)
 
 
 def sock(path: Path) -> None:

@@ -10,6 +10,7 @@ from bad_input import STEADY, STUDY, contents, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from privileges import make_pipe
 
 from depthsearch.data import load_data
 from depthsearch.data.sources.tables import read_table
@@ -423,8 +424,6 @@ def test_new_names_that_cannot_be_used_are_one_line(folder, capsys, name: str) -
 
 
 def test_a_map_that_is_a_pipe_is_refused_and_nobody_waits_for_it(folder, capsys) -> None:
-    import os
-
-    os.mkfifo(folder / "m.json")
+    make_pipe(folder / "m.json")
     told = refused(folder, GOOD.encode(), capsys, "t.csv", "--classes-map=m.json")
     assert "m.json for --classes-map: it is a pipe or device, not a file" in told

@@ -684,7 +684,7 @@ def test_from_a_table_to_predictions_of_another(
     assert counted in " ".join(told.err.split())
     assert "training MACs of a sample" in " ".join((told.out + told.err).split())
     assert main(["report", "s", "--out", "report"]) == 0
-    page = Path("report/report.md").read_text()
+    page = Path("report/report.md").read_text(encoding="utf-8")
     assert "Images of a sample" in page
     assert "--image-columns front,side --number-columns weight_g,age" in " ".join(
         page.replace("\\", " ").split()
@@ -692,13 +692,13 @@ def test_from_a_table_to_predictions_of_another(
     capsys.readouterr()
     assert main(["fit", "s", "--out", "m"]) == 0
     assert "12 samples" in capsys.readouterr().out
-    card = Path("m/README.md").read_text()
+    card = Path("m/README.md").read_text(encoding="utf-8")
     assert "**A sample**: images in the columns front, side; numbers in weight_g, age" in card
     assert "depthsearch.Sample(images=" in card
     assert main(["report", "s"]) == 0
     # No label, other columns around, another order.
     rows = [f"{i},{folder}/s{i:02d}.png,{500 + 300 * (i % 2) + i},{folder}/f{i:02d}.png" for i in range(4)]
-    Path("new.csv").write_text("\n".join(["Age,side,weight_g,front", *rows]) + "\n")
+    Path("new.csv").write_text("\n".join(["Age,side,weight_g,front", *rows]) + "\n", encoding="utf-8")
     capsys.readouterr()
     assert main(["predict", "m", "new.csv", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -729,8 +729,8 @@ def assert_refused(capsys, folder: Path) -> None:
         (["predict", "m", "empty.csv"], "empty.csv: no rows. Give one for each sample."),
         (["predict", "m", "short.csv"], "short.csv has no column 'side' (the file's path), only: front."),
     ]
-    Path("empty.csv").write_text("front,side,weight_g,age\n")
-    Path("short.csv").write_text("front\nx.png\n")
+    Path("empty.csv").write_text("front,side,weight_g,age\n", encoding="utf-8")
+    Path("short.csv").write_text("front\nx.png\n", encoding="utf-8")
     for argv, expected in refused:
         assert status_of(argv) == 2
         assert expected in capsys.readouterr().err.splitlines()[-1]

@@ -6,13 +6,11 @@ import json
 import logging
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from privileges import IS_ROOT, files_limited
 from timm.models.densenet import DenseNet
 from torch import fx, nn
 
@@ -1121,7 +1120,7 @@ def test_a_folder_under_another_tensors_name_does_not_matter(open_store, viewed,
     assert spent.macs == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(IS_ROOT, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_computed_anew(open_store, viewed, expected) -> None:
     trial(open_store(), viewed, DEEP)
     (path,) = files_of(open_store()._files[-1].folder)
@@ -1181,17 +1180,6 @@ def test_a_file_in_the_place_of_the_folder(open_store, viewed, expected, tmp_pat
 
 
 # --- a full disk --------------------------------------------------------------------------------
-
-
-@contextmanager
-def files_limited(n_bytes: int) -> Iterator[None]:
-    """Let every write behind the first bytes of a file fail, as on a full disk (with EFBIG, not ENOSPC)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("memory", [0, PLENTY], ids=["disk", "memory and disk"])

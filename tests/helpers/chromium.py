@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from privileges import IS_ROOT
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium (Debian's package chromium)")
@@ -94,7 +94,7 @@ def browser(folder: Path) -> Iterator[Tab]:
     import websocket
 
     # As root, as in a container, it takes leave of its sandbox or does not start.
-    command = [str(PROGRAM), *QUIET.split(), *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    command = [str(PROGRAM), *QUIET.split(), *(["--no-sandbox"] if IS_ROOT else [])]
     process = subprocess.Popen(
         [*command, f"--user-data-dir={folder}", "about:blank"],
         stdout=subprocess.DEVNULL,
@@ -121,7 +121,7 @@ def browser(folder: Path) -> Iterator[Tab]:
 def _port(path: Path, process: subprocess.Popen[bytes]) -> int:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        if path.is_file() and (lines := path.read_text().splitlines()):
+        if path.is_file() and (lines := path.read_text(encoding="utf-8").splitlines()):
             return int(lines[0])
         time.sleep(0.05)
     raise AssertionError(f"{PROGRAM} has not started")

@@ -1,4 +1,4 @@
-"""Files that may not be read or written, also for root: whom no mode stops."""
+"""Files that may not be read or written, also for root, whom no mode stops; and what not every system has."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 # linux/capability.h: the version of the interface, and what lets root pass by a file's mode.
 VERSION = 0x20080522
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+# Windows has no root.
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 class _Header(ctypes.Structure):
@@ -29,7 +32,7 @@ class _Set(ctypes.Structure):
 @contextlib.contextmanager
 def modes_obeyed() -> Iterator[None]:
     """Let files' modes hold in this thread, and in those that it begins."""
-    if os.geteuid() != 0:
+    if not IS_ROOT:
         yield
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -45,6 +48,25 @@ def modes_obeyed() -> Iterator[None]:
     finally:
         sets[0].effective = before
         _checked(libc.capset(ctypes.byref(header), sets))
+
+
+def make_pipe(path: Path) -> None:
+    """Make a pipe that has a name, or skip the test where there are none."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no pipes with a name")
+    os.mkfifo(path)
+
+
+@contextlib.contextmanager
+def files_limited(n_bytes: int) -> Iterator[None]:
+    """Let every write behind the first bytes of a file fail, as on a full disk (with EFBIG, not ENOSPC)."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _checked(status: int) -> None:

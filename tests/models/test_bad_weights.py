@@ -16,6 +16,7 @@ import torch
 from bad_input import STEADY, STUDY, contents, refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from privileges import make_pipe
 from safetensors.torch import save
 
 from depthsearch.errors import WeightsError
@@ -209,7 +210,7 @@ def test_weights_that_cannot_be_used_are_one_line(tmp_path, monkeypatch, capsys,
 PLACES: dict[str, tuple[Make, str]] = {
     "nothing": (lambda path: None, "No weights file 'w.pt'. Give auto, random, or a safetensors"),
     "a folder": (lambda path: path.mkdir(), "No weights file 'w.pt' (it is a folder)"),
-    "a pipe": (os.mkfifo, "No weights file 'w.pt' (it is a pipe or device)"),
+    "a pipe": (make_pipe, "No weights file 'w.pt' (it is a pipe or device)"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), "(it is a pipe or device)"),
     "a loop": (lambda path: path.symlink_to("w.pt"), "(Too many levels of symbolic links)"),
     "a link to nowhere": (lambda path: path.symlink_to("nowhere"), "No weights file 'w.pt'. Give"),

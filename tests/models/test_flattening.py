@@ -266,9 +266,9 @@ def test_from_the_search_to_the_model_and_its_explanation(pictures, last_line, c
     onnx = ("--onnx",) if _has_onnx() else ()
     fitted = last_line("fit", "--json", "--out", "model", *onnx)
     assert fitted["timm_loads"] is False
-    config = json.loads(Path("model/config.json").read_text())["depthsearch"]
+    config = json.loads(Path("model/config.json").read_text(encoding="utf-8"))["depthsearch"]
     assert config["head"]["kind"] == "flatten"
-    assert "on the flattened feature map" in Path("model/README.md").read_text()
+    assert "on the flattened feature map" in Path("model/README.md").read_text(encoding="utf-8")
     assert_learns(answer)
     image = next(pictures.rglob("*.png"))
     (found,) = load("model", device="cpu").predict([image])
@@ -309,7 +309,7 @@ def test_the_report_counts_what_learns(pictures, last_line, capsys, head: str) -
     told = capsys.readouterr().out
     assert f"Trainable {learns['tensors']} of {learns['all_tensors']} weight tensors, " in told
     numbers = f"{learns['tensors']} of {learns['all_tensors']} ({learns['parameters']:,} of "
-    assert f"Trainable tensors: {numbers}" in Path("out/report.md").read_text()
+    assert f"Trainable tensors: {numbers}" in Path("out/report.md").read_text(encoding="utf-8")
 
 
 def _has_onnx() -> bool:

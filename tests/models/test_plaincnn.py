@@ -258,7 +258,7 @@ def test_from_the_search_to_a_model_that_another_process_loads(pictures, last_li
     assert result["weights"] == "from scratch (seed 0)"
     fitted, _ = last_line("fit", "--json", "--out", "model")
     assert fitted["timm_loads"] is False
-    assert "timm.create_model` cannot load it" in Path("model/README.md").read_text()
+    assert "timm.create_model` cannot load it" in Path("model/README.md").read_text(encoding="utf-8")
     image = next(pictures.rglob("*.png"))
     code = (
         "import sys, depthsearch\n"

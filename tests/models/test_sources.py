@@ -25,12 +25,12 @@ from depthsearch.options.backbones import BackboneName, counted_from, normal, pa
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a file that makes a small network."""
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(NET)
+    Path("net.py").write_text(NET, encoding="utf-8")
     return tmp_path
 
 
 def add(text: str, name: str = "net.py") -> None:
-    with Path(name).open("a") as file:
+    with Path(name).open("a", encoding="utf-8") as file:
         file.write(f"\n{text}\n")
 
 
@@ -382,8 +382,8 @@ def test_random_weights_of_a_function_are_refused(here: Path) -> None:
 
 
 def test_modules_beside_the_file_can_be_imported(here: Path) -> None:
-    Path("beside_net.py").write_text(NET)
-    Path("other.py").write_text("from beside_net import Net\ndef make(): return Net()")
+    Path("beside_net.py").write_text(NET, encoding="utf-8")
+    Path("other.py").write_text("from beside_net import Net\ndef make(): return Net()", encoding="utf-8")
     assert load_backbone("other.py:make", image_size=32).classifier == "out"
 
 
@@ -572,5 +572,7 @@ def test_every_backbone_is_a_module_on_its_own(here: Path) -> None:
 
 
 def test_a_network_whose_maker_froze_all_of_it_can_learn(here: Path) -> None:
-    Path("net.py").write_text(NET + "\n\ndef frozen():\n    return Net().requires_grad_(False)\n")
+    Path("net.py").write_text(
+        NET + "\n\ndef frozen():\n    return Net().requires_grad_(False)\n", encoding="utf-8"
+    )
     assert all(p.requires_grad for p in load_backbone("net.py:frozen", image_size=32).model.parameters())

@@ -222,8 +222,8 @@ def test_the_studies_of_others_are_left_alone(place) -> None:
 
 def test_a_coordinator_on_another_machine_is_asked_through_the_database(place) -> None:
     study = place.open()
-    elsewhere = {"host": "elsewhere", "pid": 7, "started": None, "token": "t", "renewed": time.time()}
-    elsewhere["seconds"] = lease_module.LEASE_SECONDS
+    process = {"host": "elsewhere", "machine": None, "pid": 7, "started": None}
+    elsewhere = {**process, "doing": "study", "token": "t", "renewed": time.time()}
     study.set_user_attr("coordinator", elsewhere)
     holder = request_stop(study, after="trial")
     assert (holder.host, holder.pid) == ("elsewhere", 7)

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from privileges import IS_ROOT, files_limited, make_pipe
 
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
@@ -65,7 +65,9 @@ def logged(make, events_of, task, space, tmp_path_factory) -> tuple[optuna.Study
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """Read lines as strict JSON."""
-    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+    return [
+        json.loads(line, parse_constant=pytest.fail) for line in path.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 # --- lines --------------------------------------------------------------------------------------
@@ -256,14 +258,10 @@ def test_several_may_append_to_one_file(study, tmp_path) -> None:
 
 def test_a_full_disk_is_warned_of_once_and_tears_no_later_line(study, tmp_path, caplog) -> None:
     path = tmp_path / "log.jsonl"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_log(path, study) as log:
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, before[1]))
+        with files_limited(path.stat().st_size + 20):
             log(Stopped(after="torn"))
             log(Stopped(after="lost"))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
         log(Stopped(after="epoch"))
     _, torn, *rest = path.read_text().splitlines()
     assert len(torn) == 20
@@ -287,7 +285,7 @@ def test_a_line_that_was_torn_by_an_earlier_process_stays_a_line_of_its_own(stud
 def test_a_study_goes_on_when_the_reader_of_its_lines_has_gone(make, events_of, tmp_path, caplog) -> None:
     study, pipe = make(tmp_path), tmp_path / "pipe"
     study.set_user_attr("place", str(tmp_path))
-    os.mkfifo(pipe)
+    make_pipe(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     with open_log(pipe, study) as log:
         assert json.loads(os.read(reader, 10_000))["event"] == "opened"
@@ -376,7 +374,7 @@ def test_a_file_that_cannot_be_written_to_is_refused_before_anything_is_loaded(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
 def test_a_file_of_others_is_refused(tmp_path) -> None:
     (tmp_path / "log.jsonl").touch(mode=0o444)
     with pytest.raises(SettingsError, match=r"log\.jsonl cannot be written to: Permission denied\. Give"):
@@ -384,16 +382,12 @@ def test_a_file_of_others_is_refused(tmp_path) -> None:
 
 
 def test_a_disk_that_is_full_by_then_is_refused_too(study, tmp_path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-        with (
-            pytest.raises(SettingsError, match=r"cannot be written to: File too large\."),
-            open_log(tmp_path / "log.jsonl", study),
-        ):
-            pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        files_limited(0),
+        pytest.raises(SettingsError, match=r"cannot be written to: File too large\."),
+        open_log(tmp_path / "log.jsonl", study),
+    ):
+        pass
 
 
 FILE = """

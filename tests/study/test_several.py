@@ -407,10 +407,10 @@ def test_from_the_search_to_the_model(pictures, last_line) -> None:
     fitted = last_line("fit", "--json", "--out", "model")
     assert fitted["backbone"] == answer["cut"]["backbone"]
     assert fitted["cut"]["name"] == answer["cut"]["name"]
-    config = json.loads(Path("model/config.json").read_text())
+    config = json.loads(Path("model/config.json").read_text(encoding="utf-8"))
     assert config["architecture"] == fitted["backbone"]
     last_line("report", "--out", "out", "--json")
-    assert f"--backbone {','.join(NAMES)}" in Path("out/report.md").read_text()
+    assert f"--backbone {','.join(NAMES)}" in Path("out/report.md").read_text(encoding="utf-8")
 
 
 def test_one_file_of_weights_is_not_for_two_backbones(pictures, tmp_path, capsys) -> None:

@@ -29,12 +29,12 @@ from privileges import modes_obeyed
 from depthsearch import cli
 from depthsearch.cli import entry
 from depthsearch.errors import SettingsError
-from depthsearch.passwords import hidden, without_password
 from depthsearch.signals import deferred, let_through, sigterm_interrupts
 from depthsearch.study import open_storage as exported
 from depthsearch.study import open_study, search
 from depthsearch.study import without_password as hide_exported
 from depthsearch.study.storage import StorageError, open_storage
+from depthsearch.text import hidden, without_password
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 

@@ -21,7 +21,7 @@ from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import Budget
-from depthsearch.machine import start_of
+from depthsearch.machine import start_of, this_machine
 from depthsearch.models.backbones import load_backbone
 from depthsearch.search.aims import read_cost_aim
 from depthsearch.search.space import SearchSpace
@@ -699,8 +699,11 @@ def lease(
 ) -> dict[str, Any]:
     return {
         "host": host or socket.gethostname(),
+        "machine": this_machine(),
         "pid": pid,
         "started": started or start_of(pid),
+        "doing": "study",
+        "token": "theirs",
         "renewed": time.time() - age,
     }
 
@@ -726,10 +729,10 @@ def test_the_number_of_a_dead_coordinator_given_to_another_process_holds_nothing
 
 def test_a_coordinator_elsewhere_is_dead_once_it_has_been_silent_for_long(place, task, space) -> None:
     study = place.open(task, space)
-    study.set_user_attr("coordinator", lease(1, host="elsewhere", age=600))
+    study.set_user_attr("coordinator", lease(1, host="elsewhere", age=100))
     with pytest.raises(StudyError, match=r"is being run by process 1 on elsewhere"):
         place.run(task, space, 1)
-    study.set_user_attr("coordinator", lease(1, host="elsewhere", age=1000))
+    study.set_user_attr("coordinator", lease(1, host="elsewhere", age=140))
     assert place.run(task, space, 1).get_trials()[0].state == TrialState.COMPLETE
 
 

@@ -614,7 +614,7 @@ def test_a_terminal_s_interrupt_is_not_heard_by_workers_that_start(longer) -> No
         for process in (psutil.Process(pid), psutil.Process(pid).parent()):
             assert process is not None
             assert process.pid != os.getpid()
-            status = Path(f"/proc/{process.pid}/status").read_text()
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
             blocked = next(line for line in status.splitlines() if line.startswith("SigBlk"))
             assert int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -31,11 +31,11 @@ from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.heads import without_dropout
 from depthsearch.models.split import Suffix
-from depthsearch.passwords import first_line
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.lease import Lease, lease
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, model_for, train_point
 

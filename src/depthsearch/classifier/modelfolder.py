@@ -30,6 +30,7 @@ from depthsearch.devices import Device, choose_device
 from depthsearch.errors import DataError, ModelError
 from depthsearch.files import (
     folder_written_whole,
+    is_allowed,
     is_file,
     is_folder,
     nearest_folder,
@@ -105,7 +106,7 @@ def check_place(folder: Path) -> None:
     there = nearest_folder(folder)
     if not is_folder(there):
         raise ModelError(f"{there} is a file. Give --out a folder that is not there yet.")
-    if not _may_write(there):
+    if not is_allowed(there, os.W_OK):
         raise ModelError(f"{there} may not be written to. Give another --out.")
     if not is_folder(folder) and (reason := why_no_folder(folder)):
         raise ModelError(f"{folder} cannot be made{reason}. Give another --out.")
@@ -133,15 +134,11 @@ def _held(folder: Path) -> list[str]:
     except OSError as error:
         raise ModelError(f"{folder} cannot be looked into ({error.strerror}). Give another --out.") from error
     around = folder.resolve().parent
-    if not _may_write(around):
+    if not is_allowed(around, os.W_OK):
         raise ModelError(
             f"{around} may not be written to: {folder.name} cannot be replaced there. Give another --out."
         )
     return held
-
-
-def _may_write(folder: Path) -> bool:
-    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def save(

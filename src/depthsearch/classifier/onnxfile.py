@@ -17,7 +17,7 @@ from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import ModelError, SettingsError
 from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.tracing.inputs import logits_of
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "require_onnx"]
 

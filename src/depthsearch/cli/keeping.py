@@ -15,13 +15,13 @@ from depthsearch.classifier.fitting import Fitted
 from depthsearch.cli.console import say
 from depthsearch.cli.places import artifacts_of
 from depthsearch.errors import DepthsearchError
-from depthsearch.passwords import first_line
 from depthsearch.report.document import as_html
 from depthsearch.report.page import compose
 from depthsearch.report.record import read
 from depthsearch.results.summary import summarize
 from depthsearch.signals import deferred
 from depthsearch.study.artifacts import Artifacts, keep_latest, small_pictures
+from depthsearch.text import first_line
 
 __all__ = ["keep_fit", "keep_report"]
 

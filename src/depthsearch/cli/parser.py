@@ -13,7 +13,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.options.commands import COMMANDS
 from depthsearch.options.declaring import Declared, Option, default_text, flag_of
 from depthsearch.options.study import NO_BACKBONE, StudyOptions
-from depthsearch.text import one_line
+from depthsearch.text import hidden, one_line
 
 __all__ = ["make_parser", "options_from", "without_passwords"]
 
@@ -74,12 +74,7 @@ def options_from(command: str, given: dict[str, Any]) -> Declared:
 
 def without_passwords(text: str) -> str:
     """Hide passwords of addresses in a text."""
-    if "://" not in text:
-        return text
-    # It loads SQLAlchemy.
-    from depthsearch.passwords import hidden
-
-    return hidden(text)
+    return hidden(text) if "://" in text else text
 
 
 def _add_options(parser: argparse.ArgumentParser, options: type[Declared]) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from depthsearch.devices import Device
-from depthsearch.features.memory import free_memory_bytes
 from depthsearch.files import nearest_folder
+from depthsearch.machine import free_memory_bytes
 
 __all__ = ["Budget", "choose_budget"]
 

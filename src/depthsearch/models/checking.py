@@ -22,7 +22,7 @@ from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.restoring import evaluating, kept_random_state, kept_state, unchanged
 from depthsearch.models.tracing.tracer import is_own, is_weighted
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = [
     "called",

@@ -16,7 +16,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.tracing.graph import trace
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.models.tracing.restoring import evaluating
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = ["FLAT_HEAD", "MapClassifier", "flattened"]
 

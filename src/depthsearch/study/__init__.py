@@ -1,6 +1,5 @@
 """A study from its storage to its answer: opened, searched, confirmed. One coordinator owns it."""
 
-from depthsearch.passwords import without_password
 from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
 from depthsearch.study.conducting import StudyResult, run
 from depthsearch.study.confirmation import FINISHED
@@ -21,6 +20,7 @@ from depthsearch.study.events import (
 )
 from depthsearch.study.opening import open_study
 from depthsearch.study.storage import open_storage
+from depthsearch.text import without_password
 
 __all__ = [
     "ANCHOR_DEPTHS",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,11 @@ from typing import BinaryIO
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
 from PIL import Image
 
 from depthsearch.study.storage.databasefile import database_file
+from depthsearch.study.storage.optuna_private import forget_artifact, list_artifacts
 
 __all__ = [
     "Artifacts",
@@ -70,7 +68,7 @@ def keep_artifact(study: optuna.Study, store: Artifacts, path: Path) -> str:
         OSError: If it cannot be read or written.
     """
     content = path.read_bytes()
-    for artifact_id, filename in _kept(study):
+    for artifact_id, filename in list_artifacts(study).items():
         if filename == path.name and _content(store, artifact_id) == content:
             return artifact_id
     return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
@@ -91,17 +89,14 @@ def keep_latest(study: optuna.Study, store: Artifacts, name: str, content: bytes
     Raises:
         OSError: If it cannot be written.
     """
-    before = [artifact_id for artifact_id, filename in _kept(study) if filename == name]
+    before = [artifact_id for artifact_id, filename in list_artifacts(study).items() if filename == name]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
         kept = keep_artifact(study, store, path)
     for artifact_id in before:
         if artifact_id != kept:
-            # As the dashboard deletes one; Optuna has no word for it.
-            study._storage.set_study_system_attr(
-                study._study_id, ARTIFACTS_ATTR_PREFIX + artifact_id, json.dumps(None)
-            )
+            forget_artifact(study, artifact_id)
             with suppress(ArtifactNotFound):
                 store.remove(artifact_id)
     return kept
@@ -125,7 +120,7 @@ class SmallPicture:
 def small_pictures(study: optuna.Study, store: Artifacts) -> dict[str, SmallPicture]:
     """Make small copies of a study's picture artifacts, by identifier; those that are gone are left out."""
     found = {}
-    for artifact_id, filename in _kept(study):
+    for artifact_id, filename in list_artifacts(study).items():
         content = _content(store, artifact_id) if filename.endswith(".png") else None
         if content is None:
             continue
@@ -139,18 +134,6 @@ def small_pictures(study: optuna.Study, store: Artifacts) -> dict[str, SmallPict
         small.save(jpeg, "JPEG", quality=SMALL_QUALITY, optimize=True)
         found[artifact_id] = SmallPicture(jpeg=jpeg.getvalue(), width=small.width, height=small.height)
     return found
-
-
-def _kept(study: optuna.Study) -> Iterator[tuple[str, str]]:
-    """List a study's artifacts: identifiers and names.
-
-    Optuna's own list stumbles over those that were deleted in the dashboard, which leaves a null.
-    """
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    for key, text in attributes.items():
-        described = json.loads(text) if key.startswith(ARTIFACTS_ATTR_PREFIX) else None
-        if described is not None:
-            yield described["artifact_id"], described["filename"]
 
 
 def _content(store: Artifacts, artifact_id: str) -> bytes | None:

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.results.evidence import promising
 from depthsearch.search.aims import read_cost_aim
 from depthsearch.study.lost import REPEATS, has_failed_by_loss
+from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 
 # Sets the seeds of confirmation apart from those of trials.
 CONFIRMATION = 0x5EED
@@ -55,8 +56,9 @@ def drop_others(study: optuna.Study, plan: Mapping[str, Any]) -> None:
 
 def drop(study: optuna.Study, waiting: FrozenTrial) -> None:
     """End a training that nobody has begun; where a later plan wants it, it is enqueued again."""
-    study._storage.set_trial_user_attr(waiting._trial_id, "dropped", True)
-    study._storage.set_trial_state_values(waiting._trial_id, state=TrialState.FAIL)
+    storage, trial_id = storage_of(study), trial_id_of(study, waiting.number)
+    storage.set_trial_user_attr(trial_id, "dropped", True)
+    storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
 
 
 def waiting_to_confirm(study: optuna.Study) -> list[FrozenTrial]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.cuts import Cut, find_cut
@@ -22,6 +22,7 @@ from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
 from depthsearch.study.lease import REQUEST, Holder, clock_of, holder_of
+from depthsearch.study.storage.optuna_private import planned_params
 
 # The origin of a trial that a person asked for, and the user attribute of one that is not to be pruned.
 GUESS, TO_THE_END = "guess", "to_the_end"
@@ -150,7 +151,7 @@ def enqueue(
         attributes = {"origin": GUESS, **({TO_THE_END: True} if to_the_end else {})}
         study.enqueue_trial(params, user_attrs=attributes)
     mine = (t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("origin") == GUESS)
-    numbers = [trial.number for trial in mine if _is_same(_params(trial), params)]
+    numbers = [trial.number for trial in mine if _is_same(planned_params(trial), params)]
     return numbers[-1]
 
 
@@ -215,16 +216,11 @@ def _refuse_repeated(study: optuna.Study, params: Mapping[str, Any], cut: Cut) -
     """Refuse a setting that is tried or waits; one that failed may be tried again."""
     for trial in study.get_trials(deepcopy=False):
         counts = trial.state != TrialState.FAIL and trial.user_attrs.get("origin") != "confirm"
-        if counts and _is_same(_params(trial), params):
+        if counts and _is_same(planned_params(trial), params):
             raise StudyError(
                 f"Trial {trial.number} of study {study.study_name!r} has just this setting at {cut} and is "
                 f"{trial.state.name.lower()}. Give another layer or value."
             )
-
-
-def _params(trial: FrozenTrial) -> Mapping[str, Any]:
-    """Give a trial's parameters, also before it has begun."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _is_same(params: Mapping[str, Any], others: Mapping[str, Any]) -> bool:

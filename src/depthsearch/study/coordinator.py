@@ -36,7 +36,8 @@ from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
-from depthsearch.study.running import Run, adopted
+from depthsearch.study.running import Run
+from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 from depthsearch.training.objective import Task, tasks_of
 from depthsearch.workers import Executor, InProcess
 
@@ -139,8 +140,9 @@ def _next_trial(study: optuna.Study) -> Trial:
 
 def _begin(study: optuna.Study, waiting: FrozenTrial) -> Trial:
     """Begin this one of the trials that wait: `study.ask` would begin the first."""
-    study._storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
-    return adopted(study, waiting)
+    trial_id = trial_id_of(study, waiting.number)
+    storage_of(study).set_trial_state_values(trial_id, state=TrialState.RUNNING)
+    return Trial(study, trial_id)
 
 
 def _stopped(held: Lease) -> Iterator[Event]:

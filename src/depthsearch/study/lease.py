@@ -1,7 +1,10 @@
 """The lease of a study: one coordinator at a time, and a dead one's place can be taken.
 
 It is a user attribute of the study that is only ever changed from what was just read: of two that start in
-the same moment the database lets one. A thread renews it, so that an epoch may take longer than it holds.
+the same moment the database lets one. A thread renews it, so that an epoch may take longer than it lasts.
+
+A lock of the database's server would be free at once where its holder dies, but also where the server
+restarts, under a holder that lives and waits for it: the next to ask would take the study. A lease is stored.
 
 Who wants a study to stop asks the holder of its lease, by the lease's token: what a dead coordinator was
 asked never stops a later one. The holder sees it where it renews its lease.
@@ -17,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
@@ -27,16 +30,15 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from depthsearch.errors import StudyError
-from depthsearch.machine import start_of, this_machine
+from depthsearch.machine import process_lives, start_of, this_machine
 from depthsearch.signals import deferred
-from depthsearch.study.storage import PatientStorage, database_of, is_of_one_thread
+from depthsearch.study.storage import PatientStorage, database_of, is_of_one_thread, patiently
+from depthsearch.study.storage.optuna_private import study_id_of
 
 __all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]
 
 # A coordinator on another machine that has not renewed its lease for so long is taken for dead.
 LEASE_SECONDS = 120.0
-# So long it was before a lease said so itself.
-OLD_LEASE_SECONDS = 900.0
 # It is renewed so often in that time; after a failure, tried again so often.
 RENEWALS, TRIES = 6, 60
 # To give it back is a courtesy, not worth a longer wait.
@@ -52,42 +54,48 @@ _ATTRIBUTES = sqlalchemy.table(
     sqlalchemy.column("key"),
     sqlalchemy.column("value_json"),
 )
-# What a lease is changed from, and the time by the database's clock; gives what to.
-_Decide = Callable[[Any, float], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """The process that runs a study.
+    """The process that runs a study, as the study stores it.
 
     Attributes:
         pid: Its number.
         host: The machine it runs on.
+        machine: What its number belongs to, see `this_machine`.
+        started: What tells it from an earlier process of its number, see `start_of`.
         doing: ``study``, or ``fit``.
         token: Of its lease.
+        renewed: When it renewed its lease, by `clock_of` the study.
     """
 
     pid: int
     host: str
+    machine: str | None
+    started: str | None
     doing: str
-    token: str | None
+    token: str
+    renewed: float
 
     def __str__(self) -> str:
         """Name it in a message."""
         return f"process {self.pid} on {self.host}"
 
 
+# Returns the new holder for the present one and the time by the database's clock, or raises.
+_Decide = Callable[[Holder | None, float], Holder | None]
+
+
 def holder_of(attributes: Mapping[str, Any], now: float) -> Holder | None:
-    """Find the process that runs a study; None: nobody that lives.
+    """Return the process that runs a study; None if nobody does that lives.
 
     Args:
         attributes: The study's user attributes, read once.
         now: The time by `clock_of` the study.
     """
-    holder = attributes.get(COORDINATOR)
-    if not holder or not _lives(holder, now):
-        return None
-    return _named(holder)
+    holder = _stored(attributes.get(COORDINATOR))
+    return holder if holder is not None and _lives(holder, now) else None
 
 
 def clock_of(study: optuna.Study) -> float:
@@ -96,25 +104,19 @@ def clock_of(study: optuna.Study) -> float:
     Machines' own may differ by more than a lease.
     """
     storage = database_of(study)
-    if not isinstance(storage, PatientStorage):
-        return time.time()
 
     def read(_: bool) -> float:
+        assert storage is not None
         with storage.engine.connect() as connection:
             return _now(connection)
 
-    return storage.patiently(read, writes=False)
+    return time.time() if storage is None else patiently(storage, read, writes=False)
 
 
-def _named(holder: Mapping[str, Any]) -> Holder:
-    doing, token = holder.get("doing", "study"), holder.get("token")
-    return Holder(pid=holder["pid"], host=holder["host"], doing=doing, token=token)
-
-
-def asked_of(attributes: Mapping[str, Any], token: str | None) -> str | None:
-    """Say after what the holder of a lease is asked to stop, ``epoch`` or ``trial``; None: it is not."""
+def asked_of(attributes: Mapping[str, Any], token: str) -> str | None:
+    """Return after what the holder of a lease is asked to stop, ``epoch`` or ``trial``; None: it is not."""
     request = attributes.get(REQUEST)
-    return str(request["after"]) if request and token and request["token"] == token else None
+    return str(request["after"]) if request and request["token"] == token else None
 
 
 class Lease:
@@ -131,59 +133,57 @@ class Lease:
             StudyError: If another process holds it.
         """
         self._study = study
-        self._token = uuid.uuid4().hex
-        self._mine = {
-            "host": socket.gethostname(),
-            "machine": this_machine(),
-            "pid": os.getpid(),
-            "started": start_of(os.getpid()),
-            "doing": doing,
-            "token": self._token,
-            "seconds": LEASE_SECONDS,
-        }
+        self._study_id = study_id_of(study)
+        self._storage = database_of(study)
+        self._mine = Holder(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            machine=this_machine(),
+            started=start_of(os.getpid()),
+            doing=doing,
+            token=uuid.uuid4().hex,
+            renewed=0.0,
+        )
         self._last_renewed = time.monotonic()
         self._renewing = threading.Lock()
         self._ended = threading.Event()
-        _change(study, self._taken)
         self._thread: threading.Thread | None = None
-        storage = database_of(study)
-        if storage is None or is_of_one_thread(storage):
+        self._change(self._taken)
+        if self._storage is None or is_of_one_thread(self._storage):
             return
-        if isinstance(storage, PatientStorage):
-            storage.guards.append(self._refuse_if_lost)
+        if isinstance(self._storage, PatientStorage):
+            self._storage.guards.append(self._refuse_if_lost)
         self._thread = threading.Thread(target=self._keep, name="depthsearch-lease", daemon=True)
         self._thread.start()
 
     def renew(self) -> str | None:
-        """Learn whether it is still held, and what is asked; to be called now and then, before a writing.
+        """Check that the lease is still held, and what is asked; to be called before anything is written.
 
         Returns:
             After what the holder is asked to stop, ``epoch`` or ``trial``; None: it is not.
 
         Raises:
-            StudyError: If another process has taken it.
+            StudyError: If another process has taken it, or the study was deleted.
         """
-        attributes = _read_lease(self._study)
-        if not self._is_mine(attributes.get(COORDINATOR)):
+        attributes = self._attributes()
+        if not self._is_mine(_stored(attributes.get(COORDINATOR))):
             raise self._lost(is_deleted=COORDINATOR not in attributes)
         if time.monotonic() - self._last_renewed > LEASE_SECONDS / RENEWALS and self._thread is None:
             self._extend()
-        return asked_of(attributes, self._token)
+        return asked_of(attributes, self._mine.token)
 
     def asked(self) -> str | None:
-        """Say after what its holder is, or was, asked to stop; also once the lease is given back."""
-        return asked_of(_read_lease(self._study), self._token)
+        """Return after what its holder is, or was, asked to stop; also once the lease is given back."""
+        return asked_of(self._attributes(), self._mine.token)
 
     def give_back(self) -> None:
         """Let others have it, if it is still held; where the database is away, it runs out by itself."""
         self._ended.set()
         with self._renewing:
-            storage = database_of(self._study)
-            if isinstance(storage, PatientStorage) and self._refuse_if_lost in storage.guards:
-                storage.guards.remove(self._refuse_if_lost)
+            if isinstance(self._storage, PatientStorage) and self._refuse_if_lost in self._storage.guards:
+                self._storage.guards.remove(self._refuse_if_lost)
             with contextlib.suppress(StorageInternalError):
-                _change(
-                    self._study,
+                self._change(
                     lambda holder, _: None if self._is_mine(holder) else holder,
                     patience_seconds=GIVE_BACK_SECONDS,
                 )
@@ -208,34 +208,104 @@ class Lease:
                 pause = LEASE_SECONDS / TRIES
 
     def _extend(self, patience_seconds: float | None = None) -> None:
-        _change(self._study, self._renewed, patience_seconds=patience_seconds)
+        self._change(self._renewed, patience_seconds=patience_seconds)
         self._last_renewed = time.monotonic()
 
-    def _taken(self, holder: Any, now: float) -> dict[str, Any]:
-        if holder and not self._is_mine(holder) and _lives(holder, now):
+    def _taken(self, holder: Holder | None, now: float) -> Holder:
+        if holder is not None and not self._is_mine(holder) and _lives(holder, now):
             raise StudyError(
-                f"Study {self._study.study_name!r} is being run by {_named(holder)}. "
+                f"Study {self._study.study_name!r} is being run by {holder}. "
                 "Stop that one first, or give another --name."
             )
-        return {**self._mine, "renewed": now}
+        return replace(self._mine, renewed=now)
 
-    def _renewed(self, holder: Any, now: float) -> dict[str, Any]:
+    def _renewed(self, holder: Holder | None, now: float) -> Holder:
         if not self._is_mine(holder):
             raise self._lost()
-        return {**self._mine, "renewed": now}
+        return replace(self._mine, renewed=now)
 
     def _refuse_if_lost(self, connection: Connection) -> None:
         """Refuse a transaction that would write after another has taken the study."""
-        stored, holder = _read(connection, self._study._study_id, keep=True)
-        if not self._is_mine(holder):
+        # SQLite, whose only writer this is, leaves the words of the lock out.
+        stored = connection.execute(self._selected(COORDINATOR).with_for_update(read=True)).scalar()
+        if not self._is_mine(_stored(None if stored is None else json.loads(stored))):
             raise self._lost(is_deleted=stored is None)
 
     def _lost(self, *, is_deleted: bool = False) -> StudyError:
         happened = "deleted" if is_deleted else "taken over by another process"
         return StudyError(f"Study {self._study.study_name!r} was {happened}.")
 
-    def _is_mine(self, holder: Any) -> bool:
-        return bool(holder) and holder.get("token") == self._token
+    def _is_mine(self, holder: Holder | None) -> bool:
+        return holder is not None and holder.token == self._mine.token
+
+    def _selected(self, *keys: str) -> sqlalchemy.Select[Any]:
+        columns = _ATTRIBUTES.c
+        wanted = (columns.study_id == self._study_id) & columns.key.in_(keys)
+        return sqlalchemy.select(columns.value_json, columns.key).where(wanted)
+
+    def _attributes(self) -> Mapping[str, Any]:
+        """Read who holds the lease and what is asked of it, and nothing else: a study holds much."""
+        storage = self._storage
+        if storage is None:
+            return self._study.user_attrs
+
+        def read(_: bool) -> dict[str, Any]:
+            with storage.engine.connect() as connection:
+                rows = connection.execute(self._selected(COORDINATOR, REQUEST))
+                return {key: json.loads(value) for value, key in rows}
+
+        return patiently(storage, read, writes=False)
+
+    def _change(self, decide: _Decide, *, patience_seconds: float | None = None) -> None:
+        """Change who holds the lease, from what was read and nothing else.
+
+        Args:
+            decide: Called again if another was quicker.
+            patience_seconds: How long to wait for a database that is away; None: as long as the study does.
+
+        Raises:
+            StorageInternalError: If it is away for longer.
+        """
+        storage = self._storage
+        if storage is None:
+            holder = decide(_stored(self._study.user_attrs.get(COORDINATOR)), time.time())
+            self._study.set_user_attr(COORDINATOR, holder and asdict(holder))
+            return
+
+        def swap(_: bool) -> bool:
+            # A change that was made and its answer lost is read like any other: by its token.
+            try:
+                with storage.engine.begin() as connection:
+                    return self._is_swapped(connection, decide)
+            except IntegrityError:
+                # A study has each attribute once: another was the first to have one at all.
+                return False
+
+        for _ in range(CHANGES):
+            if patiently(storage, swap, writes=True, patience_seconds=patience_seconds):
+                return
+        name = self._study.study_name
+        raise StudyError(f"The lease of study {name!r} cannot be had: others change it all the time.")
+
+    def _is_swapped(self, connection: Connection, decide: _Decide) -> bool:
+        """Change the lease in a transaction; return whether it was still what `decide` was called with."""
+        before = connection.execute(self._selected(COORDINATOR)).scalar()
+        wanted = decide(_stored(None if before is None else json.loads(before)), _now(connection))
+        after = json.dumps(wanted and asdict(wanted))
+        if before is None and wanted is None:
+            # Given back where the study has been deleted.
+            return True
+        columns = _ATTRIBUTES.c
+        if before is None:
+            values = {"study_id": self._study_id, "key": COORDINATOR, "value_json": after}
+            connection.execute(sqlalchemy.insert(_ATTRIBUTES).values(values))
+            return True
+        is_as_read = (columns.study_id == self._study_id) & (columns.key == COORDINATOR)
+        is_as_read &= columns.value_json == before
+        changed = connection.execute(
+            sqlalchemy.update(_ATTRIBUTES).where(is_as_read).values(value_json=after)
+        )
+        return bool(changed.rowcount == 1)
 
 
 @contextlib.contextmanager
@@ -263,86 +333,8 @@ def lease(study: optuna.Study, doing: str = "study") -> Iterator[Lease]:
             held.give_back()
 
 
-def _read_lease(study: optuna.Study) -> Mapping[str, Any]:
-    """Read who holds a study's lease and what is asked of it, and nothing else: a study holds much."""
-    storage = database_of(study)
-    if not isinstance(storage, PatientStorage):
-        return study.user_attrs
-    columns = _ATTRIBUTES.c
-    wanted = (columns.study_id == study._study_id) & columns.key.in_([COORDINATOR, REQUEST])
-
-    def read(_: bool) -> dict[str, Any]:
-        with storage.engine.connect() as connection:
-            rows = connection.execute(sqlalchemy.select(columns.key, columns.value_json).where(wanted))
-            return {key: json.loads(value) for key, value in rows}
-
-    return storage.patiently(read, writes=False)
-
-
-def _change(study: optuna.Study, decide: _Decide, *, patience_seconds: float | None = None) -> None:
-    """Change who holds a study's lease, from what was read and nothing else.
-
-    Args:
-        study: Whose.
-        decide: Gives the new holder, or raises; called again if another was quicker.
-        patience_seconds: How long to wait for a database that is away; None: as long as the study does.
-
-    Raises:
-        StorageInternalError: If it is away for longer.
-    """
-    storage = database_of(study)
-    if storage is None:
-        study.set_user_attr(COORDINATOR, decide(study.user_attrs.get(COORDINATOR), time.time()))
-        return
-
-    def swap(_: bool = False) -> bool:
-        # A change that was made and its answer lost is read like any other: by its token.
-        try:
-            with storage.engine.begin() as connection:
-                return _is_swapped(connection, study._study_id, decide)
-        except IntegrityError:
-            # A study has each attribute once: another was the first to have one at all.
-            return False
-
-    for _ in range(CHANGES):
-        if isinstance(storage, PatientStorage):
-            is_changed = storage.patiently(swap, writes=True, patience_seconds=patience_seconds)
-        else:
-            is_changed = swap()
-        if is_changed:
-            return
-    raise StudyError(f"The lease of study {study.study_name!r} cannot be had: others change it all the time.")
-
-
-def _is_swapped(connection: Connection, study_id: int, decide: _Decide) -> bool:
-    """Change the lease in a transaction; say whether it was still what `decide` was told."""
-    before, holder = _read(connection, study_id)
-    wanted = decide(holder, _now(connection))
-    after = json.dumps(wanted)
-    if before is None and wanted is None:
-        # Given back where the study has been deleted.
-        return True
-    if before is None:
-        values = {"study_id": study_id, "key": COORDINATOR, "value_json": after}
-        connection.execute(sqlalchemy.insert(_ATTRIBUTES).values(values))
-        return True
-    is_as_read = _is_of(study_id) & (_ATTRIBUTES.c.value_json == before)
-    changed = connection.execute(sqlalchemy.update(_ATTRIBUTES).where(is_as_read).values(value_json=after))
-    return bool(changed.rowcount == 1)
-
-
-def _read(connection: Connection, study_id: int, *, keep: bool = False) -> tuple[str | None, Any]:
-    """Read who holds a study's lease: as stored, and what that says; kept so until the transaction ends."""
-    asked = sqlalchemy.select(_ATTRIBUTES.c.value_json).where(_is_of(study_id))
-    if keep:
-        # SQLite, whose only writer this is, leaves the words out.
-        asked = asked.with_for_update(read=True)
-    stored = connection.execute(asked).scalar()
-    return stored, None if stored is None else json.loads(stored)
-
-
-def _is_of(study_id: int) -> sqlalchemy.ColumnElement[bool]:
-    return (_ATTRIBUTES.c.study_id == study_id) & (_ATTRIBUTES.c.key == COORDINATOR)
+def _stored(values: Mapping[str, Any] | None) -> Holder | None:
+    return Holder(**values) if values else None
 
 
 def _now(connection: Connection) -> float:
@@ -355,26 +347,8 @@ def _now(connection: Connection) -> float:
     return time.time()
 
 
-def _lives(holder: Mapping[str, Any], now: float) -> bool:
-    is_fresh = bool(now - holder["renewed"] < holder.get("seconds", OLD_LEASE_SECONDS))
-    # On Windows, os.kill would end the process that it asks for.
-    if not _is_here(holder) or os.name == "nt":
-        return is_fresh
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    started = start_of(holder["pid"])
-    if started is None or holder["started"] is None:
-        # The system does not tell, or hides other users' processes.
-        return is_fresh
-    # The same number may have been given to another process since.
-    return bool(started == holder["started"])
-
-
-def _is_here(holder: Mapping[str, Any]) -> bool:
-    """Say whether a process would be seen from here: two containers, or machines, may have one name."""
-    machine = this_machine()
-    return bool(holder["host"] == socket.gethostname() and holder.get("machine", machine) == machine)
+def _lives(holder: Holder, now: float) -> bool:
+    """Return whether a process lives: asked of the system on its own machine, else by its silence."""
+    is_here = (holder.host, holder.machine) == (socket.gethostname(), this_machine())
+    lives = process_lives(holder.pid, holder.started) if is_here else None
+    return now - holder.renewed < LEASE_SECONDS if lives is None else lives

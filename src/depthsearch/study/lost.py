@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+from depthsearch.study.storage.optuna_private import planned_params
 
 # How often a trial may lose its worker and go on.
 MOST_LOST = 2
@@ -45,6 +47,5 @@ def replaced(trials: Sequence[FrozenTrial]) -> set[int]:
 
 
 def _key(trial: FrozenTrial) -> Any:
-    fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
     told = (trial.user_attrs.get(name) for name in ("origin", *REPEATS))
-    return *told, *sorted({**fixed, **trial.params}.items())
+    return *told, *sorted(planned_params(trial).items())

@@ -16,11 +16,10 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
-from depthsearch.passwords import first_line
 from depthsearch.results.stored import curve_key
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
@@ -38,7 +37,9 @@ from depthsearch.study.events import (
 )
 from depthsearch.study.lease import Lease
 from depthsearch.study.lost import LOST, MOST_LOST, NEVER_STOPPED
+from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.study.upcoming import upcoming_trials
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve, note_cost
 from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, Training
@@ -198,7 +199,7 @@ class Run:
             if found.number not in ours:
                 if self._sampler is not None:
                     self.study.sampler = self._sampler(found.number)
-                return adopted(self.study, found)
+                return Trial(self.study, trial_id_of(self.study, found.number))
         return None
 
     def _adopt(self, orphan: Trial) -> Iterator[Event]:
@@ -391,11 +392,6 @@ class Run:
 
     def _checkpoint(self, trial: Trial) -> Path:
         return self._folder / f"trial-{trial.number}.pt"
-
-
-def adopted(study: optuna.Study, found: FrozenTrial) -> Trial:
-    """Make a stored trial one that can be reported and told."""
-    return Trial(study, found._trial_id)
 
 
 def _lost_often(reasons: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.models.cuts import Cut
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter
 from depthsearch.study.confirmation import count_searched
+from depthsearch.study.storage.optuna_private import fixed_params
 
 
 def upcoming_trials(trials: Sequence[FrozenTrial], space: SearchSpace, *, n_trials: int) -> dict[Cut, float]:
@@ -20,7 +21,7 @@ def upcoming_trials(trials: Sequence[FrozenTrial], space: SearchSpace, *, n_tria
     sampler comes back to where it was. (The mean of a Dirichlet distribution, one trial spread evenly for
     each that was.)
     """
-    waiting = [t.system_attrs.get("fixed_params", {}) for t in trials if t.state == TrialState.WAITING]
+    waiting = [fixed_params(t) for t in trials if t.state == TrialState.WAITING]
     known = Counter(_cut_in(space, params) for params in waiting)
     been = Counter(_cut_in(space, t.params) for t in trials if t.params)
     n_been = been.total() - been[None]

@@ -24,8 +24,8 @@ from depthsearch.features import BoundarySource, Spent
 from depthsearch.files import written_whole
 from depthsearch.options.augmentation import USUAL, read_augmentation
 from depthsearch.options.words import BALANCES, METRICS, OPTIMIZERS, SCHEDULES
-from depthsearch.passwords import first_line
 from depthsearch.seeds import seed_from
+from depthsearch.text import first_line
 
 __all__ = ["EpochResult", "Recipe", "train"]
 

@@ -16,8 +16,8 @@ from typing import Protocol
 from depthsearch.devices import is_device_fault, is_out_of_memory, release_memory
 from depthsearch.errors import DepthsearchError, DivergedError
 from depthsearch.models.cuts import Cut
-from depthsearch.passwords import first_line
 from depthsearch.search.space import Point
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve, train_point, transfer_curve
 

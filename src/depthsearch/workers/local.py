@@ -19,7 +19,6 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -33,8 +32,9 @@ from torch.hub import tqdm
 from depthsearch.devices import is_device_fault, is_out_of_memory
 from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.features import remove_shared
-from depthsearch.passwords import first_line
-from depthsearch.signals import deferred
+from depthsearch.machine import name_process
+from depthsearch.signals import children_uninterrupted, deferred, name_of_signal
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, portable, run_job
@@ -240,11 +240,13 @@ class LocalProcesses:
     def _spawn(self, worker: _Worker) -> None:
         with contextlib.ExitStack() as stack:
             try:
-                ours, theirs = (stack.enter_context(end) for end in self._context.Pipe())
+                # Of another class on Windows.
+                ends: tuple[Any, Any] = self._context.Pipe()
+                ours, theirs = (stack.enter_context(end) for end in ends)
                 process = self._context.Process(  # type: ignore[attr-defined]
                     target=_serve, args=(theirs, self._payload, worker.plan, self._run), daemon=True
                 )
-                with _environment(OMP_NUM_THREADS=str(worker.plan.threads)), _uninterrupted():
+                with _environment(OMP_NUM_THREADS=str(worker.plan.threads)), children_uninterrupted():
                     process.start()
             except (OSError, EOFError) as error:
                 # The second where the process that all are forked from has died; another is started then.
@@ -409,21 +411,6 @@ def _environment(**names: str) -> Iterator[None]:
             del os.environ[name]
 
 
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let processes started meanwhile not hear a terminal's Ctrl-C, which all of its processes get."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # It lets signals through again when it starts.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _processor_seconds(process: BaseProcess | None) -> float:
     """Processor time that a process has used; 0 for one that is gone."""
     try:
@@ -442,9 +429,9 @@ def _how_it_ended(process: BaseProcess | None) -> str:
     if code is None:
         return "stopped talking"
     if code < 0:
-        with contextlib.suppress(ValueError):
-            killed = " (the system kills what takes too much memory)" if code == -signal.SIGKILL else ""
-            return f"was ended by {signal.Signals(-code).name}{killed}"
+        name = name_of_signal(-code)
+        killed = " (the system kills what takes too much memory)" if name == "SIGKILL" else ""
+        return f"was ended by {name}{killed}"
     return f"ended with status {code}"
 
 
@@ -456,9 +443,7 @@ def _serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRun
     shared: list[Path] = []
     watching = threading.Thread(target=_end_with_parent, args=(shared,), daemon=True)
     watching.start()
-    # For those who look at processes, as far as Linux shows it.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(plan.name)
+    name_process(plan.name)
     torch.set_num_threads(plan.threads)
     # torch.fx makes the lock of a progress bar, by default one that outlives a killed process.
     tqdm.set_lock(threading.RLock())

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from depthsearch.devices import Device, usable_cores
+from depthsearch.devices import Device
 from depthsearch.errors import SettingsError
+from depthsearch.machine import usable_cores
 
 __all__ = ["WorkerPlan", "plan_workers"]
 

@@ -14,6 +14,7 @@ from depthsearch.search.space import BACKBONE, cut_parameter
 from depthsearch.study import enqueue as enqueue_guess
 from depthsearch.study.progress import Status
 from depthsearch.study.progress import status as status_of
+from depthsearch.study.storage.optuna_private import fixed_params
 
 __all__ = ["enqueue"]
 
@@ -34,7 +35,7 @@ def enqueue(options: EnqueueOptions) -> None:
         to_the_end=options.to_the_end,
     )
     console = console_for(stderr=options.json)
-    params = study.get_trials(deepcopy=False)[number].system_attrs["fixed_params"]
+    params = fixed_params(study.get_trials(deepcopy=False)[number])
     cut = read_space(study).point(params).cut
     setting = {
         name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from depthsearch.files import lock_folder
+
 __all__ = ["remove_shared", "shared_memory_folder"]
 
 # Where Linux has files in memory, and how folders there begin.
@@ -42,7 +44,7 @@ def shared_memory_folder() -> Path | None:
             _remove_left(left)
         for _ in range(TRIES):
             made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHARED_MEMORY))
-            if (lock := _locked(made)) is not None:
+            if (lock := lock_folder(made)) is not None:
                 _held[made] = lock
                 return made
             # Until it was locked, another process may have taken it for one that was left.
@@ -60,31 +62,6 @@ def remove_shared(folder: Path) -> None:
 
 def _remove_left(folder: Path) -> None:
     """Remove a folder, unless a process lives that has it, or it is another user's."""
-    if (lock := _locked(folder)) is not None:
+    if (lock := lock_folder(folder)) is not None:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
-
-
-def _locked(folder: Path) -> int | None:
-    """Lock a folder, and return what holds the lock until it is closed.
-
-    Returns:
-        None: another process has the folder, or has removed it, or it may not be opened.
-    """
-    # Not every system has it; those with such memory do.
-    import fcntl
-
-    try:
-        # Not through a link, and not for programs that are started from here.
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Before the lock was free, whoever had it may have removed the folder.
-        if os.path.samestat(os.fstat(opened), folder.lstat()):
-            return opened
-    except OSError:
-        pass
-    os.close(opened)
-    return None

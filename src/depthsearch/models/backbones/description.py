@@ -21,7 +21,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.restoring import evaluating
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = [
     "USUAL_MEAN",

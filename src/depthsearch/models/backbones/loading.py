@@ -25,7 +25,7 @@ from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import BackboneName, parse_name
 from depthsearch.options.words import HEADS
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
 

@@ -30,7 +30,7 @@ from depthsearch.models.backbones.description import (
 )
 from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.models.backbones.weightsfile import read_state
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = ["create", "network"]
 

@@ -19,7 +19,7 @@ from depthsearch.models.backbones import hub
 from depthsearch.models.backbones.backbone import Network, Preprocessing
 from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
 from depthsearch.models.backbones.savedweights import load_file
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = ["create", "network"]
 

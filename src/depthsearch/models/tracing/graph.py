@@ -44,7 +44,7 @@ from depthsearch.models.tracing.inputs import (
 )
 from depthsearch.models.tracing.restoring import evaluating, kept_tensors
 from depthsearch.models.tracing.tracer import Followed, Given, follow, module_path, refuse_wrapped
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = ["Layer", "LayerGraph", "trace"]
 

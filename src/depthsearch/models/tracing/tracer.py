@@ -28,7 +28,7 @@ from torch.nn.modules.conv import _ConvNd
 from depthsearch.errors import TraceError
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.restoring import kept_tensors
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = [
     "Followed",

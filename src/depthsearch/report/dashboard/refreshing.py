@@ -13,7 +13,6 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from depthsearch.passwords import first_line
 from depthsearch.report.dashboard.depth import depth_plot
 from depthsearch.report.dashboard.figure import plot_name
 from depthsearch.report.dashboard.front import front_plot
@@ -29,6 +28,7 @@ from depthsearch.signals import deferred
 from depthsearch.study.lease import COORDINATOR
 from depthsearch.study.progress import status
 from depthsearch.study.storage import PatientStorage, database_of
+from depthsearch.text import first_line
 
 __all__ = ["plots_of", "refresh", "refreshed"]
 

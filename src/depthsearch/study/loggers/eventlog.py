@@ -37,10 +37,10 @@ from optuna.trial import TrialState
 from depthsearch import __version__
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
-from depthsearch.passwords import first_line, hidden
 from depthsearch.results.stored import read_backbones
 from depthsearch.search.space import Point
 from depthsearch.study.events import Event, TrialEnded
+from depthsearch.text import first_line, hidden
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import TransferCurve
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
-from depthsearch.devices import Device, usable_cores
+from depthsearch.devices import Device
 from depthsearch.errors import SettingsError
 from depthsearch.features import remove_shared, shared_memory_folder
+from depthsearch.machine import usable_cores
 from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Note, Say

@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from depthsearch.study.storage.connecting import database_of
-from depthsearch.study.storage.patient import PatientStorage
+from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of
+from depthsearch.study.storage.patient import patiently
 
 __all__ = ["set_system_attrs"]
 
@@ -33,23 +33,19 @@ def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
     Raises:
         StorageInternalError: If the database refuses, or is away for long.
     """
-    storage = database_of(study)
+    storage, study_id = database_of(study), study_id_of(study)
     if storage is None or len(values) == 1:
         for key, value in values.items():
-            study._storage.set_study_system_attr(study._study_id, key, value)
+            storage_of(study).set_study_system_attr(study_id, key, value)
         return
     rows = [
-        {"study_id": study._study_id, "key": key, "value_json": json.dumps(value)}
-        for key, value in values.items()
+        {"study_id": study_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()
     ]
-    old = (_ATTRIBUTES.c.study_id == study._study_id) & _ATTRIBUTES.c.key.in_(values)
+    old = (_ATTRIBUTES.c.study_id == study_id) & _ATTRIBUTES.c.key.in_(values)
 
-    def write(_: bool = False) -> None:
+    def write(_: bool) -> None:
         with storage.engine.begin() as connection:
             connection.execute(sqlalchemy.delete(_ATTRIBUTES).where(old))
             connection.execute(sqlalchemy.insert(_ATTRIBUTES), rows)
 
-    if isinstance(storage, PatientStorage):
-        storage.patiently(write, writes=True)
-    else:
-        write()
+    patiently(storage, write, writes=True)

@@ -14,16 +14,16 @@ from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.study import Study
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import SingletonThreadPool
 
 from depthsearch.errors import SettingsError
+from depthsearch.files import is_allowed
 from depthsearch.study.storage.outage import Away, chain, lacks_log, passes
 
-__all__ = ["ConnectedStorage", "database_of", "is_of_one_thread"]
+__all__ = ["ConnectedStorage", "is_of_one_thread"]
 
 # How long SQLite itself waits for a lock: nothing interrupts it meanwhile.
 LOCK_SECONDS = 0.2
@@ -38,13 +38,6 @@ POSTGRESQL: dict[str, Any] = {
     "tcp_user_timeout": 30_000,
 }
 CREATION_TRIES = 20
-
-
-def database_of(study: Study) -> RDBStorage | None:
-    """Give the database behind a study; None: it is kept otherwise, in this process's memory or a journal."""
-    # Optuna wraps a database in a cache.
-    storage = getattr(study._storage, "_backend", study._storage)
-    return storage if isinstance(storage, RDBStorage) else None
 
 
 def is_of_one_thread(storage: RDBStorage) -> bool:
@@ -134,7 +127,7 @@ class ConnectedStorage(RDBStorage):
         file = self._file
         if file is None or self._mode != "mode=rw" or not lacks_log(error):
             return False
-        return _may(file, os.R_OK) and not _may(file.parent, os.W_OK)
+        return is_allowed(file, os.R_OK) and not is_allowed(file.parent, os.W_OK)
 
     def _freeze(self) -> None:
         """Read a file as one that does not change.
@@ -215,10 +208,6 @@ def _file_of(address: URL) -> Path | None:
     if address.database in (None, "", ":memory:"):
         return None
     return Path(address.database).absolute()
-
-
-def _may(path: Path, mode: int) -> bool:
-    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _recognise(context: ExceptionContext) -> Away | None:

@@ -7,10 +7,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from depthsearch.errors import DepthsearchError, SettingsError
-from depthsearch.passwords import without_password
 from depthsearch.study.storage.databasefile import refuse_foreign
 from depthsearch.study.storage.outage import Away, chain, reason_of
 from depthsearch.study.storage.patient import BUSY_SECONDS, PATIENCE_SECONDS, PatientStorage
+from depthsearch.text import without_password
 
 __all__ = ["check_storage", "open_storage"]
 

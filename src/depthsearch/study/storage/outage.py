@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 
 __all__ = ["Away", "chain", "lacks_log", "passes", "reason_of"]
 

@@ -29,7 +29,7 @@ from depthsearch.signals import let_through
 from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thread
 from depthsearch.study.storage.outage import Away, chain, reason_of
 
-__all__ = ["PatientStorage", "StorageError"]
+__all__ = ["PatientStorage", "StorageError", "patiently"]
 
 PATIENCE_SECONDS = 600.0
 # SQLite: for so long a lock is no outage yet.
@@ -215,14 +215,12 @@ class PatientStorage(ConnectedStorage):
     get_trial = _reading(RDBStorage.get_trial)
     _get_trials = _reading(RDBStorage._get_trials)
     _get_best_trial_id = _reading(RDBStorage._get_best_trial_id)
-    _get_stale_trial_ids = _reading(RDBStorage._get_stale_trial_ids)
     set_study_user_attr = _writing(RDBStorage.set_study_user_attr)
     set_study_system_attr = _writing(RDBStorage.set_study_system_attr)
     _set_trial_param = _writing(RDBStorage._set_trial_param)
     set_trial_intermediate_value = _writing(RDBStorage.set_trial_intermediate_value)
     set_trial_user_attr = _writing(RDBStorage.set_trial_user_attr)
     set_trial_system_attr = _writing(RDBStorage.set_trial_system_attr)
-    record_heartbeat = _writing(RDBStorage.record_heartbeat)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study; one without anything in it was made by this call, its answer lost."""
@@ -297,6 +295,15 @@ class PatientStorage(ConnectedStorage):
             return is_set or (may_be_done and _is_as_wanted(self.get_trial(trial_id), state, values, tries))
 
         return self.patiently(work, writes=True)
+
+
+def patiently(
+    storage: RDBStorage, work: Callable[[bool], T], *, writes: bool, patience_seconds: float | None = None
+) -> T:
+    """Do something with a database as `PatientStorage.patiently` does; at once with one of another kind."""
+    if isinstance(storage, PatientStorage):
+        return storage.patiently(work, writes=writes, patience_seconds=patience_seconds)
+    return work(False)
 
 
 def _bare_trial() -> FrozenTrial:

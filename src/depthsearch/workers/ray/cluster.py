@@ -21,7 +21,7 @@ import numpy as np
 
 from depthsearch.errors import StudyError
 from depthsearch.files import written_whole
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job

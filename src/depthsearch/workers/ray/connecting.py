@@ -17,9 +17,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from depthsearch.devices import usable_cores
 from depthsearch.errors import SettingsError
-from depthsearch.passwords import first_line
+from depthsearch.machine import usable_cores
+from depthsearch.text import first_line
 
 __all__ = ["connect", "import_ray", "reason_of"]
 

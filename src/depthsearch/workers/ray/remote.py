@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -31,7 +32,7 @@ from depthsearch.errors import DataError, DepthsearchError, StudyError
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.machine import start_of, this_machine
-from depthsearch.passwords import first_line
+from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, portable
@@ -123,7 +124,10 @@ class Trainer:
             None: nothing is under way, or the system does not tell.
         """
         clock = self._clock
-        return None if clock is None else time.clock_gettime(clock)
+        # Windows has no such clocks.
+        if sys.platform == "win32" or clock is None:
+            return None
+        return time.clock_gettime(clock)
 
     def setup(self, tasks: bytes | Mapping[str, Task], terms: Terms) -> Ready | NoImages | Failed:
         """Take the tasks.

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from depthsearch.features.memory import free_memory_bytes
+from depthsearch.machine import free_memory_bytes
 
 MACHINE = 10_000_000
 
