@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 from depthsearch import __version__
 from depthsearch.errors import SettingsError
 from depthsearch.options.commands import COMMANDS
-from depthsearch.options.declaring import Declared, Option, flag_of
+from depthsearch.options.declaring import Declared, Option, default_text, flag_of
 from depthsearch.options.study import NO_BACKBONE, StudyOptions
-from depthsearch.text import one_line
+from depthsearch.text import hidden, one_line
 
 __all__ = ["make_parser", "options_from", "without_passwords"]
 
@@ -74,12 +74,7 @@ def options_from(command: str, given: dict[str, Any]) -> Declared:
 
 def without_passwords(text: str) -> str:
     """Hide passwords of addresses in a text."""
-    if "://" not in text:
-        return text
-    # It loads SQLAlchemy.
-    from depthsearch.text import hidden
-
-    return hidden(text)
+    return hidden(text) if "://" in text else text
 
 
 def _add_options(parser: argparse.ArgumentParser, options: type[Declared]) -> None:
@@ -88,17 +83,23 @@ def _add_options(parser: argparse.ArgumentParser, options: type[Declared]) -> No
         option: Option = each.metadata["option"]
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
+        # The backbone of a study may stand in its file.
         is_required = each.default is MISSING and options is not StudyOptions
-        _add_option(groups[option.group], each.name, option, is_required=is_required)
+        default = default_text(option, each.default)
+        help_ = f"{option.help} ({default})" if default else option.help
+        _add_option(groups[option.group], each.name, option, help_, is_required=is_required)
 
 
-def _add_option(group: argparse._ActionsContainer, name: str, option: Option, *, is_required: bool) -> None:
-    how: dict[str, Any] = {"help": option.help.replace("%", "%%"), "default": argparse.SUPPRESS}
-    if option.read is None:
-        action = argparse.BooleanOptionalAction if option.is_negatable else "store_true"
+def _add_option(
+    group: argparse._ActionsContainer, name: str, option: Option, help_: str, *, is_required: bool
+) -> None:
+    how: dict[str, Any] = {"help": help_.replace("%", "%%"), "default": argparse.SUPPRESS}
+    if option.kind is None:
+        # What a study file sets the command line can take back.
+        action = argparse.BooleanOptionalAction if option.group else "store_true"
         group.add_argument(flag_of(name), action=action, **how)
         return
-    how |= {"type": _type_of(option.read), "metavar": option.metavar}
+    how |= {"type": _type_of(option.kind.read), "metavar": option.kind.metavar}
     if option.positional:
         if option.positional != "1":
             # Of a word that is not there argparse would read the default as if it were.

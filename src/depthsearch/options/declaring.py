@@ -2,21 +2,31 @@
 
 The parser of the command line, ``--help``, study files, what a study stores, the command that runs it again
 and the reference page are made from these declarations. However a value is given, as a word of the command
-line, a value of TOML or JSON, or from Python, it is written as a text and read by the option's one reader.
+line, a value of TOML or JSON, or from Python, it is written as a text and read by the one reader of its kind.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from typing import Any
 
 from depthsearch.errors import SettingsError
-from depthsearch.options.values import one_of
+from depthsearch.options.values import Kind
 
-__all__ = ["Declared", "Option", "Rule", "choice", "declared", "flag_of", "options_of", "text_of"]
+__all__ = [
+    "Declared",
+    "Option",
+    "Rule",
+    "declared",
+    "default_text",
+    "flag_of",
+    "options_of",
+    "refused_if",
+    "text_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,36 +42,33 @@ class Rule:
     message: str
 
 
+def refused_if(is_broken: Callable[[Any], bool], message: str) -> Rule:
+    """Make a rule for an option that is given."""
+    return Rule(is_broken=is_broken, message=message)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """All that is known of an option but its name, its type and its default, which its field has.
 
     Attributes:
+        kind: Of its value; None: it is a flag.
         help: For ``--help`` and the reference page.
-        read: Reads a text, and refuses one that is wrong with a `SettingsError`; None: the option is a flag.
-        metavar: What stands for its value in the help.
+        rules: What it needs and excludes.
         group: Heading that it stands under in the help.
-        separator: Between the parts of a value that has several.
-        is_negatable: Whether a flag can be taken back with ``--no-``, as one of a study file must be.
+        is_kept: Whether a study stores it: it says something of what is trained, and holds no password.
         positional: How many words without a dash it takes, as argparse writes it: ``1``, ``?``, ``*`` or
             ``+``; empty: it begins with dashes.
         bare: Its value where it is given without one; None: it needs one.
-        is_kept: Whether a study stores it: it says something of what is trained, and holds no password.
-        path_words: Whether its value is a path, by the words that are none; None: it is not.
-        rules: What it needs and excludes.
     """
 
+    kind: Kind | None
     help: str
-    read: Callable[[str], Any] | None = None
-    metavar: str | None = None
+    rules: tuple[Rule, ...] = ()
     group: str | None = None
-    separator: str = ","
-    is_negatable: bool = False
+    is_kept: bool = True
     positional: str = ""
     bare: Any = None
-    is_kept: bool = True
-    path_words: tuple[str, ...] | None = None
-    rules: tuple[Rule, ...] = ()
 
     @property
     def has_many(self) -> bool:
@@ -69,15 +76,9 @@ class Option:
         return self.positional in ("*", "+")
 
 
-def choice(words: Iterable[str], help: str, **more: Any) -> Option:
-    """Make an option that is one of some words."""
-    known = tuple(words)
-    return Option(read=one_of(known), metavar=f"{{{','.join(known)}}}", help=help, **more)
-
-
-def declared(option: Option, default: Any = MISSING, **changes: Any) -> Any:
-    """Declare a field of a dataclass as an option, with some of what is known of the option changed."""
-    return field(default=default, metadata={"option": replace(option, **changes)})
+def declared(default: Any, kind: Kind | None, help: str, *rules: Rule, **more: Any) -> Any:
+    """Declare a field of a dataclass as an option."""
+    return field(default=default, metadata={"option": Option(kind=kind, help=help, rules=rules, **more)})
 
 
 def options_of(cls: type[Any]) -> dict[str, Option]:
@@ -85,12 +86,19 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
     return {each.name: each.metadata["option"] for each in fields(cls)}
 
 
+def default_text(option: Option, default: Any) -> str:
+    """Write the default of an option; empty where it has none of its own."""
+    if option.kind is None or default in (MISSING, None, ()):
+        return ""
+    return text_of(option.kind, default).removesuffix(".0")
+
+
 def flag_of(name: str) -> str:
     """Write an option's name as the command line has it."""
     return f"--{name.replace('_', '-')}"
 
 
-def text_of(option: Option, value: Any) -> str:
+def text_of(kind: Kind, value: Any) -> str:
     """Write a value as the command line takes it.
 
     Raises:
@@ -101,7 +109,7 @@ def text_of(option: Option, value: Any) -> str:
         raise SettingsError(f"{value!r} is none of its values; give a value, not true or false.")
     if not all(isinstance(p, str | os.PathLike | Real) and not isinstance(p, bool) for p in parts):
         raise SettingsError(f"{value} is none of its values; give a number, a text or a list.")
-    return option.separator.join(os.fspath(p) if isinstance(p, os.PathLike) else str(p) for p in parts)
+    return kind.separator.join(os.fspath(p) if isinstance(p, os.PathLike) else str(p) for p in parts)
 
 
 class Declared:
@@ -123,7 +131,7 @@ class Declared:
                 value = each.default
             else:
                 try:
-                    value = _read(option, value)
+                    value = read_value(option, value)
                 except SettingsError as error:
                     raise SettingsError(f"{each.name}: {error}") from None
             object.__setattr__(self, each.name, value)
@@ -134,14 +142,18 @@ class Declared:
                 raise SettingsError(rule.message.format(value=value))
 
 
-def _read(option: Option, value: Any) -> Any:
-    if option.read is None:
+def read_value(option: Option, value: Any) -> Any:
+    """Read a value, however it is given.
+
+    Raises:
+        SettingsError: If it is none of the option's.
+    """
+    if option.kind is None:
         if not isinstance(value, bool):
             raise SettingsError(f"{value!r} is none of its values; give true or false.")
         return value
     if option.bare is not None and value is option.bare:
         return value
     if option.has_many:
-        values = value if isinstance(value, list | tuple) else [value]
-        return tuple(option.read(text_of(option, each)) for each in values)
-    return option.read(text_of(option, value))
+        return tuple(option.kind.read(text_of(option.kind, each)) for each in value)
+    return option.kind.read(text_of(option.kind, value))

@@ -93,21 +93,21 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
 
 def _value(path: Path, key: str, value: Any, option: Option) -> Any:
     name = key.replace("-", "_")
-    if option.read is None:
+    if option.kind is None:
         if not isinstance(value, bool):
             raise SettingsError(f"{path}, {key}: {value!r} is none of its values; give true or false.")
         return value
     try:
-        text_of(option, value)
+        text_of(option.kind, value)
     except SettingsError as error:
         raise SettingsError(f"{path}, {key}: {error}") from None
     texts = [str(part) for part in (value if isinstance(value, list) else [value])]
     if name == "backbone":
         texts = [",".join(_counted(path, each.strip()) for each in text.split(",")) for text in texts]
-    if option.path_words is not None:
-        texts = [_from_file(path, text, option.path_words) for text in texts]
+    if option.kind.path_words is not None:
+        texts = [_from_file(path, text, option.kind.path_words) for text in texts]
     try:
-        return option.read(option.separator.join(texts))
+        return option.kind.read(option.kind.separator.join(texts))
     except SettingsError as error:
         raise SettingsError(
             f"{path}, {key}: argument {flag_of(name)}: {error} (see depthsearch study --help)"

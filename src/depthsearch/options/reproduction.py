@@ -40,6 +40,7 @@ def _words(options: StudyOptions) -> Iterator[str]:
         if value is True:
             yield flag_of(name)
             continue
-        text = shlex.quote(text_of(option, value))
+        assert option.kind is not None
+        text = text_of(option.kind, value)
         # After an equals sign a value may begin with a dash.
-        yield f"{flag_of(name)}{'=' if text_of(option, value).startswith('-') else ' '}{text}"
+        yield f"{flag_of(name)}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"

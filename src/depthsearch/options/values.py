@@ -1,152 +1,187 @@
-"""How the texts of options are read; each refusal says what would be right."""
+"""The kinds of values that options have: how their texts are read; each refusal says what would be right."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from depthsearch.errors import SettingsError
 from depthsearch.options.augmentation import written
 from depthsearch.options.backbones import normal
 from depthsearch.text import is_plain
 
-__all__ = [
-    "WIDEST",
-    "at_least",
-    "list_such_as",
-    "one_of",
-    "read_above_0",
-    "read_augmentation",
-    "read_backbones",
-    "read_channels",
-    "read_columns",
-    "read_confirmed",
-    "read_decay",
-    "read_deviations",
-    "read_means",
-    "read_name",
-    "read_number",
-    "read_part",
-    "read_path",
-    "read_place",
-    "read_range",
-    "read_rates",
-    "read_seconds",
-    "read_seed",
-    "read_share",
-    "read_size",
-    "read_whole",
-    "read_width",
-    "some_of",
-]
-
 # No number of things is larger, nor a head wider.
 MOST, WIDEST = 10**6, 2**16
 # Of a study; databases keep no longer ones.
 LONGEST_NAME = 512
+T = TypeVar("T")
 
 
-def read_whole(text: str) -> int:
-    """Read a whole number as everybody writes it: Python takes 1_000, and digits of any script, too.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of value.
 
-    Raises:
-        ValueError: If it is none.
+    Attributes:
+        read: Reads a text, and refuses one that is wrong with a `SettingsError`.
+        metavar: What stands for it in the help.
+        separator: Between the parts of a value that has several.
+        path_words: Whether it is a path, by the words that are none; None: it is not.
     """
-    if not text.isascii() or "_" in text:
-        raise ValueError(f"{text!r} is no whole number")
-    return int(text)
+
+    read: Callable[[str], Any]
+    metavar: str | None = None
+    separator: str = ","
+    path_words: tuple[str, ...] | None = None
 
 
-def read_number(text: str) -> float:
-    """Read a number as everybody writes it; also ``inf`` and ``nan``.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if not text.isascii() or "_" in text:
-        raise ValueError(f"{text!r} is no number")
-    return float(text)
+def _not_empty(text: str) -> str:
+    """Refuse what a shell makes of a variable that is not set: it would be taken for a default."""
+    if not text.strip():
+        raise SettingsError("it is empty: give a value, or leave it out")
+    return text
 
 
-def read_name(text: str) -> str:
-    """Read a name, such as a study's: it is kept in databases and shown in terminals."""
-    _refuse_empty(text)
-    if not is_plain(text):
+def _read_name(text: str) -> str:
+    if not is_plain(_not_empty(text)):
         raise SettingsError(f"{text!r} holds characters that cannot be shown: take others")
     if len(text) > LONGEST_NAME:
         raise SettingsError(f"{text!r} is too long: give at most {LONGEST_NAME} characters")
     return text
 
 
-def read_place(text: str) -> str:
-    """Read where something is: the name of a file may hold any character but NUL."""
-    _refuse_empty(text)
-    if "\0" in text:
+def name(metavar: str | None = None) -> Kind:
+    """Make the kind of names, such as a study's: they are kept in databases and shown in terminals."""
+    return Kind(read=_read_name, metavar=metavar)
+
+
+def _read_place(text: str) -> str:
+    if "\0" in _not_empty(text):
         raise SettingsError(f"{text!r} is no path: none holds a NUL character")
     return text
 
 
-def read_path(text: str) -> Path:
-    """Read where something is, as a path."""
-    return Path(read_place(text))
+def place(metavar: str, path_words: tuple[str, ...] | None = None) -> Kind:
+    """Make the kind of texts that say where something is: a file's name may hold any character but NUL."""
+    return Kind(read=_read_place, metavar=metavar, path_words=path_words)
 
 
-def _refuse_empty(text: str) -> None:
-    """Refuse what a shell makes of a variable that is not set: it would be taken for a default."""
-    if not text.strip():
-        raise SettingsError("it is empty: give a value, or leave it out")
+def path(metavar: str) -> Kind:
+    """Make the kind of paths."""
+    return Kind(read=lambda text: Path(_read_place(text)), metavar=metavar, path_words=())
 
 
-def at_least(lowest: int, most: int = MOST) -> Callable[[str], int]:
-    """Make a reader of whole numbers from one number to another."""
+def _as_number(text: str, convert: Callable[[str], T]) -> T | None:
+    """Read a number as everybody writes it: Python takes 1_000, and digits of any script, too."""
+    try:
+        return convert(text) if text.isascii() and "_" not in text else None
+    except ValueError:
+        return None
 
-    def checked(text: str) -> int:
-        try:
-            value = read_whole(text)
-        except ValueError:
-            value = lowest - 1
-        if value < lowest:
-            raise SettingsError(f"{text!r} is no whole number from {lowest} on")
-        if value > most:
-            raise SettingsError(f"{text!r} is too large: give at most {most}")
+
+def _whole(text: str, lowest: int, most: int = MOST) -> int:
+    value = _as_number(text, int)
+    if value is None or value < lowest:
+        raise SettingsError(f"{text!r} is no whole number from {lowest} on")
+    if value > most:
+        raise SettingsError(f"{text!r} is too large: give at most {most}")
+    return value
+
+
+def whole(lowest: int, most: int = MOST, metavar: str | None = "N") -> Kind:
+    """Make the kind of whole numbers from one number to another."""
+    return Kind(read=lambda text: _whole(text, lowest, most), metavar=metavar)
+
+
+def number(metavar: str, right: str, is_right: Callable[[float], bool]) -> Kind:
+    """Make a kind of numbers; NaN is none."""
+
+    def read(text: str) -> float:
+        value = _as_number(text, float)
+        if value is None or math.isnan(value) or not is_right(value):
+            raise SettingsError(f"{text!r} is no {right}")
         return value
 
-    return checked
+    return Kind(read=read, metavar=metavar)
 
 
-def read_channels(text: str) -> int:
-    """Read a number of channels."""
+def _channel_values(example: str, is_right: Callable[[float], bool]) -> Kind:
+    """Make a kind of one number for all channels, or one for each."""
+
+    def read(text: str) -> tuple[float, ...]:
+        values = [_as_number(item, float) for item in text.split(",")]
+        right = tuple(value for value in values if value is not None and is_right(value))
+        if len(values) not in (1, 3) or len(right) < len(values):
+            raise SettingsError(f"{text!r} is no number or three of them, such as {example}")
+        return right
+
+    return Kind(read=read, metavar="X[,X,X]")
+
+
+def _listed(text: str, example: str) -> tuple[str, ...]:
+    items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if not items:
+        raise SettingsError(f"{text!r} is no list, such as {example}")
+    return items
+
+
+def list_such_as(example: str) -> Kind:
+    """Make the kind of lists of names."""
+    return Kind(read=lambda text: _listed(text, example), metavar="LIST")
+
+
+def choice(words: Iterable[str]) -> Kind:
+    """Make the kind of one of some words."""
+    known = tuple(words)
+
+    def read(text: str) -> str:
+        if text not in known:
+            raise SettingsError(f"invalid choice: {text!r} (choose from {', '.join(known)})")
+        return text
+
+    return Kind(read=read, metavar=f"{{{','.join(known)}}}")
+
+
+def some_of(words: Iterable[str]) -> Kind:
+    """Make the kind of lists of some of some words."""
+    known = tuple(words)
+
+    def read(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(item.strip() for item in text.split(",")))
+        unknown = [item for item in names if item not in known]
+        if unknown:
+            raise SettingsError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return names
+
+    return Kind(read=read, metavar="LIST")
+
+
+def _read_channels(text: str) -> int:
     if text not in ("1", "3"):
         raise SettingsError(f"{text!r} is neither 1 nor 3")
     return int(text)
 
 
-def read_augmentation(text: str) -> str:
-    """Read what views may do."""
-    return written(text)
-
-
-def read_confirmed(text: str) -> int | str:
-    """Read how many cuts are to be confirmed."""
+def _read_confirmed(text: str) -> int | str:
     if text == "all":
         return text
     try:
-        return at_least(0)(text)
+        return _whole(text, 0)
     except SettingsError as error:
         raise SettingsError(f"{error}, nor all") from None
 
 
-def read_seed(text: str) -> int:
-    """Read a seed."""
-    seed = at_least(0, 10**18)(text)
+def _read_seed(text: str) -> int:
+    seed = _whole(text, 0, 10**18)
     if seed >= 2**32:
         raise SettingsError(f"{text!r} is no whole number from 0 to 2**32 - 1")
     return seed
 
 
-def read_size(text: str) -> int:
+def _read_size(text: str) -> int:
     """Read a number of bytes, such as 512MiB or 4G."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if not found or not text.isascii() or len(text) > 30:
@@ -155,68 +190,23 @@ def read_size(text: str) -> int:
     return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
 
 
-def _in_range(text: str, is_right: Callable[[float], bool], right: str) -> float:
-    """Read a number; NaN is none."""
-    try:
-        value = read_number(text)
-    except ValueError:
-        value = math.nan
-    if math.isnan(value) or not is_right(value):
-        raise SettingsError(f"{text!r} is no {right}")
-    return value
-
-
-def read_share(text: str) -> float:
-    """Read a share that is not all."""
-    return _in_range(text, lambda value: 0 <= value < 1, "number in [0, 1)")
-
-
-def read_part(text: str) -> float:
-    """Read a share that is not nothing."""
-    return _in_range(text, lambda value: 0 < value <= 1, "number in (0, 1]")
-
-
-def read_range(text: str) -> tuple[float, float]:
+def _read_range(text: str) -> tuple[float, float]:
     """Read the two ends of a range, or the one value that is both."""
-    low, _, high = text.partition(":")
-    try:
-        ends = read_number(low), read_number(high or low)
-    except ValueError:
-        ends = 0.0, 0.0
-    if not 0 < ends[0] <= ends[1] < float("inf"):
+    first, _, last = text.partition(":")
+    low, high = _as_number(first, float), _as_number(last or first, float)
+    if low is None or high is None or not 0 < low <= high < math.inf:
         raise SettingsError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
-    return ends
+    return low, high
 
 
-def read_seconds(text: str) -> float:
-    """Read a time."""
-    return _in_range(
-        text, lambda value: 0 <= value < float("inf"), "number of seconds from 0 on, such as 600"
-    )
-
-
-def read_above_0(text: str) -> float:
-    """Read a number above 0."""
-    return _in_range(text, lambda value: 0 < value < float("inf"), "number above 0, such as 1e-3")
-
-
-def read_decay(text: str) -> float:
-    """Read a number from 0 on."""
-    return _in_range(text, lambda value: 0 <= value < float("inf"), "number from 0 on")
-
-
-def read_rates(text: str) -> tuple[float, ...]:
-    """Read learning rates."""
-    try:
-        rates = {read_number(item) for item in text.split(",")}
-    except ValueError:
-        rates = {0.0}
-    if not all(0 < rate < float("inf") for rate in rates):
+def _read_rates(text: str) -> tuple[float, ...]:
+    rates = {_as_number(item, float) or 0.0 for item in text.split(",")}
+    if not all(0 < rate < math.inf for rate in rates):
         raise SettingsError(f"{text!r} is no list of numbers above 0, such as 1e-4,1e-3")
     return tuple(sorted(rates))
 
 
-def read_width(text: str) -> tuple[int, int] | int:
+def _read_width(text: str) -> tuple[int, int] | int:
     """Read the widest head and the step, or one width; 0: no hidden layer."""
     right = f"{text!r} is neither a width nor MAX:STEP with STEP dividing MAX, such as 1024:256"
     found = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
@@ -232,72 +222,32 @@ def read_width(text: str) -> tuple[int, int] | int:
     return widest, step
 
 
-def list_such_as(example: str) -> Callable[[str], tuple[str, ...]]:
-    """Make a reader of lists of names."""
-
-    def listed(text: str) -> tuple[str, ...]:
-        items = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-        if not items:
-            raise SettingsError(f"{text!r} is no list, such as {example}")
-        return items
-
-    return listed
+def _read_backbones(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(normal, _listed(text, "densenet121,resnet50"))))
 
 
-def read_backbones(text: str) -> tuple[str, ...]:
-    """Read names of backbones."""
-    names = list_such_as("densenet121,resnet50")(text)
-    return tuple(dict.fromkeys(normal(name) for name in names))
+def _read_columns(text: str) -> tuple[str, ...]:
+    """Read names of columns, also one that stands there twice: whoever reads the table refuses that."""
+    _listed(_not_empty(text), "front,side")
+    return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
-def read_means(text: str) -> tuple[float, ...]:
-    """Read what pixels are on the average, for all channels or for each."""
-    return _of_channels(text, "0.5 or 0.485,0.456,0.406, in [0, 1]", lambda value: 0 <= value <= 1)
-
-
-def read_deviations(text: str) -> tuple[float, ...]:
-    """Read how far pixels deviate from that, for all channels or for each."""
-    return _of_channels(text, "0.5 or 0.229,0.224,0.225, above 0", lambda value: 0 < value < float("inf"))
-
-
-def _of_channels(text: str, example: str, is_right: Callable[[float], bool]) -> tuple[float, ...]:
-    try:
-        values = tuple(read_number(item) for item in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) not in (1, 3) or not all(map(is_right, values)):
-        raise SettingsError(f"{text!r} is no number or three of them, such as {example}")
-    return values
-
-
-def read_columns(text: str) -> tuple[str, ...]:
-    """Read names of columns; whoever reads the table says what is wrong with them."""
-    _refuse_empty(text)
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise SettingsError(f"{text!r} is no list, such as front,side")
-    return names
-
-
-def one_of(known: Sequence[str]) -> Callable[[str], str]:
-    """Make a reader of one of some words."""
-
-    def chosen(text: str) -> str:
-        if text not in known:
-            raise SettingsError(f"invalid choice: {text!r} (choose from {', '.join(known)})")
-        return text
-
-    return chosen
-
-
-def some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """Make a reader of a list of known words."""
-
-    def listed(text: str) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise SettingsError(f"{unknown[0]!r} is none of {', '.join(known)}")
-        return names
-
-    return listed
+AUGMENTATION = Kind(read=written, metavar="LIST")
+BACKBONES = Kind(read=_read_backbones, metavar="NAME,...")
+CHANNELS = Kind(read=_read_channels, metavar="N")
+COLUMNS = Kind(read=_read_columns, metavar="LIST")
+CONFIRMED = Kind(read=_read_confirmed, metavar="N")
+LAYERS = list_such_as("52,144,features.norm5")
+RANGE = Kind(read=_read_range, metavar="LOW:HIGH", separator=":")
+RATES = Kind(read=_read_rates, metavar="LIST")
+SEED = Kind(read=_read_seed, metavar="N")
+SIZE = Kind(read=_read_size, metavar="SIZE")
+WIDTH = Kind(read=_read_width, metavar="MAX:STEP", separator=":")
+SHARE = number("P", "number in [0, 1)", lambda value: 0 <= value < 1)
+PART = number("P", "number in (0, 1]", lambda value: 0 < value <= 1)
+DECAY = number("X", "number from 0 on", lambda value: 0 <= value < math.inf)
+POSITIVE = number("X", "number above 0, such as 1e-3", lambda value: 0 < value < math.inf)
+WAIT = number("SECONDS", "number of seconds from 0 on, such as 600", lambda value: 0 <= value < math.inf)
+SECONDS = number("SECONDS", "number above 0, such as 1e-3", lambda value: 0 < value < math.inf)
+MEANS = _channel_values("0.5 or 0.485,0.456,0.406, in [0, 1]", lambda value: 0 <= value <= 1)
+DEVIATIONS = _channel_values("0.5 or 0.229,0.224,0.225, above 0", lambda value: 0 < value < math.inf)

@@ -4,40 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-__all__ = [
-    "AIMS",
-    "AUTO",
-    "BALANCES",
-    "COSTS",
-    "DEVICES",
-    "EXECUTORS",
-    "HEADS",
-    "INTERPOLATIONS",
-    "KINDS",
-    "METRICS",
-    "OPTIMIZERS",
-    "OPTIONAL_RANGES",
-    "PRECISIONS",
-    "PRUNERS",
-    "SAMPLERS",
-    "SCHEDULES",
-    "SEARCHES",
-    "Aim",
-    "Balance",
-    "CostWord",
-    "DeviceWord",
-    "ExecutorWord",
-    "HeadWord",
-    "Interpolation",
-    "Metric",
-    "OptimizerWord",
-    "Precision",
-    "PrunerWord",
-    "SamplerWord",
-    "Schedule",
-    "SearchWord",
-]
-
 Aim = Literal["accuracy", "accuracy+cost"]
 Balance = Literal["none", "weights", "sampling"]
 CostWord = Literal["macs", "parameters"]
