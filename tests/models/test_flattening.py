@@ -318,17 +318,6 @@ def _has_onnx() -> bool:
     return all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 
 
-def test_a_study_from_before_there_was_a_choice_goes_on(task, space, tmp_path, open_quick_storage) -> None:
-    from depthsearch.study import open_study
-
-    storage = open_quick_storage(f"sqlite:///{tmp_path}/s.db")
-    study = open_study(storage, "old", task, space, {})
-    settings = dict(study.user_attrs["settings"])
-    assert settings.pop("head") == "pool"
-    study.set_user_attr("settings", settings)
-    assert open_study(storage, "old", task, space, {}).study_name == "old"
-
-
 def test_a_space_of_a_flattened_backbone_ends_at_its_head(flat) -> None:
     found = SearchSpace.for_model(flat.backbone.model, image_size=16)
     assert (found.cuts[-1].name, found.cuts[-1].kind) == (FLAT_HEAD, "head")
