@@ -248,9 +248,9 @@ def test_two_names_of_a_study_are_one_too_many(finished, arguments, capsys) -> N
 @pytest.mark.parametrize(
     ("option", "value", "difference"),
     [
-        ("--epochs", "2", "epochs is 1 there, 2 here"),
-        ("--learning-rate", "1e-4:1e-3", "space: learning_rate is [1e-05, 0.01] there, [0.0001, 0.001] here"),
-        ("--image-size", "24", "image size is 16 there, 24 here"),
+        ("--epochs", "2", "epochs: 1 stored, 2 given"),
+        ("--learning-rate", "1e-4:1e-3", "space: learning_rate: [1e-05, 0.01] stored, [0.0001, 0.001] given"),
+        ("--image-size", "24", "image size: 16 stored, 24 given"),
     ],
 )
 def test_the_same_name_with_other_settings_is_refused(
@@ -258,7 +258,7 @@ def test_the_same_name_with_other_settings_is_refused(
 ) -> None:
     assert status_of([*arguments, option, value]) == 2
     said = complaint(capsys.readouterr().err)
-    assert said.startswith("depthsearch study: Study 'noughts' is another: ")
+    assert said.startswith("depthsearch study: Study 'noughts' exists with other settings: ")
     assert difference in said
 
 
@@ -356,7 +356,7 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
     capsys.readouterr()
     assert status_of(argv[:-4]) == 2
     told = complaint(capsys.readouterr().err)
-    assert "head depth is 2 there, 1 here; dropout is 0.25 there, 0.0 here. Give another --name." in told
+    assert "head depth: 2 stored, 1 given; dropout: 0.25 stored, 0.0 given. Give another --name." in told
 
 
 @pytest.mark.parametrize(

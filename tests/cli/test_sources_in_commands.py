@@ -63,27 +63,28 @@ def test_a_function_goes_from_its_cuts_to_its_predictions(here: Path, capsys) ->
     assert "is not what it was when" in refusal(["predict", model, "x.png", "--backbone=net.py:make"], capsys)
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_names_stay_whole_in_the_tables_of_a_narrow_terminal(here: Path, monkeypatch, capsys, width) -> None:
-    monkeypatch.setattr(console, "PLAIN_WIDTH", width)
-    run("cuts", "densenet121")
-    told = capsys.readouterr().out
-    assert "features.denseblock4.denselayer16.conv2 " in told
-    assert max(map(len, told.splitlines())) <= width
+def test_names_stay_whole_in_the_tables_of_a_narrow_terminal(here: Path, monkeypatch, capsys) -> None:
     run(*study("test_resnet", weights="random", image_size="16", confirm="1", seeds="2"))
-    run("report", "test_resnet-digits", "--storage=sqlite:///studies.db")
-    told = capsys.readouterr().out
-    tables = [line for line in told.splitlines() if line.startswith(("│", "┃"))]
-    assert max(map(len, tables)) <= width
-    assert any("first trainable " in line for line in tables)
-    assert any(" fc " in line for line in tables)
+    for width in (80, 120):
+        monkeypatch.setattr(console, "PLAIN_WIDTH", width)
+        capsys.readouterr()
+        run("cuts", "densenet121")
+        shown = capsys.readouterr().out
+        assert "features.denseblock4.denselayer16.conv2 " in shown
+        assert max(map(len, shown.splitlines())) <= width
+        run("report", "test_resnet-digits", "--storage=sqlite:///studies.db")
+        shown = capsys.readouterr().out
+        tables = [line for line in shown.splitlines() if line.startswith(("│", "┃"))]
+        assert max(map(len, tables)) <= width
+        assert any("first trainable " in line for line in tables)
+        assert any(" fc " in line for line in tables)
 
 
 def test_a_changed_file_is_another_study(here: Path, capsys) -> None:
     run(*study("net.py:make", image_size="32"))
     Path("net.py").write_text(NET + "\n# changed\n", encoding="utf-8")
     complaint = refusal(study("net.py:make", image_size="32"), capsys)
-    assert "Study 'net-make-digits' is another: backbone is 'net.py:make [" in complaint
+    assert "Study 'net-make-digits' exists with other settings: backbone: 'net.py:make [" in complaint
     complaint = refusal(["fit", "--storage=sqlite:///studies.db"], capsys)
     assert "The network net.py:make of study 'net-make-digits' is not what it was. Bring that" in complaint
 

@@ -280,7 +280,7 @@ def test_from_the_search_to_the_model_and_its_explanation(pictures, last_line, c
     assert len(last_line("explain", name, str(image), "--json")["pictures"]) == 1
     with_pool = [word if word != "flatten" else "pool" for word in STUDY.split()]
     assert main([*with_pool, "--data", str(pictures)]) == 2
-    assert "head is 'flatten' there, 'pool' here" in capsys.readouterr().err
+    assert "head: 'flatten' stored, 'pool' given" in capsys.readouterr().err
 
 
 def assert_learns(answer: dict[str, Any]) -> None:
@@ -316,17 +316,6 @@ def _has_onnx() -> bool:
     from importlib.util import find_spec
 
     return all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
-
-
-def test_a_study_from_before_there_was_a_choice_goes_on(task, space, tmp_path, open_quick_storage) -> None:
-    from depthsearch.study import open_study
-
-    storage = open_quick_storage(f"sqlite:///{tmp_path}/s.db")
-    study = open_study(storage, "old", task, space, {})
-    settings = dict(study.user_attrs["settings"])
-    assert settings.pop("head") == "pool"
-    study.set_user_attr("settings", settings)
-    assert open_study(storage, "old", task, space, {}).study_name == "old"
 
 
 def test_a_space_of_a_flattened_backbone_ends_at_its_head(flat) -> None:

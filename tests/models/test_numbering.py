@@ -32,6 +32,11 @@ ARCHITECTURES = {
     "VGG16": "vgg16",
     "VGG19": "vgg19",
 }
+# Of the larger of a kind, which have more of the same blocks, each test has the smallest in the default run.
+LARGER = {"DenseNet169", "DenseNet201", "ResNet101", "ResNet152", "VGG19"}
+EACH = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in LARGER else [], id=name) for name in ARCHITECTURES
+]
 TORCHVISION = {
     "DenseNet121": "densenet121",
     "EfficientNetB0": "efficientnet_b0",
@@ -114,7 +119,7 @@ def test_table_holds_these_architectures(table):
     assert set(table) == set(ARCHITECTURES)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EACH)
 def test_table_agrees_with_the_installed_keras(table, architecture):
     printed = keras_layers(architecture)
     rows = table[architecture]["rows"]
@@ -124,7 +129,7 @@ def test_table_agrees_with_the_installed_keras(table, architecture):
         assert (name, as_keras(tuple(shape), layer.type)) == (layer.name, layer.shape)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EACH)
 def test_table_lacks_no_keras_layer_of_its_kinds(table, architecture):
     in_keras = [
         layer.name
@@ -134,7 +139,7 @@ def test_table_lacks_no_keras_layer_of_its_kinds(table, architecture):
     assert sorted(in_keras) == sorted(name for _, _, name, _ in table[architecture]["rows"])
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EACH)
 def test_timm_model_is_recognised_and_all_its_layers_of_these_kinds_are_found(table, architecture):
     graph = graph_of(ARCHITECTURES[architecture])
     numbered = number_layers(graph)
@@ -146,7 +151,7 @@ def test_timm_model_is_recognised_and_all_its_layers_of_these_kinds_are_found(ta
             assert (numbered[layer.name].keras_name is not None) == in_keras, layer.name
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EACH)
 def test_each_layer_is_made_from_the_same_layers_as_its_keras_namesake(architecture):
     # Two branches may hold layers of one shape: what comes before a layer tells its role.
     graph = graph_of(ARCHITECTURES[architecture])

@@ -36,7 +36,6 @@ from depthsearch.study import (
     count_exhaustive,
     open_storage,
     open_study,
-    opening,
     search,
 )
 from depthsearch.study.upcoming import upcoming_trials
@@ -568,7 +567,7 @@ def test_a_fixed_learning_rate_is_that_of_every_candidate(place, task, five) -> 
 
 def test_an_exhaustive_search_and_another_are_two_studies(place, task, five) -> None:
     place.open(task, five)
-    message = "search is 'adaptive' there, 'exhaustive, learning rates 0.001' here"
+    message = "search: 'adaptive' stored, 'exhaustive, learning rates 0.001' given"
     with pytest.raises(StudyError, match=message):
         exhaust(place, task, five, 0, learning_rates=(1e-3,))
 
@@ -596,49 +595,34 @@ def with_poolings(task: Task, space: SearchSpace) -> tuple[Task, SearchSpace]:
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        (with_backbone("test_efficientnet"), r"backbone is 'test_resnet' there, 'test_efficientnet' here"),
+        (with_backbone("test_efficientnet"), r"backbone: 'test_resnet' stored, 'test_efficientnet' given"),
         (
             with_backbone("test_resnet", seed=1),
-            r"weights is 'random \(seed 0\) \[\w{12}\]' there, 'random \(s",
+            r"weights: 'random \(seed 0\) \[\w{12}\]' stored, 'random \(s",
         ),
-        (with_backbone("test_resnet", image_size=24), r"image size is 16 there, 24 here"),
-        (with_other_split, r"data is 'digits \[\w{12}\]' there, 'digits \[\w{12}\]' here"),
-        (with_poolings, r"cuts is '16 from .* there, '\d+ from .* here"),
+        (with_backbone("test_resnet", image_size=24), r"image size: 16 stored, 24 given"),
+        (with_other_split, r"data: 'digits \[\w{12}\]' stored, 'digits \[\w{12}\]' given"),
+        (with_poolings, r"cuts: '16 from .* stored, '\d+ from .* given"),
         (
             lambda task, space: (task, replace(space, learning_rate=(1e-4, 1e-2))),
-            r"space: learning_rate is \[1e-05, 0\.01\] there, \[0\.0001, 0\.01\] here",
+            r"space: learning_rate: \[1e-05, 0\.01\] stored, \[0\.0001, 0\.01\] given",
         ),
         (
             lambda task, space: (task, replace(space, dropout=(0.0, 0.5))),
-            r"space: dropout is None there, \[0\.0, 0\.5\] here",
+            r"space: dropout: None stored, \[0\.0, 0\.5\] given",
         ),
-        (with_recipe(seed=1), r"seed is 0 there, 1 here"),
-        (with_recipe(epochs=5), r"epochs is 2 there, 5 here"),
-        (with_recipe(metric="loss"), r"metric is 'accuracy' there, 'loss' here"),
-        (with_recipe(balance="weights"), r"balance is 'none' there, 'weights' here"),
+        (with_recipe(seed=1), r"seed: 0 stored, 1 given"),
+        (with_recipe(epochs=5), r"epochs: 2 stored, 5 given"),
+        (with_recipe(metric="loss"), r"metric: 'accuracy' stored, 'loss' given"),
+        (with_recipe(balance="weights"), r"balance: 'none' stored, 'weights' given"),
     ],
 )
 def test_a_study_of_that_name_with_other_settings_is_refused(place, task, space, change, difference) -> None:
     place.open(task, space)
-    with pytest.raises(StudyError, match=rf"^Study 's' is another: .*{difference}.*Give another --name\.$"):
+    message = rf"^Study 's' exists with other settings: .*{difference}.*Give another --name\.$"
+    with pytest.raises(StudyError, match=message):
         place.open(*change(task, space))
     assert len(place.open(task, space).get_trials()) == N_ANCHORS
-
-
-def test_a_study_from_before_a_setting_was_stored_goes_on(place, task, space) -> None:
-    study = place.open(task, space)
-    settings = study.user_attrs["settings"]
-    assert opening.BEFORE.items() <= settings.items()
-    study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in opening.BEFORE})
-    assert len(place.open(task, space).get_trials()) == N_ANCHORS
-
-
-def test_a_study_from_before_a_setting_goes_on_with_its_default_alone(place, task, space) -> None:
-    study = place.open(task, space)
-    settings = study.user_attrs["settings"]
-    study.set_user_attr("settings", {k: v for k, v in settings.items() if k not in opening.BEFORE})
-    with pytest.raises(StudyError, match=r"balance is 'none' there, 'sampling' here"):
-        place.open(*with_recipe(balance="sampling")(task, space))
 
 
 def test_a_study_of_somebody_else_is_refused(place, task, space) -> None:

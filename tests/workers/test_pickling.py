@@ -262,7 +262,7 @@ def test_a_task_goes_without_what_is_computed_once(cache: Path) -> None:
     assert len(pickle.dumps(task)) == len(plain)
     assert b"torch.fx" not in plain
     assert vars(pickle.loads(plain)).keys() == {
-        "backbone", "data", "recipe", "device", "budget", "split_seed"
+        "backbone", "data", "recipe", "device", "budget", "split_seed", "origin"
     }  # fmt: skip
 
 

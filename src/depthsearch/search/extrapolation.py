@@ -30,7 +30,7 @@ def running_beside(study: optuna.Study, trial: FrozenTrial) -> list[FrozenTrial]
 
 
 def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[float | None]:
-    """Give each trial a final score: its own, or for a pruned one what it would likely have reached.
+    """Estimate the final score of each trial: its own, or for a pruned one what it would likely have reached.
 
     Args:
         trials: Complete and pruned ones.

@@ -17,7 +17,7 @@ ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
 def first_settings(
     space: SearchSpace, *, exhaustive: bool = False, learning_rates: Sequence[float] = ()
 ) -> list[tuple[dict[str, Any], str]]:
-    """Choose what a study tries first, and say why: a ``baseline``, an ``anchor``, or ``exhaustive``.
+    """Choose what a study tries first, with its origin: a ``baseline``, an ``anchor``, or ``exhaustive``.
 
     Head only and everything of each backbone come first, then a spread over depth, the backbones in turn;
     or all other candidates, from the head on.
@@ -46,7 +46,7 @@ def count_exhaustive(space: SearchSpace, learning_rates: Sequence[float] = ()) -
 
 
 def sensible_setting(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:
-    """Give the sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
+    """Choose a sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
     cuts = space.cuts_of(backbone)
     low, high = ANCHOR_LEARNING_RATES
     # Where there is one cut, it says nothing of how much is learned anew: the middle.

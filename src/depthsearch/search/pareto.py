@@ -23,11 +23,11 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> list[int]:
         Their places, by rising cost, and so by rising score. Of equal points all are there.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][1], -points[i][0]))
-    found: list[int] = []
+    front: list[int] = []
     for i in order:
-        if not found or points[i][0] > points[found[-1]][0] or points[i] == points[found[-1]]:
-            found.append(i)
-    return found
+        if not front or points[i][0] > points[front[-1]][0] or points[i] == points[front[-1]]:
+            front.append(i)
+    return front
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:

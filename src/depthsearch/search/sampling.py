@@ -136,8 +136,8 @@ class ExtrapolatingGPSampler(BaseSampler):
             shared[DEPTH] = FloatDistribution(0, 1)
         # GPSampler notes its suggestion at the trial it is for, so the shadow needs one of its own.
         shadow.ask()
-        found = self._gp.sample_relative(shadow, shadow.get_trials(deepcopy=False)[-1], shared)
-        return _with_cut(found, cuts)
+        suggested = self._gp.sample_relative(shadow, shadow.get_trials(deepcopy=False)[-1], shared)
+        return _with_cut(suggested, cuts)
 
     def sample_independent(
         self,
@@ -188,9 +188,9 @@ def _cut_distributions(study: optuna.Study) -> dict[str, IntDistribution]:
     return {name: cut for trial in study.get_trials(deepcopy=False) for name, cut in _cut_of(trial).items()}
 
 
-def _with_cut(found: dict[str, Any], cuts: Mapping[str, IntDistribution]) -> dict[str, Any]:
+def _with_cut(suggested: dict[str, Any], cuts: Mapping[str, IntDistribution]) -> dict[str, Any]:
     """Turn a suggested depth into a cut of the suggested backbone."""
-    if DEPTH not in found:
-        return found
-    depth, name = found.pop(DEPTH), cut_parameter(found[BACKBONE])
-    return {**found, name: round(depth * cuts[name].high)} if name in cuts else found
+    if DEPTH not in suggested:
+        return suggested
+    depth, name = suggested.pop(DEPTH), cut_parameter(suggested[BACKBONE])
+    return {**suggested, name: round(depth * cuts[name].high)} if name in cuts else suggested

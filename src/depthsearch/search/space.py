@@ -234,30 +234,30 @@ class SearchSpace:
         return tuple(cut for cut in self.cuts if cut.backbone == backbone)
 
     def distributions(self, backbone: str | None = None) -> dict[str, BaseDistribution]:
-        """Give the searched dimensions as Optuna's distributions, by parameter name.
+        """Return the searched dimensions as Optuna's distributions, by parameter name.
 
         Args:
             backbone: Only what a trial of this backbone has; default: every backbone's cut.
         """
-        found: dict[str, BaseDistribution] = {}
+        ranges: dict[str, BaseDistribution] = {}
         if len(self.backbones) > 1:
-            found[BACKBONE] = CategoricalDistribution(self.backbones)
+            ranges[BACKBONE] = CategoricalDistribution(self.backbones)
         for name in self.backbones if backbone is None else (backbone,):
-            found[cut_parameter(name)] = IntDistribution(0, len(self.cuts_of(name)) - 1)
-        found["learning_rate"] = FloatDistribution(*self.learning_rate, log=True)
+            ranges[cut_parameter(name)] = IntDistribution(0, len(self.cuts_of(name)) - 1)
+        ranges["learning_rate"] = FloatDistribution(*self.learning_rate, log=True)
         if isinstance(self.head_width, int):
-            found["head_width"] = IntDistribution(self.head_width, self.head_width)
+            ranges["head_width"] = IntDistribution(self.head_width, self.head_width)
         elif self.head_width is not None:
-            found["head_width"] = IntDistribution(0, self.head_width[0], step=self.head_width[1])
+            ranges["head_width"] = IntDistribution(0, self.head_width[0], step=self.head_width[1])
         if self.head_depth is not None:
-            found["head_depth"] = IntDistribution(*self.head_depth)
+            ranges["head_depth"] = IntDistribution(*self.head_depth)
         if self.dropout is not None:
-            found["dropout"] = FloatDistribution(*self.dropout)
+            ranges["dropout"] = FloatDistribution(*self.dropout)
         if self.weight_decay is not None:
-            found["weight_decay"] = FloatDistribution(*self.weight_decay, log=True)
+            ranges["weight_decay"] = FloatDistribution(*self.weight_decay, log=True)
         if self.optimizer is not None:
-            found["optimizer"] = CategoricalDistribution(self.optimizer)
-        return found
+            ranges["optimizer"] = CategoricalDistribution(self.optimizer)
+        return ranges
 
     def suggest_parameters(self, trial: optuna.Trial) -> dict[str, Any]:
         """Let a trial choose a point, as a plain dictionary: for loops that are not depthsearch's.
@@ -282,7 +282,7 @@ class SearchSpace:
         return point
 
     def point(self, params: Mapping[str, Any]) -> Point:
-        """Give the point that a trial's parameters stand for."""
+        """Return the point that a trial's parameters stand for."""
         backbone = params.get(BACKBONE, self.backbones[0])
         cut = self.cuts_of(backbone)[params[cut_parameter(backbone)]]
         named = {f.name for f in fields(Point)} - {"cut"}
@@ -292,23 +292,23 @@ class SearchSpace:
 def _by_backbone(
     layers: Sequence[str | int] | None, backbones: Sequence[str]
 ) -> dict[str, list[str | int] | None]:
-    """Tell which layers are picked of each backbone; None: no choice is made of its candidates."""
+    """List the layers that are picked of each backbone; None: all its candidates."""
     if layers and not backbones:
         raise SettingsError(
             "layers are picked, and no backbone has pretrained ones to freeze: leave them out."
         )
-    found: dict[str, list[str | int]] = {name: [] for name in backbones}
+    picked_of: dict[str, list[str | int]] = {name: [] for name in backbones}
     for layer in layers or ():
         # A name may hold a colon itself: torchvision:resnet50.
-        whose = max((name for name in found if str(layer).startswith(f"{name}:")), key=len, default=None)
+        whose = max((name for name in picked_of if str(layer).startswith(f"{name}:")), key=len, default=None)
         if ":" not in str(layer):
-            for picked in found.values():
+            for picked in picked_of.values():
                 picked.append(layer)
         elif whose is not None:
-            found[whose].append(str(layer).removeprefix(f"{whose}:"))
+            picked_of[whose].append(str(layer).removeprefix(f"{whose}:"))
         else:
             raise SettingsError(f"layers: {layer!r} is of none of {', '.join(backbones)}. Give one of these.")
-    return {name: picked or None for name, picked in found.items()}
+    return {name: picked or None for name, picked in picked_of.items()}
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

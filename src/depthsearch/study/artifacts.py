@@ -119,7 +119,7 @@ class SmallPicture:
 
 def small_pictures(study: optuna.Study, store: Artifacts) -> dict[str, SmallPicture]:
     """Make small copies of a study's picture artifacts, by identifier; those that are gone are left out."""
-    found = {}
+    pictures = {}
     for artifact_id, filename in list_artifacts(study).items():
         content = _content(store, artifact_id) if filename.endswith(".png") else None
         if content is None:
@@ -132,8 +132,8 @@ def small_pictures(study: optuna.Study, store: Artifacts) -> dict[str, SmallPict
         small.thumbnail((SMALL_SIDE, SMALL_SIDE))
         jpeg = io.BytesIO()
         small.save(jpeg, "JPEG", quality=SMALL_QUALITY, optimize=True)
-        found[artifact_id] = SmallPicture(jpeg=jpeg.getvalue(), width=small.width, height=small.height)
-    return found
+        pictures[artifact_id] = SmallPicture(jpeg=jpeg.getvalue(), width=small.width, height=small.height)
+    return pictures
 
 
 def _content(store: Artifacts, artifact_id: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What a coordinator tells of a study while it runs."""
+"""The events of a study while it runs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialEnded:
-    """A trial is told: its state, its last score, and why it ended early."""
+    """A trial has ended: its state, its last score, and why it ended early."""
 
     number: int
     point: Point

@@ -21,7 +21,7 @@ REPEATS = ("confirms", "seed", "resample")
 
 
 def has_failed_by_loss(trial: FrozenTrial) -> bool:
-    """Say whether a trial failed since it lost its workers, which says nothing of its setting."""
+    """Return whether a trial failed since it lost its workers, whatever its setting."""
     return trial.state == TrialState.FAIL and len(trial.user_attrs.get(LOST, ())) > MOST_LOST
 
 
@@ -47,5 +47,5 @@ def replaced(trials: Sequence[FrozenTrial]) -> set[int]:
 
 
 def _key(trial: FrozenTrial) -> Any:
-    told = (trial.user_attrs.get(name) for name in ("origin", *REPEATS))
-    return *told, *sorted(planned_params(trial).items())
+    repeated = (trial.user_attrs.get(name) for name in ("origin", *REPEATS))
+    return *repeated, *sorted(planned_params(trial).items())

@@ -15,7 +15,6 @@ from optuna.study import StudyDirection
 from depthsearch.errors import StudyError
 from depthsearch.models.backbones import Backbone
 from depthsearch.models.cuts import Cut
-from depthsearch.options.augmentation import USUAL
 from depthsearch.options.words import METRICS
 from depthsearch.results.stored import StoredBackbone, refuse_damaged
 from depthsearch.search.firsts import first_settings
@@ -23,26 +22,10 @@ from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.lease import lease
-from depthsearch.training.objective import (
-    Task,
-    full_fine_tune_macs,
-    tasks_of,
-)
+from depthsearch.training.objective import Task, full_fine_tune_macs, tasks_of
 
 # The study's user attribute that says that its first trials are enqueued.
 ANCHORS = "anchors"
-# What a setting was before it was stored: studies from then go on.
-BEFORE: dict[str, Any] = {
-    "search": "adaptive",
-    "head": "pool",
-    "head depth": 1,
-    "dropout": 0.0,
-    "weight decay": 0.01,
-    "optimizer": "adamw",
-    "momentum": 0.9,
-    "balance": "none",
-    "augment": USUAL,
-}
 
 
 def open_study(
@@ -95,12 +78,12 @@ def open_study(
 
 
 def any_of(tasks: Mapping[str, Task]) -> Task:
-    """Give one of the tasks, for what is the same in all."""
+    """Return one of the tasks, for what is the same in all."""
     return next(iter(tasks.values()))
 
 
 def _settings(tasks: Mapping[str, Task], space: SearchSpace) -> dict[str, Any]:
-    """All that makes two trials comparable: a study does not go on with any of it changed.
+    """Collect what makes two trials comparable: a study does not go on with any of it changed.
 
     What differs from backbone to backbone is a list.
     """
@@ -150,22 +133,24 @@ def _refuse_differences(
     stored = study.user_attrs.get("settings")
     if stored is None and (study.get_trials(deepcopy=False) or study.directions != [direction]):
         raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
-    there, here = {**BEFORE, **(stored or settings)}, {**BEFORE, **settings}
+    stored = settings if stored is None else stored
     differences = [
-        f"{key} is {there.get(key)!r} there, {here.get(key)!r} here"
-        for key in {**there, **here}
-        if _content(there.get(key)) != _content(here.get(key))
+        f"{key}: {stored.get(key)!r} stored, {settings.get(key)!r} given"
+        for key in {**stored, **settings}
+        if _content(stored.get(key)) != _content(settings.get(key))
     ]
     if differences:
-        raise StudyError(f"Study {name!r} is another: {'; '.join(differences)}. Give another --name.")
+        raise StudyError(
+            f"Study {name!r} exists with other settings: {'; '.join(differences)}. Give another --name."
+        )
 
 
 def _content(value: Any) -> Any:
-    """Take the fingerprint of a setting that has one: a file or folder may be renamed or cached since."""
+    """Return the fingerprint of a setting that has one: a file or folder may be renamed or cached since."""
     if isinstance(value, list):
         return [_content(part) for part in value]
-    found = re.search(r"\[(\w+)\]$", value) if isinstance(value, str) else None
-    return found[1] if found else value
+    fingerprint = re.search(r"\[(\w+)\]$", value) if isinstance(value, str) else None
+    return fingerprint[1] if fingerprint else value
 
 
 def _describe_study(
@@ -209,6 +194,7 @@ def _enqueue_first(
 ) -> None:
     """Enqueue the two baselines of each backbone and a spread over depth, or every candidate, once."""
     if study.user_attrs.get(ANCHORS):
+        # By the other of two processes that opened it at the same moment.
         return
     for params, origin in first_settings(space, exhaustive=exhaustive, learning_rates=learning_rates):
         study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)

@@ -51,7 +51,7 @@ NextTrial = Callable[[], Trial | None]
 
 
 @dataclass(slots=True, kw_only=True)
-class _UnderWay:
+class _RunningTrial:
     """A trial that a worker has, or that waits for one.
 
     Attributes:
@@ -110,11 +110,11 @@ class Run:
         self._held = held
         self._n_trials = n_trials
         self._sampler = sampler
-        self._under_way: dict[int, _UnderWay] = {}
-        self._to_go_on: list[_UnderWay] = []
+        self._under_way: dict[int, _RunningTrial] = {}
+        self._to_go_on: list[_RunningTrial] = []
         self._to_probe: list[str] = []
         # What found too little memory beside others waits until nothing else runs; one of them is tried then.
-        self._later_alone: list[_UnderWay | str] = []
+        self._later_alone: list[_RunningTrial | str] = []
         self._alone: int | str | None = None
         # Backbones that are being probed; how often their workers were lost.
         self._probed: set[str] = set()
@@ -183,7 +183,7 @@ class Run:
             else:
                 return
 
-    def _begin_alone(self, what: _UnderWay | str) -> Iterator[Event]:
+    def _begin_alone(self, what: _RunningTrial | str) -> Iterator[Event]:
         if isinstance(what, str):
             self._alone = what
             self._begin_probing(what)
@@ -193,42 +193,46 @@ class Run:
 
     def _orphan(self) -> Trial | None:
         """Find a trial that is RUNNING and nobody's."""
-        waiting = (it.trial.number for it in self._later_alone if isinstance(it, _UnderWay))
+        waiting = (
+            running.trial.number for running in self._later_alone if isinstance(running, _RunningTrial)
+        )
         ours = {*self._under_way, *waiting}
-        for found in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if found.number not in ours:
+        for stored in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if stored.number not in ours:
                 if self._sampler is not None:
-                    self.study.sampler = self._sampler(found.number)
-                return Trial(self.study, trial_id_of(self.study, found.number))
+                    self.study.sampler = self._sampler(stored.number)
+                return Trial(self.study, trial_id_of(self.study, stored.number))
         return None
 
     def _adopt(self, orphan: Trial) -> Iterator[Event]:
         """Let an orphan go on, or end what an interrupt has kept from being ended."""
-        it = self._taken_on(orphan)
+        running = self._taken_on(orphan)
         reasons = orphan.user_attrs.get(LOST, [])
         if len(reasons) > MOST_LOST:
             number = orphan.number
-            self._under_way[number] = it
-            yield TrialStarted(number=number, point=it.point, origin=it.origin, adopted=True, worker=None)
-            yield from self._end(it, TrialState.FAIL, _lost_often(reasons))
+            self._under_way[number] = running
+            yield TrialStarted(
+                number=number, point=running.point, origin=running.origin, adopted=True, worker=None
+            )
+            yield from self._end(running, TrialState.FAIL, _lost_often(reasons))
         else:
-            yield from self._begin(it, goes_on=True)
+            yield from self._begin(running, goes_on=True)
 
-    def _taken_on(self, trial: Trial) -> _UnderWay:
+    def _taken_on(self, trial: Trial) -> _RunningTrial:
         with deferred():
             point = self.space.suggest(trial)
             note_cost(trial, self.tasks[point.cut.backbone], point)
-        return _UnderWay(
+        return _RunningTrial(
             trial=trial,
             point=point,
             origin=str(trial.user_attrs.get("origin", "sampler")),
             reported=frozenset(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values),
         )
 
-    def _begin(self, it: _UnderWay, *, goes_on: bool) -> Iterator[Event]:
-        trial, point = it.trial, it.point
-        seed, split_seed = self._seeds(it)
-        self._under_way[trial.number] = it
+    def _begin(self, running: _RunningTrial, *, goes_on: bool) -> Iterator[Event]:
+        trial, point = running.trial, running.point
+        seed, split_seed = self._seeds(running)
+        self._under_way[trial.number] = running
         worker = self._executor.start(
             Training(
                 key=trial.number,
@@ -240,13 +244,15 @@ class Run:
                 is_alone=self._alone == trial.number,
             )
         )
-        yield TrialStarted(number=trial.number, point=point, origin=it.origin, adopted=goes_on, worker=worker)
+        yield TrialStarted(
+            number=trial.number, point=point, origin=running.origin, adopted=goes_on, worker=worker
+        )
 
-    def _seeds(self, it: _UnderWay) -> tuple[int, int | None]:
-        """Give a trial's seed, its own or one that all cuts share for confirmation, and its split's."""
-        base, attributes = self.tasks[it.point.cut.backbone].recipe.seed, it.trial.user_attrs
-        if it.origin != "confirm":
-            return seed_from(base, it.trial.number), None
+    def _seeds(self, running: _RunningTrial) -> tuple[int, int | None]:
+        """Return a trial's seed, its own or one that all cuts share for confirmation, and its split's."""
+        base, attributes = self.tasks[running.point.cut.backbone].recipe.seed, running.trial.user_attrs
+        if running.origin != "confirm":
+            return seed_from(base, running.trial.number), None
         seed = seed_from(base, attributes["seed"], CONFIRMATION)
         return seed, seed if attributes["resample"] else None
 
@@ -271,33 +277,33 @@ class Run:
         )
 
     def _take(self, key: int | str, report: Report) -> Iterator[Event]:
-        """Take in what a worker says."""
+        """Take in a worker's report."""
         if isinstance(key, str):
             yield from self._take_probing(key, report)
             return
-        it = self._under_way[key]
+        running = self._under_way[key]
         if isinstance(report, EpochResult):
-            yield from self._take_epoch(it, report)
+            yield from self._take_epoch(running, report)
         elif isinstance(report, Ended):
-            yield from self._end(it, TrialState.COMPLETE)
+            yield from self._end(running, TrialState.COMPLETE)
         elif isinstance(report, Lost):
-            yield from self._lose(it, report.reason)
+            yield from self._lose(running, report.reason)
         elif isinstance(report, Failed):
-            yield from self._fail(it, report)
+            yield from self._fail(running, report)
 
-    def _take_epoch(self, it: _UnderWay, result: EpochResult) -> Iterator[Event]:
-        number, epochs = it.trial.number, self.tasks[it.point.cut.backbone].recipe.epochs
-        it.results.append(result)
+    def _take_epoch(self, running: _RunningTrial, result: EpochResult) -> Iterator[Event]:
+        number, epochs = running.trial.number, self.tasks[running.point.cut.backbone].recipe.epochs
+        running.results.append(result)
         with deferred():
-            if result.epoch not in it.reported:
-                it.trial.report(result.score, step=result.epoch)
-        yield EpochDone(number=number, result=result, is_again=result.epoch in it.reported)
+            if result.epoch not in running.reported:
+                running.trial.report(result.score, step=result.epoch)
+        yield EpochDone(number=number, result=result, is_again=result.epoch in running.reported)
         self.asked = self._held.renew()
-        # Optuna judges the last epoch reported; one that is only told again was judged before.
-        is_new = max(it.reported, default=0) <= result.epoch < epochs
-        if _is_weak(it, result.epoch, judge=is_new and it.origin != "confirm"):
+        # Optuna judges the last epoch reported; one that is reported again was judged before.
+        is_new = max(running.reported, default=0) <= result.epoch < epochs
+        if _is_weak(running, result.epoch, judge=is_new and running.origin != "confirm"):
             self._executor.answer(number, go_on=False)
-            yield from self._end(it, TrialState.PRUNED, f"pruned after epoch {result.epoch}")
+            yield from self._end(running, TrialState.PRUNED, f"pruned after epoch {result.epoch}")
         elif self.asked == "epoch" and result.epoch < epochs:
             # Left as an interrupt leaves it: RUNNING, with its checkpoint.
             self._executor.answer(number, go_on=False)
@@ -305,46 +311,46 @@ class Run:
         else:
             self._executor.answer(number, go_on=True)
 
-    def _lose(self, it: _UnderWay, reason: str) -> Iterator[Event]:
+    def _lose(self, running: _RunningTrial, reason: str) -> Iterator[Event]:
         """Let a trial go on elsewhere; fail it where that has been done often."""
         with deferred():
-            reasons = [*it.trial.user_attrs.get(LOST, []), reason]
-            it.trial.set_user_attr(LOST, reasons)
+            reasons = [*running.trial.user_attrs.get(LOST, []), reason]
+            running.trial.set_user_attr(LOST, reasons)
         if len(reasons) > MOST_LOST:
-            yield from self._end(it, TrialState.FAIL, _lost_often(reasons))
+            yield from self._end(running, TrialState.FAIL, _lost_often(reasons))
             return
-        self._set_aside(it)
-        self._to_go_on.append(it)
-        yield TrialLost(number=it.trial.number, reason=reason, n_lost=len(reasons))
+        self._set_aside(running)
+        self._to_go_on.append(running)
+        yield TrialLost(number=running.trial.number, reason=reason, n_lost=len(reasons))
 
-    def _set_aside(self, it: _UnderWay) -> None:
+    def _set_aside(self, running: _RunningTrial) -> None:
         """Take a trial from its worker; it is to go on from its checkpoint."""
-        del self._under_way[it.trial.number]
-        stored = self.study.get_trials(deepcopy=False)[it.trial.number]
-        it.reported, it.results = frozenset(stored.intermediate_values), []
+        del self._under_way[running.trial.number]
+        stored = self.study.get_trials(deepcopy=False)[running.trial.number]
+        running.reported, running.results = frozenset(stored.intermediate_values), []
 
-    def _fail(self, it: _UnderWay, failed: Failed) -> Iterator[Event]:
-        number = it.trial.number
+    def _fail(self, running: _RunningTrial, failed: Failed) -> Iterator[Event]:
+        number = running.trial.number
         if failed.kind in ("system", "device"):
             raise StudyError(
                 f"Trial {number} stopped: {failed.reason}. Mend that and run the same command again."
             ) from failed.error
         if failed.kind == "diverged":
-            it.trial.set_user_attr("diverged", True)
-            yield from self._end(it, TrialState.PRUNED, failed.reason)
+            running.trial.set_user_attr("diverged", True)
+            yield from self._end(running, TrialState.PRUNED, failed.reason)
         elif failed.kind == "memory" and self._may_do_alone(number):
-            self._set_aside(it)
-            self._later_alone.append(it)
-            n_lost = len(it.trial.user_attrs.get(LOST, []))
+            self._set_aside(running)
+            self._later_alone.append(running)
+            n_lost = len(running.trial.user_attrs.get(LOST, []))
             yield TrialLost(number=number, reason=f"{failed.reason}; later, alone", n_lost=n_lost)
         elif failed.kind == "memory":
-            yield from self._end(it, TrialState.FAIL, failed.reason)
+            yield from self._end(running, TrialState.FAIL, failed.reason)
         else:
-            self._tell(it, TrialState.FAIL, failed.reason)
+            self._tell(running, TrialState.FAIL, failed.reason)
             raise failed.error
 
     def _may_do_alone(self, key: int | str) -> bool:
-        """Say whether what found too little memory beside others may have enough without them."""
+        """Return whether what found too little memory beside others may have enough without them."""
         return self._executor.shares_memory and self._alone != key
 
     def _take_probing(self, backbone: str, report: Report) -> Iterator[Event]:
@@ -369,13 +375,15 @@ class Run:
                 "Mend that and run the same command again."
             )
 
-    def _end(self, it: _UnderWay, state: TrialState, reason: str | None = None) -> Iterator[Event]:
-        self._tell(it, state, reason)
-        score = it.results[-1].score if it.results else None
-        yield TrialEnded(number=it.trial.number, point=it.point, state=state, score=score, reason=reason)
+    def _end(self, running: _RunningTrial, state: TrialState, reason: str | None = None) -> Iterator[Event]:
+        self._tell(running, state, reason)
+        score = running.results[-1].score if running.results else None
+        yield TrialEnded(
+            number=running.trial.number, point=running.point, state=state, score=score, reason=reason
+        )
 
-    def _tell(self, it: _UnderWay, state: TrialState, reason: str | None) -> None:
-        trial, results = it.trial, it.results
+    def _tell(self, running: _RunningTrial, state: TrialState, reason: str | None) -> None:
+        trial, results = running.trial, running.results
         with deferred():
             trial.set_user_attr("results", [asdict(result) for result in results])
             for name in ("macs", "plain_macs", "kept_bytes", "read_bytes"):
@@ -385,7 +393,7 @@ class Run:
                 trial.set_user_attr("reason", reason)
             value = results[-1].score if state == TrialState.COMPLETE else None
             self.study.tell(trial, value, state=state)
-            # It is told: a checkpoint that cannot be removed is nobody's.
+            # It has ended: a checkpoint that cannot be removed is nobody's.
             with contextlib.suppress(OSError):
                 self._checkpoint(trial).unlink(missing_ok=True)
         del self._under_way[trial.number]
@@ -398,16 +406,16 @@ def _lost_often(reasons: Sequence[str]) -> str:
     return f"lost its worker {len(reasons)} times: {reasons[-1]}"
 
 
-def _is_weak(it: _UnderWay, epoch: int, *, judge: bool) -> bool:
+def _is_weak(running: _RunningTrial, epoch: int, *, judge: bool) -> bool:
     """Ask the pruner once, and keep its verdict: it answers otherwise the second time.
 
     Baselines and their like are judged too, as halving compares only with trials that were, but never
     stopped.
     """
-    trial = it.trial
+    trial = running.trial
     with deferred():
         weak = trial.user_attrs.get("prune_at") == epoch or (
-            judge and trial.should_prune() and not it.is_kept
+            judge and trial.should_prune() and not running.is_kept
         )
         if weak:
             trial.set_user_attr("prune_at", epoch)

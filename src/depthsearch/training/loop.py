@@ -274,7 +274,7 @@ def _learning_rate(recipe: Recipe, done: float) -> float:
 def _validate(
     suffix: nn.Module, source: BoundarySource | None, recipe: Recipe, device: Device, epoch: int
 ) -> tuple[float, float]:
-    """Give loss and score on validation, NaN where there is none."""
+    """Compute loss and score on validation, NaN where there is none."""
     if source is None:
         return math.nan, math.nan
     source.prepare(epoch)

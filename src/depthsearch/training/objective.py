@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ class Task:
         device: Where.
         budget: How much of what the frozen layers compute may be kept; None: nothing.
         split_seed: Divides training and validation images anew; None: they are as the data set says.
+        origin: The task that this one differs from in recipe or split alone, and shares what is computed once
+            with. Not taken over by `dataclasses.replace`.
     """
 
     backbone: Backbone
@@ -75,6 +77,7 @@ class Task:
     device: Device
     budget: Budget | None = None
     split_seed: int | None = None
+    origin: Task | None = field(default=None, init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what is computed once: another process computes it for itself."""
@@ -109,6 +112,8 @@ class Task:
             TraceError: If it cannot be traced, or computes or trains otherwise than what was traced.
             CutError: If what lies before its head is no fixed function of an image.
         """
+        if self.origin is not None:
+            return self.origin.graph
         model, preprocessing = self.backbone.model, self.backbone.preprocessing
         graph = trace(model, image_size=preprocessing.image_size, channels=len(preprocessing.mean))
         check_traced(graph, model)
@@ -118,6 +123,8 @@ class Task:
     @cached_property
     def features(self) -> FeatureStore:
         """What the frozen layers have computed, shared by all trials."""
+        if self.origin is not None:
+            return self.origin.features
         frozen = FrozenBackbone(self.graph, self.backbone.preprocessing, self.device)
         built = f"{self.backbone.build_digest} {self.backbone.library}".strip()
         return FeatureStore(frozen, self.budget, name=self.backbone.name, built=built)
@@ -157,17 +164,23 @@ class Task:
 
         What is kept is kept of both together, so that it serves every division.
         """
-        return self._with(split_seed=seed)
+        return self._variant(split_seed=seed)
 
     def with_recipe(self, recipe: Recipe) -> Task:
         """Train otherwise: another task on the same images, with the same kept features."""
-        return self._with(recipe=recipe)
+        return self._variant(recipe=recipe)
 
-    def _with(self, **changes: Any) -> Task:
-        other = replace(self, **changes)
-        # Where dataclass fields cannot go: what is computed once is put where cached_property looks.
-        vars(other).update(graph=self.graph, features=self.features)
-        return other
+    def _variant(self, **changes: Any) -> Task:
+        variant = replace(self, **changes)
+        object.__setattr__(variant, "origin", self)
+        return variant
+
+    def give_back_device(self) -> bool:
+        """Let go of what is kept in the memory of a GPU; return whether there was anything."""
+        if self.origin is not None:
+            return self.origin.give_back_device()
+        # Where cached_property puts it: nothing has been kept before the first use.
+        return "features" in self.__dict__ and self.features.give_back_device()
 
     def position(self, cut: Cut) -> int:
         """Find a cut's place in the graph."""
@@ -175,7 +188,7 @@ class Task:
 
 
 def tasks_of(task: Task | Mapping[str, Task]) -> Mapping[str, Task]:
-    """Give the task of each backbone, by the names that the space's cuts have for them."""
+    """Return the task of each backbone, by the names that the space's cuts have for them."""
     return {"": task} if isinstance(task, Task) else task
 
 
@@ -225,9 +238,9 @@ def train_point(
 
 
 def _give_back_device(*tasks: Task) -> bool:
-    """Let go of what tasks keep in the memory of a GPU; return whether there was anything."""
-    # A list: each of them is asked. A task without a store keeps nothing.
-    return any([task.features.give_back_device() for task in tasks if "features" in vars(task)])
+    """Let several tasks do so; return whether there was anything."""
+    # A list: each of them is asked.
+    return any([task.give_back_device() for task in tasks])
 
 
 def _train_point(

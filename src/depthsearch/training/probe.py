@@ -186,13 +186,13 @@ def ridge_logits(
         dual = n < d
     gram = z @ z.T if dual else z.T @ z
     right, left = (targets, queries @ z.T) if dual else (z.T @ targets, queries)
-    found = []
+    logits = []
     for strength in strengths:
         system = gram.clone()
         system.diagonal().add_(strength * n)
         solution = torch.cholesky_solve(right, torch.linalg.cholesky(system))
-        found.append(left @ solution + intercept)
-    return found
+        logits.append(left @ solution + intercept)
+    return logits
 
 
 def _standardised(features: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -137,8 +137,8 @@ class LocalProcesses:
     @property
     def pids(self) -> tuple[int, ...]:
         """Numbers of the processes that live."""
-        found = (worker.process.pid for worker in self._workers if worker.process is not None)
-        return tuple(pid for pid in found if pid is not None)
+        pids = (worker.process.pid for worker in self._workers if worker.process is not None)
+        return tuple(pid for pid in pids if pid is not None)
 
     def start(self, job: Job) -> str:
         """Give a job to a free worker: one that is ready, or is expected to be soon.
@@ -171,8 +171,8 @@ class LocalProcesses:
             self._begin_waiting()
             left = deadline - time.monotonic()
             if self._reports or left <= 0:
-                found, self._reports = self._reports, []
-                return found
+                reports, self._reports = self._reports, []
+                return reports
             there = {w.connection: w for w in self._workers if w.connection is not None}
             if not there:
                 time.sleep(min(left, FIRST_PAUSE_SECONDS))
@@ -254,22 +254,22 @@ class LocalProcesses:
         """Take in what a worker has sent, or its death."""
         assert worker.connection is not None
         try:
-            said: Any = worker.connection.recv()
+            message: Any = worker.connection.recv()
         except (EOFError, OSError):
             self._lose(worker, f"its process {_how_it_ended(worker.process)}")
             return
         self._note_computing(worker)
         if not worker.is_ready:
-            if said == READY:
+            if message == READY:
                 worker.is_ready, worker.failing_since, worker.n_failed = True, None, 0
                 self._begin(worker)
                 return
             _remove(worker)
-            if said.kind == "bug":
-                raise said.error
-            self._failed_to_start(worker, said.reason)
+            if message.kind == "bug":
+                raise message.error
+            self._failed_to_start(worker, message.reason)
         elif worker.job is not None and worker.has_begun:
-            key, report = said
+            key, report = message
             # One that was stopped ends in its own time; nobody asked for what it says then.
             if key == worker.job.key and isinstance(report, Failed) and report.kind == "device":
                 self._lose(worker, report.reason)
@@ -348,7 +348,7 @@ class LocalProcesses:
 
 
 def _is_at_work(worker: _Worker) -> bool:
-    """Whether a worker's process has something to do, and has said nothing of it that waits to be read."""
+    """Whether a worker's process has something to do, and no report of it waits to be read."""
     is_starting = not worker.is_ready
     trains = worker.job is not None and worker.has_begun and not worker.is_asking
     return (is_starting or trains) and not (worker.connection is not None and worker.connection.poll())
@@ -413,7 +413,7 @@ def _processor_seconds(process: BaseProcess | None) -> float:
 
 
 def _how_it_ended(process: BaseProcess | None) -> str:
-    """Say how a process died."""
+    """Describe how a process died."""
     if process is None:
         return "is gone"
     process.join(5.0)

@@ -66,7 +66,7 @@ def ray_workers(
 
 
 def cluster_has_gpus() -> bool:
-    """Say whether the cluster that this process is connected to has GPUs now."""
+    """Return whether the cluster that this process is connected to has GPUs now."""
     return any(node["Alive"] and node["Resources"].get("GPU") for node in import_ray().nodes())
 
 
@@ -95,10 +95,10 @@ def cluster_device(here: Device, kind: str, precision: str, *, has_gpus: bool) -
     ray = import_ray()
     ask = ray.remote(num_gpus=1, num_cpus=0)(choose_device)
     try:
-        found = ray.get(ask.remote("cuda", precision, compiled=here.compiled), timeout=PATIENCE_SECONDS)
+        device = ray.get(ask.remote("cuda", precision, compiled=here.compiled), timeout=PATIENCE_SECONDS)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise SettingsError(f"The cluster's GPUs cannot be used: {reason_of(error)}.") from error
-    assert isinstance(found, Device)
-    return found
+    assert isinstance(device, Device)
+    return device

@@ -58,13 +58,13 @@ def mlflow_log(uri: str, study: optuna.Study) -> Iterator[Sink]:
     with _connected(uri) as client:
         parent = _run(client, study.study_name, {"depthsearch.study": study.user_attrs["checkpoint_id"]})
     attempt = forgiving(_shown(uri))
-    told = _told(client, parent, study)
+    log_event = _logging(client, parent, study)
     status = "FINISHED"
 
     def tell(event: Event) -> None:
         nonlocal status
         status = "KILLED" if isinstance(event, Stopped) else "FINISHED"
-        attempt(told, event)
+        attempt(log_event, event)
 
     try:
         yield tell
@@ -77,7 +77,7 @@ def mlflow_log(uri: str, study: optuna.Study) -> Iterator[Sink]:
 
 @contextmanager
 def _connected(uri: str) -> Iterator[Any]:
-    """Give a client of MLflow's; whatever fails meanwhile is one line."""
+    """Connect to MLflow; whatever fails meanwhile is one line."""
     require_extra("mlflow", "mlflow")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -94,8 +94,8 @@ def _shown(uri: str) -> str:
     return f"--mlflow {without_password(uri)}"
 
 
-def _told(client: Any, parent: str, study: optuna.Study) -> Sink:
-    """Give a function that tells MLflow of a trial's events."""
+def _logging(client: Any, parent: str, study: optuna.Study) -> Sink:
+    """Return a function that writes a trial's events to MLflow."""
     taken_apart = teller(study)
     runs: dict[int, str] = {}
     steps: dict[int, set[int]] = {}
@@ -127,8 +127,8 @@ def _run(client: Any, name: str, tags: dict[str, str]) -> str:
     named = os.environ["MLFLOW_EXPERIMENT_NAME"]
     known = client.get_experiment_by_name(named)
     experiment = known.experiment_id if known else client.create_experiment(named)
-    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    for run in client.search_runs([experiment], wanted, max_results=1):
+    tagged = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    for run in client.search_runs([experiment], tagged, max_results=1):
         client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)
     return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)

@@ -61,7 +61,7 @@ class _Worker(Place):
     Attributes:
         number: From 1.
         actor: None: it is to be started.
-        ready: What the actor has told when it could work; None: it cannot yet.
+        ready: What the actor has reported once it could work; None: it cannot yet.
         doing: What its last call is for: ``setup``, ``begin`` or ``step``; empty: nothing, it waits.
         answers: What that call will return; the last of them comes last.
         sign: What will say how much it has computed; None: it is not asked now.
@@ -207,8 +207,8 @@ class RayWorkers:
             n_before, left = self.n_workers, deadline - time.monotonic()
             asked = {worker.answers[-1]: worker for worker in self._workers if worker.doing}
             if self._reports or left <= 0:
-                found, self._reports = self._reports, []
-                return found
+                reports, self._reports = self._reports, []
+                return reports
             if not asked:
                 time.sleep(min(left, FIRST_PAUSE_SECONDS))
                 continue
@@ -338,7 +338,7 @@ class RayWorkers:
     def _take_sign(self, worker: _Worker, now: float) -> None:
         """Take in how much an actor has computed."""
         sign, worker.sign = worker.sign, None
-        # Its death is told by what it was to answer.
+        # Of its death one hears by what it was to answer.
         with contextlib.suppress(self._ray.exceptions.RayError):
             used = self._ray.get(sign)
             if used is None:
@@ -355,7 +355,7 @@ class RayWorkers:
         worker.computed = (0.0, now) if doing == "step" else None
 
     def _begin_waiting(self) -> None:
-        """Give jobs that wait to workers that are free."""
+        """Hand jobs that wait to workers that are free."""
         for worker in self._workers:
             if self._waiting and worker.ready is not None and worker.job is None:
                 self._begin(worker, self._waiting.pop(0))
@@ -395,7 +395,7 @@ class RayWorkers:
     def _listen(self, worker: _Worker) -> None:
         """Take in what an actor has answered, or its death."""
         try:
-            said = self._ray.get(worker.answers, timeout=FETCH_SECONDS)
+            answers = self._ray.get(worker.answers, timeout=FETCH_SECONDS)
         except self._ray.exceptions.RayTaskError as error:
             self._failed(worker, error)
             return
@@ -405,30 +405,30 @@ class RayWorkers:
         doing = worker.doing
         self._call(worker, "")
         if doing == "setup":
-            self._set_up(worker, said[0])
+            self._set_up(worker, answers[0])
             self._begin_waiting()
         elif doing == "begin":
             assert worker.job is not None
             self._not_begun.discard(worker.job.key)
-            worker.shares, worker.n_failed = said[0], 0
+            worker.shares, worker.n_failed = answers[0], 0
             self._step(worker)
         else:
-            self._take(worker, *said)
+            self._take(worker, *answers)
 
-    def _set_up(self, worker: _Worker, said: Ready | NoImages | Failed) -> None:
+    def _set_up(self, worker: _Worker, answer: Ready | NoImages | Failed) -> None:
         """Take in whether an actor can work."""
-        if isinstance(said, NoImages):
-            log.info("worker %d gets the images from here: %s", worker.number, said.reason)
+        if isinstance(answer, NoImages):
+            log.info("worker %d gets the images from here: %s", worker.number, answer.reason)
             if self._carried is None:
                 self._carried = self._ray.put(_carried(self._tasks))
             self._call(worker, "setup", worker.actor.setup.remote(self._carried, self._terms))
-        elif isinstance(said, Ready):
-            worker.ready = said
-        elif said.kind == "bug":
-            raise said.error
+        elif isinstance(answer, Ready):
+            worker.ready = answer
+        elif answer.kind == "bug":
+            raise answer.error
         else:
             self._remove(worker)
-            self._failed_to_start(worker, said.reason)
+            self._failed_to_start(worker, answer.reason)
 
     def _take(self, worker: _Worker, report: Report, kept: Bytes | None) -> None:
         """Take in a report, and first the checkpoint that came with it."""
@@ -475,7 +475,7 @@ class RayWorkers:
             self._reports.append((job.key, Lost(reason=f"{name}: {reason}")))
 
     def _not_begun_by(self, worker: _Worker, job: Job, reason: str) -> None:
-        """Give a job out once more, as nothing of it has run; if that was done before, it may be the job."""
+        """Hand a job out once more, as nothing of it has run; a second time it may be at fault."""
         self._why_none = reason
         worker.pause()
         if job.key in self._not_begun:
@@ -515,7 +515,7 @@ def _actor_class(ray: Any, slots: Slots) -> Any:
 
 
 def _carried(tasks: Mapping[str, Task]) -> dict[str, Task]:
-    """Give the tasks with the images; those of one data set keep it in common."""
+    """Return the tasks with their images; those of one data set share it."""
     data = {id(task.data): task.data.carried() for task in tasks.values()}
     return {name: replace(task, data=data[id(task.data)]) for name, task in tasks.items()}
 

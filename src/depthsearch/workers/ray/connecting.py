@@ -137,14 +137,14 @@ def _check(address: str) -> None:
     # In a process of its own, as what speaks another language there would be listened to for minutes.
     asked = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        status = subprocess.run(asked, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise SettingsError(
             f"What listens at --ray-address {address} is no Ray cluster, or it has not answered for "
             f"{ANSWER_SECONDS:g} s. {WHERE}"
         ) from None
-    if told.returncode:
-        lines = (told.stderr or told.stdout).strip().splitlines() or [f"status {told.returncode}"]
+    if status.returncode:
+        lines = (status.stderr or status.stdout).strip().splitlines() or [f"status {status.returncode}"]
         # Its last line may be a page, of which the first sentence says what is wrong.
         reason = lines[-1].partition(". ")[0].rstrip(".")
         raise SettingsError(f"Ray at --ray-address {address} cannot be used: {reason}. {WHERE}")

@@ -1,4 +1,4 @@
-"""What runs at the other end, on a node of a cluster: a worker that is told each step.
+"""What runs at the other end, on a node of a cluster: a worker that is asked for each step.
 
 It knows nothing of the study: it holds the generator of one job, and does an epoch whenever it is asked to.
 """
@@ -117,7 +117,7 @@ class Trainer:
         self._clock: int | None = None
 
     def computed(self) -> float | None:
-        """Say what processor time the thread has used that works, in seconds; to be called from another.
+        """Return the processor time of the thread that works, in seconds; to be called from another.
 
         Returns:
             None: nothing is under way, or the system does not tell.
@@ -250,8 +250,8 @@ def _check(versions: Mapping[str, str]) -> None:
 
 def _n_beside(slots: Slots, node: str) -> int:
     """Count the workers that a node has room for, this one among them."""
-    found = (known["Resources"] for known in import_ray().nodes() if known["NodeID"] == node)
-    return max(1, slots.on(next(found, {})))
+    resources = (known["Resources"] for known in import_ray().nodes() if known["NodeID"] == node)
+    return max(1, slots.on(next(resources, {})))
 
 
 def _with_budget(task: Task, terms: Terms, n_beside: int, *, n_tasks: int) -> Task:
@@ -280,12 +280,12 @@ def _put(path: Path, kept: Bytes | None) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Tell one version of a file from another; None: there is none."""
+    """Return what tells versions of a file apart; None: there is none."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _own_folder() -> Path:

@@ -37,7 +37,7 @@ class Slots:
         return min(self.n_workers, *rooms) if rooms else self.n_workers
 
     def __str__(self) -> str:
-        """Say what a worker takes."""
+        """Name what a worker takes."""
         gpus = f"{self.num_gpus:g} GPU and " if self.num_gpus else ""
         return f"{gpus}{self.num_cpus:g} CPU{'' if self.num_cpus == 1 else 's'}"
 
