@@ -99,8 +99,11 @@ def hidden(text: str) -> str:
 
 
 def _greedily_hidden(text: str) -> str:
-    """Hide all that may be a password: whoever forgot to encode it is not to see half of it."""
-    text = re.sub(r"(\w://[^\s/:\[]*:).*@", r"\1***@", text)
+    """Hide all that may be a password: whoever forgot to encode it is not to see half of it.
+
+    What is hidden already stays as it is, and with it what stands behind it.
+    """
+    text = re.sub(r"(\w://[^\s/:\[]*:)(?!\*\*\*@).*@", r"\1***@", text)
     # Without an @ it may be a password as well, unless it is a port.
     text = re.sub(r"(\w://[^\s/:\[]*:)(?!\d+\b)[^\s/?@]+", r"\1***", text)
     return re.sub(rf"((?:{SECRETS})\w*=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE)

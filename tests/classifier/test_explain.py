@@ -35,7 +35,8 @@ from depthsearch.classifier.explain.maps import (
     subject_of,
 )
 from depthsearch.classifier.explain.picture import CELL, INFERNO, VIRIDIS, draw, shown_channels
-from depthsearch.cli import entry, main
+from depthsearch.cli import main
+from depthsearch.cli.parser import make_parser
 from depthsearch.errors import CutError, DataError, SettingsError
 from depthsearch.models.backbones import Backbone, load_backbone, state_digest
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
@@ -781,7 +782,7 @@ BAD = [
 
 
 def test_every_option_has_a_bad_value_in_these_tests():
-    parser = entry._parser()._subparsers._group_actions[0].choices["explain"]
+    parser = make_parser()._subparsers._group_actions[0].choices["explain"]
     options = {action.option_strings[0] for action in parser._actions if action.option_strings}
     tested = {word.partition("=")[0] for given, _ in BAD for word in given if word.startswith("--")}
     assert tested == options - {"-h"}

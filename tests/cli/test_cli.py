@@ -293,7 +293,7 @@ def test_a_study_searches_the_layers_that_are_picked_and_fits_one(pictures, tmp_
     assert main(["fit", "--storage", url, "--out", str(tmp_path / "model"), "--device", "cpu"]) == 0
     capsys.readouterr()
     assert status_of(argv[:-2]) == 2
-    assert "cuts is '4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
+    assert "cuts: '4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
 
 
 def exhaustive_arguments(pictures: Path, folder: Path, *options: str) -> list[str]:

@@ -37,7 +37,8 @@ import torch
 import yaml
 from optuna.trial import TrialState
 
-from depthsearch.cli import entry, main
+from depthsearch.cli import main
+from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.data import load_data
 from depthsearch.devices import Device
 from depthsearch.errors import SettingsError, StudyError
@@ -173,7 +174,6 @@ STARTED_HERE = """
 import signal
 from depthsearch.models.backbones import load_backbone
 from depthsearch import cli
-from depthsearch.cli import entry
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.devices import choose_device
@@ -986,7 +986,8 @@ def options_of(command: str) -> Any:
     """Read a documented command as the command line does."""
     program, *words = shlex.split(command)
     assert program == "depthsearch"
-    return entry._parser().parse_args(words)
+    given = vars(make_parser().parse_args(words))
+    return options_from(given.pop("command"), given)
 
 
 def test_the_job_for_kubernetes_has_only_fields_that_kuberay_knows() -> None:

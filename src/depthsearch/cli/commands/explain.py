@@ -160,8 +160,8 @@ def _pretrained(
 
 
 def _weights_of(stored: optuna.Study | None, backbone: str) -> str | None:
-    """Read which weights a study gives a backbone; None: there is no study."""
-    if stored is None:
+    """Read which weights a study gives a backbone; None: there is no study, or it keeps no options."""
+    if stored is None or "provenance" not in stored.user_attrs:
         return None
     options = stored_options(stored)
     return weights_by_backbone(options.weights, options.backbone).get(backbone, options.weights)
