@@ -42,8 +42,8 @@ from depthsearch.models.backbones import Backbone, load_backbone, state_digest
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.heads import with_head
-from depthsearch.study import artifacts
 from depthsearch.study.artifacts import Artifacts, artifact_folder, keep_artifact
+from depthsearch.study.storage.optuna_private import list_artifacts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
 
@@ -830,7 +830,7 @@ def test_a_fitted_study_is_explained_on_images_of_its_own(tmp_path, monkeypatch,
     assert len(pictures) == 2
     assert all(picture["true"] is not None for picture in pictures)
     study = optuna.load_study(study_name="digits", storage="sqlite:///depthsearch.db")
-    kept = {filename: artifact_id for artifact_id, filename in artifacts._kept(study)}
+    kept = {filename: artifact_id for artifact_id, filename in list_artifacts(study).items()}
     beside = {"report.html", "model-card.md", "confusions.png"}
     assert len(kept.keys() - beside) == 2
     # The report shows them, small, in the page itself.

@@ -143,6 +143,8 @@ def test_an_address_where_no_cluster_is_is_told_within_seconds(address: str, sai
 @pytest.mark.slow
 def test_what_listens_but_is_no_cluster_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "ANSWER_SECONDS", 5.0)
+    # Another test of this process may have left Ray connected.
+    monkeypatch.setattr(connecting.import_ray(), "is_initialized", lambda: False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(
