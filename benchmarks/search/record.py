@@ -322,8 +322,8 @@ def _line(table: Table, seed: int, cut: int, rate: int) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Record a table."""
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of images, or digits")
     parser.add_argument("--name", help="of the table; default: the data set's")
@@ -346,6 +346,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-mb", type=int, default=2048, help="for kept features")
     options = parser.parse_args(arguments)
     options.learning_rates = sorted(options.learning_rates)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record a table."""
+    options = read_options(arguments)
     task = load_task(options)
     table = begin(task, options)
     record(task, table, options.out)
