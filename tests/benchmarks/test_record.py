@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recording import GRID, record_table
 
 from benchmarks.search import record
 from benchmarks.search.tables import Table
@@ -11,22 +12,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.search.space import Point
 from depthsearch.training import train_point
 
-GRID = (
-    *("--data", "digits", "--backbone", "test_resnet", "--weights", "random", "--image-size", "32"),
-    *("--max-train", "60", "--max-val", "40", "--epochs", "2", "--cuts", "4", "--precision", "float32"),
-    *("--learning-rates", "1e-3", "1e-2", "--memory-mb", "64"),
-)
 TRAININGS = ("done", "score", "train_loss", "val_loss", "log_probability", "right", "probe")
-
-
-def recorded(path: Path, *options: str) -> Table:
-    record.main([*GRID, "--out", str(path), *options])
-    return Table.read(path)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Table:
-    return recorded(tmp_path_factory.mktemp("table") / "digits.npz", "--seeds", "2")
 
 
 def assert_same(one: Table, other: Table) -> None:
@@ -82,27 +68,27 @@ def test_a_recording_that_was_cut_off_goes_on(
     monkeypatch.setattr(record, "WRITE_EVERY_SECONDS", 0)
     monkeypatch.setattr(record, "fill", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        recorded(path, "--seeds", "2")
+        record_table(path, "--seeds", "2")
     assert Table.read(path).done.sum() == 11
     monkeypatch.setattr(record, "fill", fill)
-    assert_same(recorded(path, "--seeds", "2"), whole)
+    assert_same(record_table(path, "--seeds", "2"), whole)
 
 
 def test_seeds_can_be_added_later(whole: Table, tmp_path: Path) -> None:
-    one = recorded(tmp_path / "table.npz", "--seeds", "1")
+    one = record_table(tmp_path / "table.npz", "--seeds", "1")
     assert_same(one, whole.first_seeds(1))
-    assert_same(recorded(tmp_path / "table.npz", "--seeds", "2"), whole)
+    assert_same(record_table(tmp_path / "table.npz", "--seeds", "2"), whole)
 
 
 def test_a_file_of_other_settings_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.npz"
-    recorded(path, "--seeds", "1")
+    record_table(path, "--seeds", "1")
     with pytest.raises(SettingsError, match=r"other settings \(batch_size\)"):
-        recorded(path, "--seeds", "1", "--batch-size", "16")
+        record_table(path, "--seeds", "1", "--batch-size", "16")
 
 
 def test_a_training_that_diverges_is_there_without_a_score(tmp_path: Path) -> None:
-    table = recorded(tmp_path / "table.npz", "--seeds", "1", "--learning-rates", "1e30")
+    table = record_table(tmp_path / "table.npz", "--seeds", "1", "--learning-rates", "1e30")
     assert table.is_whole
     assert table.diverged.all()
     assert (table.mean_score() == 1 / 10).all()
@@ -122,4 +108,4 @@ def test_cuts_lie_closer_where_trainings_are_cheap(whole: Table, tmp_path: Path)
 
 def test_more_images_than_there_are_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="smaller --max-train"):
-        recorded(tmp_path / "table.npz", "--max-train", "2000")
+        record_table(tmp_path / "table.npz", "--max-train", "2000")
