@@ -20,8 +20,9 @@ from torch.nn.modules.conv import _ConvNd
 from depthsearch.errors import CutError, TraceError
 from depthsearch.models.headplace import NO_HEAD, find_head, is_within
 from depthsearch.models.numbering import Numbered, number_layers
-from depthsearch.models.tracing.graph import Layer, LayerGraph, trace
+from depthsearch.models.tracing.graph import Layer, LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
+from depthsearch.models.tracing.trace import trace
 from depthsearch.options.words import AUTO, KINDS
 
 __all__ = ["Cut", "find_cut", "kinds_of", "list_cuts"]
@@ -114,7 +115,7 @@ def list_cuts(
             (linear layers behind the last pooling); ``auto``: those that suit the network, see `kinds_of`.
         image_size: Height and width for which costs and sizes are given, in pixels; default: the model's own.
         channels: Of the images; default: as the model declares, or as its first convolution takes.
-        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        example_inputs: A batch of images instead of a size; see `trace.trace`.
         head: Module path of the head, where it is not the one that timm or the last layers name.
         layers: Which candidates, and no others: layer numbers, Keras names, module paths, or patterns of
             these names such as ``features.*.conv1``; those of an alias find its cut. None: all.

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from depthsearch.errors import SettingsError
-from depthsearch.models.tracing.graph import trace
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.models.tracing.restoring import evaluating
+from depthsearch.models.tracing.trace import trace
 from depthsearch.text import first_line
 
 __all__ = ["FLAT_HEAD", "MapClassifier", "flattened"]

@@ -18,8 +18,9 @@ from depthsearch.errors import CutError
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
 from depthsearch.models.split import frozen_parameters, position_of, refuse_other
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
+from depthsearch.models.tracing.trace import trace
 
 __all__ = ["Frozen", "freeze_before"]
 
@@ -134,7 +135,7 @@ def freeze_before(
         cut: One of ``list_cuts(model)``.
         image_size: Height and width of the images, in pixels; default: the cut's own.
         channels: Of the images; default: the cut's own.
-        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        example_inputs: A batch of images instead of a size; see `trace.trace`.
         head: Module path of the head, where the cut freezes the whole backbone and does not say.
 
     Returns:

@@ -9,8 +9,9 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError
-from depthsearch.models.tracing.graph import NORMS, Layer, LayerGraph
-from depthsearch.models.tracing.tracer import is_weighted, module_path
+from depthsearch.models.tracing.graph import Layer, LayerGraph
+from depthsearch.models.tracing.layers import NORMS
+from depthsearch.models.tracing.nodes import is_weighted, module_path
 
 __all__ = ["NO_HEAD", "classifier_paths", "find_head", "is_within"]
 

@@ -20,10 +20,11 @@ from depthsearch.models.checking import check_split, check_trace
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
 from depthsearch.models.headplace import find_head, is_within
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import ExampleInputs, has_lazy_layers
 from depthsearch.models.tracing.restoring import unchanged
-from depthsearch.models.tracing.tracer import is_own
+from depthsearch.models.tracing.trace import trace
 
 __all__ = [
     "Prefix",
@@ -134,7 +135,7 @@ def split_at(
         cut: One of ``list_cuts(model)``; another head since then does not matter.
         image_size: Height and width for which MACs are given, in pixels; default: the cut's own.
         channels: Of the images; default: the cut's own.
-        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        example_inputs: A batch of images instead of a size; see `trace.trace`.
         head: Module path of the head, where the cut freezes the whole backbone and does not say.
 
     Raises:

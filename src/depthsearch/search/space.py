@@ -158,7 +158,7 @@ class SearchSpace:
             kinds: Candidate kinds, see `list_cuts`.
             image_size: Height and width for the cuts' costs, in pixels; default: the model's own.
             channels: Of the images; default: the model's own.
-            example_inputs: A batch of images instead of a size; see `graph.trace`.
+            example_inputs: A batch of images instead of a size; see `trace.trace`.
             head: Module path of the head, where it is not found by itself; see `list_cuts`.
             layers: Which candidates, the two ends besides: numbers, names or patterns, see `list_cuts`.
             **ranges: The other attributes of a space.

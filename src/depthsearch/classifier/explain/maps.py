@@ -22,8 +22,9 @@ from depthsearch.models.backbones import Backbone, Preprocessing
 from depthsearch.models.cuts import Cut, find_blocks
 from depthsearch.models.numbering import number_layers
 from depthsearch.models.split import position_of
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.restoring import evaluating
+from depthsearch.models.tracing.trace import trace
 
 __all__ = [
     "Comparison",
