@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from depthsearch.models.backbones import WeightsOrigin
 from depthsearch.options.backbones import parse_name
 from depthsearch.text import one_line
 
@@ -38,7 +39,7 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             "",
             f"- **Trained** from {ours['cut']['shown']}; everything before it is frozen and as pretrained. "
             f"Head: {_head(ours['head'])}.",
-            f"- **Weights** it started from: {_text(origin['weights'])}.",
+            f"- **Weights** it started from: {_text(str(WeightsOrigin(**origin['weights'])))}.",
             f"- **{noun.capitalize()}s**: {_text(images['name'])}, {images['n_learned']} to learn from "
             f"(training and validation), {images['n_test']} for the test; "
             f"fingerprint {images['fingerprint']}.",

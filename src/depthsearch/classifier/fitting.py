@@ -344,7 +344,7 @@ def _describe(
         preprocessing=classifier.preprocessing,
         precision=task.device.precision,
         provenance={
-            "weights": task.backbone.weights,
+            "weights": asdict(task.backbone.weights),
             "weights_digest": task.backbone.digest,
             "data": {
                 "name": task.data.name,

@@ -81,15 +81,15 @@ def check_split(graph: LayerGraph, model: nn.Module, prefix: nn.Module, suffix: 
         _seed()
         expected = called(graph, model, images)
         _seed()
-        found = suffix(prefix(images))
-    if not _are_close(found, expected):
+        outputs = suffix(prefix(images))
+    if not _are_close(outputs, expected):
         raise TraceError(
             f"Both parts of {type(model).__name__} together are not the model: its outputs differ."
         )
 
 
 def _release(model: nn.Module) -> None:
-    """Let no hook of ours hold a part of the model in eval mode."""
+    """Remove our own hooks, which hold a part of the model in eval mode."""
     for number, hook in list(model._forward_pre_hooks.items()):
         if is_own(hook):
             del model._forward_pre_hooks[number]
@@ -124,12 +124,12 @@ def _compare_outputs(graph: LayerGraph, model: nn.Module, suffix: nn.Module, ima
             _seed()
             _switch(part, training=False)
             outputs.append(_ran(graph, part, images, name, "eval"))
-    first, again, found = outputs
+    first, again, traced = outputs
     if not _are_close(again, first):
         raise TraceError(
             f"{name} gives two outputs for the same images in eval mode: no part of it is a fixed function."
         )
-    if not _are_close(found, first):
+    if not _are_close(traced, first):
         raise TraceError(
             f"{name} computes something else than what tracing wrote down: its outputs differ in eval mode, "
             f"{_cause(graph, model, suffix, images)}."
@@ -158,14 +158,14 @@ def _differing(
 ) -> list[str]:
     name = type(model).__name__
     expected = _gradients(graph, model, images, name, random_layers=random_layers)
-    found = _gradients(graph, suffix, images, name, random_layers=random_layers)
+    traced = _gradients(graph, suffix, images, name, random_layers=random_layers)
     largest = max((float(g.abs().max()) for g in expected.values() if g.numel()), default=0.0)
-    names = [name for name in expected if name in found or f"graph.{name}" in found or expected[name].any()]
+    names = [name for name in expected if name in traced or f"graph.{name}" in traced or expected[name].any()]
     return [
         name
         for name in names
         if not _are_close(
-            found.get(f"graph.{name}", torch.zeros_like(expected[name])), expected[name], floor=largest
+            traced.get(f"graph.{name}", torch.zeros_like(expected[name])), expected[name], floor=largest
         )
     ]
 
@@ -207,20 +207,20 @@ def _ran(graph: LayerGraph, part: nn.Module, images: torch.Tensor, name: str, mo
         return part((images,)) if hasattr(part, "graph") else called(graph, part, images)
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # the model's own code may raise anything
         raise TraceError(
             f"{name} does not run on {N_IMAGES} images in {mode} mode: {first_line(error).rstrip('.')}."
         ) from error
 
 
-def _are_close(found: torch.Tensor, expected: torch.Tensor, *, floor: float = 0.0) -> bool:
+def _are_close(value: torch.Tensor, expected: torch.Tensor, *, floor: float = 0.0) -> bool:
     """Whether two tensors are equal but for rounding, relative to their size or to a floor."""
-    if found.shape != expected.shape:
+    if value.shape != expected.shape:
         return False
     if not expected.isfinite().all():
-        return torch.equal(found.isfinite(), expected.isfinite())
+        return torch.equal(value.isfinite(), expected.isfinite())
     scale = max(float(expected.abs().max()) if expected.numel() else 0.0, TOLERANCE * floor)
-    return bool(((found - expected).abs() <= TOLERANCE * scale).all())
+    return bool(((value - expected).abs() <= TOLERANCE * scale).all())
 
 
 def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch.Tensor) -> str:

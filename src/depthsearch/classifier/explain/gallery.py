@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthsearch.classifier.explain.maps import Comparison, Explanation, Photo, explain, normalised
+from depthsearch.classifier.explain.maps import Comparison, Explanation, Photo, explain
 from depthsearch.classifier.explain.picture import class_name, draw, shown_channels
 from depthsearch.data import DataSet
 from depthsearch.data.dataset import ImageSet
@@ -21,6 +21,7 @@ from depthsearch.data.decode import Geometry, UnreadableError, decode_file
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.files import is_file, is_folder, written_whole
 from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.restoring import evaluating
 
@@ -143,13 +144,13 @@ def _predict(
 ) -> torch.Tensor:
     """Predict images of a split: probabilities ``(n, num_classes)``."""
     device = next(model.parameters()).device
-    found = []
+    normalise = Normalisation(preprocessing).to(device)
+    probabilities = []
     with evaluating(model), torch.no_grad():
-        for start in range(0, len(places), BATCH):
-            pixels = images.gather(torch.tensor(places[start : start + BATCH])).to(device)
-            logits: torch.Tensor = logits_of(model(normalised(pixels, preprocessing)))
-            found.append(logits.softmax(1).cpu())
-    return torch.cat(found)
+        for batch in torch.tensor(places).split(BATCH):
+            logits: torch.Tensor = logits_of(model(normalise(images.gather(batch).to(device))))
+            probabilities.append(logits.softmax(1).cpu())
+    return torch.cat(probabilities)
 
 
 def _names(data: DataSet, split: str, images: ImageSet) -> list[str]:

@@ -21,6 +21,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import Backbone, Preprocessing
 from depthsearch.models.cuts import Cut, find_blocks
 from depthsearch.models.numbering import number_layers
+from depthsearch.models.pixels import Normalisation
 from depthsearch.models.split import position_of
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.restoring import evaluating
@@ -38,7 +39,6 @@ __all__ = [
     "explain",
     "find_layers",
     "look",
-    "normalised",
     "pretrained_classes",
     "subject_of",
 ]
@@ -237,7 +237,7 @@ def pretrained_classes(backbone: Backbone) -> tuple[str, ...] | None:
         ImageNet's names where it has as many classes as one of ImageNet's sets; empty where the names are not
         known; None where the classifier did not come with the weights.
     """
-    if backbone.weights.startswith(("random (", "from scratch (", "file ", "shipped ")):
+    if not backbone.weights.has_classifier:
         return None
     subset = infer_imagenet_subset(backbone.model)
     return () if subset is None else tuple(ImageNetInfo(subset).label_descriptions())
@@ -406,13 +406,6 @@ def _find_layer(subject: Subject, wanted: str) -> MapLayer:
     )
 
 
-def normalised(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Make a model's input of pixels ``(..., c, s, s)`` in [0, 255]."""
-    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(-1, 1, 1)
-    std = torch.tensor(preprocessing.std, device=pixels.device).view(-1, 1, 1)
-    return pixels.float().mul(1 / (255 * std)).sub(mean / std)
-
-
 def look(
     subject: Subject, image: torch.Tensor, layers: Sequence[MapLayer], *, also: Sequence[int] = ()
 ) -> Insight:
@@ -475,7 +468,7 @@ def explain(comparison: Comparison, photo: Photo) -> Explanation:
     Grad-CAM is given for the predicted class and for the true one where that is known.
     """
     device = next(comparison.after.model.parameters()).device
-    image = normalised(photo.pixels.to(device), comparison.preprocessing)
+    image = Normalisation(comparison.preprocessing).to(device)(photo.pixels.to(device))
     before = None
     if comparison.before is not None:
         names = {layer.name for layer in comparison.layers}

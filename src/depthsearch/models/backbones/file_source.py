@@ -1,4 +1,4 @@
-"""Backbones of one's own: a function in a Python file that returns a model."""
+"""The user's own backbones: a function in a Python file that returns a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.backbone import Network, Preprocessing, WeightsOrigin
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
@@ -37,7 +37,7 @@ NUM_CLASSES = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A function of somebody's own.
+    """A function in the user's own file.
 
     Attributes:
         name: ``FILE.py:function``.
@@ -55,7 +55,7 @@ class _Function:
 def network(
     path: str, function: str, weights: str, *, in_chans: int, image_size: int | None, seed: int
 ) -> Network:
-    """Let a function build a model, and give it weights if some are asked for.
+    """Call a function that builds a model; load weights if some are asked for.
 
     Args:
         path: Of the file.
@@ -77,10 +77,10 @@ def network(
         )
     made = _find(path, function)
     model, assumes, notes = _described(made, in_chans, image_size, seed)
-    origin = f"function {name} ({made.code.digest[:8]})"
+    origin = WeightsOrigin(kind="function", where=f"{name} ({made.code.digest[:8]})")
     if weights != "auto":
-        origin, told = load_file(name, model, weights)
-        notes = (*notes, *told)
+        origin, more_notes = load_file(name, model, weights)
+        notes = (*notes, *more_notes)
     return Network(
         model=model,
         weights=origin,
@@ -100,7 +100,7 @@ def create(
     seed: int = 0,
     built_from: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Let a function build a model.
+    """Call a function that builds a model.
 
     Args:
         path: See `network`.
@@ -193,7 +193,7 @@ def _call(
         model = copy.deepcopy(model).cpu()
     except SettingsError:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         if is_out_of_memory(error):
             raise
         raise SettingsError(f"{made.name} fails: {where_it_failed(error, made.code.path)}.") from error

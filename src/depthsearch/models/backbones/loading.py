@@ -1,4 +1,4 @@
-"""From a backbone's name to a model with weights, whatever library it is of."""
+"""From a backbone's name to a model with weights, whichever library it comes from."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from depthsearch.models.backbones.backbone import (
     state_digest,
 )
 from depthsearch.models.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
-from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import BackboneName, parse_name
-from depthsearch.options.words import HEADS
+from depthsearch.options.words import HEADS, HeadWord
 from depthsearch.text import first_line
 
 __all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
@@ -36,7 +35,7 @@ def load_backbone(
     *,
     image_size: int | None = None,
     in_chans: int = 3,
-    head: str = "pool",
+    head: HeadWord = "pool",
     demo: bool = False,
     seed: int = 0,
     **seen: Unpack[PreprocessingOptions],
@@ -56,29 +55,22 @@ def load_backbone(
         head: ``pool``: the new head takes the place of the classifier, behind what is before it
             (global pooling; in VGG also two fully connected layers). ``flatten``: it comes straight behind
             the last feature map, which it flattens; what timm puts behind that map is left out.
-        demo: Whether the weights that the package ships may stand in for missing ones.
+        demo: Whether the weights shipped with this package may stand in for missing ones.
         seed: Seeds the weights where they are random.
-        **seen: What of the preprocessing is to be otherwise than the weights were trained to see.
+        **seen: Preprocessing other than the weights were trained with.
 
     Raises:
         SettingsError: If there is no such model, or not with such images or such a head.
         WeightsError: If no weights are to be had or the given ones do not fit.
     """
-    if image_size is not None and image_size < 8:
-        raise SettingsError(f"--image-size {image_size} is too small: give at least 8 pixels.")
-    if in_chans not in (1, 3):
-        raise SettingsError(f"--channels {in_chans}: give 3 for colours or 1 for grey.")
-    if head not in HEADS:
-        raise SettingsError(f"--head {head!r}: give one of {', '.join(HEADS)}.")
-    parsed = parse_name(name)
-    network = _network(parsed, weights, in_chans=in_chans, image_size=image_size, demo=demo, seed=seed)
+    _check_options(image_size, in_chans, head)
+    network = _network(
+        parse_name(name), weights, in_chans=in_chans, image_size=image_size, demo=demo, seed=seed
+    )
     model = network.model
     check_size(name, model, image_size)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        # As people freeze a backbone: here the study decides what learns.
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-    preprocessing = _otherwise(preprocessing_of(model), image_size, seen)
+    _unfreeze(model)
+    preprocessing = _changed(preprocessing_of(model), image_size, seen)
     is_guessed = network.assumes and None in (seen.get("mean"), seen.get("std"))
     notes = (unsaid(name, preprocessing),) if is_guessed else ()
     digest = state_digest(model, leave_out=classifier_of(model))
@@ -92,7 +84,6 @@ def load_backbone(
         digest=digest,
         preprocessing=preprocessing,
         head=head,
-        from_scratch=name in FROM_SCRATCH and weights in ("auto", "random"),
         built_from=network.built_from,
         code=network.code,
         library=network.library,
@@ -100,10 +91,26 @@ def load_backbone(
     )
 
 
+def _check_options(image_size: int | None, in_chans: int, head: str) -> None:
+    if image_size is not None and image_size < 8:
+        raise SettingsError(f"--image-size {image_size} is too small: give at least 8 pixels.")
+    if in_chans not in (1, 3):
+        raise SettingsError(f"--channels {in_chans}: give 3 for colours or 1 for grey.")
+    if head not in HEADS:
+        raise SettingsError(f"--head {head!r}: give one of {', '.join(HEADS)}.")
+
+
+def _unfreeze(model: nn.Module) -> None:
+    """Make a model learn that comes frozen as a whole: here the study decides what learns."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+
+
 def _network(
     parsed: BackboneName, weights: str, *, in_chans: int, image_size: int | None, demo: bool, seed: int
 ) -> Network:
-    """Let the source of a name build its model; arguments as of `load_backbone`."""
+    """Build the model of a name from its source; arguments as of `load_backbone`."""
     if parsed.source == "torchvision":
         return torchvision_source.network(parsed.name, parsed.entry, weights, in_chans=in_chans, seed=seed)
     if parsed.source == "hf":
@@ -185,7 +192,7 @@ def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
     try:
         with evaluating(model), torch.no_grad():
             model(torch.zeros(1, channels, image_size, image_size))
-    except Exception as error:
+    except Exception as error:  # the model's own code may raise anything
         if is_out_of_memory(error):
             raise
         raise SettingsError(
@@ -194,8 +201,8 @@ def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
         ) from error
 
 
-def _otherwise(own: Preprocessing, image_size: int | None, seen: PreprocessingOptions) -> Preprocessing:
-    """Put what is asked for in the place of what the weights were trained to see.
+def _changed(own: Preprocessing, image_size: int | None, seen: PreprocessingOptions) -> Preprocessing:
+    """Replace what the weights were trained to see by what is asked for.
 
     Raises:
         SettingsError: If it is of another number of channels, or no deviation.

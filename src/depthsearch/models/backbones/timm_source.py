@@ -1,4 +1,4 @@
-"""Backbones of timm's.
+"""Backbones of timm.
 
 Pretrained weights are looked for in this order: the hub's local cache, an installed package that carries
 them, the hub itself.
@@ -22,7 +22,7 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import Network
+from depthsearch.models.backbones.backbone import Network, WeightsOrigin
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.backbones.savedweights import load_file
 
@@ -44,17 +44,16 @@ def network(name: str, weights: str, *, in_chans: int, demo: bool, seed: int) ->
     """
     model = _build(name, seed)
     notes: tuple[str, ...] = ()
-    from_scratch = name in FROM_SCRATCH and weights in ("auto", "random")
-    if from_scratch or weights == "random":
-        origin = f"{'from scratch' if from_scratch else 'random'} (seed {seed})"
+    untrained = weights == "random" or (weights == "auto" and name in FROM_SCRATCH)
+    if untrained:
+        origin = WeightsOrigin(kind="scratch" if name in FROM_SCRATCH else "random", seed=seed)
     elif weights == "auto":
         origin = _load_pretrained(name, model, demo=demo)
     else:
         origin, notes = load_file(name, model, weights)
     if in_chans == 1:
-        untrained = from_scratch or weights == "random"
         model = create(name, seed=seed, in_chans=1) if untrained else _folded(name, model)
-    if origin.startswith("shipped"):
+    if origin.kind == "shipped":
         size = (in_chans, SHIPPED_IMAGE_SIZE, SHIPPED_IMAGE_SIZE)
         changed = {"input_size": size, "interpolation": "bilinear", "crop_pct": 1.0}
         vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], **changed}
@@ -118,12 +117,12 @@ def _build(name: str, seed: int, **options: Any) -> nn.Module:
 
 def _near(name: str) -> list[str]:
     """List models whose names hold this one, or are like it; a tag does not matter."""
-    wanted, known = name.split(".")[0].lower(), timm.list_models()
-    holding = [model for model in known if wanted and wanted in model]
-    return holding[:4] or difflib.get_close_matches(wanted[:40], known, n=4, cutoff=0.75)
+    lowered, known = name.split(".")[0].lower(), timm.list_models()
+    holding = [model for model in known if lowered and lowered in model]
+    return holding[:4] or difflib.get_close_matches(lowered[:40], known, n=4, cutoff=0.75)
 
 
-def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
+def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> WeightsOrigin:
     config = model.pretrained_cfg
     repository = config.get("hf_hub_id") if isinstance(config, dict) else None
     if not isinstance(repository, str):
@@ -131,19 +130,20 @@ def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
     cached = hub.in_cache(repository, *HUB_FILES) if repository else None
     if cached is not None:
         _copy_pretrained(name, model, {"file": str(cached)})
-        return f"{repository} (local cache)"
+        return WeightsOrigin(kind="pretrained", where=f"{repository} (local cache)")
     packaged = _packaged(name)
     if packaged is not None:
         package, path = packaged
         load_in_order(model, path)
-        return f"package {package} (ImageNet)"
+        return WeightsOrigin(kind="pretrained", where=f"package {package} (ImageNet)")
     if repository and hub.answers(lambda: hub.ask_hub(repository)):
         _copy_pretrained(name, model, {})
-        return repository
+        return WeightsOrigin(kind="pretrained", where=repository)
     if demo and name in SHIPPED:
         with as_file(files("depthsearch.models.backbones") / "weights" / SHIPPED[name]) as path:
             load_file(name, model, str(path))
-        return f"shipped {Path(SHIPPED[name]).stem} (CIFAR-100, for the demo only)"
+        where = f"{Path(SHIPPED[name]).stem} (CIFAR-100, for the demo only)"
+        return WeightsOrigin(kind="shipped", where=where)
     raise WeightsError(
         f"No pretrained weights for {name}: neither in the local cache nor from a hub within "
         f"{hub.HUB_TIMEOUT_SECONDS:.0f} s. Go online once, give --weights FILE, install "
@@ -152,10 +152,10 @@ def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
 
 
 def _copy_pretrained(name: str, model: nn.Module, overlay: Mapping[str, Any]) -> None:
-    """Let timm load its weights (it knows each model's checkpoint format), then take them over."""
+    """Load the weights with timm, which knows each model's checkpoint format, then copy them."""
     try:
         loaded = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(overlay))
-    except Exception as error:
+    except Exception as error:  # timm, the hub and their libraries may raise anything
         if is_out_of_memory(error):
             raise
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
@@ -172,8 +172,8 @@ def _packaged(name: str) -> tuple[str, Path] | None:
     if package is None or find_spec(package) is None:
         return None
     folder = files(package) / "models"
-    found = [Path(str(f)) for f in folder.iterdir() if f.name.endswith(".pth")]
-    return (package.replace("_", "-"), found[0]) if found else None
+    paths = [Path(str(f)) for f in folder.iterdir() if f.name.endswith(".pth")]
+    return (package.replace("_", "-"), paths[0]) if paths else None
 
 
 def load_in_order(model: nn.Module, path: Path) -> None:

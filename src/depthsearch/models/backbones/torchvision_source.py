@@ -1,4 +1,4 @@
-"""Backbones of torchvision's: its image classifiers, with the weights and transforms of its enumerations."""
+"""Backbones of torchvision: its image classifiers, with the weights and transforms of its enumerations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.backbone import Network, Preprocessing, WeightsOrigin
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
@@ -70,10 +70,10 @@ def network(name: str, entry: str, weights: str, *, in_chans: int, seed: int) ->
     if weights == "auto":
         if chosen is None:
             raise WeightsError(f"torchvision has no weights of {name}. Give --weights random, or a file.")
-        origin = f"torchvision {chosen}"
-        _load(f"torchvision:{name}", model, _state(name, chosen), origin)
+        origin = WeightsOrigin(kind="pretrained", where=f"torchvision {chosen}")
+        _load(f"torchvision:{name}", model, _state(name, chosen), origin.where)
     elif weights == "random":
-        origin = f"random (seed {seed})"
+        origin = WeightsOrigin(kind="random", seed=seed)
     else:
         origin, notes = load_file(f"torchvision:{name}", model, weights)
     if in_chans == 1:
@@ -116,7 +116,7 @@ def create(
 
 
 def _end_in_classifier(model: nn.Module) -> None:
-    """Let SqueezeNet end in its last convolution: the head that replaces it pools what is behind."""
+    """Make SqueezeNet end in its last convolution: the head that replaces it pools by itself."""
     if isinstance(model, torchvision.models.SqueezeNet):
         model.classifier = next(m for m in model.classifier if isinstance(m, nn.Conv2d))
 
@@ -187,26 +187,26 @@ def _load(name: str, model: nn.Module, state: dict[str, torch.Tensor], origin: s
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        told = " ".join(str(error).split())[:300].rstrip(".")
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise WeightsError(
-            f"The weights {origin} do not fit {name}: {told}. Remove the file from torchvision's cache, or "
+            f"The weights {origin} do not fit {name}: {reason}. Remove the file from torchvision's cache, or "
             "give --weights FILE."
         ) from error
 
 
 def _download(name: str, url: str, path: Path) -> None:
-    asked = urllib.request.Request(url, method="HEAD")
-    if not hub.answers(lambda: urllib.request.urlopen(asked, timeout=hub.HUB_TIMEOUT_SECONDS).close()):
+    request = urllib.request.Request(url, method="HEAD")
+    if not hub.answers(lambda: urllib.request.urlopen(request, timeout=hub.HUB_TIMEOUT_SECONDS).close()):
         raise WeightsError(
             f"No pretrained weights for torchvision:{name}: neither in {path.parent} nor from {url} within "
             f"{hub.HUB_TIMEOUT_SECONDS:.0f} s. Go online once, put the file there, give --weights FILE, or "
             "say --weights random."
         )
-    found = re.search(r"-([a-f0-9]{8,})\.", path.name)
+    digest = re.search(r"-([a-f0-9]{8,})\.", path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_watched = sys.stderr is not None and sys.stderr.isatty()
-        torch.hub.download_url_to_file(url, str(path), found[1] if found else None, progress=is_watched)
+        torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=is_watched)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"The weights of torchvision:{name} cannot be downloaded to {path.parent}: {first_line(error)}. "

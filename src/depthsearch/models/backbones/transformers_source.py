@@ -16,7 +16,7 @@ from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import is_folder
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.backbone import Network, Preprocessing, WeightsOrigin
 from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
 from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.text import first_line
@@ -56,10 +56,10 @@ def network(name: str, weights: str, *, in_chans: int, image_size: int | None, s
         seen = _seen(called, config, processor, image_size)
         if weights == "auto":
             model = _pretrained(name)
-            origin = f"transformers {name}"
+            origin = WeightsOrigin(kind="pretrained", where=f"transformers {name}")
         else:
             model = _built(config, seed)
-            origin = f"random (seed {seed})"
+            origin = WeightsOrigin(kind="random", seed=seed)
         model = _described(model, called, seen)
         if weights not in ("auto", "random"):
             origin, notes = load_file(called, model, weights)
@@ -137,7 +137,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _options(name: str, *filenames: str) -> dict[str, Any]:
-    """Say how to look for a model: where it is at hand, nobody is asked.
+    """Return how transformers is to look for a model: where it is at hand, the hub is not asked.
 
     Raises:
         WeightsError: If it is not, and the hub does not answer.
@@ -207,10 +207,10 @@ def _pretrained(name: str) -> Any:
 
     options = _options(name, *TENSORS)
     try:
-        model, told = AutoModelForImageClassification.from_pretrained(
+        model, info = AutoModelForImageClassification.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, **options
         )
-    except Exception as error:
+    except Exception as error:  # transformers, the hub and their libraries may raise anything
         if is_out_of_memory(error):
             raise
         raise WeightsError(
@@ -218,7 +218,7 @@ def _pretrained(name: str) -> Any:
             f"{hub.if_unwritable(error)}Give --weights FILE, or say --weights random."
         ) from error
     base = model.base_model_prefix
-    missing = sorted(key for key in told["missing_keys"] if key.startswith(f"{base}."))
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(f"{base}."))
     if missing:
         raise WeightsError(
             f"The weights of hf:{name} lack {len(missing)} tensors of its backbone "

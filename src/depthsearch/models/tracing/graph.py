@@ -136,7 +136,7 @@ class LayerGraph:
                     alive[position].append(node)
             elif node not in self.constants and self._is_lost(node):
                 impossible.update(positions)
-        return [[] if position in impossible else found for position, found in enumerate(alive)]
+        return [[] if position in impossible else nodes_alive for position, nodes_alive in enumerate(alive)]
 
     def needed(self, position: int) -> list[fx.Node]:
         """List the nodes before a position whose values the rest needs, in execution order.
@@ -146,17 +146,17 @@ class LayerGraph:
         nodes = self.nodes
         order = {node: i for i, node in enumerate(nodes)}
         waiting = [a for n in nodes[position:] for a in n.all_input_nodes if order[a] < position]
-        found: set[fx.Node] = set()
+        needed: set[fx.Node] = set()
         while waiting:
             node = waiting.pop()
-            if node in found:
+            if node in needed:
                 continue
-            found.add(node)
+            needed.add(node)
             if not self._is_known(node):
                 if self._is_lost(node):
                     raise TraceError(f"the output of '{node.target}' is no tensor to be kept")
                 waiting.extend(node.all_input_nodes)
-        return sorted(found, key=order.__getitem__)
+        return sorted(needed, key=order.__getitem__)
 
     def _is_known(self, node: fx.Node) -> bool:
         """Whether a value is at hand behind a cut without being recomputed."""

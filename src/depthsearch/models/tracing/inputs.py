@@ -171,8 +171,8 @@ def _channels(model: nn.Module) -> list[int]:
     declared = getattr(getattr(model, "config", None), "num_channels", None)
     first = next((m.in_channels for m in model.modules() if isinstance(m, _ConvNd)), None)
     configured = _timm_size(model)
-    found = [declared, configured[0] if configured else None, first, 3]
-    return list(dict.fromkeys(c for c in found if isinstance(c, int) and c > 0))
+    candidates = [declared, configured[0] if configured else None, first, 3]
+    return list(dict.fromkeys(c for c in candidates if isinstance(c, int) and c > 0))
 
 
 def _timm_size(model: nn.Module) -> tuple[int, int, int] | None:

@@ -46,14 +46,14 @@ SIZES = {"shape", "ndim", "dtype", "device", "layout", "size", "dim", "numel", "
 
 def pixel_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """Find the nodes whose values depend on the pixels of the image."""
-    found: set[fx.Node] = set()
+    pixels: set[fx.Node] = set()
     for node in nodes:
         is_size = (node.op == "call_method" and node.target in SIZES) or (
             node.op == "call_function" and node.target is getattr and node.args[1] in SIZES
         )
-        if node.op == "placeholder" or not (is_size or found.isdisjoint(node.all_input_nodes)):
-            found.add(node)
-    return found
+        if node.op == "placeholder" or not (is_size or pixels.isdisjoint(node.all_input_nodes)):
+            pixels.add(node)
+    return pixels
 
 
 def list_layers(

@@ -220,15 +220,15 @@ class Tracer(fx.Tracer):
 
 def _autograd_functions() -> dict[types.CodeType, str]:
     """List the custom autograd functions that there are, by the code of their forward."""
-    found: dict[types.CodeType, str] = {}
+    functions: dict[types.CodeType, str] = {}
     waiting = [torch.autograd.Function]
     while waiting:
         kind = waiting.pop()
         waiting.extend(kind.__subclasses__())
         code = getattr(kind.forward, "__code__", None)
         if code is not None:
-            found[code] = kind.__name__
-    return found
+            functions[code] = kind.__name__
+    return functions
 
 
 def _asks_for_mode(module: nn.Module) -> bool:

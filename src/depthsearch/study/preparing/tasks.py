@@ -168,10 +168,10 @@ def _load_backbone(name: str, weights: str, options: StudyOptions, say: Say) -> 
     )
     for note in backbone.notes:
         say(Note(text=note))
-    if backbone.weights.startswith("shipped "):
+    if backbone.weights.kind == "shipped":
         warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
         say(Note(text=warning, level="alarm"))
-    if backbone.weights.startswith("file ") and None in (options.mean, options.std):
+    if backbone.weights.kind == "file" and None in (options.mean, options.std):
         say(Note(text=_as_seen(backbone)))
     return backbone
 
