@@ -102,11 +102,11 @@ class Tiny(datasets.VisionDataset):
 
 
 def known_as(
-    monkeypatch, name: str, *, splits=("train", "val", "test"), labels="_labels", **changes: object
+    monkeypatch, name: str, *, splits=("train", "val", "test"), kept_in="_labels", **changes: object
 ) -> None:
     """Let torchvision and the table know a small set."""
     monkeypatch.setattr(datasets, name, type(name, (Tiny,), changes), raising=False)
-    known = KnownSet({split: {"split": split} for split in splits}, labels)
+    known = KnownSet({split: {"split": split} for split in splits}, kept_in)
     monkeypatch.setitem(torchvision_sets.SETS, name, known)
 
 
@@ -158,7 +158,7 @@ def test_labels_are_read_from_where_the_table_says(cache, monkeypatch, attribute
         return Tiny.__getitem__(self, index)[0], np.int64(index % 3)
 
     kept = {attribute: stored} if attribute else {}
-    known_as(monkeypatch, "Colours", labels=attribute, __getitem__=getitem, _labels="hidden", **kept)
+    known_as(monkeypatch, "Colours", kept_in=attribute, __getitem__=getitem, _labels="hidden", **kept)
     assert load("Colours", cache).train.labels.tolist() == [2, 1, 0] * 3
 
 
@@ -167,7 +167,7 @@ def test_test_images_without_classes_are_left_out(cache, monkeypatch):
         image, label = Tiny.__getitem__(self, index)
         return image, None if self.start == 18 else label
 
-    known_as(monkeypatch, "Colours", labels="", __getitem__=getitem)
+    known_as(monkeypatch, "Colours", kept_in="", __getitem__=getitem)
     data = load("Colours", cache, test_share=0.34)
     assert data.layout == "torchvision: train, val"
     assert [len(data.train), len(data.val), len(data.test)] == [5, 9, 4]

@@ -123,16 +123,18 @@ def open_small(
     content = json.dumps(["own size", _FORMAT, listing.stamp])
     key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     path = folder / f"{key}.images"
-    found = _read(path, key, len(listing.paths))
-    if found is None or not gaps_remain(listing, None, found[2], found[1], skip_unreadable=skip_unreadable):
+    stored = _read(path, key, len(listing.paths))
+    if stored is None or not gaps_remain(
+        listing, None, stored[2], stored[1], skip_unreadable=skip_unreadable
+    ):
         try:
             _write(path, key, listing, geometry, ranges, skip_unreadable, progress)
         except _NotSmallError:
             return None
-        found = _read(path, key, len(listing.paths))
-    if found is None:
+        stored = _read(path, key, len(listing.paths))
+    if stored is None:
         return None
-    sizes, digests, seen_in = found
+    sizes, digests, seen_in = stored
     shown = [tuple(size) for size in sizes.unique(dim=0).tolist() if size[0]]
     if not shown or not all(enlarges(geometry, *size) for size in shown):
         return None

@@ -51,8 +51,8 @@ class Store:
 def open_store(
     listing: Listing,
     geometry: Geometry,
-    *,
     folder: Path,
+    *,
     skip_unreadable: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Store:
@@ -78,9 +78,9 @@ def open_store(
     path = folder / f"{key}.images"
     shape = (len(listing.paths), geometry.channels, geometry.image_size, geometry.image_size)
     n_bytes = math.prod(shape)
-    found = _read_trailer(path, key=key, n_bytes=n_bytes, n_images=len(listing.paths))
-    if found is None or not gaps_remain(
-        listing, geometry, found[1], found[0], skip_unreadable=skip_unreadable
+    trailer = _read_trailer(path, key=key, n_bytes=n_bytes, n_images=len(listing.paths))
+    if trailer is None or not gaps_remain(
+        listing, geometry, trailer[1], trailer[0], skip_unreadable=skip_unreadable
     ):
         try:
             small = None
@@ -96,13 +96,13 @@ def open_store(
                 )
             if small is not None:
                 return Store(images=small[0], digests=tuple(small[1]), ranges=tuple(small[2]))
-            found = _write(path, key, listing, geometry, ranges(), skip_unreadable, progress)
+            trailer = _write(path, key, listing, geometry, ranges(), skip_unreadable, progress)
         except OSError as error:
             raise DataError(
                 f"Cannot write {n_bytes / 2**20:.0f} MiB of decoded images to {folder}: "
                 f"{error.strerror}. Make room there or give another cache folder."
             ) from error
-    return Store(images=mapped_pixels(path, shape), digests=tuple(found[0]), ranges=tuple(found[1]))
+    return Store(images=mapped_pixels(path, shape), digests=tuple(trailer[0]), ranges=tuple(trailer[1]))
 
 
 def _key(listing: Listing, geometry: Geometry) -> str:
