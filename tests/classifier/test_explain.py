@@ -22,17 +22,14 @@ from PIL import Image
 from torch import nn
 
 from depthsearch.classifier.explain.gallery import INDEX, draw_gallery, pick_photos, read_photos
+from depthsearch.classifier.explain.layers import Subject, choose_layers, find_layers, subject_of
 from depthsearch.classifier.explain.maps import (
     Comparison,
     Photo,
-    Subject,
-    choose_layers,
     compare,
     explain,
-    find_layers,
     look,
     pretrained_classes,
-    subject_of,
 )
 from depthsearch.classifier.explain.picture import CELL, INFERNO, VIRIDIS, draw, shown_channels
 from depthsearch.cli import main

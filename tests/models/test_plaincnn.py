@@ -160,7 +160,7 @@ def test_every_sampler_suggests_its_only_cut(request, name: str, which: str) -> 
 
 def test_a_space_without_any_choice_can_be_searched(alone) -> None:
     study = optuna.create_study(direction="maximize", sampler=make_sampler("gp", 0))
-    space = replace(alone, learning_rate=(1e-3, 1e-3), head_width=None)
+    space = replace(alone, learning_rate=(1e-3, 1e-3), head_width=0)
     for _ in range(10):
         trial = study.ask()
         assert space.suggest(trial) == Point(cut=alone.cuts[0], learning_rate=1e-3)

@@ -1,4 +1,4 @@
-"""The model card: what somebody who finds a model folder has to know of it."""
+"""The model card: what anyone who finds a model folder needs to know of it."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def _text(name: str) -> str:
 
 
 def _sample(samples: Mapping[str, Sequence[str]] | None) -> list[str]:
-    """Say what a sample is made of, where it is more than an image."""
+    """Write what a sample is made of, where it is more than an image."""
     if not samples:
         return []
-    told = f"- **A sample**: images in the columns {', '.join(map(_text, samples['image_columns']))}"
+    line = f"- **A sample**: images in the columns {', '.join(map(_text, samples['image_columns']))}"
     if samples["number_columns"]:
-        told += f"; numbers in {', '.join(map(_text, samples['number_columns']))}, as they were in training"
-    return [f"{told}."]
+        line += f"; numbers in {', '.join(map(_text, samples['number_columns']))}, as they were in training"
+    return [f"{line}."]
 
 
 def _listed(classes: list[str], n_shown: int = 20) -> str:
@@ -88,7 +88,7 @@ def _head(head: Mapping[str, Any]) -> str:
 
 
 def _setting(setting: Mapping[str, Any]) -> str:
-    """Tell what else was set; the head is told of elsewhere."""
+    """Write the other settings; the head has a line of its own."""
     return ", ".join(
         f"{name.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}"
         for name, value in setting.items()
@@ -112,7 +112,7 @@ def _numbers(values: list[float]) -> str:
 def _test(test: Mapping[str, Any], noun: str) -> list[str]:
     figures, readings = test["figures"], test["readings"]
     low, high = figures["interval"]
-    told = [
+    lines = [
         "## Test",
         "",
         f"Accuracy {figures['accuracy']:.4f} on {figures['n']} {noun}s (95 % interval {low:.4f} to "
@@ -120,7 +120,7 @@ def _test(test: Mapping[str, Any], noun: str) -> list[str]:
         f"calibration error {figures['calibration_error']:.4f} (15 bins).",
     ]
     if len(readings) > 1:
-        told += [
+        lines += [
             "",
             f"**The test {noun}s were read {len(readings)} times** (first {readings[0]['when']}), each time "
             "for a model of the same study: the figures are no longer unbiased.",
@@ -129,7 +129,7 @@ def _test(test: Mapping[str, Any], noun: str) -> list[str]:
         f"| {_text(c['name'])} | {c['precision']:.4f} | {c['recall']:.4f} | {c['n']} |"
         for c in figures["classes"]
     ]
-    return [*told, "", f"| class | precision | recall | {noun}s |", "|---|---|---|---|", *rows]
+    return [*lines, "", f"| class | precision | recall | {noun}s |", "|---|---|---|---|", *rows]
 
 
 def _values(seen: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The model as one ONNX file that takes pixels and gives probabilities, held against onnxruntime."""
+"""The model as one ONNX file, from pixels to probabilities, compared with onnxruntime."""
 
 from __future__ import annotations
 

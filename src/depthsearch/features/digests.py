@@ -78,8 +78,10 @@ def _setting(value: Any) -> str:
     if isinstance(value, functools.partial):
         return f"{_setting(value.func)}{_setting(value.args)}{_setting(value.keywords)}"
     if isinstance(value, types.FunctionType):
-        code, captured = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
-        return f"{_function(value)} {code.co_code.hex()} {code.co_names} {_setting((*code.co_consts, *captured))}"
+        code, closed = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
+        return (
+            f"{_function(value)} {code.co_code.hex()} {code.co_names} {_setting((*code.co_consts, *closed))}"
+        )
     if isinstance(value, PLAIN):
         return repr(value)
     return _function(value) if hasattr(value, "__qualname__") else _function(type(value))

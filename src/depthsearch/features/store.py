@@ -391,7 +391,7 @@ class FeatureStore:
             raise
 
     def _in_passes_that_fit(self, work: Callable[[], Made]) -> Made:
-        """Run a pass over the images; where a GPU's memory does not suffice, again with half as many at once."""
+        """Run a pass over the images; after too little memory on a GPU, again with half as many at once."""
         while True:
             try:
                 return work()

@@ -12,8 +12,16 @@ import optuna
 import torch
 from rich.console import Console
 
-from depthsearch.classifier.explain.gallery import Picture, draw_gallery, pick_photos, read_photos
-from depthsearch.classifier.explain.maps import Comparison, Photo, compare, pretrained_classes
+from depthsearch.classifier.explain import (
+    Comparison,
+    Photo,
+    Picture,
+    compare,
+    draw_gallery,
+    pick_photos,
+    pretrained_classes,
+    read_photos,
+)
 from depthsearch.classifier.modelfolder import load
 from depthsearch.cli.console import Notices, console_for, say, say_list
 from depthsearch.cli.keeping import keep_report
@@ -69,7 +77,7 @@ def explain(options: ExplainOptions) -> None:
         before_classes=None if pretrained is None else pretrained_classes(pretrained),
         preprocessing=classifier.preprocessing,
         cut=_named_cut(classifier.model, about["cut"], classifier.preprocessing.image_size),
-        wanted=options.layers or (),
+        layers=options.layers or (),
     )
     photos = _photos(options, comparison, stored, console)
     name = folder.resolve().name if stored is None else stored.study_name
