@@ -20,6 +20,7 @@ from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.rounding import filled_up, gates_of
 from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.nodes import Watching
 
 __all__ = ["FrozenBackbone", "Layout", "Part"]
 
@@ -225,25 +226,10 @@ class FrozenBackbone:
             look: Called with each of them and its value.
         """
         by_name = {node.name: node for node in watched}
+
+        def show(node: fx.Node, value: Any) -> None:
+            if node.op not in ("placeholder", "output") and node.name in by_name:
+                look(by_name[node.name], value)
+
         with torch.no_grad(), self.device.autocast():
-            _Watched(part.module, by_name, look).run(*(values[node] for node in part.inputs))
-
-
-class _Watched(fx.Interpreter):
-    """Runs a graph and shows some of its values as they are computed."""
-
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        watched: dict[str, fx.Node],
-        look: Callable[[fx.Node, torch.Tensor], None],
-    ) -> None:
-        super().__init__(module)
-        self.watched = watched
-        self.look = look
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n.op not in ("placeholder", "output") and n.name in self.watched:
-            self.look(self.watched[n.name], result)
-        return result
+            Watching(part.module, show).run(*(values[node] for node in part.inputs))

@@ -21,7 +21,7 @@ from depthsearch.errors import TraceError
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import logits_of
-from depthsearch.models.tracing.nodes import is_weighted
+from depthsearch.models.tracing.nodes import Watching, is_weighted
 from depthsearch.models.tracing.restoring import evaluating, kept_random_state, kept_state, unchanged
 from depthsearch.text import first_line
 
@@ -225,6 +225,12 @@ def _are_close(value: torch.Tensor, expected: torch.Tensor, *, floor: float = 0.
 
 def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch.Tensor) -> str:
     """Name the first module whose output differs."""
+    values: dict[str, torch.Tensor | None] = {}
+
+    def note(node: fx.Node, result: Any) -> None:
+        if node.op == "call_module":
+            values.setdefault(str(node.target), _copied(result))
+
     seen: dict[str, torch.Tensor] = {}
     handles = [
         module.register_forward_hook(lambda _, __, out, path=path: seen.setdefault(path, _copied(out)))
@@ -236,12 +242,13 @@ def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch
             _seed()
             called(graph, model, images)
             _seed()
-            watched = _Watched(suffix.get_submodule("graph"))
-            watched.run(images)
+            traced = suffix.get_submodule("graph")
+            assert isinstance(traced, fx.GraphModule)
+            Watching(traced, note).run(images)
     finally:
         for handle in handles:
             handle.remove()
-    for path, value in watched.values.items():
+    for path, value in values.items():
         if path not in seen:
             return f"first because of '{path}', which the model does not call"
         if seen[path] is not None and value is not None and not _are_close(value, seen[path]):
@@ -251,21 +258,6 @@ def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else None
-
-
-class _Watched(fx.Interpreter):
-    """Runs a traced model and keeps what its modules give, the first time that each runs."""
-
-    def __init__(self, traced: nn.Module) -> None:
-        assert isinstance(traced, fx.GraphModule)
-        super().__init__(traced)
-        self.values: dict[str, torch.Tensor | None] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n.op == "call_module":
-            self.values.setdefault(str(n.target), _copied(result))
-        return result
 
 
 def _training_cause(graph: LayerGraph, model: nn.Module) -> str:

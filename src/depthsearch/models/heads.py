@@ -251,13 +251,7 @@ class HeadSize:
 def head_size(
     model: nn.Module, classifier: str, num_classes: int, **options: Unpack[HeadOptions]
 ) -> HeadSize:
-    """Count what a head would have, without making any of it.
-
-    Args:
-        model: See `with_head`.
-        classifier: See `with_head`.
-        num_classes: See `with_head`.
-        **options: See `make_head`.
+    """Count what a head would have, without making any of it; arguments as of `with_head`.
 
     Raises:
         SettingsError: If the width of the classifier's input is unknown.

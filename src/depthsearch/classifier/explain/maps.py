@@ -8,7 +8,7 @@ Notation: see `layers`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from depthsearch.models.backbones import Backbone, Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.split import position_of
+from depthsearch.models.tracing.nodes import Watching
 from depthsearch.models.tracing.restoring import evaluating
 
 __all__ = [
@@ -219,12 +220,21 @@ def look(
     """
     nodes = subject.graph.nodes
     watched = [nodes[layer.position] for layer in layers]
-    run = _Watching(subject.graph.traced, watched)
+    kept: dict[fx.Node, torch.Tensor] = {}
+
+    def keep(node: fx.Node, value: Any) -> Any:
+        """Keep a value as it is computed; the run goes on with a copy, which may be changed in place."""
+        if node not in watched:
+            return value
+        kept[node] = value
+        return value.clone()
+
     with evaluating(subject.graph.traced), torch.enable_grad():
         # The image takes a gradient, so that every value does, also where all parameters are frozen; as
         # a copy it may be changed in place.
+        run = Watching(subject.graph.traced, keep)
         logits = run.run(image.detach().clone().unsqueeze(0).requires_grad_().clone())[0]
-        values = [run.values[node] for node in watched]
+        values = [kept[node] for node in watched]
         heats = {}
         for target in dict.fromkeys((int(logits.argmax()), *also)):
             gradients = torch.autograd.grad(logits[target], values, retain_graph=True, allow_unused=True)
@@ -242,22 +252,6 @@ def look(
         },
         heats=heats,
     )
-
-
-class _Watching(fx.Interpreter):
-    """Runs a traced model and keeps some nodes' values as they are computed, whatever changes them later."""
-
-    def __init__(self, traced: fx.GraphModule, watched: Collection[fx.Node]) -> None:
-        super().__init__(traced)
-        self.watched = watched
-        self.values: dict[fx.Node, torch.Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n not in self.watched:
-            return result
-        self.values[n] = result
-        return result.clone()
 
 
 def _channels_first(value: torch.Tensor | None, layer: MapLayer) -> torch.Tensor:

@@ -29,43 +29,13 @@ THINNEST, THICKEST = 0.15, 0.75
 # Seventeen of the 256 colours of matplotlib's viridis and inferno (CC0, N. Smith and S. van der Walt):
 # equal steps look equal, also in grey.
 VIRIDIS = (
-    "#440154",
-    "#48186a",
-    "#472d7b",
-    "#424086",
-    "#3b528b",
-    "#33638d",
-    "#2c728e",
-    "#26828e",
-    "#21918c",
-    "#1f9f88",
-    "#27ad81",
-    "#3dbc74",
-    "#5cc863",
-    "#81d34d",
-    "#aadc32",
-    "#d5e21a",
-    "#fde725",
-)
+    "#440154", "#48186a", "#472d7b", "#424086", "#3b528b", "#33638d", "#2c728e", "#26828e", "#21918c",
+    "#1f9f88", "#27ad81", "#3dbc74", "#5cc863", "#81d34d", "#aadc32", "#d5e21a", "#fde725",
+)  # fmt: skip
 INFERNO = (
-    "#000004",
-    "#0b0724",
-    "#210c4a",
-    "#3d0965",
-    "#57106e",
-    "#71196e",
-    "#8a226a",
-    "#a32c61",
-    "#bc3754",
-    "#d04545",
-    "#e35933",
-    "#f1711f",
-    "#f98c0a",
-    "#fcaa0f",
-    "#f9c932",
-    "#f2e865",
-    "#fcffa4",
-)
+    "#000004", "#0b0724", "#210c4a", "#3d0965", "#57106e", "#71196e", "#8a226a", "#a32c61", "#bc3754",
+    "#d04545", "#e35933", "#f1711f", "#f98c0a", "#fcaa0f", "#f9c932", "#f2e865", "#fcffa4",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

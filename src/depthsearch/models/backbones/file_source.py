@@ -55,15 +55,9 @@ class _Function:
 def network(
     path: str, function: str, weights: str, *, in_chans: int, image_size: int | None, seed: int
 ) -> Network:
-    """Call a function that builds a model; load weights if some are asked for.
+    """Call a function in a file that builds a model; load weights if some are asked for.
 
-    Args:
-        path: Of the file.
-        function: In it.
-        weights: ``auto``: those that the function returns; or a file.
-        in_chans: See `loading.load_backbone`.
-        image_size: See `loading.load_backbone`; None: what the model says itself.
-        seed: Seeds what the function draws at random.
+    The other arguments are those of `loading.load_backbone`; the function draws random numbers by the seed.
 
     Raises:
         SettingsError: If the function fails, or what it returns cannot be used.
@@ -100,15 +94,7 @@ def create(
     seed: int = 0,
     built_from: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Call a function that builds a model.
-
-    Args:
-        path: See `network`.
-        function: See `network`.
-        in_chans: See `network`.
-        image_size: See `network`.
-        seed: See `network`.
-        built_from: What `network` said of it once, where it has to be the same again.
+    """Call a function that builds a model; arguments as of `network` and `loading.rebuild`.
 
     Raises:
         SettingsError: If the function fails, what it returns cannot be used, or the file is another.

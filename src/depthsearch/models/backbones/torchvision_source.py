@@ -47,14 +47,9 @@ DOTTED = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
 
 
 def network(name: str, entry: str, weights: str, *, in_chans: int, seed: int) -> Network:
-    """Build a model and give it its weights.
+    """Build a model and load its weights; arguments as of `loading.load_backbone`.
 
-    Args:
-        name: torchvision's.
-        entry: Of the model's enumeration of weights; empty: its default.
-        weights: See `loading.load_backbone`.
-        in_chans: See `loading.load_backbone`.
-        seed: See `loading.load_backbone`.
+    ``entry`` is one of the model's enumeration of weights; empty: its default.
 
     Raises:
         SettingsError: If torchvision has no such model or weights, or not with so many channels.

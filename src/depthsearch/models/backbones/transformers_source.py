@@ -34,14 +34,9 @@ TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 
 
 def network(name: str, weights: str, *, in_chans: int, image_size: int | None, seed: int) -> Network:
-    """Build a model and give it its weights.
+    """Build a model of the hub or of a folder and load its weights; arguments as of `loading.load_backbone`.
 
-    Args:
-        name: Of the hub, or a folder.
-        weights: See `loading.load_backbone`.
-        in_chans: See `loading.load_backbone`.
-        image_size: Where the model does not say which images it takes.
-        seed: See `loading.load_backbone`.
+    ``image_size`` counts where the model does not say which images it takes.
 
     Raises:
         SettingsError: If there is no such model, or not with so many channels.
@@ -83,14 +78,7 @@ def create(
     seed: int = 0,
     built_from: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Build a model with random weights.
-
-    Args:
-        name: Of the hub, or a folder.
-        in_chans: 3 for colours, 1 for grey.
-        image_size: Where the model does not say which images it takes.
-        seed: Of the weights.
-        built_from: Its configuration, as `network` said it once; default: it is looked up.
+    """Build a model with random weights; arguments as of `network` and `loading.rebuild`.
 
     Raises:
         SettingsError: If there is no such model, or not with so many channels.

@@ -1,11 +1,34 @@
-"""Where the operations of a traced model stand: in which module, of which kind."""
+"""Operations of a traced model: where they stand, of which kind they are, what they make."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["is_weighted", "module_around", "module_path"]
+__all__ = ["Watching", "is_weighted", "module_around", "module_path"]
+
+
+class Watching(fx.Interpreter):
+    """Runs a traced model and shows every result as it is computed."""
+
+    def __init__(self, traced: fx.GraphModule, look: Callable[[fx.Node, Any], Any]) -> None:
+        """Prepare a run.
+
+        Args:
+            traced: What to run.
+            look: Called with each node and its result; what it returns, if not None, goes on in its place.
+        """
+        super().__init__(traced)
+        self._look = look
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run an operation and show its result."""
+        result = super().run_node(n)
+        other = self._look(n, result)
+        return result if other is None else other
 
 
 def module_around(node: fx.Node) -> str:
