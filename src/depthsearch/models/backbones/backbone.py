@@ -20,6 +20,7 @@ __all__ = [
     "Network",
     "Preprocessing",
     "PreprocessingOptions",
+    "Request",
     "WeightsOrigin",
     "state_digest",
 ]
@@ -93,6 +94,27 @@ class WeightsOrigin:
     def has_classifier(self) -> bool:
         """Whether the backbone's own classifier was trained with these weights."""
         return self.kind in ("pretrained", "function")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A backbone that its source is asked for.
+
+    Attributes:
+        name: Within the source, see `options.backbones.BackboneName`.
+        entry: Of torchvision the weights that are named, of a file the function; else empty.
+        in_chans: 3 for colours, 1 for grey.
+        image_size: Side of the images in pixels; None: what the model says itself.
+        seed: Of random weights, and of what a function in a file draws.
+        demo: Whether the weights shipped with this package may stand in for missing ones.
+    """
+
+    name: str
+    entry: str = ""
+    in_chans: int = 3
+    image_size: int | None = None
+    seed: int = 0
+    demo: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.models.backbones.backbone import Network, Preprocessing, WeightsOrigin
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
@@ -52,25 +52,21 @@ class _Function:
     takes: Mapping[str, inspect.Parameter]
 
 
-def network(
-    path: str, function: str, weights: str, *, in_chans: int, image_size: int | None, seed: int
-) -> Network:
-    """Call a function in a file that builds a model; load weights if some are asked for.
-
-    The other arguments are those of `loading.load_backbone`; the function draws random numbers by the seed.
+def network(request: Request, weights: str) -> Network:
+    """Call a function that builds a model; load weights if some are asked for.
 
     Raises:
         SettingsError: If the function fails, or what it returns cannot be used.
         WeightsError: If the weights in a file do not fit.
     """
-    name = f"{path}:{function}"
+    name = f"{request.name}:{request.entry}"
     if weights == "random":
         raise SettingsError(
             f"--weights random: {name} gives its model the weights that it has. Leave --weights out, or give "
             "a file."
         )
-    made = _find(path, function)
-    model, assumes, notes = _described(made, in_chans, image_size, seed)
+    made = _find(request.name, request.entry)
+    model, assumes, notes = _described(made, request)
     origin = WeightsOrigin(kind="function", where=f"{name} ({made.code.digest[:8]})")
     if weights != "auto":
         origin, more_notes = load_file(name, model, weights)
@@ -85,27 +81,23 @@ def network(
     )
 
 
-def create(
-    path: str,
-    function: str,
-    *,
-    in_chans: int = 3,
-    image_size: int | None = None,
-    seed: int = 0,
-    built_from: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """Call a function that builds a model; arguments as of `network` and `loading.rebuild`.
+def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.Module:
+    """Call a function that builds a model.
+
+    Args:
+        request: Names it.
+        built_from: The file's digest, as `network` once returned it, where it has to be the same again.
 
     Raises:
         SettingsError: If the function fails, what it returns cannot be used, or the file is another.
     """
-    made = _find(path, function)
+    made = _find(request.name, request.entry)
     if built_from is not None and built_from.get("digest") != made.code.digest:
         raise SettingsError(
-            f"{path} is not what it was when the model was trained. Bring that file back: its digest begins "
-            f"with {str(built_from.get('digest'))[:8]}."
+            f"{request.name} is not what it was when the model was trained. Bring that file back: its digest "
+            f"begins with {str(built_from.get('digest'))[:8]}."
         )
-    return _described(made, in_chans, image_size, seed)[0]
+    return _described(made, request)[0]
 
 
 def _find(path: str, function: str) -> _Function:
@@ -136,12 +128,10 @@ def _functions(module: ModuleType) -> list[str]:
     ]
 
 
-def _described(
-    made: _Function, in_chans: int, image_size: int | None, seed: int
-) -> tuple[nn.Module, bool, tuple[str, ...]]:
-    """Describe what a function returns; return also whether its images are guessed, and what to tell."""
-    size = image_size or _default_size(made)
-    model, notes = _call(made, in_chans, size, seed)
+def _described(made: _Function, request: Request) -> tuple[nn.Module, bool, tuple[str, ...]]:
+    """Describe what a function returns; return also whether its images are guessed, and notes."""
+    size = request.image_size or _default_size(made)
+    model, notes = _call(made, request.in_chans, size, request.seed)
     config = configuration(model)
     size = size or _declared_size(model, config)
     if size is None:
@@ -156,7 +146,7 @@ def _described(
         interpolation=config.get("interpolation") or "bilinear",
         crop_share=config.get("crop_pct") or 1.0,
     )
-    if in_chans == 1:
+    if request.in_chans == 1:
         if "in_chans" not in made.takes:
             fold_to_grey(model, made.name)
         seen = grey(seen)

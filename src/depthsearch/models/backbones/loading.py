@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, Unpack
 
 import torch
@@ -14,19 +15,27 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import file_source, timm_source, torchvision_source, transformers_source
 from depthsearch.models.backbones.backbone import (
     Backbone,
-    Network,
     Preprocessing,
     PreprocessingOptions,
+    Request,
     state_digest,
 )
 from depthsearch.models.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
 from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.restoring import evaluating
-from depthsearch.options.backbones import BackboneName, parse_name
+from depthsearch.options.backbones import parse_name
 from depthsearch.options.words import HEADS, HeadWord
 from depthsearch.text import first_line
 
 __all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
+
+# Each has ``network(request, weights)``, with its weights, and ``create(request, built_from)``, without them.
+SOURCES = {
+    "timm": timm_source,
+    "torchvision": torchvision_source,
+    "hf": transformers_source,
+    "file": file_source,
+}
 
 
 def load_backbone(
@@ -64,9 +73,8 @@ def load_backbone(
         WeightsError: If no weights are to be had or the given ones do not fit.
     """
     _check_options(image_size, in_chans, head)
-    network = _network(
-        parse_name(name), weights, in_chans=in_chans, image_size=image_size, demo=demo, seed=seed
-    )
+    source, request = _asked(name, in_chans=in_chans, image_size=image_size, demo=demo, seed=seed)
+    network = source.network(request, weights)
     model = network.model
     check_size(name, model, image_size)
     _unfreeze(model)
@@ -107,21 +115,10 @@ def _unfreeze(model: nn.Module) -> None:
             parameter.requires_grad_(parameter.is_floating_point())
 
 
-def _network(
-    parsed: BackboneName, weights: str, *, in_chans: int, image_size: int | None, demo: bool, seed: int
-) -> Network:
-    """Build the model of a name from its source; arguments as of `load_backbone`."""
-    if parsed.source == "torchvision":
-        return torchvision_source.network(parsed.name, parsed.entry, weights, in_chans=in_chans, seed=seed)
-    if parsed.source == "hf":
-        return transformers_source.network(
-            parsed.name, weights, in_chans=in_chans, image_size=image_size, seed=seed
-        )
-    if parsed.source == "file":
-        return file_source.network(
-            parsed.name, parsed.entry, weights, in_chans=in_chans, image_size=image_size, seed=seed
-        )
-    return timm_source.network(parsed.name, weights, in_chans=in_chans, demo=demo, seed=seed)
+def _asked(name: str, **options: Any) -> tuple[ModuleType, Request]:
+    """Return the module for a name's source, and what to ask it for."""
+    parsed = parse_name(name)
+    return SOURCES[parsed.source], Request(name=parsed.name, entry=parsed.entry, **options)
 
 
 def make_model(name: str, *, seed: int = 0, in_chans: int = 3, image_size: int | None = None) -> nn.Module:
@@ -152,24 +149,8 @@ def rebuild(
     Raises:
         SettingsError: If there is no such model, or it is built otherwise now.
     """
-    parsed = parse_name(name)
-    if parsed.source == "torchvision":
-        model = torchvision_source.create(parsed.name, parsed.entry, seed=seed, in_chans=in_chans)
-    elif parsed.source == "hf":
-        model = transformers_source.create(
-            parsed.name, in_chans=in_chans, image_size=image_size, seed=seed, built_from=built_from
-        )
-    elif parsed.source == "file":
-        model = file_source.create(
-            parsed.name,
-            parsed.entry,
-            in_chans=in_chans,
-            image_size=image_size,
-            seed=seed,
-            built_from=built_from,
-        )
-    else:
-        model = timm_source.create(parsed.name, seed=seed, in_chans=in_chans)
+    source, request = _asked(name, in_chans=in_chans, image_size=image_size, seed=seed)
+    model: nn.Module = source.create(request, built_from)
     return model.eval()
 
 

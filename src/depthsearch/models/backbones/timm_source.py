@@ -22,7 +22,7 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import Network, WeightsOrigin
+from depthsearch.models.backbones.backbone import Network, Request, WeightsOrigin
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.backbones.savedweights import load_file
 
@@ -35,61 +35,63 @@ SHIPPED = {"densenet121": "densenet121_cifar100.safetensors"}
 SHIPPED_IMAGE_SIZE = 64
 
 
-def network(name: str, weights: str, *, in_chans: int, demo: bool, seed: int) -> Network:
-    """Build a model and give it its weights; arguments as of `loading.load_backbone`.
+def network(request: Request, weights: str) -> Network:
+    """Build a model and load its weights.
 
     Raises:
         SettingsError: If timm has no such model, or not with so many channels.
         WeightsError: If no weights are to be had or the given ones do not fit.
     """
-    model = _build(name, seed)
+    name = request.name
+    model = _build(name, request.seed)
     notes: tuple[str, ...] = ()
     untrained = weights == "random" or (weights == "auto" and name in FROM_SCRATCH)
     if untrained:
-        origin = WeightsOrigin(kind="scratch" if name in FROM_SCRATCH else "random", seed=seed)
+        origin = WeightsOrigin(kind="scratch" if name in FROM_SCRATCH else "random", seed=request.seed)
     elif weights == "auto":
-        origin = _load_pretrained(name, model, demo=demo)
+        origin = _load_pretrained(name, model, demo=request.demo)
     else:
         origin, notes = load_file(name, model, weights)
-    if in_chans == 1:
-        model = create(name, seed=seed, in_chans=1) if untrained else _folded(name, model)
+    if request.in_chans == 1:
+        model = create(request) if untrained else _folded(request, model)
     if origin.kind == "shipped":
-        size = (in_chans, SHIPPED_IMAGE_SIZE, SHIPPED_IMAGE_SIZE)
+        size = (request.in_chans, SHIPPED_IMAGE_SIZE, SHIPPED_IMAGE_SIZE)
         changed = {"input_size": size, "interpolation": "bilinear", "crop_pct": 1.0}
         vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], **changed}
     return Network(model=model, weights=origin, notes=notes)
 
 
-def create(name: str, *, seed: int = 0, in_chans: int = 3) -> nn.Module:
-    """Build a model with random weights; for grey images with one channel.
+def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a model with random weights; its name says all of how it is built.
 
     Raises:
         SettingsError: If timm has no such model.
     """
     # Asked for only where it matters: not every model of timm's takes the argument.
-    model = _build(name, seed, **({} if in_chans == 3 else {"in_chans": in_chans}))
-    if in_chans == 1:
+    options = {} if request.in_chans == 3 else {"in_chans": request.in_chans}
+    model = _build(request.name, request.seed, **options)
+    if request.in_chans == 1:
         config: Mapping[str, Any] = vars(model)["pretrained_cfg"]
         grey = {key: (fmean(config[key]),) for key in ("mean", "std")}
         vars(model)["pretrained_cfg"] = {**config, "input_size": (1, *config["input_size"][1:]), **grey}
     return model
 
 
-def _folded(name: str, model: nn.Module) -> nn.Module:
+def _folded(request: Request, model: nn.Module) -> nn.Module:
     """Make the model for grey images that sees in them what this one sees in a picture all grey."""
     first = vars(model)["pretrained_cfg"].get("first_conv") or ()
     state = model.state_dict()
     try:
         for path in [first] if isinstance(first, str) else first:
             state[f"{path}.weight"] = adapt_input_conv(1, state[f"{path}.weight"])
-        grey = create(name, in_chans=1)
+        grey = create(request)
         grey.load_state_dict(state)
     except (KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
         raise SettingsError(
-            f"The pretrained weights of {name} cannot be folded to one channel. Leave --channels 1 out, or "
-            "take another backbone."
+            f"The pretrained weights of {request.name} cannot be folded to one channel. Leave --channels 1 "
+            "out, or take another backbone."
         ) from error
     return grey
 
