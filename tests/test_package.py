@@ -51,7 +51,15 @@ def test_the_version_is_the_installed_one() -> None:
     assert depthsearch.__version__ == version("depthsearch")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "models/keras_layers.json", "report/page/templates/report.j2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "py.typed",
+        "models/keras_layers.json",
+        "classifier/templates/card.md.j2",
+        "report/page/templates/report.j2",
+    ],
+)
 def test_what_the_package_reads_is_shipped_with_it(name: str) -> None:
     assert (files("depthsearch") / name).is_file()
 

@@ -18,12 +18,13 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from depthsearch.classifier.explain.maps import Photo, compare, explain, normalised, pretrained_classes
+from depthsearch.classifier.explain.maps import Photo, compare, explain, pretrained_classes
 from depthsearch.classifier.explain.picture import draw
 from depthsearch.models.backbones import Backbone, load_backbone
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.heads import with_head
+from depthsearch.models.pixels import Normalisation
 
 CLASSES = ("china", "flower")
 FIRST_TRAINED = 104
@@ -48,11 +49,12 @@ def fine_tune(backbone: Backbone, cut: Cut) -> nn.Module:
     model = with_head(backbone.model, backbone.classifier, len(CLASSES))
     freeze_before(model, cut)
     model.train()
+    normalise = Normalisation(backbone.preprocessing)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     for step in range(N_STEPS):
         labels = torch.arange(BATCH) % len(CLASSES)
         images = torch.stack([crop(photos[label], size, random) for label in labels.tolist()])
-        loss = nn.functional.cross_entropy(model(normalised(images, backbone.preprocessing)), labels)
+        loss = nn.functional.cross_entropy(model(normalise(images)), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -24,7 +24,8 @@ import keras
 import timm
 import torch
 
-from depthsearch.models.tracing.graph import Layer, trace
+from depthsearch.models.tracing.graph import Layer
+from depthsearch.models.tracing.trace import trace
 
 TABLE = Path(__file__).parents[1] / "src" / "depthsearch" / "models" / "keras_layers.json"
 KINDS = {

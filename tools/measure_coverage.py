@@ -42,8 +42,9 @@ from depthsearch.models.fixed import check_fixed
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.headplace import find_head
 from depthsearch.models.split import check_traced, split_traced
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.inputs import input_size, logits_of
+from depthsearch.models.tracing.trace import trace
 
 LEAST_CONVOLUTION_SHARE = 1 / 3
 # The default of some is a model without a head, which has nothing to learn at the last cut.

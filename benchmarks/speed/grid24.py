@@ -379,7 +379,7 @@ def main() -> None:
         images = {"train": len(data.train), "val": len(data.val), "image_size": data.image_size}
         content = {
             "machine": facts,
-            "weights": backbone.weights,
+            "weights": str(backbone.weights),
             "epochs": arguments.epochs,
             "workers": arguments.workers,
             "images": images,

@@ -24,7 +24,7 @@ from depthsearch.devices import Device, use_all_cores
 from depthsearch.features import FrozenBackbone
 from depthsearch.features.parts import Layout
 from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of
-from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.trace import trace
 
 N_ROWS, BATCH, ROUNDS = 2048, 64, 7
 

@@ -22,26 +22,24 @@ from PIL import Image
 from torch import nn
 
 from depthsearch.classifier.explain.gallery import INDEX, draw_gallery, pick_photos, read_photos
+from depthsearch.classifier.explain.layers import Subject, choose_layers, find_layers, subject_of
 from depthsearch.classifier.explain.maps import (
     Comparison,
     Photo,
-    Subject,
-    choose_layers,
     compare,
     explain,
-    find_layers,
     look,
     pretrained_classes,
-    subject_of,
 )
 from depthsearch.classifier.explain.picture import CELL, INFERNO, VIRIDIS, draw, shown_channels
 from depthsearch.cli import main
 from depthsearch.cli.parser import make_parser
 from depthsearch.errors import CutError, DataError, SettingsError
-from depthsearch.models.backbones import Backbone, load_backbone, state_digest
+from depthsearch.models.backbones import Backbone, WeightsOrigin, load_backbone, state_digest
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.heads import with_head
+from depthsearch.models.pixels import Normalisation
 from depthsearch.study.artifacts import Artifacts, artifact_folder, keep_artifact
 from depthsearch.study.storage.optuna_private import list_artifacts
 
@@ -483,7 +481,10 @@ def test_the_classes_of_imagenet_have_names_and_those_of_other_weights_none(smal
     assert pretrained_classes(lite)[281].startswith("tabby")
     assert len(pretrained_classes(lite)) == 1000
     assert pretrained_classes(small) is None
-    assert pretrained_classes(replace(small, weights="timm/test_resnet.r160_in1k")) is not None
+    assert (
+        pretrained_classes(replace(small, weights=WeightsOrigin(kind="pretrained", where="timm/x")))
+        is not None
+    )
 
 
 def test_the_cut_of_another_model_is_refused(small, cut):
@@ -586,11 +587,9 @@ class Knows(nn.Module):
     ],
 )
 def test_half_of_the_photos_picked_are_wrong_ones_if_there_are(digits, small, wrong, n_photos, expected):
-    from depthsearch.classifier.explain.maps import normalised
-
     val = replace(digits.val, rows=digits.val.rows[:12], labels=torch.arange(12) % 3)
     data = replace(digits, val=val)
-    inputs = normalised(val.gather(torch.arange(12)), small.preprocessing)
+    inputs = Normalisation(small.preprocessing)(val.gather(torch.arange(12)))
     model = Knows({image.numpy().tobytes(): i for i, image in enumerate(inputs)}, list(wrong))
     photos = pick_photos(model, data, "val", small.preprocessing, n_photos)
     places = [int(re.fullmatch(r"digits val (\d+)", p.name)[1]) for p in photos]
@@ -677,7 +676,7 @@ def model_folder(tmp_path, small, cut, comparison, monkeypatch) -> Path:
         "precision": "float32",
         "digest": state_digest(model),
         "cut": {name: getattr(cut, name) for name in ("index", "layer", "name", "kind", "keras_name")},
-        "provenance": {"weights": small.weights, "weights_digest": small.digest},
+        "provenance": {"weights": asdict(small.weights), "weights_digest": small.digest},
     }
     folder = tmp_path / "noughts-model"
     folder.mkdir()

@@ -421,7 +421,7 @@ def saved(folder: Path, backbone, preprocessing: Preprocessing, **changes) -> Pa
             "preprocessing": preprocessing,
             "precision": "float32",
             "provenance": {
-                "weights": "random",
+                "weights": {"kind": "random", "seed": 0},
                 "data": {"name": "d", "n_learned": 1, "n_test": 1, "fingerprint": "f"},
                 "recipe": {"epochs": 1, "batch_size": 2},
                 "seed": 0,
@@ -461,7 +461,8 @@ def test_a_model_sees_new_images_of_16_bits_in_the_range_of_those_it_learned_fro
 
 def test_a_fit_writes_the_ranges_of_its_images_to_the_model(task) -> None:
     ranges = (ValueRange(format="PNG", numbers="16-bit", low=0, high=4095),)
-    assert fitting._as_seen(replace(task, data=replace(task.data, ranges=ranges))).ranges == ranges
+    of_16_bits = replace(task, data=replace(task.data, ranges=ranges))
+    assert fitting._classifier(of_16_bits, torch.nn.Identity()).preprocessing.ranges == ranges
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

@@ -154,7 +154,7 @@ NOWHERE = {
     "a table that is missing": ("x.csv", "Give a table with the columns image, label"),
     "a table that is too long": ("a" * 300 + ".csv", "(File name too long)"),
     "a table of nobody": ("~nonesuch/x.csv", "Give a table with the columns image, label"),
-    "an unknown set": ("torchvision:", "torchvision has no data set ''"),
+    "an unknown set": ("torchvision:", "torchvision has no data set for classification called ''"),
     "an unknown scheme": ("https://example.org/x.zip", "No folder"),
 }
 

@@ -288,7 +288,7 @@ def test_no_bytes_of_a_table_are_a_traceback(tmp_path, suffix: str) -> None:
     def check(content: bytes) -> None:
         path.write_bytes(content)
         try:
-            read_table(path, wanted=("image", "label"))
+            read_table(path, needed=("image", "label"))
         except DataError as error:
             refused_for = str(error)
         else:

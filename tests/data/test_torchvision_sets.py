@@ -1,6 +1,7 @@
 """Data sets by torchvision's names: files in their own formats, and small sets of the tests' own."""
 
 import gzip
+import inspect
 import struct
 import urllib.error
 from pathlib import Path
@@ -14,6 +15,8 @@ from torchvision import datasets
 from torchvision.datasets.utils import verify_str_arg
 
 from depthsearch.data import load_data
+from depthsearch.data.sources import torchvision_sets
+from depthsearch.data.sources.torchvision_sets import KnownSet
 from depthsearch.errors import DataError
 
 
@@ -98,9 +101,36 @@ class Tiny(datasets.VisionDataset):
         return Image.new("RGB", (10, 8), tuple(colour)), index % 3
 
 
-def known_as(monkeypatch, name: str, **changes: object) -> None:
-    """Let torchvision know a small set."""
+def known_as(
+    monkeypatch, name: str, *, splits=("train", "val", "test"), kept_in="_labels", **changes: object
+) -> None:
+    """Let torchvision and the table know a small set."""
     monkeypatch.setattr(datasets, name, type(name, (Tiny,), changes), raising=False)
+    known = KnownSet({split: {"split": split} for split in splits}, kept_in)
+    monkeypatch.setitem(torchvision_sets.SETS, name, known)
+
+
+@pytest.mark.parametrize("name", sorted(torchvision_sets.SETS))
+def test_every_set_of_the_table_is_one_of_torchvisions_and_takes_its_arguments(name):
+    known = torchvision_sets.SETS[name]
+    kind = getattr(datasets, name)
+    parameters = inspect.signature(kind).parameters
+    assert issubclass(kind, datasets.VisionDataset)
+    assert "train" in known.splits
+    assert all(argument in parameters for options in known.splits.values() for argument in options)
+
+
+def test_every_set_of_torchvisions_is_in_the_table_or_known_to_be_something_else():
+    others = {
+        "CREStereo", "CarlaStereo", "CelebA", "Cityscapes", "CocoCaptions", "CocoDetection", "DatasetFolder",
+        "EMNIST", "ETH3DStereo", "FakeData", "FallingThingsStereo", "Flickr30k", "Flickr8k", "FlyingChairs",
+        "FlyingThings3D", "HD1K", "HMDB51", "ImageFolder", "InStereo2k", "Kinetics", "Kitti",
+        "Kitti2012Stereo", "Kitti2015Stereo", "KittiFlow", "LFWPairs", "LSUNClass", "Middlebury2014Stereo",
+        "MovingMNIST", "PhotoTour", "SBDataset", "SBU", "SceneFlowStereo", "Sintel", "SintelStereo", "UCF101",
+        "VOCDetection", "VOCSegmentation", "VisionDataset", "WIDERFace",
+        "wrap_dataset_for_transforms_v2",
+    }  # fmt: skip
+    assert set(datasets.__all__) - others == set(torchvision_sets.SETS)
 
 
 def test_a_set_has_its_own_splits_and_is_downloaded_once(cache, monkeypatch, capsys):
@@ -120,15 +150,15 @@ def test_a_set_has_its_own_splits_and_is_downloaded_once(cache, monkeypatch, cap
         ("targets", torch.arange(9) % 3),
         ("labels", np.arange(9) % 3),
         ("_samples", [("x", place % 3) for place in range(9)]),
-        ("targets", ["other", "things"]),
-        ("targets", [0] * 9),
+        ("", None),
     ],
 )
-def test_labels_are_found_wherever_a_set_keeps_them(cache, monkeypatch, attribute, stored):
+def test_labels_are_read_from_where_the_table_says(cache, monkeypatch, attribute, stored):
     def getitem(self, index):
         return Tiny.__getitem__(self, index)[0], np.int64(index % 3)
 
-    known_as(monkeypatch, "Colours", __getitem__=getitem, _labels="hidden", **{attribute: stored})
+    kept = {attribute: stored} if attribute else {}
+    known_as(monkeypatch, "Colours", kept_in=attribute, __getitem__=getitem, _labels="hidden", **kept)
     assert load("Colours", cache).train.labels.tolist() == [2, 1, 0] * 3
 
 
@@ -137,7 +167,7 @@ def test_test_images_without_classes_are_left_out(cache, monkeypatch):
         image, label = Tiny.__getitem__(self, index)
         return image, None if self.start == 18 else label
 
-    known_as(monkeypatch, "Colours", __getitem__=getitem)
+    known_as(monkeypatch, "Colours", kept_in="", __getitem__=getitem)
     data = load("Colours", cache, test_share=0.34)
     assert data.layout == "torchvision: train, val"
     assert [len(data.train), len(data.val), len(data.test)] == [5, 9, 4]
@@ -150,28 +180,24 @@ def refuse(self):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("CIFAR-100", {}, "torchvision has no data set 'CIFAR-100'. Near: CIFAR100, CIFAR10"),
-        ("", {}, "torchvision has no data set ''. It has CIFAR10, CIFAR100, CLEVRClassification, .*MNIST"),
-        ("ImageFolder", {}, "torchvision has no data set 'ImageFolder'. "),
-        ("VOCDetection", {}, "VOCDetection does not give a picture and its class .* such as CIFAR100"),
+        (
+            "CIFAR-100",
+            {},
+            "has no data set for classification called 'CIFAR-100'. Near: CIFAR100, CIFAR10",
+        ),
+        (
+            "",
+            {},
+            "no data set for classification called ''. It has CIFAR10, CIFAR100, CLEVRC.*MNIST",
+        ),
+        ("ImageFolder", {}, "torchvision has no data set for classification called 'ImageFolder'. "),
+        ("VOCDetection", {}, "torchvision has no data set for classification called 'VOCDetection'. "),
         (
             "Colours",
             {"download": refuse, "url": "https://example.org/colours.zip"},
             "torchvision:Colours is not in .*torchvision/Colours and cannot be had from "
             "https://example.org/colours.zip: <urlopen error Name or service not known>. Put its files there",
         ),
-        ("Colours", {"words": ("all",)}, "Colours gives no labelled images to train on"),
-        (
-            "Colours",
-            {"__getitem__": lambda self, i: torch.zeros(3)},
-            "class for each sample: it gives Tensor",
-        ),
-        (
-            "Colours",
-            {"__getitem__": lambda self, i: (Image.new("L", (4, 4)), {"boxes": []})},
-            "the target is of type dict",
-        ),
-        ("Colours", {"__getitem__": lambda self, i: (np.zeros((4, 4)), 1)}, "it gives ndarray and int"),
     ],
 )
 def test_a_set_that_cannot_be_used_says_why_in_one_line(cache, monkeypatch, name, changes, message):

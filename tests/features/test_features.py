@@ -40,7 +40,8 @@ from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.models.backbones import make_model
 from depthsearch.models.heads import with_head
 from depthsearch.models.split import split_traced
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.trace import trace
 
 CPU = choose_device("cpu", "float32")
 PLENTY = 2**40
@@ -1345,7 +1346,7 @@ from depthsearch.models.backbones import load_backbone
 from depthsearch.data import ImageSet
 from depthsearch.devices import choose_device
 from depthsearch.features import Asks, Boundaries, Budget, FeatureStore, FrozenBackbone, ViewedImages
-from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.trace import trace
 
 given = torch.load(sys.argv[1], weights_only=True)
 images = ImageSet(**given["images"])

@@ -12,7 +12,7 @@ from depthsearch.devices import choose_device
 from depthsearch.features import Budget, FeatureStore, FrozenBackbone, ViewedImages
 from depthsearch.features.rule import Asks, Starts, choose
 from depthsearch.models.backbones import load_backbone
-from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.trace import trace
 
 PLENTY = 2**40
 SEEDS = range(60)

@@ -42,7 +42,7 @@ from depthsearch.features.parts import Layout
 from depthsearch.features.tiers import shared as shared_folders
 from depthsearch.features.tiers.locks import Timeout, locked
 from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of
-from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.training.objective import Task, train_point
 

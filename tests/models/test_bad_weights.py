@@ -365,12 +365,12 @@ def test_of_weights_and_their_average_the_weights_are_taken_and_it_is_told(
     torch.save({"epoch": 3, averaged: average, usual: state(), "optimizer": {"state": {}}}, path)
     loaded = load_backbone("test_resnet", str(path))
     assert loaded.digest == digest_of(state())
-    assert loaded.weights.startswith(f"file w.pt:{usual} (")
+    assert str(loaded.weights).startswith(f"file w.pt:{usual} (")
     (note,) = loaded.notes
     assert f"{usual} of {path}, which also holds {averaged}. Another: --weights {path}:{averaged}." in note
     other = load_backbone("test_resnet", f"{path}:{averaged}")
     assert other.digest == digest_of(average)
-    assert other.weights.startswith(f"file w.pt:{averaged} (")
+    assert str(other.weights).startswith(f"file w.pt:{averaged} (")
 
 
 def test_an_average_alone_is_taken(tmp_path) -> None:
@@ -394,7 +394,7 @@ def test_which_weights_of_a_file_is_said_or_asked(tmp_path, held: str, entry: st
 
 def test_a_file_whose_name_has_a_colon_is_a_file(tmp_path) -> None:
     torch.save(state(), tmp_path / "w.pt:best")
-    assert load_backbone("test_resnet", f"{tmp_path}/w.pt:best").weights.startswith("file w.pt:best (")
+    assert str(load_backbone("test_resnet", f"{tmp_path}/w.pt:best").weights).startswith("file w.pt:best (")
 
 
 @pytest.mark.parametrize("num_classes", [0, 7])

@@ -13,7 +13,7 @@ from depthsearch import freeze_before, joined_state, list_cuts, split_at
 from depthsearch.errors import CutError, TraceError
 from depthsearch.models import checking
 from depthsearch.models.split import check_traced
-from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.trace import trace
 
 
 class Net(nn.Module):

@@ -14,7 +14,8 @@ from depthsearch import freeze_before
 from depthsearch.errors import CutError
 from depthsearch.models import cuts as module
 from depthsearch.models.cuts import DEFAULT_KINDS, Cut, find_cut, list_cuts
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.trace import trace
 from depthsearch.options.words import KINDS
 
 MODELS = [

@@ -23,7 +23,7 @@ from depthsearch.models.backbones import load_backbone, make_model
 from depthsearch.models.flattening import FLAT_HEAD, MapClassifier, flattened
 from depthsearch.models.heads import head_macs, head_size, make_head, with_head
 from depthsearch.models.split import suffix_of
-from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point
 from depthsearch.training.objective import Task, full_fine_tune_macs, model_for, suffix_macs, train_point
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from depthsearch.errors import TraceError
-from depthsearch.models.tracing.graph import Layer, LayerGraph, trace
+from depthsearch.models.tracing.graph import Layer, LayerGraph
+from depthsearch.models.tracing.trace import trace
 
 
 class Kinds(nn.Module):

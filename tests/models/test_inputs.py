@@ -13,8 +13,8 @@ from torch import nn
 
 from depthsearch import SearchSpace, freeze_before, list_cuts, split_at
 from depthsearch.errors import TraceError
-from depthsearch.models.tracing.graph import trace
 from depthsearch.models.tracing.inputs import input_size
+from depthsearch.models.tracing.trace import trace
 
 
 class Net(nn.Module):

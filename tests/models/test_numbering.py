@@ -14,7 +14,8 @@ import torchvision
 from torch import nn
 
 from depthsearch.models.numbering import keras_architecture, number_layers
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.trace import trace
 
 ARCHITECTURES = {
     "DenseNet121": "densenet121",

@@ -12,7 +12,7 @@ from torch import nn
 
 from depthsearch.models.cuts import Cut, list_cuts
 from depthsearch.models.split import split_traced
-from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.trace import trace
 from depthsearch.options.words import KINDS
 
 # A small variant of each family and an image size at which it runs, in pixels.

@@ -82,14 +82,14 @@ def test_every_further_dimension_reaches_the_point(backbone) -> None:
 
 
 def test_what_is_not_searched_keeps_the_default_of_a_point(backbone) -> None:
-    space = SearchSpace.for_model(backbone.model, image_size=16, head_width=None)
+    space = SearchSpace.for_model(backbone.model, image_size=16, head_width=0)
     point = space.suggest(FixedTrial({"cut": 1, "learning_rate": 1e-3}))
     assert point == Point(cut=space.cuts[1], learning_rate=1e-3)
 
 
 def test_what_is_fixed_is_that_of_every_point_and_is_not_searched(backbone) -> None:
     fixed = {"head_depth": 3, "dropout": 0.25, "weight_decay": 0.0, "optimizer": "sgd"}
-    space = SearchSpace.for_model(backbone.model, image_size=16, head_width=None, fixed=fixed)
+    space = SearchSpace.for_model(backbone.model, image_size=16, head_width=0, fixed=fixed)
     assert space.distributions().keys() == {"cut", "learning_rate"}
     point = space.suggest(FixedTrial({"cut": 1, "learning_rate": 1e-3}))
     assert point == Point(cut=space.cuts[1], learning_rate=1e-3, **fixed)
@@ -193,7 +193,7 @@ def test_the_ready_made_objective_prunes_by_the_pruner_of_the_study(task, space)
 
 
 def test_a_training_of_the_ready_made_objective_that_diverges_is_pruned(task, space) -> None:
-    wild = SearchSpace(cuts=space.cuts, learning_rate=(1e39, 1e39), head_width=None)
+    wild = SearchSpace(cuts=space.cuts, learning_rate=(1e39, 1e39), head_width=0)
     study = optuna.create_study(direction="maximize")
     study.enqueue_trial({"cut": len(space.cuts) - 1})
     study.optimize(Objective(task=task, space=wild), n_trials=1)
@@ -217,5 +217,5 @@ def test_one_width_is_every_trials(backbone) -> None:
     (_, baseline), *_ = [(why, params) for params, why in first_settings(space)]
     assert baseline["head_width"] == 48
     assert space.point(baseline).head_width == 48
-    with pytest.raises(SettingsError, match=r"^head_width 0: give at least 1, or None for a linear head\.$"):
-        SearchSpace.for_model(backbone.model, image_size=16, head_width=0)
+    with pytest.raises(SettingsError, match=r"^head_width -1: give a width, or 0 for a linear head\.$"):
+        SearchSpace.for_model(backbone.model, image_size=16, head_width=-1)

@@ -294,7 +294,7 @@ def test_a_guess_beyond_the_trials_wanted_waits_for_more(place) -> None:
 
 
 def test_a_guess_comes_on_top_where_every_candidate_is_tried(make, tmp_path, task, space) -> None:
-    three = SearchSpace(cuts=(space.cuts[0], space.cuts[1], space.cuts[2]), head_width=None)
+    three = SearchSpace(cuts=(space.cuts[0], space.cuts[1], space.cuts[2]), head_width=0)
     place = make(tmp_path / "exhaustive", task, three, exhaustive=True)
     with closing(place.start(3)) as events:
         next(event for event in events if isinstance(event, TrialEnded))
@@ -362,7 +362,7 @@ def test_what_is_fixed_cannot_be_another(make, tmp_path, task, space) -> None:
         enqueue(study, space.cuts[2].layer, head_width=0)
     number = enqueue(study, space.cuts[2].layer, learning_rate=1e-3, head_width=16)
     assert study.get_trials()[number].system_attrs["fixed_params"]["head_width"] == 16
-    linear = make(tmp_path / "linear", task, SearchSpace(cuts=space.cuts, head_width=None)).open()
+    linear = make(tmp_path / "linear", task, SearchSpace(cuts=space.cuts, head_width=0)).open()
     with pytest.raises(SettingsError, match=r"^head width 16 is not in study 's', which has 0, a linear h"):
         enqueue(linear, space.cuts[2].layer, head_width=16)
     number = enqueue(linear, space.cuts[2].layer, head_width=0)

@@ -441,7 +441,7 @@ def test_each_backbone_may_have_weights_of_its_own(pictures, tmp_path, capsys, m
         backbone=NAMES[1],
         keep_memory=None,
     )
-    assert task.backbone.weights.startswith("file mine.safetensors (")
+    assert str(task.backbone.weights).startswith("file mine.safetensors (")
 
 
 @pytest.mark.parametrize(

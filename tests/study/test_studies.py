@@ -43,7 +43,7 @@ def space_of(name: str) -> SearchSpace:
         layers=arguments.layers,
         from_scratch=FROM_SCRATCH,
         learning_rate=arguments.learning_rate or (1e-5, 1e-2),
-        head_width=arguments.head_width or None,
+        head_width=arguments.head_width,
     )
 
 

@@ -160,7 +160,7 @@ def test_anchors_stay_within_the_ranges_that_are_searched(place, task, space) ->
     narrow = SearchSpace(
         cuts=space.cuts,
         learning_rate=(1e-6, 1e-5),
-        head_width=None,
+        head_width=0,
         head_depth=(2, 3),
         weight_decay=(0.1, 0.2),
         optimizer=("sgd",),

@@ -21,7 +21,7 @@ from depthsearch.devices import choose_device
 from depthsearch.errors import DataError
 from depthsearch.features.digests import value_digests
 from depthsearch.models.backbones import load_backbone
-from depthsearch.models.tracing.graph import trace
+from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task, train_point

@@ -34,8 +34,8 @@ def confusion_picture(figures: Figures, noun: str = "image") -> Image.Image:
     sheet = Image.new("RGB", (max(x + side + MARGIN, 640), y + side + MARGIN), PAPER)
     low, high = figures.interval
     write(sheet, (MARGIN, MARGIN), f"Confusions on the test {noun}s", size=20, room=600)
-    told = f"accuracy {figures.accuracy:.4f} (95 %: {low:.4f} to {high:.4f}), {figures.n} {noun}s"
-    write(sheet, (MARGIN, MARGIN + 28), told, room=600, colour=PALE)
+    summary = f"accuracy {figures.accuracy:.4f} (95 %: {low:.4f} to {high:.4f}), {figures.n} {noun}s"
+    write(sheet, (MARGIN, MARGIN + 28), summary, room=600, colour=PALE)
     meaning = "a row for each true class, a column for what it is called; darker: a larger share of the row"
     write(sheet, (MARGIN, MARGIN + 46), meaning, room=610, colour=PALE)
     pen = ImageDraw.Draw(sheet)

@@ -67,7 +67,7 @@ class Figures:
     confusion: tuple[tuple[int, ...], ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Give plain values."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 

@@ -9,7 +9,7 @@ sees its figures: a second one says that it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,8 +80,8 @@ class Fitted:
         figures: On the test images.
         readings: Of the test images, this one last.
         folder: Where the model is.
-        timm_loads: Whether timm loads it by itself.
         onnx: The ONNX file, if asked for.
+        timm_loads: Whether timm loads it by itself.
         seconds: Training, test and writing, what an interrupted start spent on epochs included.
         noun: What a sample is called, see `data.Columns`.
     """
@@ -96,13 +96,13 @@ class Fitted:
     figures: Figures
     readings: tuple[TestReading, ...]
     folder: Path
-    timm_loads: bool
     onnx: OnnxFile | None
-    seconds: float
+    timm_loads: bool = False
+    seconds: float = 0.0
     noun: str = "image"
 
     def as_json(self) -> dict[str, Any]:
-        """Give plain values."""
+        """Return plain values for JSON."""
         return {
             "study": self.study,
             "backbone": self.backbone,
@@ -125,7 +125,7 @@ class Fitted:
 
 
 def learn_from_all(data: DataSet) -> DataSet:
-    """Make one training set of train and validation; nothing is left to validate or test on."""
+    """Join train and validation to one training set; nothing is left to validate or test on."""
     nothing = data.val.chosen(torch.arange(0))
     return replace(data, train=data.train.joined(data.val), val=nothing, test=nothing)
 
@@ -207,34 +207,18 @@ def fit(
         StudyError: If the study is being run, or cannot be written to.
         TrainingError: See `refit`.
     """
-    check_place(folder)
-    if onnx:
-        _require_plain(task.data)
-        require_onnx()
+    _check(folder, task.data, onnx=onnx)
     seed = seed_from(task.recipe.seed, trial) if seed is None else seed
-    images = task.data.fingerprint[:8]
-    name = f"fit-{trial}-{seed}-{images}-{task.device.kind}-{task.device.precision}.pt"
-    checkpoint = checkpoints / str(study.user_attrs["checkpoint_id"]) / name
+    checkpoint = _checkpoint(study, task, trial, seed, checkpoints)
     results: list[EpochResult] = []
-    with lease(study, "fit") as held:
-        training = refit(task, point, seed=seed, checkpoint=checkpoint)
-        model = yield from _renewing(training, results, held)
+    with lease(study, "fit") as owned:
+        model = yield from _renewing(refit(task, point, seed=seed, checkpoint=checkpoint), results, owned)
         started = time.perf_counter()
-        classifier = Classifier(
-            model=model,
-            classes=task.data.classes,
-            preprocessing=_as_seen(task),
-            device=task.device,
-            columns=task.data.columns,
-        )
-        compared = torch.arange(min(ONNX_IMAGES, len(task.data.train)))
-        written = export_onnx(classifier, task.data.train.gather(compared)) if onnx else None
+        classifier = _classifier(task, model)
+        written = _as_onnx(classifier, task.data.train) if onnx else None
         figures = figures_of(_logits(classifier, task.data.test), task.data.test.labels, task.data.classes)
         with deferred():
-            held.renew()
-            readings = _record(study, trial, point.cut, figures)
-            described = _describe(study, task, point, trial, seed, classifier, figures, readings)
-            config = save(folder, model, described, onnx=written.content if written else None)
+            owned.renew()
             fitted = Fitted(
                 study=study.study_name,
                 backbone=task.backbone.name,
@@ -244,44 +228,64 @@ def fit(
                 n_images=len(task.data.train) + len(task.data.val),
                 results=tuple(results),
                 figures=figures,
-                readings=readings,
+                readings=_record(study, trial, point.cut, figures),
                 folder=folder,
-                timm_loads=config["depthsearch"]["timm_loads"],
                 onnx=written,
-                seconds=sum(result.seconds for result in results) + time.perf_counter() - started,
                 noun=task.data.columns.noun,
             )
-            study.set_user_attr("fit", fitted.as_json())
+            fitted = _saved(study, fitted, task, classifier, started)
             checkpoint.unlink(missing_ok=True)
     return fitted
 
 
-def _require_plain(data: DataSet) -> None:
-    if not data.columns.is_plain:
+def _checkpoint(study: optuna.Study, task: Task, trial: int, seed: int, folder: Path) -> Path:
+    """Name the file from which an interrupted fit of these images, on this device, goes on."""
+    images = task.data.fingerprint[:8]
+    name = f"fit-{trial}-{seed}-{images}-{task.device.kind}-{task.device.precision}.pt"
+    return folder / str(study.user_attrs["checkpoint_id"]) / name
+
+
+def _classifier(task: Task, model: nn.Module) -> Classifier:
+    """Join a model with what its task says of classes and images."""
+    data = task.data
+    return Classifier(
+        model=model,
+        classes=data.classes,
+        # As the images really were: digits are kept whole.
+        preprocessing=replace(
+            task.backbone.preprocessing,
+            image_size=data.image_size,
+            crop_share=data.crop_share,
+            interpolation=data.interpolation,
+            ranges=data.ranges,
+        ),
+        device=task.device,
+        columns=data.columns,
+    )
+
+
+def _as_onnx(classifier: Classifier, images: ImageSet) -> OnnxFile:
+    return export_onnx(classifier, images.gather(torch.arange(min(ONNX_IMAGES, len(images)))))
+
+
+def _check(folder: Path, data: DataSet, *, onnx: bool) -> None:
+    """Refuse before the training what could not be written after it."""
+    check_place(folder)
+    if onnx and not data.columns.is_plain:
         raise SettingsError(
             f"--onnx writes models of one image per sample, and {data.name} has {data.columns}. "
             "Leave --onnx out."
         )
-
-
-def _as_seen(task: Task) -> Preprocessing:
-    """Give the preprocessing that the images really had: digits are kept whole."""
-    data = task.data
-    return replace(
-        task.backbone.preprocessing,
-        image_size=data.image_size,
-        crop_share=data.crop_share,
-        interpolation=data.interpolation,
-        ranges=data.ranges,
-    )
+    if onnx:
+        require_onnx()
 
 
 def _renewing(
     training: Generator[EpochResult, None, nn.Module],
     results: list[EpochResult],
-    held: Lease,
+    study_lease: Lease,
 ) -> Generator[EpochResult, None, nn.Module]:
-    """Hand on a training's results, keep them, and renew the lease after each."""
+    """Yield a training's results, keep them, and renew the lease after each."""
     while True:
         try:
             result = next(training)
@@ -290,7 +294,7 @@ def _renewing(
             return model
         results.append(result)
         with deferred():
-            held.renew()
+            study_lease.renew()
         yield result
 
 
@@ -301,7 +305,7 @@ def _logits(classifier: Classifier, images: ImageSet) -> torch.Tensor:
 
 
 def _record(study: optuna.Study, trial: int, cut: Cut, figures: Figures) -> tuple[TestReading, ...]:
-    """Record a reading of the test images; give all of them."""
+    """Record a reading of the test images; return all of them."""
     reading = TestReading(
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         accuracy=figures.accuracy,
@@ -320,44 +324,50 @@ def _record(study: optuna.Study, trial: int, cut: Cut, figures: Figures) -> tupl
     return tuple(TestReading(**each) for each in readings)
 
 
-def _describe(
-    study: optuna.Study,
-    task: Task,
-    point: Point,
-    trial: int,
-    seed: int,
-    classifier: Classifier,
-    figures: Figures,
-    readings: Sequence[TestReading],
-) -> Description:
+def _saved(study: optuna.Study, fitted: Fitted, task: Task, classifier: Classifier, started: float) -> Fitted:
+    """Write a fitted model's folder, and in the study what was fitted; return that."""
+    content = None if fitted.onnx is None else fitted.onnx.content
+    description = _describe(fitted, task, classifier.preprocessing)
+    config = save(fitted.folder, classifier.model, description, onnx=content)
+    seconds = sum(result.seconds for result in fitted.results) + time.perf_counter() - started
+    fitted = replace(fitted, timm_loads=config["depthsearch"]["timm_loads"], seconds=seconds)
+    study.set_user_attr("fit", fitted.as_json())
+    return fitted
+
+
+def _describe(fitted: Fitted, task: Task, preprocessing: Preprocessing) -> Description:
+    data, setting = task.data, _setting(fitted.point)
     return Description(
         backbone=task.backbone.name,
         built_from=task.backbone.built_from,
         classifier=task.backbone.classifier,
-        classes=task.data.classes,
-        head_width=point.head_width,
-        head_depth=point.head_depth,
+        classes=data.classes,
+        head_width=fitted.point.head_width,
+        head_depth=fitted.point.head_depth,
         head=task.backbone.head,
-        samples=None if task.data.columns.is_plain else task.data.columns.as_json(),
-        cut={**_names(point.cut), "shown": str(point.cut)},
-        setting=_setting(point),
-        preprocessing=classifier.preprocessing,
+        samples=None if data.columns.is_plain else data.columns.as_json(),
+        cut={**_names(fitted.point.cut), "shown": str(fitted.point.cut)},
+        setting=setting,
+        preprocessing=preprocessing,
         precision=task.device.precision,
         provenance={
-            "weights": task.backbone.weights,
+            "weights": asdict(task.backbone.weights),
             "weights_digest": task.backbone.digest,
             "data": {
-                "name": task.data.name,
-                "fingerprint": task.data.fingerprint,
-                "n_learned": len(task.data.train) + len(task.data.val),
-                "n_test": len(task.data.test),
+                "name": data.name,
+                "fingerprint": data.fingerprint,
+                "n_learned": fitted.n_images,
+                "n_test": len(data.test),
             },
-            "study": study.study_name,
-            "trial": trial,
-            "seed": seed,
-            "recipe": {n: v for n, v in asdict(task.recipe).items() if n not in _setting(point)},
+            "study": fitted.study,
+            "trial": fitted.trial,
+            "seed": fitted.seed,
+            "recipe": {name: v for name, v in asdict(task.recipe).items() if name not in setting},
         },
-        test={"figures": figures.as_json(), "readings": [asdict(reading) for reading in readings]},
+        test={
+            "figures": fitted.figures.as_json(),
+            "readings": [asdict(reading) for reading in fitted.readings],
+        },
     )
 
 

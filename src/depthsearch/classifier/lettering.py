@@ -1,4 +1,4 @@
-"""Words in pictures."""
+"""Text in pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INK, PALE = "#1a1a1a", "#6b6b6b"
 
 @cache
 def _font(size: int, *, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Take Pillow's font, which has ASCII only, or for other letters one of the system's, if it has any."""
+    """Return Pillow's font, which has ASCII only, or a font of the system's for other letters."""
     for name in () if ascii_only else SYSTEM_FONTS:
         with suppress(OSError):
             return ImageFont.truetype(name, size)

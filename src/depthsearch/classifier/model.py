@@ -6,8 +6,6 @@ their side in pixels, ``k`` classes.
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,31 +18,32 @@ import torch
 from PIL import Image
 from torch import nn
 
-from depthsearch.data import Columns, Geometry, Sample, UnreadableError, ValueRange, decode_file
+from depthsearch.data import Columns, Sample, UnreadableError, decode_file
+from depthsearch.data.decode import pillow_quiet
 from depthsearch.devices import Device
 from depthsearch.errors import DataError
+from depthsearch.machine import usable_cores
 from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.heads import giving_numbers
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.rounding import filled_up
 from depthsearch.models.tracing.inputs import logits_of
 
-__all__ = ["BATCH_SIZE", "Classifier", "Prediction"]
+__all__ = ["BATCH_SIZE", "Classifier", "Prediction", "read_pixels"]
 
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What a classifier says of one image, or of one sample of several.
+    """The class of one image, or of one sample of several, as a classifier sees it.
 
     Attributes:
         image: The file; of a sample the first one.
         label: The most probable class.
         probability: Of that class.
         probabilities: Of every class, by name, in the order of the classes.
-        sample: What it was told of, where a sample is more than an image: paths and numbers in the order of
-            the model's columns.
+        sample: Paths and numbers in the order of the model's columns, where a sample is more than an image.
     """
 
     image: Path
@@ -54,12 +53,12 @@ class Prediction:
     sample: Sample | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Give plain values."""
-        told: dict[str, Any] = {"image": str(self.image)}
+        """Return plain values for JSON."""
+        about: dict[str, Any] = {"image": str(self.image)}
         if self.sample is not None:
-            told = {"images": list(map(str, self.sample.images)), "numbers": list(self.sample.numbers)}
+            about = {"images": list(map(str, self.sample.images)), "numbers": list(self.sample.numbers)}
         return {
-            **told,
+            **about,
             "class": self.label,
             "probability": self.probability,
             "probabilities": self.probabilities,
@@ -97,7 +96,7 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         skip_unreadable: bool = False,
     ) -> list[Prediction]:
-        """Tell the classes of image files, or of samples where the model was trained on samples.
+        """Predict the classes of image files, or of samples where the model was trained on samples.
 
         Args:
             images: Files of any kind that Pillow knows; or samples of them.
@@ -117,31 +116,21 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         skipped: Callable[[UnreadableError], None] | None = None,
     ) -> Iterator[Prediction]:
-        """Tell the classes of image files, a batch after the other; see `predict`.
+        """Yield the predictions of image files, a batch after the other; see `predict`.
 
         Args:
             images: See `predict`.
             batch_size: Samples at once.
             skipped: Called for each sample of which a file cannot be read; None: such a file is an error.
         """
-        geometry = Geometry(
-            image_size=self.preprocessing.image_size,
-            crop_share=self.preprocessing.crop_share,
-            interpolation=self.preprocessing.interpolation,
-            channels=len(self.preprocessing.mean),
-        )
         each = self.columns.images_each
         samples = iter([self._sample(given) for given in images])
         while batch := list(islice(samples, batch_size)):
-            found = _decode(
-                [Path(path) for sample in batch for path in sample.images],
-                geometry,
-                self.preprocessing.ranges,
-            )
+            decoded = _decode([Path(path) for sample in batch for path in sample.images], self.preprocessing)
             readable: list[Sample] = []
             pixels: list[torch.Tensor] = []
             for place, sample in enumerate(batch):
-                parts = found[place * each : (place + 1) * each]
+                parts = decoded[place * each : (place + 1) * each]
                 error = next((part for part in parts if isinstance(part, UnreadableError)), None)
                 if error is None:
                     readable.append(sample)
@@ -156,10 +145,10 @@ class Classifier:
                 yield from self._named(readable, logits)
 
     def _sample(self, given: Path | str | Sample) -> Sample:
-        """Take what the model was trained on, its parts in order.
+        """Return a sample as the model was trained on, its parts in order.
 
         Raises:
-            DataError: If it is something else.
+            DataError: If it is something else than the model takes.
         """
         if isinstance(given, Sample) and self.columns.is_plain:
             raise DataError(
@@ -210,20 +199,27 @@ class Classifier:
             )
 
 
-def _decode(
-    paths: Sequence[Path], geometry: Geometry, ranges: Sequence[ValueRange]
-) -> list[torch.Tensor | UnreadableError]:
-    """Read files as pixels ``(c, s, s)``; where one cannot be read, give the error instead."""
+def read_pixels(path: Path, preprocessing: Preprocessing) -> torch.Tensor:
+    """Read an image file as a classifier takes it: ``(c, s, s)``, uint8.
+
+    Raises:
+        UnreadableError: If it cannot be read.
+    """
+    with pillow_quiet():
+        return torch.from_numpy(decode_file(path, preprocessing.geometry, preprocessing.ranges).pixels)
+
+
+def _decode(paths: Sequence[Path], preprocessing: Preprocessing) -> list[torch.Tensor | UnreadableError]:
+    """Read files in threads; where one cannot be read, return the error instead."""
 
     def decode(path: Path) -> torch.Tensor | UnreadableError:
         try:
-            return torch.from_numpy(decode_file(path, geometry, ranges).pixels)
+            return torch.from_numpy(decode_file(path, geometry, preprocessing.ranges).pixels)
         except UnreadableError as error:
             return error
 
     # As in the image store: threads must not meet at Pillow's list of formats.
     Image.init()
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=os.cpu_count()) as executor:
-        # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    geometry = preprocessing.geometry
+    with pillow_quiet(), ThreadPoolExecutor(max_workers=usable_cores()) as executor:
         return list(executor.map(decode, paths))

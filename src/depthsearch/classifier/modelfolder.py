@@ -62,7 +62,7 @@ KEPT = ("tag", "fixed_input_size", "first_conv", "classifier")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What is to be known of a model beside its weights.
+    """All that is kept of a model beside its weights.
 
     Attributes:
         backbone: Its name, as ``--backbone`` takes it.
@@ -110,9 +110,9 @@ def check_place(folder: Path) -> None:
         raise ModelError(f"{there} may not be written to. Give another --out.")
     if not is_folder(folder) and (reason := why_no_folder(folder)):
         raise ModelError(f"{folder} cannot be made{reason}. Give another --out.")
-    held = _held(folder) if is_folder(folder) else []
-    others = [name for name in held if name not in FILES]
-    if held and not _is_ours(folder):
+    files = _held(folder) if is_folder(folder) else []
+    others = [name for name in files if name not in FILES]
+    if files and not _is_ours(folder):
         raise ModelError(
             f"{folder} is there already and is no model folder of depthsearch. Give another --out."
         )
@@ -130,7 +130,7 @@ def _held(folder: Path) -> list[str]:
         ModelError: If it may not be listed, or not be replaced.
     """
     try:
-        held = sorted(file.name for file in folder.iterdir())
+        files = sorted(file.name for file in folder.iterdir())
     except OSError as error:
         raise ModelError(f"{folder} cannot be looked into ({error.strerror}). Give another --out.") from error
     around = folder.resolve().parent
@@ -138,7 +138,7 @@ def _held(folder: Path) -> list[str]:
         raise ModelError(
             f"{around} may not be written to: {folder.name} cannot be replaced there. Give another --out."
         )
-    return held
+    return files
 
 
 def save(
@@ -149,7 +149,7 @@ def save(
     Args:
         folder: Where; see `check_place`.
         model: Backbone with its head, see `heads.without_dropout`.
-        description: What else to say.
+        description: What else to keep.
         onnx: The model as an ONNX file.
 
     Returns:

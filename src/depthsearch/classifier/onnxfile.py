@@ -1,4 +1,4 @@
-"""The model as one ONNX file that takes pixels and gives probabilities, held against onnxruntime."""
+"""The model as one ONNX file, from pixels to probabilities, compared with onnxruntime."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from depthsearch.classifier.model import Classifier
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import ModelError, SettingsError
 from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.text import first_line
 
@@ -139,17 +140,11 @@ def _run(content: bytes, images: torch.Tensor) -> torch.Tensor:
 class _FromPixels(nn.Module):
     """Pixels ``(n, c, s, s)`` in [0, 255], float32, to probabilities ``(n, k)``, float32 on the CPU."""
 
-    scale: torch.Tensor
-    shift: torch.Tensor
-
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
+        self.normalise = Normalisation(preprocessing)
         self.model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
-        mean = torch.tensor(preprocessing.mean).view(-1, 1, 1)
-        std = torch.tensor(preprocessing.std).view(-1, 1, 1)
-        self.register_buffer("scale", 1 / (255 * std))
-        self.register_buffer("shift", mean / std)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = logits_of(self.model(pixels * self.scale - self.shift))
+        logits: torch.Tensor = logits_of(self.model(self.normalise(pixels)))
         return logits.softmax(1)

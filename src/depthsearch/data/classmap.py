@@ -21,7 +21,7 @@ _EXAMPLE = 'Give a JSON object such as {"oak": "tree", "elm": "tree", "rose": "f
 
 
 def mapped(listing: Listing, file: Path) -> Listing:
-    """Give the classes of a listing the names that a file says.
+    """Rename the classes of a listing as a file says.
 
     The fingerprint is that of the new classes; a map that changes no name changes nothing.
 
@@ -43,13 +43,13 @@ def mapped(listing: Listing, file: Path) -> Listing:
     new_label = np.array([places[names[name]] for name in listing.classes], dtype=np.int64)
     labels = new_label[listing.labels]
     known_by = listing.paths if listing.known_by is None else listing.known_by
-    told = f"{len(listing.classes)} classes mapped to {len(classes)} by {file.name}"
+    mapping = f"{len(listing.classes)} classes mapped to {len(classes)} by {file.name}"
     return replace(
         listing,
         classes=classes,
         labels=labels,
         known_by=tuple(f"{classes[label]}: {known}" for label, known in zip(labels, known_by, strict=True)),
-        layout=f"{listing.layout}; {told}".removeprefix("; "),
+        layout=f"{listing.layout}; {mapping}".removeprefix("; "),
     )
 
 

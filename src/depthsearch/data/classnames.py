@@ -115,8 +115,8 @@ def _difference(one: str, other: str) -> str:
 
 def _alike(classes: Sequence[str], form: Callable[[str], str]) -> Iterator[tuple[str, str]]:
     """Pair each name with an earlier one of the same form."""
-    found: dict[str, str] = {}
+    earlier_of: dict[str, str] = {}
     for name in classes:
-        earlier = found.setdefault(form(name), name)
+        earlier = earlier_of.setdefault(form(name), name)
         if earlier != name:
             yield earlier, name

@@ -1,4 +1,4 @@
-"""A data set as the rest of the program sees it."""
+"""Labelled images in splits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ImageSet:
         )
 
     def places_of(self, index: Tensor) -> Tensor:
-        """Name the images of some samples ``(b,)``, for `gather`: ``(b * k,)``, a sample's together."""
+        """Return the places of the images of samples ``(b,)`` for `gather`: ``(b * k,)``."""
         return images_of(index, self.images_each)
 
     def gather(self, index: Tensor, move: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
@@ -94,7 +94,7 @@ class ImageSet:
 
 
 def images_of(index: Tensor, images_each: int) -> Tensor:
-    """Name the images of samples ``(b,)``, counted through all: ``(b * images_each,)``."""
+    """Return the places of the images of samples ``(b,)``: ``(b * images_each,)``."""
     if images_each == 1:
         return index
     return (index[:, None] * images_each + torch.arange(images_each)).flatten()
@@ -153,7 +153,7 @@ class DataSet:
         return len(self.classes)
 
     def carried(self) -> DataSet:
-        """Give the same data set as one whose pickle holds the images, for machines without this one's files.
+        """Return the same data set with its images in its pickle, for machines without this one's files.
 
         With protocol 5 they can be handed over without copying them, each once.
         """

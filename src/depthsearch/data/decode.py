@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,12 +176,19 @@ def _named_failures(path: Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         # Pillow's own text names the buffer in memory, which says nothing and differs each time.
         raise _unreadable(path, "it is not in an image format that Pillow knows") from error
-    except Exception as error:
+    except Exception as error:  # on damaged bytes Pillow raises nearly anything, SyntaxError included
         if lacks_memory(error):
             raise too_little_memory(path) from error
-        # On damaged bytes Pillow's decoders raise nearly anything, SyntaxError included.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise _unreadable(path, " ".join(reason.split()) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def pillow_quiet() -> Iterator[None]:
+    """Silence Pillow's warnings of odd metadata and large sizes, which tell nothing of the pixels."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def lacks_memory(error: Exception) -> bool:

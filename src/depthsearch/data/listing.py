@@ -1,4 +1,4 @@
-"""What a source of images holds, before any image is read."""
+"""The images that a source holds, before any is read."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Listing:
     numbers: NDArray[np.float32] | None = None
 
     def rows_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the places of the images of some samples ``(m,)``, in order."""
+        """Return the places of the images of some samples ``(m,)``, in order."""
         each = self.columns.images_each
         rows: NDArray[np.int64] = (samples[:, None] * each + np.arange(each)).ravel()
         return rows

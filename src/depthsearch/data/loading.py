@@ -1,8 +1,17 @@
-"""From a source of images to a data set, in one call."""
+"""From a source of images to a data set, in one call.
+
+A source is one of these:
+
+- a folder, ``DIR/<class>/<image>``, ``DIR/{train,val,test}/<class>/<image>`` or
+  ``DIR/<class>/{train,val,test}/<image>``, or one with ``metadata.csv``, ``.jsonl`` or ``.parquet`` as
+  Hugging Face's ``datasets`` lays it out;
+- a table, ``.csv`` or ``.parquet``, with columns of images, the column label and optionally split;
+- ``"torchvision:NAME"``, a set of torchvision's, downloaded if it is not there;
+- ``"digits"``, scikit-learn's handwritten digits, always kept whole (``"./digits"`` is a folder).
+"""
 
 import hashlib
 import json
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +24,8 @@ from numpy.typing import NDArray
 from depthsearch.data.classmap import mapped
 from depthsearch.data.classnames import check_names
 from depthsearch.data.dataset import DataSet, ImageSet
-from depthsearch.data.decode import Geometry
-from depthsearch.data.listing import Listing, a_few
+from depthsearch.data.decode import Geometry, pillow_quiet
+from depthsearch.data.listing import SPLITS, Listing, a_few
 from depthsearch.data.ranges import NARROW, percent, range_notes
 from depthsearch.data.samples import Columns
 from depthsearch.data.sources.opening import list_source
@@ -52,112 +61,104 @@ def load_data(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataSet:
-    """Load labelled images, decoded once and kept for every later call.
+    """Load labelled images, decoded once and mapped from a cache in every later call.
 
     Args:
-        source: A folder, ``DIR/<class>/<image>``, ``DIR/{train,val,test}/<class>/<image>`` or
-            ``DIR/<class>/{train,val,test}/<image>``, or with Hugging Face's ``metadata.csv``,
-            ``.jsonl`` or ``.parquet``; a table, ``.csv`` or ``.parquet``, with the columns image (see
-            ``image_columns``), label and optionally split;
-            ``"torchvision:NAME"``, a set of torchvision's, downloaded if it is not there; or
-            ``"digits"``, scikit-learn's handwritten digits (``"./digits"`` is a folder).
+        source: A folder of class folders or with metadata, a table (``.csv``, ``.parquet``),
+            ``torchvision:NAME`` or ``digits``; the head of this module shows the layouts.
         image_size: Side of the square images in pixels.
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
-            Digits are always kept whole.
         interpolation: Filter to resize with: nearest, box, bilinear, hamming, bicubic or lanczos.
         channels: 3 for colours, 1 for grey.
-        val_share: Share of the training images taken for validation where there is no such folder.
-        test_share: Share of the training images taken for the test where there is no such folder.
-        subset: Share of the samples of each class in each split to keep, in (0, 1]; at least one of each.
-        seed: Decides which images are taken.
-        classes_map: A JSON file that gives each class a new name, several classes one if need be.
+        val_share: Share of the training images to validate on where the source has no such split.
+        test_share: Share of the training images to test on where the source has no such split.
+        subset: Share of the samples of each class in each split to keep, in (0, 1]; at least one.
+        seed: Decides which images these are.
+        classes_map: A JSON file with a new name for each class; several may get one name.
         image_columns: Columns of a table that name an image each: several make samples of as many.
         number_columns: Columns of a table with a number of each sample.
-        skip_unreadable: Whether to leave out images that are missing or cannot be read, with their
-            samples, instead of stopping.
-        cache: Folder to keep decoded and downloaded images in; by default the user's cache folder.
-        progress: Called with (done, total) after each image decoded; not called where all are kept.
-
-    Returns:
-        The data set, its images mapped from the cache.
+        skip_unreadable: Whether to leave out samples of which an image cannot be read.
+        cache: Folder for decoded and downloaded images; default: in the user's cache folder.
+        progress: Called with (done, total) after each image decoded.
 
     Raises:
         DataError: If the source, one of its images, the cache or an argument cannot be used.
     """
-    geometry = Geometry(
+    how = Geometry(
         image_size=image_size, crop_share=crop_share, interpolation=interpolation, channels=channels
     )
     check_shares(val_share=val_share, test_share=test_share, subset=subset)
     columns = Columns(images=tuple(image_columns), numbers=tuple(number_columns))
-    kept = cache or Path(platformdirs.user_cache_dir("depthsearch"))
-    with warnings.catch_warnings():
-        # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        listing = list_source(
-            source, columns=columns, skip_unreadable=skip_unreadable, downloads=kept / "torchvision"
-        )
-    if classes_map is not None:
-        listing = mapped(listing, full_path(classes_map))
-    notes = (*listing.notes, *check_names(listing.classes, listing.source))
-    splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
-    if subset < 1:
-        samples = drawn(listing, splits, share=subset, seed=seed)
-        splits, listing = splits[listing.rows_of(samples)], listing.only(samples)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    folder = cache or Path(platformdirs.user_cache_dir("depthsearch"))
+    with pillow_quiet():
+        listing = list_source(source, columns, folder / "torchvision", skip_unreadable=skip_unreadable)
+        if classes_map is not None:
+            listing = mapped(listing, full_path(classes_map))
+        notes = check_names(listing.classes, listing.source)
+        splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
+        if subset < 1:
+            listing, splits = drawn(listing, splits, share=subset, seed=seed)
         store = open_store(
-            listing,
-            geometry,
-            folder=kept / "images",
-            skip_unreadable=skip_unreadable,
-            progress=progress,
+            listing, how, folder / "images", skip_unreadable=skip_unreadable, progress=progress
         )
+    return _data_set(listing, splits, store, how, notes)
+
+
+def _data_set(
+    listing: Listing, splits: NDArray[np.str_], store: Store, geometry: Geometry, notes: Sequence[str]
+) -> DataSet:
+    """Put together what was listed, split and decoded; ``notes`` are those on the classes' names."""
+    each = listing.columns.images_each
     readable = np.array([digest is not None for digest in store.digests])
-    each = columns.images_each
+    # A sample counts if all its images can be read.
     whole = np.repeat(readable.reshape(-1, each).all(1), each)
     require_every_class(listing, splits, whole)
-
-    def image_set(split: str) -> ImageSet:
-        rows = np.flatnonzero((splits == split) & whole)
-        samples = rows[::each]
-        return ImageSet(
-            images=store.images,
-            rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(listing.labels[samples]),
-            digests=store.digests,
-            images_each=each,
-            numbers=None if listing.numbers is None else torch.from_numpy(listing.numbers[samples // each]),
-        )
-
+    train, val, test = (_image_set(listing, store, (splits == split) & whole) for split in SPLITS)
     return DataSet(
         # It becomes part of a study's name.
         name=one_line(listing.name),
         source=listing.source,
         classes=listing.classes,
-        train=image_set("train"),
-        val=image_set("val"),
-        test=image_set("test"),
+        train=train,
+        val=val,
+        test=test,
         fingerprint=_fingerprint(listing, splits, store),
         skipped=tuple(listing.paths[row] for row in np.flatnonzero(~readable)),
         duplicates=_duplicates(listing, splits, store),
         paths=listing.paths,
         layout=listing.layout,
         notes=(
+            *listing.notes,
             *notes,
             *range_notes(store.ranges),
             *_brightness_notes(listing, store),
             *_contradiction_notes(listing, store),
         ),
-        image_size=image_size,
-        crop_share=1.0 if listing.keeps_whole else crop_share,
-        interpolation=interpolation,
+        image_size=geometry.image_size,
+        crop_share=1.0 if listing.keeps_whole else geometry.crop_share,
+        interpolation=geometry.interpolation,
         columns=listing.columns,
         ranges=store.ranges,
     )
 
 
+def _image_set(listing: Listing, store: Store, is_in: NDArray[np.bool_]) -> ImageSet:
+    """Select the images of one split."""
+    each = listing.columns.images_each
+    rows = np.flatnonzero(is_in)
+    samples = rows[::each]
+    return ImageSet(
+        images=store.images,
+        rows=torch.from_numpy(rows),
+        labels=torch.from_numpy(listing.labels[samples]),
+        digests=store.digests,
+        images_each=each,
+        numbers=None if listing.numbers is None else torch.from_numpy(listing.numbers[samples // each]),
+    )
+
+
 def _brightness_notes(listing: Listing, store: Store) -> Iterator[str]:
-    """Tell of classes, or a set, of which all images are nearly of one brightness, by some of each."""
+    """Write a line where all images of the set, or of classes, are nearly of one brightness."""
     readable = np.array([digest is not None for digest in store.digests])
     by_label = [
         np.flatnonzero((listing.labels == label) & readable)
@@ -228,7 +229,7 @@ def _keys(columns: Sequence[str]) -> list[str]:
 
 
 def _contradiction_notes(listing: Listing, store: Store) -> Iterator[str]:
-    """Tell of images that are the same to the byte and have several labels, in whichever splits."""
+    """Write a line on images that are the same to the byte and have several labels, in whichever splits."""
     if not listing.columns.is_plain:
         return  # of several images in a sample, one may be in all of them
     groups = [rows for rows in _same(store) if len({int(listing.labels[row]) for row in rows}) > 1]

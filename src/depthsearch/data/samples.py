@@ -1,4 +1,4 @@
-"""What a sample is: one image, or several with some numbers, each in a column of a table."""
+"""Samples: one image, or several with some numbers, each in a column of a table."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Columns:
         for option, names in given.items():
             for name in names:
                 if name.strip().lower() in _TAKEN:
-                    held = _TAKEN[name.strip().lower()]
-                    raise DataError(f"{option} names {name!r}, which holds {held}. Leave it out.")
+                    meaning = _TAKEN[name.strip().lower()]
+                    raise DataError(f"{option} names {name!r}, which holds {meaning}. Leave it out.")
                 earlier = seen.setdefault(name.strip().lower(), option)
                 if earlier != option:
                     raise DataError(f"{earlier} and {option} both name {name!r}. Keep it in one of them.")
@@ -71,7 +71,7 @@ class Columns:
         return f"samples of {_counted(len(self.images), 'image')}{numbers}"
 
     def as_json(self) -> dict[str, list[str]]:
-        """Give plain values."""
+        """Return plain values for JSON."""
         return {"image_columns": list(self.images), "number_columns": list(self.numbers)}
 
 
@@ -98,17 +98,17 @@ class Sample:
     place: str = field(default="", compare=False)
 
     def ordered(self, columns: Columns) -> Sample:
-        """Give its images as a tuple of paths and its numbers as a tuple, in the order of the columns.
+        """Return the sample with its images and numbers in the order of the columns.
 
         Raises:
             DataError: If some are missing or too many, or a number is not finite in 32 bits.
         """
-        told = f"{self.place}: " if self.place else ""
-        images = _in_order(self.images, columns.images, f"{told}images")
-        numbers = _in_order(self.numbers, columns.numbers, f"{told}numbers")
+        prefix = f"{self.place}: " if self.place else ""
+        images = _in_order(self.images, columns.images, f"{prefix}images")
+        numbers = _in_order(self.numbers, columns.numbers, f"{prefix}numbers")
         for name, value in zip(columns.numbers, numbers, strict=True):
             if not is_number(value):
-                raise DataError(f"{told}{name} is {value!r}. Give a finite number, such as 12.5.")
+                raise DataError(f"{prefix}{name} is {value!r}. Give a finite number, such as 12.5.")
         return Sample(
             images=tuple(Path(image) for image in images),
             numbers=tuple(map(float, numbers)),
@@ -123,19 +123,19 @@ class Sample:
 
 def _in_order(given: Sequence[Any] | Mapping[str, Any], columns: Sequence[str], what: str) -> list[Any]:
     """Put values in the order of the columns."""
-    wanted = ", ".join(columns) or "none"
+    expected = ", ".join(columns) or "none"
     if isinstance(given, Mapping):
         if set(given) != set(columns):
-            raise DataError(f"{what} are {', '.join(given) or 'none'}. Give {wanted}.")
+            raise DataError(f"{what} are {', '.join(given) or 'none'}. Give {expected}.")
         return [given[name] for name in columns]
     if isinstance(given, str | Path) or len(given) != len(columns):
         n = 1 if isinstance(given, str | Path) else len(given)
-        raise DataError(f"{what}: {n} given for {len(columns)}. Give {wanted}.")
+        raise DataError(f"{what}: {n} given for {len(columns)}. Give {expected}.")
     return list(given)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, also in 32 bits, in which numbers are kept."""
+    """Return whether a value is a finite number, also in 32 bits, in which numbers are kept."""
     try:
         return not isinstance(value, str) and math.isfinite(value) and abs(value) <= LARGEST
     except (TypeError, OverflowError):

@@ -30,7 +30,7 @@ def check_shares(*, val_share: float, test_share: float, subset: float = 1.0) ->
 
 
 def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed: int) -> NDArray[np.str_]:
-    """Take the splits that the source lacks from its training images.
+    """Assign each image to a split; those that the source lacks are taken from its training images.
 
     Stratified by class. Of ``n`` training samples, test takes ``ceil(test_share * n)`` as
     scikit-learn rounds it, and val ``round(val_share * n)``. Which ones depends on the order of
@@ -68,7 +68,9 @@ def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed
     return np.repeat(splits, each)
 
 
-def drawn(listing: Listing, splits: NDArray[np.str_], *, share: float, seed: int) -> NDArray[np.int64]:
+def drawn(
+    listing: Listing, splits: NDArray[np.str_], *, share: float, seed: int
+) -> tuple[Listing, NDArray[np.str_]]:
     """Draw a share of the samples of each class in each split, rounded, at least one.
 
     A larger share keeps what a smaller one has.
@@ -80,18 +82,19 @@ def drawn(listing: Listing, splits: NDArray[np.str_], *, share: float, seed: int
         seed: Decides which.
 
     Returns:
-        ``(m,)``, places of samples in the listing, in their order.
+        The listing of these samples, in their order, and their splits.
     """
     each = listing.columns.images_each
-    labels, splits = listing.labels[::each], splits[::each]
+    labels, of_samples = listing.labels[::each], splits[::each]
     # A generator whose numbers numpy keeps between versions.
-    order = np.random.RandomState(seed).permutation(len(splits))
+    order = np.random.RandomState(seed).permutation(len(labels))
     kept: list[NDArray[np.int64]] = []
     for split in SPLITS:
         for label in range(len(listing.classes)):
-            found = order[(splits[order] == split) & (labels[order] == label)]
-            kept.append(found[: max(1, round(share * len(found)))])
-    return np.sort(np.concatenate(kept))
+            alike = order[(of_samples[order] == split) & (labels[order] == label)]
+            kept.append(alike[: max(1, round(share * len(alike)))])
+    samples = np.sort(np.concatenate(kept))
+    return listing.only(samples), splits[listing.rows_of(samples)]
 
 
 def divided(train: ImageSet, val: ImageSet, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -63,7 +63,7 @@ class _Parameters:
 
 
 def view_of(epoch: int, n_views: int) -> int:
-    """Name the view of an epoch, counted from 1: the plain image comes last in each round."""
+    """Return the view of an epoch, counted from 1: the plain image comes last in each round."""
     return epoch % n_views
 
 
@@ -184,7 +184,7 @@ def _matrices(parameters: _Parameters) -> Numbers:
 
 
 def _distorted(row: tuple[Numbers, ...], by: _Distortion) -> tuple[Numbers, ...]:
-    """Let a row of the matrices see a place (x, y, 1) zoomed, then sheared, then shifted."""
+    """Zoom, then shear, then shift the place (x, y, 1) that a row of the matrices is applied to."""
     of_x, of_y, shift = row
     return (
         of_x * by.width,

@@ -44,7 +44,7 @@ class Budget:
     n_stores: int = 1
 
     def divided(self, n: int) -> Budget:
-        """Give one of n stores its part."""
+        """Return the part of one of n stores."""
         return replace(
             self,
             memory_bytes=self.memory_bytes // n if self.shared_folder is None else self.memory_bytes,
@@ -53,7 +53,7 @@ class Budget:
         )
 
     def shared(self, folder: Path | None, *, n_workers: int, n_on_device: int) -> Budget:
-        """Give the budget of each of several workers of one machine, who keep together.
+        """Return the budget of each of several workers of one machine that keep features together.
 
         What does not fit into the folder goes to the disk, whose files the system holds in memory as far as
         it can. Where nothing may lie on the disk, each worker has its part of the memory to itself, unless

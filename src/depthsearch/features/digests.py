@@ -1,4 +1,4 @@
-"""What determines a value of the frozen backbone: the operations and weights it is made by, nothing else.
+"""Digests of what determines a value of the frozen backbone: its operations and weights, nothing else.
 
 Each node of the graph has a digest of its operation, its constants, its weights and its inputs' digests.
 Layers behind a value, names of modules and the head say nothing about it and are left out.
@@ -24,24 +24,24 @@ COUNTER = "num_batches_tracked"
 
 
 def value_digests(graph: LayerGraph, module: nn.Module | None = None) -> dict[fx.Node, str]:
-    """Give each node the digest of all that determines its value in eval mode, the image left open.
+    """Compute for each node the digest of all that determines its value in eval mode, but for the image.
 
     Args:
         graph: The traced model.
         module: What holds the weights, where that is not the traced model itself.
     """
     module = module or graph.traced
-    found: dict[fx.Node, str] = {}
+    digests: dict[fx.Node, str] = {}
     before: list[str] = []
     for node in graph.nodes:
-        args = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
+        args = fx.node.map_arg((node.args, node.kwargs), digests.__getitem__)
         parts = [node.op, _operation(module, node), repr(args)]
         if not graph.changed.isdisjoint(node.all_input_nodes):
             # What it reads was changed in place by something in between.
             parts += before
-        found[node] = _digest(*parts)
-        before.append(found[node])
-    return found
+        digests[node] = _digest(*parts)
+        before.append(digests[node])
+    return digests
 
 
 def _operation(owner: nn.Module, node: fx.Node) -> str:
@@ -78,8 +78,10 @@ def _setting(value: Any) -> str:
     if isinstance(value, functools.partial):
         return f"{_setting(value.func)}{_setting(value.args)}{_setting(value.keywords)}"
     if isinstance(value, types.FunctionType):
-        code, held = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
-        return f"{_function(value)} {code.co_code.hex()} {code.co_names} {_setting((*code.co_consts, *held))}"
+        code, closed = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
+        return (
+            f"{_function(value)} {code.co_code.hex()} {code.co_names} {_setting((*code.co_consts, *closed))}"
+        )
     if isinstance(value, PLAIN):
         return repr(value)
     return _function(value) if hasattr(value, "__qualname__") else _function(type(value))

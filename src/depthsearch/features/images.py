@@ -49,5 +49,5 @@ class ViewedImages:
         return len(self.samples.rows)
 
     def pixels(self, index: torch.Tensor, device: Device) -> torch.Tensor:
-        """Give the images at ``index`` ``(b,)``: ``(b, c, s, s)`` float32 in [0, 255] on the device."""
+        """Return the images at ``index`` ``(b,)``: ``(b, c, s, s)`` float32 in [0, 255] on the device."""
         return self._view(self.samples.gather(index, device.move), index)

@@ -1,4 +1,4 @@
-"""The frozen backbone, any part of which can be run: from tensors at hand to tensors wanted.
+"""The frozen backbone, of which any part can be run: from tensors at hand to other ones.
 
 Notation: ``n`` images in a set, ``b`` of them in a batch.
 """
@@ -20,6 +20,7 @@ from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.rounding import filled_up, gates_of
 from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.nodes import Watching
 
 __all__ = ["FrozenBackbone", "Layout", "Part"]
 
@@ -42,7 +43,7 @@ class Layout:
 
     @classmethod
     def of(cls, value: torch.Tensor) -> Layout:
-        """Take the layout of a value ``(b, ...)``."""
+        """Return the layout of a value ``(b, ...)``."""
         strides = value.stride()
         order = tuple(sorted(range(value.ndim), key=lambda d: (-strides[d], d)))
         shape = tuple(value.shape[d] for d in order if d)
@@ -99,7 +100,7 @@ class FrozenBackbone:
         preprocessing: What it expects of images.
         image: The node that stands for the image.
         module: The whole backbone on the device.
-        normalise: Makes the backbone's input of pixels.
+        normalise: Turns pixels into the backbone's input.
     """
 
     def __init__(self, graph: LayerGraph, preprocessing: Preprocessing, device: Device) -> None:
@@ -124,19 +125,19 @@ class FrozenBackbone:
 
         A value that is changed in place before a later use cannot be kept: it is not what was computed.
         """
-        found: dict[fx.Node, Layout] = {}
+        layouts: dict[fx.Node, Layout] = {}
 
         def look(node: fx.Node, value: torch.Tensor) -> None:
-            found[node] = Layout.of(value)
+            layouts[node] = Layout.of(value)
 
-        wanted = {n for n, carried in self.graph.carried.items() if carried} - self.graph.changed
-        wanted -= {self.image}
+        watched = {n for n, carried in self.graph.carried.items() if carried} - self.graph.changed
+        watched -= {self.image}
         channels = len(self.preprocessing.mean)
         images = torch.zeros(2, channels, self.graph.image_size, self.graph.image_size, dtype=torch.uint8)
         nodes = self.graph.nodes
         whole = self.part((), [n for n in nodes[-1].all_input_nodes if self.graph.carried[n]], len(nodes) - 1)
-        self.run(whole, {self.image: self.normalise(self.device.move(images))}, wanted, look)
-        return found
+        self.run(whole, {self.image: self.normalise(self.device.move(images))}, watched, look)
+        return layouts
 
     def filled_up(self, index: torch.Tensor) -> torch.Tensor:
         """Repeat the last image of a batch ``(b,)`` until each is rounded as in any other batch."""
@@ -149,14 +150,14 @@ class FrozenBackbone:
         return {sizes[node] // 4 for node in gates_of(self.module, self.graph.nodes) if node in sizes}
 
     def position(self, node: fx.Node) -> int:
-        """Give a node's place in the order of execution."""
+        """Return a node's place in the order of execution."""
         return self._position[node]
 
     def macs_before(self, position: int) -> int:
         """Sum up the MACs of everything before a position, for one image."""
         return sum(macs for at, macs in self._macs.items() if at < position)
 
-    def part(self, known: Collection[fx.Node], wanted: Sequence[fx.Node], position: int) -> Part:
+    def part(self, known: Collection[fx.Node], targets: Sequence[fx.Node], position: int) -> Part:
         """Find the least that has to run: from the wanted values back to known ones, or to the image.
 
         From the first value on that something else changes in place, everything before the position runs, in
@@ -164,14 +165,14 @@ class FrozenBackbone:
 
         Args:
             known: Nodes whose values are at hand.
-            wanted: Nodes whose values to compute; known ones are handed through.
+            targets: Nodes whose values to compute; known ones are handed through.
             position: Place in the graph at which they are wanted, behind all of them.
         """
         first = position
         while True:
             behind = [node for node in self.graph.nodes[first:position] if node is not self.image]
             usable = {node for node in known if self._position[node] < first}
-            inputs, computed = self._closure(usable, [*wanted, *behind])
+            inputs, computed = self._closure(usable, [*targets, *behind])
             changed = [self._position[n] for n in self.graph.changed & (inputs | computed)]
             if min(changed, default=first) >= first:
                 break
@@ -183,7 +184,7 @@ class FrozenBackbone:
             copies[node] = piece.placeholder(node.name)
         for node in sorted(computed, key=self._position.__getitem__):
             copies[node] = piece.node_copy(node, copies.__getitem__)
-        piece.output(tuple(copies[node] for node in wanted))
+        piece.output(tuple(copies[node] for node in targets))
         return Part(
             inputs=tuple(ordered),
             computed=frozenset(computed),
@@ -192,12 +193,12 @@ class FrozenBackbone:
         )
 
     def _closure(
-        self, known: Collection[fx.Node], wanted: Sequence[fx.Node]
+        self, known: Collection[fx.Node], targets: Sequence[fx.Node]
     ) -> tuple[set[fx.Node], set[fx.Node]]:
         """Follow wanted values back: the nodes to start from, and those to compute."""
         inputs: set[fx.Node] = set()
         computed: set[fx.Node] = set()
-        waiting = list(wanted)
+        waiting = list(targets)
         while waiting:
             node = waiting.pop()
             if node in known or node is self.image:
@@ -225,25 +226,10 @@ class FrozenBackbone:
             look: Called with each of them and its value.
         """
         by_name = {node.name: node for node in watched}
+
+        def show(node: fx.Node, value: Any) -> None:
+            if node.op not in ("placeholder", "output") and node.name in by_name:
+                look(by_name[node.name], value)
+
         with torch.no_grad(), self.device.autocast():
-            _Watched(part.module, by_name, look).run(*(values[node] for node in part.inputs))
-
-
-class _Watched(fx.Interpreter):
-    """Runs a graph and shows some of its values as they are computed."""
-
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        watched: dict[str, fx.Node],
-        look: Callable[[fx.Node, torch.Tensor], None],
-    ) -> None:
-        super().__init__(module)
-        self.watched = watched
-        self.look = look
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n.op not in ("placeholder", "output") and n.name in self.watched:
-            self.look(self.watched[n.name], result)
-        return result
+            Watching(part.module, show).run(*(values[node] for node in part.inputs))

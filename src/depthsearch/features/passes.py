@@ -47,7 +47,7 @@ class PassSize:
         return self._n_images
 
     def halve(self) -> bool:
-        """Take half as many from now on; return whether that can be done."""
+        """Halve the number from now on; return whether that was possible."""
         if self._device.kind == "cpu" or self.n_images == 1:
             return False
         self._n_images = self.n_images // 2

@@ -102,12 +102,12 @@ def choose(
 
 
 def _fill(choices: Sequence[_Choice], budget_bytes: float) -> bool:
-    """Take the start that gains most for each byte, while one fits; return whether any did not."""
+    """Choose the start that gains most for each byte, while one fits; return whether any did not fit."""
     was_short = False
     while True:
-        found = [choice.best(budget_bytes) for choice in choices]
+        bests = [choice.best(budget_bytes) for choice in choices]
         was_short |= any(choice.has_more(budget_bytes) for choice in choices)
-        density, start, owner = max(((*best, i) for i, best in enumerate(found)), default=(0.0, -1, 0))
+        density, start, owner = max(((*best, i) for i, best in enumerate(bests)), default=(0.0, -1, 0))
         if density <= 0:
             return was_short
         budget_bytes -= choices[owner].take(start)
@@ -151,7 +151,7 @@ class _Choice:
         return (float(gains[start]), start) if start >= 0 else (0.0, start)
 
     def has_more(self, budget_bytes: float) -> bool:
-        """Whether a start would gain something, but does not fit."""
+        """Return whether a start would gain something, but does not fit."""
         return bool(((self._densities > 0) & (self._sizes > budget_bytes)).any())
 
     def take(self, start: int) -> float:

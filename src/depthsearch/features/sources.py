@@ -31,10 +31,10 @@ class BoundarySource(Protocol):
     spent: Spent
 
     def prepare(self, epoch: int) -> None:
-        """Make ready for an epoch, counted from 1: choose its view, compute what is worth keeping."""
+        """Prepare an epoch, counted from 1: choose its view, compute what is worth keeping."""
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Give the boundary of the samples at ``index`` ``(b,)``: tensors ``(b * k, ...)`` on the device.
+        """Return the boundary of the samples at ``index`` ``(b,)``: tensors ``(b * k, ...)`` on the device.
 
         Where samples have numbers, these are the last one, ``(b, d)``.
         """
@@ -75,7 +75,7 @@ class Boundaries:
         self._part, self._rows = self._store.open(self._viewed, self._boundary, self._position, self.spent)
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Give the boundary of the samples at ``index`` ``(b,)``; `prepare` comes first."""
+        """Return the boundary of the samples at ``index`` ``(b,)``; `prepare` comes first."""
         frozen, samples = self._store.frozen, self._viewed.samples
         if self._of_set is not None:
             index = self._of_set[index]

@@ -66,7 +66,7 @@ class Spent:
 
 
 class FeatureStore:
-    """Keeps what the frozen backbone makes of images, and says where a pass over them may start."""
+    """Keeps what the frozen backbone makes of images, and finds where a pass over them may start."""
 
     def __init__(
         self, frozen: FrozenBackbone, budget: Budget | None, *, name: str = "", built: str = ""
@@ -103,7 +103,7 @@ class FeatureStore:
         self._items: dict[str, dict[fx.Node, Item]] = {}
 
     def expect(self, asks: Sequence[Asks[ViewedImages]]) -> None:
-        """Plan what to keep for the passes that may still be asked for; see `rule`.
+        """Plan what to keep for the passes that may still come; see `rule`.
 
         Nothing is computed or removed yet.
         """
@@ -192,7 +192,7 @@ class FeatureStore:
         spread = samples.places_of(shown_samples)
         chosen = torch.zeros(len(viewed), dtype=torch.bool)
         chosen[spread] = True
-        found: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in targets}
+        averages: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in targets}
         with (
             self._begun(viewed, targets, max(positions, default=0)) as (part, rows, missing),
             self._filling(self._places(missing), spent) as fillings,
@@ -207,17 +207,17 @@ class FeatureStore:
 
                 def look(node: fx.Node, value: torch.Tensor, places: torch.Tensor = places) -> None:
                     value = value[: len(places)]
-                    if node in found:
-                        found[node].append(_average(value).cpu()[places])
+                    if node in averages:
+                        averages[node].append(_average(value).cpu()[places])
                     if node in fillings:
                         fillings[node].add(value)
 
-                for node in values.keys() & found:
+                for node in values.keys() & averages:
                     look(node, values[node])
-                self.frozen.run(part, values, [*found, *fillings], look)
+                self.frozen.run(part, values, [*averages, *fillings], look)
         seen = samples.chosen(shown_samples)
         numbers = [] if seen.numbers is None else [seen.numbers]
-        features = [torch.cat([torch.cat(found[n]) for n in boundary], 1) for boundary in boundaries]
+        features = [torch.cat([torch.cat(averages[n]) for n in boundary], 1) for boundary in boundaries]
         return [torch.cat([rows.reshape(len(seen), -1), *numbers], 1) for rows in features], seen.labels
 
     @contextlib.contextmanager
@@ -240,7 +240,7 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _locked(self, viewed: ViewedImages, *, waits: bool = True) -> Iterator[None]:
-        """Let no other process fill anything of a set in a view; see `locks.locked`."""
+        """Keep other processes from filling anything of a set in a view; see `locks.locked`."""
         items = self.items(viewed)
         # All that share a value with this backbone share its first.
         with locked(self._lockable, next(iter(items.values())).key, waits=waits) as is_new:
@@ -252,20 +252,20 @@ class FeatureStore:
     def _missing(self, viewed: ViewedImages, part: Part) -> list[Item]:
         """List what is wanted of that which a part computes, in the order of execution."""
         items = self.items(viewed)
-        wanted = [items[node] for node in part.computed if node in items and self._wants(items[node])]
-        return sorted(wanted, key=lambda item: self.frozen.position(item.node))
+        missing = [items[node] for node in part.computed if node in items and self._wants(items[node])]
+        return sorted(missing, key=lambda item: self.frozen.position(item.node))
 
     def items(self, viewed: ViewedImages) -> dict[fx.Node, Item]:
         """List all that could be kept of a set in a view."""
         if not self._keeps:
             return {}
-        found = self._items.get(viewed.fingerprint)
-        if found is None:
-            found = self._items[viewed.fingerprint] = {
+        items = self._items.get(viewed.fingerprint)
+        if items is None:
+            items = self._items[viewed.fingerprint] = {
                 node: Item(self._key(node, viewed), node, layout, viewed)
                 for node, layout in self.frozen.layouts.items()
             }
-        return found
+        return items
 
     def _key(self, node: fx.Node, viewed: ViewedImages) -> str:
         """Name everything that determines a kept tensor."""
@@ -378,7 +378,7 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _filling(self, fillings: Sequence[Filling], spent: Spent) -> Iterator[dict[fx.Node, Filling]]:
-        """Give those that have a place; keep them at the end, and nothing of them after an error."""
+        """Yield the fillings that have a place; keep them at the end, and nothing of them after an error."""
         try:
             yield {filling.item.node: filling for filling in fillings if filling.has_place}
             for filling in fillings:
@@ -391,7 +391,7 @@ class FeatureStore:
             raise
 
     def _in_passes_that_fit(self, work: Callable[[], Made]) -> Made:
-        """Do what passes over the images; after too little memory, a GPU takes half as many at once."""
+        """Run a pass over the images; after too little memory on a GPU, again with half as many at once."""
         while True:
             try:
                 return work()
@@ -415,15 +415,15 @@ class FeatureStore:
         spent: Spent,
     ) -> dict[fx.Node, torch.Tensor]:
         """Read a part's inputs for the images at ``index`` ``(b,)``, on the device."""
-        found = {}
+        values = {}
         for node, kept in zip(part.inputs, rows, strict=True):
             if kept is None:
-                found[node] = self.frozen.normalise(viewed.pixels(index, self.frozen.device))
+                values[node] = self.frozen.normalise(viewed.pixels(index, self.frozen.device))
             else:
                 read = kept[index]
                 spent.read_bytes += read.nbytes
-                found[node] = self.frozen.layouts[node].from_rows(self.frozen.device.move(read))
-        return found
+                values[node] = self.frozen.layouts[node].from_rows(self.frozen.device.move(read))
+        return values
 
     @cached_property
     def _starts(self) -> tuple[Starts, list[fx.Node]]:
@@ -432,17 +432,17 @@ class FeatureStore:
         nodes = list(self.frozen.layouts)
         column = {node: i for i, node in enumerate(nodes)}
         macs = {layer.position: layer.macs for layer in graph.layers}
-        work, found = 0, []
+        work, starts = 0, []
         for position, alive in enumerate(graph.boundaries()):
             if alive and all(node in column for node in alive):
-                found.append((position, work, [column[node] for node in alive]))
+                starts.append((position, work, [column[node] for node in alive]))
             work += macs.get(position, 0)
-        needs = np.zeros((len(found), len(nodes)), dtype=bool)
-        for row, (_, _, columns) in enumerate(found):
+        needs = np.zeros((len(starts), len(nodes)), dtype=bool)
+        for row, (_, _, columns) in enumerate(starts):
             needs[row, columns] = True
         return Starts(
-            positions=np.array([position for position, _, _ in found], dtype=np.int64),
-            work=np.array([before for _, before, _ in found], dtype=np.float64),
+            positions=np.array([position for position, _, _ in starts], dtype=np.int64),
+            work=np.array([before for _, before, _ in starts], dtype=np.float64),
             needs=needs,
             tensor_bytes=np.array([self.frozen.layouts[n].row_bytes for n in nodes], dtype=np.float64),
         ), nodes

@@ -19,9 +19,10 @@ from torch import fx, nn
 
 from depthsearch.errors import TraceError
 from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import logits_of
+from depthsearch.models.tracing.nodes import Watching, is_weighted
 from depthsearch.models.tracing.restoring import evaluating, kept_random_state, kept_state, unchanged
-from depthsearch.models.tracing.tracer import is_own, is_weighted
 from depthsearch.text import first_line
 
 __all__ = [
@@ -80,15 +81,15 @@ def check_split(graph: LayerGraph, model: nn.Module, prefix: nn.Module, suffix: 
         _seed()
         expected = called(graph, model, images)
         _seed()
-        found = suffix(prefix(images))
-    if not _are_close(found, expected):
+        outputs = suffix(prefix(images))
+    if not _are_close(outputs, expected):
         raise TraceError(
             f"Both parts of {type(model).__name__} together are not the model: its outputs differ."
         )
 
 
 def _release(model: nn.Module) -> None:
-    """Let no hook of ours hold a part of the model in eval mode."""
+    """Remove our own hooks, which hold a part of the model in eval mode."""
     for number, hook in list(model._forward_pre_hooks.items()):
         if is_own(hook):
             del model._forward_pre_hooks[number]
@@ -123,12 +124,12 @@ def _compare_outputs(graph: LayerGraph, model: nn.Module, suffix: nn.Module, ima
             _seed()
             _switch(part, training=False)
             outputs.append(_ran(graph, part, images, name, "eval"))
-    first, again, found = outputs
+    first, again, traced = outputs
     if not _are_close(again, first):
         raise TraceError(
             f"{name} gives two outputs for the same images in eval mode: no part of it is a fixed function."
         )
-    if not _are_close(found, first):
+    if not _are_close(traced, first):
         raise TraceError(
             f"{name} computes something else than what tracing wrote down: its outputs differ in eval mode, "
             f"{_cause(graph, model, suffix, images)}."
@@ -157,14 +158,14 @@ def _differing(
 ) -> list[str]:
     name = type(model).__name__
     expected = _gradients(graph, model, images, name, random_layers=random_layers)
-    found = _gradients(graph, suffix, images, name, random_layers=random_layers)
+    traced = _gradients(graph, suffix, images, name, random_layers=random_layers)
     largest = max((float(g.abs().max()) for g in expected.values() if g.numel()), default=0.0)
-    names = [name for name in expected if name in found or f"graph.{name}" in found or expected[name].any()]
+    names = [name for name in expected if name in traced or f"graph.{name}" in traced or expected[name].any()]
     return [
         name
         for name in names
         if not _are_close(
-            found.get(f"graph.{name}", torch.zeros_like(expected[name])), expected[name], floor=largest
+            traced.get(f"graph.{name}", torch.zeros_like(expected[name])), expected[name], floor=largest
         )
     ]
 
@@ -206,24 +207,30 @@ def _ran(graph: LayerGraph, part: nn.Module, images: torch.Tensor, name: str, mo
         return part((images,)) if hasattr(part, "graph") else called(graph, part, images)
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # the model's own code may raise anything
         raise TraceError(
             f"{name} does not run on {N_IMAGES} images in {mode} mode: {first_line(error).rstrip('.')}."
         ) from error
 
 
-def _are_close(found: torch.Tensor, expected: torch.Tensor, *, floor: float = 0.0) -> bool:
+def _are_close(value: torch.Tensor, expected: torch.Tensor, *, floor: float = 0.0) -> bool:
     """Whether two tensors are equal but for rounding, relative to their size or to a floor."""
-    if found.shape != expected.shape:
+    if value.shape != expected.shape:
         return False
     if not expected.isfinite().all():
-        return torch.equal(found.isfinite(), expected.isfinite())
+        return torch.equal(value.isfinite(), expected.isfinite())
     scale = max(float(expected.abs().max()) if expected.numel() else 0.0, TOLERANCE * floor)
-    return bool(((found - expected).abs() <= TOLERANCE * scale).all())
+    return bool(((value - expected).abs() <= TOLERANCE * scale).all())
 
 
 def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch.Tensor) -> str:
     """Name the first module whose output differs."""
+    values: dict[str, torch.Tensor | None] = {}
+
+    def note(node: fx.Node, result: Any) -> None:
+        if node.op == "call_module":
+            values.setdefault(str(node.target), _copied(result))
+
     seen: dict[str, torch.Tensor] = {}
     handles = [
         module.register_forward_hook(lambda _, __, out, path=path: seen.setdefault(path, _copied(out)))
@@ -235,12 +242,13 @@ def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch
             _seed()
             called(graph, model, images)
             _seed()
-            watched = _Watched(suffix.get_submodule("graph"))
-            watched.run(images)
+            traced = suffix.get_submodule("graph")
+            assert isinstance(traced, fx.GraphModule)
+            Watching(traced, note).run(images)
     finally:
         for handle in handles:
             handle.remove()
-    for path, value in watched.values.items():
+    for path, value in values.items():
         if path not in seen:
             return f"first because of '{path}', which the model does not call"
         if seen[path] is not None and value is not None and not _are_close(value, seen[path]):
@@ -250,21 +258,6 @@ def _cause(graph: LayerGraph, model: nn.Module, suffix: nn.Module, images: torch
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else None
-
-
-class _Watched(fx.Interpreter):
-    """Runs a traced model and keeps what its modules give, the first time that each runs."""
-
-    def __init__(self, traced: nn.Module) -> None:
-        assert isinstance(traced, fx.GraphModule)
-        super().__init__(traced)
-        self.values: dict[str, torch.Tensor | None] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if n.op == "call_module":
-            self.values.setdefault(str(n.target), _copied(result))
-        return result
 
 
 def _training_cause(graph: LayerGraph, model: nn.Module) -> str:

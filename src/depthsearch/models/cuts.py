@@ -20,13 +20,13 @@ from torch.nn.modules.conv import _ConvNd
 from depthsearch.errors import CutError, TraceError
 from depthsearch.models.headplace import NO_HEAD, find_head, is_within
 from depthsearch.models.numbering import Numbered, number_layers
-from depthsearch.models.tracing.graph import Layer, LayerGraph, trace
+from depthsearch.models.tracing.graph import Layer, LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
+from depthsearch.models.tracing.trace import trace
 from depthsearch.options.words import AUTO, KINDS
 
 __all__ = ["Cut", "find_cut", "kinds_of", "list_cuts"]
 
-# Of the network's own kind: see `kinds_of`.
 DEFAULT_KINDS = (AUTO,)
 CONVOLUTIONAL, BLOCKS = ("conv", "pool", "concat"), ("block",)
 # Which name a cut carries when several candidates start at the same layer.
@@ -51,9 +51,9 @@ class Cut:
         trainable_parameters: Parameters of the backbone at or behind the cut; the head's come on top.
         boundary_bytes: Bytes of the tensors alive across the cut, per image, as computed (float32: 4 each).
         training_macs: MACs of training on one image, the head left out: frozen layers forward, the others
-            forward and backward. 0 in studies stored before it was counted.
+            forward and backward.
         trainable_tensors: Weight tensors (kernels, biases, scales) of the backbone at or behind the cut, each
-            counted as one. 0 in studies stored before they were counted.
+            counted as one.
         backbone: Whose cut it is, where a space has those of several backbones; else empty.
         image_shape: Channels, height and width of the image that its costs are of.
     """
@@ -114,7 +114,7 @@ def list_cuts(
             (linear layers behind the last pooling); ``auto``: those that suit the network, see `kinds_of`.
         image_size: Height and width for which costs and sizes are given, in pixels; default: the model's own.
         channels: Of the images; default: as the model declares, or as its first convolution takes.
-        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        example_inputs: A batch of images instead of a size; see `trace.trace`.
         head: Module path of the head, where it is not the one that timm or the last layers name.
         layers: Which candidates, and no others: layer numbers, Keras names, module paths, or patterns of
             these names such as ``features.*.conv1``; those of an alias find its cut. None: all.
@@ -158,24 +158,24 @@ def cuts_of(
             f"{', '.join(has) or 'none of these'}.{'' if has else ''.join(whole[:3])}"
         )
     first = next(layer for layer in backbone if layer.parameters)
-    candidates.append(_Candidate(position=first.start, first_layer=first.name, name=first.name,
-                                 kind=_kind_of(first)))  # fmt: skip
+    kind = first.kind if first.kind in KINDS else "block"
+    candidates.append(_Candidate(position=first.start, first_layer=first.name, name=first.name, kind=kind))
     at_end = next((layer.name for layer in graph.layers if layer.position >= end), NO_HEAD)
     candidates.append(_Candidate(position=end, first_layer=at_end, name=head_name, kind="head"))
     cuts = _describe(graph, backbone, _merge(candidates, graph, model, end))
     if layers is None:
         return cuts
     numbers = number_layers(graph)
-    matching = {wanted: _matching(wanted, cuts, numbers) for wanted in map(str, layers)}
-    for wanted, found in matching.items():
-        if not found:
-            raise CutError(_no_candidate(wanted, cuts, graph, model, kinds, head_name))
-    return _picked(cuts, [cut for found in matching.values() for cut in found])
+    matching = {name: _matching(name, cuts, numbers) for name in map(str, layers)}
+    for name, matches in matching.items():
+        if not matches:
+            raise CutError(_no_candidate(name, cuts, graph, model, kinds, head_name))
+    return _picked(cuts, [cut for matches in matching.values() for cut in matches])
 
 
-def _picked(cuts: Sequence[Cut], wanted: Iterable[Cut]) -> list[Cut]:
+def _picked(cuts: Sequence[Cut], picked: Iterable[Cut]) -> list[Cut]:
     """Keep the wanted cuts and both ends, and count them anew."""
-    kept = sorted({0, len(cuts) - 1, *(cut.index for cut in wanted)})
+    kept = sorted({0, len(cuts) - 1, *(cut.index for cut in picked)})
     return [replace(cuts[place], index=index) for index, place in enumerate(kept)]
 
 
@@ -189,7 +189,7 @@ def _matching(wanted: str, cuts: Sequence[Cut], numbers: Mapping[str, Numbered])
 
 
 def _names(cut: Cut, numbers: Mapping[str, Numbered]) -> list[str]:
-    """Give all names of a cut: module paths and Keras names, its aliases' too."""
+    """List all names of a cut: module paths and Keras names, its aliases' too."""
     keras = [numbers[alias].keras_name for alias in cut.aliases if alias in numbers]
     return [name for name in (cut.name, *cut.aliases, cut.keras_name, *keras) if name]
 
@@ -202,7 +202,7 @@ def _numbers(cut: Cut, numbers: Mapping[str, Numbered]) -> list[str]:
 def _no_candidate(
     wanted: str, cuts: Sequence[Cut], graph: LayerGraph, model: nn.Module, kinds: Sequence[str], head: str
 ) -> str:
-    """Say why a layer is none of the candidates, and what is near it."""
+    """Return why a layer is none of the candidates, and which ones are near it."""
     numbers = number_layers(graph)
     for kind in KINDS:
         more = (*kinds, kind)
@@ -246,14 +246,10 @@ def find_cut(cuts: Iterable[Cut], name: str | int) -> Cut:
     raise CutError(f"No cut {wanted!r}. Near: {near}. See `depthsearch cuts`.")
 
 
-def _kind_of(layer: Layer) -> str:
-    return layer.kind if layer.kind in KINDS else "block"
-
-
 def kinds_of(
     graph: LayerGraph, model: nn.Module, kinds: Sequence[str] = DEFAULT_KINDS, *, head: str | None = None
 ) -> tuple[str, ...]:
-    """Say which kinds of candidates ``auto`` stands for in a network, among other kinds.
+    """Return which kinds of candidates are meant, ``auto`` replaced by those that suit the network.
 
     Convolutions, poolings and concatenations where convolutions do most of the work: two thirds of the
     backbone's MACs, and there are no blocks without one. Blocks where attention or MLPs do: convolutions are
@@ -376,11 +372,11 @@ def _merge(
     groups: list[list[_Candidate]] = []
     counts = (-1, -1)
     for candidate in sorted(filter(possible, candidates), key=depth):
-        found = frozen(candidate)
+        frozen_now = frozen(candidate)
         # What only waits for the image, such as a view of a parameter, makes no candidate of its own.
-        if found[0] > counts[0] and found[1] > counts[1]:
+        if frozen_now[0] > counts[0] and frozen_now[1] > counts[1]:
             groups.append([])
-            counts = found
+            counts = frozen_now
         groups[-1].append(candidate)
     return [(last, _names_of(others, last)) for *others, last in groups]
 

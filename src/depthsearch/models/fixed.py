@@ -1,4 +1,4 @@
-"""Refuse to freeze what is no fixed function of one image, whatever the mode.
+"""Refuse to freeze operations that are not a fixed function of one image.
 
 What frozen layers make of an image is worth keeping only if it is the same each time, whatever else is in the
 batch. Eval mode takes care of that, but not of dropout that never asks for it, of noise, nor of batch
@@ -38,7 +38,7 @@ _unfixed: WeakKeyDictionary[type, dict[str, tuple[int, str]]] = WeakKeyDictionar
 
 
 def check_fixed(graph: LayerGraph, model: nn.Module, position: int) -> None:
-    """Refuse a cut behind something that is no fixed function of one image in eval mode either.
+    """Refuse a cut behind an operation that is not a fixed function of one image even in eval mode.
 
     Such is what draws random numbers always, and batch normalisation that never uses its statistics.
 
@@ -65,11 +65,11 @@ def check_fixed(graph: LayerGraph, model: nn.Module, position: int) -> None:
 
 
 def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
-    """Find the first operation that is no fixed function of one image; behind all of them: there is none."""
+    """Find the first operation that is not a fixed function of one image; the end if there is none."""
     images = small_batch(graph, model)
     outputs: list[torch.Tensor] = []
     buffers: dict[str, torch.Tensor] = {}
-    kept = (
+    contexts = (
         kept_state(model),
         kept_random_state(),
         unchanged(model),
@@ -77,7 +77,7 @@ def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
         evaluating(graph.traced),
     )
     with ExitStack() as until_done, torch.no_grad():
-        for each in kept:
+        for each in contexts:
             until_done.enter_context(each)
         runs = []
         for seed, batch in ((0, images), (1, images), (2, images[:1])):
@@ -89,11 +89,13 @@ def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
         drawn = random_states()
         outputs += [called(graph, model, images), called(graph, model, images)]
         has_drawn = random_states() != drawn
-    found = [(graph.first_uses[name], f"it changes '{name}'") for name in changed if name in graph.first_uses]
+    causes = [
+        (graph.first_uses[name], f"it changes '{name}'") for name in changed if name in graph.first_uses
+    ]
     order = runs[0].order
-    found += [(order[node], "it draws random numbers in eval mode too") for node in runs[0].drawn]
-    if found:
-        return min(found, key=lambda place: place[0])
+    causes += [(order[node], "it draws random numbers in eval mode too") for node in runs[0].drawn]
+    if causes:
+        return min(causes, key=lambda place: place[0])
     for node in sorted(set.intersection(*(set(run.sums) for run in runs)), key=order.__getitem__):
         first, again, alone = (run.sums[node] for run in runs)
         if not _is_same(again, first):

@@ -1,4 +1,4 @@
-"""Put a head straight behind the last feature map, without global pooling between.
+"""Put a head straight behind the last feature map, without global pooling in between.
 
 Where that map is, timm's models say themselves: it is what their ``forward_features`` gives. What they put
 behind it (pooling, the fully connected layers of VGG, the widening convolution of MobileNetV3) is left out.
@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from depthsearch.errors import SettingsError
-from depthsearch.models.tracing.graph import trace
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.models.tracing.restoring import evaluating
+from depthsearch.models.tracing.trace import trace
 from depthsearch.text import first_line
 
 __all__ = ["FLAT_HEAD", "MapClassifier", "flattened"]
@@ -37,7 +37,7 @@ class MapClassifier(nn.Conv2d):
 
 
 class _BehindFeatures:
-    """What a model computes whose head comes behind its last feature map."""
+    """The forward of a model whose head comes behind its last feature map."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the head's output."""
@@ -97,19 +97,23 @@ def _map_shape(model: Any, image_size: int) -> torch.Size:
     name = type(model).__name__
     try:
         with evaluating(model), torch.no_grad():
-            found = model.forward_features(image)
+            features = model.forward_features(image)
     except (AttributeError, RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(
             f"--head flatten finds no last feature map in {name} at {image_size} px: {first_line(error)}. "
             "Give another --image-size or --backbone, or --head pool."
         ) from error
-    if not isinstance(found, torch.Tensor) or found.ndim != 4:
-        kind = f"a tensor {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+    if not isinstance(features, torch.Tensor) or features.ndim != 4:
+        kind = (
+            f"a tensor {tuple(features.shape)}"
+            if isinstance(features, torch.Tensor)
+            else type(features).__name__
+        )
         raise SettingsError(
             f"--head flatten needs a last feature map, and {name} gives {kind}. "
             "Take a CNN as --backbone, or --head pool."
         )
-    return found.shape
+    return features.shape
 
 
 def _drop_unused(model: nn.Module, image_size: int) -> None:

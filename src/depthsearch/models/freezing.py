@@ -1,4 +1,4 @@
-"""Freeze a model before a cut, in place, for a training loop of one's own.
+"""Freeze a model before a cut, in place, for your own training loop.
 
 Frozen means that gradients are off *and* that the modules are held in eval mode, whoever calls ``train()``.
 What is held is noted on the model by the paths of its modules, so that it survives copies, pickling, and the
@@ -18,15 +18,16 @@ from depthsearch.errors import CutError
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
 from depthsearch.models.split import frozen_parameters, position_of, refuse_other
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
+from depthsearch.models.tracing.trace import trace
 
 __all__ = ["Frozen", "freeze_before"]
 
 
 @dataclass(eq=False, slots=True)
 class _Hold:
-    """What one call of `freeze_before` holds.
+    """What one call of `freeze_before` holds frozen.
 
     Attributes:
         whole: Paths of the modules held with all that is inside, and their modes of before.
@@ -55,8 +56,8 @@ class _Keeper:
             for path in hold.alone:
                 _switch(_submodule(model, path), training=False)
             for path in hold.whole:
-                held = _submodule(model, path)
-                for module in held.modules() if held is not None else ():
+                frozen_part = _submodule(model, path)
+                for module in frozen_part.modules() if frozen_part is not None else ():
                     _switch(module, training=False)
 
 
@@ -94,7 +95,7 @@ class Frozen:
         self._hold = hold
 
     def undo(self) -> None:
-        """Give back each parameter's requires_grad and each module's mode of before.
+        """Restore each parameter's requires_grad and each module's mode.
 
         What another `freeze_before` still holds stays frozen.
         """
@@ -123,7 +124,7 @@ def freeze_before(
     example_inputs: ExampleInputs | None = None,
     head: str | None = None,
 ) -> Frozen:
-    """Freeze everything executed before a cut, in place, for a training loop of one's own.
+    """Freeze everything executed before a cut, in place, for your own training loop.
 
     Frozen parameters take no gradient; frozen modules stay in eval mode, also after ``model.train()``. What
     is used on both sides of the cut is frozen. The keys of the state dict are unchanged. Freeze a model
@@ -134,7 +135,7 @@ def freeze_before(
         cut: One of ``list_cuts(model)``.
         image_size: Height and width of the images, in pixels; default: the cut's own.
         channels: Of the images; default: the cut's own.
-        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        example_inputs: A batch of images instead of a size; see `trace.trace`.
         head: Module path of the head, where the cut freezes the whole backbone and does not say.
 
     Returns:
@@ -183,9 +184,9 @@ def _held_whole(graph: LayerGraph, model: nn.Module, position: int) -> list[str]
         around = {path for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
         (before if places[node] < position else behind).update(around)
     # What runs on both sides is frozen, and so is what is inside.
-    held = leaves | (before - behind)
+    frozen = leaves | (before - behind)
     return [
-        path for path, _ in model.named_modules() if path and any(path in held for path in _upwards(path))
+        path for path, _ in model.named_modules() if path and any(path in frozen for path in _upwards(path))
     ]
 
 
@@ -229,7 +230,7 @@ def _stand_in(model: nn.Module, keeper: _Keeper) -> None:
 
 
 def _release(model: nn.Module, keeper: _Keeper, hold: _Hold) -> None:
-    """Undo what one hold holds and no other; another that began later gets to know what was before."""
+    """Undo what one hold alone holds; a later one that holds the same takes over the state of before."""
     place = keeper.holds.index(hold)
     keeper.holds.remove(hold)
     later = keeper.holds[place:]
@@ -272,10 +273,10 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _passed_on(name: str, before: bool, later: list[dict[str, bool]]) -> bool:
-    """Tell the next of some later holds what was before; return whether there is one that holds it."""
-    for held in later:
-        if name in held:
-            held[name] = before
+    """Hand the state of before to the next of some later holds; return whether one of them holds the name."""
+    for before_of in later:
+        if name in before_of:
+            before_of[name] = before
             return True
     return False
 

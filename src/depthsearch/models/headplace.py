@@ -1,4 +1,4 @@
-"""Find where a model's own head begins: what makes logits of features."""
+"""Find where a model's own head begins, which turns features into logits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError
-from depthsearch.models.tracing.graph import NORMS, Layer, LayerGraph
-from depthsearch.models.tracing.tracer import is_weighted, module_path
+from depthsearch.models.tracing.graph import Layer, LayerGraph
+from depthsearch.models.tracing.layers import NORMS
+from depthsearch.models.tracing.nodes import is_weighted, module_path
 
 __all__ = ["NO_HEAD", "classifier_paths", "find_head", "is_within"]
 
@@ -97,11 +98,11 @@ def _is_all(graph: LayerGraph, paths: Sequence[str]) -> bool:
 def _needed(graph: LayerGraph) -> set[int]:
     """Positions of the operations on which the logits depend."""
     places = {node: place for place, node in enumerate(graph.nodes)}
-    found = {len(graph.nodes) - 1}
+    needed = {len(graph.nodes) - 1}
     for node in reversed(graph.nodes):
-        if places[node] in found:
-            found.update(places[source] for source in node.all_input_nodes)
-    return found
+        if places[node] in needed:
+            needed.update(places[source] for source in node.all_input_nodes)
+    return needed
 
 
 def _has_weights(graph: LayerGraph, layer: Layer) -> bool:
@@ -133,7 +134,7 @@ def _last_layers(graph: LayerGraph, model: nn.Module) -> list[fx.Node]:
     more than one pixel or is normalised.
     """
     modules = dict(model.named_modules())
-    found: dict[fx.Node, bool] = {}
+    last: dict[fx.Node, bool] = {}
     waiting = [(node, False) for node in graph.nodes[-1].all_input_nodes]
     seen: set[tuple[fx.Node, bool]] = set()
     while waiting:
@@ -143,14 +144,14 @@ def _last_layers(graph: LayerGraph, model: nn.Module) -> list[fx.Node]:
         seen.add((node, is_normalised))
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if node.target is F.linear or (module is not None and any(map(is_weighted, module.modules()))):
-            found[node] = found.get(node, False) or is_normalised
+            last[node] = last.get(node, False) or is_normalised
             continue
         if module is not None and any(True for _ in module.parameters()) and not isinstance(module, NORMS):
             return []
         is_normalised = is_normalised or isinstance(module, NORMS)
         waiting.extend((source, is_normalised) for source in node.all_input_nodes)
-    plain = all(_classifies(graph, modules, node, normed) for node, normed in found.items())
-    return [] if not plain or _feeds_another(found) else list(found)
+    plain = all(_classifies(graph, modules, node, normed) for node, normed in last.items())
+    return [] if not plain or _feeds_another(last) else list(last)
 
 
 def _classifies(graph: LayerGraph, modules: dict[str, nn.Module], node: fx.Node, is_normalised: bool) -> bool:

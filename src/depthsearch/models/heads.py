@@ -32,7 +32,7 @@ __all__ = [
 
 
 class HeadOptions(TypedDict, total=False):
-    """What a head may have beside its classifier; see `make_head`."""
+    """Options of a head beside its classifier; see `make_head`."""
 
     width: int
     depth: int
@@ -55,7 +55,7 @@ class SampleJoin(nn.Module):
     deviation: torch.Tensor
 
     def __init__(self, images_each: int, n_numbers: int) -> None:
-        """Make it for numbers of mean 0 and deviation 1; see `standardise`."""
+        """Start with a mean of 0 and a deviation of 1; `standardise` sets others."""
         super().__init__()
         self.images_each, self.n_numbers = images_each, n_numbers
         if n_numbers:
@@ -72,7 +72,7 @@ class SampleJoin(nn.Module):
         return torch.cat([joined, (numbers - self.mean) / self.deviation], 1)
 
     def extra_repr(self) -> str:
-        """Say what it joins."""
+        """Return what it joins, for ``repr``."""
         return f"images_each={self.images_each}, n_numbers={self.n_numbers}"
 
 
@@ -99,7 +99,7 @@ class SampleHead(nn.Sequential):
 
 
 def standardise(head: nn.Module, numbers: torch.Tensor) -> None:
-    """Let a head for samples bring its numbers to mean 0 and deviation 1.
+    """Set the mean and deviation by which a head for samples standardises their numbers.
 
     Args:
         head: One of `SampleHead` with numbers.
@@ -116,7 +116,7 @@ def standardise(head: nn.Module, numbers: torch.Tensor) -> None:
 
 @contextmanager
 def giving_numbers(model: nn.Module, numbers: torch.Tensor | None) -> Iterator[None]:
-    """Hand numbers of samples to a whole model's head: its own forward takes images only.
+    """Pass the numbers of samples to the head of a whole model, whose own forward takes images only.
 
     Args:
         model: Backbone with its head.
@@ -147,7 +147,7 @@ def make_head(
 
     Args:
         in_features: Channels of the backbone's output; with ``flat`` all numbers of it for one image.
-        num_classes: Logits to give.
+        num_classes: How many logits.
         width: Width of the hidden layers; 0: none, a linear classifier.
         depth: Number of hidden layers, where there are any.
         dropout: Probability of dropping a feature before each linear layer but the first hidden one.
@@ -235,7 +235,7 @@ def head_for(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSize:
-    """What a head costs.
+    """The cost of a head.
 
     Attributes:
         macs: Of one sample, forward: each weight is used once.
@@ -251,13 +251,7 @@ class HeadSize:
 def head_size(
     model: nn.Module, classifier: str, num_classes: int, **options: Unpack[HeadOptions]
 ) -> HeadSize:
-    """Count what a head would have, without making any of it.
-
-    Args:
-        model: See `with_head`.
-        classifier: See `with_head`.
-        num_classes: See `with_head`.
-        **options: See `make_head`.
+    """Count what a head would have, without making any of it; arguments as of `with_head`.
 
     Raises:
         SettingsError: If the width of the classifier's input is unknown.
@@ -271,7 +265,7 @@ def head_size(
 
 
 def without_dropout(head: nn.Module) -> nn.Module:
-    """Give a head of `make_head` for prediction: a linear one is then a plain layer, as timm's is."""
+    """Return a head of `make_head` without dropout, for prediction: a linear one as a plain layer."""
     kept = OrderedDict((n, layer) for n, layer in head.named_children() if not isinstance(layer, nn.Dropout))
     if isinstance(head, nn.Linear) or len(kept) == 1:
         return kept.get("classifier", head)

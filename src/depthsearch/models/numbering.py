@@ -125,7 +125,7 @@ def _is_weighted(kind: str) -> bool:
 
 
 def _matches(layers: Sequence[Layer], rows: Sequence[_Row]) -> list[_Row | None]:
-    """Give each layer the row that stands in its place, or None."""
+    """Return for each layer the row that stands in its place, or None."""
     by_place = dict(zip(_places(row.kind for row in rows), rows, strict=True))
     return [by_place.get(place) for place in _places(map(_kind, layers))]
 
@@ -143,7 +143,7 @@ def _places(kinds: Iterable[str]) -> Iterator[tuple[int, str, int]]:
 
 
 def _keras_numbers(layers: Sequence[Layer], rows: Sequence[_Row | None], n_layers: int) -> list[int | None]:
-    """Give each row's number to its layer, and count on behind the last row."""
+    """Return each layer's number from its row, and count on behind the last row."""
     end, last = [(i, row) for i, row in enumerate(rows) if row][-1]
     numbers = [row.number if row else None for row in rows[: end + 1]]
     n_done = last.number + _width(layers[end]) - 1
@@ -167,12 +167,12 @@ def _count(layers: Sequence[Layer], *, n_done: int, n_layers: int = 0) -> Iterat
 
 
 def _width(layer: Layer) -> int:
-    """Say how many layers Keras would print for one: it keeps a norm and its activation apart."""
+    """Count the layers that Keras prints for one: it keeps a norm and its activation apart."""
     return 2 if layer.kind == "norm_act" else 1
 
 
 def _filled(numbers: Sequence[int | None]) -> list[int]:
-    """Give a layer without a number that of the next one that has it; at the end, that of the last."""
+    """Fill each gap with the number of the next layer that has one; at the end, with the last number."""
     following = next((n for n in reversed(numbers) if n is not None), 1)
     filled = []
     for number in reversed(numbers):

@@ -6,6 +6,7 @@ Shapes: ``b`` images in a batch, ``c`` channels, ``s`` the side of an image in p
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from depthsearch.devices import Device
 from depthsearch.models.backbones import Preprocessing
@@ -13,18 +14,29 @@ from depthsearch.models.backbones import Preprocessing
 __all__ = ["Normalisation"]
 
 
-class Normalisation:
-    """Makes a backbone's input of pixels: ``(pixel / 255 - mean) / std`` in the device's layout."""
+class Normalisation(nn.Module):
+    """Turns pixels into a backbone's input: ``(pixel / 255 - mean) / std``."""
 
-    def __init__(self, preprocessing: Preprocessing, device: Device) -> None:
-        """Put the numbers on the device."""
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, preprocessing: Preprocessing, device: Device | None = None) -> None:
+        """Prepare one multiplication and one addition.
+
+        Args:
+            preprocessing: Names mean and deviation.
+            device: Where to compute, and in which memory layout; None: on the CPU, as the pixels lie.
+        """
+        super().__init__()
+        mean = torch.tensor(preprocessing.mean).view(-1, 1, 1)
+        std = torch.tensor(preprocessing.std).view(-1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", mean / std)
         self._device = device
-        # One multiply and add on bytes.
-        mean = torch.tensor(preprocessing.mean, device=device.torch_device).view(-1, 1, 1)
-        std = torch.tensor(preprocessing.std, device=device.torch_device).view(-1, 1, 1)
-        self._scale = 1 / (255 * std)
-        self._shift = mean / std
+        if device is not None:
+            self.to(device.torch_device)
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise pixels ``(b, c, s, s)`` in [0, 255] on the device; the result is float32."""
-        return self._device.layout(pixels.float().mul(self._scale).sub_(self._shift))
+        inputs = pixels.float().mul(self.scale).sub_(self.shift)
+        return inputs if self._device is None else self._device.layout(inputs)

@@ -1,4 +1,4 @@
-"""How many images a CPU has to compute at once so that each comes out as in any other batch, to the bit.
+"""How many images a CPU has to compute at once so that each result is the same bits as in any other batch.
 
 Two things depend on the size of a batch. Products of few rows are summed in another order. And PyTorch
 divides an elementwise operation among threads and computes each part in vectors: what is left over at a
@@ -49,7 +49,7 @@ def _operation(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
 
 
 def rows_at_once(n_rows: int, elements: Collection[int], *, n_threads: int | None = None) -> int:
-    """Give the least number of rows, of at least so many, that are rounded as in any other batch.
+    """Return the least number of rows, at least ``n_rows``, that are rounded as in any other batch.
 
     Where there is none nearby, as for some numbers of threads, it is the next whole number of steps.
 

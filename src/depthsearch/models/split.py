@@ -20,10 +20,11 @@ from depthsearch.models.checking import check_split, check_trace
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
 from depthsearch.models.headplace import find_head, is_within
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import ExampleInputs, has_lazy_layers
 from depthsearch.models.tracing.restoring import unchanged
-from depthsearch.models.tracing.tracer import is_own
+from depthsearch.models.tracing.trace import trace
 
 __all__ = [
     "Prefix",
@@ -134,7 +135,7 @@ def split_at(
         cut: One of ``list_cuts(model)``; another head since then does not matter.
         image_size: Height and width for which MACs are given, in pixels; default: the cut's own.
         channels: Of the images; default: the cut's own.
-        example_inputs: A batch of images instead of a size; see `graph.trace`.
+        example_inputs: A batch of images instead of a size; see `trace.trace`.
         head: Module path of the head, where the cut freezes the whole backbone and does not say.
 
     Raises:
@@ -196,7 +197,7 @@ def suffix_of(graph: LayerGraph, model: nn.Module, cut: Cut) -> Suffix:
 
 def suffix_from(graph: LayerGraph, model: nn.Module, position: int) -> Suffix:
     """Copy all that a traced model runs from a position on; see `suffix_of`."""
-    held = _held_in_eval(model)
+    in_eval = _held_in_eval(model)
     before = {str(node.target) for node in graph.nodes[:position] if node.op == "call_module"}
     piece = _suffix_graph(graph, position)
     owned = {
@@ -206,7 +207,7 @@ def suffix_from(graph: LayerGraph, model: nn.Module, position: int) -> Suffix:
     }
     _give_numbers(piece, [path for path, own in owned.items() if getattr(own, "takes_numbers", False)])
     run = {str(node.target) for node in piece.nodes if node.op == "call_module"}
-    within = {path for path in held if any(is_within(path, target) for target in run)}
+    within = {path for path in in_eval if any(is_within(path, target) for target in run)}
     copied = copy.deepcopy(fx.GraphModule(owned, piece, type(model).__name__))
     for module in copied.modules():
         # The copy is frozen where the suffix says so, and nowhere else.
@@ -228,7 +229,7 @@ def _held_in_eval(model: nn.Module) -> list[str]:
 
 
 def refuse_other(cut: object) -> None:
-    """Refuse what is no cut, such as the name of one.
+    """Refuse what is not a `Cut`, such as the name of one.
 
     Raises:
         CutError: If it is none.
@@ -247,7 +248,7 @@ def joined_state(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:
 
 
 def position_of(graph: LayerGraph, model: nn.Module, cut: Cut, *, head: str | None = None) -> int:
-    """Find the place of a cut in a model's graph.
+    """Find the position of a cut in a model's graph.
 
     Args:
         graph: The traced model.
@@ -310,7 +311,7 @@ def _suffix_graph(graph: LayerGraph, position: int) -> fx.Graph:
 
 
 def _give_numbers(piece: fx.Graph, heads: Collection[str]) -> None:
-    """Give a graph one more input, behind the others, that some of its modules are called with."""
+    """Add an input behind the others, with which some modules of a graph are called."""
     if not heads:
         return
     with piece.inserting_after([node for node in piece.nodes if node.op == "placeholder"][-1]):
@@ -323,9 +324,9 @@ def _give_numbers(piece: fx.Graph, heads: Collection[str]) -> None:
 def _attribute(model: nn.Module, path: str, traced: fx.GraphModule) -> Any:
     """Get a module or tensor of the model, or what tracing has added to it."""
     for owner in (model, traced):
-        found: Any = owner
+        value: Any = owner
         for name in path.split("."):
-            found = getattr(found, name, None)
-        if found is not None:
-            return found
+            value = getattr(value, name, None)
+        if value is not None:
+            return value
     raise CutError(f"{type(model).__name__} has no '{path}': it is not the model that was traced.")

@@ -64,7 +64,7 @@ def read_cuts(study: optuna.Study) -> tuple[Cut, ...]:
 def read_space(study: optuna.Study) -> SearchSpace:
     """Read what a study searches; what is fixed besides has no part in it."""
     settings = study.user_attrs["settings"]
-    ranges = {name: settings.get(f"space: {name}") for name in RANGES}
+    ranges = {name: settings[key] for name in RANGES if (key := f"space: {name}") in settings}
     # The database turned tuples into lists.
     ranges = {name: tuple(value) if isinstance(value, list) else value for name, value in ranges.items()}
     return SearchSpace(cuts=read_cuts(study), **ranges)

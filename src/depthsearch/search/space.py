@@ -70,7 +70,7 @@ class SearchSpace:
         cuts: Candidates by depth; those of several backbones one backbone after the other, see `across`.
         learning_rate: Lowest and highest, searched on a log scale.
         head_width: Widest head and the step between widths: every multiple from 0 is tried. Or the one width
-            to use. None: a linear head.
+            to use; 0: a linear head.
         head_depth: Fewest and most hidden layers.
         dropout: Lowest and highest probability.
         weight_decay: Lowest and highest, searched on a log scale.
@@ -80,7 +80,7 @@ class SearchSpace:
 
     cuts: tuple[Cut, ...]
     learning_rate: tuple[float, float] = (1e-5, 1e-2)
-    head_width: tuple[int, int] | int | None = (1024, 256)
+    head_width: tuple[int, int] | int = (1024, 256)
     head_depth: tuple[int, int] | None = None
     dropout: tuple[float, float] | None = None
     weight_decay: tuple[float, float] | None = None
@@ -111,11 +111,9 @@ class SearchSpace:
     def _check_widths(self) -> None:
         """Refuse widths that no head can have."""
         if isinstance(self.head_width, int):
-            if self.head_width < 1:
-                raise SettingsError(
-                    f"head_width {self.head_width}: give at least 1, or None for a linear head."
-                )
-        elif self.head_width is not None:
+            if self.head_width < 0:
+                raise SettingsError(f"head_width {self.head_width}: give a width, or 0 for a linear head.")
+        else:
             widest, step = self.head_width
             if not 0 < step <= widest or widest % step:
                 raise SettingsError(
@@ -158,7 +156,7 @@ class SearchSpace:
             kinds: Candidate kinds, see `list_cuts`.
             image_size: Height and width for the cuts' costs, in pixels; default: the model's own.
             channels: Of the images; default: the model's own.
-            example_inputs: A batch of images instead of a size; see `graph.trace`.
+            example_inputs: A batch of images instead of a size; see `trace.trace`.
             head: Module path of the head, where it is not found by itself; see `list_cuts`.
             layers: Which candidates, the two ends besides: numbers, names or patterns, see `list_cuts`.
             **ranges: The other attributes of a space.
@@ -245,10 +243,10 @@ class SearchSpace:
         for name in self.backbones if backbone is None else (backbone,):
             ranges[cut_parameter(name)] = IntDistribution(0, len(self.cuts_of(name)) - 1)
         ranges["learning_rate"] = FloatDistribution(*self.learning_rate, log=True)
-        if isinstance(self.head_width, int):
-            ranges["head_width"] = IntDistribution(self.head_width, self.head_width)
-        elif self.head_width is not None:
+        if not isinstance(self.head_width, int):
             ranges["head_width"] = IntDistribution(0, self.head_width[0], step=self.head_width[1])
+        elif self.head_width:
+            ranges["head_width"] = IntDistribution(self.head_width, self.head_width)
         if self.head_depth is not None:
             ranges["head_depth"] = IntDistribution(*self.head_depth)
         if self.dropout is not None:

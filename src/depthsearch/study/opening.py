@@ -180,7 +180,7 @@ def _describe_study(
 def _stored(task: Task) -> StoredBackbone:
     return StoredBackbone(
         name=task.backbone.name,
-        weights=task.backbone.weights,
+        weights=str(task.backbone.weights),
         digest=task.backbone.digest,
         preprocessing=asdict(task.backbone.preprocessing),
         data_fingerprint=task.data.fingerprint,

@@ -32,7 +32,8 @@ from depthsearch.models.fixed import check_fixed
 from depthsearch.models.headplace import find_head
 from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise, with_head
 from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
-from depthsearch.models.tracing.graph import LayerGraph, trace
+from depthsearch.models.tracing.graph import LayerGraph
+from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.training.loop import EpochResult, Recipe, train

@@ -1,10 +1,9 @@
-"""Which images to explain, and what is written of them: a picture each, and an index."""
+"""Choose the images to explain, and write a picture of each and an index."""
 
 from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthsearch.classifier.explain.maps import Comparison, Explanation, Photo, explain, normalised
+from depthsearch.classifier.explain.maps import Comparison, Explanation, Photo, explain
 from depthsearch.classifier.explain.picture import class_name, draw, shown_channels
-from depthsearch.data import DataSet
-from depthsearch.data.dataset import ImageSet
-from depthsearch.data.decode import Geometry, UnreadableError, decode_file
+from depthsearch.classifier.model import read_pixels
+from depthsearch.data import DataSet, ImageSet, UnreadableError
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.files import is_file, is_folder, written_whole
 from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.restoring import evaluating
 
@@ -70,21 +69,12 @@ def read_photos(
     """
     if label is not None and label not in classes:
         raise SettingsError(f"--label {label!r} is none of the classes: {', '.join(classes)}.")
-    geometry = Geometry(
-        image_size=preprocessing.image_size,
-        crop_share=preprocessing.crop_share,
-        interpolation=preprocessing.interpolation,
-        channels=len(preprocessing.mean),
-    )
     photos = []
     for path in paths:
         if is_folder(path):
             raise DataError(f"{path} is a folder. Give image files, such as {path}/*.jpg.")
         try:
-            with warnings.catch_warnings():
-                # Pillow warns of odd metadata and large sizes, of which the pixels tell nothing.
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                pixels = torch.from_numpy(decode_file(path, geometry, preprocessing.ranges).pixels)
+            pixels = read_pixels(path, preprocessing)
         except UnreadableError:
             if not skip_unreadable:
                 raise
@@ -132,7 +122,7 @@ def pick_photos(
 
 
 def _spread(items: Sequence[int], n: int) -> list[int]:
-    """Take n of some items, evenly spread, or all where there are no more."""
+    """Choose n of some items, evenly spread, or all where there are no more."""
     if len(items) <= n:
         return list(items)
     return [items[(2 * i + 1) * len(items) // (2 * n)] for i in range(n)]
@@ -143,13 +133,13 @@ def _predict(
 ) -> torch.Tensor:
     """Predict images of a split: probabilities ``(n, num_classes)``."""
     device = next(model.parameters()).device
-    found = []
+    normalise = Normalisation(preprocessing).to(device)
+    probabilities = []
     with evaluating(model), torch.no_grad():
-        for start in range(0, len(places), BATCH):
-            pixels = images.gather(torch.tensor(places[start : start + BATCH])).to(device)
-            logits: torch.Tensor = logits_of(model(normalised(pixels, preprocessing)))
-            found.append(logits.softmax(1).cpu())
-    return torch.cat(found)
+        for batch in torch.tensor(places).split(BATCH):
+            logits: torch.Tensor = logits_of(model(normalise(images.gather(batch).to(device))))
+            probabilities.append(logits.softmax(1).cpu())
+    return torch.cat(probabilities)
 
 
 def _names(data: DataSet, split: str, images: ImageSet) -> list[str]:
@@ -201,12 +191,12 @@ def _file_name(name: str, taken: Sequence[str]) -> str:
 
 
 def _about(comparison: Comparison, explanation: Explanation, path: Path) -> dict[str, Any]:
-    """Say what a picture shows, as plain values."""
+    """Describe what a picture shows, as plain values."""
     photo, after, before = explanation.photo, explanation.after, explanation.before
-    said = None
+    pretrained = None
     if before is not None and comparison.before_classes is not None:
         name = class_name(comparison.before_classes, before.predicted)
-        said = {"predicted": name, "probability": round(before.probability, 6)}
+        pretrained = {"predicted": name, "probability": round(before.probability, 6)}
     return {
         "image": photo.name,
         "file": path.name,
@@ -214,7 +204,7 @@ def _about(comparison: Comparison, explanation: Explanation, path: Path) -> dict
         "probability": round(after.probability, 6),
         "true": None if photo.true is None else comparison.classes[photo.true],
         "right": explanation.right,
-        "pretrained": said,
+        "pretrained": pretrained,
         "layers": [
             {
                 "layer": layer.number,

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from depthsearch.classifier.explain.maps import Comparison, Explanation, Insight, MapLayer
+from depthsearch.classifier.explain.layers import MapLayer
+from depthsearch.classifier.explain.maps import Comparison, Explanation, Insight
 from depthsearch.classifier.lettering import INK, PALE, write
 
 __all__ = ["class_name", "draw", "shown_channels"]
@@ -28,43 +29,13 @@ THINNEST, THICKEST = 0.15, 0.75
 # Seventeen of the 256 colours of matplotlib's viridis and inferno (CC0, N. Smith and S. van der Walt):
 # equal steps look equal, also in grey.
 VIRIDIS = (
-    "#440154",
-    "#48186a",
-    "#472d7b",
-    "#424086",
-    "#3b528b",
-    "#33638d",
-    "#2c728e",
-    "#26828e",
-    "#21918c",
-    "#1f9f88",
-    "#27ad81",
-    "#3dbc74",
-    "#5cc863",
-    "#81d34d",
-    "#aadc32",
-    "#d5e21a",
-    "#fde725",
-)
+    "#440154", "#48186a", "#472d7b", "#424086", "#3b528b", "#33638d", "#2c728e", "#26828e", "#21918c",
+    "#1f9f88", "#27ad81", "#3dbc74", "#5cc863", "#81d34d", "#aadc32", "#d5e21a", "#fde725",
+)  # fmt: skip
 INFERNO = (
-    "#000004",
-    "#0b0724",
-    "#210c4a",
-    "#3d0965",
-    "#57106e",
-    "#71196e",
-    "#8a226a",
-    "#a32c61",
-    "#bc3754",
-    "#d04545",
-    "#e35933",
-    "#f1711f",
-    "#f98c0a",
-    "#fcaa0f",
-    "#f9c932",
-    "#f2e865",
-    "#fcffa4",
-)
+    "#000004", "#0b0724", "#210c4a", "#3d0965", "#57106e", "#71196e", "#8a226a", "#a32c61", "#bc3754",
+    "#d04545", "#e35933", "#f1711f", "#f98c0a", "#fcaa0f", "#f9c932", "#f2e865", "#fcffa4",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +144,7 @@ def _overlay(pixels: torch.Tensor, heat: torch.Tensor) -> Image.Image:
 
 
 def _coloured(values: NDArray[np.float32], colours: Sequence[str]) -> NDArray[np.float64]:
-    """Give values ``(h, w)`` in [0, 1] colours ``(h, w, 3)`` in [0, 255]."""
+    """Colour values ``(h, w)`` in [0, 1]: ``(h, w, 3)`` in [0, 255]."""
     table = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], dtype=np.float64)
     places = np.linspace(0, 1, len(table))
     return np.stack([np.interp(values, places, table[:, channel]) for channel in range(3)], axis=-1)
@@ -190,12 +161,12 @@ def _left(column: int) -> int:
 
 
 def _draw_words(sheet: Image.Image, comparison: Comparison, explanation: Explanation) -> None:
-    """Say at the top what the image is and what both models take it for."""
+    """Write at the top what the image is and what both models predict."""
     x, y = MARGIN + LEFT, MARGIN
     room = sheet.width - x - MARGIN
     photo, after, before = explanation.photo, explanation.after, explanation.before
     write(sheet, (x, y), "/".join(Path(photo.name).parts[-2:]), size=20, room=room)
-    said = f"fine-tuned: {class_name(comparison.classes, after.predicted)} {after.probability:.2f}"
+    prediction = f"fine-tuned: {class_name(comparison.classes, after.predicted)} {after.probability:.2f}"
     if explanation.right is None:
         verdict, colour = "the true class is not known", PALE
     elif explanation.right:
@@ -204,14 +175,14 @@ def _draw_words(sheet: Image.Image, comparison: Comparison, explanation: Explana
         true = photo.true or 0
         share = float(after.probabilities[true])
         verdict, colour = f"wrong: it is {class_name(comparison.classes, true)} ({share:.2f})", WRONG
-    end = write(sheet, (x, y + 30), said + "  ", size=16, room=room)
+    end = write(sheet, (x, y + 30), prediction + "  ", size=16, room=room)
     write(sheet, (end, y + 30), verdict, size=16, room=sheet.width - MARGIN - end, colour=colour)
     if before is not None:
-        told = "pretrained: its weights came without their classifier"
+        pretrained = "pretrained: its weights came without their classifier"
         if comparison.before_classes is not None:
             name = class_name(comparison.before_classes, before.predicted)
-            told = f"pretrained: {name} {before.probability:.2f}"
-        write(sheet, (x, y + 54), told, size=16, room=room)
+            pretrained = f"pretrained: {name} {before.probability:.2f}"
+        write(sheet, (x, y + 54), pretrained, size=16, room=room)
     if comparison.cut is not None:
         write(sheet, (x, y + 86), f"trained from {comparison.cut}; frozen before it", room=room, colour=PALE)
     scales = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,8 +12,16 @@ import optuna
 import torch
 from rich.console import Console
 
-from depthsearch.classifier.explain.gallery import Picture, draw_gallery, pick_photos, read_photos
-from depthsearch.classifier.explain.maps import Comparison, Photo, compare, pretrained_classes
+from depthsearch.classifier.explain import (
+    Comparison,
+    Photo,
+    Picture,
+    compare,
+    draw_gallery,
+    pick_photos,
+    pretrained_classes,
+    read_photos,
+)
 from depthsearch.classifier.modelfolder import load
 from depthsearch.cli.console import Notices, console_for, say, say_list
 from depthsearch.cli.keeping import keep_report
@@ -22,7 +29,7 @@ from depthsearch.cli.places import artifacts_of
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import folder_named, is_file, is_folder
-from depthsearch.models.backbones import Backbone, load_backbone
+from depthsearch.models.backbones import Backbone, WeightsOrigin, load_backbone
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.commands import ExplainOptions
@@ -70,7 +77,7 @@ def explain(options: ExplainOptions) -> None:
         before_classes=None if pretrained is None else pretrained_classes(pretrained),
         preprocessing=classifier.preprocessing,
         cut=_named_cut(classifier.model, about["cut"], classifier.preprocessing.image_size),
-        wanted=options.layers or (),
+        layers=options.layers or (),
     )
     photos = _photos(options, comparison, stored, console)
     name = folder.resolve().name if stored is None else stored.study_name
@@ -174,19 +181,17 @@ def _same_backbone(weights: str | None, name: str, about: Mapping[str, Any]) -> 
         WeightsError: If those are not to be had, or the given ones are others.
     """
     provenance, seen = about["provenance"], about["preprocessing"]
-    origin = provenance["weights"]
-    seed = re.fullmatch(r"(?:random|from scratch) \(seed (\d+)\)", origin)
-    given = weights or ("random" if seed else "auto")
-    if origin.startswith("file ") and given == "auto":
+    origin = WeightsOrigin(**provenance["weights"])
+    given = weights or ("auto" if origin.seed is None else "random")
+    if origin.kind == "file" and given == "auto":
         raise WeightsError(f"It started from the {origin}: give that with --weights.")
-    demo = origin.startswith("shipped ")
     backbone = load_backbone(
         name,
         given,
         image_size=seen["image_size"],
         in_chans=len(seen["mean"]),
-        demo=demo,
-        seed=int(seed[1]) if seed else 0,
+        demo=origin.kind == "shipped",
+        seed=origin.seed or 0,
     )
     if backbone.digest != provenance["weights_digest"]:
         raise WeightsError(

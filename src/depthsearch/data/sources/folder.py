@@ -1,13 +1,12 @@
 """What a folder of images holds: its files, classes and splits, see `layouts`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_file
+from depthsearch.data.decode import decode_file, range_of_file
 from depthsearch.data.listing import Listing, a_few
-from depthsearch.data.ranges import ValueRange
 from depthsearch.data.sources.layouts import Layout, layout_of
 from depthsearch.data.sources.scanning import ImageFile, Tree, scan_folder, unread_notes
 from depthsearch.errors import DataError
@@ -55,9 +54,6 @@ def list_folder(tree: Tree) -> Listing:
     labels = {name: label for label, name in enumerate(classes)}
     paths = tuple(file.path for file, _, _ in files)
 
-    def decode(index: int, geometry: Geometry | None, ranges: Sequence[ValueRange]) -> Decoded:
-        return decode_file(root / paths[index], geometry, ranges)
-
     return Listing(
         name=root.name,
         source=str(root),
@@ -68,7 +64,7 @@ def list_folder(tree: Tree) -> Listing:
         # The place is in the stamp since two folders can agree in every name, size and time: sets
         # unpacked from archives that carry one date for all, of uncompressed images of one size.
         stamp=[str(root), [(file.path, file.size_bytes, file.mtime_ns) for file, _, _ in files]],
-        decode=decode,
+        decode=lambda index, geometry, ranges: decode_file(root / paths[index], geometry, ranges),
         range_at=lambda index: range_of_file(root / paths[index]),
         layout=layout.description,
         notes=(*layout.notes, *unread_notes(tree), *_nested(tree, layout)),
@@ -88,7 +84,7 @@ def _placed(tree: Tree, layout: Layout) -> Iterator[tuple[ImageFile, str, str]]:
 
 
 def _nested(tree: Tree, layout: Layout) -> Iterator[str]:
-    """Tell of images in folders within class folders that have images themselves."""
+    """Write a line on images in folders inside class folders."""
     folders = {path for by_class in layout.classes.values() for path in by_class.values()}
     deeper = {
         around for around in {file.path.rpartition("/")[0] for file in tree.images} if around not in folders

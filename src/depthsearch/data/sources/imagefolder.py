@@ -66,7 +66,7 @@ def _tables(tree: Tree) -> dict[str, Table]:
     """Read the metadata by split; under ``""`` that of the folder itself."""
     root = tree.root
     if whole := _metadata(root):
-        return {"": read_table(whole, wanted=(*_COLUMNS, "split"))}
+        return {"": read_table(whole, needed=(*_COLUMNS, "split"))}
     named = split_names(tree, "")
     found = {name: _metadata(root / name) for name in named}
     one = next(filter(None, found.values()), None)
@@ -79,7 +79,7 @@ def _tables(tree: Tree) -> dict[str, Table]:
             raise DataError(
                 f"{root}: {one.parent.name} has {one.name}, {folders[split]} none. Give it to both."
             )
-    return {split: read_table(path, wanted=_COLUMNS) for split, path in paths.items() if path}
+    return {split: read_table(path, needed=_COLUMNS) for split, path in paths.items() if path}
 
 
 def _metadata(folder: Path) -> Path | None:

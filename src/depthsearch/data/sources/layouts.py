@@ -127,7 +127,7 @@ def _left_aside(folders: Sequence[str]) -> tuple[str, ...]:
 
 
 def _flat(tree: Tree) -> Layout:
-    """Take the folders for classes."""
+    """Read the folders as classes."""
     top = tree.folders_in("")
     _refuse_two_readings(tree, top)
     called = {name: SPLIT_WORDS[name.lower()] for name in top if name.lower() in SPLIT_WORDS}
@@ -157,7 +157,7 @@ def _refuse_classes_in_a_split(tree: Tree, named: Mapping[str, str], others: Seq
 
 
 def _within_classes(tree: Tree) -> Layout | None:
-    """Take the folders for classes that hold their splits; None where they hold none.
+    """Read the folders as classes that hold their splits; None where they hold none.
 
     Raises:
         DataError: If only some do, or not the same, or these hold class folders in their turn.
@@ -423,21 +423,21 @@ def _tables_there(tree: Tree) -> str:
 
 
 def _no_images(tree: Tree) -> DataError:
-    held = f", only {kinds_of(tree.unread)}" if tree.unread else ""
+    others = f", only {kinds_of(tree.unread)}" if tree.unread else ""
     hidden = f", only {len(tree.hidden)} hidden" if tree.hidden else ""
     return DataError(
-        f"No images in {tree.root}{held or hidden}. Put them at DIR/<class>/<image>, as .jpg, .png, .tif or "
-        "another format that Pillow reads."
+        f"No images in {tree.root}{others or hidden}. Put them at DIR/<class>/<image>, as .jpg, .png, .tif "
+        "or another format that Pillow reads."
     )
 
 
 def _empty(tree: Tree, path: str, others: Sequence[str]) -> DataError:
     unread = [file for file in tree.unread if file.startswith(f"{path}/")]
-    held = f" that Pillow reads, only {kinds_of(unread)}" if unread else ""
+    unread_kinds = f" that Pillow reads, only {kinds_of(unread)}" if unread else ""
     step = "Add images or remove the folder."
     if len(others) == 1 and len(inner := tree.folders_in(others[0])) > 1 and not tree.images_in(others[0]):
         step += f" If {a_few(inner)} are the classes or splits, give --data {tree.root / others[0]}."
-    return DataError(f"Class folder {tree.root / path} holds no image{held}. {step}")
+    return DataError(f"Class folder {tree.root / path} holds no image{unread_kinds}. {step}")
 
 
 def _one_class(tree: Tree, layout: Layout) -> DataError:

@@ -1,4 +1,4 @@
-"""Images that a table names: a file of one's own, a row a sample."""
+"""Images that the user's own table names, a row a sample."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from depthsearch.data.decode import Decoded, Geometry, decode_file, range_of_file
+from depthsearch.data.decode import decode_file, range_of_file
 from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
-from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns, Sample
 from depthsearch.data.sources.layouts import splits_in_paths
 from depthsearch.data.sources.places import Places
@@ -115,7 +114,7 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
 
 def _read(file: Path, columns: Columns, *others: str) -> Table:
     """Read a table that has the columns of a sample, and perhaps others."""
-    table = read_table(file, wanted=(*_keys(columns), *others))
+    table = read_table(file, needed=(*_keys(columns), *others))
     for column in columns.images:
         table.require(column, "the file's path")
     for column in columns.numbers:
@@ -163,7 +162,7 @@ def split_in_column(row: Row) -> str:
 
 
 def split_unknown(row: Row) -> None:
-    """Say nothing of a row's split."""
+    """Return None: nothing is known of a row's split."""
 
 
 def entry_of(row: Row, columns: Columns, places: Places, root: Path, split: str | None) -> Entry:
@@ -205,9 +204,7 @@ def listing_of(
     columns: Columns | None = None,
     read: Collection[str] = _COLUMNS,
 ) -> Listing:
-    """Make a listing of samples.
-
-    Known by class and content, not by path: the same images elsewhere are the same data set.
+    """Make a listing of samples, known by class and content: the same images elsewhere are the same set.
 
     Args:
         entries: In any order.
@@ -224,23 +221,20 @@ def listing_of(
     """
     columns = columns or Columns()
     entries = sorted(entries, key=lambda entry: (entry.paths, entry.split or "", entry.numbers))
-    told = " and ".join(str(table.path) for table in tables)
+    tables_named = " and ".join(str(table.path) for table in tables)
     if not entries:
-        raise DataError(f"{told}: no rows. Give one for each {columns.noun}.")
+        raise DataError(f"{tables_named}: no rows. Give one for each {columns.noun}.")
     _refuse_contradictions(entries, columns)
     images = [
         (entry, path, file) for entry in entries for path, file in zip(entry.paths, entry.files, strict=True)
     ]
     stamps = [_stamp(file) for _, _, file in images]
-    if not skip_missing:
-        missing = [(e.place, f) for (e, _, f), (size, _) in zip(images, stamps, strict=True) if size < 0]
-        _refuse_missing(missing, told)
-    classes = _classes(entries, told, columns.noun)
+    missing = [(e.place, f) for (e, _, f), (size, _) in zip(images, stamps, strict=True) if size < 0]
+    if missing and not skip_missing:
+        raise _missing_files(missing, tables_named)
+    classes = _classes(entries, tables_named, columns.noun)
     labels = {label: place for place, label in enumerate(classes)}
     files = tuple(file for _, _, file in images)
-
-    def decode(index: int, geometry: Geometry | None, ranges: Sequence[ValueRange]) -> Decoded:
-        return decode_file(files[index], geometry, ranges)
 
     return Listing(
         name=name,
@@ -250,7 +244,7 @@ def listing_of(
         labels=np.array([labels[entry.label] for entry, _, _ in images], dtype=np.int64),
         splits=np.array([entry.split or "train" for entry, _, _ in images]),
         stamp=[str(root), [(path, *stamp) for (_, path, _), stamp in zip(images, stamps, strict=True)]],
-        decode=decode,
+        decode=lambda index, geometry, ranges: decode_file(files[index], geometry, ranges),
         range_at=lambda index: range_of_file(files[index]),
         known_by=tuple(entry.label for entry, _, _ in images),
         layout=", ".join(_shown(table.path, source) for table in tables),
@@ -263,7 +257,7 @@ def listing_of(
 def _notes(
     entries: Sequence[Entry], tables: Sequence[Table], source: Path, read: Collection[str], noun: str
 ) -> Iterator[str]:
-    """Tell of columns that are not read, splits in paths that no column has, and words for no label."""
+    """Write lines on columns that are not read, splits in paths that no column has, words for no label."""
     for table in tables:
         if others := table.others(read):
             yield f"Columns of {_shown(table.path, source)} that are not read: {a_few(others)}."
@@ -288,7 +282,7 @@ def _shown(path: Path, source: Path) -> str:
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    """Give size in bytes and time of change in ns; -1 for a file that is missing."""
+    """Return size in bytes and time of change in ns; -1 for a file that is missing."""
     try:
         stat = file.stat()
     except (OSError, ValueError):
@@ -313,18 +307,17 @@ def _refuse_contradictions(entries: Sequence[Entry], columns: Columns) -> None:
         seen[entry.paths, entry.numbers].append(entry)
 
 
-def _refuse_missing(missing: Sequence[tuple[str, Path]], told: str) -> None:
-    if not missing:
-        return
+def _missing_files(missing: Sequence[tuple[str, Path]], tables_named: str) -> DataError:
+    """Return the error of files that are missing, naming the first of them."""
     place, file = missing[0]
     if address := _ADDRESS.search(file.as_posix()):
-        raise DataError(
+        return DataError(
             f"{place}: {address[1]}://{address[2]} is an address (URL), no file. Download the images, and "
-            f"give their paths, from the folder of {told}."
+            f"give their paths, from the folder of {tables_named}."
         )
     more = f" (and {len(missing) - 1} more missing files)" if len(missing) > 1 else ""
-    raise DataError(
-        f"{place}: no file {file}{more}. {_step(file)}Paths count from the folder of {told}; "
+    return DataError(
+        f"{place}: no file {file}{more}. {_step(file)}Paths count from the folder of {tables_named}; "
         "--skip-unreadable leaves missing files out."
     )
 
@@ -337,24 +330,24 @@ def _step(file: Path) -> str:
     return f"There is {near}: write it so, letter by letter. " if near else ""
 
 
-def _classes(entries: Sequence[Entry], told: str, noun: str) -> tuple[str, ...]:
+def _classes(entries: Sequence[Entry], where: str, noun: str) -> tuple[str, ...]:
     """Name the classes, sorted; each has to be in each split that the source has."""
     by_split: Mapping[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for entry in entries:
         by_split[entry.split or "train"][entry.label] += 1
     classes = sorted({entry.label for entry in entries})
     if len(classes) == 1:
-        raise DataError(f"{told}: one class only, {classes[0]!r}. Give {noun}s of two or more classes.")
+        raise DataError(f"{where}: one class only, {classes[0]!r}. Give {noun}s of two or more classes.")
     if "train" not in by_split:
         raise DataError(
-            f"{told}: no row has the split train, only {' and '.join(by_split)}. Add training {noun}s."
+            f"{where}: no row has the split train, only {' and '.join(by_split)}. Add training {noun}s."
         )
     for split, counts in by_split.items():
         for label in classes:
             if label not in counts:
                 there = ", ".join(f"{n[label]} in {s}" for s, n in by_split.items() if label in n)
                 raise DataError(
-                    f"{told}: class {label!r} has no {noun} in {split} ({there}). "
+                    f"{where}: class {label!r} has no {noun} in {split} ({there}). "
                     "Add rows to it, or remove the class."
                 )
     return tuple(classes)

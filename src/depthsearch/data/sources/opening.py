@@ -28,17 +28,17 @@ def check_source(source: str | Path) -> None:
         # What is wrong with it is said where it is read.
         return
     if not is_there:
-        list_source(source, columns=Columns(), skip_unreadable=False, downloads=Path())
+        list_source(source, Columns(), Path(), skip_unreadable=False)
 
 
-def list_source(source: str | Path, *, columns: Columns, skip_unreadable: bool, downloads: Path) -> Listing:
+def list_source(source: str | Path, columns: Columns, downloads: Path, *, skip_unreadable: bool) -> Listing:
     """List the images of a source.
 
     Args:
-        source: See `load_data`.
-        columns: What a sample is made of; of tables only it can be anything but one image.
-        skip_unreadable: Whether to go on where files that a table names are missing.
+        source: See `loading`.
+        columns: What a sample is made of; only tables can have samples of more than one image.
         downloads: Where data sets that torchvision downloads lie.
+        skip_unreadable: Whether to go on where files that a table names are missing.
 
     Raises:
         DataError: If there is no such source, or it cannot be used.

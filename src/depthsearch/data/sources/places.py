@@ -47,7 +47,7 @@ class Places:
         return Path(os.path.normpath(self._folder / named))
 
     def _respelt(self, named: str) -> Path:
-        """Take each part of a path in the spelling that its folder has."""
+        """Return a path with each part spelt as its folder spells it."""
         path = self._at(named)
         found = Path(path.anchor)
         for part in path.parts[1:] if path.anchor else path.parts:

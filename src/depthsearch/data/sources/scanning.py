@@ -154,7 +154,7 @@ def _counted_below(loose: Mapping[str, list[str]]) -> Mapping[str, int]:
 
 @dataclass(slots=True)
 class _Found:
-    """What has been found so far."""
+    """The files of a folder, as they are found."""
 
     folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
     images: list[ImageFile] = field(default_factory=list)
@@ -251,7 +251,7 @@ def kinds_of(paths: Iterable[str]) -> str:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Tell a folder from others, by whatever path it is reached."""
+    """Return what tells a folder from others, by whatever path it is reached."""
     try:
         stat = folder.stat()
     except OSError as error:

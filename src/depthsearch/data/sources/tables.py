@@ -29,7 +29,7 @@ class Row:
     values: Mapping[str, object]
 
     def text(self, column: str) -> str:
-        """Give a value as text, without the spaces around it; empty where there is none.
+        """Return a value as text, without the spaces around it; empty where there is none.
 
         A whole number that is kept as a floating-point one is text as in CSV, ``1.0``.
 
@@ -46,7 +46,7 @@ class Row:
         )
 
     def number(self, column: str) -> float:
-        """Give a value as a number; of a column of truth values 0 or 1.
+        """Return a value as a number; of a column of truth values 0 or 1.
 
         Raises:
             DataError: If it is none, or none that 32 bits can hold.
@@ -92,22 +92,22 @@ class Table:
             DataError: If it does, naming the columns that there are.
         """
         if not self.has(column):
-            told = ", ".join(self.columns) or "no columns at all"
-            parted = any(mark in told for mark in ";\t|") and len(self.columns) == 1
+            columns = ", ".join(self.columns) or "no columns at all"
+            parted = any(mark in columns for mark in ";\t|") and len(self.columns) == 1
             step = "Part columns by commas." if parted else "Add it, or rename one."
-            raise DataError(f"{self.path} has no column {column!r} ({meaning}), only: {told}. {step}")
+            raise DataError(f"{self.path} has no column {column!r} ({meaning}), only: {columns}. {step}")
 
     def others(self, read: Collection[str]) -> tuple[str, ...]:
         """Name the columns that are not among those that are read."""
         return tuple(name or "one without a name" for name in self.columns if _key(name) not in read)
 
 
-def read_table(path: Path, *, wanted: Collection[str]) -> Table:
+def read_table(path: Path, *, needed: Collection[str]) -> Table:
     """Read a table by what its name ends in: ``.csv``, ``.jsonl`` or ``.parquet``.
 
     Args:
         path: The file. CSV and JSON lines are UTF-8; CSV has a header and commas.
-        wanted: Columns, in lower case; of a Parquet file no others are read.
+        needed: Columns, in lower case; of a Parquet file no others are read.
 
     Raises:
         DataError: If it cannot be read, or two of its columns have one name.
@@ -118,7 +118,7 @@ def read_table(path: Path, *, wanted: Collection[str]) -> Table:
         ".parquet": _read_parquet,
     }
     try:
-        table = readers[path.suffix.lower()](path, wanted)
+        table = readers[path.suffix.lower()](path, needed)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not in UTF-8 ({error.reason} at byte {error.start}). Save it so."
@@ -138,7 +138,7 @@ def _key(column: str) -> str:
     return column.strip().lower()
 
 
-def _read_csv(path: Path, wanted: Collection[str]) -> Table:
+def _read_csv(path: Path, needed: Collection[str]) -> Table:
     try:
         # A spreadsheet begins its UTF-8 with a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -204,7 +204,7 @@ def _step(fields: Sequence[str], columns: Sequence[str]) -> str:
     return "Put values that hold a comma in quotation marks"
 
 
-def _read_json_lines(path: Path, wanted: Collection[str]) -> Table:
+def _read_json_lines(path: Path, needed: Collection[str]) -> Table:
     rows, columns = [], {}
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
@@ -217,7 +217,7 @@ def _read_json_lines(path: Path, wanted: Collection[str]) -> Table:
                 values = None
             if not isinstance(values, dict):
                 raise DataError(
-                    f'{place} is no JSON object. Give a line such as {{"{next(iter(wanted))}": ...}}.'
+                    f'{place} is no JSON object. Give a line such as {{"{next(iter(needed))}": ...}}.'
                 )
             columns.update(dict.fromkeys(values))
             rows.append((place, {_key(name): value for name, value in values.items()}))
@@ -230,7 +230,7 @@ def _read_json_lines(path: Path, wanted: Collection[str]) -> Table:
     )
 
 
-def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
+def _read_parquet(path: Path, needed: Collection[str]) -> Table:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -242,7 +242,7 @@ def _read_parquet(path: Path, wanted: Collection[str]) -> Table:
         with path.open("rb") as file:
             parquet = pyarrow.parquet.ParquetFile(file)
             columns = tuple(parquet.schema_arrow.names)
-            read = [name for name in columns if _key(name) in wanted]
+            read = [name for name in columns if _key(name) in needed]
             values = parquet.read(columns=read).to_pylist() if read else []
     except pyarrow.ArrowException as error:
         raise DataError(

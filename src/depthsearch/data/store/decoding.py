@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange, pool_ranges
+from depthsearch.machine import usable_cores
 
 _BATCH = 256
 
@@ -22,7 +22,7 @@ def find_ranges(listing: Listing) -> tuple[ValueRange, ...]:
     Returns:
         The range of each kind of them; empty where there are none.
     """
-    executor = ThreadPoolExecutor(max_workers=os.cpu_count())
+    executor = ThreadPoolExecutor(max_workers=usable_cores())
     try:
         return pool_ranges(executor.map(listing.range_at, range(len(listing.paths))))
     finally:
@@ -59,7 +59,7 @@ def decoded_in_order(
         check(decoded)
         return decoded
 
-    executor = ThreadPoolExecutor(max_workers=os.cpu_count())
+    executor = ThreadPoolExecutor(max_workers=usable_cores())
     try:
         # A batch at a time, so that one slow image does not let the others pile up in memory.
         for start in range(0, len(listing.paths), _BATCH):

@@ -30,12 +30,12 @@ _CHUNK = 16
 
 
 def enlarges(geometry: Geometry, height: int, width: int) -> bool:
-    """Whether an image is enlarged, and smaller than the square made of it."""
+    """Return whether an image is enlarged, and smaller than the square made of it."""
     return min(height, width) < geometry.shorter_side and height * width < geometry.image_size**2
 
 
 def agrees_with_pillow(geometry: Geometry, height: int, width: int) -> bool:
-    """Whether the Pillow that is installed enlarges as this module does; others may round otherwise."""
+    """Return whether the installed Pillow enlarges as this module does; others may round otherwise."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     pixels = torch.from_numpy(noise.transpose(2, 0, 1).copy())[None]
     try:
@@ -98,16 +98,16 @@ def _blocks(
 
 
 def _in_blocks(weights: Tensor) -> list[tuple[int, int, Tensor]]:
-    found = []
+    blocks = []
     for block in weights.split(_BLOCK):
         used = block.abs().sum(0).nonzero().flatten().tolist()
         first, last = used[0], used[-1] + 1
-        found.append((first, last, block[:, first:last].contiguous()))
-    return found
+        blocks.append((first, last, block[:, first:last].contiguous()))
+    return blocks
 
 
 def _weights(side: int, length: int, first: int, size: int, interpolation: str) -> Tensor:
-    """Give the weights ``(size, side)`` of pixels ``first`` to ``first + size`` of an axis made longer."""
+    """Compute the weights ``(size, side)`` of pixels ``first`` to ``first + size`` of an axis made longer."""
     weight_at, support = _FILTERS[interpolation]
     scale = side / length
     weights = torch.zeros(size, side, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Stored pixels, which go to another process as the name of their file, or with their bytes if need be."""
+"""Stored pixels, pickled as the name of their file, or with their bytes if need be."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def mapped_pixels(path: Path, shape: tuple[int, ...]) -> Pixels:
 
 
 def carried_pixels(pixels: Tensor) -> Pixels:
-    """Give the same pixels, in the same memory, as they are to be pickled with their bytes."""
+    """Return the same pixels, in the same memory, to be pickled with their bytes."""
     return _pixels(pixels.numpy())
 
 
@@ -85,13 +85,13 @@ def _mapped_again(file: StoreFile, shape: tuple[int, ...]) -> Pixels:
     """
     advice = "Leave the cache folder as it is while a study runs; on another machine it must be there too."
     try:
-        found = mapped_pixels(file.path, shape)
+        pixels = mapped_pixels(file.path, shape)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is too short"
         raise DataError(f"Cannot read the decoded images in {file.path}: {reason}. {advice}") from error
-    if found.file != file:
+    if pixels.file != file:
         raise DataError(f"The decoded images in {file.path} are no longer the same. {advice}")
-    return found
+    return pixels
 
 
 def _pixels(array: NDArray[np.uint8], file: StoreFile | None = None) -> Pixels:

@@ -1,18 +1,15 @@
 """Small images kept at their own size in one memory-mapped file, and enlarged when they are gathered.
 
-What is enlarged is not stored: 32 pixels made 224 would take 49 times the room, and say no more. The file is
-the pixels of each image, ``(c, h, w)`` uint8, one behind the other; then one JSON object with their digests
-and sizes; then the place where that begins, 8 bytes. It does not depend on the size that images are shown at.
+What is enlarged is not stored: 32 pixels made 224 would take 49 times the room, and say no more. So the file,
+see `imagefile`, does not depend on the size that images are shown at.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,13 +18,11 @@ from torch import Tensor
 from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange
-from depthsearch.data.store.decoding import decoded_in_order, gaps_remain
+from depthsearch.data.store.decoding import gaps_remain
 from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges
+from depthsearch.data.store.imagefile import FORMAT, Contents, read_contents, write_images
 from depthsearch.data.store.mapping import mapped_pixels
-from depthsearch.files import remove_abandoned, written_whole
 
-_FORMAT = 3
-_END = struct.Struct("<Q")
 Ranges = Callable[[], Sequence[ValueRange]]
 
 
@@ -101,7 +96,7 @@ def open_small(
     ranges: Ranges,
     skip_unreadable: bool,
     progress: Callable[[int, int], None] | None,
-) -> tuple[SmallImages, Sequence[str | None], Sequence[ValueRange]] | None:
+) -> tuple[SmallImages, Contents] | None:
     """Map the images of a listing at their own size, if all of them are to be enlarged.
 
     Args:
@@ -113,104 +108,47 @@ def open_small(
         progress: Called with (done, total) after each image decoded.
 
     Returns:
-        The images, the digest of each and the ranges that they are seen in; None if some are to be stored
-        as squares.
+        The images and what is known of them; None if some are to be stored as squares.
 
     Raises:
         UnreadableError: If an image cannot be read and none is to be skipped.
         OSError: If the store cannot be written.
     """
-    content = json.dumps(["own size", _FORMAT, listing.stamp])
+    content = json.dumps(["own size", FORMAT, listing.stamp])
     key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     path = folder / f"{key}.images"
-    found = _read(path, key, len(listing.paths))
-    if found is None or not gaps_remain(listing, None, found[2], found[1], skip_unreadable=skip_unreadable):
-        try:
-            _write(path, key, listing, geometry, ranges, skip_unreadable, progress)
-        except _NotSmallError:
-            return None
-        found = _read(path, key, len(listing.paths))
-    if found is None:
-        return None
-    sizes, digests, seen_in = found
-    shown = [tuple(size) for size in sizes.unique(dim=0).tolist() if size[0]]
-    if not shown or not all(enlarges(geometry, *size) for size in shown):
-        return None
-    if not agrees_with_pillow(geometry, *shown[0]):
-        return None
-    lengths = 3 * sizes.prod(1)
-    pixels = mapped_pixels(path, (int(lengths.sum()),))
-    starts = lengths.cumsum(0) - lengths
-    images = SmallImages(pixels=pixels, sizes=sizes, starts=starts, geometry=geometry)
-    return images, digests, seen_in
-
-
-def _read(
-    path: Path, key: str, n_images: int
-) -> tuple[Tensor, list[str | None], tuple[ValueRange, ...]] | None:
-    """Read sizes, digests and ranges; None if the store is missing or damaged."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-_END.size, 2)
-            end = file.tell()
-            (begin,) = _END.unpack(file.read())
-            file.seek(min(begin, end))
-            about = json.loads(file.read(end - file.tell()))
-    except (OSError, ValueError, OverflowError):
-        return None
-    match about:
-        case {"key": str(found), "digests": list(digests), "sizes": list(listed), "ranges": list(ranges)}:
-            sizes = torch.tensor(listed, dtype=torch.int64).view(-1, 2)
-            whole = int(3 * sizes.prod(1).sum()) == begin
-            return (
-                (sizes, digests, tuple(ValueRange(**each) for each in ranges))
-                if found == key and len(digests) == len(sizes) == n_images and whole
-                else None
-            )
-    return None
-
-
-def _write(
-    path: Path,
-    key: str,
-    listing: Listing,
-    geometry: Geometry,
-    ranges: Ranges,
-    skip_unreadable: bool,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Decode all images whole into a file of its own, then give it the store's name.
-
-    Raises:
-        _NotSmallError: At the first image that is not small.
-    """
+    n_images = len(listing.paths)
 
     def check(decoded: Decoded) -> None:
         if not enlarges(geometry, *decoded.pixels.shape[1:]):
             raise _NotSmallError
 
-    seen_in = ranges()
-    _check_first(listing, seen_in, check)
-    remove_abandoned(path.parent)
-    digests: list[str | None] = []
-    sizes: list[tuple[int, ...]] = []
-    with (
-        written_whole(path, durable=True) as file,
-        closing(
-            decoded_in_order(listing, None, seen_in, skip_unreadable=skip_unreadable, check=check)
-        ) as images,
+    stored = read_contents(path, key, n_images=n_images)
+    if stored is None or not gaps_remain(
+        listing, None, stored.ranges, stored.digests, skip_unreadable=skip_unreadable
     ):
-        for decoded in images:
-            digests.append(None if decoded is None else decoded.digest)
-            sizes.append((0, 0) if decoded is None else decoded.pixels.shape[1:])
-            if decoded is not None:
-                file.write(decoded.pixels.tobytes())
-            if progress is not None:
-                progress(len(digests), len(listing.paths))
-        begin = file.tell()
-        about = {"key": key, "digests": digests, "sizes": sizes, "ranges": list(map(asdict, seen_in))}
-        file.write(json.dumps(about).encode())
-        file.write(_END.pack(begin))
+        try:
+            seen_in = ranges()
+            _check_first(listing, seen_in, check)
+            write_images(
+                path, key, listing, None, seen_in,
+                skip_unreadable=skip_unreadable, progress=progress, check=check,
+            )  # fmt: skip
+        except _NotSmallError:
+            return None
+        stored = read_contents(path, key, n_images=n_images)
+    if stored is None:
+        return None
+    shown = sorted({size for size in stored.sizes if size[0]})
+    if not shown or not all(enlarges(geometry, *size) for size in shown):
+        return None
+    if not agrees_with_pillow(geometry, *shown[0]):
+        return None
+    sizes = torch.tensor(stored.sizes, dtype=torch.int64)
+    lengths = 3 * sizes.prod(1)
+    pixels = mapped_pixels(path, (int(lengths.sum()),))
+    images = SmallImages(pixels=pixels, sizes=sizes, starts=lengths.cumsum(0) - lengths, geometry=geometry)
+    return images, stored
 
 
 def _check_first(listing: Listing, ranges: Sequence[ValueRange], check: Callable[[Decoded], None]) -> None:

@@ -47,7 +47,7 @@ def locked(folders: Sequence[Path], name: str, *, waits: bool = True) -> Iterato
 
 
 def _take(stack: contextlib.ExitStack, path: Path, waits: bool) -> bool | None:
-    """Take a lock until the stack is closed; return whether it is new, or None if it cannot be taken."""
+    """Acquire a lock until the stack is closed; return whether it is new, or None if it cannot be had."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # One object for all stores of a process, so that one of them inside another does not wait for itself.

@@ -108,14 +108,14 @@ class MappedRows:
 
     def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
         """Copy the rows ``(b, *shape)`` of the images at ``index`` ``(b,)``."""
-        found = self._rows.index_select(0, index)
-        self._read_bytes += found.nbytes
+        rows = self._rows.index_select(0, index)
+        self._read_bytes += rows.nbytes
         if self._read_bytes > RESIDENT_BYTES:
             self.release()
-        return found.view(self._layout.dtype).view(len(index), *self._layout.shape)
+        return rows.view(self._layout.dtype).view(len(index), *self._layout.shape)
 
     def release(self) -> None:
-        """Let the mapped pages go; they are read again when needed."""
+        """Release the mapped pages; they are read again when needed."""
         self._read_bytes = 0
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
@@ -183,7 +183,7 @@ def kept_files(folder: Path, suffix: str = SUFFIX) -> Iterator[KeptFile]:
     for path in (path for each in folders_in(folder) for path in sorted(each.glob("*"))):
         if path.suffix in (suffix, PARTIAL_SUFFIX):
             with contextlib.suppress(OSError):
-                found = path.stat()
+                stat = path.stat()
                 yield KeptFile(
-                    path=path, n_bytes=found.st_size, used=found.st_mtime, description=describe(path)
+                    path=path, n_bytes=stat.st_size, used=stat.st_mtime, description=describe(path)
                 )

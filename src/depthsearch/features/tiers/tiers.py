@@ -87,10 +87,10 @@ class Memory:
 
     def find(self, key: str) -> Resident | None:
         """Find a tensor by its key; it counts as used now."""
-        found = self.rows.pop(key, None)
-        if found is not None:
-            self.rows[key] = found
-        return found
+        resident = self.rows.pop(key, None)
+        if resident is not None:
+            self.rows[key] = resident
+        return resident
 
     def allocate(self, item: Item) -> torch.Tensor | None:
         """Make room for a wanted tensor: what is not in the plan goes, the longest unused first."""
@@ -122,7 +122,7 @@ class Memory:
         return self.rows[item.key]
 
     def forget(self, item: Item) -> None:
-        """Take back the promise of room."""
+        """Release the room that was promised."""
         self._promised.pop(item.key, None)
 
     def _used_bytes(self) -> int:
@@ -149,7 +149,7 @@ class Files:
                 remove_abandoned(folder)
 
     def expect(self, wanted: frozenset[str]) -> None:
-        """Follow another plan; what other processes have removed meanwhile is let go of."""
+        """Set another plan; files that other processes have removed meanwhile are unmapped."""
         self.wanted = wanted
         if self.budget_bytes:
             # A removed file takes up its room for as long as it is mapped.
@@ -204,7 +204,7 @@ class Files:
         return None
 
     def end(self, item: Item, writer: RowWriter, words: Mapping[str, object]) -> None:
-        """Give a complete file its name.
+        """Complete a file under its name.
 
         Raises:
             OSError: If it cannot be written.
@@ -245,21 +245,21 @@ class Files:
             # Another process may remove it meanwhile.
             with contextlib.suppress(OSError):
                 if path.suffix in (SUFFIX, PARTIAL_SUFFIX):
-                    found = path.stat()
-                    used += found.st_size
+                    stat = path.stat()
+                    used += stat.st_size
                     if path.suffix == SUFFIX:
-                        files.append((found, path))
+                        files.append((stat, path))
                     else:
-                        unwritten += max(0, found.st_size - BLOCK_BYTES * getattr(found, "st_blocks", 0))
-        for found, path in sorted(files, key=lambda file: file[0].st_mtime):
+                        unwritten += max(0, stat.st_size - BLOCK_BYTES * getattr(stat, "st_blocks", 0))
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
             if used <= self.budget_bytes:
                 break
-            if path.stem not in self.wanted and not self._is_of_others(path.stem, found.st_mtime):
+            if path.stem not in self.wanted and not self._is_of_others(path.stem, stat.st_mtime):
                 self._mapped.pop(path.stem, None)
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
-                    used -= found.st_size
-                    log.debug("%s: %s goes, %d bytes", self.name, path.stem, found.st_size)
+                    used -= stat.st_size
+                    log.debug("%s: %s goes, %d bytes", self.name, path.stem, stat.st_size)
         return used <= self.budget_bytes and unwritten <= shutil.disk_usage(self.folder).free
 
     def _is_of_others(self, key: str, used_at: float) -> bool:
@@ -287,11 +287,11 @@ class Filling:
         return self.rows is not None or bool(self.writers)
 
     def add(self, value: torch.Tensor) -> None:
-        """Take the values of the next images ``(b, ...)``."""
+        """Add the values of the next images ``(b, ...)``."""
         self.add_rows(self.item.layout.to_rows(value))
 
     def add_rows(self, rows: torch.Tensor) -> None:
-        """Take the rows of the next images ``(b, *shape)``."""
+        """Add the rows of the next images ``(b, *shape)``."""
         if rows.dtype != self.item.layout.dtype or rows.shape[1:] != self.item.layout.shape:
             raise RuntimeError(f"{self.item} is {rows.dtype} {tuple(rows.shape)}, not {self.item.layout}")
         if self.rows is not None:

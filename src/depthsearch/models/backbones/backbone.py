@@ -1,4 +1,4 @@
-"""What a backbone is, wherever it comes from."""
+"""A backbone, its weights and its preprocessing, whichever library it comes from."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import nn
 
-from depthsearch.data.ranges import ValueRange
+from depthsearch.data import Geometry, ValueRange
 from depthsearch.models.backbones.usercode import UserCode
+from depthsearch.options.words import HeadWord
 
-__all__ = ["Backbone", "Network", "Preprocessing", "PreprocessingOptions", "state_digest"]
+__all__ = [
+    "Backbone",
+    "Network",
+    "Preprocessing",
+    "PreprocessingOptions",
+    "Request",
+    "WeightsOrigin",
+    "state_digest",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +47,19 @@ class Preprocessing:
     crop_share: float
     ranges: tuple[ValueRange, ...] = ()
 
+    @property
+    def geometry(self) -> Geometry:
+        """How an image becomes a square of pixels."""
+        return Geometry(
+            image_size=self.image_size,
+            crop_share=self.crop_share,
+            interpolation=self.interpolation,
+            channels=len(self.mean),
+        )
+
 
 class PreprocessingOptions(TypedDict, total=False):
-    """What may be asked for instead of what a backbone's weights were trained to see; None: nothing."""
+    """Preprocessing to use instead of what a backbone's weights were trained to see; None: that."""
 
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -49,8 +68,58 @@ class PreprocessingOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsOrigin:
+    """Where weights come from.
+
+    Attributes:
+        kind: ``pretrained`` by the backbone's library; ``shipped`` with this package for the demo; from a
+            ``file``; of a ``function`` that returned the model; ``random`` in place of pretrained ones;
+            ``scratch``, random as nobody has pretrained that backbone.
+        where: The repository, package, file or function, with its digest where it has one; empty where the
+            weights are random.
+        seed: Of random weights.
+    """
+
+    kind: Literal["pretrained", "shipped", "file", "function", "random", "scratch"]
+    where: str = ""
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        """Name the origin in a word or two, as reports do."""
+        if self.seed is not None:
+            return f"{'from scratch' if self.kind == 'scratch' else 'random'} (seed {self.seed})"
+        return self.where if self.kind == "pretrained" else f"{self.kind} {self.where}"
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the backbone's own classifier was trained with these weights."""
+        return self.kind in ("pretrained", "function")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A backbone that its source is asked for.
+
+    Attributes:
+        name: Within the source, see `options.backbones.BackboneName`.
+        entry: Of torchvision the weights that are named, of a file the function; else empty.
+        in_chans: 3 for colours, 1 for grey.
+        image_size: Side of the images in pixels; None: what the model says itself.
+        seed: Of random weights, and of what a function in a file draws.
+        demo: Whether the weights shipped with this package may stand in for missing ones.
+    """
+
+    name: str
+    entry: str = ""
+    in_chans: int = 3
+    image_size: int | None = None
+    seed: int = 0
+    demo: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """What a source makes of a backbone's name.
+    """A model as its source builds it from a backbone's name.
 
     Attributes:
         model: On the CPU, described in timm's terms, see `description.describe`.
@@ -60,11 +129,11 @@ class Network:
         code: The file that its classes come from, where it is somebody's own.
         library: Whose code it is, with the version, where it is not timm's.
         assumes: Whether nobody has said which images its weights were trained to see.
-        notes: What somebody who uses it has to be told, a line each.
+        notes: What its user should know, a line each.
     """
 
     model: nn.Module
-    weights: str
+    weights: WeightsOrigin
     built_from: Mapping[str, Any] = field(default_factory=dict, hash=False)
     code: UserCode | None = None
     library: str = ""
@@ -80,13 +149,11 @@ class Backbone:
         name: As ``--backbone`` takes it, such as timm's name.
         model: The model on the CPU, in eval mode.
         classifier: Module path of its classifier.
-        weights: Where the weights come from, in a word or two that the report shows.
+        weights: Where the weights come from.
         digest: Hash of every tensor before the classifier that the weights came with.
         preprocessing: What the weights were trained to see.
-        head: What its classifier is made for: ``pool``, what its library puts behind the last feature map, or
+        head: What its classifier takes: ``pool``, what its library puts behind the last feature map, or
             ``flatten``, that map itself.
-        from_scratch: Whether nobody has trained it on anything, as with ``cnn``: to freeze any of it makes no
-            sense.
         built_from: See `Network`.
         code: See `Network`.
         library: See `Network`.
@@ -96,15 +163,19 @@ class Backbone:
     name: str
     model: nn.Module
     classifier: str
-    weights: str
+    weights: WeightsOrigin
     digest: str
     preprocessing: Preprocessing
-    head: str = "pool"
-    from_scratch: bool = False
+    head: HeadWord = "pool"
     built_from: Mapping[str, Any] = field(default_factory=dict, hash=False)
     code: UserCode | None = None
     library: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether nobody has trained it on anything, as with ``cnn``: to freeze any of it makes no sense."""
+        return self.weights.kind == "scratch"
 
     @property
     def build_digest(self) -> str:

@@ -1,4 +1,4 @@
-"""Describe a model that is not timm's as timm describes its own, so that all that follows knows one form.
+"""Describe other libraries' models as timm describes its own, so that the rest knows one form.
 
 timm's configuration (``pretrained_cfg``) says which images a model takes and which module is its classifier.
 """
@@ -39,7 +39,7 @@ USUAL_MEAN, USUAL_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def describe(model: nn.Module, name: str, seen: Preprocessing, **others: Any) -> None:
-    """Give a model timm's configuration; its classifier is found by running it on one image.
+    """Attach timm's configuration to a model; its classifier is found by running it on one image.
 
     Args:
         model: Of somebody else's; where it has a configuration of timm's, its classifier is the one there.
@@ -68,10 +68,10 @@ def describe(model: nn.Module, name: str, seen: Preprocessing, **others: Any) ->
 
 def configuration(model: nn.Module) -> Mapping[str, Any]:
     """Read timm's configuration of a model; empty where it has none."""
-    found: Any = getattr(model, "pretrained_cfg", None)
-    if hasattr(found, "to_dict"):
-        found = found.to_dict()
-    return found if isinstance(found, Mapping) else {}
+    config: Any = getattr(model, "pretrained_cfg", None)
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    return config if isinstance(config, Mapping) else {}
 
 
 def classifier_of(model: nn.Module) -> str:
@@ -113,7 +113,7 @@ def _find_classifier(model: nn.Module, name: str, size: tuple[int, int, int]) ->
     try:
         with evaluating(model), torch.no_grad():
             returned = model(torch.zeros(1, *size))
-    except Exception as error:
+    except Exception as error:  # the model's own code may raise anything
         if is_out_of_memory(error):
             raise
         shape = " x ".join(map(str, size))
@@ -136,7 +136,7 @@ def _find_classifier(model: nn.Module, name: str, size: tuple[int, int, int]) ->
 
 
 def fold_to_grey(model: nn.Module, name: str) -> None:
-    """Let a model take grey images: its first kernel, summed over the colours, sees in them what it saw.
+    """Make a model take grey images: its first kernel is summed over the colours.
 
     Raises:
         SettingsError: If its first convolution does not take three colours.
@@ -152,12 +152,12 @@ def fold_to_grey(model: nn.Module, name: str) -> None:
 
 
 def grey(seen: Preprocessing) -> Preprocessing:
-    """Say what the grey images are like that stand for coloured ones: as timm does, by the means of all."""
+    """Return the preprocessing of grey images: mean and deviation averaged over the colours, as in timm."""
     return replace(seen, mean=(fmean(seen.mean),), std=(fmean(seen.std),))
 
 
 def unsaid(name: str, seen: Preprocessing) -> str:
-    """Tell what images get whose preprocessing nobody has named."""
+    """Write which preprocessing is assumed, as the backbone names none."""
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (seen.mean, seen.std))
     return (
         f"Backbone {name} does not say what its images are to be like: they get ImageNet's mean {mean} and "

@@ -1,4 +1,4 @@
-"""Backbones of one's own: a function in a Python file that returns a model."""
+"""The user's own backbones: a function in a Python file that returns a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
@@ -37,7 +37,7 @@ NUM_CLASSES = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A function of somebody's own.
+    """A function in the user's own file.
 
     Attributes:
         name: ``FILE.py:function``.
@@ -52,35 +52,25 @@ class _Function:
     takes: Mapping[str, inspect.Parameter]
 
 
-def network(
-    path: str, function: str, weights: str, *, in_chans: int, image_size: int | None, seed: int
-) -> Network:
-    """Let a function build a model, and give it weights if some are asked for.
-
-    Args:
-        path: Of the file.
-        function: In it.
-        weights: ``auto``: those that the function returns; or a file.
-        in_chans: See `loading.load_backbone`.
-        image_size: See `loading.load_backbone`; None: what the model says itself.
-        seed: Seeds what the function draws at random.
+def network(request: Request, weights: str) -> Network:
+    """Call a function that builds a model; load weights if some are asked for.
 
     Raises:
         SettingsError: If the function fails, or what it returns cannot be used.
         WeightsError: If the weights in a file do not fit.
     """
-    name = f"{path}:{function}"
+    name = f"{request.name}:{request.entry}"
     if weights == "random":
         raise SettingsError(
             f"--weights random: {name} gives its model the weights that it has. Leave --weights out, or give "
             "a file."
         )
-    made = _find(path, function)
-    model, assumes, notes = _described(made, in_chans, image_size, seed)
-    origin = f"function {name} ({made.code.digest[:8]})"
+    made = _find(request.name, request.entry)
+    model, assumes, notes = _described(made, request)
+    origin = WeightsOrigin(kind="function", where=f"{name} ({made.code.digest[:8]})")
     if weights != "auto":
-        origin, told = load_file(name, model, weights)
-        notes = (*notes, *told)
+        origin, more_notes = load_file(name, model, weights)
+        notes = (*notes, *more_notes)
     return Network(
         model=model,
         weights=origin,
@@ -91,35 +81,23 @@ def network(
     )
 
 
-def create(
-    path: str,
-    function: str,
-    *,
-    in_chans: int = 3,
-    image_size: int | None = None,
-    seed: int = 0,
-    built_from: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """Let a function build a model.
+def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.Module:
+    """Call a function that builds a model.
 
     Args:
-        path: See `network`.
-        function: See `network`.
-        in_chans: See `network`.
-        image_size: See `network`.
-        seed: See `network`.
-        built_from: What `network` said of it once, where it has to be the same again.
+        request: Names it.
+        built_from: The file's digest, as `network` once returned it, where it has to be the same again.
 
     Raises:
         SettingsError: If the function fails, what it returns cannot be used, or the file is another.
     """
-    made = _find(path, function)
+    made = _find(request.name, request.entry)
     if built_from is not None and built_from.get("digest") != made.code.digest:
         raise SettingsError(
-            f"{path} is not what it was when the model was trained. Bring that file back: its digest begins "
-            f"with {str(built_from.get('digest'))[:8]}."
+            f"{request.name} is not what it was when the model was trained. Bring that file back: its digest "
+            f"begins with {str(built_from.get('digest'))[:8]}."
         )
-    return _described(made, in_chans, image_size, seed)[0]
+    return _described(made, request)[0]
 
 
 def _find(path: str, function: str) -> _Function:
@@ -150,12 +128,10 @@ def _functions(module: ModuleType) -> list[str]:
     ]
 
 
-def _described(
-    made: _Function, in_chans: int, image_size: int | None, seed: int
-) -> tuple[nn.Module, bool, tuple[str, ...]]:
-    """Describe what a function returns; return also whether its images are guessed, and what to tell."""
-    size = image_size or _default_size(made)
-    model, notes = _call(made, in_chans, size, seed)
+def _described(made: _Function, request: Request) -> tuple[nn.Module, bool, tuple[str, ...]]:
+    """Describe what a function returns; return also whether its images are guessed, and notes."""
+    size = request.image_size or _default_size(made)
+    model, notes = _call(made, request.in_chans, size, request.seed)
     config = configuration(model)
     size = size or _declared_size(model, config)
     if size is None:
@@ -170,7 +146,7 @@ def _described(
         interpolation=config.get("interpolation") or "bilinear",
         crop_share=config.get("crop_pct") or 1.0,
     )
-    if in_chans == 1:
+    if request.in_chans == 1:
         if "in_chans" not in made.takes:
             fold_to_grey(model, made.name)
         seen = grey(seen)
@@ -193,7 +169,7 @@ def _call(
         model = copy.deepcopy(model).cpu()
     except SettingsError:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         if is_out_of_memory(error):
             raise
         raise SettingsError(f"{made.name} fails: {where_it_failed(error, made.code.path)}.") from error

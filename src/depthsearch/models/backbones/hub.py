@@ -1,4 +1,4 @@
-"""Whether somebody's server answers: looking up its host alone may hang longer than any timeout."""
+"""Ask model hubs with a time limit: looking up a host alone may hang longer than any timeout."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""From a backbone's name to a model with weights, whatever library it is of."""
+"""From a backbone's name to a model with weights, whichever library it comes from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, Unpack
 
 import torch
@@ -14,20 +15,27 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import file_source, timm_source, torchvision_source, transformers_source
 from depthsearch.models.backbones.backbone import (
     Backbone,
-    Network,
     Preprocessing,
     PreprocessingOptions,
+    Request,
     state_digest,
 )
 from depthsearch.models.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
-from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.restoring import evaluating
-from depthsearch.options.backbones import BackboneName, parse_name
-from depthsearch.options.words import HEADS
+from depthsearch.options.backbones import parse_name
+from depthsearch.options.words import HEADS, HeadWord
 from depthsearch.text import first_line
 
 __all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
+
+# Each has ``network(request, weights)``, with its weights, and ``create(request, built_from)``, without them.
+SOURCES = {
+    "timm": timm_source,
+    "torchvision": torchvision_source,
+    "hf": transformers_source,
+    "file": file_source,
+}
 
 
 def load_backbone(
@@ -36,7 +44,7 @@ def load_backbone(
     *,
     image_size: int | None = None,
     in_chans: int = 3,
-    head: str = "pool",
+    head: HeadWord = "pool",
     demo: bool = False,
     seed: int = 0,
     **seen: Unpack[PreprocessingOptions],
@@ -56,29 +64,21 @@ def load_backbone(
         head: ``pool``: the new head takes the place of the classifier, behind what is before it
             (global pooling; in VGG also two fully connected layers). ``flatten``: it comes straight behind
             the last feature map, which it flattens; what timm puts behind that map is left out.
-        demo: Whether the weights that the package ships may stand in for missing ones.
+        demo: Whether the weights shipped with this package may stand in for missing ones.
         seed: Seeds the weights where they are random.
-        **seen: What of the preprocessing is to be otherwise than the weights were trained to see.
+        **seen: Preprocessing other than the weights were trained with.
 
     Raises:
         SettingsError: If there is no such model, or not with such images or such a head.
         WeightsError: If no weights are to be had or the given ones do not fit.
     """
-    if image_size is not None and image_size < 8:
-        raise SettingsError(f"--image-size {image_size} is too small: give at least 8 pixels.")
-    if in_chans not in (1, 3):
-        raise SettingsError(f"--channels {in_chans}: give 3 for colours or 1 for grey.")
-    if head not in HEADS:
-        raise SettingsError(f"--head {head!r}: give one of {', '.join(HEADS)}.")
-    parsed = parse_name(name)
-    network = _network(parsed, weights, in_chans=in_chans, image_size=image_size, demo=demo, seed=seed)
+    _check_options(image_size, in_chans, head)
+    source, request = _asked(name, in_chans=in_chans, image_size=image_size, demo=demo, seed=seed)
+    network = source.network(request, weights)
     model = network.model
     check_size(name, model, image_size)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        # As people freeze a backbone: here the study decides what learns.
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-    preprocessing = _otherwise(preprocessing_of(model), image_size, seen)
+    _unfreeze(model)
+    preprocessing = _changed(preprocessing_of(model), image_size, seen)
     is_guessed = network.assumes and None in (seen.get("mean"), seen.get("std"))
     notes = (unsaid(name, preprocessing),) if is_guessed else ()
     digest = state_digest(model, leave_out=classifier_of(model))
@@ -92,7 +92,6 @@ def load_backbone(
         digest=digest,
         preprocessing=preprocessing,
         head=head,
-        from_scratch=name in FROM_SCRATCH and weights in ("auto", "random"),
         built_from=network.built_from,
         code=network.code,
         library=network.library,
@@ -100,21 +99,26 @@ def load_backbone(
     )
 
 
-def _network(
-    parsed: BackboneName, weights: str, *, in_chans: int, image_size: int | None, demo: bool, seed: int
-) -> Network:
-    """Let the source of a name build its model; arguments as of `load_backbone`."""
-    if parsed.source == "torchvision":
-        return torchvision_source.network(parsed.name, parsed.entry, weights, in_chans=in_chans, seed=seed)
-    if parsed.source == "hf":
-        return transformers_source.network(
-            parsed.name, weights, in_chans=in_chans, image_size=image_size, seed=seed
-        )
-    if parsed.source == "file":
-        return file_source.network(
-            parsed.name, parsed.entry, weights, in_chans=in_chans, image_size=image_size, seed=seed
-        )
-    return timm_source.network(parsed.name, weights, in_chans=in_chans, demo=demo, seed=seed)
+def _check_options(image_size: int | None, in_chans: int, head: str) -> None:
+    if image_size is not None and image_size < 8:
+        raise SettingsError(f"--image-size {image_size} is too small: give at least 8 pixels.")
+    if in_chans not in (1, 3):
+        raise SettingsError(f"--channels {in_chans}: give 3 for colours or 1 for grey.")
+    if head not in HEADS:
+        raise SettingsError(f"--head {head!r}: give one of {', '.join(HEADS)}.")
+
+
+def _unfreeze(model: nn.Module) -> None:
+    """Make a model learn that comes frozen as a whole: here the study decides what learns."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+
+
+def _asked(name: str, **options: Any) -> tuple[ModuleType, Request]:
+    """Return the module for a name's source, and what to ask it for."""
+    parsed = parse_name(name)
+    return SOURCES[parsed.source], Request(name=parsed.name, entry=parsed.entry, **options)
 
 
 def make_model(name: str, *, seed: int = 0, in_chans: int = 3, image_size: int | None = None) -> nn.Module:
@@ -145,24 +149,8 @@ def rebuild(
     Raises:
         SettingsError: If there is no such model, or it is built otherwise now.
     """
-    parsed = parse_name(name)
-    if parsed.source == "torchvision":
-        model = torchvision_source.create(parsed.name, parsed.entry, seed=seed, in_chans=in_chans)
-    elif parsed.source == "hf":
-        model = transformers_source.create(
-            parsed.name, in_chans=in_chans, image_size=image_size, seed=seed, built_from=built_from
-        )
-    elif parsed.source == "file":
-        model = file_source.create(
-            parsed.name,
-            parsed.entry,
-            in_chans=in_chans,
-            image_size=image_size,
-            seed=seed,
-            built_from=built_from,
-        )
-    else:
-        model = timm_source.create(parsed.name, seed=seed, in_chans=in_chans)
+    source, request = _asked(name, in_chans=in_chans, image_size=image_size, seed=seed)
+    model: nn.Module = source.create(request, built_from)
     return model.eval()
 
 
@@ -185,7 +173,7 @@ def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
     try:
         with evaluating(model), torch.no_grad():
             model(torch.zeros(1, channels, image_size, image_size))
-    except Exception as error:
+    except Exception as error:  # the model's own code may raise anything
         if is_out_of_memory(error):
             raise
         raise SettingsError(
@@ -194,8 +182,8 @@ def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
         ) from error
 
 
-def _otherwise(own: Preprocessing, image_size: int | None, seen: PreprocessingOptions) -> Preprocessing:
-    """Put what is asked for in the place of what the weights were trained to see.
+def _changed(own: Preprocessing, image_size: int | None, seen: PreprocessingOptions) -> Preprocessing:
+    """Replace what the weights were trained to see by what is asked for.
 
     Raises:
         SettingsError: If it is of another number of channels, or no deviation.

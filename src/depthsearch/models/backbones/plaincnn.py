@@ -61,7 +61,7 @@ class PlainCnn(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def get_classifier(self) -> nn.Module:
-        """Give the classifier."""
+        """Return the classifier."""
         return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -71,8 +71,8 @@ class PlainCnn(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the last feature map ``(n, widths[-1], h // 16, w // 16)``."""
-        found: torch.Tensor = self.features(x)
-        return found
+        features: torch.Tensor = self.features(x)
+        return features
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Compute logits of a feature map, or what goes into the classifier."""

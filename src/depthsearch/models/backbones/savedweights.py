@@ -1,4 +1,4 @@
-"""Give a model the weights in a file, all but those of its classifier, and tell what was done to them."""
+"""Load the weights in a file into a model, all but those of its classifier."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from depthsearch.errors import WeightsError
+from depthsearch.models.backbones.backbone import WeightsOrigin
 from depthsearch.models.backbones.description import classifier_of
 from depthsearch.models.backbones.weightsfile import (
     SavedState,
@@ -22,7 +23,7 @@ from depthsearch.models.backbones.weightsfile import (
 __all__ = ["load_file"]
 
 
-def load_file(name: str, model: nn.Module, given: str) -> tuple[str, tuple[str, ...]]:
+def load_file(name: str, model: nn.Module, given: str) -> tuple[WeightsOrigin, tuple[str, ...]]:
     """Load everything but the classifier, which may have another size or be missing.
 
     Args:
@@ -31,7 +32,7 @@ def load_file(name: str, model: nn.Module, given: str) -> tuple[str, tuple[str, 
         given: ``FILE``, or ``FILE:NAME`` for one of several state dicts in it.
 
     Returns:
-        Where the weights come from, and what is to be told of them, a line each.
+        Where the weights come from, and what the user should know of them, a line each.
 
     Raises:
         WeightsError: If the file cannot be used, or does not fit.
@@ -39,9 +40,9 @@ def load_file(name: str, model: nn.Module, given: str) -> tuple[str, tuple[str, 
     path, entry = locate(given)
     saved = read_state(path, entry)
     classifier = classifier_of(model)
-    wanted = without(model.state_dict(), classifier)
-    tensors, begin = fitting(wanted, saved.tensors, classifier, path)
-    problems = differences(wanted, without(tensors, classifier))
+    expected = without(model.state_dict(), classifier)
+    tensors, begin = fitting(expected, saved.tensors, classifier, path)
+    problems = differences(expected, without(tensors, classifier))
     if problems:
         taken_off = f" without the {begin!r} before its keys" if begin else ""
         raise WeightsError(
@@ -55,7 +56,7 @@ def load_file(name: str, model: nn.Module, given: str) -> tuple[str, tuple[str, 
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=4)).hexdigest()
     entry = f":{saved.entry}" if saved.entry and (saved.others or saved.entry == entry) else ""
     notes = _notes(f"{path}{entry}", saved, begin, tensors, model.get_submodule(classifier), classifier)
-    return f"file {path.name}{entry} ({digest})", tuple(notes)
+    return WeightsOrigin(kind="file", where=f"{path.name}{entry} ({digest})"), tuple(notes)
 
 
 def _notes(
@@ -66,7 +67,7 @@ def _notes(
     old: nn.Module,
     classifier: str,
 ) -> Iterator[str]:
-    """Tell what somebody may not expect of what was taken from a file."""
+    """Write a line on each thing that is surprising in what was taken from a file."""
     if saved.others:
         path = place.removesuffix(f":{saved.entry}")
         yield (

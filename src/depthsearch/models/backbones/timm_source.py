@@ -1,4 +1,4 @@
-"""Backbones of timm's.
+"""Backbones of timm.
 
 Pretrained weights are looked for in this order: the hub's local cache, an installed package that carries
 them, the hub itself.
@@ -22,7 +22,7 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import Network
+from depthsearch.models.backbones.backbone import Network, Request, WeightsOrigin
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.backbones.savedweights import load_file
 
@@ -35,62 +35,63 @@ SHIPPED = {"densenet121": "densenet121_cifar100.safetensors"}
 SHIPPED_IMAGE_SIZE = 64
 
 
-def network(name: str, weights: str, *, in_chans: int, demo: bool, seed: int) -> Network:
-    """Build a model and give it its weights; arguments as of `loading.load_backbone`.
+def network(request: Request, weights: str) -> Network:
+    """Build a model and load its weights.
 
     Raises:
         SettingsError: If timm has no such model, or not with so many channels.
         WeightsError: If no weights are to be had or the given ones do not fit.
     """
-    model = _build(name, seed)
+    name = request.name
+    model = _build(name, request.seed)
     notes: tuple[str, ...] = ()
-    from_scratch = name in FROM_SCRATCH and weights in ("auto", "random")
-    if from_scratch or weights == "random":
-        origin = f"{'from scratch' if from_scratch else 'random'} (seed {seed})"
+    untrained = weights == "random" or (weights == "auto" and name in FROM_SCRATCH)
+    if untrained:
+        origin = WeightsOrigin(kind="scratch" if name in FROM_SCRATCH else "random", seed=request.seed)
     elif weights == "auto":
-        origin = _load_pretrained(name, model, demo=demo)
+        origin = _load_pretrained(name, model, demo=request.demo)
     else:
         origin, notes = load_file(name, model, weights)
-    if in_chans == 1:
-        untrained = from_scratch or weights == "random"
-        model = create(name, seed=seed, in_chans=1) if untrained else _folded(name, model)
-    if origin.startswith("shipped"):
-        size = (in_chans, SHIPPED_IMAGE_SIZE, SHIPPED_IMAGE_SIZE)
+    if request.in_chans == 1:
+        model = create(request) if untrained else _folded(request, model)
+    if origin.kind == "shipped":
+        size = (request.in_chans, SHIPPED_IMAGE_SIZE, SHIPPED_IMAGE_SIZE)
         changed = {"input_size": size, "interpolation": "bilinear", "crop_pct": 1.0}
         vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], **changed}
     return Network(model=model, weights=origin, notes=notes)
 
 
-def create(name: str, *, seed: int = 0, in_chans: int = 3) -> nn.Module:
-    """Build a model with random weights; for grey images with one channel.
+def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a model with random weights; its name says all of how it is built.
 
     Raises:
         SettingsError: If timm has no such model.
     """
     # Asked for only where it matters: not every model of timm's takes the argument.
-    model = _build(name, seed, **({} if in_chans == 3 else {"in_chans": in_chans}))
-    if in_chans == 1:
+    options = {} if request.in_chans == 3 else {"in_chans": request.in_chans}
+    model = _build(request.name, request.seed, **options)
+    if request.in_chans == 1:
         config: Mapping[str, Any] = vars(model)["pretrained_cfg"]
         grey = {key: (fmean(config[key]),) for key in ("mean", "std")}
         vars(model)["pretrained_cfg"] = {**config, "input_size": (1, *config["input_size"][1:]), **grey}
     return model
 
 
-def _folded(name: str, model: nn.Module) -> nn.Module:
+def _folded(request: Request, model: nn.Module) -> nn.Module:
     """Make the model for grey images that sees in them what this one sees in a picture all grey."""
     first = vars(model)["pretrained_cfg"].get("first_conv") or ()
     state = model.state_dict()
     try:
         for path in [first] if isinstance(first, str) else first:
             state[f"{path}.weight"] = adapt_input_conv(1, state[f"{path}.weight"])
-        grey = create(name, in_chans=1)
+        grey = create(request)
         grey.load_state_dict(state)
     except (KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
         raise SettingsError(
-            f"The pretrained weights of {name} cannot be folded to one channel. Leave --channels 1 out, or "
-            "take another backbone."
+            f"The pretrained weights of {request.name} cannot be folded to one channel. Leave --channels 1 "
+            "out, or take another backbone."
         ) from error
     return grey
 
@@ -118,12 +119,12 @@ def _build(name: str, seed: int, **options: Any) -> nn.Module:
 
 def _near(name: str) -> list[str]:
     """List models whose names hold this one, or are like it; a tag does not matter."""
-    wanted, known = name.split(".")[0].lower(), timm.list_models()
-    holding = [model for model in known if wanted and wanted in model]
-    return holding[:4] or difflib.get_close_matches(wanted[:40], known, n=4, cutoff=0.75)
+    lowered, known = name.split(".")[0].lower(), timm.list_models()
+    holding = [model for model in known if lowered and lowered in model]
+    return holding[:4] or difflib.get_close_matches(lowered[:40], known, n=4, cutoff=0.75)
 
 
-def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
+def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> WeightsOrigin:
     config = model.pretrained_cfg
     repository = config.get("hf_hub_id") if isinstance(config, dict) else None
     if not isinstance(repository, str):
@@ -131,19 +132,20 @@ def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
     cached = hub.in_cache(repository, *HUB_FILES) if repository else None
     if cached is not None:
         _copy_pretrained(name, model, {"file": str(cached)})
-        return f"{repository} (local cache)"
+        return WeightsOrigin(kind="pretrained", where=f"{repository} (local cache)")
     packaged = _packaged(name)
     if packaged is not None:
         package, path = packaged
         load_in_order(model, path)
-        return f"package {package} (ImageNet)"
+        return WeightsOrigin(kind="pretrained", where=f"package {package} (ImageNet)")
     if repository and hub.answers(lambda: hub.ask_hub(repository)):
         _copy_pretrained(name, model, {})
-        return repository
+        return WeightsOrigin(kind="pretrained", where=repository)
     if demo and name in SHIPPED:
         with as_file(files("depthsearch.models.backbones") / "weights" / SHIPPED[name]) as path:
             load_file(name, model, str(path))
-        return f"shipped {Path(SHIPPED[name]).stem} (CIFAR-100, for the demo only)"
+        where = f"{Path(SHIPPED[name]).stem} (CIFAR-100, for the demo only)"
+        return WeightsOrigin(kind="shipped", where=where)
     raise WeightsError(
         f"No pretrained weights for {name}: neither in the local cache nor from a hub within "
         f"{hub.HUB_TIMEOUT_SECONDS:.0f} s. Go online once, give --weights FILE, install "
@@ -152,10 +154,10 @@ def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> str:
 
 
 def _copy_pretrained(name: str, model: nn.Module, overlay: Mapping[str, Any]) -> None:
-    """Let timm load its weights (it knows each model's checkpoint format), then take them over."""
+    """Load the weights with timm, which knows each model's checkpoint format, then copy them."""
     try:
         loaded = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(overlay))
-    except Exception as error:
+    except Exception as error:  # timm, the hub and their libraries may raise anything
         if is_out_of_memory(error):
             raise
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
@@ -172,8 +174,8 @@ def _packaged(name: str) -> tuple[str, Path] | None:
     if package is None or find_spec(package) is None:
         return None
     folder = files(package) / "models"
-    found = [Path(str(f)) for f in folder.iterdir() if f.name.endswith(".pth")]
-    return (package.replace("_", "-"), found[0]) if found else None
+    paths = [Path(str(f)) for f in folder.iterdir() if f.name.endswith(".pth")]
+    return (package.replace("_", "-"), paths[0]) if paths else None
 
 
 def load_in_order(model: nn.Module, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Backbones of torchvision's: its image classifiers, with the weights and transforms of its enumerations."""
+"""Backbones of torchvision: its image classifiers, with the weights and transforms of its enumerations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import sys
 import urllib.request
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
@@ -46,77 +47,74 @@ KEPT = ("fixed_input_size", "num_classes")
 DOTTED = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
 
 
-def network(name: str, entry: str, weights: str, *, in_chans: int, seed: int) -> Network:
-    """Build a model and give it its weights.
-
-    Args:
-        name: torchvision's.
-        entry: Of the model's enumeration of weights; empty: its default.
-        weights: See `loading.load_backbone`.
-        in_chans: See `loading.load_backbone`.
-        seed: See `loading.load_backbone`.
+def network(request: Request, weights: str) -> Network:
+    """Build a model and load its weights.
 
     Raises:
         SettingsError: If torchvision has no such model or weights, or not with so many channels.
         WeightsError: If the weights are not to be had or do not fit.
     """
+    name, entry = request.name, request.entry
     if entry and weights != "auto":
         raise SettingsError(
             f"torchvision:{name}@{entry} names weights, and --weights {weights} gives others: leave one out."
         )
     chosen = _entry(name, entry)
     notes: tuple[str, ...] = ()
-    model = create(name, entry, seed=seed, as_pretrained=weights == "auto")
+    model = _coloured(request, as_pretrained=weights == "auto")
     if weights == "auto":
         if chosen is None:
             raise WeightsError(f"torchvision has no weights of {name}. Give --weights random, or a file.")
-        origin = f"torchvision {chosen}"
-        _load(f"torchvision:{name}", model, _state(name, chosen), origin)
+        origin = WeightsOrigin(kind="pretrained", where=f"torchvision {chosen}")
+        _load(f"torchvision:{name}", model, _state(name, chosen), origin.where)
     elif weights == "random":
-        origin = f"random (seed {seed})"
+        origin = WeightsOrigin(kind="random", seed=request.seed)
     else:
         origin, notes = load_file(f"torchvision:{name}", model, weights)
-    if in_chans == 1:
+    if request.in_chans == 1:
         _make_grey(model, f"torchvision:{name}")
     library = f"torchvision {torchvision.__version__}"
     return Network(model=model, weights=origin, library=library, notes=notes)
 
 
-def create(
-    name: str, entry: str = "", *, seed: int = 0, in_chans: int = 3, as_pretrained: bool = False
-) -> nn.Module:
-    """Build a model with random weights.
-
-    Args:
-        name: torchvision's.
-        entry: See `network`; its images are those that the model is described with.
-        seed: Of the weights.
-        in_chans: 3 for colours, 1 for grey.
-        as_pretrained: Whether it is to compute as with torchvision's weights, which see images otherwise in
-            two of its models.
+def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a model with random weights; its name says all of how it is built.
 
     Raises:
         SettingsError: If torchvision has no such model or weights, or not with so many channels.
     """
-    chosen = _entry(name, entry)
+    model = _coloured(request, as_pretrained=False)
+    if request.in_chans == 1:
+        _make_grey(model, f"torchvision:{request.name}")
+    return model
+
+
+def _coloured(request: Request, *, as_pretrained: bool) -> nn.Module:
+    """Build a model for colours with random weights, described by the images of its weights' entry.
+
+    Args:
+        request: Names it.
+        as_pretrained: Whether it is to compute as with torchvision's weights, which see images otherwise in
+            two of its models.
+    """
+    name = request.name
+    chosen = _entry(name, request.entry)
     options: dict[str, Any] = {}
     if name in AUXILIARY:
         options = {"aux_logits": False, "init_weights": True, "transform_input": as_pretrained}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
+        torch.manual_seed(request.seed)
         model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     _end_in_classifier(model)
     seen = USUAL if chosen is None else _seen(chosen.transforms())
     fixed = isinstance(model, torchvision.models.VisionTransformer)
     describe(model, f"torchvision:{name}", seen, fixed_input_size=fixed, num_classes=1000)
-    if in_chans == 1:
-        _make_grey(model, f"torchvision:{name}")
     return model
 
 
 def _end_in_classifier(model: nn.Module) -> None:
-    """Let SqueezeNet end in its last convolution: the head that replaces it pools what is behind."""
+    """Make SqueezeNet end in its last convolution: the head that replaces it pools by itself."""
     if isinstance(model, torchvision.models.SqueezeNet):
         model.classifier = next(m for m in model.classifier if isinstance(m, nn.Conv2d))
 
@@ -187,26 +185,26 @@ def _load(name: str, model: nn.Module, state: dict[str, torch.Tensor], origin: s
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        told = " ".join(str(error).split())[:300].rstrip(".")
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise WeightsError(
-            f"The weights {origin} do not fit {name}: {told}. Remove the file from torchvision's cache, or "
+            f"The weights {origin} do not fit {name}: {reason}. Remove the file from torchvision's cache, or "
             "give --weights FILE."
         ) from error
 
 
 def _download(name: str, url: str, path: Path) -> None:
-    asked = urllib.request.Request(url, method="HEAD")
-    if not hub.answers(lambda: urllib.request.urlopen(asked, timeout=hub.HUB_TIMEOUT_SECONDS).close()):
+    request = urllib.request.Request(url, method="HEAD")
+    if not hub.answers(lambda: urllib.request.urlopen(request, timeout=hub.HUB_TIMEOUT_SECONDS).close()):
         raise WeightsError(
             f"No pretrained weights for torchvision:{name}: neither in {path.parent} nor from {url} within "
             f"{hub.HUB_TIMEOUT_SECONDS:.0f} s. Go online once, put the file there, give --weights FILE, or "
             "say --weights random."
         )
-    found = re.search(r"-([a-f0-9]{8,})\.", path.name)
+    digest = re.search(r"-([a-f0-9]{8,})\.", path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_watched = sys.stderr is not None and sys.stderr.isatty()
-        torch.hub.download_url_to_file(url, str(path), found[1] if found else None, progress=is_watched)
+        torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=is_watched)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"The weights of torchvision:{name} cannot be downloaded to {path.parent}: {first_line(error)}. "

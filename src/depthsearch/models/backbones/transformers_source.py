@@ -16,7 +16,7 @@ from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import is_folder
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import Network, Preprocessing
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
 from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.text import first_line
@@ -33,37 +33,30 @@ WHOLE_FROM = 384
 TENSORS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
-def network(name: str, weights: str, *, in_chans: int, image_size: int | None, seed: int) -> Network:
-    """Build a model and give it its weights.
-
-    Args:
-        name: Of the hub, or a folder.
-        weights: See `loading.load_backbone`.
-        in_chans: See `loading.load_backbone`.
-        image_size: Where the model does not say which images it takes.
-        seed: See `loading.load_backbone`.
+def network(request: Request, weights: str) -> Network:
+    """Build a model of the hub or of a folder and load its weights.
 
     Raises:
         SettingsError: If there is no such model, or not with so many channels.
         WeightsError: If its weights are not to be had, or do not fit.
     """
     require_transformers()
-    called = f"hf:{name}"
+    name, called = request.name, f"hf:{request.name}"
     with _quiet():
         config = _load_config(name)
         processor = _processor(name)
         notes: tuple[str, ...] = ()
-        seen = _seen(called, config, processor, image_size)
+        seen = _seen(called, config, processor, request.image_size)
         if weights == "auto":
             model = _pretrained(name)
-            origin = f"transformers {name}"
+            origin = WeightsOrigin(kind="pretrained", where=f"transformers {name}")
         else:
-            model = _built(config, seed)
-            origin = f"random (seed {seed})"
+            model = _built(config, request.seed)
+            origin = WeightsOrigin(kind="random", seed=request.seed)
         model = _described(model, called, seen)
         if weights not in ("auto", "random"):
             origin, notes = load_file(called, model, weights)
-        if in_chans == 1:
+        if request.in_chans == 1:
             model = _folded(model, called, config, seen)
     return Network(
         model=model,
@@ -75,36 +68,26 @@ def network(name: str, weights: str, *, in_chans: int, image_size: int | None, s
     )
 
 
-def create(
-    name: str,
-    *,
-    in_chans: int = 3,
-    image_size: int | None = None,
-    seed: int = 0,
-    built_from: Mapping[str, Any] | None = None,
-) -> nn.Module:
+def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.Module:
     """Build a model with random weights.
 
     Args:
-        name: Of the hub, or a folder.
-        in_chans: 3 for colours, 1 for grey.
-        image_size: Where the model does not say which images it takes.
-        seed: Of the weights.
-        built_from: Its configuration, as `network` said it once; default: it is looked up.
+        request: Names it.
+        built_from: Its configuration, as `network` once returned it; None: it is looked up.
 
     Raises:
         SettingsError: If there is no such model, or not with so many channels.
     """
     require_transformers()
-    called = f"hf:{name}"
+    called = f"hf:{request.name}"
     with _quiet():
         if built_from is None:
-            config, processor = _load_config(name), _processor(name)
+            config, processor = _load_config(request.name), _processor(request.name)
         else:
             config, processor = _config_of(called, built_from["config"]), None
-        seen = _seen(called, config, processor, image_size)
-        model = _described(_built(config, seed), called, seen)
-        return _folded(model, called, config, seen) if in_chans == 1 else model
+        seen = _seen(called, config, processor, request.image_size)
+        model = _described(_built(config, request.seed), called, seen)
+        return _folded(model, called, config, seen) if request.in_chans == 1 else model
 
 
 def require_transformers() -> None:
@@ -137,7 +120,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _options(name: str, *filenames: str) -> dict[str, Any]:
-    """Say how to look for a model: where it is at hand, nobody is asked.
+    """Return how transformers is to look for a model: where it is at hand, the hub is not asked.
 
     Raises:
         WeightsError: If it is not, and the hub does not answer.
@@ -207,10 +190,10 @@ def _pretrained(name: str) -> Any:
 
     options = _options(name, *TENSORS)
     try:
-        model, told = AutoModelForImageClassification.from_pretrained(
+        model, info = AutoModelForImageClassification.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, **options
         )
-    except Exception as error:
+    except Exception as error:  # transformers, the hub and their libraries may raise anything
         if is_out_of_memory(error):
             raise
         raise WeightsError(
@@ -218,7 +201,7 @@ def _pretrained(name: str) -> Any:
             f"{hub.if_unwritable(error)}Give --weights FILE, or say --weights random."
         ) from error
     base = model.base_model_prefix
-    missing = sorted(key for key in told["missing_keys"] if key.startswith(f"{base}."))
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(f"{base}."))
     if missing:
         raise WeightsError(
             f"The weights of hf:{name} lack {len(missing)} tensors of its backbone "

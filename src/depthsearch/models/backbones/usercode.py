@@ -94,7 +94,7 @@ def import_code(code: UserCode) -> ModuleType:
         # What it prints is not to stand between a command's own lines, which may be JSON.
         with contextlib.redirect_stdout(sys.stderr):
             exec(compile(code.text, code.path, "exec"), vars(module))
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         del sys.modules[code.module_name]
         raise SettingsError(f"Backbone: {where_it_failed(error, code.path)}. Mend that file.") from error
     return module
@@ -106,6 +106,6 @@ def where_it_failed(error: BaseException, path: str) -> str:
     line = lines[-1] if lines else None
     if isinstance(error, SyntaxError) and error.filename == path:
         line = error.lineno
-    told = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     where = path if line is None else f"{path}, line {line}"
-    return f"{where}: {type(error).__name__}{f': {told}' if told else ''}"
+    return f"{where}: {type(error).__name__}{f': {reason}' if reason else ''}"

@@ -53,7 +53,7 @@ class SavedState:
 
 
 def locate(given: str) -> tuple[Path, str]:
-    """Take ``FILE:NAME`` apart; the name is empty where none is given, or the whole is a file's."""
+    """Split ``FILE:NAME``; the name is empty where none is given, or the whole is a file's name."""
     path, colon, entry = given.rpartition(":")
     if colon and path and re.fullmatch(r"[\w.]+", entry) and not is_file(Path(given)):
         return Path(path), entry
@@ -76,24 +76,24 @@ def read_state(path: Path, entry: str = "") -> SavedState:
             "state-dict file."
         )
     _refuse_bomb(path)
-    held = _read(path)
-    if held == {} or _is_state(held):
-        return _part(path, held, entry)
-    if not isinstance(held, dict):
+    content = _read(path)
+    if content == {} or _is_state(content):
+        return _part(path, content, entry)
+    if not isinstance(content, dict):
         raise WeightsError(_neither(path))
-    found = [name for name, each in held.items() if _is_state(each)]
-    if not found:
+    names = [name for name, each in content.items() if _is_state(each)]
+    if not names:
         raise WeightsError(f"{path} holds no state dict of tensors. Save model.state_dict() and give that.")
-    taken = entry or next((name for name in USUAL if name in found), found[0] if len(found) == 1 else "")
-    if taken not in found:
-        said = f"no {entry!r}, but" if entry else "several state dicts:"
-        raise WeightsError(f"{path} holds {said} {', '.join(found)}. Give {path}:{found[0]}, or another.")
-    others = tuple(name for name in found if name != taken)
-    return SavedState(tensors=_cleaned(held[taken]), entry=taken, others=others)
+    chosen = entry or next((name for name in USUAL if name in names), names[0] if len(names) == 1 else "")
+    if chosen not in names:
+        contains = f"no {entry!r}, but" if entry else "several state dicts:"
+        raise WeightsError(f"{path} holds {contains} {', '.join(names)}. Give {path}:{names[0]}, or another.")
+    others = tuple(name for name in names if name != chosen)
+    return SavedState(tensors=_cleaned(content[chosen]), entry=chosen, others=others)
 
 
 def _part(path: Path, state: State, entry: str) -> SavedState:
-    """Take the tensors whose keys begin with a name; all, if none is given."""
+    """Select the tensors whose keys begin with a name; all, if none is given."""
     cleaned = _cleaned(state)
     if not entry:
         return SavedState(tensors=cleaned)
@@ -107,7 +107,7 @@ def _part(path: Path, state: State, entry: str) -> SavedState:
 
 
 def _cleaned(state: State) -> dict[str, torch.Tensor]:
-    """Take off what parallel or compiled training puts before names; else leave a state dict as it is."""
+    """Remove the prefixes of parallel or compiled training; else return the state dict as it is."""
     cleaned: dict[str, torch.Tensor] = clean_state_dict(dict(state))
     # As it is it may say of which version the modules are that it was saved from.
     return state if isinstance(state, dict) and cleaned.keys() == state.keys() else cleaned
@@ -122,7 +122,7 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise WeightsError(f"Cannot read {path}: {error.strerror}. Check that it may be read.") from error
-    except Exception as error:
+    except Exception as error:  # on a damaged file torch and safetensors raise nearly anything
         if is_out_of_memory(error):
             raise WeightsError(
                 f"The memory does not suffice to read {path} ({path.stat().st_size / 2**20:,.0f} MiB). "
@@ -135,11 +135,11 @@ def _neither(path: Path) -> str:
     return f"{path} is neither a safetensors file nor a state dict that loads without running code. {SAVE}"
 
 
-def _is_state(held: Any) -> bool:
+def _is_state(content: Any) -> bool:
     return (
-        isinstance(held, Mapping)
-        and bool(held)
-        and all(isinstance(key, str) and isinstance(t, torch.Tensor) for key, t in held.items())
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(key, str) and isinstance(t, torch.Tensor) for key, t in content.items())
     )
 
 
@@ -157,11 +157,11 @@ def _refuse_bomb(path: Path) -> None:
         )
 
 
-def fitting(wanted: State, given: State, classifier: str, path: Path) -> tuple[State, str]:
-    """Take off what stands before every key of a model's tensors in a file, if anything does.
+def fitting(expected: State, given: State, classifier: str, path: Path) -> tuple[State, str]:
+    """Remove a prefix that all keys of a model's tensors have in a file, if there is one.
 
     Args:
-        wanted: The model's tensors, without its classifier.
+        expected: The model's tensors, without its classifier.
         given: Those of the file.
         classifier: Module path of the classifier, whose tensors need not fit.
         path: Of the file.
@@ -173,10 +173,12 @@ def fitting(wanted: State, given: State, classifier: str, path: Path) -> tuple[S
     Raises:
         WeightsError: If the tensors of several such models are in the file.
     """
-    if not _missing(wanted, given):
+    if not _missing(expected, given):
         return given, ""
-    found = {begin: _behind(given, begin) for begin in _beginnings(wanted, given)}
-    whole = [begin for begin, state in found.items() if not differences(wanted, without(state, classifier))]
+    states = {begin: _behind(given, begin) for begin in _beginnings(expected, given)}
+    whole = [
+        begin for begin, state in states.items() if not differences(expected, without(state, classifier))
+    ]
     if len(whole) > 1:
         names = [begin.rstrip(".") for begin in whole]
         raise WeightsError(
@@ -184,9 +186,11 @@ def fitting(wanted: State, given: State, classifier: str, path: Path) -> tuple[S
             f"Give {path}:{names[0]}, or another."
         )
     best = (
-        whole[0] if whole else min(found, key=lambda begin: len(_missing(wanted, found[begin])), default="")
+        whole[0]
+        if whole
+        else min(states, key=lambda begin: len(_missing(expected, states[begin])), default="")
     )
-    return (found[best], best) if best else (given, "")
+    return (states[best], best) if best else (given, "")
 
 
 def without(state: State, module: str) -> State:
@@ -194,47 +198,47 @@ def without(state: State, module: str) -> State:
     return {key: tensor for key, tensor in state.items() if not key.startswith(f"{module}.")}
 
 
-def _beginnings(wanted: State, given: State) -> list[str]:
+def _beginnings(expected: State, given: State) -> list[str]:
     """List what stands before most names of the model's in the keys of a file."""
     counts: Counter[str] = Counter()
     for key in given:
-        places = (found.end() for found in re.finditer(r"\.", key))
-        counts.update(key[:place] for place in places if key[place:] in wanted)
-    return sorted(begin for begin, n in counts.items() if 2 * n > len(wanted))
+        places = (dot.end() for dot in re.finditer(r"\.", key))
+        counts.update(key[:place] for place in places if key[place:] in expected)
+    return sorted(begin for begin, n in counts.items() if 2 * n > len(expected))
 
 
 def _behind(given: State, begin: str) -> State:
     return {key.removeprefix(begin): tensor for key, tensor in given.items() if key.startswith(begin)}
 
 
-def _missing(wanted: State, given: State) -> set[str]:
-    return {key for key in wanted.keys() - given.keys() if not key.endswith("num_batches_tracked")}
+def _missing(expected: State, given: State) -> set[str]:
+    return {key for key in expected.keys() - given.keys() if not key.endswith("num_batches_tracked")}
 
 
-def differences(wanted: State, given: State) -> list[str]:
-    """Say in which tensors a state dict is not what a model takes.
+def differences(expected: State, given: State) -> list[str]:
+    """List how a state dict differs from what a model takes.
 
     Args:
-        wanted: The model's.
+        expected: The model's.
         given: From a file; what counts batches may be missing.
     """
-    both = wanted.keys() & given.keys()
-    fitting = {k for k in both if wanted[k].shape == given[k].shape}
-    unlike = {k for k in fitting if not _is_like(given[k], wanted[k])}
+    both = expected.keys() & given.keys()
+    fitting = {k for k in both if expected[k].shape == given[k].shape}
+    unlike = {k for k in fitting if not _is_like(given[k], expected[k])}
     return [
-        *_listed("missing", _missing(wanted, given)),
-        *_listed("unexpected", given.keys() - wanted.keys()),
+        *_listed("missing", _missing(expected, given)),
+        *_listed("unexpected", given.keys() - expected.keys()),
         *_listed("of another shape", both - fitting),
         *_listed("that hold no floating-point numbers", unlike),
         *_listed("with NaN or infinite values", {k for k in fitting - unlike if not _is_finite(given[k])}),
     ]
 
 
-def _is_like(given: torch.Tensor, wanted: torch.Tensor) -> bool:
+def _is_like(given: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether a tensor is numbers in memory that another can be filled with: whole ones would be scaled."""
     if given.layout is not torch.strided or given.device.type != "cpu" or given.is_complex():
         return False
-    return given.is_floating_point() or not wanted.is_floating_point()
+    return given.is_floating_point() or not expected.is_floating_point()
 
 
 def _is_finite(given: torch.Tensor) -> bool:

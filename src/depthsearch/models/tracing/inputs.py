@@ -1,4 +1,4 @@
-"""What a model takes and what it returns: an image of a size that it can see, and logits.
+"""What a model takes and returns: images of a size that it can see, and logits.
 
 Shapes: ``n`` images, ``c`` channels, ``h x w`` pixels.
 """
@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import TraceError
+from depthsearch.models.tracing.restoring import is_lazy
 
 __all__ = [
     "DEFAULT_IMAGE_SIZE",
@@ -105,7 +106,7 @@ def input_name(model: nn.Module, example_inputs: ExampleInputs | None) -> str | 
 
 def has_lazy_layers(model: nn.Module) -> bool:
     """Return whether the sizes of some of a model's layers wait for its first image."""
-    return any(isinstance(p, nn.UninitializedParameter | nn.UninitializedBuffer) for p in _tensors(model))
+    return any(map(is_lazy, (*model.parameters(), *model.buffers())))
 
 
 def logits_of(output: Any) -> Any:
@@ -170,8 +171,8 @@ def _channels(model: nn.Module) -> list[int]:
     declared = getattr(getattr(model, "config", None), "num_channels", None)
     first = next((m.in_channels for m in model.modules() if isinstance(m, _ConvNd)), None)
     configured = _timm_size(model)
-    found = [declared, configured[0] if configured else None, first, 3]
-    return list(dict.fromkeys(c for c in found if isinstance(c, int) and c > 0))
+    candidates = [declared, configured[0] if configured else None, first, 3]
+    return list(dict.fromkeys(c for c in candidates if isinstance(c, int) and c > 0))
 
 
 def _timm_size(model: nn.Module) -> tuple[int, int, int] | None:
@@ -185,8 +186,3 @@ def _pair(size: Any) -> tuple[int, int] | None:
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         return None
     return pair
-
-
-def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()

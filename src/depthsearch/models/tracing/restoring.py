@@ -1,4 +1,4 @@
-"""Give a model, and the random number generators, back what they had.
+"""Restore models and random number generators to what they were.
 
 Models are run, traced and compared here, and none of it may be seen afterwards: whatever the code of a model
 does to its modes, attributes, buffers and parameters, also after an error.
@@ -29,7 +29,7 @@ __all__ = [
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode and every module of it back afterwards, also after an error."""
+    """Put a model into eval mode; restore the mode of every module afterwards, also after an error."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -41,7 +41,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Give every module of a model the attributes back that it had, whatever its forward has set.
+    """Restore the attributes of every module of a model, whatever its forward has set.
 
     Code that is followed may keep what stands for a tensor (``self.features = x``), and torch.fx adds
     constants to the model. Lists and dicts among the attributes get their members back; tensors are not
@@ -64,7 +64,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_tensors(model: nn.Module) -> Iterator[None]:
-    """Give a model its attributes and the values of its buffers back, whatever its forward has done."""
+    """Restore the attributes of a model and the values of its buffers, whatever its forward has done."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
     with unchanged(model):
         try:
@@ -108,7 +108,7 @@ def torch_states() -> list[bytes]:
 
 @contextlib.contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Give the random number generators their states back."""
+    """Restore the states of the random number generators."""
     states = random.getstate(), np.random.get_state()
     # All of them are named, so that PyTorch does not warn of many.
     used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -122,7 +122,7 @@ def kept_random_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_state(model: nn.Module) -> Iterator[None]:
-    """Give every buffer its values and every parameter its requires_grad back."""
+    """Restore the values of every buffer and the requires_grad of every parameter."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

@@ -64,7 +64,7 @@ def load_backbones(options: StudyOptions, say: Say) -> tuple[Mapping[str, Backbo
         layers=options.layers,
         from_scratch=[name for name, backbone in backbones.items() if backbone.from_scratch],
         learning_rate=options.learning_rate or (min(rates), max(rates)),
-        head_width=options.head_width or None,
+        head_width=options.head_width,
         **ranges,
         fixed=_given(options, FIXABLE),
     )
@@ -74,11 +74,11 @@ def load_backbones(options: StudyOptions, say: Say) -> tuple[Mapping[str, Backbo
 def load_tasks(
     options: StudyOptions, say: Say, backbones: Mapping[str, Backbone], space: SearchSpace, device: Device
 ) -> Mapping[str, Task]:
-    """Load the images for backbones and say in a line each what these and those are.
+    """Load the images for backbones and report in a line each what both are.
 
     Args:
         options: Of the study, with defaults.
-        say: Is told it.
+        say: Gets the reports.
         backbones: By the space's names for them.
         space: What is searched of them.
         device: What is computed on, here or by the workers of a cluster.
@@ -89,17 +89,7 @@ def load_tasks(
     Raises:
         DepthsearchError: If the images cannot be had or used.
     """
-    recipe = Recipe(
-        epochs=options.epochs or 0,
-        batch_size=options.batch_size,
-        schedule=options.schedule,
-        label_smoothing=options.label_smoothing,
-        metric=options.metric,
-        seed=options.seed,
-        views=options.views,
-        balance=options.balance,
-        **_given(options, ["momentum", "augment"]),
-    )
+    recipe = _recipe(options)
     # On a cluster each node has a budget of its own.
     budget = choose_budget(
         device_here(options),
@@ -136,6 +126,20 @@ def load_tasks(
     return tasks
 
 
+def _recipe(options: StudyOptions) -> Recipe:
+    return Recipe(
+        epochs=options.epochs or 0,
+        batch_size=options.batch_size,
+        schedule=options.schedule,
+        label_smoothing=options.label_smoothing,
+        metric=options.metric,
+        seed=options.seed,
+        views=options.views,
+        balance=options.balance,
+        **_given(options, ["momentum", "augment"]),
+    )
+
+
 def whole_modules(graph: LayerGraph) -> str:
     """Name the modules that tracing could not enter, so that no cut lies in them, and why; empty: none."""
     if not graph.opaque:
@@ -168,16 +172,16 @@ def _load_backbone(name: str, weights: str, options: StudyOptions, say: Say) -> 
     )
     for note in backbone.notes:
         say(Note(text=note))
-    if backbone.weights.startswith("shipped "):
+    if backbone.weights.kind == "shipped":
         warning = f"NO IMAGENET WEIGHTS for {backbone.name} at hand. Using the {backbone.weights}."
         say(Note(text=warning, level="alarm"))
-    if backbone.weights.startswith("file ") and None in (options.mean, options.std):
+    if backbone.weights.kind == "file" and None in (options.mean, options.std):
         say(Note(text=_as_seen(backbone)))
     return backbone
 
 
 def _as_seen(backbone: Backbone) -> str:
-    """Say what images the weights of a file see, as the file does not say what they were trained with."""
+    """Write which images the weights of a file see, as the file does not say what they were trained with."""
     seen = backbone.preprocessing
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (seen.mean, seen.std))
     whose = {"timm": "timm's ", "torchvision": "torchvision's "}.get(parse_name(backbone.name).source, "")
@@ -188,7 +192,7 @@ def _as_seen(backbone: Backbone) -> str:
 
 
 def load_images(options: StudyOptions, say: Say, preprocessing: Preprocessing) -> DataSet:
-    """Load the images as a backbone takes them, and say what they are.
+    """Load the images as a backbone takes them, and report what they are.
 
     Raises:
         DataError: If they cannot be had or used.
