@@ -829,7 +829,10 @@ def test_a_coordinator_without_a_gpu_asks_the_cluster_for_one(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--ray-address", "auto"], "--ray-address is of --executor ray: say that too, or leave it out."),
+        (
+            ["--ray-address", "auto"],
+            "--ray-address needs --executor ray: add that, or leave --ray-address out.",
+        ),
         (
             ["--executor", "ray"],
             'needs Ray (import of ray halted; None in sys.modules): pip install "depthsearch',
