@@ -6,10 +6,13 @@ Whatever only some systems report is read here, with a fallback for those that d
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +25,7 @@ __all__ = [
     "processor_model",
     "start_of",
     "this_machine",
+    "thread_clock",
     "usable_cores",
 ]
 
@@ -163,6 +167,19 @@ def process_lives(pid: int, started: str | None) -> bool | None:
     except PermissionError:
         pass
     return None
+
+
+def thread_clock() -> Callable[[], float] | None:
+    """Return a function that reads this thread's processor time in seconds, also from other threads.
+
+    The time of the whole process would include threads of libraries that are never idle.
+
+    Returns:
+        None: the system has no such clocks.
+    """
+    if sys.platform in ("win32", "darwin"):
+        return None
+    return functools.partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident()))
 
 
 def name_process(name: str) -> None:
