@@ -701,7 +701,7 @@ BAD = [
     ("enqueue", "--learning-rate", "0.5", "learning rate 0.5 is not in study 'noughts', which has 1e-05 to"),
     ("enqueue", "--head-width", "-1", "--head-width: '-1' is no whole number from 0 on"),
     ("enqueue", "--head-width", "17", "head width 17 is not in study 'noughts', which has 0, 16. Give that"),
-    ("enqueue", "--backbone", "nonesuch", "backbone 'nonesuch' is none of study 'noughts': give test_resnet"),
+    ("enqueue", "--backbone", "nonesuch", "Backbone 'nonesuch' is not in study 'noughts': give test_resnet"),
     ("enqueue", "--to-the-end", "=yes", "--to-the-end: ignored explicit argument 'yes'"),
     ("enqueue", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("dashboard", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),

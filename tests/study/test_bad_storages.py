@@ -351,7 +351,7 @@ def test_a_study_that_is_not_there_is_one_line_that_names_those_that_are(
         (["explain", "ab", "--artifacts=" + "a" * 300], "has no fitted model"),
         (["explain", "ab"], "has no fitted model. Run depthsearch fit first"),
         (["enqueue", "ab", "--layer=nonesuch"], "No cut 'nonesuch'"),
-        (["enqueue", "ab", "--layer=2", "--backbone=nonesuch"], "'nonesuch' is none of study 'ab'"),
+        (["enqueue", "ab", "--layer=2", "--backbone=nonesuch"], "'nonesuch' is not in study 'ab'"),
         (["stop", "ab"], "Nobody runs study 'ab'"),
     ],
 )  # fmt: skip
