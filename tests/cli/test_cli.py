@@ -380,7 +380,7 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
         ),
         (
             ["--hung-after", "9", "--workers", "1"],
-            "--hung-after is of several workers, and this process alone",
+            "--hung-after is for several workers, and this process alone",
         ),
         (
             ["--seeds", "2"],

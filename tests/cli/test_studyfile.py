@@ -251,7 +251,10 @@ def test_a_bad_file_is_one_line_that_names_file_and_key(tmp_path, capsys, text: 
             "confirm = 0\nresample = true",
             "--resample is for the confirmation, and --confirm 0 leaves that out: ",
         ),
-        ("hung-after = 60\nworkers = 1", "--hung-after is of several workers, and this process alone would "),
+        (
+            "hung-after = 60\nworkers = 1",
+            "--hung-after is for several workers, and this process alone would ",
+        ),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused_in_a_file_too(
