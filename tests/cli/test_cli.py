@@ -197,7 +197,7 @@ def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments,
 
 def test_images_of_no_report_are_refused(finished, arguments, capsys) -> None:
     assert status_of(["report", "--storage", arguments[-1], "--images"]) == 2
-    assert "--images draws files beside report.md: say where with --out DIR." in capsys.readouterr().err
+    assert "--images needs --out DIR: it draws files beside report.md there." in capsys.readouterr().err
 
 
 def test_a_written_report_leaves_the_json_alone_on_stdout(finished, arguments, tmp_path, capsys) -> None:
@@ -856,7 +856,7 @@ def full_cache(tmp_path, monkeypatch) -> Path:
     ("mode", "expected"),
     [
         (0o555, "removed: {}/features/a.features: Permission denied, and 1 more. Do it as the user whose"),
-        (0o300, "removed: {}/features: Permission denied. Do it as the user whose files they are."),
+        (0o300, "removed: {}/features: Permission denied. Run this as the user who owns the files."),
     ],
 )
 def test_what_may_not_be_removed_of_the_cache_is_told_after_all_else_is_removed(

@@ -208,9 +208,7 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch, 
     gone.rmdir()
     for argv in (["cuts", "test_resnet"], ["status"], ["study", "--backbone=test_resnet"]):
         complaint = refusal(argv, capsys)
-        assert (
-            "The folder that you are in is gone (No such file or directory). cd to one that is" in complaint
-        )
+        assert "The current folder is gone (No such file or directory). cd to another, and run" in complaint
     monkeypatch.chdir(tmp_path)
 
 
