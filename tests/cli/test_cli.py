@@ -855,7 +855,7 @@ def full_cache(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        (0o555, "removed: {}/features/a.features: Permission denied, and 1 more. Do it as the user whose"),
+        (0o555, "removed: {}/features/a.features: Permission denied, and 1 more. Run this as the user who"),
         (0o300, "removed: {}/features: Permission denied. Run this as the user who owns the files."),
     ],
 )
