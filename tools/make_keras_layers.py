@@ -226,7 +226,7 @@ def timm_layers(name: str) -> dict[str, Layer]:
 
 
 def torch_shape(layer: Any) -> tuple[int, ...]:
-    """Give the shape that a Keras layer's kernel, or its scale, has in torch."""
+    """Return the shape that a Keras layer's kernel, or its scale, has in torch."""
     kind = type(layer).__name__
     if kind == "BatchNormalization":
         return tuple(layer.moving_mean.shape)
@@ -245,10 +245,10 @@ def counterpart(name: str, rules: Rules, layers: dict[str, Layer], blocks: Seque
                 re.sub(r"blocks\[(-?\d+)\]", lambda m: blocks[int(m[1])], path)
                 for path in ([meant] if isinstance(meant, str) else meant)
             ]
-            found = [layers[path] for path in paths if path in layers]
-            if not found:
+            path = next((path for path in paths if path in layers), None)
+            if path is None:
                 raise LookupError(f"Keras layer {name}: the timm model has none of {paths}")
-            return found[0]
+            return layers[path]
     raise LookupError(f"Keras layer {name}: no rule")
 
 
@@ -266,7 +266,7 @@ def rows(architecture: str) -> tuple[int, list[list[Any]]]:
     layers = timm_layers(timm_name)
     blocks = list(dict.fromkeys(m[0] for name in layers if (m := re.match(r"blocks\.\d+\.\d+", name))))
     printed = keras_layers(architecture)
-    found: dict[str, list[Any]] = {}
+    matched: dict[str, list[Any]] = {}
     for number, layer in enumerate(printed, start=1):
         if (kind := KINDS.get(type(layer).__name__)) is None:
             continue
@@ -274,19 +274,19 @@ def rows(architecture: str) -> tuple[int, list[list[Any]]]:
         shape = torch_shape(layer)
         if (kind, shape) != (other.kind.removesuffix("_act"), other.weight_shape):
             raise ValueError(f"{layer.name}: {kind} {shape}, {other.name}: {other.kind} {other.weight_shape}")
-        if other.name in found:
-            raise LookupError(f"{other.name} is the counterpart of {layer.name} and {found[other.name][2]}")
-        found[other.name] = [kind, number, layer.name, list(shape)]
-    _refuse_left_over(layers, found)
-    return len(printed), [found[name] for name in layers if name in found]
+        if other.name in matched:
+            raise LookupError(f"{other.name} is the counterpart of {layer.name} and {matched[other.name][2]}")
+        matched[other.name] = [kind, number, layer.name, list(shape)]
+    _refuse_left_over(layers, matched)
+    return len(printed), [matched[name] for name in layers if name in matched]
 
 
-def _refuse_left_over(layers: dict[str, Layer], found: dict[str, list[Any]]) -> None:
-    """Raise unless all layers of the kinds in the table are found, up to the last that is."""
+def _refuse_left_over(layers: dict[str, Layer], matched: dict[str, list[Any]]) -> None:
+    """Raise LookupError if a layer of the table's kinds has no match, up to the last that has one."""
     names = list(layers)
-    backbone = names[: max(names.index(name) for name in found)]
+    backbone = names[: max(names.index(name) for name in matched)]
     kinds = {*KINDS.values(), "norm_act"}
-    if left := [n for n in backbone if layers[n].kind in kinds and n not in found]:
+    if left := [n for n in backbone if layers[n].kind in kinds and n not in matched]:
         raise LookupError(f"Keras has no counterpart of {', '.join(left)}")
 
 

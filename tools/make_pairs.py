@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def samples(folder: Path, *, n_images: int, seed: int) -> Iterator[tuple[str, str, list[Path]]]:
-    """Give split, class and photos of each sample; photos that are left over are in none.
+    """Yield split, class and photos of each sample; left-over photos are in none.
 
     Args:
         folder: ``train/<class>/<photo>`` and ``test/<class>/<photo>``.
@@ -33,7 +33,7 @@ def samples(folder: Path, *, n_images: int, seed: int) -> Iterator[tuple[str, st
 
 
 def row(photos: Sequence[Path], folder: Path) -> list[str]:
-    """Give the photos' paths from a folder, then the size of each file in KiB."""
+    """List the photos' paths from a folder, then the size of each file in KiB."""
     paths = [os.path.relpath(photo, folder) for photo in photos]
     return [*paths, *(f"{photo.stat().st_size / 1024:.2f}" for photo in photos)]
 

@@ -91,14 +91,14 @@ class _Uses(TorchFunctionMode):
         self.seen: set[int] = set()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        """Look at the arguments, and go on."""
+        """Note the arguments, and call the function."""
         leaves = tree_leaves((args, kwargs or {}))
         self.seen |= {id(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)}
         return func(*args, **(kwargs or {}))
 
 
 def convolution_share(model: nn.Module) -> float:
-    """Share of the weighted layers that are convolutions, in [0, 1]."""
+    """Compute the share of the weighted layers that are convolutions, in [0, 1]."""
     weighted = [m for m in model.modules() if isinstance(m, _ConvNd | nn.Linear)]
     return sum(isinstance(m, _ConvNd) for m in weighted) / max(len(weighted), 1)
 
@@ -147,14 +147,14 @@ def _small_trace(model: nn.Module) -> LayerGraph:
             with torch.no_grad():
                 model.train()(torch.zeros(2, input_size(model)[0], size, size))
                 model.eval()(torch.zeros(1, input_size(model)[0], size, size))
-        except Exception:  # noqa: BLE001 - a size that it does not take
+        except Exception:  # noqa: BLE001 (models raise anything at a size that they do not take)
             continue
         return trace(model, image_size=size)
     return trace(model)
 
 
 def attempt(name: str, device: str, *, most_parameters: int) -> Outcome:
-    """Take one model through every step, up to the first that fails."""
+    """Run one model through every step, up to the first that fails."""
     started = time.perf_counter()
     step, n_cuts, is_convolutional, verified = "build", 0, False, False
     opaque: dict[str, int] = {}
@@ -180,7 +180,7 @@ def attempt(name: str, device: str, *, most_parameters: int) -> Outcome:
         del model, split, graph
         if verified:
             verify(name)
-    except Exception as caught:  # noqa: BLE001 - whatever stops a model is the result
+    except Exception as caught:  # noqa: BLE001 (whatever stops a model is the result)
         error = caught
     return Outcome(
         model=name,
@@ -197,12 +197,12 @@ def attempt(name: str, device: str, *, most_parameters: int) -> Outcome:
 
 
 def family_of(name: str) -> str:
-    """Name the timm module that defines a model, such as ``resnet``."""
+    """Return the timm module that defines a model, such as ``resnet``."""
     return str(model_entrypoint(name).__module__).rpartition(".")[2]
 
 
 def first_line(error: Exception) -> str:
-    """Give an error's type and the first line of its text."""
+    """Write an error's type and the first line of its text."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else '-'}"
 
 
@@ -222,12 +222,12 @@ def n_parameters(name: str) -> int:
     try:
         with torch.device("meta"):
             return sum(p.numel() for p in timm.create_model(name).parameters())
-    except Exception:  # noqa: BLE001 - it is the CPU's turn to say what is wrong
+    except Exception:  # noqa: BLE001 (models raise anything; the CPU is tried next)
         return 0
 
 
 def sampled(names: Sequence[str], every: int) -> list[str]:
-    """Take every so many models of each family, its first always."""
+    """Pick every so many models of each family, its first always."""
     seen: Counter[str] = Counter()
     taken = []
     for name in names:
@@ -264,8 +264,8 @@ def report(outcomes: Sequence[Outcome]) -> None:
     print(f"{len(whole)} of those that work have modules kept whole:")
     for family, n_models in Counter(o.family for o in whole).most_common():
         example = next(o for o in whole if o.family == family)
-        told = ", ".join(f"{n} x {reason}" for reason, n in example.opaque.items())
-        print(f"  {family}: {n_models} of {sizes[family]} ({example.model}: {told})")
+        reasons_text = ", ".join(f"{n} x {reason}" for reason, n in example.opaque.items())
+        print(f"  {family}: {n_models} of {sizes[family]} ({example.model}: {reasons_text})")
 
 
 def main() -> None:

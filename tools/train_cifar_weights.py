@@ -1,9 +1,9 @@
-"""Train one of timm's CNNs on CIFAR-100, for machines that have no way to ImageNet weights.
+"""Train one of timm's CNNs on CIFAR-100, for machines without access to ImageNet weights.
 
-So were made the DenseNet121 weights that depthsearch ships for its demo, and those of some studies. The
-architecture is timm's, unchanged, the image size grows: early epochs see small images, which are cheap, late
-ones the size that a study uses. Everything a run needs to go on is written after each epoch, so the same
-command continues a stopped run.
+The DenseNet121 weights that depthsearch ships for its demo were made by this, and those of some studies. The
+architecture is timm's, unchanged. The image size grows: early epochs see small images, which are cheap, late
+ones the size that a study uses. A checkpoint is written after each epoch, so that the same command continues
+a stopped run.
 
     python tools/train_cifar_weights.py cifar100/ --out runs/densenet121 --schedule 32x8,48x4,64x6
     python tools/train_cifar_weights.py cifar100/ --out runs/densenet121 --schedule 64x40 --device cuda
@@ -21,6 +21,7 @@ import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Decay matrices and kernels only, not biases and normalisation."""
+    """Group the parameters: only matrices and kernels decay, not biases and normalisation."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     return [
@@ -81,7 +82,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 
 
 def one_cycle(step: int, n_steps: int, *, peak: float, warm_up: float = 0.2) -> float:
-    """Learning rate: linear to ``peak`` over the first share of steps, then cosine to zero."""
+    """Compute the learning rate: linear to ``peak`` over the first share of steps, then cosine to zero."""
     turn = warm_up * n_steps
     if step < turn:
         return peak * (0.04 + 0.96 * step / turn)
@@ -92,7 +93,7 @@ def one_cycle(step: int, n_steps: int, *, peak: float, warm_up: float = 0.2) -> 
 def accuracy(
     model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int, device: Device
 ) -> float:
-    """Share of correct predictions."""
+    """Measure the share of correct predictions."""
     model.eval()
     correct = 0
     for x, y in zip(images.split(250), labels.split(250), strict=True):
@@ -102,8 +103,8 @@ def accuracy(
     return correct / len(labels)
 
 
-def main() -> None:
-    """Train, or go on with a stopped run."""
+def parsed() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--architecture", default="densenet121", help="timm's name")
@@ -115,14 +116,80 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or float32")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    return parser.parse_args()
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A training, resumable after each epoch.
+
+    Attributes:
+        arguments: Of the command line.
+        train: Images and labels.
+        model: In training.
+        optimizer: Of its parameters.
+        device: What to compute on.
+        sizes: Image size of each epoch.
+    """
+
+    arguments: argparse.Namespace
+    train: tuple[torch.Tensor, torch.Tensor]
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    device: Device
+    sizes: list[int]
+
+    def train_epoch(self, epoch: int) -> float:
+        """Train an epoch; return the mean loss."""
+        started, batch_size = time.perf_counter(), self.arguments.batch_size
+        images, labels = self.train
+        n_steps: int = len(labels) // batch_size
+        generator = torch.Generator().manual_seed(self.arguments.seed * 1000 + epoch)
+        order = torch.randperm(len(labels), generator=generator)
+        self.model.train()
+        losses: list[float] = []
+        for step in range(n_steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = one_cycle(
+                    epoch * n_steps + step,
+                    len(self.sizes) * n_steps,
+                    peak=self.arguments.peak_learning_rate,
+                )
+            index = order[step * batch_size : (step + 1) * batch_size]
+            x = to_input(augment(images[index], generator), self.sizes[epoch], self.model, self.device)
+            with self.device.autocast():
+                logits = self.model(x)
+            loss = F.cross_entropy(logits.float(), self.device.move(labels[index]), label_smoothing=0.1)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.item())
+            if step % 50 == 0:
+                rate = (step + 1) * batch_size / (time.perf_counter() - started)
+                print(f"epoch {epoch} step {step} loss {losses[-1]:.3f} {rate:.0f}/s", flush=True)
+        return sum(losses) / n_steps
+
+    def load(self, checkpoint: Path) -> list[dict[str, float]]:
+        """Load a checkpoint, if there is one; return the records of its epochs."""
+        if not checkpoint.exists():
+            return []
+        state = torch.load(checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        log: list[dict[str, float]] = state["log"]
+        return log
+
+    def save(self, checkpoint: Path, log: list[dict[str, float]]) -> None:
+        """Write a checkpoint."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "log": log}
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+
+def prepared(arguments: argparse.Namespace) -> Run:
+    """Prepare a run: images, model and optimizer."""
     train = read_split(arguments.data / "train", arguments.out / "train.npz")
-    test = read_split(arguments.data / "test", arguments.out / "test.npz")
     stages = [tuple(map(int, stage.split("x"))) for stage in arguments.schedule.split(",")]
-    sizes = [size for size, epochs in stages for _ in range(epochs)]
-
     torch.manual_seed(arguments.seed)
     device = choose_device(arguments.device, arguments.precision)
     use_all_cores()
@@ -131,52 +198,36 @@ def main() -> None:
     optimizer = torch.optim.SGD(
         parameter_groups(model, arguments.weight_decay), lr=0.1, momentum=0.9, nesterov=True
     )
-    log: list[dict[str, float]] = []
-    checkpoint = arguments.out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        log = state["log"]
+    return Run(
+        arguments=arguments,
+        train=train,
+        model=model,
+        optimizer=optimizer,
+        device=device,
+        sizes=[size for size, epochs in stages for _ in range(epochs)],
+    )
 
-    steps_per_epoch = len(train[1]) // arguments.batch_size
-    for epoch in range(len(log), len(sizes)):
-        started = time.perf_counter()
-        size = sizes[epoch]
-        generator = torch.Generator().manual_seed(arguments.seed * 1000 + epoch)
-        order = torch.randperm(len(train[1]), generator=generator)
-        model.train()
-        total_loss = 0.0
-        for step in range(steps_per_epoch):
-            at = epoch * steps_per_epoch + step
-            for group in optimizer.param_groups:
-                group["lr"] = one_cycle(at, len(sizes) * steps_per_epoch, peak=arguments.peak_learning_rate)
-            index = order[step * arguments.batch_size : (step + 1) * arguments.batch_size]
-            x = to_input(augment(train[0][index], generator), size, model, device)
-            with device.autocast():
-                logits = model(x)
-            loss = F.cross_entropy(logits.float(), device.move(train[1][index]), label_smoothing=0.1)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total_loss += loss.item()
-            if step % 50 == 0:
-                rate = (step + 1) * arguments.batch_size / (time.perf_counter() - started)
-                print(f"epoch {epoch} step {step} loss {loss.item():.3f} {rate:.0f}/s", flush=True)
+
+def main() -> None:
+    """Train, or go on with a stopped run."""
+    arguments = parsed()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    test = read_split(arguments.data / "test", arguments.out / "test.npz")
+    run, checkpoint = prepared(arguments), arguments.out / "checkpoint.pt"
+    log = run.load(checkpoint)
+    for epoch in range(len(log), len(run.sizes)):
+        started, size = time.perf_counter(), run.sizes[epoch]
         record = {
             "epoch": epoch + 1,
             "image_size": size,
-            "train_loss": total_loss / steps_per_epoch,
-            "test_accuracy": accuracy(model, *test, max(size, 32), device),
+            "train_loss": run.train_epoch(epoch),
+            "test_accuracy": accuracy(run.model, *test, max(size, 32), run.device),
             "seconds": time.perf_counter() - started,
         }
         log.append(record)
         print(record, flush=True)
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
-        torch.save(state, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").replace(checkpoint)
-
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+        run.save(checkpoint, log)
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in run.model.state_dict().items()}
     weights = {k: v.contiguous().cpu() for k, v in weights.items()}
     save_file(weights, arguments.out / f"{arguments.architecture}_cifar100.safetensors", {"format": "pt"})
     (arguments.out / "log.json").write_text(json.dumps(log, indent=1))

@@ -41,8 +41,8 @@ def _table(some: Iterator[Field[Any]], options: type[Declared]) -> Iterator[str]
     for each in some:
         option = _option(each)
         rules = " ".join(rule.message.format(value="...") for rule in option.rules)
-        told = f"{option.help}. {rules}".replace("..", ".") if rules else option.help
-        yield f"| {_written(each.name, option)} | {_default(each)} | {_escaped(told)} |"
+        help_ = f"{option.help}. {rules}".replace("..", ".") if rules else option.help
+        yield f"| {_written(each.name, option)} | {_default(each)} | {_escaped(help_)} |"
 
 
 def _option(each: Field[Any]) -> Option:

@@ -85,7 +85,7 @@ class Device:
         return torch.autocast(self.kind, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     def own_randomness(self) -> contextlib.AbstractContextManager[object]:
-        """Give the random generators that training on the device uses their state back after this context."""
+        """Restore the random generators that training on the device uses after this context."""
         # No other GPU is asked: looking for one fails where the driver is too old for this PyTorch.
         gpus = [torch.cuda.current_device()] if self.kind == "cuda" else []
         return torch.random.fork_rng(devices=gpus)
@@ -134,7 +134,7 @@ def choose_device(kind: str = "auto", precision: str = "auto", *, compiled: bool
     if not there[kind]:
         raise SettingsError(
             f"No {kind} device here: this torch {torch.__version__} sees "
-            f"{', '.join(k for k, found in there.items() if found)}. Give --device auto."
+            f"{', '.join(k for k, is_there in there.items() if is_there)}. Give --device auto."
         )
     bf16 = _has_bf16(kind) if precision == "auto" else precision == "bf16"
     if bf16 and kind == "mps":
@@ -149,51 +149,51 @@ def _has_bf16(kind: str) -> bool:
 
 
 def use_all_cores() -> None:
-    """Give PyTorch one thread for each core that this process may use, unless OMP_NUM_THREADS says otherwise.
+    """Set PyTorch's threads to the cores that this process may use, unless OMP_NUM_THREADS is set.
 
-    By itself it counts the cores of the machine; in a container with fewer its threads wait for each other.
+    By default PyTorch counts the machine's cores; in a container with fewer its threads wait for each other.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 def processor_name(device: Device) -> str:
-    """Name what computes: the GPU, or the CPU with the instructions that torch uses on it."""
+    """Return the name of the GPU, or of the CPU with the instructions that torch uses on it."""
     if device.kind == "cuda":
         return torch.cuda.get_device_name(device.torch_device)
     return f"{processor_model()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the memory did not suffice, on any device."""
+    """Return whether an error means that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and _says(error, NO_MEMORY)
+    return isinstance(error, RuntimeError) and _mentions(error, NO_MEMORY)
 
 
 def is_device_fault(error: BaseException) -> bool:
-    """Whether a GPU failed, by an ECC error, a failed launch or in one of CUDA's libraries.
+    """Return whether a GPU failed: an ECC error, a failed launch, an error in one of CUDA's libraries.
 
-    Its process can compute nothing more on it.
+    Its process can compute nothing more on that GPU.
     """
     if is_out_of_memory(error):
         return False
     # PyTorch before 2.8 has no class for it.
     known: type[Exception] | tuple[()] = getattr(torch, "AcceleratorError", ())
-    return isinstance(error, known) or (isinstance(error, RuntimeError) and _says(error, FAULTS))
+    return isinstance(error, known) or (isinstance(error, RuntimeError) and _mentions(error, FAULTS))
 
 
-def _says(error: BaseException, phrases: Iterable[str]) -> bool:
-    words = str(error).lower()
-    return any(phrase in words for phrase in phrases)
+def _mentions(error: BaseException, phrases: Iterable[str]) -> bool:
+    message = str(error).lower()
+    return any(phrase in message for phrase in phrases)
 
 
 def release_memory() -> None:
-    """Give memory of a training that has ended back to the device."""
-    # Models refer to themselves: they go only when somebody looks for such.
+    """Return the memory of a training that has ended to the device."""
+    # Models refer to themselves: only the garbage collector frees them.
     gc.collect()
     if torch.cuda.is_available():
-        # A GPU that has failed takes nothing back.
+        # A GPU that has failed raises here too.
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whoever else writes them, and what a path leads to."""
+"""Files that appear whole or not at all, even where several processes write them; what a path leads to."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ __all__ = [
 
 PARTIAL_SUFFIX = ".partial"
 ABANDONED_SECONDS = 24 * 3600
-# Of the 255 bytes that a file's name may have, what is added to it needs some.
+# A file's name may have 255 bytes; the rest is for what is added to it.
 MOST_NAME_BYTES = 200
-# Devices of Windows, whatever stands behind the dot.
+# Names of devices on Windows, with any extension.
 RESERVED = r"(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)"
 
 
 @contextlib.contextmanager
 def written_whole(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
-    """Write a file under another name beside it, and give it its own name once it is complete.
+    """Write a file under a temporary name beside it, and rename it once it is complete.
 
     Written as bytes and not through a memory map, where a full disk kills the process with SIGBUS.
 
     Args:
-        path: What to write; its folder is made.
-        durable: Whether to wait until it is on the disk, so that a power failure leaves it whole too.
+        path: The file; its folder is made.
+        durable: Whether to wait until it is on the disk, so that it is whole after a power failure too.
 
     Raises:
-        OSError: If it cannot be written; nothing is left then.
+        OSError: If it cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
@@ -64,25 +64,25 @@ def written_whole(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
         partial.replace(path)
     finally:
-        # A folder that is gone or locked says nothing new: the error that matters is on its way.
+        # Where its folder is gone or locked, the error that matters is being raised already.
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Fill a folder under another name beside it, and give it its own name once it is complete.
+    """Fill a folder under a temporary name beside it, and rename it once it is complete.
 
-    A folder of that name is replaced. A kill between the two renamings leaves it under its hidden name.
+    A folder of that name is replaced. A kill between the two renames leaves the old one under a hidden name.
 
     Args:
-        folder: What to make; the folders above it are made.
+        folder: The folder; its parents are made.
 
     Yields:
         The folder to write files into.
 
     Raises:
-        OSError: If it cannot be written; what was there before is there still.
+        OSError: If it cannot be written; the old folder is kept.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     hidden = f".{folder.name}.{secrets.token_hex(8)}"
@@ -108,7 +108,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes that were killed while writing have left behind a day ago or earlier."""
+    """Remove what killed processes left half written a day ago or earlier."""
     for partial in folder.glob(f"*{PARTIAL_SUFFIX}"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
@@ -116,13 +116,14 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def folder_named(name: str) -> str:
-    """Name a folder for a study, which may be called what no folder can: each study has a folder of its own.
+    """Return a folder name for a study, whose own name no folder may be allowed to have.
 
     Args:
         name: The study's.
 
     Returns:
-        The name itself where a folder may have it, else what is like it, with some digits of its digest.
+        The name itself where a folder may have it, else a similar one with some digits of its digest, so
+        that no two studies share a folder.
     """
     is_plain = re.fullmatch(r"\w([\w.-]*[\w-])?", name) and not re.match(RESERVED, name, re.IGNORECASE)
     if is_plain and len(name.encode()) <= MOST_NAME_BYTES:
@@ -134,13 +135,11 @@ def folder_named(name: str) -> str:
 
 
 def lock_folder(folder: Path) -> int | None:
-    """Lock a folder among processes, and return what holds the lock until it is closed.
-
-    The system frees it when the process ends, in whatever way.
+    """Lock a folder among processes; the system frees the lock when the process ends, in whatever way.
 
     Returns:
-        None: another process has it, or has removed the folder, or it may not be opened, or this system
-        cannot lock folders.
+        A descriptor that holds the lock until it is closed. None: another process has it or has removed the
+        folder, or the folder may not be opened, or this system cannot lock folders.
     """
     if sys.platform == "win32":
         return None
@@ -148,36 +147,34 @@ def lock_folder(folder: Path) -> int | None:
 
     try:
         # Not through a link, and not for programs that are started from here.
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Before the lock was free, whoever had it may have removed the folder.
-        if os.path.samestat(os.fstat(opened), folder.lstat()):
-            return opened
-    except OSError:
-        pass
-    os.close(opened)
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last holder may have removed the folder before it freed the lock.
+        if os.path.samestat(os.fstat(descriptor), folder.lstat()):
+            return descriptor
+    os.close(descriptor)
     return None
 
 
 def is_allowed(path: Path, mode: int) -> bool:
-    """Return whether this process may do something with a file or folder: ``os.R_OK``, ``os.W_OK``."""
+    """Return whether this process may read (``os.R_OK``) or write (``os.W_OK``) a file or folder."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def full_path(path: Path | str) -> Path:
-    """Return the full path, without ``~`` and links so far as they lead anywhere."""
+    """Return the absolute path, with ``~`` and links resolved where that is possible."""
     try:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError):
-        # No such user, a loop of links, or a name that no file can have: whoever opens it says so.
+        # No such user, a loop of links, or a name that no file can have: opening it reports that.
         return Path(path).absolute()
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a path leads to a file, no folder or device; False where it cannot be looked at."""
+    """Return whether a path leads to a regular file; False where it cannot be looked at."""
     return not _instead(path, stat.S_ISREG)
 
 
@@ -202,14 +199,12 @@ def why_no_folder(path: Path) -> str:
 
 
 def read_regular(path: Path, *, most_bytes: int) -> bytes:
-    """Read a file, whole.
-
-    A pipe or device, which may have no end or wait for ever for its beginning, is not read.
+    """Read a whole file, but no pipe or device, which may block or have no end.
 
     Raises:
         OSError: If it cannot be read, is no regular file, or has more bytes.
     """
-    # Opening a pipe would wait for somebody who writes into it.
+    # Opening a pipe would otherwise wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)

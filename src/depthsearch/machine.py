@@ -1,15 +1,18 @@
 """The machine that this process runs on: its cores, its memory, its processes.
 
-All that only some systems tell is asked here. Where one does not tell, there is an answer all the same.
+Whatever only some systems report is read here, with a fallback for those that do not.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,16 +25,17 @@ __all__ = [
     "processor_model",
     "start_of",
     "this_machine",
+    "thread_clock",
     "usable_cores",
 ]
 
-# Where Linux shows its control groups, and which ones this process is in.
+# Where Linux mounts its control groups, and the file that lists those of this process.
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may use: those it is bound to, and its container's share."""
+    """Count the cores that this process may use: its affinity, limited by its container's share."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = (GROUPS / "cpu.max").read_text(encoding="utf-8").split()
@@ -50,7 +54,7 @@ def processor_model() -> str:
 
 
 class _Names(NamedTuple):
-    """What a version of control groups calls a limit, what is used of it, and in what is used, old files."""
+    """A version's file names of the memory limit and usage, and its name for cached files not used lately."""
 
     limit: str
     used: str
@@ -62,14 +66,14 @@ _SECOND = _Names("memory.max", "memory.current", "inactive_file")
 
 
 def free_memory_bytes(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> int:
-    """Return how much memory can be had, in bytes: the machine's, or what the tightest limit leaves.
+    """Return the free memory in bytes: the machine's, or what the tightest limit leaves.
 
-    A limit may be on the group of this process, as a job of Slurm's has it, or on any around it. Files that
-    the system holds in memory and nobody has read lately count as free: they make room for others.
+    A limit may be on the group of this process, as in a Slurm job, or on any group around it. Cached files
+    that were not read lately count as free: the system drops them when memory is needed.
 
     Args:
-        groups: Where the system shows control groups.
-        own: The file that names those of this process.
+        groups: Where control groups are mounted.
+        own: The file that lists those of this process.
     """
     free = int(psutil.virtual_memory().available)
     for folder, names in _groups_around(groups, own):
@@ -83,7 +87,7 @@ def free_memory_bytes(groups: Path = GROUPS, own: Path = OWN_GROUPS) -> int:
 
 
 def _groups_around(groups: Path, own: Path) -> Iterator[tuple[Path, _Names]]:
-    """List the folders of the groups that this process is in, from its own to the outermost seen."""
+    """List the folders of the groups that this process is in, from its own to the outermost visible."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -96,13 +100,13 @@ def _groups_around(groups: Path, own: Path) -> Iterator[tuple[Path, _Names]]:
             root, names = groups / "memory", _FIRST
         else:
             continue
-        # A container may be shown the path that it has outside, and its own group as the outermost.
+        # A container may see the path that it has outside, with its own group as the outermost.
         folder = root / path.lstrip("/")
         yield from ((each, names) for each in (folder, *folder.parents) if each.is_relative_to(root))
 
 
 def _old_files_bytes(folder: Path, names: _Names) -> int:
-    """Count what a group's files take of its memory that nobody has read lately."""
+    """Return the bytes of a group's cached files that were not read lately."""
     with contextlib.suppress(OSError, ValueError):
         for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines():
             name, number = line.split()
@@ -112,7 +116,7 @@ def _old_files_bytes(folder: Path, names: _Names) -> int:
 
 
 def this_machine() -> str | None:
-    """Return what process numbers belong to, where the system tells it: this boot, this container."""
+    """Return an identifier of this boot and container, to which process numbers belong; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -121,17 +125,17 @@ def this_machine() -> str | None:
 
 
 def start_of(pid: int) -> str | None:
-    """Return what tells a process from an earlier one of its number: when it started.
+    """Return when a process started, which tells it from an earlier one of the same number.
 
     Args:
         pid: Its number.
 
     Returns:
-        In clock ticks since boot on Linux, else in seconds since 1970; ``ended`` of a zombie; None: there is
-        no such process, or the system does not tell.
+        Clock ticks since boot on Linux, else seconds since 1970; ``ended`` for a zombie; None: there is no
+        such process, or the system does not report it.
     """
     if sys.platform != "linux":
-        # Of Linux, psutil's changes with the clock.
+        # Not on Linux: there psutil's value changes when the clock is set.
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             return "ended" if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
@@ -140,23 +144,23 @@ def start_of(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
-    # Killed, and nobody has asked yet what became of it.
+    # A zombie: its parent has not waited for it yet.
     return "ended" if fields[0] in "ZX" else fields[19]
 
 
 def process_lives(pid: int, started: str | None) -> bool | None:
-    """Return whether a process of this machine is still there; None where the system does not tell.
+    """Return whether a process of this machine still runs; None where that cannot be known.
 
     Args:
         pid: Its number.
-        started: By `start_of`: the same number may have been given to another process since.
+        started: From `start_of`: the number may belong to another process by now.
     """
     now = start_of(pid)
     if now is not None and started is not None:
         return now == started
-    # The system does not tell, or hides other users' processes, also from psutil.
+    # The system may hide other users' processes, also from psutil.
     try:
-        if sys.platform != "win32":  # where it would end the process
+        if sys.platform != "win32":  # where signal 0 would end the process
             os.kill(pid, 0)
     except ProcessLookupError:
         return False
@@ -165,7 +169,20 @@ def process_lives(pid: int, started: str | None) -> bool | None:
     return None
 
 
+def thread_clock() -> Callable[[], float] | None:
+    """Return a function that reads this thread's processor time in seconds, also from other threads.
+
+    The time of the whole process would include threads of libraries that are never idle.
+
+    Returns:
+        None: the system has no such clocks.
+    """
+    if sys.platform in ("win32", "darwin"):
+        return None
+    return functools.partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident()))
+
+
 def name_process(name: str) -> None:
-    """Name this process for those who look at processes, as far as Linux shows it."""
+    """Set the name of this process that tools such as top show, on Linux."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name, encoding="utf-8")

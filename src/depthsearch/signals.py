@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, taken at a moment when nothing is half written."""
+"""Ctrl-C and SIGTERM, delivered when nothing is half written."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ __all__ = [
 ]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What each `deferred` of the main thread holds back, and the handlers that were there before it.
+# Of each active `deferred`: the signals that it holds back, and the handlers that it has replaced.
 _deferring: list[tuple[list[int], Mapping[int, Any]]] = []
 
 
 @contextlib.contextmanager
 def handled(handlers: Mapping[int, Any]) -> Iterator[Mapping[int, Any]]:
-    """Handle signals otherwise meanwhile; in another thread than the main one nothing changes.
+    """Install signal handlers in this context; outside the main thread this does nothing.
 
     Args:
-        handlers: As `signal.signal` takes them, by the signals' numbers.
+        handlers: As `signal.signal` takes them, by signal number.
 
     Yields:
-        The handlers that were there before; empty in another thread.
+        The replaced handlers; empty outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield {}
@@ -54,17 +54,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def sigterm_interrupts() -> contextlib.AbstractContextManager[object]:
-    """Have SIGTERM end the work as Ctrl-C does, in the main thread; in another this does nothing."""
+    """Raise KeyboardInterrupt on SIGTERM as on Ctrl-C; outside the main thread this does nothing."""
     return handled(dict.fromkeys(SIGNALS, _interrupt))
 
 
 @dataclass(slots=True)
 class Drain:
-    """Whether to end in order.
+    """The state of an orderly end.
 
     Attributes:
-        is_on: Whether there is something that can be: until then SIGTERM interrupts.
-        is_asked: Whether somebody has asked for it.
+        is_on: Whether there is anything to end in order; until then SIGTERM interrupts.
+        is_asked: Whether SIGTERM has asked for it.
     """
 
     is_on: bool = False
@@ -73,10 +73,10 @@ class Drain:
 
 @contextlib.contextmanager
 def sigterm_drains(notice: str) -> Iterator[Drain]:
-    """Have the first SIGTERM ask for an orderly end, and a second one end the work as Ctrl-C does.
+    """Ask for an orderly end on the first SIGTERM; a second one ends the work as Ctrl-C does.
 
     Args:
-        notice: Line to write to stderr when it comes.
+        notice: Line to write to stderr at the first.
     """
     drain = Drain()
 
@@ -84,7 +84,7 @@ def sigterm_drains(notice: str) -> Iterator[Drain]:
         if drain.is_asked or not drain.is_on:
             _interrupt(number, frame)
         drain.is_asked = True
-        # In the middle of anything: what is buffered is not to be touched.
+        # A handler may run in the middle of a buffered write: use the descriptor directly.
         with contextlib.suppress(OSError):
             os.write(2, f"{notice}\n".encode())
 
@@ -95,19 +95,19 @@ def sigterm_drains(notice: str) -> Iterator[Drain]:
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Hold interrupts back while the study is written to, then deliver them."""
-    held: list[int] = []
+    pending: list[int] = []
     try:
-        with handled(dict.fromkeys(SIGNALS, lambda number, _: held.append(number))) as before:
+        with handled(dict.fromkeys(SIGNALS, lambda number, _: pending.append(number))) as before:
             if not before:
                 yield
                 return
-            _deferring.append((held, before))
+            _deferring.append((pending, before))
             try:
                 yield
             finally:
                 _deferring.pop()
     finally:
-        for number in held:
+        for number in pending:
             signal.raise_signal(number)
 
 
@@ -119,24 +119,24 @@ def let_through() -> Iterator[None]:
         return
     _, outermost = _deferring[0]
     with handled(outermost):
-        for held, _ in _deferring:
-            if held:
-                signal.raise_signal(held.pop(0))
+        for pending, _ in _deferring:
+            if pending:
+                signal.raise_signal(pending.pop(0))
         yield
 
 
 @contextlib.contextmanager
 def children_uninterrupted() -> Iterator[None]:
-    """Keep a terminal's Ctrl-C, which all of its processes get, from processes started meanwhile.
+    """Keep a terminal's Ctrl-C from processes that are started in this context.
 
-    Windows cannot: there they hear it until they have started.
+    Not on Windows: there they get it until they have started.
     """
     if sys.platform == "win32":
         yield
         return
     from multiprocessing import resource_tracker
 
-    # It lets signals through again when it starts.
+    # It would unblock signals when it starts.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -146,7 +146,7 @@ def children_uninterrupted() -> Iterator[None]:
 
 
 def name_of_signal(number: int) -> str:
-    """Return the name of a signal; its number where this system knows none of it."""
+    """Return the name of a signal, or its number where this system has no name for it."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,7 +1,7 @@
-r"""Text from outside, made safe for output: names of files and classes can hold anything, URLs passwords.
+r"""Text from outside, made safe for output: names may hold any character, URLs passwords.
 
-Control characters can repaint a terminal or forge a line, and marks of direction can make a name read as
-another. They are shown as Python writes them, such as ``\x1b``; letters of every script and emoji stay.
+Control characters can repaint a terminal or forge a line, and direction marks can make a name read as
+another. They are shown as escapes such as ``\x1b``; letters of every script and emoji stay.
 """
 
 from __future__ import annotations
@@ -12,58 +12,57 @@ from collections.abc import Sequence
 
 __all__ = ["first_line", "hidden", "is_plain", "named_few", "one_line", "printable", "without_password"]
 
-# Control characters, halves of UTF-16 pairs (which also stand for bytes that are no UTF-8), line separators.
-_HIDDEN = ("Cc", "Cs", "Zl", "Zp")
-# What turns the direction of writing: a name that holds one can be shown as another.
-_TURNING = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Control characters, surrogates (which also stand for bytes that are no UTF-8), line separators.
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+_DIRECTION_MARKS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 LONGEST = 1200
 SECRETS = r"password|passwd|pwd|secret|token|odbc_connect|scram_"
 
 
 def printable(text: str) -> str:
-    """Write what a terminal would obey instead of show as escapes; line breaks stay."""
+    """Write control characters and direction marks as escapes; line breaks stay."""
     if text.isprintable():
         return text
-    return "".join(_escaped(character) if _obeyed(character) else character for character in text)
+    return "".join(_escaped(character) if _is_unsafe(character) else character for character in text)
 
 
 def one_line(text: str, *, longest: int | None = LONGEST) -> str:
-    """Write text as one line: line breaks as escapes, and the middle of text that is too long left out."""
+    """Write text as one line: line breaks as escapes, the middle of a very long text left out."""
     line = printable(text).replace("\n", "\\n")
     if longest is None or len(line) <= longest:
         return line
-    # The begin says what is wrong, the end what to do.
+    # The beginning says what is wrong, the end what to do.
     head, tail = line[: longest * 2 // 3], line[-longest // 3 :]
     return f"{head} ... ({len(line) - len(head) - len(tail):,} characters) ... {tail}"
 
 
 def is_plain(text: str) -> bool:
-    """Return whether text is shown as it is, in one line, and can be written as UTF-8."""
+    """Return whether text is a single line without unsafe characters, and valid UTF-8."""
     return printable(text) == text and "\n" not in text
 
 
 def named_few(what: str, items: Sequence[str], n_shown: int = 5) -> str:
-    """Write a line that names a few of many."""
+    """Write a line that names the first few of many items."""
     more = f", and {len(items) - n_shown} more (all in the study)" if len(items) > n_shown else ""
     return f"{what}: {', '.join(items[:n_shown])}{more}."
 
 
-def _obeyed(character: str) -> bool:
+def _is_unsafe(character: str) -> bool:
     if character == "\n":
         return False
-    return character in _TURNING or unicodedata.category(character) in _HIDDEN
+    return character in _DIRECTION_MARKS or unicodedata.category(character) in _CONTROL
 
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as Python reads file names
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
 def without_password(url: str) -> str:
-    """Hide the passwords of a database URL, for output: of its user, and in its query."""
-    # Not at the top: it takes long to import, and help and messages need none of it.
+    """Replace the passwords of a database URL by ``***``: the user's, and those in its query."""
+    # Not at the top: SQLAlchemy takes long to import, and --help does not need it.
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -75,7 +74,7 @@ def without_password(url: str) -> str:
         return _greedily_hidden(url)
     query = [(key, value) for key, value in parsed.query.items() if re.search(SECRETS, key, re.IGNORECASE)]
     if parsed.password is not None and url.count("@") > 1:
-        # An @ that is not written %40 may be the password's: all up to the last one goes.
+        # An @ that is not written %40 may be part of the password: hide all up to the last one.
         return _greedily_hidden(url)
     if parsed.password is None and not query:
         return url
@@ -87,23 +86,23 @@ def without_password(url: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return in a line what went wrong, the passwords of database URLs hidden."""
+    """Return the first line of an error's message, the passwords of database URLs hidden."""
     return hidden((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def hidden(text: str) -> str:
-    """Hide the passwords of the database URLs in a text."""
-    # Begun at a word's first letter only: a word may be as long as a file.
+    """Replace the passwords of the database URLs in a text by ``***``."""
+    # Matches begin at a word's first letter only, for speed: a word may be as long as a file.
     url = r"(?<![\w+])\w[\w+]*://[^\s'\"]+"
-    return re.sub(url, lambda found: without_password(found[0]), _greedily_hidden(text))
+    return re.sub(url, lambda match: without_password(match[0]), _greedily_hidden(text))
 
 
 def _greedily_hidden(text: str) -> str:
-    """Hide all that may be a password: whoever forgot to encode it is not to see half of it.
+    """Hide all that may be part of a password, also of one that was not percent-encoded.
 
-    What is hidden already stays as it is, and with it what stands behind it.
+    A password that is hidden already stays as it is, and so does what follows it.
     """
     text = re.sub(r"(\w://[^\s/:\[]*:)(?!\*\*\*@).*@", r"\1***@", text)
-    # Without an @ it may be a password as well, unless it is a port.
+    # Without an @ too it may be a password, unless it is a port.
     text = re.sub(r"(\w://[^\s/:\[]*:)(?!\d+\b)[^\s/?@]+", r"\1***", text)
     return re.sub(rf"((?:{SECRETS})\w*=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE)

@@ -6,11 +6,9 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from bad_input import STUDY, contents, refusal, status_of
-from PIL import Image
+from bad_input import contents, refusal, status_of, studied
 from privileges import make_pipe
 from safetensors.torch import load_file, save_file
 
@@ -26,13 +24,7 @@ State = dict[str, torch.Tensor]
 def fitted(tmp_path_factory) -> Path:
     """Holds a model that depthsearch fit wrote, and the study that it is of."""
     folder = tmp_path_factory.mktemp("fitted")
-    noise = np.random.default_rng(0).integers(0, 255, (12, 12, 12, 3), dtype=np.uint8)
-    for place, pixels in enumerate(noise):
-        path = folder / "set" / "ab"[place % 2] / f"{place}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    url = f"--storage=sqlite:///{folder}/studies.db"
-    assert status_of([*STUDY, f"--data={folder}/set", "--name=ab", url]) == 0
+    url = studied(folder, "studies.db")
     assert status_of(["fit", "ab", url, f"--out={folder}/model", "--device=cpu"]) == 0
     return folder
 

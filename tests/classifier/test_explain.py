@@ -716,7 +716,7 @@ def test_a_model_whose_weights_are_gone_is_explained_without_before(model_folder
     (model_folder / "config.json").write_text(json.dumps(config))
     assert main(["explain", str(model_folder), str(files[0]), "--json"]) == 0
     told = capsys.readouterr()
-    assert "Without a row for before fine-tuning. It started from other weights" in told.err
+    assert "The pictures have no row for before fine-tuning. It started from other weights" in told.err
     assert json.loads(told.out)["pictures"][0]["layers"][0]["unchanged"] is None
 
 

@@ -242,7 +242,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "an option of another command": (b"wait = 1\n", "no option 'wait'"),
     "data that are gone": (b'backbone = "test_resnet"\nweights = "random"\ndata = "gone"\n', "No folder"),
     "data of nobody": (b'backbone = "test_resnet"\nweights = "random"\ndata = "~gone/x"\n', "No folder"),
-    "empty data": (b'backbone = "test_resnet"\ndata = ""\n', "data: argument --data: it is empty"),
+    "empty data": (b'backbone = "test_resnet"\ndata = ""\n', "data: it is empty"),
     "weights that are gone": (b'backbone = "test_resnet"\nweights = "gone.pt"\n', "No weights file"),
     "a map that is gone": (
         b'backbone = "test_resnet"\nweights = "random"\nclasses-map = "gone"\n',

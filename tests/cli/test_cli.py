@@ -197,7 +197,7 @@ def test_the_report_is_written_beside_what_is_in_its_folder(finished, arguments,
 
 def test_images_of_no_report_are_refused(finished, arguments, capsys) -> None:
     assert status_of(["report", "--storage", arguments[-1], "--images"]) == 2
-    assert "--images draws files beside report.md: say where with --out DIR." in capsys.readouterr().err
+    assert "--images needs --out DIR: it draws files beside report.md there." in capsys.readouterr().err
 
 
 def test_a_written_report_leaves_the_json_alone_on_stdout(finished, arguments, tmp_path, capsys) -> None:
@@ -362,10 +362,10 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--learning-rates", "1e-3"], "--learning-rates are tried by --search exhaustive. Say that too, or"),
+        (["--learning-rates", "1e-3"], "--learning-rates needs --search exhaustive: add that, or"),
         (
             ["--search", "exhaustive", "--learning-rate", "1e-3", "--learning-rates", "1e-3,1e-2"],
-            "--learning-rate and --learning-rates: give a range to search, or a list to try.",
+            "--learning-rate is a range to search, --learning-rates a list to try: give one of the two.",
         ),
         (["--search", "exhaustive", "--also", "dropout"], "its head linear: --also would do nothing."),
         (["--search", "exhaustive", "--head-depth", "2"], "--head-depth would do nothing. Leave it out"),
@@ -373,23 +373,23 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
             ["--also", "dropout,weight_decay", "--weight-decay", "0"],
             "--weight-decay fixes what --also weight_decay searches: give one of the two.",
         ),
-        (["--momentum", "0"], "--momentum is of sgd: say --optimizer sgd too."),
+        (["--momentum", "0"], "--momentum needs --optimizer sgd: add that, or leave --momentum out."),
         (
             ["--head-width", "0", "--head-depth", "1"],
-            "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out.",
+            "--head-depth counts hidden layers, and --head-width 0 allows none: leave one of the two out.",
         ),
         (
             ["--hung-after", "9", "--workers", "1"],
-            "--hung-after is of several workers, and this process alone",
+            "--hung-after is for several workers, and this process alone",
         ),
         (
             ["--seeds", "2"],
-            "--seeds is of the confirmation, and --confirm 0 leaves that out: give one of the",
+            "--seeds is for the confirmation, and --confirm 0 leaves that out: give one of the",
         ),
-        (["--resample"], "--resample is of the confirmation, and --confirm 0 leaves that out: give one of"),
+        (["--resample"], "--resample is for the confirmation, and --confirm 0 leaves that out: give one of"),
         (
             ["--executor", "ray", "--device", "mps"],
-            "--device mps is of this machine, and --executor ray computes on cpu and cuda: leave one out.",
+            "--executor ray computes on cpu and cuda, not on mps: leave one of the two out.",
         ),
         (["--search", "exhaustive", "--sampler", "tpe"], "--sampler would do nothing. Leave it out, or let"),
         (["--search", "exhaustive", "--pruner", "median"], "--pruner would do nothing."),
@@ -631,7 +631,7 @@ BAD = [
     ("study", "--workers", "0", "--workers: '0' is no whole number from 1 on"),
     ("study", "--hung-after", "0", "--hung-after: '0' is no number above 0"),
     ("study", "--executor", "dask", "--executor: invalid choice: 'dask'"),
-    ("study", "--ray-address", "head:6379", "--ray-address is of --executor ray"),
+    ("study", "--ray-address", "head:6379", "--ray-address needs --executor ray"),
     ("study", "--device", "tpu", "--device: invalid choice: 'tpu'"),
     ("study", "--device", "cuda", "No cuda device here"),
     ("study", "--precision", "fp8", "--precision: invalid choice: 'fp8'"),
@@ -644,7 +644,7 @@ BAD = [
         "study",
         "--augment",
         "flip",
-        "--augment is what views do, and --views 1 has the plain images only: say",
+        "--augment needs --views 2 or more: --views 1 has the plain images only.",
     ),
     ("study", "--compile", "=yes", "--no-compile: ignored explicit argument 'yes'"),
     ("study", "--keep-memory", "lots", "--keep-memory: 'lots' is no size, such as 0, 512MiB or 4GiB"),
@@ -701,7 +701,7 @@ BAD = [
     ("enqueue", "--learning-rate", "0.5", "learning rate 0.5 is not in study 'noughts', which has 1e-05 to"),
     ("enqueue", "--head-width", "-1", "--head-width: '-1' is no whole number from 0 on"),
     ("enqueue", "--head-width", "17", "head width 17 is not in study 'noughts', which has 0, 16. Give that"),
-    ("enqueue", "--backbone", "nonesuch", "backbone 'nonesuch' is none of study 'noughts': give test_resnet"),
+    ("enqueue", "--backbone", "nonesuch", "Backbone 'nonesuch' is not in study 'noughts': give test_resnet"),
     ("enqueue", "--to-the-end", "=yes", "--to-the-end: ignored explicit argument 'yes'"),
     ("enqueue", "--json", "=yes", "--json: ignored explicit argument 'yes'"),
     ("dashboard", "--storage", "ABSENT_DATABASE", "absent.db' with studies. Run depthsearch study"),
@@ -855,8 +855,8 @@ def full_cache(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        (0o555, "removed: {}/features/a.features: Permission denied, and 1 more. Do it as the user whose"),
-        (0o300, "removed: {}/features: Permission denied. Do it as the user whose files they are."),
+        (0o555, "removed: {}/features/a.features: Permission denied, and 1 more. Run this as the user who"),
+        (0o300, "removed: {}/features: Permission denied. Run this as the user who owns the files."),
     ],
 )
 def test_what_may_not_be_removed_of_the_cache_is_told_after_all_else_is_removed(

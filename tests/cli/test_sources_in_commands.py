@@ -86,7 +86,7 @@ def test_a_changed_file_is_another_study(here: Path, capsys) -> None:
     complaint = refusal(study("net.py:make", image_size="32"), capsys)
     assert "Study 'net-make-digits' exists with other settings: backbone: 'net.py:make [" in complaint
     complaint = refusal(["fit", "--storage=sqlite:///studies.db"], capsys)
-    assert "The network net.py:make of study 'net-make-digits' is not what it was. Bring that" in complaint
+    assert "The network net.py:make of study 'net-make-digits' has changed. Restore it" in complaint
 
 
 def test_workers_of_their_own_process_train_a_function(here: Path) -> None:
@@ -197,7 +197,7 @@ def test_kept_features_that_cannot_be_written_name_the_option_too(here: Path, mo
     (here / "cache" / "depthsearch" / "features").write_text("in the way")
     command = study("test_resnet", weights="random", image_size="32")
     complaint = refusal(command, capsys)
-    assert "Set XDG_CACHE_HOME to a folder that can be, or say --keep-disk 0." in complaint
+    assert "Set XDG_CACHE_HOME to a writable folder, or give --keep-disk 0." in complaint
     run(*command, "--keep-disk=0")
 
 
@@ -208,9 +208,7 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch, 
     gone.rmdir()
     for argv in (["cuts", "test_resnet"], ["status"], ["study", "--backbone=test_resnet"]):
         complaint = refusal(argv, capsys)
-        assert (
-            "The folder that you are in is gone (No such file or directory). cd to one that is" in complaint
-        )
+        assert "The current folder is gone (No such file or directory). cd to another, and run" in complaint
     monkeypatch.chdir(tmp_path)
 
 

@@ -7,8 +7,10 @@ import hashlib
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
 from depthsearch.cli import main
 
@@ -50,6 +52,18 @@ def status_of(argv: list[str]) -> int:
         return main(argv)
     except SystemExit as exit_:
         return int(exit_.code or 0)
+
+
+def studied(folder: Path, database: str) -> str:
+    """Make images of two classes in ``folder/set`` and a study ``ab`` of them; return its --storage."""
+    noise = np.random.default_rng(0).integers(0, 255, (12, 12, 12, 3), dtype=np.uint8)
+    for place, pixels in enumerate(noise):
+        path = folder / "set" / "ab"[place % 2] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    storage = f"--storage=sqlite:///{folder}/{database}"
+    assert status_of([*STUDY, f"--data={folder}/set", "--name=ab", storage]) == 0
+    return storage
 
 
 def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

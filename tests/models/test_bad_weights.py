@@ -234,7 +234,7 @@ def test_what_is_no_weights_file_is_one_line_and_nobody_waits_for_it(
         ("--weights=" + "a" * 300, "(File name too long)"),
         ("--weights=~nonesuch/w.pt", "No weights file '~nonesuch/w.pt'"),
         ("--weights=test_resnet=", "No weights file"),
-        ("--weights=test_resnet=random,test_resnet=auto", "two of test_resnet. Keep one of them"),
+        ("--weights=test_resnet=random,test_resnet=auto", "test_resnet is given twice. Keep one of them"),
         ("--weights=nonesuch=random", "No weights file 'nonesuch=random'"),
         ("--weights=\x1b[2J", r"No weights file '\x1b[2J'"),
     ],

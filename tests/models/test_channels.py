@@ -195,4 +195,4 @@ def test_grey_images_are_explained(place: Path, tmp_path: Path, capsys) -> None:
     argv = ["explain", "grey", "--storage", f"sqlite:///{place}/s.db", "--n", "1", "--out", str(tmp_path)]
     assert main(argv) == 0
     assert len(list(tmp_path.glob("*.png"))) == 1
-    assert "Without a row for before" not in capsys.readouterr().err
+    assert "no row for before" not in capsys.readouterr().err

@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
         ({"learning_rate": (1e-2, 1e-3)}, r"^learning_rate: '0.01:0.001' is no LOW:HIGH"),
         ({"backbone": ()}, r"^backbone: '' is no list, such as densenet121,resnet50$"),
         ({"augment": "flip,sepia"}, r"^augment: 'sepia' is none of crop, flip"),
-        ({"confirm": 0, "seeds": 2}, r"^--seeds is of the confirmation, and --confirm 0 leaves that out"),
-        ({"momentum": 0.9}, r"^--momentum is of sgd: say --optimizer sgd too\.$"),
+        ({"confirm": 0, "seeds": 2}, r"^--seeds is for the confirmation, and --confirm 0 leaves that out"),
+        ({"momentum": 0.9}, r"^--momentum needs --optimizer sgd: add that, or leave --momentum out\.$"),
         ({"cost": "macs"}, r"^--cost macs is a second aim: add --aim accuracy\+cost"),
     ],
 )
@@ -67,7 +67,7 @@ def test_what_is_stored_is_read_back_and_nothing_of_this_machine_is_stored() -> 
     again = StudyOptions.from_json(stored)
     assert again == replace(options, storage=StudyOptions(backbone="a").storage, workers=None, json=False)
     assert not {"storage", "workers", "json", "file", "name", "executor", "keep_disk"} & stored.keys()
-    with pytest.raises(SettingsError, match=r"^Options of a study: nonesuch\.$"):
+    with pytest.raises(SettingsError, match=r"^No options of a study: nonesuch\.$"):
         StudyOptions.from_json({**stored, "nonesuch": 1})
 
 

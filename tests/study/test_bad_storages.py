@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from bad_input import STEADY, STUDY, contents, refusal, status_of
+from bad_input import STEADY, STUDY, contents, refusal, status_of, studied
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from privileges import modes_obeyed
 
 from depthsearch.study import open_storage
@@ -27,13 +26,7 @@ URL = "sqlite:///x.db"
 def kept(tmp_path_factory) -> Path:
     """Holds images, and good.db with a study of them that is complete."""
     folder = tmp_path_factory.mktemp("kept")
-    noise = np.random.default_rng(0).integers(0, 255, (12, 12, 12, 3), dtype=np.uint8)
-    for place, pixels in enumerate(noise):
-        path = folder / "set" / "ab"[place % 2] / f"{place}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    url = f"--storage=sqlite:///{folder}/good.db"
-    assert status_of([*STUDY, f"--data={folder}/set", "--name=ab", url]) == 0
+    studied(folder, "good.db")
     # What a log may still hold goes into the file, which is copied.
     with sqlite3.connect(folder / "good.db") as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -351,7 +344,7 @@ def test_a_study_that_is_not_there_is_one_line_that_names_those_that_are(
         (["explain", "ab", "--artifacts=" + "a" * 300], "has no fitted model"),
         (["explain", "ab"], "has no fitted model. Run depthsearch fit first"),
         (["enqueue", "ab", "--layer=nonesuch"], "No cut 'nonesuch'"),
-        (["enqueue", "ab", "--layer=2", "--backbone=nonesuch"], "'nonesuch' is none of study 'ab'"),
+        (["enqueue", "ab", "--layer=2", "--backbone=nonesuch"], "'nonesuch' is not in study 'ab'"),
         (["stop", "ab"], "Nobody runs study 'ab'"),
     ],
 )  # fmt: skip

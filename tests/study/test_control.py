@@ -340,7 +340,7 @@ def test_the_same_setting_is_not_tried_twice_but_one_that_failed_may_be(place) -
         ),
         ({"head_width": 32}, SettingsError, r"which has 0, 16\."),
         ({"head_width": -16}, SettingsError, r"which has 0, 16\."),
-        ({"backbone": "resnet50"}, SettingsError, r"^backbone 'resnet50' is none of study 's': give test_r"),
+        ({"backbone": "resnet50"}, SettingsError, r"^Backbone 'resnet50' is not in study 's': give test_r"),
     ],
 )
 def test_what_a_study_does_not_search_is_refused(
@@ -380,9 +380,11 @@ def test_of_several_backbones_the_layer_or_its_name_says_which(make, tmp_path, t
     assert read_space(study) == both
     first, second = (both.cuts_of(name) for name in names)
     shared = next(cut for cut in first[1:-1] if cut.layer in {each.layer for each in second})
-    with pytest.raises(SettingsError, match=r"is in test_resnet and test_byobnet: name one of these, with -"):
+    with pytest.raises(
+        SettingsError, match=r"is in test_resnet and test_byobnet: choose one with --backbone"
+    ):
         enqueue(study, shared.layer)
-    with pytest.raises(SettingsError, match=r"^backbone 'x' is none of study 's': give test_resnet or test_"):
+    with pytest.raises(SettingsError, match=r"^Backbone 'x' is not in study 's': give test_resnet or test_"):
         enqueue(study, shared.layer, backbone="x")
     with pytest.raises(CutError, match=r"^No cut 'conv9'\. Near: test_resnet layer "):
         enqueue(study, "conv9")

@@ -268,7 +268,7 @@ def test_a_full_disk_is_warned_of_once_and_tears_no_later_line(study, tmp_path, 
     assert [json.loads(line).get("after") for line in rest] == ["epoch", None]
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"--log-file {path} misses some of what happens: only a part of a line could be written"
+        f"--log-file {path} lacks some events: only a part of a line could be written"
     )
 
 
@@ -294,7 +294,7 @@ def test_a_study_goes_on_when_the_reader_of_its_lines_has_gone(make, events_of, 
             log(event)
     assert study.trials[0].state == TrialState.COMPLETE
     ours = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert ours == [f"--log-file {pipe} misses some of what happens: Broken pipe"]
+    assert ours == [f"--log-file {pipe} lacks some events: Broken pipe"]
 
 
 # --- warnings -----------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_a_file_that_cannot_be_written_to_is_refused_before_anything_is_loaded(
     assert main(["study", "--backbone", "nonesuch", "--log-file", place]) == 2
     assert capsys.readouterr().err == (
         f"depthsearch study: --log-file {place} cannot be written to: {said}. "
-        "Give a file in a folder that is there, or leave --log-file out.\n"
+        "Give a file in a folder that exists, or leave --log-file out.\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -466,7 +466,7 @@ def test_weights_are_read_by_backbone(given: str, expected: dict[str, str]) -> N
     [
         ("w.pt", "one file is no weights for 2 backbones"),
         ("c=w.pt", "one file is no weights for 2 backbones"),
-        ("a=w.pt,a=v.pt", "two of a. Keep one of them."),
+        ("a=w.pt,a=v.pt", "a is given twice. Keep one of them."),
     ],
 )
 def test_weights_that_cannot_be_told_apart_are_refused(given: str, told: str) -> None:

@@ -53,6 +53,7 @@ from depthsearch.workers import Probing, RayWorkers, Training, ray_workers, star
 from depthsearch.workers.jobs import Ended, Failed, Job, Lost, Report
 from depthsearch.workers.places import HUNG_SECONDS
 from depthsearch.workers.ray import cluster, connecting, remote
+from depthsearch.workers.ray.checkpoints import Tokens
 from depthsearch.workers.ray.connecting import connect
 from depthsearch.workers.ray.slots import Slots, plan_slots
 
@@ -461,7 +462,7 @@ def test_a_study_outlives_a_node_and_its_trial_goes_on_from_its_checkpoint(
 ) -> None:
     if folder == "apart":
         # No node sees what the coordinator puts beside its checkpoints.
-        monkeypatch.setattr(RayWorkers, "_token", lambda *_: None)
+        monkeypatch.setattr(Tokens, "token_in", lambda *_: None)
     workers = workers_on(longer, run=pretended)
     workers.gather(120)
     assert workers.n_workers == 2
@@ -649,7 +650,7 @@ def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_or_a_failing_gpu_goes_o
     ended = r"worker [12] on \S+: .*( died|can no longer be reached)"
     assert re.match(ended, report.reason)
     # The first time it may have been the worker.
-    again = [line for line in caplog.messages if line.endswith("to begin is given out once more.")]
+    again = [line for line in caplog.messages if line.endswith("its job is assigned once more.")]
     assert len(again) == 1
     assert re.match(ended, again[0])
     report = one_report(workers, "full")
@@ -829,7 +830,10 @@ def test_a_coordinator_without_a_gpu_asks_the_cluster_for_one(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--ray-address", "auto"], "--ray-address is of --executor ray: say that too, or leave it out."),
+        (
+            ["--ray-address", "auto"],
+            "--ray-address needs --executor ray: add that, or leave --ray-address out.",
+        ),
         (
             ["--executor", "ray"],
             'needs Ray (import of ray halted; None in sys.modules): pip install "depthsearch',

@@ -1,4 +1,4 @@
-"""Where commands write: a terminal, or plain lines."""
+"""The output of commands: for a terminal, or as plain lines."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ STYLES = {"info": None, "warning": "yellow", "alarm": "bold yellow"}
 
 
 class PlainConsole(Console):
-    """A console that shows names from outside as they are: neither markup nor control characters work."""
+    """A console in which names from outside can use neither markup nor control characters."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Draw; what the console itself uses to move and colour stays."""
+        """Render with control characters in text escaped; the console's own control codes stay."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control or not text else Segment(printable(text), style)
 
 
 def console_for(*, stderr: bool = False) -> Console:
-    """Open stdout or stderr: as wide as the terminal, or wide where there is none."""
+    """Open a console on stdout or stderr: as wide as the terminal, or wide where there is none."""
     stream = sys.stderr if stderr else sys.stdout
-    # A process may have been started with it closed.
+    # The process may have been started with the stream closed.
     is_terminal = stream is not None and stream.isatty()
     return PlainConsole(
         stderr=stderr,
@@ -45,32 +45,32 @@ def console_for(*, stderr: bool = False) -> Console:
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Write a line as it is, without markup."""
+    """Print one line, without markup."""
     console.print(one_line(text, longest=None), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def say_list(console: Console, what: str, items: Sequence[str]) -> None:
-    """Write a line that names a few of many."""
+    """Print a line that names the first few of many items."""
     say(console, named_few(what, items), style="yellow")
 
 
 class Notices:
-    """Shows what is told while backbones and images are loaded; images that are decoded as a bar."""
+    """Shows the notes while backbones and images are loaded, and the decoding of images as a bar."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar: Progress | None = None
 
     def __call__(self, event: Event | Notice) -> None:
-        """Show one; what else happens in a study is not for here."""
+        """Show a note or the progress of decoding; other events are shown elsewhere."""
         if isinstance(event, Decoding):
-            self._decode(event)
+            self._show_decoding(event)
             return
         self.close()
         if isinstance(event, Note):
             say(self.console, event.text, style=STYLES[event.level])
 
-    def _decode(self, event: Decoding) -> None:
+    def _show_decoding(self, event: Decoding) -> None:
         if self.console.is_terminal:
             if self.bar is None:
                 self.bar = Progress(console=self.console, transient=True)

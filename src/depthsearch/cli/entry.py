@@ -1,4 +1,4 @@
-"""The command line: a thin skin. PyTorch is imported only once a command runs."""
+"""The entry point of the command line. PyTorch is imported only once a command runs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from depthsearch.text import one_line, printable
 __all__ = ["main"]
 
 INTERRUPTED = 130
-# What sysexits.h calls EX_TEMPFAIL: later, the same may work.
+# EX_TEMPFAIL of sysexits.h: a later try may succeed.
 AWAY = 75
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for a user's mistake, 130 for an interrupt.
 
-    A study that ``depthsearch stop`` has stopped did what it was asked to: 0. Where the database went away
-    and stayed away it is 75: the same command goes on once it is back. Of output that nobody reads to its
-    end, as with ``| head``, it is 141.
+    A study that ``depthsearch stop`` has stopped ends with 0. If the database stayed away for too long, the
+    status is 75: the same command goes on once it is back. If the reader has closed the output, as with
+    ``| head``, it is 141.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
-    return run_writing(lambda: _run(given))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_writing(lambda: _run(arguments))
 
 
 def _run(argv: list[str]) -> int:
@@ -47,29 +47,27 @@ def _run(argv: list[str]) -> int:
         print(one_line(without_passwords(f"depthsearch {command}: {error}")), file=sys.stderr)
         return AWAY if _is_outage(error) else 2
     except KeyboardInterrupt:
-        # What others wait for, such as the study of stop --wait, may well go on.
-        ended = f"Stopped.{_kept(argv)}" if command in ("study", "fit") else "Interrupted."
-        print(ended, file=sys.stderr)
+        # Other commands have stopped nothing: the study that stop --wait waits for may go on.
+        message = f"Stopped.{_how_to_go_on(argv)}" if command in ("study", "fit") else "Interrupted."
+        print(message, file=sys.stderr)
         return INTERRUPTED
     if is_stopped:
-        # Somebody meant it, so that it is no failure.
-        print(f"Stopped on request.{_kept(argv)}", file=sys.stderr)
+        print(f"Stopped on request.{_how_to_go_on(argv)}", file=sys.stderr)
     return 0
 
 
 def _refuse_gone_folder() -> None:
-    """Refuse to run in a folder that has been deleted: not even PyTorch finds its parts from there."""
+    """Refuse to run in a folder that has been deleted, where even importing PyTorch fails."""
     try:
         Path.cwd()
     except OSError as error:
         raise SettingsError(
-            f"The folder that you are in is gone ({error.strerror}). cd to one that is there, "
-            "and run the same command again."
+            f"The current folder is gone ({error.strerror}). cd to another, and run the same command again."
         ) from error
 
 
 def _is_outage(error: DepthsearchError) -> bool:
-    """Say whether a database that was there has gone; that it cannot even be opened is another matter."""
+    """Return whether a database has gone away after it was opened."""
     if isinstance(error, SettingsError):
         return False
     from depthsearch.study.storage.outage import Away, chain
@@ -77,6 +75,6 @@ def _is_outage(error: DepthsearchError) -> bool:
     return any(isinstance(cause, Away) for cause in chain(error))
 
 
-def _kept(argv: Sequence[str]) -> str:
+def _how_to_go_on(argv: Sequence[str]) -> str:
     command = shlex.join(without_passwords(argument) for argument in argv)
     return f" What is finished is kept; go on with: depthsearch {printable(command)}"

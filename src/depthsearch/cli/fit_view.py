@@ -1,4 +1,4 @@
-"""What a person sees of a fit: its epochs, the figures on the test images, where the model is."""
+"""The output of a fit: its epochs, the figures on the test images, where the model is."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from depthsearch.training.loop import EpochResult
 
 __all__ = ["epoch_line", "render_fit"]
 
-# A larger matrix does not fit a terminal: then the most frequent confusions are told instead.
+# A larger matrix does not fit a terminal: then the most frequent confusions are shown instead.
 MOST_COLUMNS = 12
 N_CONFUSIONS = 10
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
-    """Tell an epoch in a line."""
+    """Write an epoch as a line."""
     return f"  epoch {result.epoch}/{epochs}: training loss {result.train_loss:.4f}, {result.seconds:.1f} s"
 
 
 def render_fit(fitted: Fitted) -> RenderableType:
-    """Draw a fit for a terminal."""
+    """Render a fit for a terminal."""
     figures = fitted.figures
     low, high = figures.interval
     setting = f"lr {fitted.point.learning_rate:.2g}, head {fitted.point.head_width or 'linear'}"
@@ -48,11 +48,11 @@ def render_fit(fitted: Fitted) -> RenderableType:
 
 
 def _readings(fitted: Fitted) -> list[Text]:
-    """Say so where the test images were read before."""
+    """Write whether the test images were read before."""
     *before, _ = fitted.readings
     if not before:
-        told = f"          the test {fitted.noun}s were read for the first time; the study has recorded it"
-        return [Text(told)]
+        text = f"          the test {fitted.noun}s were read for the first time; the study has recorded it"
+        return [Text(text)]
     times = "once" if len(before) == 1 else f"{len(before)} times"
     last = before[-1]
     return [
@@ -84,7 +84,7 @@ def _classes(figures: Figures, noun: str) -> FittingTable:
 
 @dataclass(frozen=True, slots=True)
 class _Confusion:
-    """Which classes are taken for which: all where they are few and fit, else the most frequent."""
+    """The confusions of the classes: the whole matrix where it fits, else the most frequent ones."""
 
     figures: Figures
     noun: str

@@ -1,4 +1,4 @@
-"""Files that commands keep with a study, for its dashboard."""
+"""Files that commands store with a study, for its dashboard."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ REPORT, CARD, CONFUSIONS = "report.html", "model-card.md", "confusions.png"
 
 
 def keep_report(stored: optuna.Study, console: Console, storage: str, artifacts: str | None = None) -> None:
-    """Keep the report of a study as its artifact, in the place of an earlier one."""
-    with _kept_or_said(REPORT, console):
+    """Store the report of a study as its artifact, replacing an earlier one."""
+    with _failure_said(REPORT, console):
         if (store := artifacts_of(storage, artifacts)) is not None:
             report = compose(summarize(stored), read(stored), small_pictures(stored, store))
             _keep(store, stored, {REPORT: report.html().encode()})
@@ -38,8 +38,8 @@ def keep_report(stored: optuna.Study, console: Console, storage: str, artifacts:
 def keep_fit(
     stored: optuna.Study, fitted: Fitted, console: Console, storage: str, artifacts: str | None = None
 ) -> None:
-    """Keep the confusions of a test and the model's card, each in the place of earlier ones."""
-    with _kept_or_said(f"{CONFUSIONS} and {CARD}", console):
+    """Store the confusions of a test and the model's card, replacing earlier ones."""
+    with _failure_said(f"{CONFUSIONS} and {CARD}", console):
         if (store := artifacts_of(storage, artifacts)) is not None:
             picture = io.BytesIO()
             confusion_picture(fitted.figures, fitted.noun).save(picture, "PNG", optimize=True)
@@ -48,8 +48,8 @@ def keep_fit(
 
 
 @contextmanager
-def _kept_or_said(what: str, console: Console) -> Iterator[None]:
-    """Say it where files cannot be kept: what was trained is worth more than its picture in the dashboard."""
+def _failure_said(what: str, console: Console) -> Iterator[None]:
+    """Print a line if files cannot be stored: the training that they describe is still good."""
     try:
         yield
     except (DepthsearchError, OSError, StorageInternalError) as error:

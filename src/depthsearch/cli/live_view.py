@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live panel in a terminal, plain lines elsewhere."""
+"""The output of a running study: a live panel in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from depthsearch.cli.console import say
 from depthsearch.report.text import duration, sparkline
 from depthsearch.results.summary import ENDED, Summary
 from depthsearch.search.space import Point
@@ -71,47 +72,50 @@ class View:
             self.live.stop()
 
     def update(self, event: Event) -> None:
-        """Take in one event and show it."""
-        if isinstance(event, CurveDrawn):
-            scores = [point.score for point in event.curve.points]
-            self._line(
-                f"frozen features {f'of {event.backbone} ' if event.backbone else ''}"
-                f"probed at {len(scores)} depths: {sparkline(scores)} "
-                f"{min(scores):.4f} to {max(scores):.4f}, {event.curve.seconds:.1f} s"
-            )
-        elif isinstance(event, ConfirmationPlanned):
-            self.n_trials = self.n_done + event.n_trainings
-            layers = ", ".join(f"{cut.backbone} {cut.layer}".strip() for cut in event.cuts)
-            left = f"{event.n_trainings} trainings to go"
-            self._line(f"confirming layers {layers} with {event.n_seeds} seeds each: {left}")
-        elif isinstance(event, TrialStarted):
-            again = ", continued" if event.adopted else ""
-            on = f" on {event.worker}" if event.worker else ""
-            told = f"trial {event.number} ({event.origin}{again}){on}: {_describe(event.point)}"
-            self.running[event.number] = _Shown(told=told, is_alone=event.worker is None)
-            self._line(told)
-        elif isinstance(event, EpochDone):
-            shown = self.running[event.number]
-            shown.scores.append(event.result.score)
-            if event.is_again:
-                return
-            whose = "" if shown.is_alone else f"trial {event.number}, "
-            self._line(
-                f"  {whose}epoch {event.result.epoch}/{self.epochs}: score {event.result.score:.4f}, "
-                f"validation loss {event.result.val_loss:.4f}, {event.result.seconds:.1f} s"
-            )
-        elif isinstance(event, TrialLost):
-            del self.running[event.number]
-            told = f"trial {event.number} goes on elsewhere: {event.reason}"
-            self.console.print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
-        elif isinstance(event, TrialEnded):
-            self._end(event)
+        """Show an event."""
+        match event:
+            case CurveDrawn():
+                scores = [point.score for point in event.curve.points]
+                self._line(
+                    f"frozen features {f'of {event.backbone} ' if event.backbone else ''}"
+                    f"probed at {len(scores)} depths: {sparkline(scores)} "
+                    f"{min(scores):.4f} to {max(scores):.4f}, {event.curve.seconds:.1f} s"
+                )
+            case ConfirmationPlanned():
+                self.n_trials = self.n_done + event.n_trainings
+                layers = ", ".join(f"{cut.backbone} {cut.layer}".strip() for cut in event.cuts)
+                left = f"{event.n_trainings} trainings to go"
+                self._line(f"confirming layers {layers} with {event.n_seeds} seeds each: {left}")
+            case TrialStarted():
+                again = ", continued" if event.adopted else ""
+                on = f" on {event.worker}" if event.worker else ""
+                title = f"trial {event.number} ({event.origin}{again}){on}: {_describe(event.point)}"
+                self.running[event.number] = _Shown(title=title, is_alone=event.worker is None)
+                self._line(title)
+            case EpochDone():
+                self._show_epoch(event)
+            case TrialLost():
+                del self.running[event.number]
+                text = f"trial {event.number} goes on elsewhere: {event.reason}"
+                say(self.console, text, style="yellow")
+            case TrialEnded():
+                self._end(event)
         if self.live:
             self.live.update(self._panel())
 
+    def _show_epoch(self, event: EpochDone) -> None:
+        shown, result = self.running[event.number], event.result
+        shown.scores.append(result.score)
+        if not event.is_again:
+            whose = "" if shown.is_alone else f"trial {event.number}, "
+            self._line(
+                f"  {whose}epoch {result.epoch}/{self.epochs}: score {result.score:.4f}, "
+                f"validation loss {result.val_loss:.4f}, {result.seconds:.1f} s"
+            )
+
     def _end(self, event: TrialEnded) -> None:
         self.n_done += 1
-        # A guess may come on top of what was wanted.
+        # Guesses may be extra.
         self.n_trials = max(self.n_trials, self.n_done)
         self.n_pruned += event.state == TrialState.PRUNED
         if event.state == TrialState.COMPLETE and event.score is not None:
@@ -129,7 +133,7 @@ class View:
 
     def _line(self, text: str) -> None:
         if not self.live:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            say(self.console, text)
 
     def _time_left(self) -> str:
         n_here = self.n_done - self.n_done_before
@@ -148,26 +152,26 @@ class View:
         return Group(progress, Text(best, style="green"), *self._each_running())
 
     def _each_running(self) -> list[Text]:
-        """Two lines for a trial that runs: what it is, and how far."""
+        """Render each running trial in two lines: its setting, and its progress."""
         lines = []
         for shown in self.running.values():
             curve = f"  {sparkline(shown.scores)} {shown.scores[-1]:.4f}" if shown.scores else ""
             epoch = f"  epoch {len(shown.scores)}/{self.epochs}{curve}"
-            lines += [Text(shown.told), Text(epoch, style="cyan")]
+            lines += [Text(shown.title), Text(epoch, style="cyan")]
         return lines
 
 
 @dataclass(slots=True, kw_only=True)
 class _Shown:
-    """A trial that runs, as it is shown.
+    """A running trial, as it is shown.
 
     Attributes:
-        told: What it is.
+        title: Its first line.
         is_alone: Whether no other runs beside it.
         scores: Of its epochs so far.
     """
 
-    told: str
+    title: str
     is_alone: bool
     scores: list[float] = field(default_factory=list)
 

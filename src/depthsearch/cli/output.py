@@ -1,4 +1,4 @@
-"""What a command writes to stdout and stderr: it may be no terminal, know ASCII only, be full or closed."""
+"""Errors of stdout and stderr: closed, on a full disk, or in an encoding that knows only ASCII."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any, TextIO
 
 __all__ = ["UNREAD", "run_writing"]
 
-# Whoever reads the output has closed it, as head does: what a shell says of a process that SIGPIPE has ended.
+# The reader has closed the output, as head does; a shell reports this status for a process ended by SIGPIPE.
 UNREAD = 141
 # No room on the disk, or none for this user.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _UnwrittenError(Exception):
-    """Output that cannot be written; no other error is one of these."""
+    """Output that cannot be written; raised by nothing else."""
 
 
 class _Guarded:
-    """A stream whose errors can be told from those of files and connections.
+    """A stream whose errors can be distinguished from those of files and connections.
 
     Attributes:
-        stream: Which.
-        drops: Whether to leave out what a full disk does not take, and go on.
+        stream: The stream.
+        drops: Whether to drop what a full disk does not take, and go on.
     """
 
     def __init__(self, stream: TextIO, *, drops: bool) -> None:
@@ -44,7 +44,7 @@ class _Guarded:
         return len(text)
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Flush the stream."""
         with self._marked():
             self.stream.flush()
 
@@ -58,15 +58,15 @@ class _Guarded:
 
 
 def run_writing(run: Callable[[], int]) -> int:
-    """Run what writes to stdout; what cannot be written is one line on stderr, not a traceback.
+    """Run a function that writes to stdout; output that cannot be written is one line on stderr.
 
-    What a full disk does not take of stderr is left out: a study is worth more than news of it.
+    What a full disk does not take of stderr is dropped: a study must not end for lack of messages.
 
     Args:
         run: Returns an exit status.
 
     Returns:
-        That; `UNREAD` if nobody reads the output any more, 2 if it cannot be written.
+        That status; `UNREAD` if the reader has closed the output, 2 if it cannot be written.
     """
     out, err = sys.stdout, sys.stderr
     try:
@@ -74,7 +74,7 @@ def run_writing(run: Callable[[], int]) -> int:
             try:
                 return run()
             finally:
-                # What is still held would fail when Python ends, where nobody can catch it.
+                # Otherwise the rest would fail when Python ends, where nothing can catch it.
                 if sys.stdout is not None:
                     sys.stdout.flush()
     except _UnwrittenError as error:
@@ -94,15 +94,15 @@ def run_writing(run: Callable[[], int]) -> int:
 
 
 def _guarded(stream: TextIO | None, *, drops: bool = False) -> Any:
-    """Guard a stream, and have it write what its encoding lacks as escapes: a locale may know ASCII only."""
+    """Guard a stream, and write characters that its encoding lacks as escapes."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-    # A process may have been started with it closed.
+    # The process may have been started with the stream closed.
     return None if stream is None else _Guarded(stream, drops=drops)
 
 
 def _drop(stream: TextIO) -> None:
-    """Send to nowhere what a stream still holds: Python would try to write it once more when it ends."""
+    """Redirect a stream to nowhere: Python would write what it still buffers once more when it ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

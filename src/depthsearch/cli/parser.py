@@ -1,4 +1,4 @@
-"""The parser of the command line, made of the declared options."""
+"""The parser of the command line, made from the declared options."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["make_parser", "options_from", "without_passwords"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the command line."""
+    """A parser whose errors are one line."""
 
     def __init__(self, **options: Any) -> None:
-        # An abbreviation may mean something else in a later version.
+        # An abbreviation may become ambiguous in a later version.
         super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, but for ``--option=--``: argparse takes that for no value at all."""
+        """Parse the command line; refuse ``--option=--``, which argparse would take for no value."""
         for text in args or ():
             if text == "--":
                 break
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"argument {text[:-3]}: '--' is no value")
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            # Whose help lists what there is.
+            # Point to the command's own help.
             self.prog = " ".join(filter(None, (self.prog, getattr(parsed, "command", None))))
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> Parser:
-    """Make the parser of all commands; what it parses holds only what was given."""
+    """Make the parser of all commands; its result holds only the options that were given."""
     parser = Parser(
         prog="depthsearch", description="Find out which layers of a pretrained CNN should stay frozen."
     )
@@ -57,7 +57,7 @@ def make_parser() -> Parser:
 
 
 def options_from(command: str, given: dict[str, Any]) -> Declared:
-    """Make the options of a command of what its command line gives.
+    """Make the options of a command from its parsed command line.
 
     Raises:
         SettingsError: If a study file cannot be read, or an option would be ignored beside another.
@@ -73,7 +73,7 @@ def options_from(command: str, given: dict[str, Any]) -> Declared:
 
 
 def without_passwords(text: str) -> str:
-    """Hide passwords of addresses in a text."""
+    """Replace passwords in addresses by ``***``; fast for a text without addresses."""
     return hidden(text) if "://" in text else text
 
 
@@ -83,7 +83,7 @@ def _add_options(parser: argparse.ArgumentParser, options: type[Declared]) -> No
         option: Option = each.metadata["option"]
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        # The backbone of a study may stand in its file.
+        # The backbone of a study may be given in its file.
         is_required = each.default is MISSING and options is not StudyOptions
         default = default_text(option, each.default)
         help_ = f"{option.help} ({default})" if default else option.help
@@ -95,14 +95,14 @@ def _add_option(
 ) -> None:
     how: dict[str, Any] = {"help": help_.replace("%", "%%"), "default": argparse.SUPPRESS}
     if option.kind is None:
-        # What a study file sets the command line can take back.
+        # The command line can unset what a study file sets.
         action = argparse.BooleanOptionalAction if option.group else "store_true"
         group.add_argument(flag_of(name), action=action, **how)
         return
     how |= {"type": _type_of(option.kind.read), "metavar": option.kind.metavar}
     if option.positional:
         if option.positional != "1":
-            # Of a word that is not there argparse would read the default as if it were.
+            # argparse would parse a default that is a text.
             how |= {"nargs": option.positional, "default": () if option.has_many else None}
         group.add_argument(name, **how)
         return

@@ -1,4 +1,4 @@
-"""What the command line names: studies and folders of their artifacts."""
+"""The studies and folders that the command line names."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["artifacts_of", "model_folder", "named_study"]
 
 
 def named_study(options: StoredOptions) -> optuna.Study:
-    """Find the study that the command line names; the only one needs no name."""
+    """Load the study that the command line names; if there is only one, no name is needed."""
     if options.name and options.study and options.name != options.study:
         raise SettingsError(f"Two studies, {options.study!r} and --name {options.name!r}: give one.")
     storage = open_storage(existing(options.storage))
     names = optuna.get_all_study_names(storage)
     name = options.study or options.name or (names[0] if len(names) == 1 else None)
     if name not in names:
-        asked = f"No study {name!r}" if name else "Which study? Give --name"
+        problem = f"No study {name!r}" if name else "Which study? Give --name"
         raise SettingsError(
-            f"{asked}; {without_password(options.storage)} has: {', '.join(names) or 'none'}."
+            f"{problem}; {without_password(options.storage)} has: {', '.join(names) or 'none'}."
         )
     study = optuna.load_study(study_name=name, storage=storage)
     refuse_damaged(study)
@@ -35,7 +35,7 @@ def named_study(options: StoredOptions) -> optuna.Study:
 
 
 def artifacts_of(storage: str, artifacts: str | None = None) -> Artifacts | None:
-    """Open the folder of the studies' artifacts; None for a database without a place beside it.
+    """Open the folder of the studies' artifacts; None for a database that is no file.
 
     Raises:
         SettingsError: If it is a file.
@@ -47,5 +47,5 @@ def artifacts_of(storage: str, artifacts: str | None = None) -> Artifacts | None
 
 
 def model_folder(study_name: str) -> Path:
-    """Name the folder of a study's model, where none is given."""
+    """Return the default folder of a study's model."""
     return Path(f"{folder_named(study_name)}-model")

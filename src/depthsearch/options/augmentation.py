@@ -1,4 +1,4 @@
-"""What a view of an image may do, and how far: the words of ``--augment``.
+"""What augmented views of an image may change, and how far: the words of ``--augment``.
 
 =========  ====================================================================================
 crop=A     a random crop of at least the share A of the area, its sides at most 3 : 4 or 4 : 3
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from depthsearch.errors import SettingsError
 
@@ -89,30 +90,29 @@ def read_augmentation(text: str) -> Ranges:
     """Read a list such as ``crop=0.5,flip,rotation=10``; what it does not name is not done.
 
     Raises:
-        SettingsError: If a word is unknown or stands there twice, or a number is missing or out of range.
+        SettingsError: If a word is unknown or given twice, or a number is missing or out of range.
     """
-    found = NOTHING
+    changes: dict[str, Any] = {}
     for word, value in _values(text).items():
-        around_none, around_one = (-value, value), (1 - value, 1 + value)
-        if word == "crop":
-            found = replace(found, scale=(value, 1.0), ratio=RANGES.ratio)
-        elif word == "flip":
-            found = replace(found, flip=value)
-        elif word == "rotation":
-            found = replace(found, degrees=around_none)
-        elif word == "colour":
-            found = replace(found, brightness=around_one, contrast=around_one, saturation=around_one)
-        elif word == "zoom":
-            found = replace(found, zoom=around_one)
-        elif word == "shear":
-            found = replace(found, shear=around_none)
-        else:
-            found = replace(found, shift=around_none)
-    return found
+        around_0, around_1 = (-value, value), (1 - value, 1 + value)
+        match word:
+            case "crop":
+                changes |= {"scale": (value, 1.0), "ratio": RANGES.ratio}
+            case "flip":
+                changes["flip"] = value
+            case "rotation":
+                changes["degrees"] = around_0
+            case "colour":
+                changes |= dict.fromkeys(("brightness", "contrast", "saturation"), around_1)
+            case "zoom":
+                changes["zoom"] = around_1
+            case _:
+                changes[word] = around_0
+    return replace(NOTHING, **changes)
 
 
 def written(text: str) -> str:
-    """Write a list as every list that means the same is written: words in order, numbers as short as can be.
+    """Write a list in its normal form: words in a fixed order, numbers as short as possible.
 
     Raises:
         SettingsError: See `read_augmentation`.

@@ -1,6 +1,6 @@
 """What ``--backbone`` may name: a model of timm, torchvision or Hugging Face, or a function in a file.
 
-Here names are only read, so that the command line needs no PyTorch for it.
+Names are only parsed here, so that the command line needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ TORCHVISION, TRANSFORMERS = "torchvision:", "hf:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackboneName:
-    """A backbone's name, taken apart.
+    """The parts of a backbone's name.
 
     Attributes:
-        source: Where it is looked for.
+        source: The library or file that it comes from.
         name: timm's or torchvision's name; the hub's name or a folder; the path of a Python file.
-        entry: Of torchvision the weights that are named, or empty; of a file the function.
+        entry: The weights named (torchvision), the function (file), or empty.
     """
 
     source: Literal["timm", "torchvision", "hf", "file"]
@@ -35,14 +35,14 @@ class BackboneName:
 
 
 def parse_name(text: str) -> BackboneName:
-    """Take a backbone's name apart.
+    """Parse a backbone's name.
 
     Args:
         text: ``densenet121``, ``torchvision:resnet50``, ``torchvision:resnet50@IMAGENET1K_V1``,
             ``hf:microsoft/resnet-18``, ``hf:FOLDER`` or ``FILE.py:function``.
 
     Raises:
-        SettingsError: If it begins as one of these and does not go on so.
+        SettingsError: If it begins like one of these and the rest is missing.
     """
     if text.startswith(TORCHVISION):
         name, at, entry = text.removeprefix(TORCHVISION).partition("@")
@@ -57,9 +57,8 @@ def parse_name(text: str) -> BackboneName:
         if not name:
             raise SettingsError("Backbone 'hf:': give hf:NAME, such as hf:microsoft/resnet-18, or hf:FOLDER.")
         return BackboneName(source="hf", name=name)
-    found = re.fullmatch(r"(.+\.py):(\w+)", text, re.DOTALL)
-    if found:
-        return BackboneName(source="file", name=found[1], entry=found[2])
+    if match := re.fullmatch(r"(.+\.py):(\w+)", text, re.DOTALL):
+        return BackboneName(source="file", name=match[1], entry=match[2])
     if text.endswith((".py", ".py:")):
         raise SettingsError(
             f"Backbone {text!r} names no function. Give {text.rstrip(':')}:FUNCTION, which returns a model."
@@ -68,7 +67,7 @@ def parse_name(text: str) -> BackboneName:
 
 
 def normal(text: str) -> str:
-    """Write a name as it is kept and compared: the path of a file without steps that lead nowhere.
+    """Write a name in its normal form, in which it is stored and compared: a file's path is normalised.
 
     Raises:
         SettingsError: See `parse_name`.
@@ -78,7 +77,7 @@ def normal(text: str) -> str:
 
 
 def plain_name(text: str) -> str:
-    """Write a backbone's name without what no file's name can have, for a study that is named after it."""
+    """Write a backbone's name without separators, for the default name of a study."""
     parsed = parse_name(text)
     if parsed.source == "timm":
         return parsed.name
@@ -90,14 +89,14 @@ def plain_name(text: str) -> str:
 
 
 def counted_from(folder: Path, text: str) -> str:
-    """Let a name that is a path count from a folder, as the paths in a study file do; leave others alone."""
+    """Resolve a name that is a relative path from a folder, as in a study file; others stay as they are."""
     parsed = parse_name(text)
     if parsed.source not in ("file", "hf"):
         return text
     place = Path(parsed.name).expanduser()
     if place.is_absolute():
         return text
-    there = os.path.normpath(folder / place)
+    resolved = os.path.normpath(folder / place)
     if parsed.source == "file":
-        return f"{there}:{parsed.entry}"
-    return f"{TRANSFORMERS}{there}" if is_folder(Path(there)) else text
+        return f"{resolved}:{parsed.entry}"
+    return f"{TRANSFORMERS}{resolved}" if is_folder(Path(resolved)) else text

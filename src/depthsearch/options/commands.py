@@ -1,4 +1,4 @@
-"""The options of the commands besides ``study``; what they share with it or each other is declared once."""
+"""The options of the commands other than ``study``; what commands share is declared once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Options as fields of a dataclass: each declared once, with all that is known of it.
+"""Options as fields of a dataclass, each declared once with its kind, help and rules.
 
 The parser of the command line, ``--help``, study files, what a study stores, the command that runs it again
-and the reference page are made from these declarations. However a value is given, as a word of the command
-line, a value of TOML or JSON, or from Python, it is written as a text and read by the one reader of its kind.
+and the reference page are made from these declarations. A value may come from the command line, TOML, JSON
+or Python: it is written as text and read by the one reader of its kind.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Another option without which, or beside which, a given one would do nothing.
+    """A condition on other options without which a given one would do nothing.
 
     Attributes:
         is_broken: Whether options break it.
-        message: What to say then; ``{value}`` is that of the option.
+        message: Of the error; ``{value}`` stands for the option's value.
     """
 
     is_broken: Callable[[Any], bool]
@@ -49,15 +49,15 @@ def refused_if(is_broken: Callable[[Any], bool], message: str) -> Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """All that is known of an option but its name, its type and its default, which its field has.
+    """What is declared of an option besides the name, type and default of its field.
 
     Attributes:
         kind: Of its value; None: it is a flag.
         help: For ``--help`` and the reference page.
         rules: What it needs and excludes.
-        group: Heading that it stands under in the help.
-        is_kept: Whether a study stores it: it says something of what is trained, and holds no password.
-        positional: How many words without a dash it takes, as argparse writes it: ``1``, ``?``, ``*`` or
+        group: Its heading in the help.
+        is_kept: Whether a study stores it: it affects what is trained, and holds no password.
+        positional: How many words without a dash it takes, in argparse's notation: ``1``, ``?``, ``*`` or
             ``+``; empty: it begins with dashes.
         bare: Its value where it is given without one; None: it needs one.
     """
@@ -72,7 +72,7 @@ class Option:
 
     @property
     def has_many(self) -> bool:
-        """Whether each of several words is a value."""
+        """Whether it takes several words, each a value."""
         return self.positional in ("*", "+")
 
 
@@ -87,22 +87,22 @@ def options_of(cls: type[Any]) -> dict[str, Option]:
 
 
 def default_text(option: Option, default: Any) -> str:
-    """Write the default of an option; empty where it has none of its own."""
+    """Write the default of an option; empty if it has none."""
     if option.kind is None or default in (MISSING, None, ()):
         return ""
     return text_of(option.kind, default).removesuffix(".0")
 
 
 def flag_of(name: str) -> str:
-    """Write an option's name as the command line has it."""
+    """Write an option's name with dashes, as on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
 def text_of(kind: Kind, value: Any) -> str:
-    """Write a value as the command line takes it.
+    """Write a value as text, as on the command line.
 
     Raises:
-        SettingsError: If no option has such a value.
+        SettingsError: If no option takes such a value.
     """
     parts = value if isinstance(value, list | tuple) else [value]
     if isinstance(value, bool):
@@ -113,17 +113,17 @@ def text_of(kind: Kind, value: Any) -> str:
 
 
 class Declared:
-    """A dataclass of options, its values read as the command line reads them."""
+    """Base of the dataclasses of options: their values are read as on the command line."""
 
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        """Read each value.
+        """Read and check each value.
 
         Raises:
             SettingsError: If one is wrong, or would be ignored beside another.
         """
-        given = []
+        rules = []
         for each in fields(self):  # type: ignore[arg-type]
             option, value = each.metadata["option"], getattr(self, each.name)
             # An empty list has no text.
@@ -136,17 +136,17 @@ class Declared:
                     raise SettingsError(f"{each.name}: {error}") from None
             object.__setattr__(self, each.name, value)
             if value != each.default:
-                given += [(value, rule) for rule in option.rules]
-        for value, rule in given:
+                rules += [(value, rule) for rule in option.rules]
+        for value, rule in rules:
             if rule.is_broken(self):
                 raise SettingsError(rule.message.format(value=value))
 
 
 def read_value(option: Option, value: Any) -> Any:
-    """Read a value, however it is given.
+    """Read a value, from text or typed.
 
     Raises:
-        SettingsError: If it is none of the option's.
+        SettingsError: If the option does not take it.
     """
     if option.kind is None:
         if not isinstance(value, bool):

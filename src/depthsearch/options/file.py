@@ -1,8 +1,9 @@
 """Study files: the options of ``depthsearch study`` in a TOML file, so that a study can be kept and shared.
 
 A key is the name of a long option, with dashes or underscores: at the top, or under one of the tables
-``[train]``, ``[search]`` and ``[run]``, which are there for the reader. A value is what the command line
-takes: a number, a text, true or false for a flag, an array for a list or for the two ends of a range.
+``[train]``, ``[search]`` and ``[run]``, which only help the reader. A value is what the command line takes:
+a number, a text, true or false for a flag, an array for a list or for the two ends of a range. A relative
+path is resolved from the folder of the file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from depthsearch.errors import SettingsError
 from depthsearch.files import full_path
 from depthsearch.options.backbones import counted_from
-from depthsearch.options.declaring import Option, flag_of, options_of, text_of
+from depthsearch.options.declaring import Option, options_of, read_value
 
 __all__ = ["TABLES", "read_study_file"]
 
@@ -39,8 +40,7 @@ def read_study_file(path: Path, options: type[Any]) -> dict[str, Any]:
         Values by the names of the options in Python.
 
     Raises:
-        SettingsError: If the file cannot be read, or a key is none of the options or stands there twice, or
-            a value is wrong.
+        SettingsError: If the file cannot be read, a key is no option or given twice, or a value is wrong.
     """
     known = {name: option for name, option in options_of(options).items() if not option.positional}
     values: dict[str, Any] = {}
@@ -50,7 +50,10 @@ def read_study_file(path: Path, options: type[Any]) -> dict[str, Any]:
             raise SettingsError(f"{path}: no option {key!r}. {_near(name, known)}")
         if name in values:
             raise SettingsError(f"{path}: {key!r} is given twice. Keep one of them.")
-        values[name] = _value(path, key, value, known[name])
+        try:
+            values[name] = read_value(known[name], _resolved(path, name, value, known[name]))
+        except SettingsError as error:
+            raise SettingsError(f"{path}, {key}: {error}") from None
     return values
 
 
@@ -91,46 +94,34 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
     return f"{hint}A key is a long option of depthsearch study."
 
 
-def _value(path: Path, key: str, value: Any, option: Option) -> Any:
-    name = key.replace("-", "_")
-    if option.kind is None:
-        if not isinstance(value, bool):
-            raise SettingsError(f"{path}, {key}: {value!r} is none of its values; give true or false.")
-        return value
-    try:
-        text_of(option.kind, value)
-    except SettingsError as error:
-        raise SettingsError(f"{path}, {key}: {error}") from None
-    texts = [str(part) for part in (value if isinstance(value, list) else [value])]
-    if name == "backbone":
-        texts = [",".join(_counted(path, each.strip()) for each in text.split(",")) for text in texts]
-    if option.kind.path_words is not None:
-        texts = [_from_file(path, text, option.kind.path_words) for text in texts]
-    try:
-        return option.kind.read(option.kind.separator.join(texts))
-    except SettingsError as error:
-        raise SettingsError(
-            f"{path}, {key}: argument {flag_of(name)}: {error} (see depthsearch study --help)"
-        ) from None
+def _resolved(path: Path, name: str, value: Any, option: Option) -> Any:
+    """Resolve the relative paths in a value from the study file; other values stay as they are."""
+    if isinstance(value, list):
+        return [_resolved(path, name, part, option) for part in value]
+    if isinstance(value, str) and name == "backbone":
+        return ",".join(_resolved_backbone(path, each.strip()) for each in value.split(","))
+    if isinstance(value, str) and option.kind is not None and option.kind.path_words is not None:
+        return _resolved_path(path, value, option.kind.path_words)
+    return value
 
 
-def _counted(path: Path, backbone: str) -> str:
-    """Let a backbone that is a file or folder count from the study file."""
+def _resolved_backbone(path: Path, backbone: str) -> str:
+    """Resolve a backbone that is a file or folder."""
     try:
         return counted_from(path.parent, backbone)
     except SettingsError:
-        # Whoever builds it says what is wrong with its name.
+        # Reading the option reports what is wrong with its name.
         return backbone
 
 
-def _from_file(path: Path, text: str, words: Collection[str]) -> str:
-    """Let a path count from the study file; ``NAME=``, of a backbone, may stand before it."""
-    found = re.fullmatch(rf"(?:({BACKBONE})=)?(.*)", text, re.DOTALL)
-    owner, place = (found[1] or "", found[2]) if found else ("", text)
-    owner = f"{_counted(path, owner)}=" if owner else ""
+def _resolved_path(path: Path, text: str, words: Collection[str]) -> str:
+    """Resolve a path, which may follow a backbone's ``NAME=``."""
+    match = re.fullmatch(rf"(?:({BACKBONE})=)?(.*)", text, re.DOTALL)
+    owner, place = (match[1] or "", match[2]) if match else ("", text)
+    owner = f"{_resolved_backbone(path, owner)}=" if owner else ""
     if not place or place in words or re.match(r"\w{2,}:", place):
         return text
     if place.startswith("~"):
-        # Whoever opens it says what is wrong if there is no such home.
+        # Opening it reports a home that does not exist.
         return f"{owner}{full_path(place)}"
     return f"{owner}{path.parent / place}"

@@ -16,7 +16,7 @@ LINE = 90
 def study_command(options: StudyOptions, *, name: str, n_trials: int) -> str:
     """Write the command line, folded for a shell.
 
-    Every option is written out, so that a later version with other defaults does the same.
+    Every option is written out, so that a later version with other defaults runs the same study.
 
     Args:
         options: As stored.

@@ -26,7 +26,7 @@ EPOCHS, DEMO_EPOCHS = 10, 3
 CONFIRMED, DEMO_CONFIRMED = 3, 2
 SEEDS, DEMO_SEEDS = 3, 2
 LEARNING_RATES = (1e-5, 1e-2)
-# Larger images need tens of gigabytes for a single one.
+# A larger image would take tens of gigabytes by itself.
 PIXELS = values.whole(8, 4096, metavar="PX")
 NO_BACKBONE = (
     "the following arguments are required: --backbone, here or in a study file (see depthsearch study --help)"
@@ -63,7 +63,7 @@ STORAGE = (values.place("URL"), "database")
 _train = partial(declared, group="what to train")
 _search = partial(declared, group="what to search")
 _run = partial(declared, group="how to run")
-# Of who trains and who watches, not of what: no study stores it.
+# About where and how it runs, not about what is trained: no study stores it.
 _here = partial(_run, is_kept=False)
 
 
@@ -89,7 +89,7 @@ def _searched(name: str) -> Rule:
 def _confirmed(name: str) -> Rule:
     return refused_if(
         lambda options: options.confirm == 0,
-        f"{flag_of(name)} is of the confirmation, and --confirm 0 leaves that out: give one of the two.",
+        f"{flag_of(name)} is for the confirmation, and --confirm 0 leaves that out: give one of the two.",
     )
 
 
@@ -97,9 +97,9 @@ def _confirmed(name: str) -> Rule:
 class StudyOptions(Declared):
     """The options of a study: what ``depthsearch study --help`` and docs/reference/options.md explain.
 
-    A value is checked when it is given. It may be what a study file or the command line has in its place:
-    a backbone alone instead of several, ``"512MiB"`` for a number of bytes, one learning rate for a range,
-    a path for a text. What is None has a default that depends on others, see `with_defaults`.
+    Values are checked at once. A value may have the form that study files or the command line have: one
+    backbone instead of several, ``"512MiB"`` for a number of bytes, one learning rate for a range, a path for
+    a text. The default of an option that is None depends on other options, see `with_defaults`.
 
     Raises:
         SettingsError: If a value is wrong, or would be ignored beside another.
@@ -172,7 +172,7 @@ class StudyOptions(Declared):
         "of sgd, Nesterov's, in [0, 1) (0.9)",
         refused_if(
             lambda options: options.optimizer != "sgd" and "optimizer" not in options.also,
-            "--momentum is of sgd: say --optimizer sgd too.",
+            "--momentum needs --optimizer sgd: add that, or leave --momentum out.",
         ),
     )
     weight_decay: float | None = _train(
@@ -191,7 +191,7 @@ class StudyOptions(Declared):
         _fixed("head_depth"),
         refused_if(
             lambda options: options.head_width == 0,
-            "--head-depth counts hidden layers, and --head-width 0 allows none: leave one out.",
+            "--head-depth counts hidden layers, and --head-width 0 allows none: leave one of the two out.",
         ),
         _searched("head_depth"),
     )
@@ -211,7 +211,7 @@ class StudyOptions(Declared):
         f"what views may do and how far: some of {', '.join(WORDS)} ({USUAL})",
         refused_if(
             lambda options: options.views == 1,
-            "--augment is what views do, and --views 1 has the plain images only: say --views 8 too.",
+            "--augment needs --views 2 or more: --views 1 has the plain images only.",
         ),
     )
     label_smoothing: float = _train(0.0, values.SHARE, "in [0, 1)")
@@ -232,11 +232,11 @@ class StudyOptions(Declared):
         "exhaustive: each candidate once at each of these",
         refused_if(
             lambda options: options.learning_rate is not None,
-            "--learning-rate and --learning-rates: give a range to search, or a list to try.",
+            "--learning-rate is a range to search, --learning-rates a list to try: give one of the two.",
         ),
         refused_if(
             lambda options: options.search != "exhaustive",
-            "--learning-rates are tried by --search exhaustive. Say that too, or give a range to search with "
+            "--learning-rates needs --search exhaustive: add that, or give a range to search with "
             "--learning-rate LOW:HIGH.",
         ),
     )
@@ -300,7 +300,7 @@ class StudyOptions(Declared):
         "HOST:PORT of its head; local: start Ray here (RAY_ADDRESS, else one running here, else local)",
         refused_if(
             lambda options: options.executor != "ray",
-            "--ray-address is of --executor ray: say that too, or leave it out.",
+            "--ray-address needs --executor ray: add that, or leave --ray-address out.",
         ),
     )
     hung_after: float | None = _here(
@@ -314,7 +314,7 @@ class StudyOptions(Declared):
         DEVICE_HELP,
         refused_if(
             lambda options: options.device == "mps" and options.executor == "ray",
-            "--device mps is of this machine, and --executor ray computes on cpu and cuda: leave one out.",
+            "--executor ray computes on cpu and cuda, not on mps: leave one of the two out.",
         ),
     )
     precision: words.Precision = _run("auto", PRECISION, "auto: bf16 in hardware")
@@ -368,14 +368,14 @@ class StudyOptions(Declared):
 
     @classmethod
     def from_file(cls, path: str | Path, **given: Any) -> Self:
-        """Read a study file; what is given besides wins over it, and its stem is the default name.
+        """Read a study file; options given here win over it, and its stem is the default name.
 
         Raises:
             SettingsError: If the file cannot be read, or has a key that is no option or a wrong value.
         """
         read = {"name": printable(Path(path).stem), **read_study_file(Path(path), cls)}
         if given.get("confirm") == 0:
-            # What the file says of a confirmation is for one.
+            # The file's options of the confirmation no longer apply.
             read = {name: value for name, value in read.items() if name not in ("seeds", "resample")}
         if not {"backbone"} & {*read, *given}:
             raise SettingsError(NO_BACKBONE)
@@ -383,32 +383,34 @@ class StudyOptions(Declared):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Make them of what `as_json` has written.
+        """Read options that `as_json` has written.
 
         Raises:
-            SettingsError: If there is something else in it.
+            SettingsError: If one is unknown, or there is no backbone.
         """
         unknown = stored.keys() - {each.name for each in fields(cls)}
-        if unknown or "backbone" not in stored:
-            raise SettingsError(f"Options of a study: {', '.join(sorted(unknown)) or 'no backbone'}.")
+        if unknown:
+            raise SettingsError(f"No options of a study: {', '.join(sorted(unknown))}.")
+        if "backbone" not in stored:
+            raise SettingsError("The options of a study name no backbone.")
         return cls(**stored)
 
     def as_json(self) -> dict[str, Any]:
-        """Write all that a study stores of its options, by their names in Python."""
+        """Return the options that a study stores, by their names in Python."""
         kept = [each.name for each in fields(self) if each.metadata["option"].is_kept]
         stored = {name: getattr(self, name) for name in kept}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
 
 
 def is_demo(options: StudyOptions) -> bool:
-    """Return whether a study is of scikit-learn's digits."""
+    """Return whether a study is the demo on scikit-learn's digits."""
     return options.data in (None, "digits")
 
 
 def with_defaults(options: StudyOptions) -> StudyOptions:
-    """Fill in what is not given and depends on other options.
+    """Fill in the defaults that depend on other options.
 
-    The number of trials of an exhaustive search stays open: it is that of its candidates.
+    The number of trials of an exhaustive search stays None: it is the number of its candidates.
     """
     demo = is_demo(options)
     changes: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The kinds of values that options have: how their texts are read; each refusal says what would be right."""
+"""The kinds of values that options take: each reads a text, or says what would be right."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from depthsearch.options.augmentation import written
 from depthsearch.options.backbones import normal
 from depthsearch.text import is_plain
 
-# No number of things is larger, nor a head wider.
+# Limits on counts and on the width of a head.
 MOST, WIDEST = 10**6, 2**16
-# Of a study; databases keep no longer ones.
+# Of a study's name: databases store no longer ones.
 LONGEST_NAME = 512
 T = TypeVar("T")
 
@@ -26,10 +26,10 @@ class Kind:
     """A kind of value.
 
     Attributes:
-        read: Reads a text, and refuses one that is wrong with a `SettingsError`.
-        metavar: What stands for it in the help.
+        read: Reads a text; raises `SettingsError` if it is wrong.
+        metavar: Placeholder in the help.
         separator: Between the parts of a value that has several.
-        path_words: Whether it is a path, by the words that are none; None: it is not.
+        path_words: For a path, the words that are not paths; None: it is no path.
     """
 
     read: Callable[[str], Any]
@@ -39,7 +39,7 @@ class Kind:
 
 
 def _not_empty(text: str) -> str:
-    """Refuse what a shell makes of a variable that is not set: it would be taken for a default."""
+    """Refuse an empty text, which a shell makes of an unset variable: it would be taken for a default."""
     if not text.strip():
         raise SettingsError("it is empty: give a value, or leave it out")
     return text
@@ -54,7 +54,7 @@ def _read_name(text: str) -> str:
 
 
 def name(metavar: str | None = None) -> Kind:
-    """Make the kind of names, such as a study's: they are kept in databases and shown in terminals."""
+    """Make the kind of names, such as a study's, which are stored in databases and shown in terminals."""
     return Kind(read=_read_name, metavar=metavar)
 
 
@@ -65,7 +65,7 @@ def _read_place(text: str) -> str:
 
 
 def place(metavar: str, path_words: tuple[str, ...] | None = None) -> Kind:
-    """Make the kind of texts that say where something is: a file's name may hold any character but NUL."""
+    """Make the kind of paths and addresses as text, which may hold any character but NUL."""
     return Kind(read=_read_place, metavar=metavar, path_words=path_words)
 
 
@@ -75,7 +75,7 @@ def path(metavar: str) -> Kind:
 
 
 def _as_number(text: str, convert: Callable[[str], T]) -> T | None:
-    """Read a number as everybody writes it: Python takes 1_000, and digits of any script, too."""
+    """Read a number; 1_000 and digits of other scripts, which Python takes too, are none."""
     try:
         return convert(text) if text.isascii() and "_" not in text else None
     except ValueError:
@@ -92,7 +92,7 @@ def _whole(text: str, lowest: int, most: int = MOST) -> int:
 
 
 def whole(lowest: int, most: int = MOST, metavar: str | None = "N") -> Kind:
-    """Make the kind of whole numbers from one number to another."""
+    """Make the kind of whole numbers within limits."""
     return Kind(read=lambda text: _whole(text, lowest, most), metavar=metavar)
 
 
@@ -109,7 +109,7 @@ def number(metavar: str, right: str, is_right: Callable[[float], bool]) -> Kind:
 
 
 def _channel_values(example: str, is_right: Callable[[float], bool]) -> Kind:
-    """Make a kind of one number for all channels, or one for each."""
+    """Make a kind of one number for all channels, or one for each channel."""
 
     def read(text: str) -> tuple[float, ...]:
         values = [_as_number(item, float) for item in text.split(",")]
@@ -134,7 +134,7 @@ def list_such_as(example: str) -> Kind:
 
 
 def choice(words: Iterable[str]) -> Kind:
-    """Make the kind of one of some words."""
+    """Make the kind of one word out of several."""
     known = tuple(words)
 
     def read(text: str) -> str:
@@ -146,7 +146,7 @@ def choice(words: Iterable[str]) -> Kind:
 
 
 def some_of(words: Iterable[str]) -> Kind:
-    """Make the kind of lists of some of some words."""
+    """Make the kind of lists of known words."""
     known = tuple(words)
 
     def read(text: str) -> tuple[str, ...]:
@@ -183,15 +183,15 @@ def _read_seed(text: str) -> int:
 
 def _read_size(text: str) -> int:
     """Read a number of bytes, such as 512MiB or 4G."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if not found or not text.isascii() or len(text) > 30:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not match or not text.isascii() or len(text) > 30:
         raise SettingsError(f"{text!r} is no size, such as 0, 512MiB or 4GiB")
-    base = 1000 if found[2] and not found[3] and text.strip()[-1] in "bB" else 1024
-    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
+    base = 1000 if match[2] and not match[3] and text.strip()[-1] in "bB" else 1024
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
 
 
 def _read_range(text: str) -> tuple[float, float]:
-    """Read the two ends of a range, or the one value that is both."""
+    """Read the two ends of a range, or one value for both."""
     first, _, last = text.partition(":")
     low, high = _as_number(first, float), _as_number(last or first, float)
     if low is None or high is None or not 0 < low <= high < math.inf:
@@ -209,13 +209,13 @@ def _read_rates(text: str) -> tuple[float, ...]:
 def _read_width(text: str) -> tuple[int, int] | int:
     """Read the widest head and the step, or one width; 0: no hidden layer."""
     right = f"{text!r} is neither a width nor MAX:STEP with STEP dividing MAX, such as 1024:256"
-    found = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
-    if not found:
+    match = re.fullmatch(r"([0-9]{1,9})(?::([0-9]{1,9}))?", text)
+    if not match:
         raise SettingsError(right)
-    widest, step = int(found[1]), int(found[2] or 0)
+    widest, step = int(match[1]), int(match[2] or 0)
     if widest > WIDEST:
         raise SettingsError(f"{text!r} is too wide: give at most {WIDEST}")
-    if found[2] is None:
+    if match[2] is None:
         return widest
     if not 0 < step <= widest or widest % step:
         raise SettingsError(right)
@@ -227,7 +227,7 @@ def _read_backbones(text: str) -> tuple[str, ...]:
 
 
 def _read_columns(text: str) -> tuple[str, ...]:
-    """Read names of columns, also one that stands there twice: whoever reads the table refuses that."""
+    """Read names of columns; duplicates stay, for reading the table to refuse them."""
     _listed(_not_empty(text), "front,side")
     return tuple(item.strip() for item in text.split(",") if item.strip())
 

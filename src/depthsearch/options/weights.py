@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from depthsearch.errors import SettingsError
@@ -9,16 +10,16 @@ from depthsearch.files import full_path
 
 __all__ = ["weights_by_backbone", "with_full_paths"]
 
-# What is no file.
+# Words that are no files.
 WORDS = ("auto", "random")
 
 
 def weights_by_backbone(given: str, backbones: Sequence[str]) -> dict[str, str]:
-    """Tell the weights of each backbone; of several, those that are not named get timm's.
+    """Return the weights of each backbone; of several, those that are not named get ``auto``.
 
     Args:
         given: ``auto``, ``random``, a file, or a list such as ``densenet121=w.safetensors,resnet50=random``.
-        backbones: timm's names.
+        backbones: Their names.
 
     Raises:
         SettingsError: If one file is given for several backbones, or one backbone has two.
@@ -31,14 +32,14 @@ def weights_by_backbone(given: str, backbones: Sequence[str]) -> dict[str, str]:
                 f"Give auto, random, or {backbones[-1]}=FILE."
             )
         return dict.fromkeys(backbones, given)
-    twice = {name for name, _, _ in named if sum(name == other for other, _, _ in named) > 1}
-    if twice:
-        raise SettingsError(f"--weights {given}: two of {min(twice)}. Keep one of them.")
+    counts = Counter(name for name, _, _ in named)
+    if twice := min((name for name, n in counts.items() if n > 1), default=None):
+        raise SettingsError(f"--weights {given}: {twice} is given twice. Keep one of them.")
     return {**dict.fromkeys(backbones, "auto"), **{name: value for name, _, value in named}}
 
 
 def with_full_paths(given: str, backbones: Sequence[str]) -> str:
-    """Write the same with full paths, so that it is understood from another folder too."""
+    """Write the same with full paths, so that it means the same in any folder."""
     each = {
         name: value if value in WORDS else str(full_path(value))
         for name, value in weights_by_backbone(given, backbones).items()

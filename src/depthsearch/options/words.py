@@ -1,4 +1,4 @@
-"""The words that options may be, each list once: for the command line, the library and the reference page."""
+"""The words that options accept, each list once: for the command line, the library and the reference page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SAMPLERS: tuple[SamplerWord, ...] = get_args(SamplerWord)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 SEARCHES: tuple[SearchWord, ...] = get_args(SearchWord)
 
-# Kinds of layers that a network may be cut at, and the word for those that suit it.
+# Kinds of layers that a network may be cut at, and the word for those that suit the network.
 KINDS = ("conv", "pool", "concat", "block", "linear")
 AUTO = "auto"
 # Each metric by Optuna's direction.
@@ -41,7 +41,7 @@ METRICS: dict[str, str] = {
 }
 # A trial's attribute for each cost.
 COSTS = {"macs": "training_macs", "parameters": "trainable_parameters"}
-# What may be searched besides, from where to where; fixed for all trials where it is not searched.
+# Further dimensions of the search with their ranges; fixed for all trials where they are not searched.
 OPTIONAL_RANGES: dict[str, tuple[float, float] | tuple[OptimizerWord, ...]] = {
     "head_depth": (1, 3),
     "dropout": (0.0, 0.5),

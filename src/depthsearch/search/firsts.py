@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from depthsearch.search.origins import Origin
 from depthsearch.search.space import BACKBONE, Point, SearchSpace, cut_parameter
 
 ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
@@ -16,22 +17,26 @@ ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
 
 def first_settings(
     space: SearchSpace, *, exhaustive: bool = False, learning_rates: Sequence[float] = ()
-) -> list[tuple[dict[str, Any], str]]:
+) -> list[tuple[dict[str, Any], Origin]]:
     """Choose what a study tries first, with its origin: a ``baseline``, an ``anchor``, or ``exhaustive``.
 
     Head only and everything of each backbone come first, then a spread over depth, the backbones in turn;
     or all other candidates, from the head on.
     """
-    first = [(*each, "baseline") for depth in (1, 0) for each in _at_depth(space, depth)]
+    chosen: dict[tuple[str, int], Origin] = {
+        cut: "baseline" for depth in (1, 0) for cut in _at_depth(space, depth)
+    }
     if exhaustive:
-        rest = [(cut.backbone, cut.index, "exhaustive") for cut in reversed(space.cuts)]
+        rest = [(cut.backbone, cut.index) for cut in reversed(space.cuts)]
     else:
-        rest = [(*each, "anchor") for depth in ANCHOR_DEPTHS for each in _at_depth(space, depth)]
-    baselines = {each[:2] for each in first}
-    chosen = dict.fromkeys([*first, *(each for each in rest if each[:2] not in baselines)])
+        rest = [cut for depth in ANCHOR_DEPTHS for cut in _at_depth(space, depth)]
+    for cut in rest:
+        chosen.setdefault(cut, "exhaustive" if exhaustive else "anchor")
     changes: list[dict[str, Any]] = [{"learning_rate": rate} for rate in learning_rates] or [{}]
     return [
-        ({**sensible_setting(space, name, i), **change}, why) for name, i, why in chosen for change in changes
+        ({**sensible_setting(space, *cut), **change}, origin)
+        for cut, origin in chosen.items()
+        for change in changes
     ]
 
 

@@ -1,4 +1,4 @@
-"""A study from its storage to its answer: opened, searched, confirmed. One coordinator owns it."""
+"""Studies: opened in a storage, searched and confirmed by one coordinator."""
 
 from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
 from depthsearch.study.conducting import StudyResult, run

@@ -1,4 +1,4 @@
-"""Files that belong to a study, in a folder beside its database; optuna-dashboard shows them."""
+"""Artifacts: files of a study, in a folder beside its database, which optuna-dashboard shows."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = [
     "small_pictures",
 ]
 
-# Longest side in pixels, and the quality of its JPEG.
+# Of the small copies: longest side in pixels, and JPEG quality.
 SMALL_SIDE = 1400
 SMALL_QUALITY = 80
 
 
 class Artifacts(FileSystemArtifactStore):
-    """An artifact store whose folder is made by the first artifact."""
+    """An artifact store whose folder is made with the first artifact."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -51,7 +51,7 @@ def artifact_folder(url: str) -> Path | None:
         url: SQLAlchemy's.
 
     Returns:
-        None for a database that is no file, so that there is no place beside it, and for what is no database.
+        None for a database that is no file, and for what is no database.
     """
     database = database_file(url)
     # A folder's path may end in no name at all.
@@ -59,7 +59,7 @@ def artifact_folder(url: str) -> Path | None:
 
 
 def keep_artifact(study: optuna.Study, store: Artifacts, path: Path) -> str:
-    """Make a file an artifact of a study, unless the study has one of that name and content.
+    """Store a file as an artifact of a study, unless the study has one of that name and content.
 
     Returns:
         The artifact's identifier.
@@ -75,13 +75,13 @@ def keep_artifact(study: optuna.Study, store: Artifacts, path: Path) -> str:
 
 
 def keep_latest(study: optuna.Study, store: Artifacts, name: str, content: bytes) -> str:
-    """Make a file an artifact of a study, in the place of earlier ones of its name.
+    """Store a file as an artifact of a study, replacing earlier ones of its name.
 
     Args:
-        study: Whose.
-        store: Where.
+        study: The study.
+        store: The artifact store.
         name: Of the file, as the dashboard lists it.
-        content: What it holds.
+        content: Of the file.
 
     Returns:
         The artifact's identifier.
@@ -104,7 +104,7 @@ def keep_latest(study: optuna.Study, store: Artifacts, name: str, content: bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallPicture:
-    """A picture made small enough for a page that carries it in itself.
+    """A picture small enough to be embedded in a page.
 
     Attributes:
         jpeg: The file.
@@ -118,7 +118,7 @@ class SmallPicture:
 
 
 def small_pictures(study: optuna.Study, store: Artifacts) -> dict[str, SmallPicture]:
-    """Make small copies of a study's picture artifacts, by identifier; those that are gone are left out."""
+    """Make small copies of a study's pictures, by artifact identifier; missing files are left out."""
     pictures = {}
     for artifact_id, filename in list_artifacts(study).items():
         content = _content(store, artifact_id) if filename.endswith(".png") else None

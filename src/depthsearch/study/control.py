@@ -1,11 +1,12 @@
-"""What others may ask of a study, whether it runs or not: to stop, or to try a setting next.
+"""Requests to a study from other processes: to stop, or to try a setting next.
 
-Both are written into the study, so that they work from another process, and from another machine through the
-database. The coordinator looks after each epoch and between trials.
+They are written into the study, so that they also work from another machine through the database. The
+coordinator reads them after each epoch and between trials.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -19,33 +20,34 @@ from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.results.stored import read_backbones, read_space
 from depthsearch.search.firsts import sensible_setting
+from depthsearch.search.origins import origin_of
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
 from depthsearch.study.lease import REQUEST, Holder, clock_of, holder_of
 from depthsearch.study.storage.optuna_private import planned_params
 
-# The origin of a trial that a person asked for, and the user attribute of one that is not to be pruned.
+# The origin of a trial that a person asked for, and the user attribute of a trial that must not be pruned.
 GUESS, TO_THE_END = "guess", "to_the_end"
-# The study's user attribute that says what its latest search was to reach.
+# The study's user attribute of what its latest start asked for.
 WANTED = "wanted"
 AFTER = ("epoch", "trial")
 POLL_SECONDS = 0.2
 
 
 def request_stop(study: optuna.Study, *, after: str = "epoch") -> Holder:
-    """Ask whoever runs a study to stop; nothing is lost, and the next start goes on. Returns at once.
+    """Request that the process that runs a study stops; return at once. The next start goes on from there.
 
     Args:
-        study: Which.
-        after: What to let end first: the ``epoch``, which leaves the running trial to the next start, as
-            Ctrl-C does, or the ``trial``.
+        study: The study.
+        after: What may end first: the running ``epoch``, so that the next start goes on with its trial as
+            after Ctrl-C, or the ``trial``.
 
     Returns:
-        Who was asked; `wait_until_free` waits for it.
+        The process; `wait_until_free` waits for it.
 
     Raises:
-        SettingsError: If there is nothing of that name to wait for.
-        StudyError: If nobody runs the study, or the process trains its answer (``fit``).
+        SettingsError: If ``after`` is neither.
+        StudyError: If no process runs the study, or it trains the study's answer (``fit``).
     """
     _refuse_foreign(study)
     if after not in AFTER:
@@ -60,23 +62,23 @@ def request_stop(study: optuna.Study, *, after: str = "epoch") -> Holder:
         if holder.doing != "study":
             raise StudyError(
                 f"Study {study.study_name!r} is held by {holder}, which trains its answer (depthsearch "
-                f"{holder.doing}). Interrupt that one where it runs: the same command goes on."
+                f"{holder.doing}). Interrupt that process where it runs: the same command goes on later."
             )
         with deferred():
             study.set_user_attr(REQUEST, {"token": holder.token, "after": after})
-        # Meanwhile a search may have given its lease back, to take another for the confirmation.
+        # Meanwhile a search may have released its lease and acquired another for the confirmation.
         now = holder_of(study.user_attrs, clock_of(study))
         if now is None or now.token == holder.token:
             return holder
 
 
 def wait_until_free(study: optuna.Study, holder: Holder, seconds: float) -> bool:
-    """Wait until a process has given a study's lease back, or is dead; say whether it has.
+    """Wait until a process has released a study's lease or is dead; return whether that has happened.
 
     Args:
-        study: Which.
+        study: The study.
         holder: From `request_stop`.
-        seconds: For how long at most.
+        seconds: How long to wait at most.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -90,22 +92,21 @@ def wait_until_free(study: optuna.Study, holder: Holder, seconds: float) -> bool
 
 
 def note_wanted(study: optuna.Study, *, n_trials: int, then_confirm: bool, n_workers: int = 1) -> None:
-    """Keep in a study what it is to reach and with how many workers, for those who look from outside."""
-    wanted = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers}
-    if study.user_attrs.get(WANTED) != wanted:
-        study.set_user_attr(WANTED, wanted)
+    """Store what a start of a study asks for and its number of workers, for `status`."""
+    request = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers}
+    if study.user_attrs.get(WANTED) != request:
+        study.set_user_attr(WANTED, request)
 
 
 def trials_in_total(study: optuna.Study, n_trials: int) -> int:
-    """Count the trials after which a search is done: guesses come on top where all candidates are wanted."""
+    """Count the trials after which a search is done: in an exhaustive one guesses are extra."""
     if not is_exhaustive(study):
         return n_trials
-    trials = study.get_trials(deepcopy=False)
-    return n_trials + sum(bool(trial.user_attrs.get("origin") == GUESS) for trial in trials)
+    return n_trials + sum(origin_of(trial) == GUESS for trial in study.get_trials(deepcopy=False))
 
 
 def is_exhaustive(study: optuna.Study) -> bool:
-    """Say whether a study tries every candidate."""
+    """Return whether a study tries every candidate."""
     return str(study.user_attrs["settings"].get("search", "")).startswith("exhaustive")
 
 
@@ -118,15 +119,15 @@ def enqueue(
     backbone: str | None = None,
     to_the_end: bool = False,
 ) -> int:
-    """Have a study try a setting next: a person's own guess, whether the study runs or not.
+    """Enqueue a setting that a study tries next, a person's own guess, whether it runs or not.
 
     Args:
-        study: Which.
+        study: The study.
         layer: First trainable layer, a candidate of the study: its number, Keras name or module path.
         learning_rate: Default: the sensible one at that depth.
         head_width: Width of the head's hidden layers, 0: a linear head. Default: linear where that is
             searched.
-        backbone: timm's name; needed if the layer is in several of the study's.
+        backbone: Its name; needed if the layer is in several of the study's.
         to_the_end: Whether it is never pruned; else it is judged as the sampler's trials are.
 
     Returns:
@@ -134,24 +135,24 @@ def enqueue(
 
     Raises:
         CutError: If there is no such candidate.
-        SettingsError: If a value is not within what the study searches, or the backbone is not clear.
-        StudyError: If the study has such a trial, or depthsearch did not make it.
+        SettingsError: If a value is outside what the study searches, or the backbone is ambiguous.
+        StudyError: If the study has such a trial already, or depthsearch did not make the study.
     """
     _refuse_foreign(study)
     space = read_space(study)
     cut = _find(study, space, layer, backbone)
-    given = {"learning_rate": learning_rate, "head_width": head_width}
-    asked = {name: value for name, value in given.items() if value is not None}
-    _refuse_outside(study, space, cut, asked)
-    params = {**sensible_setting(space, cut.backbone, space.cuts_of(cut.backbone).index(cut)), **asked}
+    options = {"learning_rate": learning_rate, "head_width": head_width}
+    given = {name: value for name, value in options.items() if value is not None}
+    _refuse_outside(study, space, cut, given)
+    params = {**sensible_setting(space, cut.backbone, space.cuts_of(cut.backbone).index(cut)), **given}
     if not params.get("head_width", 1) and "head_width" not in space.distributions(cut.backbone):
         del params["head_width"]
     _refuse_repeated(study, params, cut)
     with deferred():
         attributes = {"origin": GUESS, **({TO_THE_END: True} if to_the_end else {})}
         study.enqueue_trial(params, user_attrs=attributes)
-    mine = (t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("origin") == GUESS)
-    numbers = [trial.number for trial in mine if _is_same(planned_params(trial), params)]
+    guesses = (trial for trial in study.get_trials(deepcopy=False) if origin_of(trial) == GUESS)
+    numbers = [trial.number for trial in guesses if _is_same(planned_params(trial), params)]
     return numbers[-1]
 
 
@@ -163,49 +164,47 @@ def _refuse_foreign(study: optuna.Study) -> None:
 
 
 def _find(study: optuna.Study, space: SearchSpace, layer: str | int, backbone: str | None) -> Cut:
-    """Find a candidate; in several backbones, if it is not said in which."""
+    """Find a candidate, among all backbones if none is given."""
     names = {stored.name: key for key, stored in read_backbones(study).items()}
     if backbone is not None and backbone not in names:
         raise SettingsError(
-            f"backbone {backbone!r} is none of study {study.study_name!r}: give {' or '.join(names)}."
+            f"Backbone {backbone!r} is not in study {study.study_name!r}: give {' or '.join(names)}."
         )
     if backbone is not None or len(names) == 1:
         return find_cut(space.cuts_of(names[backbone] if backbone else space.backbones[0]), layer)
-    found = {}
+    matches = {}
     for name, key in names.items():
-        try:
-            found[name] = find_cut(space.cuts_of(key), layer)
-        except CutError:
-            continue
-    if len(found) > 1:
-        raise SettingsError(f"Layer {layer} is in {' and '.join(found)}: name one of these, with --backbone.")
-    return next(iter(found.values())) if found else find_cut(space.cuts, layer)
+        with contextlib.suppress(CutError):
+            matches[name] = find_cut(space.cuts_of(key), layer)
+    if len(matches) > 1:
+        raise SettingsError(f"Layer {layer} is in {' and '.join(matches)}: choose one with --backbone.")
+    return next(iter(matches.values())) if matches else find_cut(space.cuts, layer)
 
 
-def _refuse_outside(study: optuna.Study, space: SearchSpace, cut: Cut, asked: Mapping[str, Any]) -> None:
+def _refuse_outside(study: optuna.Study, space: SearchSpace, cut: Cut, given: Mapping[str, Any]) -> None:
     """Refuse values that the study does not search."""
     distributions = space.distributions(cut.backbone)
-    for name, value in asked.items():
-        words, found = name.replace("_", " "), distributions.get(name)
-        if found is None:
+    for name, value in given.items():
+        searched = distributions.get(name)
+        if searched is None:
             # Without a width to search every head is linear.
             right, is_right = "0, a linear head", value == 0
-        elif isinstance(found, IntDistribution):
-            right = _multiples(found)
-            is_right = found.low <= value <= found.high and (value - found.low) % found.step == 0
+        elif isinstance(searched, IntDistribution):
+            right = _multiples(searched)
+            is_right = searched.low <= value <= searched.high and (value - searched.low) % searched.step == 0
         else:
-            assert isinstance(found, FloatDistribution)
-            right, is_right = f"{found.low:g} to {found.high:g}", found.low <= value <= found.high
-            right = f"{found.low:g}" if found.low == found.high else right
+            assert isinstance(searched, FloatDistribution)
+            low, high = searched.low, searched.high
+            right, is_right = f"{low:g}" if low == high else f"{low:g} to {high:g}", low <= value <= high
         if not is_right:
             raise SettingsError(
-                f"{words} {value} is not in study {study.study_name!r}, which has {right}. Give that, or "
-                "start a study of another --name for others."
+                f"{name.replace('_', ' ')} {value} is not in study {study.study_name!r}, which has {right}. "
+                "Give that, or start a study of another --name."
             )
 
 
 def _multiples(widths: IntDistribution) -> str:
-    """Name what an even range of whole numbers has."""
+    """List the widths of a range, the middle of a long list left out."""
     if widths.low == widths.high:
         return str(widths.low)
     shown = [str(value) for value in range(widths.low, widths.high + 1, widths.step)]
@@ -213,9 +212,9 @@ def _multiples(widths: IntDistribution) -> str:
 
 
 def _refuse_repeated(study: optuna.Study, params: Mapping[str, Any], cut: Cut) -> None:
-    """Refuse a setting that is tried or waits; one that failed may be tried again."""
+    """Refuse a setting that was tried or waits; one that failed may be tried again."""
     for trial in study.get_trials(deepcopy=False):
-        counts = trial.state != TrialState.FAIL and trial.user_attrs.get("origin") != "confirm"
+        counts = trial.state != TrialState.FAIL and origin_of(trial) != "confirm"
         if counts and _is_same(planned_params(trial), params):
             raise StudyError(
                 f"Trial {trial.number} of study {study.study_name!r} has just this setting at {cut} and is "

@@ -9,6 +9,7 @@ from typing import Literal
 from optuna.trial import TrialState
 
 from depthsearch.models.cuts import Cut
+from depthsearch.search.origins import Origin
 from depthsearch.search.space import Point
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import TransferCurve
@@ -22,25 +23,25 @@ class TrialStarted:
         number: Optuna's.
         point: Its setting.
         origin: What it is for.
-        adopted: Whether it goes on.
-        worker: Who trains it; None where this process does.
+        adopted: Whether it goes on after an interruption.
+        worker: Its worker; None: this process trains it.
     """
 
     number: int
     point: Point
-    origin: str
+    origin: Origin
     adopted: bool
     worker: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone:
-    """A trial's epoch is reported.
+    """A trial has reported an epoch.
 
     Attributes:
         number: Optuna's.
         result: Of the epoch.
-        is_again: Whether it was reported before: the trial goes on behind it.
+        is_again: Whether it was reported before the trial was interrupted.
     """
 
     number: int
@@ -55,7 +56,7 @@ class TrialLost:
     Attributes:
         number: Optuna's.
         reason: In a line.
-        n_lost: How often it has lost a worker; without one that has died, it is to go on alone.
+        n_lost: How often its worker has died or hung so far.
     """
 
     number: int
@@ -65,12 +66,12 @@ class TrialLost:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Nothing was reported for a moment: so that whoever listens can look at something else."""
+    """Nothing was reported for a moment, so that the receiver gets a turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialEnded:
-    """A trial has ended: its state, its last score, and why it ended early."""
+    """A trial has ended: its state, its last score, and the reason if it ended early."""
 
     number: int
     point: Point
@@ -98,10 +99,10 @@ class ConfirmationPlanned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """Somebody asked for a stop: the last event. The next call goes on where this one was.
+    """The study was asked to stop: the last event. The next call goes on from here.
 
     Attributes:
-        after: What was let end first: the ``epoch``, or the ``trial``.
+        after: What has ended before: the ``epoch``, or the ``trial``.
     """
 
     after: str
@@ -109,11 +110,11 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Something to know of what is loaded or how it is run.
+    """A note about what is loaded or how the study is run.
 
     Attributes:
         text: In a line.
-        level: How much it matters: ``alarm`` where the result is likely not what was wanted.
+        level: ``alarm`` where the result is likely not what was wanted.
     """
 
     text: str
@@ -132,6 +133,6 @@ Event = (
     CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialLost | TrialEnded | Stopped | Waiting
 )
 
-# What is told before a study is open, and beside its events: loggers have none of it.
+# Reported before a study is open, and beside its events; loggers do not get them.
 Notice = Note | Decoding
 Say = Callable[[Notice], None]

@@ -1,13 +1,13 @@
-"""The lease of a study: one coordinator at a time, and a dead one's place can be taken.
+"""The lease of a study: one coordinator at a time, and a dead one can be replaced.
 
-It is a user attribute of the study that is only ever changed from what was just read: of two that start in
-the same moment the database lets one. A thread renews it, so that an epoch may take longer than it lasts.
+It is a user attribute of the study, changed only by compare-and-swap: of two coordinators that start at the
+same moment one gets it. A thread renews it, so that an epoch may take longer than the lease lasts.
 
-A lock of the database's server would be free at once where its holder dies, but also where the server
-restarts, under a holder that lives and waits for it: the next to ask would take the study. A lease is stored.
+It is stored and no lock of the database's server: that would be free at once when its holder dies, but also
+when the server restarts, under a holder that lives and waits for the server.
 
-Who wants a study to stop asks the holder of its lease, by the lease's token: what a dead coordinator was
-asked never stops a later one. The holder sees it where it renews its lease.
+A request to stop is addressed to the lease's token, so that one to a dead coordinator never stops a later
+one. The holder reads it when it renews its lease.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ __all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]
 
 # A coordinator on another machine that has not renewed its lease for so long is taken for dead.
 LEASE_SECONDS = 120.0
-# It is renewed so often in that time; after a failure, tried again so often.
+# How often it is renewed in that time, and how often a failed renewal is tried.
 RENEWALS, TRIES = 6, 60
-# To give it back is a courtesy, not worth a longer wait.
+# Giving it back is a courtesy, not worth a longer wait.
 GIVE_BACK_SECONDS = 2.0
 CHANGES = 100
-# The study's user attributes: who runs it, and what its holder is asked.
+# User attributes of the study: who runs it, and the request to stop.
 COORDINATOR, REQUEST = "coordinator", "stop_request"
 
 
@@ -55,8 +55,8 @@ class Holder:
     Attributes:
         pid: Its number.
         host: The machine it runs on.
-        machine: What its number belongs to, see `this_machine`.
-        started: What tells it from an earlier process of its number, see `start_of`.
+        machine: Its boot and container, see `this_machine`.
+        started: When it started, see `start_of`.
         doing: ``study``, or ``fit``.
         token: Of its lease.
         renewed: When it renewed its lease, by `clock_of` the study.
@@ -71,16 +71,16 @@ class Holder:
     renewed: float
 
     def __str__(self) -> str:
-        """Name it in a message."""
+        """Write the process and its host."""
         return f"process {self.pid} on {self.host}"
 
 
-# Returns the new holder for the present one and the time by the database's clock, or raises.
+# Returns the new holder, from the present one and the time of the database's clock; or raises.
 _Decide = Callable[[Holder | None, float], Holder | None]
 
 
 def holder_of(attributes: Mapping[str, Any], now: float) -> Holder | None:
-    """Return the process that runs a study; None if nobody does that lives.
+    """Return the living process that runs a study; None if there is none.
 
     Args:
         attributes: The study's user attributes, read once.
@@ -91,9 +91,9 @@ def holder_of(attributes: Mapping[str, Any], now: float) -> Holder | None:
 
 
 def clock_of(study: optuna.Study) -> float:
-    """Read the clock by which a study's lease runs out, in seconds since 1970: its database's, if it has one.
+    """Read the clock by which a study's lease expires, in seconds since 1970: its database's, if it has one.
 
-    Machines' own may differ by more than a lease.
+    Clocks of machines may differ by more than a lease.
     """
     storage = database_of(study)
 
@@ -106,7 +106,7 @@ def clock_of(study: optuna.Study) -> float:
 
 
 def asked_of(attributes: Mapping[str, Any], token: str) -> str | None:
-    """Return after what the holder of a lease is asked to stop, ``epoch`` or ``trial``; None: it is not."""
+    """Return after what the holder of a lease is to stop, ``epoch`` or ``trial``; None: it was not asked."""
     request = attributes.get(REQUEST)
     return str(request["after"]) if request and request["token"] == token else None
 
@@ -115,10 +115,10 @@ class Lease:
     """A study's lease while it is held; a thread renews it until it is given back."""
 
     def __init__(self, study: optuna.Study, doing: str) -> None:
-        """Take a study's lease.
+        """Acquire a study's lease.
 
         Args:
-            study: Whose.
+            study: The study.
             doing: What for: ``study`` or ``fit``.
 
         Raises:
@@ -149,13 +149,13 @@ class Lease:
         self._thread.start()
 
     def renew(self) -> str | None:
-        """Check that the lease is still held, and what is asked; to be called before anything is written.
+        """Check that the lease is still held, and whether to stop; to be called before anything is written.
 
         Returns:
-            After what the holder is asked to stop, ``epoch`` or ``trial``; None: it is not.
+            After what to stop, ``epoch`` or ``trial``; None: it was not asked to.
 
         Raises:
-            StudyError: If another process has taken it, or the study was deleted.
+            StudyError: If another process has taken the lease, or the study was deleted.
         """
         attributes = self._attributes()
         if not self._is_mine(_stored(attributes.get(COORDINATOR))):
@@ -165,11 +165,11 @@ class Lease:
         return asked_of(attributes, self._mine.token)
 
     def asked(self) -> str | None:
-        """Return after what its holder is, or was, asked to stop; also once the lease is given back."""
+        """Return after what its holder is to stop, as `renew` does; also once the lease is given back."""
         return asked_of(self._attributes(), self._mine.token)
 
     def give_back(self) -> None:
-        """Let others have it, if it is still held; where the database is away, it runs out by itself."""
+        """Release the lease, if it is still held; where the database is away, it expires by itself."""
         self._ended.set()
         with self._renewing:
             if isinstance(self._storage, PatientStorage) and self._refuse_if_lost in self._storage.guards:
@@ -193,10 +193,10 @@ class Lease:
                     self._extend(patience_seconds=0)
                 pause = LEASE_SECONDS / RENEWALS
             except StudyError:
-                # The holder finds out where it calls renew.
+                # The holder finds out when it calls renew.
                 return
             except (StorageInternalError, SQLAlchemyError):
-                # Away, or locked: not to wait here, where whoever gives it back would wait as well.
+                # Away or locked: waiting here would make `give_back` wait as well.
                 pause = LEASE_SECONDS / TRIES
 
     def _extend(self, patience_seconds: float | None = None) -> None:
@@ -217,8 +217,8 @@ class Lease:
         return replace(self._mine, renewed=now)
 
     def _refuse_if_lost(self, connection: Connection) -> None:
-        """Refuse a transaction that would write after another has taken the study."""
-        # SQLite, whose only writer this is, leaves the words of the lock out.
+        """Refuse to write after another process has taken the study."""
+        # SQLAlchemy leaves FOR SHARE out for SQLite, where this is the only writer.
         stored = connection.execute(self._selected(COORDINATOR).with_for_update(read=True)).scalar()
         if not self._is_mine(_stored(None if stored is None else json.loads(stored))):
             raise self._lost(is_deleted=stored is None)
@@ -232,11 +232,11 @@ class Lease:
 
     def _selected(self, *keys: str) -> sqlalchemy.Select[Any]:
         columns = USER_ATTRIBUTES.c
-        wanted = (columns.study_id == self._study_id) & columns.key.in_(keys)
-        return sqlalchemy.select(columns.value_json, columns.key).where(wanted)
+        rows = (columns.study_id == self._study_id) & columns.key.in_(keys)
+        return sqlalchemy.select(columns.value_json, columns.key).where(rows)
 
     def _attributes(self) -> Mapping[str, Any]:
-        """Read who holds the lease and what is asked of it, and nothing else: a study holds much."""
+        """Read who holds the lease and the request to stop; reading all attributes would take longer."""
         storage = self._storage
         if storage is None:
             return self._study.user_attrs
@@ -249,10 +249,10 @@ class Lease:
         return patiently(storage, read, writes=False)
 
     def _change(self, decide: _Decide, *, patience_seconds: float | None = None) -> None:
-        """Change who holds the lease, from what was read and nothing else.
+        """Change who holds the lease, by compare-and-swap.
 
         Args:
-            decide: Called again if another was quicker.
+            decide: Chooses the new holder; called again if another process was quicker.
             patience_seconds: How long to wait for a database that is away; None: as long as the study does.
 
         Raises:
@@ -265,27 +265,29 @@ class Lease:
             return
 
         def swap(_: bool) -> bool:
-            # A change that was made and its answer lost is read like any other: by its token.
+            # If a change was made and its answer lost, the next try finds its own token.
             try:
                 with storage.engine.begin() as connection:
                     return self._is_swapped(connection, decide)
             except IntegrityError:
-                # A study has each attribute once: another was the first to have one at all.
+                # Another process has inserted the attribute first.
                 return False
 
         for _ in range(CHANGES):
             if patiently(storage, swap, writes=True, patience_seconds=patience_seconds):
                 return
         name = self._study.study_name
-        raise StudyError(f"The lease of study {name!r} cannot be had: others change it all the time.")
+        raise StudyError(
+            f"The lease of study {name!r} cannot be acquired: other processes keep changing it. Try again."
+        )
 
     def _is_swapped(self, connection: Connection, decide: _Decide) -> bool:
         """Change the lease in a transaction; return whether it was still what `decide` was called with."""
         before = connection.execute(self._selected(COORDINATOR)).scalar()
-        wanted = decide(_stored(None if before is None else json.loads(before)), _now(connection))
-        after = json.dumps(wanted and asdict(wanted))
-        if before is None and wanted is None:
-            # Given back where the study has been deleted.
+        holder = decide(_stored(None if before is None else json.loads(before)), _now(connection))
+        after = json.dumps(holder and asdict(holder))
+        if before is None and holder is None:
+            # Given back after the study was deleted.
             return True
         columns = USER_ATTRIBUTES.c
         if before is None:
@@ -305,24 +307,24 @@ def lease(study: optuna.Study, doing: str = "study") -> Iterator[Lease]:
     """Hold the study's lease: a second coordinator is refused while the first lives.
 
     Args:
-        study: Whose.
+        study: The study.
         doing: What for: ``study`` or ``fit``.
 
     Yields:
-        The lease, to be asked now and then whether it is still held.
+        The lease; `Lease.renew` checks that it is still held.
 
     Raises:
         StudyError: If another process holds it.
     """
-    held = None
+    acquired = None
     try:
-        # An interrupt that was held back comes at the end of this.
+        # A deferred interrupt is raised at the end of this block, once the lease is known here.
         with deferred():
-            held = Lease(study, doing)
-        yield held
+            acquired = Lease(study, doing)
+        yield acquired
     finally:
-        if held is not None:
-            held.give_back()
+        if acquired is not None:
+            acquired.give_back()
 
 
 def _stored(values: Mapping[str, Any] | None) -> Holder | None:
@@ -330,17 +332,17 @@ def _stored(values: Mapping[str, Any] | None) -> Holder | None:
 
 
 def _now(connection: Connection) -> float:
-    """Read the clock that all who want a study share; see `clock_of`."""
+    """Read the clock that all processes share; see `clock_of`."""
     if connection.dialect.name == "postgresql":
         return float(
             connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
         )
-    # SQLite is of one machine.
+    # An SQLite file is used on one machine.
     return time.time()
 
 
 def _lives(holder: Holder, now: float) -> bool:
-    """Return whether a process lives: asked of the system on its own machine, else by its silence."""
+    """Return whether a process lives: as the system reports on its own machine, else by its last renewal."""
     is_here = (holder.host, holder.machine) == (socket.gethostname(), this_machine())
     lives = process_lives(holder.pid, holder.started) if is_here else None
     return now - holder.renewed < LEASE_SECONDS if lives is None else lives

@@ -1,4 +1,4 @@
-"""Trials that failed since they lost their workers; those that must not be missing run again later."""
+"""Trials that failed because they lost their workers; those that are needed run again later."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from depthsearch.search.origins import Origin, origin_of
 from depthsearch.study.storage.optuna_private import planned_params
 
 # How often a trial may lose its worker and go on.
 MOST_LOST = 2
 # A trial's user attribute: why it lost its workers, one after the other.
 LOST = "lost"
-# Trials of these origins run to their last epoch: the report compares with them, or all are to be compared.
-NEVER_STOPPED = ("baseline", "exhaustive")
-# What a training that confirms repeats: user attributes of its trial.
+# Trials of these origins run to their last epoch: others are compared with them.
+NEVER_STOPPED: tuple[Origin, ...] = ("baseline", "exhaustive")
+# User attributes of a confirmation: which trial it repeats, and how.
 REPEATS = ("confirms", "seed", "resample")
 
 
 def has_failed_by_loss(trial: FrozenTrial) -> bool:
-    """Return whether a trial failed since it lost its workers, whatever its setting."""
+    """Return whether a trial failed because it lost its workers, whatever its setting."""
     return trial.state == TrialState.FAIL and len(trial.user_attrs.get(LOST, ())) > MOST_LOST
 
 
 def enqueue_lost(study: optuna.Study) -> None:
-    """Enqueue again what is never stopped and failed by loss, unless that has been done."""
+    """Enqueue the trials that are never stopped and failed by loss once more, unless that was done before."""
     trials = study.get_trials(deepcopy=False)
     again = replaced(trials)
     for trial in trials:
-        origin = trial.user_attrs.get("origin")
+        origin = origin_of(trial)
         if origin in NEVER_STOPPED and has_failed_by_loss(trial) and trial.number not in again:
             study.enqueue_trial(trial.params, user_attrs={"origin": origin})
 
 
 def replaced(trials: Sequence[FrozenTrial]) -> set[int]:
-    """Number the trials that failed by loss and have a later trial of the same setting in their place.
+    """Return the numbers of the trials that failed by loss and were replaced by a later one of their setting.
 
-    Another seed of a setting, or another division, takes no confirmation's place.
+    A confirmation is replaced only by one of the same seed and division.
     """
     last: dict[Any, int] = {}
     for trial in trials:

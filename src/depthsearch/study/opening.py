@@ -1,4 +1,4 @@
-"""A study's storage, and whether a study may go on: all that makes two trials comparable is as it was."""
+"""Creating a study, or opening one whose settings, all that makes two trials comparable, are the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from depthsearch.signals import deferred
 from depthsearch.study.lease import lease
 from depthsearch.training.objective import Task, full_fine_tune_macs, tasks_of
 
-# The study's user attribute that says that its first trials are enqueued.
+# The study's user attribute that marks that its first trials are enqueued.
 ANCHORS = "anchors"
 
 
@@ -41,20 +41,20 @@ def open_study(
     """Create a study, or open the one of that name if it searches the same.
 
     Args:
-        storage: Where it lives.
+        storage: The database.
         name: Its name.
         task: What is trained; with several backbones one for each, by the space's names for them, alike but
             for the backbone and its images' size.
         space: What is searched.
-        provenance: What else to keep with a new study: versions, where data and weights come from.
+        provenance: What else to store with a new study: versions, where data and weights come from.
         exhaustive: Whether its first trials are every candidate, once, each trained to its last epoch; else
             they are the ends and a spread over depth.
         learning_rates: Of an exhaustive search: every candidate once at each, all within the space's range.
-            None: each at the sensible one of its depth.
+            Empty: each at the sensible one of its depth.
 
     Raises:
         StudyError: If the study of that name has other settings, naming each difference, or another process
-            is just making it.
+            is creating it.
     """
     tasks = tasks_of(task)
     direction = StudyDirection[METRICS[any_of(tasks).recipe.metric].upper()]
@@ -67,7 +67,7 @@ def open_study(
     _refuse_differences(study, name, settings, direction)
     if study.user_attrs.get(ANCHORS):
         return study
-    # Of two that start a study at the same moment one describes it.
+    # Of two processes that start a study at the same moment one describes it.
     with lease(study), deferred():
         if "settings" not in study.user_attrs:
             _describe_study(study, tasks, space, provenance)
@@ -83,10 +83,7 @@ def any_of(tasks: Mapping[str, Task]) -> Task:
 
 
 def _settings(tasks: Mapping[str, Task], space: SearchSpace) -> dict[str, Any]:
-    """Collect what makes two trials comparable: a study does not go on with any of it changed.
-
-    What differs from backbone to backbone is a list.
-    """
+    """Collect the settings that make two trials comparable; what differs between backbones is a list."""
     each = [_settings_of(task, space, space.cuts_of(backbone)) for backbone, task in tasks.items()]
     merged = {key: [settings[key] for settings in each] for key in each[0]}
     return {
@@ -99,7 +96,7 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
     for searched in ("learning_rate", "weight_decay", "optimizer"):
         recipe.pop(searched)
     preprocessing = asdict(task.backbone.preprocessing)
-    preprocessing.pop("ranges")  # the images say them, and are named themselves
+    preprocessing.pop("ranges")  # covered by the fingerprint of the images
     ranges = asdict(space)
     ranges.pop("cuts")
     ranges.pop("fixed")
@@ -122,7 +119,7 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
 
 
 def _name_of(backbone: Backbone) -> str:
-    """Name a backbone, with what it is built from where its name does not say it all."""
+    """Return a backbone's name, with a digest of its code where it has one."""
     digest = backbone.build_digest
     return f"{backbone.name} [{digest[:12]}]" if digest else backbone.name
 
@@ -146,7 +143,7 @@ def _refuse_differences(
 
 
 def _content(value: Any) -> Any:
-    """Return the fingerprint of a setting that has one: a file or folder may be renamed or cached since."""
+    """Return a setting's fingerprint if it has one: a file or folder may have been renamed."""
     if isinstance(value, list):
         return [_content(part) for part in value]
     fingerprint = re.search(r"\[(\w+)\]$", value) if isinstance(value, str) else None
@@ -194,7 +191,7 @@ def _enqueue_first(
 ) -> None:
     """Enqueue the two baselines of each backbone and a spread over depth, or every candidate, once."""
     if study.user_attrs.get(ANCHORS):
-        # By the other of two processes that opened it at the same moment.
+        # By another process that opened it at the same moment.
         return
     for params, origin in first_settings(space, exhaustive=exhaustive, learning_rates=learning_rates):
         study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)

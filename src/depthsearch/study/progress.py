@@ -1,11 +1,11 @@
-"""Where a study stands, from its storage alone: who runs it, what runs, what is left. Writes nothing."""
+"""The status of a study, read from its storage alone: who runs it, what runs, what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
-from typing import Any
+from typing import Any, Literal, get_args
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -17,6 +17,7 @@ from depthsearch.results.evidence import Evidence
 from depthsearch.results.stored import read_backbones, why_unreadable
 from depthsearch.results.summary import Summary, cut_json, summarize
 from depthsearch.results.trials import TrialSummary
+from depthsearch.search.origins import Origin, origin_of
 from depthsearch.study.confirmation import FINISHED, count_searched, waiting_to_confirm
 from depthsearch.study.control import GUESS, WANTED, trials_in_total
 from depthsearch.study.lease import Holder, asked_of, clock_of, holder_of
@@ -32,7 +33,8 @@ __all__ = [
     "status_json",
 ]
 
-STATES = ("running", "stopping", "interrupted", "complete", "empty", "foreign")
+State = Literal["running", "stopping", "interrupted", "complete", "empty", "foreign"]
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class Running:
     """
 
     number: int
-    origin: str
+    origin: Origin
     cut: Cut | None
     epoch: int
     epochs: int
@@ -81,10 +83,10 @@ class Status:
 
     Attributes:
         study: Its name.
-        state: ``running``; ``stopping``: running and asked to stop; ``interrupted``: nobody runs it, and
+        state: ``running``; ``stopping``: running and asked to stop; ``interrupted``: no process runs it, and
             something is left; ``complete``; ``empty``: nothing of it has begun; ``foreign``: depthsearch did
             not make it, or it is damaged, so that nothing below is known.
-        holder: The process that runs it, or trains its answer; None: nobody.
+        holder: The process that runs it, or trains its answer; None: there is none.
         backbone: timm's name; of several all names.
         data: Name of the images.
         metric: What validation is scored with.
@@ -92,18 +94,18 @@ class Status:
         trials_wanted: How many it is to have, by its latest start; None where an old study does not say.
         confirmed: Finished trainings of the confirmation.
         confirming: How many it has in all; None before it is planned, and where none is wanted.
-        guesses_waiting: Settings that people have enqueued and nobody has begun.
+        guesses_waiting: Settings that people have enqueued and that have not begun.
         answer: So far; None before a trial is complete.
-        running: What is begun and not ended: one for each worker, or what was left behind.
+        running: Trials that have begun and not ended: one for each worker, or what was left behind.
         full_fine_tunes: Cost in trainings of everything once.
         seconds: Spent on trials and probes.
         seconds_left: Of the search, and of the confirmation once that is planned, from the mean of ended
             trials, by all workers together; None where unknown.
-        command: What starts it anew or goes on with it, its storage left out; None where it does not say.
+        command: Runs it again or goes on with it, without its storage; None where its options are not stored.
     """
 
     study: str
-    state: str
+    state: State
     holder: Holder | None = None
     backbone: str | None = None
     data: str | None = None
@@ -122,11 +124,11 @@ class Status:
 
 
 def status(study: optuna.Study, summary: Summary | None = None) -> Status:
-    """Say where a study stands. Reads only, while it runs or not.
+    """Return where a study stands; only reads, while it runs or not.
 
     Args:
-        study: Which.
-        summary: Of it, where it is at hand; else it is made.
+        study: The study.
+        summary: Of it, if the caller has one; else it is made.
     """
     attributes = study.user_attrs
     if "settings" not in attributes or why_unreadable(study):
@@ -170,7 +172,7 @@ def status(study: optuna.Study, summary: Summary | None = None) -> Status:
 
 
 def is_something_left(study: optuna.Study) -> bool:
-    """Say whether a study is to do more: trials that are begun or wanted, or a confirmation."""
+    """Return whether a study is to do more: trials that have begun or are wanted, or a confirmation."""
     attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
     wanted, then_confirm = _wanted(study, attributes)
     done = _n_done(trials)
@@ -189,7 +191,7 @@ def _n_done(trials: Sequence[FrozenTrial]) -> int:
 
 
 def _wanted(study: optuna.Study, attributes: Mapping[str, Any]) -> tuple[int | None, bool]:
-    """Say how many trials a study is to have, and whether a confirmation is to follow."""
+    """Return how many trials a study is to have, and whether a confirmation is to follow."""
     options = (attributes.get("provenance") or {}).get("options") or {}
     # A study that was last searched before it kept this has what it was made with.
     before = {"trials": options.get("trials"), "confirm": bool(options.get("confirm"))}
@@ -198,7 +200,7 @@ def _wanted(study: optuna.Study, attributes: Mapping[str, Any]) -> tuple[int | N
     return None if n_trials is None else trials_in_total(study, n_trials), wanted["confirm"]
 
 
-def _state(attributes: Mapping[str, Any], holder: Holder | None, *, started: bool, is_left: bool) -> str:
+def _state(attributes: Mapping[str, Any], holder: Holder | None, *, started: bool, is_left: bool) -> State:
     if holder is not None:
         return "running" if asked_of(attributes, holder.token) is None else "stopping"
     if not started:
@@ -229,7 +231,7 @@ def _running(
     return tuple(
         Running(
             number=trial.number,
-            origin=trial.user_attrs.get("origin", "sampler"),
+            origin=origin_of(trial),
             cut=cuts.get(trial.number),
             epoch=max(trial.intermediate_values, default=0),
             epochs=attributes["recipe"]["epochs"],
@@ -258,13 +260,13 @@ def _seconds_left(
     each_again = _mean_seconds(searched, (TrialState.COMPLETE,)) if each_again is None else each_again
     if (n_search and each is None) or (n_again and each_again is None) or wanted is None:
         return None
-    found = 0.0
+    seconds_left = 0.0
     for left, seconds, some in ((n_search, each, searched), (n_again, each_again, again)):
         running = [trial for trial in some if trial.state == TrialState.RUNNING]
         begun = sum(max(trial.intermediate_values, default=0) / epochs for trial in running)
-        # The last ones have a worker each, however many there are.
-        found += max(0.0, left - begun) * (seconds or 0.0) / max(1, min(n_workers, left))
-    return found
+        # Of the last ones each has a worker, and further workers are idle.
+        seconds_left += max(0.0, left - begun) * (seconds or 0.0) / max(1, min(n_workers, left))
+    return seconds_left
 
 
 def _mean_seconds(trials: Sequence[FrozenTrial], states: Sequence[TrialState]) -> float | None:
@@ -279,21 +281,21 @@ def _command(name: str, attributes: Mapping[str, Any], n_trials: int) -> str | N
     return study_command(StudyOptions.from_json(options), name=name, n_trials=max(1, n_trials))
 
 
-def status_json(found: Status) -> dict[str, Any]:
-    """Give a status as plain values."""
-    values = asdict(found)
-    answer, holder = found.answer, found.holder
+def status_json(status: Status) -> dict[str, Any]:
+    """Return a status as plain values."""
+    values = asdict(status)
+    answer, holder = status.answer, status.holder
     return {
         **values,
         "holder": None if holder is None else holder_json(holder),
         "answer": None if answer is None else {**values["answer"], "cut": cut_json(answer.cut)},
         "running": [
             {**each, "cut": None if running.cut is None else cut_json(running.cut)}
-            for running, each in zip(found.running, values["running"], strict=True)
+            for running, each in zip(status.running, values["running"], strict=True)
         ],
     }
 
 
 def holder_json(holder: Holder) -> dict[str, Any]:
-    """Give who holds a study's lease as plain values."""
+    """Return the holder of a study's lease as plain values."""
     return {"pid": holder.pid, "host": holder.host, "doing": holder.doing}

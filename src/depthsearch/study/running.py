@@ -1,8 +1,8 @@
-"""The trials of a study that are under way: given to workers, reported, judged, told.
+"""The running trials of a study: assigned to workers, reported, judged, ended.
 
-The Optuna study is the only state. A trial found RUNNING that nobody works on is an orphan, of a stopped
-process or of a lost answer of the database, and is adopted under its own number, from its checkpoint if there
-is one. A trial whose worker is lost goes on elsewhere likewise, a few times.
+The Optuna study is the only state. A trial that is RUNNING and that nobody works on is an orphan, left by a
+process that was stopped or by a lost answer of the database: it is adopted under its own number, from its
+checkpoint if there is one. A trial whose worker is lost goes on elsewhere in the same way, a few times.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from optuna.trial import Trial, TrialState
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.results.stored import curve_key
+from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
@@ -44,7 +45,7 @@ from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve, note_cost
 from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, Training
 
-# How long to wait for reports before looking whether the study is asked to stop.
+# How long to wait for reports before checking whether the study is asked to stop.
 POLL_SECONDS = 1.0
 
 NextTrial = Callable[[], Trial | None]
@@ -64,13 +65,13 @@ class _RunningTrial:
 
     trial: Trial
     point: Point
-    origin: str
+    origin: Origin
     reported: frozenset[int]
     results: list[EpochResult] = field(default_factory=list)
 
     @property
     def is_kept(self) -> bool:
-        """Whether it is never pruned."""
+        """Whether it may not be pruned."""
         return self.origin in NEVER_STOPPED or bool(self.trial.user_attrs.get(TO_THE_END, False))
 
 
@@ -84,7 +85,7 @@ class Run:
         space: SearchSpace,
         executor: Executor,
         checkpoints: Path,
-        held: Lease,
+        lease: Lease,
         *,
         n_trials: int = 0,
         sampler: Callable[[int], BaseSampler] | None = None,
@@ -92,14 +93,14 @@ class Run:
         """Prepare to run trials.
 
         Args:
-            study: Whose.
+            study: The study.
             tasks: What is trained, by the space's names for the backbones.
             space: What is searched.
             executor: Has the workers.
             checkpoints: Folder for the checkpoints of running trials.
-            held: The study's lease.
-            n_trials: Of the search, in total: what is worth keeping depends on what is still to come.
-            sampler: Gives the sampler of a trial by its number, for orphans without all their values.
+            lease: The study's, while it is held.
+            n_trials: Of the search, in total; decides which features are worth keeping.
+            sampler: Makes the sampler of a trial from its number, for orphans that lack some values.
         """
         self.study = study
         self.tasks = tasks
@@ -107,35 +108,35 @@ class Run:
         self.asked: str | None = None
         self._executor = executor
         self._folder = checkpoints / str(study.user_attrs["checkpoint_id"])
-        self._held = held
+        self._lease = lease
         self._n_trials = n_trials
         self._sampler = sampler
         self._under_way: dict[int, _RunningTrial] = {}
         self._to_go_on: list[_RunningTrial] = []
         self._to_probe: list[str] = []
-        # What found too little memory beside others waits until nothing else runs; one of them is tried then.
+        # What ran out of memory beside others runs when nothing else does, one at a time.
         self._later_alone: list[_RunningTrial | str] = []
         self._alone: int | str | None = None
-        # Backbones that are being probed; how often their workers were lost.
+        # Backbones that are being probed, and how often their workers were lost.
         self._probed: set[str] = set()
         self._lost_probing: Counter[str] = Counter()
 
     def probe(self, backbones: list[str]) -> None:
-        """Have the frozen features of some backbones probed before trials are begun."""
+        """Probe the frozen features of some backbones before trials are begun."""
         self._to_probe += backbones
 
     def __call__(self, next_trial: NextTrial = lambda: None) -> Iterator[Event]:
-        """Run orphans, then what else there is, until nothing is left or a stop is asked for.
+        """Run orphans, then further trials, until nothing is left or a stop is asked for.
 
         Args:
-            next_trial: Begins another trial of the study; None: there is none for now.
+            next_trial: Begins another trial of the study, or returns None: there is none for now.
 
         Raises:
             StudyError: If the lease is lost, the database is gone for long, or workers cannot work.
         """
         try:
             while True:
-                self.asked = self._held.renew()
+                self.asked = self._lease.renew()
                 if self.asked:
                     self._withdraw()
                 else:
@@ -148,25 +149,25 @@ class Run:
                 if not reports:
                     yield Waiting()
         except StorageInternalError as error:
-            # A database that is locked, or a disk that is full, says nothing of the trials.
+            # A locked database or a full disk is no fault of any trial.
             raise StudyError(
                 f"Study {self.study.study_name!r} stopped: {first_line(error)}. "
                 "Mend that and run the same command again."
             ) from error
         finally:
             self._executor.drop()
-            # What was under way is RUNNING in the study: the next call adopts it.
+            # What was running is RUNNING in the study: the next call adopts it.
             for each in (self._under_way, self._probed, self._to_go_on, self._later_alone):
                 each.clear()
 
     def _withdraw(self) -> None:
-        """Take back what no worker has begun: a stop is asked for, and there may be none for long."""
+        """Withdraw what no worker has begun: a stop is asked for, and none may come for long."""
         for number in [number for number in self._under_way if self._executor.withdraw(number)]:
             del self._under_way[number]
         self._probed -= {name for name in self._probed if self._executor.withdraw(name)}
 
     def _fill(self, next_trial: NextTrial) -> Iterator[Event]:
-        """Give every free worker something to do; at last, one by one, what found too little memory."""
+        """Assign something to every free worker; last, one by one, what ran out of memory before."""
         while len(self._under_way) + len(self._probed) < self._executor.n_workers:
             if self._alone in self._under_way or self._alone in self._probed:
                 return
@@ -177,25 +178,23 @@ class Run:
             elif (orphan := self._orphan()) is not None:
                 yield from self._adopt(orphan)
             elif (trial := next_trial()) is not None:
-                yield from self._begin(self._taken_on(trial), goes_on=False)
+                yield from self._begin(self._prepared(trial), goes_on=False)
             elif self._later_alone and not self._under_way and not self._probed:
                 yield from self._begin_alone(self._later_alone.pop(0))
             else:
                 return
 
-    def _begin_alone(self, what: _RunningTrial | str) -> Iterator[Event]:
-        if isinstance(what, str):
-            self._alone = what
-            self._begin_probing(what)
+    def _begin_alone(self, waiting: _RunningTrial | str) -> Iterator[Event]:
+        if isinstance(waiting, str):
+            self._alone = waiting
+            self._begin_probing(waiting)
         else:
-            self._alone = what.trial.number
-            yield from self._begin(what, goes_on=True)
+            self._alone = waiting.trial.number
+            yield from self._begin(waiting, goes_on=True)
 
     def _orphan(self) -> Trial | None:
-        """Find a trial that is RUNNING and nobody's."""
-        waiting = (
-            running.trial.number for running in self._later_alone if isinstance(running, _RunningTrial)
-        )
+        """Find a trial that is RUNNING and that no worker has."""
+        waiting = (each.trial.number for each in self._later_alone if isinstance(each, _RunningTrial))
         ours = {*self._under_way, *waiting}
         for stored in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if stored.number not in ours:
@@ -205,8 +204,8 @@ class Run:
         return None
 
     def _adopt(self, orphan: Trial) -> Iterator[Event]:
-        """Let an orphan go on, or end what an interrupt has kept from being ended."""
-        running = self._taken_on(orphan)
+        """Go on with an orphan, or end it if it was to end when it was interrupted."""
+        running = self._prepared(orphan)
         reasons = orphan.user_attrs.get(LOST, [])
         if len(reasons) > MOST_LOST:
             number = orphan.number
@@ -218,14 +217,15 @@ class Run:
         else:
             yield from self._begin(running, goes_on=True)
 
-    def _taken_on(self, trial: Trial) -> _RunningTrial:
+    def _prepared(self, trial: Trial) -> _RunningTrial:
+        """Suggest what a trial lacks of its setting, and store its cost."""
         with deferred():
             point = self.space.suggest(trial)
             note_cost(trial, self.tasks[point.cut.backbone], point)
         return _RunningTrial(
             trial=trial,
             point=point,
-            origin=str(trial.user_attrs.get("origin", "sampler")),
+            origin=origin_of(trial),
             reported=frozenset(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values),
         )
 
@@ -249,7 +249,7 @@ class Run:
         )
 
     def _seeds(self, running: _RunningTrial) -> tuple[int, int | None]:
-        """Return a trial's seed, its own or one that all cuts share for confirmation, and its split's."""
+        """Return a trial's seed, which all cuts share in a confirmation, and the seed of its split."""
         base, attributes = self.tasks[running.point.cut.backbone].recipe.seed, running.trial.user_attrs
         if running.origin != "confirm":
             return seed_from(base, running.trial.number), None
@@ -257,7 +257,7 @@ class Run:
         return seed, seed if attributes["resample"] else None
 
     def _upcoming(self, backbone: str, *, but: int | None = None) -> dict[Cut, float]:
-        """Expect how many trials come at each cut of a backbone; those of other workers are under way."""
+        """Estimate how many trials come at each cut of a backbone, those of other workers included."""
         trials = self.study.get_trials(deepcopy=False)
         expected = upcoming_trials(trials, self.space, n_trials=self._n_trials)
         for number, other in self._under_way.items():
@@ -277,19 +277,20 @@ class Run:
         )
 
     def _take(self, key: int | str, report: Report) -> Iterator[Event]:
-        """Take in a worker's report."""
+        """Handle a worker's report."""
         if isinstance(key, str):
             yield from self._take_probing(key, report)
             return
         running = self._under_way[key]
-        if isinstance(report, EpochResult):
-            yield from self._take_epoch(running, report)
-        elif isinstance(report, Ended):
-            yield from self._end(running, TrialState.COMPLETE)
-        elif isinstance(report, Lost):
-            yield from self._lose(running, report.reason)
-        elif isinstance(report, Failed):
-            yield from self._fail(running, report)
+        match report:
+            case EpochResult():
+                yield from self._take_epoch(running, report)
+            case Ended():
+                yield from self._end(running, TrialState.COMPLETE)
+            case Lost():
+                yield from self._lose(running, report.reason)
+            case Failed():
+                yield from self._fail(running, report)
 
     def _take_epoch(self, running: _RunningTrial, result: EpochResult) -> Iterator[Event]:
         number, epochs = running.trial.number, self.tasks[running.point.cut.backbone].recipe.epochs
@@ -298,21 +299,21 @@ class Run:
             if result.epoch not in running.reported:
                 running.trial.report(result.score, step=result.epoch)
         yield EpochDone(number=number, result=result, is_again=result.epoch in running.reported)
-        self.asked = self._held.renew()
+        self.asked = self._lease.renew()
         # Optuna judges the last epoch reported; one that is reported again was judged before.
         is_new = max(running.reported, default=0) <= result.epoch < epochs
         if _is_weak(running, result.epoch, judge=is_new and running.origin != "confirm"):
             self._executor.answer(number, go_on=False)
             yield from self._end(running, TrialState.PRUNED, f"pruned after epoch {result.epoch}")
         elif self.asked == "epoch" and result.epoch < epochs:
-            # Left as an interrupt leaves it: RUNNING, with its checkpoint.
+            # As after an interrupt, it stays RUNNING, with its checkpoint.
             self._executor.answer(number, go_on=False)
             del self._under_way[number]
         else:
             self._executor.answer(number, go_on=True)
 
     def _lose(self, running: _RunningTrial, reason: str) -> Iterator[Event]:
-        """Let a trial go on elsewhere; fail it where that has been done often."""
+        """Put a trial that has lost its worker back in line; fail it if that has happened too often."""
         with deferred():
             reasons = [*running.trial.user_attrs.get(LOST, []), reason]
             running.trial.set_user_attr(LOST, reasons)
@@ -324,7 +325,7 @@ class Run:
         yield TrialLost(number=running.trial.number, reason=reason, n_lost=len(reasons))
 
     def _set_aside(self, running: _RunningTrial) -> None:
-        """Take a trial from its worker; it is to go on from its checkpoint."""
+        """Detach a trial from its worker; it is to go on from its checkpoint."""
         del self._under_way[running.trial.number]
         stored = self.study.get_trials(deepcopy=False)[running.trial.number]
         running.reported, running.results = frozenset(stored.intermediate_values), []
@@ -350,7 +351,7 @@ class Run:
             raise failed.error
 
     def _may_do_alone(self, key: int | str) -> bool:
-        """Return whether what found too little memory beside others may have enough without them."""
+        """Return whether what ran out of memory beside others may have enough alone."""
         return self._executor.shares_memory and self._alone != key
 
     def _take_probing(self, backbone: str, report: Report) -> Iterator[Event]:
@@ -393,7 +394,7 @@ class Run:
                 trial.set_user_attr("reason", reason)
             value = results[-1].score if state == TrialState.COMPLETE else None
             self.study.tell(trial, value, state=state)
-            # It has ended: a checkpoint that cannot be removed is nobody's.
+            # The trial has ended: a checkpoint that cannot be removed does no harm.
             with contextlib.suppress(OSError):
                 self._checkpoint(trial).unlink(missing_ok=True)
         del self._under_way[trial.number]
@@ -407,10 +408,9 @@ def _lost_often(reasons: Sequence[str]) -> str:
 
 
 def _is_weak(running: _RunningTrial, epoch: int, *, judge: bool) -> bool:
-    """Ask the pruner once, and keep its verdict: it answers otherwise the second time.
+    """Return whether a trial is to be pruned; the verdict is stored, as a pruner's second one may differ.
 
-    Baselines and their like are judged too, as halving compares only with trials that were, but never
-    stopped.
+    Trials that are never pruned are judged too: halving compares only with trials that were.
     """
     trial = running.trial
     with deferred():

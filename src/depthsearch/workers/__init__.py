@@ -1,4 +1,4 @@
-"""Who trains: this process, several of this machine, or a cluster. They only train; see `study`."""
+"""Where jobs run: in this process, in several of this machine, or on a cluster. Workers only train."""
 
 from depthsearch.workers.gpu import check_room
 from depthsearch.workers.here import InProcess

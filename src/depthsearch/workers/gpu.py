@@ -1,4 +1,4 @@
-"""How many workers a GPU has room for: measured before they share one, not found out by a failing trial."""
+"""How many workers a GPU has room for: measured before they share one, instead of by a failing trial."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from depthsearch.workers.plans import WorkerPlan
 
 __all__ = ["check_room", "peak_bytes"]
 
-# What CUDA itself takes of a GPU for each process: 0.3 to 0.6 GiB on today's.
+# What CUDA itself takes of a GPU for each process: 0.3 to 0.6 GiB.
 CONTEXT_BYTES = 600 * 2**20
 
 
 def check_room(tasks: Mapping[str, Task], space: SearchSpace, plans: Sequence[WorkerPlan]) -> None:
-    """Refuse more workers than fit: measured where several share a GPU, each training everything.
+    """Refuse more workers than fit where several share a GPU, each training everything.
 
     Args:
         tasks: What to train, by the space's names for the backbones.
@@ -62,7 +62,7 @@ def refuse_too_many(n_each: int, *, each_bytes: int, free_bytes: int, batch_size
 
 
 def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
-    """Measure what one step takes of the GPU's memory at most: everything trained, the widest head.
+    """Measure the GPU memory of the largest step: everything trained, the widest head.
 
     A pass over the frozen layers is not measured: it computes as many images at once as there is room for.
 
@@ -72,7 +72,7 @@ def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
         backbone: The space's name for the task's backbone.
 
     Raises:
-        SettingsError: If that is more than there is.
+        SettingsError: If the GPU has less.
     """
     torch.cuda.reset_peak_memory_stats()
     try:
@@ -90,7 +90,7 @@ def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
 
 
 def _train_once(task: Task, space: SearchSpace, backbone: str) -> None:
-    """Train everything for one step, and leave nothing of it."""
+    """Train everything for one step."""
     few = torch.arange(min(task.recipe.batch_size, len(task.data.train)))
     images = task.data.train.chosen(few)
     once = replace(

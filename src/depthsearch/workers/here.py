@@ -12,7 +12,7 @@ __all__ = ["InProcess"]
 
 
 class InProcess:
-    """Runs one job after the other in this process, an epoch whenever somebody waits."""
+    """Runs one job after the other in this process, an epoch at each `wait`; see `jobs.Executor`."""
 
     def __init__(self, tasks: Mapping[str, Task], *, run: JobRunner = run_job) -> None:
         """Make an executor.
@@ -33,11 +33,11 @@ class InProcess:
 
     @property
     def shares_memory(self) -> bool:
-        """Whether a worker may have too little memory since others have some."""
+        """Whether a worker may run out of memory because others use some."""
         return False
 
     def start(self, job: Job) -> None:
-        """Take a job; nothing of it runs yet.
+        """Accept a job; nothing of it runs yet.
 
         Raises:
             RuntimeError: If there is one already.
@@ -61,15 +61,15 @@ class InProcess:
             self.drop()
 
     def withdraw(self, key: int | str) -> bool:
-        """Nothing has to be waited for here, so that there is nothing to take back."""
+        """Return False: a job begins at the next `wait`, so that none is ever left waiting."""
         return False
 
     def drop(self) -> None:
-        """Give up what runs."""
+        """End the job, if there is one."""
         if self._reports is not None:
             self._reports.close()
         self._job = self._reports = None
 
     def close(self) -> None:
-        """End what runs."""
+        """End the job, if there is one."""
         self.drop()

@@ -1,7 +1,7 @@
-"""What a worker is given to do, and what it sends back: one result an epoch, then how it ended.
+"""Jobs for workers, and their reports: one result an epoch, then how it ended.
 
-A worker only trains. Whether a training goes on after an epoch is for the coordinator to say, so that after
-each `EpochResult` the worker waits for an answer. Jobs and reports travel between processes.
+A worker only trains. The coordinator decides whether a training goes on after an epoch: the worker waits for
+its answer after each `EpochResult`. Jobs and reports are sent between processes.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Training:
         key: Number of the trial.
         point: Cut, learning rate, head.
         seed: Of the head's weights, batch order and dropout.
-        split_seed: Divides training and validation images anew; None: they are as the data set says.
-        checkpoint: File to go on from if it is there, and to write after each epoch.
-        upcoming: How many more trials may come at each cut.
-        is_alone: Whether nothing runs beside it, as it needs all the memory there is.
+        split_seed: Divides training and validation images anew; None: as in the data set.
+        checkpoint: File to go on from if it exists, and to write after each epoch.
+        upcoming: How many more trials are expected at each cut.
+        is_alone: Whether nothing may run beside it, as it needs all the memory there is.
     """
 
     key: int
@@ -65,8 +65,8 @@ class Probing:
     Attributes:
         key: The space's name for the backbone.
         cuts: Its candidates by depth.
-        upcoming: How many trials may come at each cut.
-        is_alone: Whether nothing runs beside it, as it needs all the memory there is.
+        upcoming: How many trials are expected at each cut.
+        is_alone: Whether nothing may run beside it, as it needs all the memory there is.
     """
 
     key: str
@@ -76,11 +76,12 @@ class Probing:
 
 
 Job = Training | Probing
+FailureKind = Literal["diverged", "memory", "device", "system", "bug"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A training went to its last epoch."""
+    """A training reached its last epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,21 +89,20 @@ class Failed:
     """A job could not be done.
 
     Attributes:
-        kind: ``diverged``; ``memory``: it ran out of it; ``device``: the GPU failed, and this process can
-            compute nothing more on it; ``system``: a file or the like, nothing that speaks of the setting;
-            ``bug``.
+        kind: ``diverged``; ``memory``: it ran out; ``device``: the GPU failed, and this process can compute
+            nothing more on it; ``system``: a file or the like, whatever the setting; ``bug``.
         reason: In a line.
         error: What was raised.
     """
 
-    kind: Literal["diverged", "memory", "device", "system", "bug"]
+    kind: FailureKind
     reason: str
     error: Exception
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The worker died or hangs; what it was doing may go on elsewhere.
+    """The worker died or hangs; its job may go on elsewhere.
 
     Attributes:
         reason: In a line.
@@ -112,7 +112,7 @@ class Lost:
 
 
 Report = EpochResult | TransferCurve | Ended | Failed | Lost
-# Does a job: yields reports, of which the last is no `EpochResult`; closed to stop.
+# Does a job: a generator of reports, the last of which is no `EpochResult`; closed to stop.
 JobRunner = Callable[[Mapping[str, Task], Job], Generator[Report, None, None]]
 
 
@@ -125,30 +125,30 @@ class Executor(Protocol):
 
     @property
     def shares_memory(self) -> bool:
-        """Whether a worker may have too little memory since others have some."""
+        """Whether a worker may run out of memory because others use some."""
 
     def start(self, job: Job) -> str | None:
-        """Give a job to a free worker; return the worker's name, if there are several.
+        """Assign a job to a free worker; return the worker's name, if there are several.
 
         Raises:
             RuntimeError: If none is free.
         """
 
     def wait(self, seconds: float) -> Sequence[tuple[int | str, Report]]:
-        """Wait for reports, for so long at the most; return each with its job's key.
+        """Wait for reports, at most for so long; return each with its job's key.
 
         Raises:
             StudyError: If workers cannot be started.
         """
 
     def answer(self, key: int | str, *, go_on: bool) -> None:
-        """Let a training go on after the epoch that it has reported, or end it."""
+        """Answer a training that has reported an epoch: it goes on, or ends."""
 
     def withdraw(self, key: int | str) -> bool:
-        """Take back a job; return whether that was possible, as no worker had begun it."""
+        """Withdraw a job that no worker has begun; return whether that was possible."""
 
     def drop(self) -> None:
-        """Give up what still runs, wherever it is: nobody wants its reports."""
+        """Drop all jobs, begun or not, and their reports."""
 
     def close(self) -> None:
         """End the workers."""
@@ -181,7 +181,7 @@ def run_job(tasks: Mapping[str, Task], job: Job) -> Generator[Report, None, None
                 others=others,
             )
             yield Ended()
-    except Exception as error:  # noqa: BLE001 (whoever gets the report decides; a bug surfaces there)
+    except Exception as error:  # noqa: BLE001 (users' models and drivers raise anything; a bug is raised again by the receiver)
         yield _failed(tasks, job, error)
     finally:
         release_memory()
@@ -192,7 +192,7 @@ def _failed(tasks: Mapping[str, Task], job: Job, error: Exception) -> Failed:
         return Failed(kind="diverged", reason=f"diverged: {error}", error=error)
     if is_out_of_memory(error):
         task = tasks[job.point.cut.backbone if isinstance(job, Training) else job.key]
-        # What the frames of the error hold is to be free for the next.
+        # Its frames hold tensors: their memory is needed for the next job.
         error.__traceback__ = None
         where = f"out of memory on {task.device.kind} at batch size {task.recipe.batch_size}"
         return Failed(kind="memory", reason=f"{where}: {first_line(error)}", error=error)
@@ -204,16 +204,16 @@ def _failed(tasks: Mapping[str, Task], job: Job, error: Exception) -> Failed:
 
 
 def failed_to_start(error: Exception) -> Failed:
-    """Report why a worker cannot work at all: a matter of its machine, which may pass, or a bug."""
+    """Report why a worker cannot work at all: ``system`` where a later try may succeed, else ``bug``."""
     is_of_system = isinstance(error, OSError | DepthsearchError)
-    # A GPU may be in use, or be reset, and memory be free later.
-    may_pass = is_of_system or is_out_of_memory(error) or is_device_fault(error)
-    kind: Literal["system", "bug"] = "system" if may_pass else "bug"
+    # A GPU may be in use or be reset, and memory be free later.
+    is_transient = is_of_system or is_out_of_memory(error) or is_device_fault(error)
+    kind: FailureKind = "system" if is_transient else "bug"
     return _portable_failure(Failed(kind=kind, reason=first_line(error), error=error))
 
 
 def portable(report: Report) -> Report:
-    """Make a report fit to travel: an error takes its traceback along as a note, or is replaced."""
+    """Make a report that can be pickled: an error keeps its traceback as a note, or is replaced."""
     return _portable_failure(report) if isinstance(report, Failed) else report
 
 
@@ -221,7 +221,7 @@ def _portable_failure(failed: Failed) -> Failed:
     in_worker = "".join(traceback.format_exception(failed.error))
     try:
         error = pickle.loads(pickle.dumps(failed.error))
-    except Exception:  # noqa: BLE001 (errors of others pickle, or not, in many ways)
+    except Exception:  # noqa: BLE001 (pickling a foreign error may raise anything)
         error = RuntimeError(failed.reason)
     error.add_note(f"In the worker:\n{in_worker}")
     return replace(failed, error=error)

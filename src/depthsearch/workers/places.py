@@ -1,4 +1,4 @@
-"""Places for workers: what processes of this machine and actors of a cluster have in common."""
+"""Places for workers: what is the same for processes of this machine and actors of a cluster."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ __all__ = ["HUNG_SECONDS", "Place", "make_locks_mortal"]
 
 # A worker that has used no processor for so long hangs; one that waits for another's features uses a little.
 HUNG_SECONDS = 300.0
+# Processor time up to this counts as none.
 HARDLY_SECONDS = 0.02
 # How long to try to start a worker, and between tries.
 PATIENCE_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 TICK_SECONDS = 1.0
-# Not having looked for so long, one has not seen them idle either.
+# If the coordinator was away for longer, it cannot know whether its workers were idle meanwhile.
 AWAY_SECONDS = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Place:
-    """A place for a worker, and what it does.
+    """A place for a worker, and its job.
 
     Attributes:
-        job: What the worker is to do, or does; None: nothing.
-        n_failed: How often a worker was started here and could not begin anything, one time after the other.
-        next_try: When to try again.
+        job: What the worker does or is to do; None: nothing.
+        n_failed: How often in a row a worker was started here and could not begin anything.
+        next_try: When to start the next.
     """
 
     job: Job | None = None
@@ -42,12 +43,12 @@ class Place:
         return self.job is not None and self.job.key == key
 
     def pause(self) -> None:
-        """Note a failure to start, and wait longer after each."""
+        """Count a failure to start, and schedule the next try: later after each."""
         self.n_failed += 1
         pause_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**self.n_failed)
         self.next_try = time.monotonic() + pause_seconds
 
 
 def make_locks_mortal() -> None:
-    """Give progress bars, of which torch.fx makes one, a lock that ends with a process that is killed."""
+    """Set a lock for tqdm, which torch.fx uses, that processes do not share: a killed one cannot free it."""
     tqdm.set_lock(threading.RLock())

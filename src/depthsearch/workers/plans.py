@@ -30,7 +30,7 @@ class WorkerPlan:
 
 
 def plan_workers(device: Device, n_workers: int | None = None) -> tuple[WorkerPlan, ...]:
-    """Divide GPUs or cores among workers; OMP_NUM_THREADS says otherwise, where it is set.
+    """Divide GPUs or cores among workers; OMP_NUM_THREADS, where it is set, decides the threads.
 
     Args:
         device: What to compute on.

@@ -1,4 +1,4 @@
-"""A cluster's workers from one call: connected to, on the device that it has, and there."""
+"""The workers of a cluster: connect to it, choose a device that it has, and wait for the first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ray_workers(
         n_workers: See `RayWorkers`.
         address: See `connecting.connect`.
         device: ``auto``: the cluster's GPUs if it has some; ``cpu`` or ``cuda``.
-        precision: See `devices.choose_device`; on a GPU that this machine does not have, chosen there.
+        precision: See `devices.choose_device`; for a GPU that this machine lacks, chosen on the cluster.
         memory_bytes: See `RayWorkers`.
         disk_bytes: Likewise.
         hung_seconds: Likewise.
@@ -56,7 +56,7 @@ def ray_workers(
             ends_ray=ends_ray,
         )
         workers.gather()
-    except BaseException:
+    except BaseException:  # An interrupt too is not to leave Ray running.
         if workers is not None:
             workers.close()
         elif ends_ray:
@@ -77,7 +77,7 @@ def cluster_device(here: Device, kind: str, precision: str, *, has_gpus: bool) -
         here: What this machine has, which may be no GPU where the cluster has some.
         kind: See `ray_workers`.
         precision: See `ray_workers`.
-        has_gpus: Whether the cluster has some. If this machine has none, it is connected to the cluster.
+        has_gpus: Whether the cluster has some; if this machine has none, it must be connected to the cluster.
 
     Raises:
         SettingsError: If the cluster has no such device, or it cannot compute in that precision.
@@ -85,13 +85,17 @@ def cluster_device(here: Device, kind: str, precision: str, *, has_gpus: bool) -
     if kind == "auto":
         kind = "cuda" if has_gpus else "cpu"
     if kind == "mps":
-        raise SettingsError("--executor ray computes on cpu and cuda, not on mps. Leave --executor out.")
+        raise SettingsError(
+            "--executor ray computes on cpu and cuda, not on mps. Give --device cpu, or leave --executor out."
+        )
     if kind == here.kind:
         return here
     if kind == "cpu":
         return choose_device("cpu", precision, compiled=here.compiled)
     if not has_gpus:
-        raise SettingsError("--device cuda: the cluster has no GPU now. Add nodes with some, or give auto.")
+        raise SettingsError(
+            "--device cuda: the cluster has no GPU now. Add nodes with GPUs, or give --device auto."
+        )
     ray = import_ray()
     ask = ray.remote(num_gpus=1, num_cpus=0)(choose_device)
     try:

@@ -1,4 +1,4 @@
-"""What each command does. Imported once a command runs: this package loads PyTorch."""
+"""The commands. Imported only once a command runs, as this package loads PyTorch."""
 
 import optuna
 

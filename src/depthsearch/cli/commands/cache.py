@@ -24,7 +24,7 @@ def cache(options: CacheOptions) -> None:
     """Show what is kept on disk, or clear it.
 
     Raises:
-        SettingsError: If some of it may not be looked at or removed; all else is shown or removed before.
+        SettingsError: If some files may not be read or removed; all others are shown or removed before.
     """
     kinds = ("features", "images") if options.clear in (None, "all") else (options.clear,)
     refused = [error for kind in kinds if (error := _refusal(_look_into, cache_folder(kind)))]
@@ -38,20 +38,20 @@ def cache(options: CacheOptions) -> None:
     _show(options, kept)
     if refused:
         more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
-        done = "removed" if options.clear else "looked at"
+        done = "removed" if options.clear else "read"
         raise SettingsError(
             f"Not all could be {done}: {refused[0].filename}: {refused[0].strerror}{more}. "
-            "Do it as the user whose files they are."
+            "Run this as the user who owns the files."
         )
 
 
 def _look_into(folder: Path) -> None:
-    # Looking for certain files in it would find none where that may not be.
+    # Globbing would find nothing, without an error, where the folder may not be read.
     next(folder.iterdir(), None)
 
 
 def _refusal(do: Callable[[Path], object], path: Path) -> OSError | None:
-    """Do something with a path, and give the error if that may not be; one that is gone is no matter."""
+    """Call a function with a path; return the error if it is refused; a missing path is fine."""
     try:
         do(path)
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def _show(options: CacheOptions, kept: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _kept(kind: str) -> list[dict[str, Any]]:
-    """Describe the files that are kept of a kind, those of unfinished writing included."""
+    """Describe the kept files of a kind, unfinished ones included."""
     files = kept_files(cache_folder(kind), f".{kind}")
     described = (
         {

@@ -16,7 +16,7 @@ from depthsearch.study.preparing import existing
 
 __all__ = ["dashboard"]
 
-# Not seen by others, unlike what is on a command line.
+# Unlike a command line, the environment is not visible to other users.
 PASSWORD_VARIABLE = "DEPTHSEARCH_DASHBOARD_PASSWORD"
 
 
@@ -24,12 +24,12 @@ def dashboard(options: DashboardOptions) -> None:
     """Serve optuna-dashboard on the stored studies until interrupted.
 
     Raises:
-        SettingsError: If there are none, or it cannot be served as asked.
+        SettingsError: If there are none, or the dashboard cannot be served as asked.
     """
     if options.port > 65535:
         raise SettingsError(f"--port {options.port} is no port: give one up to 65535.")
     password = _password(options.password)
-    # Somebody waits for each of its pages.
+    # A person waits for each page.
     storage = open_storage(existing(options.storage), patience_seconds=10)
     serve(
         storage,
@@ -42,10 +42,10 @@ def dashboard(options: DashboardOptions) -> None:
 
 
 def _password(given: str | bool | None) -> str | None:
-    """Take the password from the command line, a prompt or the environment; None: there is none.
+    """Return the password from the command line, a prompt or the environment; None: there is none.
 
     Raises:
-        SettingsError: If it is empty, or nobody is there to be asked.
+        SettingsError: If it is empty, or there is no terminal to ask for it.
     """
     source = "--password"
     if given is True:

@@ -20,7 +20,7 @@ __all__ = ["enqueue"]
 
 
 def enqueue(options: EnqueueOptions) -> None:
-    """Have a study try a setting next.
+    """Enqueue a setting that a study tries next.
 
     Raises:
         DepthsearchError: If there is no such study, or it cannot try this setting.
@@ -40,25 +40,25 @@ def enqueue(options: EnqueueOptions) -> None:
     setting = {
         name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))
     }
-    when, told = _when(status_of(study))
+    when, sentence = _when(status_of(study))
     say(console, f"Enqueued as trial {number}: {cut}, {setting_of(setting)}.")
-    say(console, told)
+    say(console, sentence)
     if options.json:
         trial = {"study": study.study_name, "trial": number, "cut": cut_json(cut), "setting": setting}
         print(json.dumps({**trial, "to_the_end": options.to_the_end, "when": when}))
 
 
-def _when(found: Status) -> tuple[str, str]:
-    """Say what tries the guesses that wait, in a word or two and in a sentence."""
-    is_confirming = any(running.origin == "confirm" for running in found.running)
-    n_begun = found.trials_done + sum(running.origin != "confirm" for running in found.running)
-    needed = n_begun + found.guesses_waiting
-    if found.trials_wanted is not None and needed > found.trials_wanted:
+def _when(status: Status) -> tuple[str, str]:
+    """Return when waiting guesses are tried, in a word or two and in a sentence."""
+    is_confirming = any(running.origin == "confirm" for running in status.running)
+    n_begun = status.trials_done + sum(running.origin != "confirm" for running in status.running)
+    needed = n_begun + status.guesses_waiting
+    if status.trials_wanted is not None and needed > status.trials_wanted:
         return "more trials", (
-            f"None of the study's {found.trials_wanted} trials is left for it: the command that started it "
+            f"None of the study's {status.trials_wanted} trials is left for it: the command that started it "
             f"tries this one with --trials {needed}."
         )
-    searches = found.holder is not None and found.holder.doing == "study" and found.state == "running"
+    searches = status.holder is not None and status.holder.doing == "study" and status.state == "running"
     if searches and not is_confirming:
-        return "next", f"It is tried next, by {found.holder}."
+        return "next", f"It is tried next, by {status.holder}."
     return "next start", "It is tried first by the next start of the study."

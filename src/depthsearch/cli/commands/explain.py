@@ -94,7 +94,7 @@ def explain(options: ExplainOptions) -> None:
 
 
 def _model_folder(options: ExplainOptions) -> tuple[Path, optuna.Study | None]:
-    """Find the folder of a model, and the study where the model is named by that."""
+    """Find the folder of a model, and the study if that is given instead of the folder."""
     folder = Path(options.model)
     if is_file(folder / "config.json"):
         return folder, None
@@ -114,7 +114,7 @@ def _model_folder(options: ExplainOptions) -> tuple[Path, optuna.Study | None]:
 
 
 def _study_named(options: ExplainOptions) -> optuna.Study:
-    """Find the study that is named instead of a model; a folder of its name may be that of its images."""
+    """Load the study that is given instead of a model; a folder of its name may hold its images."""
     name, is_there = options.model, is_folder(Path(options.model))
     no_model = (
         f"{name} holds no config.json: it is no model, and there is" if is_there else "No model folder and"
@@ -136,13 +136,13 @@ def _study_named(options: ExplainOptions) -> optuna.Study:
 
 
 def _own_network(stored: optuna.Study | None) -> str | None:
-    """Name the function that a study's model is built by, if it is: the study runs it anyway."""
+    """Return the FILE.py:FUNCTION that builds a study's model; None: the model is a library's."""
     name = None if stored is None else str(stored.user_attrs["fit"].get("backbone", ""))
     return name if name and parse_name(name).source == "file" else None
 
 
 def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
-    """Find the cut of which a model's description gives the names."""
+    """Find the cut that a model's description names."""
     return find_cut(list_cuts(model, KINDS, image_size=image_size), named["name"])
 
 
@@ -153,7 +153,7 @@ def _pretrained(
     stored: optuna.Study | None,
     console: Console,
 ) -> Backbone | None:
-    """Load the backbone that a model was made from, if it is at hand; say so if not."""
+    """Load the backbone that a model was made from; print a line if its weights are not at hand."""
     if weights == "none":
         return None
     try:
@@ -162,12 +162,12 @@ def _pretrained(
     except WeightsError as error:
         if weights is not None:
             raise
-        say(console, f"Without a row for before fine-tuning. {error}", style="yellow")
+        say(console, f"The pictures have no row for before fine-tuning. {error}", style="yellow")
         return None
 
 
 def _weights_of(stored: optuna.Study | None, backbone: str) -> str | None:
-    """Read which weights a study gives a backbone; None: there is no study, or it keeps no options."""
+    """Read a backbone's weights from a study's options; None: there is no study, or no stored options."""
     if stored is None or "provenance" not in stored.user_attrs:
         return None
     options = stored_options(stored)
@@ -178,7 +178,7 @@ def _same_backbone(weights: str | None, name: str, about: Mapping[str, Any]) -> 
     """Load a backbone with the weights that a model started from.
 
     Raises:
-        WeightsError: If those are not to be had, or the given ones are others.
+        WeightsError: If those are not at hand, or the given ones are others.
     """
     provenance, seen = about["provenance"], about["preprocessing"]
     origin = WeightsOrigin(**provenance["weights"])
@@ -231,14 +231,14 @@ def _photos(
 def _keep_pictures(
     stored: optuna.Study, store: Artifacts | None, pictures: Sequence[Picture], console: Console
 ) -> None:
-    """Make pictures artifacts of the study, for the dashboard, and note them in it, for the report."""
+    """Store pictures as artifacts of the study, for the dashboard, and list them in it, for the report."""
     if store is None:
         say(
             console,
             "Not shown in the dashboard: this database has no folder beside it. Give --artifacts DIR.",
         )
-    wanted = ("image", "file", "predicted", "probability", "true", "right")
-    noted = []
+    keys = ("image", "file", "predicted", "probability", "true", "right")
+    explained = []
     for picture in pictures:
         try:
             kept = None if store is None else keep_artifact(stored, store, picture.path)
@@ -246,6 +246,6 @@ def _keep_pictures(
             raise SettingsError(
                 f"Cannot keep {picture.path.name} as an artifact: {error}. Give another --artifacts folder."
             ) from error
-        noted.append({**{key: picture.about[key] for key in wanted}, "artifact_id": kept})
+        explained.append({**{key: picture.about[key] for key in keys}, "artifact_id": kept})
     with deferred():
-        stored.set_user_attr("explained", noted)
+        stored.set_user_attr("explained", explained)

@@ -41,7 +41,7 @@ def fit(options: FitOptions) -> None:
         )
     folder = options.out or model_folder(stored.study_name)
     check_place(folder)
-    artifacts_of(options.storage, options.artifacts)  # which refuses what is no folder
+    artifacts_of(options.storage, options.artifacts)  # refuses a path that is no folder
     with closing(Notices(console)) as notices:
         task, space = prepare_again(
             stored,

@@ -25,12 +25,12 @@ from depthsearch.options.commands import PredictOptions
 
 __all__ = ["predict"]
 
-# Classes told of an image, the most probable first.
+# Classes shown of an image, the most probable first.
 N_SHOWN = 3
 
 
 def predict(options: PredictOptions) -> None:
-    """Tell the classes of images, or of a table's samples, with a model that `fit` wrote.
+    """Predict the classes of images, or of a table's samples, with a model that `fit` wrote.
 
     Raises:
         DepthsearchError: If the model or an image cannot be used.
@@ -38,7 +38,7 @@ def predict(options: PredictOptions) -> None:
     use_all_cores()
     of_study = model_folder(str(options.folder))
     if is_folder(of_study) and not is_folder(Path(options.folder)):
-        raise ModelError(f"No model folder {str(options.folder)!r}. Give {str(of_study)!r}, which is there.")
+        raise ModelError(f"No model folder {str(options.folder)!r}. Give {str(of_study)!r}, which exists.")
     classifier = load(
         options.folder,
         device=options.device,
@@ -64,7 +64,7 @@ def predict(options: PredictOptions) -> None:
 
 
 def _samples_of(classifier: Classifier, given: Path) -> Sequence[Path | Sample]:
-    """List what a file or folder holds for a model: its images, or the samples of a table.
+    """List the images of a file or folder, or the samples of a table, as a model takes them.
 
     Raises:
         DataError: If the model takes the other of these, or nothing can be listed.

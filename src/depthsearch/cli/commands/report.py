@@ -21,13 +21,13 @@ __all__ = ["report"]
 
 
 def report(options: ReportOptions) -> None:
-    """Show a stored study, every trial of it, and write its report where one is asked for.
+    """Show a stored study with every trial, and write its report if that is asked for.
 
     Raises:
         SettingsError: If there is no such study, or the report cannot be written.
     """
     if options.images and options.out is None:
-        raise SettingsError("--images draws files beside report.md: say where with --out DIR.")
+        raise SettingsError("--images needs --out DIR: it draws files beside report.md there.")
     store = artifacts_of(options.storage, options.artifacts)
     stored = named_study(options)
     summary = summarize(stored)

@@ -1,4 +1,4 @@
-"""``depthsearch status``: studies while they run, also in another process."""
+"""``depthsearch status``: where stored studies stand, also while another process runs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADINGS = (
     *("study", "backbone", "data", "state", "trials", "answer so far", "running now"),
     *("full fine-tunes", "spent", "left"),
 )
-# Columns that these take in a row.
+# Columns of a terminal that a row takes.
 WIDE = 140
 
 
@@ -40,82 +40,82 @@ def status(options: StatusOptions) -> None:
         storage = open_storage(existing(options.storage))
         names = optuna.get_all_study_names(storage)
         studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
-    found = [status_of(study) for study in studies]
+    statuses = [status_of(study) for study in studies]
     url = without_password(options.storage)
     if options.json:
-        print(json.dumps({"storage": url, "studies": [status_json(each) for each in found]}))
+        print(json.dumps({"storage": url, "studies": [status_json(each) for each in statuses]}))
         return
     console = console_for()
-    if not found:
+    if not statuses:
         say(console, f"No study in {url}. Begin one: depthsearch study --storage {shlex.quote(url)}")
         return
-    for shown in [_table(found)] if console.width >= WIDE else map(_stacked, found):
+    for shown in [_table(statuses)] if console.width >= WIDE else map(_stacked, statuses):
         console.print(shown)
-    for each in found:
+    for each in statuses:
         if each.state == "interrupted":
-            for line in _how_to_go_on(each, url, is_alone=len(found) == 1).split("\n"):
+            for line in _how_to_go_on(each, url, is_alone=len(statuses) == 1).split("\n"):
                 say(console, line)
 
 
-def _table(found: list[Status]) -> Table:
-    """A row for each study."""
+def _table(statuses: list[Status]) -> Table:
+    """Make a table with a row for each study."""
     table = Table()
     for heading in HEADINGS:
         is_number = heading in ("trials", "full fine-tunes", "spent", "left")
         table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
-    for each in found:
+    for each in statuses:
         table.add_row(*_fields(each))
     return table
 
 
-def _stacked(found: Status) -> Table:
-    """A line for each fact of a study, where a row is too wide."""
+def _stacked(status: Status) -> Table:
+    """Make a table with a line for each fact of one study, where a row is too wide."""
     table = Table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for heading, told in zip(HEADINGS, _fields(found), strict=True):
-        if told:
-            table.add_row(heading, told)
+    for heading, text in zip(HEADINGS, _fields(status), strict=True):
+        if text:
+            table.add_row(heading, text)
     return table
 
 
-def _fields(found: Status) -> tuple[str, ...]:
-    """What the headings stand for, of one study."""
-    if found.state == "foreign":
-        return (found.study, "", "", "not depthsearch's, or damaged", *[""] * (len(HEADINGS) - 4))
-    is_known = found.seconds_left is not None and found.state != "complete"
+def _fields(status: Status) -> tuple[str, ...]:
+    """Write the fields of one study, in the order of `HEADINGS`."""
+    if status.state == "foreign":
+        return (status.study, "", "", "not depthsearch's, or damaged", *[""] * (len(HEADINGS) - 4))
+    is_known = status.seconds_left is not None and status.state != "complete"
     return (
-        found.study,
-        found.backbone or "",
-        found.data or "",
-        _state(found),
-        _trials(found),
-        _answer(found),
-        "\n".join(_running(running) for running in found.running) if found.holder else "",
-        f"{found.full_fine_tunes:.2f}",
-        duration(found.seconds),
-        duration(found.seconds_left or 0.0) if is_known else "",
+        status.study,
+        status.backbone or "",
+        status.data or "",
+        _state(status),
+        _trials(status),
+        _answer(status),
+        "\n".join(_running(running) for running in status.running) if status.holder else "",
+        f"{status.full_fine_tunes:.2f}",
+        duration(status.seconds),
+        duration(status.seconds_left or 0.0) if is_known else "",
     )
 
 
-def _state(found: Status) -> str:
-    if found.holder is None:
-        return found.state
-    doing = "fit, " if found.holder.doing == "fit" else ""
-    return f"{found.state} ({doing}{found.holder})"
+def _state(status: Status) -> str:
+    if status.holder is None:
+        return status.state
+    doing = "fit, " if status.holder.doing == "fit" else ""
+    return f"{status.state} ({doing}{status.holder})"
 
 
-def _trials(found: Status) -> str:
-    wanted = "" if found.trials_wanted is None else f"/{found.trials_wanted}"
-    doing = "confirmed" if found.confirmed == found.confirming else "confirming"
-    again = "" if found.confirming is None else f", {doing} {found.confirmed}/{found.confirming}"
-    n_guesses = found.guesses_waiting
+def _trials(status: Status) -> str:
+    total = "" if status.trials_wanted is None else f"/{status.trials_wanted}"
+    doing = "confirmed" if status.confirmed == status.confirming else "confirming"
+    again = "" if status.confirming is None else f", {doing} {status.confirmed}/{status.confirming}"
+    n_guesses = status.guesses_waiting
     waiting = f", {n_guesses} {'guess' if n_guesses == 1 else 'guesses'} waiting" if n_guesses else ""
-    return f"{found.trials_done}{wanted}{again}{waiting}"
+    return f"{status.trials_done}{total}{again}{waiting}"
 
 
-def _answer(found: Status) -> str:
-    answer = found.answer
+def _answer(status: Status) -> str:
+    answer = status.answer
     if answer is None or answer.score is None:
         return ""
     return f"{with_error(answer.score, answer.standard_error)} at {answer.cut}"
@@ -126,12 +126,12 @@ def _running(running: Running) -> str:
     return f"trial {running.number} ({running.origin}){where}, epoch {running.epoch}/{running.epochs}"
 
 
-def _how_to_go_on(found: Status, url: str, *, is_alone: bool) -> str:
-    """Say how an interrupted study goes on; its command may be long, so only if nothing else is shown."""
-    if found.command is None:
-        return f"{found.study} goes on with the command that started it."
+def _how_to_go_on(status: Status, url: str, *, is_alone: bool) -> str:
+    """Write how an interrupted study goes on; with its command, which may be long, if it is the only one."""
+    if status.command is None:
+        return f"{status.study} goes on with the command that started it."
     if not is_alone:
-        see = f"depthsearch status {shlex.quote(found.study)} --storage {shlex.quote(url)}"
-        return f"{found.study} goes on with the command that started it; see {see}"
-    command = f"{found.command} \\\n    --storage {shlex.quote(url)}"
+        see = f"depthsearch status {shlex.quote(status.study)} --storage {shlex.quote(url)}"
+        return f"{status.study} goes on with the command that started it; see {see}"
+    command = f"{status.command} \\\n    --storage {shlex.quote(url)}"
     return f"It goes on with the command that started it, or with\n{command}"

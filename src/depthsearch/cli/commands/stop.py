@@ -15,11 +15,11 @@ __all__ = ["stop"]
 
 
 def stop(options: StopOptions) -> None:
-    """Ask the process that runs a study to stop, and wait for it if that is wanted.
+    """Request that the process that runs a study stops, and wait for it if that is asked for.
 
     Raises:
         SettingsError: If there is no such study.
-        StudyError: If nobody runs it, or it has not stopped in time.
+        StudyError: If no process runs it, or it has not stopped in time.
     """
     study = named_study(options)
     console = console_for(stderr=options.json)

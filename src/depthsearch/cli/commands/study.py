@@ -28,7 +28,7 @@ def study(options: StudyOptions) -> bool:
     """Search for the best cut and print it.
 
     Returns:
-        Whether it was asked to stop: then only the JSON is printed, so far as it is known.
+        Whether it was asked to stop: then only the JSON is printed, as far as it is known.
 
     Raises:
         DepthsearchError: If the study cannot be run, or no trial of it is complete.

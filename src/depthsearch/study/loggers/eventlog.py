@@ -1,16 +1,16 @@
 """The events of a study as lines of JSON in a file, for ``tail -f``, ``jq`` and programs.
 
 Each line is one object. All have ``time`` (ISO 8601, UTC), ``event`` and ``study``; then come those of `KEYS`
-that the event has, in that order, then what else it has under its own names. ``event`` is the name of the
-event's class in small letters, ``epoch_done`` for `EpochDone`; besides there are
+that the event has, in that order, then its other fields. ``event`` is the name of the event's class in small
+letters, ``epoch_done`` for `EpochDone`; besides there are
 
-- ``opened`` and ``closed``: the first and the last line of a process; ``reason`` is the class of what ended
-  it, if anything did, such as ``KeyboardInterrupt``;
+- ``opened`` and ``closed``: the first and the last line of a process; ``reason`` is the class of the error
+  that ended it, such as ``KeyboardInterrupt``, or null;
 - ``log``: a warning of depthsearch's own logger.
 
-What a trial's first event says of its cut and its worker stands in all lines of that trial. A trial that
-goes on after an interruption tells the epochs that it had done once more; these lines have ``"again": true``.
-Figures that are not finite are null, so that the JSON is strict, and passwords in addresses are hidden.
+The cut and the worker in a trial's first event are repeated in all lines of that trial. A trial that goes on
+after an interruption repeats the epochs that it had done; these lines have ``"again": true``. Numbers that
+are not finite are null, so that the JSON is strict, and passwords in addresses are hidden.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ KEYS = (
     "again", "score", "val_loss", "train_loss", "seconds", "images_per_second", "macs", "kept_bytes",
     "read_bytes", "state", "reason",
 )  # fmt: skip
-# How often to look whether a file's last line has its end, and between two looks.
+# How often to check whether a file's last line has its end, and how long to wait in between.
 LOOKS, LOOK_SECONDS = 4, 0.05
-# What every line of a trial says, and what is added up over its epochs where it ends.
+# Entries of every line of a trial, and those that are summed over its epochs when it ends.
 OF_TRIAL = ("worker", "backbone", "layer", "cut", "origin")
 SUMMED = ("seconds", "macs", "kept_bytes", "read_bytes")
 
 
 def check_log(path: Path) -> None:
-    """Refuse a file that cannot be appended to, before anything is loaded; one that is not there is made.
+    """Check that a file can be appended to, before anything is loaded; a missing one is made.
 
     Raises:
         SettingsError: If it cannot.
@@ -84,18 +84,18 @@ def check_log(path: Path) -> None:
 
 @contextmanager
 def open_log(path: Path, study: optuna.Study) -> Iterator[Sink]:
-    """Append what happens to a study to a file, and the warnings of depthsearch's logger meanwhile.
+    """Append the events of a study to a file, and the warnings of depthsearch's logger meanwhile.
 
-    A line is written at once and in one piece, so that several processes may share a file. Where that fails
-    later, it is warned of once, and the study goes on.
+    A line is written at once and in one piece, so that several processes may share a file. If writing fails
+    later, one warning is logged, and the study goes on.
 
         with open_log(Path("study.jsonl"), study) as log:
             for event in search(study, ...):
                 log(event)
 
     Args:
-        path: Of the file; what is in it stays.
-        study: Whose events come.
+        path: Of the file; its content stays.
+        study: The study of the events.
 
     Raises:
         SettingsError: If the file cannot be written to.
@@ -110,7 +110,7 @@ def open_log(path: Path, study: optuna.Study) -> Iterator[Sink]:
                 entries_of = teller(study)
                 yield lambda event: file.write(*entries_of(event))
         except BaseException as error:
-            # Also of an interrupt the last line names the class.
+            # The last line names the class of an interrupt, too.
             reason = type(error).__name__
             raise
         finally:
@@ -121,8 +121,8 @@ def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
     """Write one line, without its end.
 
     Args:
-        event: What happened.
-        entries: What the line has of it, in any order.
+        event: Name of the event.
+        entries: Its entries, in any order.
         study: Name of the study.
     """
     head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "study": study}
@@ -132,7 +132,7 @@ def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
 
 
 def forgiving(name: str) -> Callable[..., None]:
-    """Return a function that calls others, until one fails: that is warned of, and no more are called.
+    """Return a function that calls others until one fails: then it logs a warning, and calls no more.
 
     Args:
         name: What the functions belong to, for the warning.
@@ -145,7 +145,7 @@ def forgiving(name: str) -> Callable[..., None]:
             return
         try:
             function(*arguments)
-        except Exception as error:  # noqa: BLE001 (whatever a foreign library raises, the study goes on)
+        except Exception as error:  # noqa: BLE001 (the loggers' libraries raise anything; the study goes on)
             has_failed = True
             log.warning("The study goes on without %s, which failed: %s", name, first_line(error))
 
@@ -153,7 +153,7 @@ def forgiving(name: str) -> Callable[..., None]:
 
 
 def require_extra(extra: str, package: str) -> None:
-    """Refuse to go on where the package of an extra, and of the option of its name, is missing.
+    """Check that the package of an extra, needed by the option of the same name, is installed.
 
     Raises:
         SettingsError: If it is.
@@ -165,7 +165,7 @@ def require_extra(extra: str, package: str) -> None:
 
 
 def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]:
-    """Return a function that names an event and lists what a line has of it, from what came before too."""
+    """Return a function that gives an event's name and entries, with those known from earlier events."""
     names = {key: stored.name for key, stored in read_backbones(study).items()}
     of_trial: dict[int, dict[str, Any]] = defaultdict(dict)
     spent: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
@@ -189,11 +189,11 @@ def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]
 
 
 def _taken_apart(event: Event, names: Mapping[str, str]) -> dict[str, Any]:
-    """Take an event of any class apart, field by field.
+    """List the entries of an event of any class, field by field.
 
     Args:
         event: A dataclass.
-        names: timm's names of the backbones, by the cuts' names for them.
+        names: Names of the backbones, by the cuts' names for them.
     """
     entries: dict[str, Any] = {}
     for field in fields(event):
@@ -202,7 +202,7 @@ def _taken_apart(event: Event, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _entries(name: str, value: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    """List the entries that one field becomes."""
+    """List the entries of one field."""
     match value:
         case Cut():
             backbone = names.get(value.backbone, value.backbone)
@@ -225,7 +225,7 @@ def _entries(name: str, value: Any, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a value into what strict JSON can hold, with passwords in addresses hidden."""
+    """Convert a value to what strict JSON can hold, with passwords in addresses hidden."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -239,18 +239,18 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in what is raised for an error of the system."""
+    """Raise an error of the system as one that names the file."""
     try:
         yield
     except OSError as error:
         raise SettingsError(
             f"--log-file {path} cannot be written to: {error.strerror}. "
-            "Give a file in a folder that is there, or leave --log-file out."
+            "Give a file in a folder that exists, or leave --log-file out."
         ) from error
 
 
 class _LogFile(logging.Handler):
-    """A file that lines are appended to, the warnings of a logger among them."""
+    """A file that lines are appended to, also the warnings of a logger."""
 
     def __init__(self, path: Path, study: str) -> None:
         """Open it.
@@ -264,7 +264,7 @@ class _LogFile(logging.Handler):
         self._has_failed = False
         with _naming(path):
             self._is_torn = _ends_within_a_line(path)
-            # Without a buffer a line is one call of the system, and goes behind what others have appended.
+            # Unbuffered, a line is one system call, and follows what other processes have appended.
             self._file = path.open("ab", buffering=0)
 
     def append(self, event: str, entries: Mapping[str, Any]) -> None:
@@ -273,7 +273,7 @@ class _LogFile(logging.Handler):
         Raises:
             OSError: If that fails.
         """
-        # What a full disk has torn stays a line of its own.
+        # A line that a full disk has cut off stays a line of its own.
         before = "\n" if self._is_torn else ""
         content = f"{before}{log_line(event, entries, study=self._study)}\n".encode()
         self._is_torn = self._file.write(content) != len(content)
@@ -281,14 +281,14 @@ class _LogFile(logging.Handler):
             raise OSError(0, "only a part of a line could be written")
 
     def write(self, event: str, entries: Mapping[str, Any]) -> None:
-        """Append a line; warn of the first that fails."""
+        """Append a line; log a warning at the first failure."""
         try:
             self.append(event, entries)
         except OSError as error:
             if not self._has_failed:
-                # Set first: the warning would come here too.
+                # Set first: this handler gets the warning too.
                 self._has_failed = True
-                log.warning("--log-file %s misses some of what happens: %s", self._path, error.strerror)
+                log.warning("--log-file %s lacks some events: %s", self._path, error.strerror)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append a warning."""
@@ -302,10 +302,10 @@ class _LogFile(logging.Handler):
 
 
 def _ends_within_a_line(path: Path) -> bool:
-    """Return whether the last line of a file has no end, as a full disk leaves it."""
+    """Return whether the last line of a file has no line end, as a full disk leaves it."""
     if not path.is_file() or not path.stat().st_size or not os.access(path, os.R_OK):
         return False
-    # What another process writes in this moment has its end in the next.
+    # A line that another process is writing has its end in a moment.
     for _ in range(LOOKS):
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
@@ -317,11 +317,11 @@ def _ends_within_a_line(path: Path) -> bool:
 
 @contextmanager
 def _warnings_to(handler: logging.Handler) -> Iterator[None]:
-    """Hand the warnings of depthsearch's logger to a handler; they stay where they were shown before."""
+    """Send the warnings of depthsearch's logger to a handler, too."""
     ours = logging.getLogger("depthsearch")
     handlers = [handler]
     if not ours.hasHandlers() and logging.lastResort is not None:
-        # Python shows on stderr only what nobody handles.
+        # Python prints only unhandled warnings to stderr: go on showing them there.
         handlers.append(logging.lastResort)
     for each in handlers:
         ours.addHandler(each)

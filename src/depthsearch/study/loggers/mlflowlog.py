@@ -20,8 +20,7 @@ __all__ = ["check_mlflow", "mlflow_log"]
 
 METRICS = ("score", "val_loss", "train_loss", "seconds")
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
-# Unless the user says otherwise: MLflow's retries would hold a study up for minutes where its server is away,
-# and MLflow's makers are told of nobody's runs.
+# Where the user has not set them. MLflow's retries would delay a study for minutes when its server is away.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
@@ -32,10 +31,10 @@ ENVIRONMENT = {
 
 
 def check_mlflow(uri: str) -> None:
-    """Ask MLflow for anything, so that a server that is away is told before anything is loaded.
+    """Check that MLflow answers, before anything is loaded.
 
     Raises:
-        SettingsError: If it does not answer, or is missing.
+        SettingsError: If it does not answer, or is not installed.
     """
     with _connected(uri) as client:
         client.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
@@ -45,15 +44,15 @@ def check_mlflow(uri: str) -> None:
 def mlflow_log(uri: str, study: optuna.Study) -> Iterator[Sink]:
     """Write a study and its trials as runs of MLflow; a study that goes on does so in the same runs.
 
-    A pruned trial is ``KILLED`` there, as is a study that is stopped. What fails later is warned of once, and
-    the study goes on.
+    A pruned trial is ``KILLED`` there, and so is a study that is stopped. If writing fails later, one warning
+    is logged, and the study goes on.
 
     Args:
         uri: MLflow's, such as ``http://host:5000`` or ``sqlite:///mlflow.db``.
-        study: Whose events come.
+        study: The study of the events.
 
     Raises:
-        SettingsError: If MLflow cannot be written to, or is missing.
+        SettingsError: If MLflow cannot be written to, or is not installed.
     """
     with _connected(uri) as client:
         parent = _run(client, study.study_name, {"depthsearch.study": study.user_attrs["checkpoint_id"]})
@@ -77,7 +76,7 @@ def mlflow_log(uri: str, study: optuna.Study) -> Iterator[Sink]:
 
 @contextmanager
 def _connected(uri: str) -> Iterator[Any]:
-    """Connect to MLflow; whatever fails meanwhile is one line."""
+    """Connect to MLflow; an error in this context becomes one line."""
     require_extra("mlflow", "mlflow")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -86,7 +85,7 @@ def _connected(uri: str) -> Iterator[Any]:
             from mlflow import MlflowClient
 
             yield MlflowClient(uri)
-    except Exception as error:
+    except Exception as error:  # MLflow raises errors of its many libraries.
         raise SettingsError(f"{_shown(uri)} cannot be written to: {first_line(error)}") from error
 
 
@@ -96,13 +95,13 @@ def _shown(uri: str) -> str:
 
 def _logging(client: Any, parent: str, study: optuna.Study) -> Sink:
     """Return a function that writes a trial's events to MLflow."""
-    taken_apart = teller(study)
+    entries_of = teller(study)
     runs: dict[int, str] = {}
     steps: dict[int, set[int]] = {}
 
     @_without_warnings()
     def tell(event: Event) -> None:
-        _, entries = taken_apart(event)
+        _, entries = entries_of(event)
         if isinstance(event, TrialStarted):
             tags = {"depthsearch.trial": str(event.number), "mlflow.parentRunId": parent}
             run = runs[event.number] = _run(client, f"trial {event.number}", tags)
@@ -123,12 +122,12 @@ def _logging(client: Any, parent: str, study: optuna.Study) -> Sink:
 
 
 def _run(client: Any, name: str, tags: dict[str, str]) -> str:
-    """Let the run with these tags go on, or begin it."""
-    named = os.environ["MLFLOW_EXPERIMENT_NAME"]
-    known = client.get_experiment_by_name(named)
-    experiment = known.experiment_id if known else client.create_experiment(named)
-    tagged = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    for run in client.search_runs([experiment], tagged, max_results=1):
+    """Resume the run with these tags, or create it; return its identifier."""
+    experiment_name = os.environ["MLFLOW_EXPERIMENT_NAME"]
+    known = client.get_experiment_by_name(experiment_name)
+    experiment = known.experiment_id if known else client.create_experiment(experiment_name)
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    for run in client.search_runs([experiment], query, max_results=1):
         client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)
     return str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
@@ -136,7 +135,7 @@ def _run(client: Any, name: str, tags: dict[str, str]) -> str:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Hide what MLflow's libraries say of each other."""
+    """Hide the warnings of MLflow's libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Each trial of a study as a run of TensorBoard: its figures by epoch, and its setting as a text."""
+"""Each trial of a study as a run of TensorBoard: scalars by epoch, and its setting as a text."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SCALARS = ("score", "val_loss", "train_loss", "seconds")
 
 
 def check_tensorboard(folder: Path) -> None:
-    """Make the folder; refuse one that cannot be written to, and to go on where the package is missing.
+    """Make the folder, and check that it can be written to and that TensorBoard is installed.
 
     Raises:
-        SettingsError: If it cannot, or it is.
+        SettingsError: If not.
     """
     require_extra("tensorboard", "tensorboard")
     try:
@@ -44,21 +44,21 @@ def check_tensorboard(folder: Path) -> None:
 def tensorboard_log(folder: Path, study: optuna.Study) -> Iterator[Sink]:
     """Write the trials of a study as runs ``folder/STUDY/trial-0007``.
 
-    A trial that goes on after an interruption is told from its first epoch on, and replaces what its run had.
-    What fails later is warned of once, and the study goes on.
+    A trial that goes on after an interruption is written from its first epoch on, and replaces its run. If
+    writing fails later, one warning is logged, and the study goes on.
 
     Args:
-        folder: For ``tensorboard --logdir``; made if it is not there.
-        study: Whose events come.
+        folder: For ``tensorboard --logdir``; made if it does not exist.
+        study: The study of the events.
 
     Raises:
-        SettingsError: If the folder cannot be written to, or tensorboard is missing.
+        SettingsError: If the folder cannot be written to, or TensorBoard is not installed.
     """
     check_tensorboard(folder)
     from torch.utils.tensorboard import SummaryWriter
 
     runs = folder / folder_named(study.study_name)
-    taken_apart = teller(study)
+    entries_of = teller(study)
     writers: dict[int, SummaryWriter] = {}
 
     def end(*numbers: int) -> None:
@@ -66,7 +66,7 @@ def tensorboard_log(folder: Path, study: optuna.Study) -> Iterator[Sink]:
             writers.pop(number).close()
 
     def tell(event: Event) -> None:
-        _, entries = taken_apart(event)
+        _, entries = entries_of(event)
         if isinstance(event, TrialStarted):
             end(*{event.number} & writers.keys())
             writer = SummaryWriter(str(runs / f"trial-{event.number:04d}"), purge_step=0)

@@ -1,4 +1,4 @@
-"""Where the events of a running study go besides the terminal."""
+"""The loggers that a study's options ask for, opened together."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["check_watchers", "watching"]
 
 
 def check_watchers(options: StudyOptions) -> None:
-    """Refuse places that cannot be written to, before anything is loaded.
+    """Check that all loggers can write, before anything is loaded.
 
     Raises:
-        SettingsError: If one cannot, or its package is missing.
+        SettingsError: If one cannot, or its package is not installed.
     """
     if options.log_file is not None:
         check_log(options.log_file)
@@ -32,7 +32,7 @@ def check_watchers(options: StudyOptions) -> None:
 
 @contextmanager
 def watching(options: StudyOptions, study: optuna.Study) -> Iterator[Sink]:
-    """Open all places that are asked for, and give what tells an event to each.
+    """Open the loggers that the options ask for; yield a function that passes an event to each.
 
     Raises:
         SettingsError: If one cannot be opened.

@@ -1,4 +1,4 @@
-"""What a study needs before it is opened: its backbones, images, device and workers, from its options."""
+"""Loading what a study needs, from its options: backbones, images, device and workers."""
 
 from depthsearch.study.preparing.again import prepare_again, stored_options
 from depthsearch.study.preparing.executors import check_executor, started_executor

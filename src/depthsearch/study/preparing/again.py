@@ -1,4 +1,4 @@
-"""A stored study's backbone and images, loaded once more."""
+"""Loading a stored study's backbone and images again."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def stored_options(study: optuna.Study) -> StudyOptions:
     """Read the options that a study was run with.
 
     Raises:
-        StudyError: If it does not keep them.
+        StudyError: If they are not stored.
     """
     stored = study.user_attrs.get("provenance", {}).get("options")
     if stored is None:
         raise StudyError(
-            f"Study {study.study_name!r} does not keep its options. Run it again under another --name."
+            f"The options of study {study.study_name!r} are not stored. Run it again under another --name."
         )
     return StudyOptions.from_json(stored)
 
@@ -36,21 +36,20 @@ def stored_options(study: optuna.Study) -> StudyOptions:
 def prepare_again(
     study: optuna.Study, say: Say, *, backbone: str = "", subset: float | None = None, **changes: Any
 ) -> tuple[Task, SearchSpace]:
-    """Load a backbone and the images of a stored study once more; refuse others than it had.
+    """Load a backbone and the images of a stored study again; refuse them if they have changed.
 
     Args:
-        study: Which.
-        say: Is told what is loaded.
-        backbone: Which one, by the name that the study's cuts have for it: empty if it has only one.
-        subset: Share of the images to take in the end, once those of the study are found as they were;
-            default: the study's.
-        **changes: Options that are to be others, such as the device; None: as in the study.
+        study: The study.
+        say: Receives notes on what is loaded.
+        backbone: The name that the study's cuts have for it: empty if there is only one.
+        subset: Share of the images to use, once those of the study are checked; default: the study's.
+        **changes: Options to change, such as the device; None: as in the study.
 
     Returns:
         Task and space of this backbone alone.
 
     Raises:
-        StudyError: If the study does not say how it was run, or its images or weights are others now.
+        StudyError: If the study's options are not stored, or its images or weights have changed.
     """
     options = stored_options(study)
     stored = read_backbones(study)[backbone]
@@ -62,19 +61,20 @@ def prepare_again(
         layers=_layers_of(stored.name, options),
         **{name: value for name, value in changes.items() if value is not None},
     )
+    device = device_here(options)
     backbones, space = load_backbones(options, say)
-    (task,) = load_tasks(options, say, backbones, space, device_here(options)).values()
+    (task,) = load_tasks(options, say, backbones, space, device).values()
     if task.backbone.build_digest != stored.build_digest:
         raise StudyError(
-            f"The network {stored.name} of study {study.study_name!r} is not what it was. Bring that back, "
-            "or run the study again under another --name."
+            f"The network {stored.name} of study {study.study_name!r} has changed. Restore it, or run the "
+            "study again under another --name."
         )
     if task.data.fingerprint != stored.data_fingerprint or task.backbone.digest != stored.digest:
         changed = "images" if task.data.fingerprint != stored.data_fingerprint else "weights"
         origin = study.user_attrs["data"]["source"] if changed == "images" else stored.weights
         raise StudyError(
-            f"The {changed} of study {study.study_name!r} ({origin}) are not what they were. "
-            "Bring those back, or run the study again under another --name."
+            f"The {changed} of study {study.study_name!r} ({origin}) have changed. "
+            "Restore them, or run the study again under another --name."
         )
     if subset is not None and subset != options.subset:
         data = load_images(replace(options, subset=subset), say, task.backbone.preprocessing)
@@ -83,7 +83,7 @@ def prepare_again(
 
 
 def _layers_of(name: str, options: StudyOptions) -> tuple[str, ...] | None:
-    """Leave out the layers that are picked of a study's other backbones alone."""
+    """Return the picked layers, without those of the study's other backbones alone."""
     others = options.backbone
     prefixes = tuple(f"{other}:" for other in others if other != name and not name.startswith(f"{other}:"))
     return tuple(layer for layer in options.layers or () if not layer.startswith(prefixes)) or None

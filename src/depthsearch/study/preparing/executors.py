@@ -1,4 +1,4 @@
-"""Who trains for a study: this process, several of this machine, or a cluster."""
+"""The workers of a study: this process, several of this machine, or a cluster's."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = ["check_executor", "started_executor"]
 
 
 def check_executor(options: StudyOptions) -> Device:
-    """Refuse a cluster or workers that cannot be had, before anything is loaded.
+    """Check that the workers or the cluster can be had, before anything is loaded.
 
     Returns:
         What is computed on: this machine's device, or that of the cluster's workers.
 
     Raises:
-        SettingsError: Saying what to install, or which option to change.
+        SettingsError: If not, with what to install or which option to change.
     """
     device = device_here(options)
     if options.executor == "ray":
@@ -50,27 +50,27 @@ def check_executor(options: StudyOptions) -> Device:
     plans = plan_workers(device, options.workers)
     if len(plans) == 1 and options.hung_after is not None:
         raise SettingsError(
-            "--hung-after is of several workers, and this process alone would train: say --workers 2 too, or "
-            "leave it out."
+            "--hung-after is for several workers, and this process alone would train: give --workers 2 or "
+            "more, or leave it out."
         )
     return device
 
 
 def _device_of_cluster(options: StudyOptions, here: Device) -> Device:
-    """Connect to the cluster that there is, and leave it again; one of this machine is not started yet."""
+    """Choose the device of a cluster that runs already; Ray on this machine is not started for that."""
     ray = import_ray()
-    named = options.ray_address or os.environ.get("RAY_ADDRESS")
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
     is_new = False
+    runs = address != "local"
     try:
-        is_there = named != "local"
-        if is_there:
-            is_new = connect(named or "auto")
+        if runs:
+            is_new = connect(address or "auto")
     except SettingsError:
-        if named:
+        if address:
             raise
-        is_there = False
+        runs = False
     try:
-        has_gpus = cluster_has_gpus() if is_there else here.kind == "cuda"
+        has_gpus = cluster_has_gpus() if runs else here.kind == "cuda"
         return cluster_device(here, options.device, options.precision, has_gpus=has_gpus)
     finally:
         if is_new:
@@ -141,7 +141,7 @@ def _on_gpus(plans: tuple[WorkerPlan, ...]) -> str:
 
 @contextmanager
 def _sharing(tasks: Mapping[str, Task], plans: tuple[WorkerPlan, ...]) -> Iterator[Mapping[str, Task]]:
-    """Let the workers keep features together, in memory that all of them see."""
+    """Share the features that the workers keep, in memory that all of them see."""
     n_on_device = max(Counter(plan.gpu for plan in plans).values())
     folder = shared_memory_folder()
     try:

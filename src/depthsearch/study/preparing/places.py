@@ -1,4 +1,4 @@
-"""Where studies and what is computed for them are kept."""
+"""Where studies are stored, and the cache folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["cache_folder", "check_cache", "existing", "is_stored"]
 
 
 def existing(url: str) -> str:
-    """Refuse a database file that is not there or empty: opening it would make one of studies."""
+    """Refuse a database file that is missing or empty, which opening would turn into one of studies."""
     path = database_file(url)
     if path is not None and not is_file(path):
         raise SettingsError(f"No file {str(path)!r} with studies. Run depthsearch study, or give --storage.")
@@ -26,32 +26,31 @@ def existing(url: str) -> str:
         raise SettingsError(f"{str(path)!r} is empty. Run depthsearch study, or give --storage.")
     if path is None and url.startswith("sqlite") and "://" in url:
         raise SettingsError(
-            f"--storage {without_password(url)} is in memory and holds no study that is finished. "
-            "Give sqlite:///FILE."
+            f"--storage {without_password(url)} is in memory and holds no stored study. Give sqlite:///FILE."
         )
     return url
 
 
 def is_stored(url: str, name: str) -> bool:
-    """Say whether there is a study of this name; no database is made for that."""
+    """Return whether there is a study of this name; no database is made."""
     try:
         storage = open_storage(existing(url))
     except SettingsError:
-        # Not there yet, or whoever opens it to write says what is wrong.
+        # It does not exist yet, or opening it to write reports what is wrong.
         return False
     return name in optuna.get_all_study_names(storage)
 
 
 def cache_folder(kind: str = "") -> Path:
-    """Name the folder that things of a kind are kept in."""
+    """Return the cache folder of a kind of files."""
     return Path(platformdirs.user_cache_dir("depthsearch")) / kind
 
 
 def check_cache(keep_disk: int | None) -> None:
-    """Refuse a cache folder that cannot be written to, before anything is loaded; nothing is left in it.
+    """Check that the cache folder can be written to, before anything is loaded; nothing is left in it.
 
     Raises:
-        SettingsError: Naming the variable that names it.
+        SettingsError: If not, with the variable to set.
     """
     for kind in ("images", "checkpoints", "features"):
         if kind == "features" and keep_disk == 0:
@@ -61,8 +60,8 @@ def check_cache(keep_disk: int | None) -> None:
             with tempfile.TemporaryDirectory(dir=nearest_folder(folder), prefix=".depthsearch-"):
                 pass
         except OSError as error:
-            also = ", or say --keep-disk 0" if kind == "features" else ""
+            also = ", or give --keep-disk 0" if kind == "features" else ""
             raise SettingsError(
                 f"The cache folder {folder} cannot be written to: {error.strerror}. Set XDG_CACHE_HOME to a "
-                f"folder that can be{also}."
+                f"writable folder{also}."
             ) from error

@@ -1,4 +1,4 @@
-"""Backbones, images and search space of a study, loaded as its options say."""
+"""Backbones, images and search space of a study, loaded from its options."""
 
 from __future__ import annotations
 
@@ -41,18 +41,28 @@ __all__ = [
 ]
 
 
+# Options that the recipe has under the same name, and those that `load_data` has.
+RECIPE = (
+    *("epochs", "batch_size", "schedule", "label_smoothing", "metric", "seed", "views", "balance"),
+    *("momentum", "augment"),
+)
+IMAGES = (
+    *("val_share", "test_share", "subset", "seed", "classes_map"),
+    *("image_columns", "number_columns", "skip_unreadable"),
+)
+
+
 def load_backbones(options: StudyOptions, say: Say) -> tuple[Mapping[str, Backbone], SearchSpace]:
     """Load the backbones.
 
     Returns:
-        Them, by the space's names, and what is searched of them.
+        The backbones by the space's names, and the search space.
 
     Raises:
-        DepthsearchError: If one of them cannot be had or used, or the device cannot.
+        DepthsearchError: If one of them cannot be had or used.
     """
     check_cache(options.keep_disk)
     weights = weights_by_backbone(options.weights, options.backbone)
-    device_here(options)  # which refuses what cannot be had
     use_all_cores()
     backbones = {name: _load_backbone(name, weights[name], options, say) for name in options.backbone}
     rates = options.learning_rates or ()
@@ -74,13 +84,13 @@ def load_backbones(options: StudyOptions, say: Say) -> tuple[Mapping[str, Backbo
 def load_tasks(
     options: StudyOptions, say: Say, backbones: Mapping[str, Backbone], space: SearchSpace, device: Device
 ) -> Mapping[str, Task]:
-    """Load the images for backbones and report in a line each what both are.
+    """Load the images for backbones, with a note on each backbone, the images and the device.
 
     Args:
         options: Of the study, with defaults.
-        say: Gets the reports.
+        say: Receives the notes.
         backbones: By the space's names for them.
-        space: What is searched of them.
+        space: What is searched.
         device: What is computed on, here or by the workers of a cluster.
 
     Returns:
@@ -89,7 +99,7 @@ def load_tasks(
     Raises:
         DepthsearchError: If the images cannot be had or used.
     """
-    recipe = _recipe(options)
+    recipe = Recipe(**_given(options, RECIPE))
     # On a cluster each node has a budget of its own.
     budget = choose_budget(
         device_here(options),
@@ -110,12 +120,7 @@ def load_tasks(
             device=device,
             budget=budget.divided(len(backbones)),
         )
-        n_cuts = len(space.cuts_of(key))
-        cuts = f"{n_cuts} candidate {'cut' if n_cuts == 1 else 'cuts'}"
-        about = f"Backbone {backbone.name}, weights: {backbone.weights}"
-        say(Note(text=f"{about}; {cuts}; {preprocessing.image_size} px."))
-        if text := whole_modules(tasks[key].graph):
-            say(Note(text=text, level="warning"))
+        _say_backbone(say, tasks[key], n_cuts=len(space.cuts_of(key)))
     kept = (
         "features are kept by each node"
         if options.executor == "ray"
@@ -126,22 +131,17 @@ def load_tasks(
     return tasks
 
 
-def _recipe(options: StudyOptions) -> Recipe:
-    return Recipe(
-        epochs=options.epochs or 0,
-        batch_size=options.batch_size,
-        schedule=options.schedule,
-        label_smoothing=options.label_smoothing,
-        metric=options.metric,
-        seed=options.seed,
-        views=options.views,
-        balance=options.balance,
-        **_given(options, ["momentum", "augment"]),
-    )
+def _say_backbone(say: Say, task: Task, *, n_cuts: int) -> None:
+    backbone = task.backbone
+    cuts = f"{n_cuts} candidate {'cut' if n_cuts == 1 else 'cuts'}"
+    about = f"Backbone {backbone.name}, weights: {backbone.weights}"
+    say(Note(text=f"{about}; {cuts}; {backbone.preprocessing.image_size} px."))
+    if text := whole_modules(task.graph):
+        say(Note(text=text, level="warning"))
 
 
 def whole_modules(graph: LayerGraph) -> str:
-    """Name the modules that tracing could not enter, so that no cut lies in them, and why; empty: none."""
+    """List the modules that tracing could not enter, so that they hold no cut, with reasons; empty: none."""
     if not graph.opaque:
         return ""
     n_whole = len(graph.opaque)
@@ -150,7 +150,7 @@ def whole_modules(graph: LayerGraph) -> str:
 
 
 def device_here(options: StudyOptions) -> Device:
-    """Choose the device of this machine, which may only coordinate a cluster that has others."""
+    """Choose the device of this machine, which may only coordinate a cluster with other devices."""
     lacks_it = options.device == "cuda" and not torch.cuda.is_available()
     kind = "cpu" if options.executor == "ray" and lacks_it else options.device
     return choose_device(kind, options.precision, compiled=options.compile)
@@ -181,9 +181,11 @@ def _load_backbone(name: str, weights: str, options: StudyOptions, say: Say) -> 
 
 
 def _as_seen(backbone: Backbone) -> str:
-    """Write which images the weights of a file see, as the file does not say what they were trained with."""
-    seen = backbone.preprocessing
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (seen.mean, seen.std))
+    """Describe the normalisation for weights from a file, which does not say how they were trained."""
+    preprocessing = backbone.preprocessing
+    mean, std = (
+        ", ".join(f"{value:g}" for value in values) for values in (preprocessing.mean, preprocessing.std)
+    )
     whose = {"timm": "timm's ", "torchvision": "torchvision's "}.get(parse_name(backbone.name).source, "")
     return (
         f"The weights of {backbone.name} see images with {whose}mean {mean} and deviation {std}. Trained "
@@ -192,7 +194,7 @@ def _as_seen(backbone: Backbone) -> str:
 
 
 def load_images(options: StudyOptions, say: Say, preprocessing: Preprocessing) -> DataSet:
-    """Load the images as a backbone takes them, and report what they are.
+    """Load the images as a backbone takes them, with notes on what they are.
 
     Raises:
         DataError: If they cannot be had or used.
@@ -203,18 +205,11 @@ def load_images(options: StudyOptions, say: Say, preprocessing: Preprocessing) -
         crop_share=preprocessing.crop_share,
         interpolation=preprocessing.interpolation,
         channels=len(preprocessing.mean),
-        val_share=options.val_share,
-        test_share=options.test_share,
-        subset=options.subset,
-        seed=options.seed,
-        classes_map=options.classes_map,
-        image_columns=options.image_columns,
-        number_columns=options.number_columns,
-        skip_unreadable=options.skip_unreadable,
+        **_given(options, IMAGES),
         progress=lambda done, total: say(Decoding(n_done=done, n_images=total)),
     )
     layout = f" ({data.layout})" if data.layout else ""
-    # Long names by their beginning.
+    # Of a long name the beginning.
     names = a_few(name if len(name) <= 30 else f"{name[:27]}..." for name in data.classes)
     counts = f"{len(data.train)} train, {len(data.val)} validation, {len(data.test)} test {data.columns}"
     say(Note(text=f"Data {data.name}{layout}: {data.num_classes} classes ({names}); {counts}."))
@@ -231,13 +226,13 @@ def load_images(options: StudyOptions, say: Say, preprocessing: Preprocessing) -
 
 
 def _given(options: StudyOptions, names: Sequence[str]) -> dict[str, Any]:
-    """Return the options among these that are given: the others keep the library's defaults."""
+    """Return those of the named options that are given; the others keep the library's defaults."""
     values = {name: getattr(options, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def provenance_of(options: StudyOptions, task: Task) -> dict[str, Any]:
-    """Describe what a study was run with, by one of its tasks: versions, machine, options."""
+    """Describe how a study was run, from one of its tasks: versions, machine, options."""
     return {
         "versions": {
             "depthsearch": __version__,

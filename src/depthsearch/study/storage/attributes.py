@@ -16,11 +16,11 @@ __all__ = ["set_system_attrs"]
 
 
 def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
-    """Set system attributes of a study in one transaction: who reads meanwhile sees all of them or none.
+    """Set system attributes of a study in one transaction: a reader sees all of them or none.
 
     Args:
-        study: Whose; in a process's memory they are set one after the other.
-        values: The attributes, which JSON can hold, by their names.
+        study: The study; in a process's memory they are set one after the other.
+        values: JSON values by attribute name.
 
     Raises:
         StorageInternalError: If the database refuses, or is away for long.

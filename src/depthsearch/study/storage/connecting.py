@@ -1,4 +1,4 @@
-"""How a database is spoken to: SQLite with a write-ahead log, PostgreSQL so that silence is noticed."""
+"""Connections to a database: SQLite with a write-ahead log, PostgreSQL with timeouts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from depthsearch.study.storage.outage import Away, chain, is_transient, lacks_lo
 
 __all__ = ["ConnectedStorage", "is_of_one_thread"]
 
-# How long SQLite itself waits for a lock: nothing interrupts it meanwhile.
+# How long SQLite itself waits for a lock; Ctrl-C does not interrupt that.
 LOCK_SECONDS = 0.2
-# Between two tries to open a database that others open too.
+# Between two tries to open a database that other processes open too.
 PAUSE_SECONDS = 0.1
-# psycopg's: a server that is silent counts as away, not only one that says no.
+# psycopg's: a server that does not answer counts as away too.
 POSTGRESQL: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 20,
@@ -48,11 +48,11 @@ def is_of_one_thread(storage: RDBStorage) -> bool:
 class ConnectedStorage(RDBStorage):
     """Optuna's storage over connections of our own.
 
-    SQLite has a write-ahead log, so that who reads waits for nobody; who writes takes the lock at once, so
-    that what it has read before is still so.
+    SQLite has a write-ahead log, so that readers never wait; a writer takes the lock at the beginning of its
+    transaction, so that what it reads there stays true.
 
     Attributes:
-        guards: Called with each transaction that is to write, at its beginning; each may raise.
+        guards: Called at the beginning of each transaction that writes; each may raise.
     """
 
     def __init__(self, address: URL, shown: str, *, busy_seconds: float) -> None:
@@ -71,10 +71,10 @@ class ConnectedStorage(RDBStorage):
         self._engine: Engine | None = None
         self._address, self._shown, self._busy = address, shown, busy_seconds
         self._local = threading.local()
-        # An address of SQLite's own says itself how the file is opened.
+        # An SQLite URI itself says how the file is opened.
         file = None if address.query.get("uri") else database_file(address)
         self._file = file and file.absolute()
-        # SQLite's: open for reading and writing, and create it only now.
+        # SQLite's: open for reading and writing; create the file only at this first time.
         self._mode = "mode=rw" if self._file and self._file.exists() else "mode=rwc"
         self._open()
         self._mode = self._mode.replace("rwc", "rw")
@@ -102,7 +102,7 @@ class ConnectedStorage(RDBStorage):
         # Optuna reads over one connection while it writes over another: neither may lock at once.
         with self._as_reader():
             try:
-                # Of a database that is complete nothing is written, not even a lock taken.
+                # To a complete database nothing is written, and no lock is taken.
                 super().__init__(url, self._options(), skip_table_creation=True)
             except (Away, StorageInternalError) as error:
                 if self._can_be_frozen(error):
@@ -122,14 +122,14 @@ class ConnectedStorage(RDBStorage):
         return {"pool_pre_ping": True, "connect_args": options}
 
     def _can_be_frozen(self, error: BaseException) -> bool:
-        """Return whether SQLite lacks a place for its log, beside a file that nobody here writes."""
+        """Return whether SQLite cannot write its log, and this process may only read the file."""
         file = self._file
         if file is None or self._mode != "mode=rw" or not lacks_log(error):
             return False
         return is_allowed(file, os.R_OK) and not is_allowed(file.parent, os.W_OK)
 
     def _freeze(self) -> None:
-        """Read a file as one that does not change.
+        """Open the file as one that does not change.
 
         Raises:
             SettingsError: If part of it is still in its log.
@@ -158,13 +158,13 @@ class ConnectedStorage(RDBStorage):
         weakref.finalize(self, engine.dispose)
         event.listen(engine, "handle_error", _as_away)
         event.listen(engine, "begin", _weakly(self._begin))
-        # In memory there is but one connection, and nobody to wait for.
+        # A database in memory has one connection only, and no lock to wait for.
         if engine.dialect.name == "sqlite" and not is_of_one_thread(self):
             event.listen(engine, "do_connect", _weakly(self._name_file))
             event.listen(engine, "connect", _begin_by_hand)
 
     def _name_file(self, dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
-        """Open an existing file: one that went away is not to be replaced by an empty one."""
+        """Open an existing file: a missing one must not be replaced by an empty one."""
         if self._file is not None:
             arguments[0] = f"{self._file.as_uri()}?{self._mode}"
             options["uri"] = True
@@ -201,7 +201,7 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
 
 
 def _as_away(context: ExceptionContext) -> Away | None:
-    """Turn an error that a retry may mend into `Away`, before Optuna makes one kind of all."""
+    """Turn an error that a retry may mend into `Away`, before Optuna turns all errors into one class."""
     error = context.original_exception
     if context.is_pre_ping or not is_transient(error, is_disconnect=context.is_disconnect):
         return None
@@ -214,7 +214,7 @@ def _begin_by_hand(connection: Any, record: Any) -> None:
 
 
 def _use_log(connection: Connection) -> None:
-    """Have SQLite use a write-ahead log, if the file system can; asked once by each connection."""
+    """Switch SQLite to a write-ahead log, if the file system can; once for each connection."""
     if connection.info.get("depthsearch_log"):
         return
     connection.info["depthsearch_log"] = True
@@ -224,10 +224,10 @@ def _use_log(connection: Connection) -> None:
         (mode,) = driver.execute("PRAGMA journal_mode=WAL").fetchone()
         (synchronous,) = driver.execute("PRAGMA synchronous").fetchone()
     except sqlite3.OperationalError:
-        # Somebody reads it as it is, or it cannot be written to, which the next statement tells.
+        # Another process reads it, or it cannot be written to: then the next statement fails.
         return
     if mode == "wal" and synchronous > 1:
-        # NORMAL: a power cut may take the last writes back, and never damages the file.
+        # NORMAL: a power cut may undo the last writes, but never damages the file.
         driver.execute("PRAGMA synchronous=NORMAL")
 
 

@@ -1,4 +1,4 @@
-"""What an SQLite file holds, before Optuna opens it: that would add its tables to anybody's database."""
+"""Checks of an SQLite file before Optuna opens it, which would add its tables to any database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from depthsearch.text import printable
 
 __all__ = ["database_file", "refuse_foreign"]
 
-# Every Optuna has made these.
+# Tables that every version of Optuna makes.
 TABLES = frozenset({"version_info", "studies", "study_user_attributes", "trials"})
 OPTUNAS = "alembic_version"
 
@@ -29,12 +29,12 @@ def database_file(url: str | URL) -> Path | None:
     try:
         address = make_url(url)
     except (ArgumentError, ValueError):
-        # Whoever opens it says what is wrong.
+        # Opening it reports what is wrong.
         return None
     name = address.database
     if address.get_backend_name() != "sqlite" or not name or name == ":memory:":
         return None
-    # SQLite's own address of a file, of which nothing but its name matters here.
+    # Of an SQLite URI only the file's name matters here.
     return Path(name.removeprefix("file:").split("?")[0] if name.startswith("file:") else name)
 
 
@@ -42,23 +42,23 @@ def refuse_foreign(url: str) -> None:
     """Refuse a database file of another program, or one that is damaged, before anything is written to it.
 
     Raises:
-        SettingsError: Naming what it holds.
+        SettingsError: Naming its tables.
     """
     path = database_file(url)
     if path is None or not is_file(path):
         return
     tables = _tables(path)
     if tables and not tables >= TABLES:
-        ours = bool(tables & TABLES) and OPTUNAS in tables
-        lacking = f"it lacks {', '.join(sorted(TABLES - tables))}: restore a copy"
-        names = ", ".join(map(printable, sorted(tables)[:3])) + (", ..." if len(tables) > 3 else "")
-        foreign = f"it is another program's, with the tables {names}: give another file"
-        reason = lacking if ours else foreign
+        if tables & TABLES and OPTUNAS in tables:
+            reason = f"it lacks {', '.join(sorted(TABLES - tables))}: restore a copy"
+        else:
+            names = ", ".join(map(printable, sorted(tables)[:3])) + (", ..." if len(tables) > 3 else "")
+            reason = f"it is another program's, with the tables {names}: give another file"
         raise SettingsError(f"--storage {url} cannot be opened: {reason}. Nothing in it was changed.")
 
 
 def _tables(path: Path) -> set[str]:
-    """Return the tables of a database; none also where that cannot be found out: opening it tells more."""
+    """Return the tables of a database; empty also where it cannot be read, which opening it reports."""
     with contextlib.suppress(sqlite3.Error, ValueError):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
         with contextlib.closing(connection):

@@ -1,4 +1,4 @@
-"""Opening a database by its URL, or saying in a line why that cannot be."""
+"""Opening a database by its URL; an error is one line that says why it cannot be opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["check_storage", "open_storage"]
 
 
 def check_storage(url: str) -> None:
-    """Refuse a database that cannot be used, before anything else is done; a file is not made for that.
+    """Check that a database can be used, before anything else is done; no file is made.
 
     Raises:
         SettingsError: See `open_storage`.
@@ -32,8 +32,8 @@ def open_storage(
 
     Args:
         url: SQLAlchemy's, such as ``sqlite:///depthsearch.db`` or ``postgresql://user@host/database``.
-        patience_seconds: How long to wait when it goes away later on. Opening does not wait.
-        busy_seconds: How long a lock of SQLite is waited for without a word, also to open it.
+        patience_seconds: How long to wait when it goes away later. Opening does not wait.
+        busy_seconds: How long to wait for a lock of SQLite without a warning, also to open it.
 
     Raises:
         SettingsError: If there is no such database or it cannot be used.
@@ -45,15 +45,15 @@ def open_storage(
         raise
     except Away as error:
         raise SettingsError(f"--storage {shown} cannot be opened: {error.reason}") from error
-    except Exception as error:
+    except Exception as error:  # Dialects and drivers of other databases raise anything.
         raise SettingsError(f"--storage {shown} cannot be opened: {reason_of(error)}") from error
 
 
 def _usable(url: str) -> URL:
-    """Read the URL of a database that has its driver and is no other program's.
+    """Read the URL of a database, and check that it has a driver and is not another program's.
 
     Raises:
-        SettingsError: If it is none.
+        SettingsError: If it cannot be used.
     """
     address = _address(url)
     try:
@@ -71,7 +71,7 @@ def _address(url: str) -> URL:
     """Read a URL.
 
     Raises:
-        SettingsError: If it is none.
+        SettingsError: If it is not a database URL.
     """
     shown = without_password(url)
     if "://" not in url:
@@ -85,7 +85,7 @@ def _address(url: str) -> URL:
     if address.password is not None and url.count("@") > 1:
         raise SettingsError(f"--storage {shown} has more than one @: write those of the password %40.")
     if address.drivername in ("postgresql", "postgres"):
-        # What this means without a driver depends on SQLAlchemy's version.
+        # The driver that SQLAlchemy chooses by default depends on its version.
         return address.set(drivername="postgresql+psycopg")
     return address
 

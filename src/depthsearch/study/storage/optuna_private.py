@@ -1,7 +1,7 @@
-"""What is used of Optuna beyond its public names, in one place: another version may have them no longer.
+"""All uses of Optuna's private names, which another version may not have.
 
 `PatientStorage` also overrides the methods by which Optuna's cache calls a database. The test of this module
-lists all of them, and names the version that they were found in.
+lists all of them, and names the version that has them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-# Of the tables of Optuna's schema. Those of attributes have each key of a study once.
+# Tables of Optuna's schema. Those of attributes have each key of a study once.
 _COLUMNS = ("study_id", "key", "value_json")
 USER_ATTRIBUTES = sqlalchemy.table("study_user_attributes", *map(sqlalchemy.column, _COLUMNS))
 SYSTEM_ATTRIBUTES = sqlalchemy.table("study_system_attributes", *map(sqlalchemy.column, _COLUMNS))
@@ -53,7 +53,7 @@ def database_of(study: Study) -> RDBStorage | None:
 
 def study_id_of(study: Study) -> int:
     """Return the number that a study has in its storage, also of one that was deleted meanwhile."""
-    # The public way asks the database by the study's name, each time.
+    # The public way queries the database by the study's name, each time.
     return study._study_id
 
 
@@ -68,14 +68,14 @@ def fixed_params(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def planned_params(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial's parameters, also of one that is enqueued and has not begun."""
+    """Return a trial's parameters, also those of one that is enqueued and has not begun."""
     return {**fixed_params(trial), **trial.params}
 
 
 def list_artifacts(study: Study) -> Mapping[str, str]:
     """Return the names of a study's artifacts by their identifiers.
 
-    Optuna's own list stumbles over those that were deleted in the dashboard, which leaves a null.
+    Optuna's own list fails at artifacts that were deleted in the dashboard, which leaves a null.
     """
     attributes = study._storage.get_study_system_attrs(study_id_of(study))
     stored = (json.loads(text) for key, text in attributes.items() if key.startswith(ARTIFACTS_ATTR_PREFIX))
@@ -83,6 +83,6 @@ def list_artifacts(study: Study) -> Mapping[str, str]:
 
 
 def forget_artifact(study: Study, artifact_id: str) -> None:
-    """Take an artifact off a study's list, as the dashboard does; its file stays."""
+    """Remove an artifact from a study's list, as the dashboard does; its file stays."""
     key = ARTIFACTS_ATTR_PREFIX + artifact_id
     study._storage.set_study_system_attr(study_id_of(study), key, json.dumps(None))

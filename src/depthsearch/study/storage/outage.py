@@ -1,4 +1,4 @@
-"""What a database's error tells: whether a retry may succeed, and its reason in a line without a password."""
+"""The errors of a database: whether a retry may succeed, and the reason in a line without a password."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRANSIENT = (*LOCKS, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_C
 # down or starting, deadlock, serialization, lock not available. Not a database that was dropped.
 # Source: PostgreSQL documentation, appendix A, error codes.
 STATES = ("08", "53", "58", "57014", "57P01", "57P02", "57P03", "57P05", "40001", "40P01", "55P03")
-# PostgreSQL's client tells why there is no connection in words alone. These stay as they are.
+# PostgreSQL's client gives the reason of a failed connection only in words. After these a retry fails too.
 REFUSALS = (
     "authentication failed",
     "no password supplied",
@@ -33,16 +33,16 @@ REFUSALS = (
 
 
 class Away(Exception):
-    """A database that cannot be used at this moment; another may do.
+    """A database that cannot be used at this moment; a retry may succeed.
 
     Attributes:
         reason: In a line.
-        is_lock: Whether somebody else holds its lock: no outage yet.
-        may_be_done: Whether what was asked of it may have been done, and only the answer be lost.
+        is_lock: Whether another process holds its lock: no outage yet.
+        may_be_done: Whether a write may have been done, and only its answer been lost.
     """
 
     def __init__(self, error: BaseException, *, is_connected: bool = False) -> None:
-        """Describe it by the error that it showed itself by, over a connection or instead of one."""
+        """Describe it by the error raised over a connection, or while connecting."""
         super().__init__(error)
         self.reason = reason_of(error)
         self.is_lock = _sqlite_code(error) in LOCKS
@@ -83,12 +83,12 @@ def chain(error: BaseException | None) -> list[BaseException]:
 
 def reason_of(error: BaseException) -> str:
     """Return the reason at the bottom of a database's error, a line without a password."""
-    # libpq names the server, which whoever reads this knows.
+    # libpq names the server, which the message does already.
     where = r"^connection failed: connection to server at .*? failed: (FATAL: +)?"
     return re.sub(where, "", first_line(chain(error)[-1]))
 
 
 def _sqlite_code(error: BaseException) -> int | None:
     code = getattr(error, "sqlite_errorcode", None)
-    # The higher bits tell more exactly which of a kind.
+    # The higher bits hold the extended code.
     return None if code is None else code & 0xFF

@@ -1,7 +1,6 @@
-"""A database that is waited for: while it is away (restarting, locked, its disk full), nothing is lost.
+"""A storage that waits while its database is away: restarting, locked, or its disk full.
 
-An outage is no matter of any study. What a lost connection leaves open, whether the last write was done, is
-looked up afterwards.
+After a lost connection it looks up whether the last write was done.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from depthsearch.study.storage.outage import Away, chain, reason_of
 __all__ = ["PatientStorage", "StorageError", "patiently"]
 
 PATIENCE_SECONDS = 600.0
-# SQLite: for so long a lock is no outage yet.
+# SQLite: a lock is no outage before that.
 BUSY_SECONDS = 60.0
-# Between two looks whether it is back.
+# Between two checks whether it is back.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
 T = TypeVar("T")
@@ -47,7 +46,7 @@ class StorageError(DepthsearchError, StorageInternalError):
 
 
 def _patient(method: Callable[..., Any], *, writes: bool = False) -> Any:
-    """Make a method wait for a database that is away; one that writes does the same when done twice."""
+    """Make a method wait for a database that is away; one that writes must be idempotent."""
 
     @functools.wraps(method)
     def patient(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
@@ -77,19 +76,19 @@ class PatientStorage(ConnectedStorage):
         super().__init__(address, shown, busy_seconds=busy_seconds)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return how another process opens it anew."""
+        """Pickle it as its address: another process opens it anew."""
         make = functools.partial(PatientStorage, patience_seconds=self._patience, busy_seconds=self._busy)
         return make, (self._address, self._shown)
 
     def patiently(
         self, work: Callable[[bool], T], *, writes: bool, patience_seconds: float | None = None
     ) -> T:
-        """Do something with the database; while that is away, wait and do it again.
+        """Run work on the database; while that is away, wait and run it again.
 
         Args:
-            work: What to do. It is told whether it may have been done already, and only the answer been lost.
+            work: Its argument is whether it may have been done already, and only the answer been lost.
             writes: Whether it writes.
-            patience_seconds: How long to wait without a word; None: see `hurried`, or as it was opened with.
+            patience_seconds: How long to wait, without a warning; None: as `hurried` says, or as at opening.
 
         Raises:
             StorageError: If the database refuses, or is away for longer.
@@ -115,7 +114,7 @@ class PatientStorage(ConnectedStorage):
 
     @contextlib.contextmanager
     def hurried(self, patience_seconds: float) -> Iterator[None]:
-        """Wait no longer for whatever this thread asks of the database meanwhile, and say nothing of it."""
+        """Shorten the patience of this thread in this context, without warnings."""
         self._local.patience_seconds = patience_seconds
         try:
             yield
@@ -159,7 +158,7 @@ class PatientStorage(ConnectedStorage):
                     self._is_away(began, away, patience)
                 time.sleep(min(pause, patience - gone))
                 if away.is_lock:
-                    # Whoever wants the lock asks for it again.
+                    # The retry asks for the lock again.
                     return
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 try:
@@ -168,7 +167,7 @@ class PatientStorage(ConnectedStorage):
                     away = self._away(error)
 
     def _look(self) -> None:
-        """Ask the database for anything, over a new connection."""
+        """Query the database over a new connection."""
         if not is_of_one_thread(self):
             self.engine.dispose()
         with self._as_reader(), self.engine.connect() as connection:
@@ -192,7 +191,7 @@ class PatientStorage(ConnectedStorage):
                 self._away_since = None
                 _logger.warning("The database %s is back after %.0f s.", self._shown, gone)
 
-    # --- what Optuna asks of it -----------------------------------------------------------------
+    # --- the methods that Optuna calls ----------------------------------------------------------
 
     get_current_version = _patient(RDBStorage.get_current_version)
     get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
@@ -216,7 +215,7 @@ class PatientStorage(ConnectedStorage):
     set_trial_system_attr = _patient(RDBStorage.set_trial_system_attr, writes=True)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """Create a study; one without anything in it was made by this call, its answer lost."""
+        """Create a study; an empty one that is found after a lost answer was made by this call."""
         # Chosen here, so that a second try makes the same study.
         name = study_name or f"no-name-{uuid.uuid4()}"
         create = super().create_new_study
@@ -237,7 +236,7 @@ class PatientStorage(ConnectedStorage):
         return None if is_used else study_id
 
     def delete_study(self, study_id: int) -> None:
-        """Delete a study, or find that it was deleted."""
+        """Delete a study; after a lost answer it may be gone already."""
         delete = super().delete_study
 
         def work(may_be_done: bool) -> None:
@@ -250,7 +249,7 @@ class PatientStorage(ConnectedStorage):
         self.patiently(work, writes=True)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        """Create a trial; look first whether a try with a lost answer has made it."""
+        """Create a trial, unless a try with a lost answer has made it."""
         template = create_trial(state=TrialState.RUNNING) if template_trial is None else template_trial
         newest = self.patiently(lambda _: self._newest_trial_id(), writes=False)
         create = super()._create_new_trial
@@ -264,13 +263,13 @@ class PatientStorage(ConnectedStorage):
 
     def _newest_trial_id(self) -> int:
         with self.engine.connect() as connection:
-            # Numbers begin with 1.
+            # Identifiers begin with 1.
             return int(connection.execute(sqlalchemy.select(sqlalchemy.func.max(TRIAL_ID))).scalar() or 0)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Set a trial's state; what a try with a lost answer may have set is looked up."""
+        """Set a trial's state; after a lost answer, check whether it was set."""
         set_ = super().set_trial_state_values
         tries: list[tuple[datetime, datetime]] = []
 
@@ -284,7 +283,7 @@ class PatientStorage(ConnectedStorage):
                 raise
             finally:
                 tries.append((began, datetime.now()))
-            # It runs: begun by another, or by a try whose answer was lost.
+            # False: it was begun by another process, or by a try whose answer was lost.
             return is_set or (may_be_done and _is_set_by_us(self.get_trial(trial_id), state, values, tries))
 
         return self.patiently(work, writes=True)
@@ -293,14 +292,14 @@ class PatientStorage(ConnectedStorage):
 def patiently(
     storage: RDBStorage, work: Callable[[bool], T], *, writes: bool, patience_seconds: float | None = None
 ) -> T:
-    """Do something with a database as `PatientStorage.patiently` does; at once with one of another kind."""
+    """Run work on a database as `PatientStorage.patiently` does; on another kind of storage at once."""
     if isinstance(storage, PatientStorage):
         return storage.patiently(work, writes=writes, patience_seconds=patience_seconds)
     return work(False)
 
 
 def _is_made_from(trial: FrozenTrial, template: FrozenTrial) -> bool:
-    """Return whether a trial was made from a template; it may have been begun since."""
+    """Return whether a trial was made from a template; it may have begun since."""
     if template.datetime_start is not None and trial.datetime_start != template.datetime_start:
         return False
     pairs = ((trial.user_attrs, template.user_attrs), (trial.system_attrs, template.system_attrs))
@@ -313,7 +312,7 @@ def _is_set_by_us(
     values: Sequence[float] | None,
     tries: Sequence[tuple[datetime, datetime]],
 ) -> bool:
-    """Return whether a trial has a state and values that one of these tries has set."""
+    """Return whether one of these tries has set a trial's state and values."""
     when = trial.datetime_start if state == TrialState.RUNNING else trial.datetime_complete
     is_ours = when is not None and any(began <= when <= ended for began, ended in tries)
     return is_ours and trial.state == state and (values is None or list(values) == trial.values)

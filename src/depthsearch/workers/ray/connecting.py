@@ -1,6 +1,6 @@
-"""To a Ray cluster, or to a Ray of this machine's own: quickly or with a line that says why not.
+"""Connecting to a Ray cluster, or starting Ray here: within seconds, or with a line that says why not.
 
-Ray is imported only here and in `cluster`, and only when used.
+Ray is imported only here, and only when it is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from depthsearch.text import first_line
 
 __all__ = ["connect", "import_ray", "reason_of"]
 
-# To reach the address, then for Ray to answer there; left alone, Ray tries for minutes.
+# How long to try to reach the address, then to wait for Ray's answer; by itself Ray tries for minutes.
 REACH_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 WHERE = "Give the HOST:PORT of the cluster's head, auto, or local to start Ray on this machine."
@@ -37,7 +37,7 @@ def import_ray() -> Any:
     Raises:
         SettingsError: If it is not installed.
     """
-    # Ray sends statistics of its use to its makers, unless told not to.
+    # Ray sends usage statistics to its makers unless this is set.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         return importlib.import_module("ray")
@@ -57,7 +57,7 @@ def connect(address: str | None = None) -> bool:
             where there is no cluster as ``local``.
 
     Returns:
-        Whether it was done here: False where the process is connected already.
+        Whether this call has connected: False where the process was connected already.
 
     Raises:
         SettingsError: If Ray is not installed, or the address cannot be reached.
@@ -76,8 +76,8 @@ def connect(address: str | None = None) -> bool:
             _init(ray, address=named or "auto")
         except ConnectionError:
             if address is not None or named:
-                at = f"at --ray-address {named or address}" if address else f"at RAY_ADDRESS {named}"
-                raise SettingsError(f"No Ray cluster {at}. {WHERE}") from None
+                source = f"--ray-address {named or address}" if address else f"RAY_ADDRESS {named}"
+                raise SettingsError(f"No Ray cluster at {source}. {WHERE}") from None
             _start(ray)
     return True
 
@@ -91,7 +91,7 @@ def _init(ray: Any, **how: Any) -> None:
 
     Raises:
         ConnectionError: If there is no cluster.
-        SettingsError: If there is one that cannot be used.
+        SettingsError: If the cluster cannot be used.
     """
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
@@ -104,22 +104,22 @@ def _init(ray: Any, **how: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Keep Ray from our output, and from our handler of SIGTERM, which it would replace by its own."""
+    """Keep Ray's logs out of the output, and restore the handler of SIGTERM, which Ray replaces."""
 
     def note(data: Mapping[str, Any], **_: Any) -> None:
         log.debug("Ray: %s", "\n".join(data["lines"]))
 
-    # Of each node that goes it prints pages of logs to the standard output, and has no option against that.
+    # For each node that goes Ray prints pages of logs to stdout, and has no option against that.
     ray._private.worker.print_to_stdstream = note
     with handled({signal.SIGTERM: signal.getsignal(signal.SIGTERM)}):
         yield
 
 
 def _check(address: str) -> None:
-    """Find out within seconds whether Ray answers at an address.
+    """Check within seconds whether Ray answers at an address.
 
     Raises:
-        SettingsError: If not.
+        SettingsError: If it does not.
     """
     if "://" in address:
         raise SettingsError(
@@ -134,10 +134,10 @@ def _check(address: str) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise SettingsError(f"No Ray cluster at --ray-address {address}: {reason}. {WHERE}") from None
-    # In a process of its own, as what speaks another language there would be listened to for minutes.
-    asked = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    # In a process of its own: to a server with another protocol Ray would listen for minutes.
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
     try:
-        status = subprocess.run(asked, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        status = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise SettingsError(
             f"What listens at --ray-address {address} is no Ray cluster, or it has not answered for "
@@ -145,15 +145,15 @@ def _check(address: str) -> None:
         ) from None
     if status.returncode:
         lines = (status.stderr or status.stdout).strip().splitlines() or [f"status {status.returncode}"]
-        # Its last line may be a page, of which the first sentence says what is wrong.
+        # The last line may be as long as a page; its first sentence says what is wrong.
         reason = lines[-1].partition(". ")[0].rstrip(".")
         raise SettingsError(f"Ray at --ray-address {address} cannot be used: {reason}. {WHERE}")
 
 
 def reason_of(error: BaseException) -> str:
-    """Find the line that says why, among those that Ray has."""
+    """Return the line of Ray's error that gives the reason."""
     if isinstance(error, import_ray().exceptions.ActorUnavailableError):
-        # Ray says so when the connection breaks before it knows why; its own words speak of a task.
+        # Raised when the connection breaks for a reason that Ray does not know; its message is about a task.
         return "it can no longer be reached: its process or its node has ended, or the network failed"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if "creation task" in str(error):

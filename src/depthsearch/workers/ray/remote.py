@@ -1,7 +1,4 @@
-"""What runs at the other end, on a node of a cluster: a worker that is asked for each step.
-
-It knows nothing of the study: it holds the generator of one job, and does an epoch whenever it is asked to.
-"""
+"""What runs on a node of a cluster: a worker that holds one job, and runs an epoch whenever it is asked."""
 
 from __future__ import annotations
 
@@ -13,11 +10,9 @@ import re
 import shutil
 import signal
 import socket
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +25,7 @@ from depthsearch import __version__
 from depthsearch.errors import DataError, StudyError
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
-from depthsearch.machine import start_of, this_machine
+from depthsearch.machine import start_of, this_machine, thread_clock
 from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
@@ -44,21 +39,21 @@ __all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]
 PREFIX = "depthsearch-worker"
 # Folders of workers: machine, process, start of the process.
 FOLDER = re.compile(rf"{PREFIX}-([0-9a-f]{{16}})-(\d+)-(\w+)")
-# Of another machine's processes nothing is seen but that they write: not for so long, and they have ended.
+# The processes of another machine cannot be looked up: if nothing was written for so long, they have ended.
 ABANDONED_SECONDS = 7 * 24 * 3600.0
-# A file as it travels: Ray hands an array over without copying it.
+# The content of a file that is sent: Ray passes an array on without a copy.
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """On what terms a worker works.
+    """What the coordinator asks of every worker.
 
     Attributes:
         run: Does a job.
-        versions: The coordinator's; the worker's are to be the same.
+        versions: The coordinator's; the worker must have the same.
         slots: What each worker takes of a node.
-        memory_bytes: For what the frozen layers compute, of the node; see `features.choose_budget`.
+        memory_bytes: Of the node, for the features of frozen layers; see `features.choose_budget`.
         disk_bytes: Likewise.
     """
 
@@ -71,11 +66,11 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A worker can work.
+    """A worker is ready.
 
     Attributes:
-        place: Where it is, to be shown.
-        node: Ray's name for the node.
+        place: Where it is, for messages.
+        node: Ray's identifier of the node.
         pid: Number of its process there.
     """
 
@@ -86,7 +81,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoImages:
-    """A worker's node does not have the file with the images.
+    """A worker's node does not have the file of the images.
 
     Attributes:
         reason: In a line.
@@ -96,7 +91,7 @@ class NoImages:
 
 
 def own_versions() -> dict[str, str]:
-    """Return the versions that workers are to have in common."""
+    """Return the versions that all workers must share."""
     return {"depthsearch": __version__, "torch": str(torch.__version__)}
 
 
@@ -111,29 +106,26 @@ class Trainer:
         self._tasks: Mapping[str, Task] = {}
         self._reports: Generator[Report, None, None] | None = None
         self._checkpoint: Path | None = None
-        # Of the checkpoint that the coordinator has; None: it has none.
+        # Stamp of the checkpoint that the coordinator has; None: it has none.
         self._known: tuple[int, int] | None = None
-        # Of the thread that a call is under way in.
-        self._clock: int | None = None
+        # Of the thread that runs a call; None: none runs, or the system has no such clock.
+        self._clock: Callable[[], float] | None = None
 
     def computed(self) -> float | None:
-        """Return the processor time of the thread that works, in seconds; to be called from another.
+        """Return the processor time of the thread that works, in seconds; to be called from another thread.
 
         Returns:
-            None: nothing is under way, or the system does not tell.
+            None: nothing runs, or the system has no such clock.
         """
         clock = self._clock
-        # Windows has no such clocks.
-        if sys.platform == "win32" or clock is None:
-            return None
-        return time.clock_gettime(clock)
+        return None if clock is None else clock()
 
     def setup(self, tasks: bytes | Mapping[str, Task], terms: Terms) -> Ready | NoImages | Failed:
-        """Take the tasks.
+        """Get ready.
 
         Args:
-            tasks: Pickled, with the images as the name of their file; or unpickled, with the images.
-            terms: What is asked.
+            tasks: Pickled, with the name of the images' file; or unpickled, with the images themselves.
+            terms: What the coordinator asks.
         """
         try:
             with self._timed():
@@ -150,7 +142,7 @@ class Trainer:
                     for name, task in taken.items()
                 }
                 self._run = terms.run
-        except Exception as error:  # noqa: BLE001 (the coordinator tries again, or raises it)
+        except Exception as error:  # noqa: BLE001 (drivers and pickles raise anything; the coordinator decides)
             if isinstance(error, DataError) and isinstance(tasks, bytes):
                 return NoImages(reason=first_line(error))
             return failed_to_start(error)
@@ -158,7 +150,7 @@ class Trainer:
         return Ready(place=socket.gethostname() + gpus, node=node, pid=os.getpid())
 
     def begin(self, job: Job, token: str | None, kept: Bytes | None) -> bool:
-        """Take a job; nothing of it runs yet.
+        """Accept a job; nothing of it runs yet.
 
         Args:
             job: What to do.
@@ -166,7 +158,7 @@ class Trainer:
             kept: The checkpoint to go on from.
 
         Returns:
-            Whether this node has the coordinator's folder: then checkpoints need not travel.
+            Whether this node has the coordinator's folder: then checkpoints need not be sent.
 
         Raises:
             OSError: If there is no room for the checkpoint to go on from.
@@ -188,7 +180,7 @@ class Trainer:
         """Run an epoch.
 
         Returns:
-            The report, and the checkpoint if the coordinator does not have it.
+            The report, and the checkpoint if the coordinator lacks it.
         """
         with self._timed():
             assert self._reports is not None
@@ -196,10 +188,10 @@ class Trainer:
             if not isinstance(report, EpochResult):
                 self.stop()
                 return report, None
-            return report, self._unknown()
+            return report, self._new_checkpoint()
 
     def stop(self) -> None:
-        """Give the job up, if there is one."""
+        """End the job, if there is one."""
         if self._reports is not None:
             self._reports.close()
             self._reports = None
@@ -210,41 +202,39 @@ class Trainer:
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
-        """Let others see meanwhile how much this thread computes."""
-        # Not on every system. The time of the whole process would include Ray's, which is never idle.
-        if hasattr(time, "pthread_getcpuclockid"):
-            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        """Let `computed` read how much this thread computes in this context."""
+        self._clock = thread_clock()
         try:
             yield
         finally:
             self._clock = None
 
-    def _unknown(self) -> Bytes | None:
-        """Read the checkpoint if the coordinator does not have it; one that is gone costs nothing else."""
+    def _new_checkpoint(self) -> Bytes | None:
+        """Read the checkpoint if the coordinator lacks it; None also where it is gone."""
         if self._checkpoint is None:
             return None
         stamp = _stamp(self._checkpoint)
         if stamp in (None, self._known):
             return None
         try:
-            read = np.fromfile(self._checkpoint, dtype=np.uint8)
+            content = np.fromfile(self._checkpoint, dtype=np.uint8)
         except OSError:
             return None
         self._known = stamp
-        return read
+        return content
 
 
 def _check(versions: Mapping[str, str]) -> None:
-    """Refuse to work for another version, whose results might be others.
+    """Refuse to work for a coordinator of another version, whose results might differ.
 
     Raises:
-        StudyError: Naming them.
+        StudyError: Naming the versions.
     """
     for name, version in own_versions().items():
         if versions.get(name) != version:
             raise StudyError(
                 f"{socket.gethostname()} has {name} {version}, the coordinator {versions.get(name)}. "
-                "Install the same on every node."
+                "Install the same version on every node."
             )
 
 
@@ -255,23 +245,23 @@ def _n_beside(slots: Slots, node: str) -> int:
 
 
 def _with_budget(task: Task, terms: Terms, n_beside: int, *, n_tasks: int) -> Task:
-    """Let a task keep in this node's own folder, what this node has room for; its workers share that."""
+    """Choose a budget from this node's room and in its own folder; the node's workers share it."""
     if task.budget is None:
         return task
-    # The cache folder may be of a home that all nodes see.
+    # The cache folder may be in a home that all nodes see.
     folder = node_folder(Path(platformdirs.user_cache_dir("depthsearch")) / "features")
     budget = choose_budget(task.device, folder, memory_bytes=terms.memory_bytes, disk_bytes=terms.disk_bytes)
     if n_beside > 1:
-        # None of them outlives the others for sure, so that none can hold a folder in memory for all.
+        # Any of them may end first, so that none can hold a folder in shared memory for all.
         n_on_device = round(1 / terms.slots.num_gpus) if 0 < terms.slots.num_gpus < 1 else 1
         budget = budget.shared(None, n_workers=n_beside, n_on_device=n_on_device)
     return replace(task, budget=budget.divided(n_tasks))
 
 
 def _put(path: Path, kept: Bytes | None) -> None:
-    """Lay a checkpoint where the training looks for it; an older one goes."""
+    """Write a checkpoint where the training looks for it, or remove an older one."""
     if kept is None:
-        # Where nothing can be written, the training goes without checkpoints.
+        # Where nothing can be written, the training runs without checkpoints.
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return
@@ -280,7 +270,7 @@ def _put(path: Path, kept: Bytes | None) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return what tells versions of a file apart; None: there is none."""
+    """Return an identifier of a file's present version; None if there is no file."""
     try:
         stat = path.stat()
     except OSError:
@@ -289,19 +279,19 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _own_folder() -> Path:
-    """Name a folder of this process for checkpoints, made if possible; remove those that nobody needs."""
+    """Make this process's folder for checkpoints, if possible, and remove those of ended processes."""
     root, machine = Path(tempfile.gettempdir()), _machine()
     own = root / f"{PREFIX}-{machine}-{os.getpid()}-{start_of(os.getpid())}"
     with contextlib.suppress(OSError):
         own.mkdir(exist_ok=True, mode=0o700)
-        for left in root.glob(f"{PREFIX}-*"):
-            if left != own and _has_ended(left, machine):
-                shutil.rmtree(left, ignore_errors=True)
+        for folder in root.glob(f"{PREFIX}-*"):
+            if folder != own and _has_ended(folder, machine):
+                shutil.rmtree(folder, ignore_errors=True)
     return own
 
 
 def _has_ended(folder: Path, machine: str) -> bool:
-    """Whether a folder is of a worker that has ended; other machines may have theirs in the same place."""
+    """Return whether a folder belongs to a worker that has ended, perhaps on another machine."""
     parts = FOLDER.fullmatch(folder.name)
     if parts is None:
         return False
@@ -314,6 +304,6 @@ def _has_ended(folder: Path, machine: str) -> bool:
 
 
 def _machine() -> str:
-    """Name what numbers of processes belong to: host, boot and container, as far as the system tells."""
-    known = f"{socket.gethostname()} {this_machine()}"
-    return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
+    """Return a digest of host, boot and container, to which process numbers belong."""
+    machine = f"{socket.gethostname()} {this_machine()}"
+    return hashlib.blake2b(machine.encode(), digest_size=8).hexdigest()

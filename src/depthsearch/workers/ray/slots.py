@@ -9,13 +9,13 @@ from depthsearch.errors import SettingsError
 
 __all__ = ["Resources", "Slots", "plan_slots"]
 
-# What a node has, by Ray's names: ``CPU``, ``GPU`` and others.
+# The resources of a node, by Ray's names: ``CPU``, ``GPU`` and others.
 Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slots:
-    """Places for workers that take the same.
+    """Places for workers, all of the same size.
 
     Attributes:
         n_workers: How many are wanted; there may be room for fewer.
@@ -37,7 +37,7 @@ class Slots:
         return min(self.n_workers, *rooms) if rooms else self.n_workers
 
     def __str__(self) -> str:
-        """Name what a worker takes."""
+        """Write what a worker takes."""
         gpus = f"{self.num_gpus:g} GPU and " if self.num_gpus else ""
         return f"{gpus}{self.num_cpus:g} CPU{'' if self.num_cpus == 1 else 's'}"
 
