@@ -30,10 +30,30 @@ def pytest_configure(config: pytest.Config) -> None:
     set_hypothesis_home_dir(Path(folder.name) / "hypothesis")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _quick_garbage_collection():
     """Leave what is imported out of the full collections that follow every trial: half the time of one."""
+    gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_read_once():
+    """Keep the migrations that Optuna reads again for each database: four fifths of the time to open one."""
+    from alembic.script import ScriptDirectory
+
+    read = ScriptDirectory.from_config
+    kept = {}
+
+    def from_config(config):
+        place = config.get_main_option("script_location")
+        if place not in kept:
+            kept[place] = read(config)
+        return kept[place]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", from_config)
+        yield
 
 
 @pytest.fixture(scope="session")
