@@ -25,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = folder.name
     # Tests run side by side, and each is small.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Where one asks for two threads, they leave the core to the other tests while they wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HF_HOME"] = str(Path(folder.name) / "hub")
     os.environ["HF_HUB_OFFLINE"] = "1"
     set_hypothesis_home_dir(Path(folder.name) / "hypothesis")
