@@ -25,15 +25,37 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = folder.name
     # Tests run side by side, and each is small.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Where one asks for two threads, they leave the core to the other tests while they wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HF_HOME"] = str(Path(folder.name) / "hub")
     os.environ["HF_HUB_OFFLINE"] = "1"
     set_hypothesis_home_dir(Path(folder.name) / "hypothesis")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _quick_garbage_collection():
     """Leave what is imported out of the full collections that follow every trial: half the time of one."""
+    gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_read_once():
+    """Keep the migrations that Optuna reads again for each database: four fifths of the time to open one."""
+    from alembic.script import ScriptDirectory
+
+    read = ScriptDirectory.from_config
+    kept = {}
+
+    def from_config(config):
+        place = config.get_main_option("script_location")
+        if place not in kept:
+            kept[place] = read(config)
+        return kept[place]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", from_config)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,18 @@
 """Backbones of torchvision, of transformers and of a file, made small.
 
-Loaded before caches are pointed elsewhere: what reads their places is imported only once it is used.
+Loaded before caches are pointed elsewhere, and by the process that only hands out tests: PyTorch and what
+reads those places are imported only once they are used.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-import torchvision
+
+if TYPE_CHECKING:
+    import torch
 
 TINY = "torchvision:shufflenet_v2_x0_5"
 
@@ -53,6 +58,9 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def put_weights(folder: Path, name: str, entry: str = "DEFAULT") -> dict[str, torch.Tensor]:
     """Put random weights where torchvision's are kept once they are downloaded."""
+    import torch
+    import torchvision
+
     from depthsearch.models.backbones import torchvision_source
 
     chosen = torchvision.models.get_model_weights(name)[entry]
@@ -67,6 +75,8 @@ def put_weights(folder: Path, name: str, entry: str = "DEFAULT") -> dict[str, to
 def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ResNet of transformers' with its processor, as save_pretrained writes them."""
     transformers = pytest.importorskip("transformers")
+    import torch
+
     folder = tmp_path_factory.mktemp("hf") / "tiny"
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3
@@ -84,6 +94,8 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small vision transformer of transformers', which says itself which images it takes."""
     transformers = pytest.importorskip("transformers")
+    import torch
+
     folder = tmp_path_factory.mktemp("hf") / "vit"
     config = transformers.ViTConfig(
         hidden_size=16,

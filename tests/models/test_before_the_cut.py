@@ -23,21 +23,22 @@ from depthsearch import Cut, freeze_before, list_cuts
 from depthsearch.errors import CutError
 from depthsearch.models.tracing.inputs import input_size, logits_of
 
-# The smallest model of each of timm's modules, and an image size in pixels where it takes a smaller one.
+# The smallest model of each of timm's modules, and an image size in pixels where it takes a smaller one:
+# four kinds in the default run, all others of each kind in the slow one.
 FAST = {
-    "test_byobnet": 64,
-    "test_convnext": 64,
     "test_efficientnet": 64,
     "test_mambaout": 64,
-    "test_nfnet": 64,
     "test_resnet": 64,
     "test_vit": 160,
+}
+SLOW = {
+    "test_byobnet": 64,
+    "test_convnext": 64,
+    "test_nfnet": 64,
     "test_vit_relpos": 160,
     "efficientvim_m1": 96,
     "mobilenetv3_small_050": 64,
     "starnet_s050": 64,
-}
-SLOW = {
     "cait_xxs24_224": 224,
     "coat_tiny": 224,
     "convit_tiny": 224,
@@ -127,15 +128,32 @@ WITHOUT_WEIGHTS = [
     "volo_d1_224",
     "xception41p",
 ]
+# Without weights an LSTM is computed step by step: a minute of four seconds.
+SHORTER = {"sequencer2d_s": {"img_size": 28, "layers": (1, 1, 1, 1)}}
 # Of their classifiers those that are small; all of them are run without weights.
 TORCHVISION_FAST = {
-    "googlenet": 96,
-    "mobilenet_v3_small": 64,
     "resnet18": 64,
-    "shufflenet_v2_x0_5": 64,
     "squeezenet1_1": 64,
 }
-TORCHVISION = torchvision.models.list_models(module=torchvision.models)
+# Only wider or deeper than one of the others.
+LARGER = {
+    *("convnext_base", "convnext_large", "convnext_small"),
+    *("densenet161", "densenet169", "densenet201"),
+    *("efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5"),
+    *("efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m"),
+    *("mnasnet0_75", "mnasnet1_0", "mnasnet1_3"),
+    *("regnet_x_16gf", "regnet_x_1_6gf", "regnet_x_32gf", "regnet_x_3_2gf", "regnet_x_800mf"),
+    *("regnet_x_8gf", "regnet_y_128gf", "regnet_y_16gf", "regnet_y_1_6gf", "regnet_y_32gf"),
+    *("regnet_y_3_2gf", "regnet_y_800mf", "regnet_y_8gf"),
+    *("resnet101", "resnet152", "resnet34"),
+    *("resnext101_32x8d", "resnext101_64x4d"),
+    *("shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"),
+    *("swin_b", "swin_s", "swin_v2_b", "swin_v2_s"),
+    *("vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+    *("vit_b_16", "vit_h_14", "vit_l_16", "vit_l_32"),
+    "wide_resnet101_2",
+}
+TORCHVISION = [n for n in torchvision.models.list_models(module=torchvision.models) if n not in LARGER]
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -263,7 +281,7 @@ def test_a_model_whose_attention_mixes_images_is_refused():
 @pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
 def test_what_is_used_before_the_cut_is_frozen_in_large_models(name):
     with torch.device("meta"):
-        assert_all_frozen_right(lambda: timm.create_model(name, num_classes=5), None)
+        assert_all_frozen_right(lambda: timm.create_model(name, num_classes=5, **SHORTER.get(name, {})), None)
 
 
 @pytest.mark.parametrize("name", TORCHVISION_FAST)
@@ -288,7 +306,9 @@ def regnets_on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_what_is_used_before_the_cut_is_frozen_in_all_of_torchvisions_classifiers(name, regnets_on_meta):
+def test_what_is_used_before_the_cut_is_frozen_in_every_kind_of_torchvisions_classifiers(
+    name, regnets_on_meta
+):
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     size = 299 if name == "inception_v3" else None
     with torch.device("meta"):
@@ -315,11 +335,18 @@ HEADS = {
 }
 
 
-LARGE = ("caformer_s18", "volo_d1_224", "torchvision:maxvit_t", "torchvision:swin_v2_t", "levit_128s")
+# In the default run: linear classifiers, one that is a convolution, one of several layers, two at once.
+QUICK = (
+    "vgg11",
+    "resnet18",
+    "torchvision:squeezenet1_1",
+    "torchvision:vit_b_16",
+    "deit_tiny_distilled_patch16_224",
+)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in HEADS]
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in HEADS]
 )
 def test_at_the_last_cut_all_that_is_the_head_learns_and_nothing_else(name):
     family, _, rest = name.rpartition(":")

@@ -22,13 +22,11 @@ MODELS = [
     "densenet121",
     "resnet50",
     "resnetblur50",
-    "seresnet50",
     "vgg16",
     "mobilenetv3_large_100",
     "efficientnet_b0",
-    "inception_v3",
     "convnext_atto",
-    "dm_nfnet_f0",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("seresnet50", "inception_v3", "dm_nfnet_f0")),
 ]
 
 
@@ -39,15 +37,14 @@ def build(name: str) -> nn.Module:
 
 
 @cache
-def cuts_of(name: str, kinds: tuple[str, ...] = ("conv", "pool", "concat")) -> list[Cut]:
-    with torch.device("meta"):
-        return list_cuts(build(name), kinds)
-
-
-@cache
 def graph_of(name: str) -> LayerGraph:
     with torch.device("meta"):
         return trace(build(name))
+
+
+@cache
+def cuts_of(name: str, kinds: tuple[str, ...] = ("conv", "pool", "concat")) -> list[Cut]:
+    return module.cuts_of(graph_of(name), build(name), kinds)
 
 
 def picked(name: str, layers: list[str | int], kinds: tuple[str, ...] = DEFAULT_KINDS) -> list[Cut]:
@@ -264,7 +261,7 @@ def test_only_the_kinds_asked_for_are_candidates(kind):
         ("densenet121", 58, "features.denseblock1.denselayer1", "features.denseblock4.denselayer16"),
         ("efficientnet_b0", 16, "blocks.0.0", "blocks.6.0"),
         ("convnext_atto", 12, "stages.0.blocks.0", "stages.3.blocks.1"),
-        ("dm_nfnet_f0", 12, "stages.0.0", "stages.3.2"),
+        pytest.param("dm_nfnet_f0", 12, "stages.0.0", "stages.3.2", marks=pytest.mark.slow),
     ],
 )
 def test_blocks_are_the_repeated_units(name, n_blocks, first, last):

@@ -1,5 +1,6 @@
 """Training promising cuts again: what is planned, that it goes on after a stop, and on which images."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +36,12 @@ N_TRIALS = 7
 class Study:
     """A searched study in a database of its own, opened anew for each call, as by another process."""
 
-    def __init__(self, folder: Path, open_storage: Any, task: Task, space: SearchSpace) -> None:
+    def __init__(
+        self, folder: Path, open_storage: Any, task: Task, space: SearchSpace, *, searched: Path | None = None
+    ) -> None:
         folder.mkdir()
+        if searched:
+            shutil.copy(searched, folder / "studies.db")
         self.folder, self.task, self.space = folder, task, space
         self.storage = open_storage(f"sqlite:///{folder}/studies.db")
 
@@ -62,12 +67,19 @@ class Study:
         return {(t.user_attrs["confirms"], t.user_attrs["seed"]): t.value for t in self.confirming()}
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, open_quick_storage, task, space) -> Path:
+    """Search once for all tests of this module: the database, as none of them has it open."""
+    study = Study(tmp_path_factory.mktemp("searched") / "s", open_quick_storage, task, space)
+    study.search()
+    study.storage.engine.dispose()
+    return study.folder / "studies.db"
+
+
 @pytest.fixture
-def make(tmp_path: Path, open_quick_storage, task, space):
-    def make_(name: str = "one", task: Task = task) -> Study:
-        study = Study(tmp_path / name, open_quick_storage, task, space)
-        study.search()
-        return study
+def make(searched: Path, tmp_path: Path, open_quick_storage, task, space):
+    def make_(name: str = "one") -> Study:
+        return Study(tmp_path / name, open_quick_storage, task, space, searched=searched)
 
     return make_
 
@@ -177,7 +189,7 @@ def test_none_is_pruned_and_the_search_counts_its_own_trials_only(study: Study) 
 
 
 def test_trials_of_the_search_that_wait_are_left_to_the_search(
-    make, tmp_path, open_quick_storage, task, space
+    tmp_path, open_quick_storage, task, space
 ) -> None:
     short = Study(tmp_path / "short", open_quick_storage, task, space)
     short.search(3)
