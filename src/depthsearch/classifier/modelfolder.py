@@ -258,7 +258,7 @@ def _network(folder: Path, ours: Mapping[str, Any], backbone: str | None) -> nn.
 
 
 def _timm_loads(model: nn.Module, name: str, architecture: str, num_classes: int, channels: int) -> bool:
-    """Whether timm builds a model with the same tensors by itself, as it does with a linear head.
+    """Return whether timm builds a model with the same tensors by itself, as it does with a linear head.
 
     Without this package timm does not know the architectures that it has registered.
     """

@@ -306,7 +306,7 @@ def _upright(image: Image.Image, pixels: Image.Image | None = None) -> Image.Ima
     Pillow's own ``exif_transpose`` writes the tags anew, which fails on damaged ones that nobody needs.
     """
     orientation = None
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # damaged tags may raise anything
         orientation = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     shown = image if pixels is None else pixels
     return shown if orientation is None else shown.transpose(orientation)

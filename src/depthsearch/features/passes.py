@@ -67,7 +67,7 @@ class PassSize:
 
 
 def _free_bytes() -> int:
-    """Memory of the current GPU that can be had: what nobody has, and what PyTorch holds unused."""
+    """Count the memory of the current GPU that can be had: what nobody has, and what PyTorch holds unused."""
     unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return int(torch.cuda.mem_get_info()[0] + unused)
 

@@ -197,7 +197,7 @@ def _gradients(
 
 
 def _is_random(module: nn.Module) -> bool:
-    """Whether a module has nothing of its own and runs as one operation, so that only its mode matters."""
+    """Return whether a module has no submodules, so that only its mode matters."""
     return not any(True for _ in module.children())
 
 
@@ -214,7 +214,7 @@ def _ran(graph: LayerGraph, part: nn.Module, images: torch.Tensor, name: str, mo
 
 
 def _are_close(value: torch.Tensor, expected: torch.Tensor, *, floor: float = 0.0) -> bool:
-    """Whether two tensors are equal but for rounding, relative to their size or to a floor."""
+    """Return whether two tensors are equal but for rounding, relative to their size or to a floor."""
     if value.shape != expected.shape:
         return False
     if not expected.isfinite().all():

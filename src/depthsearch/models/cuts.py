@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError, TraceError
 from depthsearch.models.headplace import NO_HEAD, find_head, is_within
-from depthsearch.models.numbering import Numbered, number_layers
+from depthsearch.models.numbering import Numbered, layer_name, number_layers
 from depthsearch.models.tracing.graph import Layer, LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
 from depthsearch.models.tracing.trace import trace
@@ -81,8 +81,7 @@ class Cut:
     @property
     def named(self) -> str:
         """Name the cut within its backbone."""
-        names = [self.keras_name, self.name] if self.keras_name else [self.name]
-        return f"layer {self.layer} ({', '.join(names)})"
+        return layer_name(self.layer, self.keras_name, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

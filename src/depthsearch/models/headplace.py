@@ -75,7 +75,7 @@ def _beginning(graph: LayerGraph, model: nn.Module, paths: Sequence[str]) -> tup
 
 
 def _start(graph: LayerGraph, path: str) -> int:
-    """Position at which a module begins to run; behind everything if it does not."""
+    """Return the position at which a module begins to run; behind everything if it does not."""
     return min((layer.start for layer in _layers_in(graph, path)), default=len(graph.nodes))
 
 
@@ -84,7 +84,7 @@ def _layers_in(graph: LayerGraph, path: str) -> Iterator[Layer]:
 
 
 def _is_all(graph: LayerGraph, paths: Sequence[str]) -> bool:
-    """Whether from the first of some modules on no other layer with weights is on the way to the logits."""
+    """Return whether some modules hold every layer with weights from their first one to the logits."""
     start = min(_start(graph, path) for path in paths)
     needed = _needed(graph)
     late = (
@@ -106,14 +106,14 @@ def _needed(graph: LayerGraph) -> set[int]:
 
 
 def _has_weights(graph: LayerGraph, layer: Layer) -> bool:
-    """Whether an operation is a convolution or a linear layer, or a module run whole with some inside."""
+    """Return whether an operation is a weighted layer, or a module run whole that holds one."""
     if layer.name != layer.module:
         return layer.kind == "conv"
     return any(map(is_weighted, graph.traced.get_submodule(layer.module).modules()))
 
 
 def _adds_nothing(graph: LayerGraph, around: str, path: str) -> bool:
-    """Whether a module has no layer with weights that is not in the one inside it, on the way to a path."""
+    """Return whether a module holds no more weighted layers than the next one inside it towards a path."""
     outer, inner = (
         sum(len(layer.weight_shape) >= 2 for layer in _layers_in(graph, module))
         for module in (around, _inner(around, path))
@@ -165,7 +165,7 @@ def _classifies(graph: LayerGraph, modules: dict[str, nn.Module], node: fx.Node,
 
 
 def _feeds_another(nodes: dict[fx.Node, bool]) -> bool:
-    """Whether the output of one of some nodes is needed for that of another."""
+    """Return whether the output of one of some nodes is needed for that of another."""
     waiting = [source for node in nodes for source in node.all_input_nodes]
     seen: set[fx.Node] = set()
     while waiting:

@@ -273,5 +273,5 @@ def without_dropout(head: nn.Module) -> nn.Module:
 
 
 def head_macs(head: nn.Module) -> int:
-    """MACs of a head of `make_head` for one sample: each of its weights is used once."""
+    """Count the MACs of a head of `make_head` for one sample: each of its weights is used once."""
     return sum(m.in_features * m.out_features for m in head.modules() if isinstance(m, nn.Linear))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from depthsearch.models.tracing.graph import Layer, LayerGraph
 
-__all__ = ["Numbered", "keras_architecture", "number_layers"]
+__all__ = ["Numbered", "keras_architecture", "layer_name", "number_layers"]
 
 # Layers that Keras' include_top=False leaves out, such as MobileNetV3's conv_head.
 HEADS: tuple[tuple[str, ...], ...] = ((), ("conv",), ("conv", "norm"))
@@ -53,6 +53,11 @@ class _Architecture:
     name: str
     n_layers: int
     rows: tuple[_Row, ...]
+
+
+def layer_name(number: int, keras_name: str | None, path: str) -> str:
+    """Name a layer as every output does: number, Keras name where there is one, module path."""
+    return f"layer {number} ({f'{keras_name}, ' if keras_name else ''}{path})"
 
 
 def keras_architecture(graph: LayerGraph) -> str | None:

@@ -81,7 +81,7 @@ def filled_up(rows: torch.Tensor, device: Device, elements: Collection[int] = MO
 
 
 def _is_even(n_elements: int, n_threads: int) -> bool:
-    """Whether every part of a division among threads is a whole number of steps."""
+    """Return whether every part of a division among threads is a whole number of steps."""
     n_parts = min(n_threads, math.ceil(n_elements / GRAIN))
     part = math.ceil(n_elements / n_parts)
     return part % STEP == 0 and n_elements % STEP == 0

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut, find_blocks
-from depthsearch.models.numbering import number_layers
+from depthsearch.models.numbering import layer_name, number_layers
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 
@@ -51,8 +51,7 @@ class MapLayer:
 
     def __str__(self) -> str:
         """Name the layer as every output does: number, Keras name, module path."""
-        names = [self.keras_name, self.name] if self.keras_name else [self.name]
-        return f"layer {self.number} ({', '.join(names)})"
+        return layer_name(self.number, self.keras_name, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

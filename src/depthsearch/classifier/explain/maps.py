@@ -103,7 +103,7 @@ class Comparison:
     layers: tuple[MapLayer, ...]
 
     def is_frozen(self, layer: MapLayer) -> bool | None:
-        """Whether a layer was frozen in fine-tuning; None where the cut is not known."""
+        """Return whether a layer was frozen in fine-tuning; None where the cut is not known."""
         return None if self.cut_position is None else layer.position < self.cut_position
 
 
@@ -127,7 +127,7 @@ class Explanation:
         return None if self.photo.true is None else self.after.predicted == self.photo.true
 
     def unchanged(self, layer: MapLayer) -> bool:
-        """Whether a layer's maps are the same to the bit before and after fine-tuning."""
+        """Return whether a layer's maps are the same to the bit before and after fine-tuning."""
         if self.before is None or layer.name not in self.before.maps:
             return False
         return torch.equal(self.before.maps[layer.name], self.after.maps[layer.name])

@@ -282,7 +282,7 @@ def _unseen(folder: Path, error: OSError) -> DataError:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one; a link that goes in circles is none."""
+    """Return whether an entry is a folder, or a link to one; a link that goes in circles is none."""
     try:
         return entry.is_dir()
     except OSError:

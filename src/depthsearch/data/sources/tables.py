@@ -82,7 +82,7 @@ class Table:
     rows: tuple[Row, ...]
 
     def has(self, column: str) -> bool:
-        """Whether there is a column, whatever its case."""
+        """Return whether there is a column, whatever its case."""
         return column in map(_key, self.columns)
 
     def require(self, column: str, meaning: str) -> None:

@@ -76,7 +76,7 @@ def gaps_remain(
     *,
     skip_unreadable: bool,
 ) -> bool:
-    """Whether the images missing in a store are still unreadable.
+    """Return whether the images missing in a store are still unreadable.
 
     A file can become readable with its size and time unchanged: by its permissions, or by a disk
     that is back.

@@ -263,7 +263,7 @@ class Files:
         return used <= self.budget_bytes and unwritten <= shutil.disk_usage(self.folder).free
 
     def _is_of_others(self, key: str, used_at: float) -> bool:
-        """Whether a file seems to be in use by another process, whose plan is another."""
+        """Return whether a file seems to be in use by another process, whose plan is another."""
         return key not in self._used and time.time() - used_at < IN_USE_SECONDS
 
 

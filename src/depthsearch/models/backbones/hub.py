@@ -52,7 +52,7 @@ def answers(ask: Callable[[], None]) -> bool:
     answered = threading.Event()
 
     def try_it() -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # a hub's client may raise anything
             ask()
             answered.set()
 

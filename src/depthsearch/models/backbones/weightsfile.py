@@ -235,7 +235,7 @@ def differences(expected: State, given: State) -> list[str]:
 
 
 def _is_like(given: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether a tensor is numbers in memory that another can be filled with: whole ones would be scaled."""
+    """Return whether a tensor's values can fill another; integers are refused where floats are expected."""
     if given.layout is not torch.strided or given.device.type != "cpu" or given.is_complex():
         return False
     return given.is_floating_point() or not expected.is_floating_point()

@@ -159,9 +159,9 @@ class LayerGraph:
         return sorted(needed, key=order.__getitem__)
 
     def _is_known(self, node: fx.Node) -> bool:
-        """Whether a value is at hand behind a cut without being recomputed."""
+        """Return whether a value is at hand behind a cut without being recomputed."""
         return self.carried[node] or node in self.constants
 
     def _is_lost(self, node: fx.Node) -> bool:
-        """Whether a value that is not at hand behind a cut cannot be recomputed there either."""
+        """Return whether a value that is not at hand behind a cut cannot be recomputed there either."""
         return node.op == "call_module" and node in self.from_pixels

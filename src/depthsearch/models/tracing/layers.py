@@ -92,7 +92,7 @@ def list_layers(
 
 
 def _is_layer(node: fx.Node, run: Run) -> bool:
-    """Whether a node is an operation to be listed: not a slice, nor what takes a module's tuple apart."""
+    """Return whether a node is to be listed: not a slice, nor a part taken from a module's tuple."""
     return node not in run.partial and (node in run.shapes or node.op == "call_module")
 
 
@@ -211,7 +211,7 @@ def _is_buffer(weight: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _reduces_image(node: fx.Node, run: Run) -> bool:
-    """Whether a mean or maximum runs over height and width (of NCHW or NHWC) and not over channels."""
+    """Return whether a mean or maximum runs over height and width (of NCHW or NHWC) and not over channels."""
     source = run.shapes.get(node.all_input_nodes[0], ())
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     if len(source) != 4 or not isinstance(dims, list | tuple):

@@ -121,7 +121,7 @@ class Run(fx.Interpreter):
         return result
 
     def _is_packed(self, source: fx.Node) -> bool:
-        """Whether a value is what a module has returned beside a tensor, or made of that."""
+        """Return whether a value is what a module has returned beside a tensor, or made of that."""
         is_module = source.op == "call_module" and source not in self.shapes
         return is_module or source in self.constants
 
@@ -175,7 +175,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _memory(tensor: torch.Tensor) -> int:
-    """Address of the memory that holds a tensor; 0: it has none."""
+    """Return the address of the memory that holds a tensor; 0: it has none."""
     if tensor.is_meta or tensor.layout is not torch.strided:
         return 0
     return tensor.untyped_storage().data_ptr()

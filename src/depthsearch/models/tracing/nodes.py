@@ -32,7 +32,7 @@ class Watching(fx.Interpreter):
 
 
 def module_around(node: fx.Node) -> str:
-    """Path of the module in whose forward an operation stands."""
+    """Return the path of the module in whose forward an operation stands."""
     stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
     if node.op == "call_module":
         stack = stack[:-1]
@@ -40,7 +40,7 @@ def module_around(node: fx.Node) -> str:
 
 
 def module_path(node: fx.Node) -> str:
-    """Path of the leaf module that a node calls, or of the module in whose forward() it stands."""
+    """Return the path of the leaf module that a node calls, or of the module in whose forward() it stands."""
     return str(node.target) if node.op == "call_module" else module_around(node)
 
 

@@ -232,6 +232,6 @@ def _autograd_functions() -> dict[types.CodeType, str]:
 
 
 def _asks_for_mode(module: nn.Module) -> bool:
-    """Whether the module computes something else in training (its trace would be fixed to one mode)."""
+    """Return whether a module computes something else in training: a trace would fix one mode."""
     code = getattr(type(module).forward, "__code__", None)
     return code is not None and "training" in code.co_names
