@@ -122,9 +122,9 @@ def _on_a_cluster(options: StudyOptions, tasks: Mapping[str, Task], say: Say) ->
         disk_bytes=options.keep_disk,
         hung_seconds=options.hung_after or HUNG_SECONDS,
     )
-    wanted, n_there = executor.slots.n_workers, len(executor.places)
+    n_asked, n_there = executor.slots.n_workers, len(executor.places)
     n_nodes = len({place.node for place in executor.places.values()})
-    later = f", {wanted - n_there} more once there is room" if n_there < wanted else ""
+    later = f", {n_asked - n_there} more once there is room" if n_there < n_asked else ""
     say(
         Note(
             text=f"Workers   {n_there} on {n_nodes} {'node' if n_nodes == 1 else 'nodes'} of a Ray cluster"

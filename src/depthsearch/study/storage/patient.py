@@ -110,7 +110,7 @@ class PatientStorage(ConnectedStorage):
                 return result
             began = time.monotonic() if began is None else began
             may_be_done |= away.may_be_done
-            self._wait(away, began, patience, tell=patience_seconds is None)
+            self._wait(away, began, patience, warns=patience_seconds is None)
 
     @contextlib.contextmanager
     def hurried(self, patience_seconds: float) -> Iterator[None]:
@@ -138,7 +138,7 @@ class PatientStorage(ConnectedStorage):
             raise StorageError(f"The database {self._shown} cannot be used: {reason_of(error)}") from error
         return away
 
-    def _wait(self, away: Away, began: float, patience: float, *, tell: bool) -> None:
+    def _wait(self, away: Away, began: float, patience: float, *, warns: bool) -> None:
         """Wait until the database answers.
 
         Raises:
@@ -149,12 +149,12 @@ class PatientStorage(ConnectedStorage):
             while True:
                 gone = time.monotonic() - began
                 if gone >= patience:
-                    if tell:
+                    if warns:
                         self._away_since = None
                     raise StorageError(
                         f"The database {self._shown} has been away for {gone:.0f} s: {away.reason}"
                     ) from away
-                if tell and (not away.is_lock or gone >= self._busy):
+                if warns and (not away.is_lock or gone >= self._busy):
                     self._is_away(began, away, patience)
                 time.sleep(min(pause, patience - gone))
                 if away.is_lock:

@@ -7,6 +7,7 @@ Checkpoints come back with each epoch, so that a trial can go on on another node
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 import time
@@ -96,31 +97,20 @@ class RayWorkers:
         self.slots = plan_slots(
             nodes, on_gpus=on_gpus, n_workers=n_workers, num_cpus=num_cpus, num_gpus=num_gpus
         )
-        terms = Terms(
-            run=run,
-            versions=own_versions(),
-            slots=self.slots,
-            memory_bytes=memory_bytes,
-            disk_bytes=disk_bytes,
-        )
-        # Where every node finds it.
-        self._terms = self._ray.put(terms)
+        self._terms = self._put_terms(run, memory_bytes, disk_bytes)
         self._tasks = tasks
         self._pickled = self._ray.put(pickle.dumps(dict(tasks)))
-        self._carried: Any = None
         self._actor = actor_class(self._ray, self.slots)
-        self._workers = [
-            ActorPlace(ray=self._ray, number=number + 1, hung_seconds=hung_seconds)
-            for number in range(self.slots.n_workers)
-        ]
+        numbers = range(1, self.slots.n_workers + 1)
+        self._workers = [ActorPlace(ray=self._ray, number=n, hung_seconds=hung_seconds) for n in numbers]
         self._waiting: list[Job] = []
         self._reports: list[tuple[int | str, Report]] = []
-        # Keys of jobs that an actor was given and could not begin.
+        # Keys of jobs that an actor could not begin.
         self._not_begun: set[int | str] = set()
         self._tokens = Tokens()
         # Since when there is no worker; None: there is one.
         self._none_since: float | None = None
-        self._has_told = False
+        self._has_warned = False
         self._looked = time.monotonic()
         self._why_none = f"none has started yet, or no node has {self.slots} free for one"
         self._keep_alive()
@@ -238,6 +228,23 @@ class RayWorkers:
         ):
             self.wait(TICK_SECONDS)
 
+    def _put_terms(self, run: JobRunner, memory_bytes: int | None, disk_bytes: int | None) -> Any:
+        """Put what is asked of all workers where every node finds it."""
+        return self._ray.put(
+            Terms(
+                run=run,
+                versions=own_versions(),
+                slots=self.slots,
+                memory_bytes=memory_bytes,
+                disk_bytes=disk_bytes,
+            )
+        )
+
+    @functools.cached_property
+    def _carried(self) -> Any:
+        """The tasks with their images, put where every node finds them once one of them lacks the file."""
+        return self._ray.put(_carried(self._tasks))
+
     def _keep_alive(self) -> None:
         """Start the actors that are missing, and end those that hang.
 
@@ -254,10 +261,10 @@ class RayWorkers:
             self._none_since = None
             return
         if self._none_since is None:
-            self._none_since, self._has_told = now, False
+            self._none_since, self._has_warned = now, False
         waited = now - self._none_since
-        if waited > NOTE_SECONDS and not self._has_told:
-            self._has_told = True
+        if waited > NOTE_SECONDS and not self._has_warned:
+            self._has_warned = True
             log.warning("Waiting for a worker of the cluster: %s", self._why_none)
         if waited > self._patience_seconds:
             raise StudyError(
@@ -323,8 +330,6 @@ class RayWorkers:
         """Note whether an actor can work, and send it the images if it lacks them."""
         if isinstance(answer, NoImages):
             log.info("worker %d gets the images from here: %s", worker.number, answer.reason)
-            if self._carried is None:
-                self._carried = self._ray.put(_carried(self._tasks))
             worker.set_up(self._carried, self._terms)
         elif isinstance(answer, Ready):
             worker.ready = answer
