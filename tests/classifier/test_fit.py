@@ -756,6 +756,7 @@ def test_an_onnx_file_takes_pixels_and_gives_probabilities(exported, middle, tas
     assert json.loads(metadata["classes"]) == list(classifier.classes)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_that_computes_something_else_is_refused(exported, middle, task, monkeypatch) -> None:
     other = depthsearch.load(middle.folder, device="cpu")
     with torch.no_grad():

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import fields
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import optuna
@@ -60,9 +61,11 @@ def study_arguments(pictures: Path, url: str, *, epochs: int = 1) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run that study to its end, in a process of its own."""
-    command = [sys.executable, "-m", "depthsearch", *arguments, "--json"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run that study to its end."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main([*arguments, "--json"])
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def status_of(argv: list[str]) -> int:

@@ -89,6 +89,7 @@ def test_a_changed_file_is_another_study(here: Path, capsys) -> None:
     assert "The network net.py:make of study 'net-make-digits' has changed. Restore it" in complaint
 
 
+@pytest.mark.slow
 def test_workers_of_their_own_process_train_a_function(here: Path) -> None:
     run(*study("net.py:make", image_size="32", workers="2"))
     assert len(_complete("net-make-digits")) == 2
@@ -120,6 +121,7 @@ def _saved(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_answer_of_one_backbone_is_trained_though_layers_of_another_were_picked(
     here: Path, capsys
 ) -> None:

@@ -160,6 +160,7 @@ def test_one_model_serves_several_cuts_when_each_is_undone(run, trainings) -> No
         assert torch.equal(tensor, names["weights"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:Found .* module.s. in eval mode at the start of training",
     "ignore:.*does not have many workers",
@@ -190,6 +191,7 @@ def test_skorch_trains_what_is_behind_the_cut(run, trainings) -> None:
     assert_is_pruned(names["objective"])
 
 
+@pytest.mark.slow
 def test_hugging_faces_trainer_searches_the_cut_without_a_warning(run, trainings, capfd, caplog) -> None:
     need("transformers")
     need("accelerate")

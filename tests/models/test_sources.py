@@ -410,6 +410,7 @@ def test_the_model_that_a_function_hands_out_each_time_is_left_alone(here: Path)
     assert not hasattr(one, "pretrained_cfg")
 
 
+@pytest.mark.slow
 def test_a_process_that_has_not_run_the_file_can_unpickle_the_backbone(here: Path) -> None:
     loaded = load_backbone("net.py:make", image_size=32)
     image = torch.rand(1, 3, 32, 32)
