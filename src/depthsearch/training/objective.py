@@ -266,9 +266,7 @@ def _train_point(
     linear = only_linear_layer(suffix, task.backbone.classifier)
     if linear is not None:
         return suffix, solve(suffix, linear, shown, judged, recipe, task.device, suffix_macs=macs)
-    return suffix, train(
-        suffix, shown, judged, recipe, task.device, suffix_macs=macs, checkpoint=checkpoint
-    )
+    return suffix, train(suffix, shown, judged, recipe, task.device, suffix_macs=macs, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
