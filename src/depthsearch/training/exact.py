@@ -122,7 +122,7 @@ class _Problem:
         self.n_passes = 0
 
     def solve(self, strength: float, *, is_final: bool = False) -> None:
-        """Minimise from where the last strength has ended; to compare strengths a rough solution is enough."""
+        """Minimise from where the last strength has ended, roughly where it is only to be compared."""
         weight, bias = self.weight.clone().requires_grad_(), self.bias.clone().requires_grad_()
         # Float32 rounds the gradient itself at about this.
         tolerance = 1e-6 if is_final and weight.dtype == torch.float64 else 1e-4
