@@ -43,6 +43,8 @@ SPLIT_SHARES = (0.03, 0.3)
 KINSHIPS = (0.2, 0.5, 0.8, 0.95)
 # Of the grid's weight; the rest changes nothing that is shown.
 KEPT_WEIGHT = 0.98
+# What is enough to compare what settings promise.
+WEIGHED = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,9 @@ class Response:
         """
         total = np.zeros(len(places))
         n = len(self._places)
-        for weight, fit in zip(self._weights, self._fitted, strict=True):
+        kept = slice(int(np.searchsorted(np.cumsum(self._weights), WEIGHED)) + 1)
+        weights = self._weights[kept] / self._weights[kept].sum()
+        for weight, fit in zip(weights, self._fitted[kept], strict=True):
             rivals = fit.mean + self._to_trials(fit, over, over_backbones) @ fit.residual
             to_trials = self._to_trials(fit, places, backbones)
             mean = fit.mean + to_trials @ fit.residual

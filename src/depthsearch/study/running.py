@@ -8,6 +8,8 @@ is one. A trial whose worker is lost goes on elsewhere likewise, a few times.
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +23,7 @@ from optuna.trial import Trial, TrialState
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.results.stored import curve_key
+from depthsearch.search.gain import PAUSED, is_paused
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
@@ -32,6 +35,7 @@ from depthsearch.study.events import (
     Event,
     TrialEnded,
     TrialLost,
+    TrialPaused,
     TrialStarted,
     Waiting,
 )
@@ -48,6 +52,7 @@ from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, 
 POLL_SECONDS = 1.0
 
 NextTrial = Callable[[], Trial | None]
+ShouldPause = Callable[[int], bool]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +93,8 @@ class Run:
         *,
         n_trials: int = 0,
         sampler: Callable[[int], BaseSampler] | None = None,
+        should_pause: ShouldPause = lambda number: False,
+        until: float = math.inf,
     ) -> None:
         """Prepare to run trials.
 
@@ -100,6 +107,8 @@ class Run:
             held: The study's lease.
             n_trials: Of the search, in total: what is worth keeping depends on what is still to come.
             sampler: Gives the sampler of a trial by its number, for orphans without all their values.
+            should_pause: Says after an epoch whether a trial that may be stopped is to wait.
+            until: When everything under way is to wait, by `time.monotonic`.
         """
         self.study = study
         self.tasks = tasks
@@ -110,6 +119,8 @@ class Run:
         self._held = held
         self._n_trials = n_trials
         self._sampler = sampler
+        self._should_pause = should_pause
+        self._until = until
         self._under_way: dict[int, _RunningTrial] = {}
         self._to_go_on: list[_RunningTrial] = []
         self._to_probe: list[str] = []
@@ -177,7 +188,8 @@ class Run:
             elif (orphan := self._orphan()) is not None:
                 yield from self._adopt(orphan)
             elif (trial := next_trial()) is not None:
-                yield from self._begin(self._taken_on(trial), goes_on=False)
+                running = self._taken_on(trial)
+                yield from self._begin(running, goes_on=bool(running.reported))
             elif self._later_alone and not self._under_way and not self._probed:
                 yield from self._begin_alone(self._later_alone.pop(0))
             else:
@@ -198,7 +210,7 @@ class Run:
         )
         ours = {*self._under_way, *waiting}
         for stored in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if stored.number not in ours:
+            if stored.number not in ours and not is_paused(stored):
                 if self._sampler is not None:
                     self.study.sampler = self._sampler(stored.number)
                 return Trial(self.study, trial_id_of(self.study, stored.number))
@@ -304,12 +316,34 @@ class Run:
         if _is_weak(running, result.epoch, judge=is_new and running.origin != "confirm"):
             self._executor.answer(number, go_on=False)
             yield from self._end(running, TrialState.PRUNED, f"pruned after epoch {result.epoch}")
+        elif self._is_to_wait(running, result.epoch):
+            yield from self._pause(running)
         elif self.asked == "epoch" and result.epoch < epochs:
             # Left as an interrupt leaves it: RUNNING, with its checkpoint.
             self._executor.answer(number, go_on=False)
             del self._under_way[number]
         else:
             self._executor.answer(number, go_on=True)
+
+    def _is_to_wait(self, running: _RunningTrial, epoch: int) -> bool:
+        """Return whether a trial is to wait: time is up, or something else promises more."""
+        is_last = epoch >= self.tasks[running.point.cut.backbone].recipe.epochs
+        if is_last or epoch < max(running.reported, default=0):
+            return False
+        if time.monotonic() >= self._until:
+            return True
+        may_wait = not running.is_kept and running.origin != "confirm"
+        return may_wait and self._should_pause(running.trial.number)
+
+    def _pause(self, running: _RunningTrial) -> Iterator[Event]:
+        """Leave a trial with its checkpoint; for Optuna, which has no such state, it is RUNNING."""
+        number, last = running.trial.number, running.results[-1]
+        with deferred():
+            self._store_results(running)
+            running.trial.set_user_attr(PAUSED, last.epoch)
+        self._executor.answer(number, go_on=False)
+        del self._under_way[number]
+        yield TrialPaused(number=number, point=running.point, epoch=last.epoch, score=last.score)
 
     def _lose(self, running: _RunningTrial, reason: str) -> Iterator[Event]:
         """Let a trial go on elsewhere; fail it where that has been done often."""
@@ -385,10 +419,7 @@ class Run:
     def _tell(self, running: _RunningTrial, state: TrialState, reason: str | None) -> None:
         trial, results = running.trial, running.results
         with deferred():
-            trial.set_user_attr("results", [asdict(result) for result in results])
-            for name in ("macs", "plain_macs", "kept_bytes", "read_bytes"):
-                trial.set_user_attr(name, sum(getattr(result, name) for result in results))
-            trial.set_user_attr("seconds", round(sum(result.seconds for result in results), 3))
+            self._store_results(running)
             if reason is not None:
                 trial.set_user_attr("reason", reason)
             value = results[-1].score if state == TrialState.COMPLETE else None
@@ -397,6 +428,33 @@ class Run:
             with contextlib.suppress(OSError):
                 self._checkpoint(trial).unlink(missing_ok=True)
         del self._under_way[trial.number]
+
+    def _store_results(self, running: _RunningTrial) -> None:
+        trial, results = running.trial, running.results
+        trial.set_user_attr("results", [asdict(result) for result in results])
+        for name in ("macs", "plain_macs", "kept_bytes", "read_bytes"):
+            trial.set_user_attr(name, sum(getattr(result, name) for result in results))
+        trial.set_user_attr("seconds", round(sum(result.seconds for result in results), 3))
+
+    def end_paused(self, reason: str) -> Iterator[Event]:
+        """End the trials that wait, as nobody will take them up again: PRUNED, with what they have."""
+        for stored in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if is_paused(stored):
+                running = self._taken_on(Trial(self.study, trial_id_of(self.study, stored.number)))
+                epoch, score = max(stored.intermediate_values.items())
+                why = f"paused after epoch {epoch}: {reason}"
+                with deferred():
+                    running.trial.set_user_attr("reason", why)
+                    self.study.tell(running.trial, state=TrialState.PRUNED)
+                    with contextlib.suppress(OSError):
+                        self._checkpoint(running.trial).unlink(missing_ok=True)
+                yield TrialEnded(
+                    number=stored.number,
+                    point=running.point,
+                    state=TrialState.PRUNED,
+                    score=score,
+                    reason=why,
+                )
 
     def _checkpoint(self, trial: Trial) -> Path:
         return self._folder / f"trial-{trial.number}.pt"

@@ -35,7 +35,7 @@ STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(1, -10, -1))
 # One image in so many of each class chooses the strength.
 HELD_OUT_EVERY = 5
 WORSE_ENOUGH = 1.05
-MOST_STEPS = 300
+MOST_STEPS = 500
 # A feature that deviates by less than this share of its largest value is constant but for rounding.
 CONSTANT = 1e-6
 
@@ -125,7 +125,7 @@ class _Problem:
         """Minimise from where the last strength has ended, roughly where it is only to be compared."""
         weight, bias = self.weight.clone().requires_grad_(), self.bias.clone().requires_grad_()
         # Float32 rounds the gradient itself at about this.
-        tolerance = 1e-6 if is_final and weight.dtype == torch.float64 else 1e-4
+        tolerance = 1e-8 if is_final and weight.dtype == torch.float64 else 1e-4
         optimizer = torch.optim.LBFGS(
             [weight, bias],
             max_iter=MOST_STEPS,
