@@ -27,6 +27,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
+from depthsearch.search.firsts import sensible_rate
 from depthsearch.search.response import Observation, Response
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, place_of
 
@@ -57,6 +58,9 @@ UNKNOWN_GAIN = 0.05
 CHECKS = (0.25, 0.5, 0.75)
 # A trial cheaper than this, in full fine-tunes, is not paused.
 CHEAP = 0.05
+# How far from the sensible one the best learning rate is expected, in powers of ten, and for about how many
+# trials that counts.
+USUAL_DECADES, USUAL_TRIALS = 0.6, 5
 # Two trainings at once are told apart by this much of a dimension, at least.
 APART = 0.15
 
@@ -276,9 +280,24 @@ class Planner:
             [self._backbone(params) for params in learned.settled],
             allowed,
         )
-        gains = gains * self._apart(places, backbones, trials)
+        gains = gains * self._apart(places, backbones, trials) * self._usual(moves, len(trials))
         for move, gain in zip(moves, gains, strict=True):
             yield Move(params=move.params, number=move.number, gain=float(gain), cost=move.cost)
+
+    def _usual(self, moves: Sequence[Move], n_trials: int) -> Floats:
+        """Lower what has a learning rate far from the sensible one of its depth, the less the more is known.
+
+        Source: Hvarfner et al., PiBO: Augmenting acquisition functions with user beliefs for Bayesian
+        optimization, ICLR 2022.
+        """
+        off = []
+        for move in moves:
+            cuts = self._space.cuts_of(move.params.get(BACKBONE, self._names[0]))
+            depth = self._cut(move.params).index / max(1, len(cuts) - 1)
+            off.append(math.log10(move.params["learning_rate"] / sensible_rate(depth)))
+        belief = -0.5 * (np.array(off) / USUAL_DECADES) ** 2
+        weight: Floats = np.exp(belief * USUAL_TRIALS / max(1, n_trials))
+        return weight
 
     def _apart(self, places: Floats, backbones: Sequence[int], trials: Sequence[FrozenTrial]) -> Floats:
         """Lower what lies near a setting that is being trained: it is soon known. ``(m,)`` in [0, 1]."""
