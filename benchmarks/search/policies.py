@@ -26,6 +26,8 @@ from depthsearch.study import confirm, open_study, search
 
 # A study of a rival that has run so many trials has ended, whatever is left of its budget.
 MOST_TRIALS = 100
+# Of a budget; the rest is for the confirmation.
+SEARCHED = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +51,33 @@ class Answer:
 Policy = Callable[[Recorded, Sequence[float]], Mapping[float, Answer]]
 
 
+def gain(recorded: Recorded, budgets: Sequence[float]) -> Mapping[float, Answer]:
+    """Search by gain per cost and confirm, within each budget by a study of its own."""
+    return {
+        budget: _of_product(Recorded(recorded.table, recorded.seed), [budget], "gain", "pause", budget)[
+            budget
+        ]
+        for budget in budgets
+    }
+
+
 def before(recorded: Recorded, budgets: Sequence[float]) -> Mapping[float, Answer]:
     """Search and confirm with the defaults of the program, and ask at each budget what it would answer."""
+    return _of_product(recorded, budgets, "auto", "auto")
+
+
+def _of_product(
+    recorded: Recorded,
+    budgets: Sequence[float],
+    sampler: str,
+    pruner: str,
+    budget: float | None = None,
+) -> Mapping[float, Answer]:
     options = with_defaults(
         StudyOptions(backbone=(recorded.table.about.backbone,), data=recorded.task.data.name)
     )
-    n_trials, (sampler, pruner) = options.trials or 0, resolve("auto", "auto", options.trials or 0)
+    n_trials = options.trials or 0
+    sampler, pruner = resolve(sampler, pruner, n_trials)
     task, space, executor = recorded.task, recorded.space, recorded.executor()
     study = open_study(optuna.storages.InMemoryStorage(), "replay", task, space, {})
     with (
@@ -70,6 +93,7 @@ def before(recorded: Recorded, budgets: Sequence[float]) -> Mapping[float, Answe
             sampler=sampler,
             pruner=pruner,
             checkpoints=checkpoints,
+            budget=None if budget is None else SEARCHED * budget,
             then_confirm=True,
             executor=executor,
         )
@@ -187,6 +211,7 @@ def _unpruned(epochs: int) -> BasePruner:
 
 
 POLICIES: dict[str, Policy] = {
+    "gain": gain,
     "before": before,
     "TPESampler+MedianPruner": _rival(TPESampler, _median),
     "TPESampler+HyperbandPruner": _rival(TPESampler, _hyperband),

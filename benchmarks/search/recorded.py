@@ -10,6 +10,7 @@ what the whole table says. A training that a study repeats with the same seed co
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -69,6 +70,8 @@ class Recorded:
         self._kept = {0}
         self._draws: dict[int, Draw] = {}
         self._again: dict[tuple[int, int | None], int] = {}
+        # Epochs that a trial has paid for: where it is taken up again, it goes on from its checkpoint.
+        self._paid: Counter[int] = Counter()
         self._limits: list[float] = []
         self._reached: Callable[[float], None] = lambda limit: None
 
@@ -114,7 +117,11 @@ class Recorded:
             return
         rate = self.nearest_rate(job.point.learning_rate)
         try:
-            yield from self.train(job.point.cut.index, rate, again=self._which(job))
+            for result in self.train(
+                job.point.cut.index, rate, again=self._which(job), n_paid=self._paid[job.key]
+            ):
+                self._paid[job.key] = max(self._paid[job.key], result.epoch)
+                yield result
             yield Ended()
         except DivergedError as error:
             yield Failed(kind="diverged", reason=f"diverged: {error}", error=error)
@@ -125,13 +132,14 @@ class Recorded:
             return 0
         return self._again.setdefault((job.seed, job.split_seed), len(self._again) + 1)
 
-    def train(self, cut: int, rate: int, *, again: int = 0) -> Iterator[EpochResult]:
+    def train(self, cut: int, rate: int, *, again: int = 0, n_paid: int = 0) -> Iterator[EpochResult]:
         """Look a training up, epoch by epoch, and pay for it.
 
         Args:
             cut: Its index.
             rate: Index of the learning rate.
             again: Which of the study's seeds.
+            n_paid: Epochs that were paid for before.
 
         Raises:
             BudgetSpent: If an epoch would cost more than is left.
@@ -144,7 +152,8 @@ class Recorded:
         for epoch in range(1, about.epochs + 1):
             prefix = self._prefix_macs(cut)
             # One that diverges in an epoch has paid for it.
-            self._pay(prefix + table.learning_macs(cut))
+            if epoch > n_paid:
+                self._pay(prefix + table.learning_macs(cut))
             self._kept.add(cut)
             here = *at, epoch - 1
             if math.isnan(table.score[here]):

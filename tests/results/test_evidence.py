@@ -13,8 +13,8 @@ from depthsearch.models.cuts import Cut
 from depthsearch.report.text import level_ranges
 from depthsearch.results import evidence as evidence_module
 from depthsearch.results.evidence import promising, weigh
-from depthsearch.results.response import Observation, Response
 from depthsearch.search.aims import store_aim
+from depthsearch.search.response import Observation, Response
 
 N_CUTS = 21
 LAST = N_CUTS - 1

@@ -254,13 +254,13 @@ class StudyOptions(Declared):
     sampler: words.SamplerWord = _search(
         "auto",
         values.choice(words.SAMPLERS),
-        "auto: tpe under 20 trials, else gp",
+        "auto: tpe under 20 trials, else gp; gain: what promises most for its MACs",
         _searched("sampler"),
     )
     pruner: words.PrunerWord = _search(
         "auto",
         values.choice(words.PRUNERS),
-        "auto: halving under 20 trials, else median",
+        "auto: halving under 20 trials, else median; pause: with gain, what is weak may go on later",
         _searched("pruner"),
     )
     aim: words.Aim = _search(

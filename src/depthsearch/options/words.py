@@ -14,8 +14,8 @@ Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nea
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "loss"]
 OptimizerWord = Literal["adamw", "sgd"]
 Precision = Literal["auto", "bf16", "float32"]
-PrunerWord = Literal["auto", "halving", "median", "none"]
-SamplerWord = Literal["auto", "gp", "tpe", "random"]
+PrunerWord = Literal["auto", "pause", "halving", "median", "none"]
+SamplerWord = Literal["auto", "gain", "gp", "tpe", "random"]
 Schedule = Literal["cosine", "constant"]
 SearchWord = Literal["adaptive", "exhaustive"]
 

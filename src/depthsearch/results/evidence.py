@@ -31,12 +31,12 @@ from scipy.stats import t as student
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.words import COSTS
-from depthsearch.results.response import Observation, Response
 from depthsearch.results.stored import read_cuts
 from depthsearch.results.trials import TrialSummary, cost_of, rank, read_trials
 from depthsearch.search.aims import read_cost_aim
 from depthsearch.search.extrapolation import extrapolated
 from depthsearch.search.pareto import hypervolume
+from depthsearch.search.response import Observation, Response
 
 __all__ = ["Confirmed", "Evidence", "Expected", "promising", "weigh"]
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
 from depthsearch.results.stored import read_cuts
-from depthsearch.search.space import BACKBONE, cut_parameter
+from depthsearch.search.space import BACKBONE, cut_parameter, place_of
 
 __all__ = ["TrialSummary", "cost_of", "rank", "read_trials"]
 
@@ -115,7 +108,7 @@ def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummar
         number=trial.number,
         cut=cut,
         params={name: value for name, value in trial.params.items() if name not in (where, BACKBONE)},
-        place=_place(trial),
+        place=place_of(trial.params, trial.distributions),
         state=trial.state.name.lower(),
         score=trial.value if trial.state == TrialState.COMPLETE else last,
         scores=dict(scores),
@@ -135,20 +128,3 @@ def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummar
         trainable_parameters=attributes.get("trainable_parameters", cut.trainable_parameters),
         head_weights=None if head is None else (int(head[0]), int(head[1])),
     )
-
-
-def _place(trial: FrozenTrial) -> tuple[float, ...]:
-    first = (cut_parameter(trial.params.get(BACKBONE, "")), "learning_rate")
-    names = [*first, *sorted(trial.params.keys() - {*first, BACKBONE})]
-    return tuple(_share(trial.distributions[name], trial.params[name]) for name in names)
-
-
-def _share(distribution: BaseDistribution, value: Any) -> float:
-    """Give the place of a value between the ends of its range, in [0, 1]."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices.index(value) / max(1, len(distribution.choices) - 1)
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    low, high = float(distribution.low), float(distribution.high)
-    if distribution.log:
-        value, low, high = math.log(value), math.log(low), math.log(high)
-    return float((value - low) / ((high - low) or 1.0))

@@ -50,14 +50,19 @@ def count_exhaustive(space: SearchSpace, learning_rates: Sequence[float] = ()) -
     return len(space.cuts) * max(1, len(learning_rates))
 
 
+def sensible_rate(depth: float) -> float:
+    """Return a sensible learning rate at a depth in [0, 1]: the smaller the more layers learn."""
+    low, high = ANCHOR_LEARNING_RATES
+    rate: float = low * (high / low) ** depth
+    return rate
+
+
 def sensible_setting(space: SearchSpace, backbone: str, index: int) -> dict[str, Any]:
     """Choose a sensible setting at a depth: a linear head, a smaller learning rate the more layers learn."""
     cuts = space.cuts_of(backbone)
-    low, high = ANCHOR_LEARNING_RATES
     # Where there is one cut, it says nothing of how much is learned anew: the middle.
     depth = index / (len(cuts) - 1) if len(cuts) > 1 else 0.5
-    learning_rate = low * (high / low) ** depth
-    point = Point(cut=cuts[index], learning_rate=learning_rate)
+    point = Point(cut=cuts[index], learning_rate=sensible_rate(depth))
     params: dict[str, Any] = {}
     for name, distribution in space.distributions(backbone).items():
         named: dict[str, Any] = {BACKBONE: backbone, cut_parameter(backbone): index}

@@ -25,9 +25,11 @@ from depthsearch.search.aims import CheaperMedianPruner
 from depthsearch.search.extrapolation import extrapolated, running_beside, study_of
 from depthsearch.search.space import BACKBONE, cut_parameter
 
-__all__ = ["ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
+__all__ = ["GAIN", "PAUSE", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
 
 FEW_TRIALS = 20
+# The sampler and the pruner that `gain.Planner` is: no samplers and pruners of Optuna's.
+GAIN, PAUSE = "gain", "pause"
 STARTUP_TRIALS = 6
 # What stands for the cuts of all backbones, in [0, 1].
 DEPTH = "depth"
@@ -36,13 +38,26 @@ DEPTH = "depth"
 def resolve(sampler: str, pruner: str, n_trials: int, cost: str | None = None) -> tuple[str, str]:
     """Choose what ``auto`` stands for: TPE with halving under 20 trials, else GP with a gentle median.
 
-    With a ``cost`` as second aim the pruner is median in any case, see `make_pruner`.
+    With a ``cost`` as second aim the pruner is median in any case, see `make_pruner`. Gain and pause go
+    together.
+
+    Raises:
+        SettingsError: If trials are to be paused, and there is nobody to take them up again.
     """
     few = n_trials < FEW_TRIALS
+    if sampler == "auto" and pruner == PAUSE:
+        sampler = GAIN
     if sampler == "auto":
         sampler = "tpe" if few else "gp"
+    if pruner == "auto" and sampler == GAIN:
+        pruner = PAUSE
     if pruner == "auto":
         pruner = "halving" if few and cost is None else "median"
+    if pruner == PAUSE and sampler != GAIN:
+        raise SettingsError(
+            f"--pruner {PAUSE} leaves trials for --sampler {GAIN} to take up again, and --sampler {sampler} "
+            "never does. Leave one of the two out."
+        )
     return sampler, pruner
 
 
@@ -53,8 +68,9 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         name: Resolved.
         seed: Of the suggestions.
     """
-    if name not in SAMPLERS[1:]:
-        raise SettingsError(f"No sampler {name!r}: give one of {', '.join(SAMPLERS[1:])}.")
+    known = [word for word in SAMPLERS[1:] if word != GAIN]
+    if name not in known:
+        raise SettingsError(f"No sampler {name!r}: give one of {', '.join(known)}.")
     if name == "random":
         return RandomSampler(seed=seed)
     if name == "gp":
@@ -90,6 +106,7 @@ def make_pruner(name: str, epochs: int, cost: str | None = None) -> BasePruner:
         return SuccessiveHalvingPruner(min_resource=math.ceil(epochs / 5), reduction_factor=2)
     if name == "median":
         return MedianPruner(n_startup_trials=10, n_warmup_steps=math.ceil(epochs / 4))
+    # `PAUSE` is the planner's, not Optuna's to judge.
     return NopPruner()
 
 

@@ -7,6 +7,7 @@ find. With several backbones the cut is conditional on the backbone: each has a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
@@ -26,7 +27,7 @@ from depthsearch.models.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.models.tracing.inputs import ExampleInputs
 from depthsearch.options.words import OPTIMIZERS, OPTIONAL_RANGES
 
-__all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter"]
+__all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter", "place_of"]
 
 # The parameter that chooses among several backbones.
 BACKBONE = "backbone"
@@ -285,6 +286,28 @@ class SearchSpace:
         cut = self.cuts_of(backbone)[params[cut_parameter(backbone)]]
         named = {f.name for f in fields(Point)} - {"cut"}
         return Point(cut=cut, **{**self.fixed, **{k: v for k, v in params.items() if k in named}})
+
+
+def place_of(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> tuple[float, ...]:
+    """Return where a setting lies between the ends of each range, in [0, 1]: cut, learning rate, the rest.
+
+    Args:
+        params: Of a trial; its backbone has no part in it.
+        distributions: Of each of them.
+    """
+    first = (cut_parameter(params.get(BACKBONE, "")), "learning_rate")
+    names = [*first, *sorted(params.keys() - {*first, BACKBONE})]
+    return tuple(_share(distributions[name], params[name]) for name in names)
+
+
+def _share(distribution: BaseDistribution, value: Any) -> float:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices.index(value) / max(1, len(distribution.choices) - 1)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high = float(distribution.low), float(distribution.high)
+    if distribution.log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return float((value - low) / ((high - low) or 1.0))
 
 
 def _by_backbone(

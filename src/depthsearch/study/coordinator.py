@@ -6,20 +6,25 @@ differs from one that was never stopped.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from depthsearch.results.stored import curve_key
+from depthsearch.results.stored import curve_key, read_backbones
 from depthsearch.results.trials import read_trials
 from depthsearch.search.aims import store_aim
-from depthsearch.search.sampling import make_pruner, make_sampler
+from depthsearch.search.gain import PAUSED, Planner
+from depthsearch.search.sampling import GAIN, make_pruner, make_sampler
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
@@ -38,9 +43,13 @@ from depthsearch.study.lease import Lease, lease
 from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
-from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
+from depthsearch.study.storage.optuna_private import planned_params, storage_of, trial_id_of
 from depthsearch.training.objective import Task, tasks_of
 from depthsearch.workers import Executor, InProcess
+
+# Metrics that are shares of the images; what else there is is a loss, which a score's error says less of.
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1")
+LOSS_ERROR = 0.02
 
 
 def search(
@@ -53,6 +62,8 @@ def search(
     pruner: str,
     checkpoints: Path,
     cost: str | None = None,
+    budget: float | None = None,
+    until: float = math.inf,
     then_confirm: bool = False,
     executor: Executor | None = None,
     held: Lease | None = None,
@@ -67,13 +78,17 @@ def search(
         study: From `open_study`.
         task: What to train, as given to `open_study`.
         space: What to search.
-        n_trials: How many finished trials the study is to have in total. Guesses are among them, but for an
+        n_trials: How many finished trials the study is to have in total, at most where the sampler is
+            `GAIN`, which ends when another is not worth its cost. Guesses are among them, but for an
             exhaustive search, where they come on top: every candidate is to be tried.
         sampler: Resolved name, see `sampling.resolve`.
         pruner: Resolved name.
         checkpoints: Folder for the checkpoints of running trials.
         cost: The second aim, one of `words.COSTS`; None: the score alone. It is kept in the study, which may
             go on with another: each trial stores both costs.
+        budget: Full fine-tunes that the search may cost, earlier calls included; what it has begun it ends.
+            None: as many as there are trials.
+        until: When to begin nothing more and to leave what is under way, by `time.monotonic`.
         then_confirm: Whether `confirm` is to follow, for `status` to say that the study is not complete yet.
         executor: Has the workers; default: this process, one trial after the other. It is left open.
         held: The study's lease, where it is held already, for `confirm` as well.
@@ -86,18 +101,44 @@ def search(
     recipe = any_of(tasks).recipe
     study.pruner = make_pruner(pruner, recipe.epochs, cost)
     executor = executor or InProcess(tasks)
+    planner = _planner(study, tasks, space, cost) if sampler == GAIN else None
+    limits = Limits(
+        n_trials=n_trials,
+        budget=math.inf if budget is None else budget,
+        until=until,
+        seed=recipe.seed,
+    )
 
     def sampler_of(number: int) -> BaseSampler:
-        return make_sampler(sampler, seed_from(recipe.seed, number))
+        return make_sampler("random" if planner else sampler, seed_from(recipe.seed, number))
+
+    def should_pause(number: int) -> bool:
+        trials = study.get_trials(deepcopy=False)
+        return planner is not None and planner.should_pause(
+            trials, number, seed=seed_from(recipe.seed, number)
+        )
 
     with _held(study, held) as lease_:
         with deferred():
             store_aim(study, cost)
             note_wanted(study, n_trials=n_trials, then_confirm=then_confirm, n_workers=executor.n_workers)
             enqueue_lost(study)
-        run = Run(study, tasks, space, executor, checkpoints, lease_, n_trials=n_trials, sampler=sampler_of)
+        run = Run(
+            study,
+            tasks,
+            space,
+            executor,
+            checkpoints,
+            lease_,
+            n_trials=n_trials,
+            sampler=sampler_of,
+            should_pause=should_pause,
+            until=until,
+        )
         run.probe(_unprobed(study, space))
-        yield from run(partial(_next_searched, study, n_trials, sampler_of))
+        yield from run(partial(_next_searched, study, limits, sampler_of, planner))
+        if not run.asked:
+            yield from run.end_paused("going on was not worth its cost")
     yield from _stopped(lease_)
 
 
@@ -117,21 +158,91 @@ def _unprobed(study: optuna.Study, space: SearchSpace) -> list[str]:
     return [b for b in space.backbones if curve_key(b) not in attributes and len(space.cuts_of(b)) > 1]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a search may take.
+
+    Attributes:
+        n_trials: Finished trials in total.
+        budget: Full fine-tunes in all.
+        until: When to begin nothing more, by `time.monotonic`.
+        seed: Of the settings that are weighed.
+    """
+
+    n_trials: int
+    budget: float
+    until: float
+    seed: int
+
+
+def _planner(study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace, cost: str | None) -> Planner:
+    """Make what chooses by gain per cost."""
+    task = any_of(tasks)
+    is_share = task.recipe.metric in SHARES
+    return Planner(
+        space,
+        epochs=task.recipe.epochs,
+        maximize=study.direction == StudyDirection.MAXIMIZE,
+        score_error=None if is_share else LOSS_ERROR,
+        n_val=len(task.data.val),
+        seeks_front=cost is not None,
+    )
+
+
 def _next_searched(
-    study: optuna.Study, n_trials: int, sampler_of: Callable[[int], BaseSampler]
+    study: optuna.Study,
+    limits: Limits,
+    sampler_of: Callable[[int], BaseSampler],
+    planner: Planner | None,
 ) -> Trial | None:
-    """Begin another trial of the search, until the study has as many as wanted."""
+    """Begin another trial of the search, or take a paused one up again, within what it may take."""
     trials = study.get_trials(deepcopy=False)
     begun = (t for t in trials if t.state in (*FINISHED, TrialState.RUNNING))
     again = replaced(trials)
-    if count_searched(t for t in begun if t.number not in again) >= trials_in_total(study, n_trials):
+    n_begun = count_searched(t for t in begun if t.number not in again)
+    is_full = n_begun >= trials_in_total(study, limits.n_trials)
+    left = limits.budget - spent_on(study)
+    if time.monotonic() >= limits.until or left <= 0 or (is_full and planner is None):
         return None
     with deferred():
         # Of a confirmation that was left for more of the search: what it planned is out of date now.
         for waiting in waiting_to_confirm(study):
             drop(study, waiting)
         study.sampler = sampler_of(len(trials))
-        return _begin_first(study)
+        if planner is None:
+            return _begin_first(study)
+        enqueued = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if enqueued and not is_full:
+            return _begin(study, min(enqueued, key=partial(_turn, planner)))
+        searched = [t for t in trials if t.user_attrs.get("origin") != "confirm"]
+        seed = seed_from(limits.seed, len(trials))
+        move = planner.next_move(searched, seed=seed, most=left, may_be_new=not is_full)
+        if move is None:
+            return None
+        if move.number is None:
+            study.enqueue_trial(dict(move.params))
+            return study.ask()
+        trial = Trial(study, trial_id_of(study, move.number))
+        trial.set_user_attr(PAUSED, 0)
+        return trial
+
+
+def _turn(planner: Planner, enqueued: FrozenTrial) -> tuple[bool, float]:
+    """Return the key to begin enqueued trials by: guesses first, then from cheap to dear.
+
+    What is cheap says whether the dear ones are worth going on with.
+    """
+    return enqueued.user_attrs.get("origin") != GUESS, planner.cost_of(planned_params(enqueued))
+
+
+def spent_on(study: optuna.Study) -> float:
+    """Return what a study's trials and probes have cost, in full fine-tunes of its first backbone."""
+    backbones = read_backbones(study)
+    unit = next(iter(backbones.values())).full_fine_tune_macs
+    attributes = study.user_attrs
+    probed = sum(attributes.get(curve_key(name), {}).get("macs", 0) for name in backbones)
+    trained = sum(trial.user_attrs.get("macs", 0) for trial in study.get_trials(deepcopy=False))
+    return float(probed + trained) / unit
 
 
 def _begin_first(study: optuna.Study) -> Trial:

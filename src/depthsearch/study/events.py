@@ -64,6 +64,23 @@ class TrialLost:
     n_lost: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialPaused:
+    """A trial is left for something that promises more; it may be taken up again from its checkpoint.
+
+    Attributes:
+        number: Optuna's.
+        point: Its setting.
+        epoch: The last one that was trained.
+        score: After it.
+    """
+
+    number: int
+    point: Point
+    epoch: int
+    score: float
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Nothing was reported for a moment, so that the receiver gets a turn."""
@@ -130,7 +147,15 @@ class Decoding:
 
 
 Event = (
-    CurveDrawn | ConfirmationPlanned | TrialStarted | EpochDone | TrialLost | TrialEnded | Stopped | Waiting
+    CurveDrawn
+    | ConfirmationPlanned
+    | TrialStarted
+    | EpochDone
+    | TrialLost
+    | TrialPaused
+    | TrialEnded
+    | Stopped
+    | Waiting
 )
 
 # Reported before a study is open, and beside its events; loggers do not get them.

@@ -8,6 +8,8 @@ checkpoint if there is one. A trial whose worker is lost goes on elsewhere in th
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +23,7 @@ from optuna.trial import Trial, TrialState
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.results.stored import curve_key
+from depthsearch.search.gain import PAUSED, is_paused
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
@@ -33,6 +36,7 @@ from depthsearch.study.events import (
     Event,
     TrialEnded,
     TrialLost,
+    TrialPaused,
     TrialStarted,
     Waiting,
 )
@@ -49,6 +53,7 @@ from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, 
 POLL_SECONDS = 1.0
 
 NextTrial = Callable[[], Trial | None]
+ShouldPause = Callable[[int], bool]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +94,8 @@ class Run:
         *,
         n_trials: int = 0,
         sampler: Callable[[int], BaseSampler] | None = None,
+        should_pause: ShouldPause = lambda number: False,
+        until: float = math.inf,
     ) -> None:
         """Prepare to run trials.
 
@@ -101,6 +108,8 @@ class Run:
             lease: The study's, while it is held.
             n_trials: Of the search, in total; decides which features are worth keeping.
             sampler: Makes the sampler of a trial from its number, for orphans that lack some values.
+            should_pause: Says after an epoch whether a trial that may be stopped is to wait.
+            until: When everything under way is to wait, by `time.monotonic`.
         """
         self.study = study
         self.tasks = tasks
@@ -111,6 +120,8 @@ class Run:
         self._lease = lease
         self._n_trials = n_trials
         self._sampler = sampler
+        self._should_pause = should_pause
+        self._until = until
         self._under_way: dict[int, _RunningTrial] = {}
         self._to_go_on: list[_RunningTrial] = []
         self._to_probe: list[str] = []
@@ -178,7 +189,8 @@ class Run:
             elif (orphan := self._orphan()) is not None:
                 yield from self._adopt(orphan)
             elif (trial := next_trial()) is not None:
-                yield from self._begin(self._prepared(trial), goes_on=False)
+                running = self._prepared(trial)
+                yield from self._begin(running, goes_on=bool(running.reported))
             elif self._later_alone and not self._under_way and not self._probed:
                 yield from self._begin_alone(self._later_alone.pop(0))
             else:
@@ -197,7 +209,7 @@ class Run:
         waiting = (each.trial.number for each in self._later_alone if isinstance(each, _RunningTrial))
         ours = {*self._under_way, *waiting}
         for stored in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if stored.number not in ours:
+            if stored.number not in ours and not is_paused(stored):
                 if self._sampler is not None:
                     self.study.sampler = self._sampler(stored.number)
                 return Trial(self.study, trial_id_of(self.study, stored.number))
@@ -305,12 +317,34 @@ class Run:
         if _is_weak(running, result.epoch, judge=is_new and running.origin != "confirm"):
             self._executor.answer(number, go_on=False)
             yield from self._end(running, TrialState.PRUNED, f"pruned after epoch {result.epoch}")
+        elif self._is_to_wait(running, result.epoch):
+            yield from self._pause(running)
         elif self.asked == "epoch" and result.epoch < epochs:
             # As after an interrupt, it stays RUNNING, with its checkpoint.
             self._executor.answer(number, go_on=False)
             del self._under_way[number]
         else:
             self._executor.answer(number, go_on=True)
+
+    def _is_to_wait(self, running: _RunningTrial, epoch: int) -> bool:
+        """Return whether a trial is to wait: time is up, or something else promises more."""
+        is_last = epoch >= self.tasks[running.point.cut.backbone].recipe.epochs
+        if is_last or epoch < max(running.reported, default=0):
+            return False
+        if time.monotonic() >= self._until:
+            return True
+        may_wait = not running.is_kept and running.origin != "confirm"
+        return may_wait and self._should_pause(running.trial.number)
+
+    def _pause(self, running: _RunningTrial) -> Iterator[Event]:
+        """Leave a trial with its checkpoint; for Optuna, which has no such state, it is RUNNING."""
+        number, last = running.trial.number, running.results[-1]
+        with deferred():
+            self._store_results(running)
+            running.trial.set_user_attr(PAUSED, last.epoch)
+        self._executor.answer(number, go_on=False)
+        del self._under_way[number]
+        yield TrialPaused(number=number, point=running.point, epoch=last.epoch, score=last.score)
 
     def _lose(self, running: _RunningTrial, reason: str) -> Iterator[Event]:
         """Put a trial that has lost its worker back in line; fail it if that has happened too often."""
@@ -386,10 +420,7 @@ class Run:
     def _tell(self, running: _RunningTrial, state: TrialState, reason: str | None) -> None:
         trial, results = running.trial, running.results
         with deferred():
-            trial.set_user_attr("results", [asdict(result) for result in results])
-            for name in ("macs", "plain_macs", "kept_bytes", "read_bytes"):
-                trial.set_user_attr(name, sum(getattr(result, name) for result in results))
-            trial.set_user_attr("seconds", round(sum(result.seconds for result in results), 3))
+            self._store_results(running)
             if reason is not None:
                 trial.set_user_attr("reason", reason)
             value = results[-1].score if state == TrialState.COMPLETE else None
@@ -398,6 +429,33 @@ class Run:
             with contextlib.suppress(OSError):
                 self._checkpoint(trial).unlink(missing_ok=True)
         del self._under_way[trial.number]
+
+    def _store_results(self, running: _RunningTrial) -> None:
+        trial, results = running.trial, running.results
+        trial.set_user_attr("results", [asdict(result) for result in results])
+        for name in ("macs", "plain_macs", "kept_bytes", "read_bytes"):
+            trial.set_user_attr(name, sum(getattr(result, name) for result in results))
+        trial.set_user_attr("seconds", round(sum(result.seconds for result in results), 3))
+
+    def end_paused(self, reason: str) -> Iterator[Event]:
+        """End the trials that wait, as nobody will take them up again: PRUNED, with what they have."""
+        for stored in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if is_paused(stored):
+                running = self._prepared(Trial(self.study, trial_id_of(self.study, stored.number)))
+                epoch, score = max(stored.intermediate_values.items())
+                why = f"paused after epoch {epoch}: {reason}"
+                with deferred():
+                    running.trial.set_user_attr("reason", why)
+                    self.study.tell(running.trial, state=TrialState.PRUNED)
+                    with contextlib.suppress(OSError):
+                        self._checkpoint(running.trial).unlink(missing_ok=True)
+                yield TrialEnded(
+                    number=stored.number,
+                    point=running.point,
+                    state=TrialState.PRUNED,
+                    score=score,
+                    reason=why,
+                )
 
     def _checkpoint(self, trial: Trial) -> Path:
         return self._folder / f"trial-{trial.number}.pt"

@@ -171,7 +171,7 @@ def train(
         with device.own_randomness():
             train_loss = _train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
         trained = time.perf_counter() - started
-        val_loss, score = _validate(suffix, val_source, recipe, device, epoch)
+        val_loss, score = validate(suffix, val_source, recipe, device, epoch)
         result = EpochResult(
             epoch=epoch,
             train_loss=train_loss,
@@ -179,7 +179,7 @@ def train(
             score=score,
             seconds=time.perf_counter() - started,
             images_per_second=len(train_source.labels) / trained,
-            **_costs(sources, before, suffix_macs),
+            **costs_of(sources, before, suffix_macs),
         )
         done = [*done, result]
         if checkpoint is not None and epoch < recipe.epochs:
@@ -187,7 +187,7 @@ def train(
         yield result
 
 
-def _costs(sources: Sequence[BoundarySource], before: Sequence[Spent], suffix_macs: int) -> dict[str, int]:
+def costs_of(sources: Sequence[BoundarySource], before: Sequence[Spent], suffix_macs: int) -> dict[str, int]:
     """Add up what an epoch cost, and what it would have cost without a feature store.
 
     Args:
@@ -236,7 +236,7 @@ def _train_epoch(
         with device.autocast():
             logits = suffix(boundary)
         if recipe.balance == "weights" and weights is None:
-            weights = _class_weights(source.labels, logits.shape[1]).to(logits.device)
+            weights = class_weights(source.labels, logits.shape[1]).to(logits.device)
         loss = F.cross_entropy(logits.float(), labels, weight=weights, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -257,7 +257,7 @@ def _order(labels: torch.Tensor, recipe: Recipe, epoch: int) -> torch.Tensor:
     return torch.randperm(len(labels), generator=generator)
 
 
-def _class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+def class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Weigh classes ``(num_classes,)`` by the inverse of their share; the mean over the images is 1."""
     counts = torch.bincount(labels, minlength=num_classes)
     n_present = int((counts > 0).sum())
@@ -271,7 +271,7 @@ def _learning_rate(recipe: Recipe, done: float) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _validate(
+def validate(
     suffix: nn.Module, source: BoundarySource | None, recipe: Recipe, device: Device, epoch: int
 ) -> tuple[float, float]:
     """Compute loss and score on validation, NaN where there is none."""

@@ -36,6 +36,7 @@ from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
+from depthsearch.training.exact import only_linear_layer, solve
 from depthsearch.training.loop import EpochResult, Recipe, train
 from depthsearch.training.probe import ProbePoint, linear_probe
 
@@ -258,15 +259,15 @@ def _train_point(
         seed=seed,
     )
     task.features.expect(_asks(task, point.cut, upcoming))
-    return suffix, train(
-        suffix,
-        Boundaries(task.features, task.train_views, position, rows=task.train_rows),
-        Boundaries(task.features, task.val_views, position, rows=task.val_rows) if task.val_views else None,
-        recipe,
-        task.device,
-        suffix_macs=suffix_macs(task, suffix, position),
-        checkpoint=checkpoint,
-    )
+    shown = Boundaries(task.features, task.train_views, position, rows=task.train_rows)
+    judged = None
+    if task.val_views:
+        judged = Boundaries(task.features, task.val_views, position, rows=task.val_rows)
+    macs = suffix_macs(task, suffix, position)
+    linear = only_linear_layer(suffix, task.backbone.classifier)
+    if linear is not None:
+        return suffix, solve(suffix, linear, shown, judged, recipe, task.device, suffix_macs=macs)
+    return suffix, train(suffix, shown, judged, recipe, task.device, suffix_macs=macs, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

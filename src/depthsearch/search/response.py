@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
+from scipy.special import ndtr
 
 __all__ = ["Observation", "Response"]
 
@@ -36,10 +37,14 @@ NOISE_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # What is expected before any trial, on a log scale: median and deviation.
 USUAL_SCALE, SCALE_SPREAD = 0.4, 1.0
 USUAL_NOISE, NOISE_SPREAD = 0.03, 1.5
+# Variance of what a division of the images does to all settings alike, over that of the response.
+SPLIT_SHARES = (0.03, 0.3)
 # Between two backbones at the same setting, each as probable.
 KINSHIPS = (0.2, 0.5, 0.8, 0.95)
 # Of the grid's weight; the rest changes nothing that is shown.
 KEPT_WEIGHT = 0.98
+# What is enough to compare what settings promise.
+WEIGHED = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +55,17 @@ class Observation:
         place: Its setting ``(d,)`` in [0, 1]: the depth of its cut, the learning rate, the rest.
         score: More is better.
         backbone: Which of the backbones, counted from 0.
+        split: Which division of the images into training and validation it was measured on: what a division
+            does to all settings alike is told from what the settings do.
+        error: Standard deviation of what is not known of the score besides noise, in its unit: of a training
+            that has not come to its end.
     """
 
     place: tuple[float, ...]
     score: float
     backbone: int = 0
+    split: int = 0
+    error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,36 @@ class _Fit:
     residual: Floats
     variance: float
     log_weight: float
+
+
+def _fit(covariance: Floats, scores: Floats, scales: Floats, kinship: float, log_prior: float) -> _Fit | None:
+    """Fit the process with one choice of scales and noise; None where rounding makes it singular."""
+    n = len(scores)
+    try:
+        factor = cho_factor(covariance, lower=True)
+    except LinAlgError:
+        return None
+    solved = cho_solve(factor, np.ones(n))
+    precision = float(solved.sum())
+    mean = float(solved @ scores) / precision
+    residual = cho_solve(factor, scores - mean)
+    # With a flat prior on the mean and a scale-free one on the variance, both integrated out.
+    squares = max(float((scores - mean) @ residual), 1e-12)
+    log_evidence = (
+        -float(np.log(np.diag(factor[0])).sum())
+        - 0.5 * math.log(precision)
+        - 0.5 * (n - 1) * math.log(squares)
+    )
+    return _Fit(
+        scales=scales,
+        kinship=kinship,
+        factor=factor,
+        ones=solved,
+        mean=mean,
+        residual=residual,
+        variance=squares / (n - 1),
+        log_weight=log_evidence + log_prior,
+    )
 
 
 class Response:
@@ -87,9 +128,12 @@ class Response:
             raise ValueError(f"{len(observations)} observations: at least 3 are needed.")
         self._places = np.array([o.place for o in observations])
         self._backbones = np.array([o.backbone for o in observations])
+        self._splits = np.array([o.split for o in observations])
         scores = np.array([o.score for o in observations])
         self._offset = float(scores.mean())
         self._unit = float(scores.std()) or 1.0
+        # The response has a variance of about one in this unit.
+        self._errors = (np.array([o.error for o in observations]) / self._unit) ** 2
         fits = self._fits((scores - self._offset) / self._unit)
         log_weights = np.array([fit.log_weight for fit in fits])
         weights = np.exp(log_weights - log_weights.max())
@@ -101,44 +145,22 @@ class Response:
 
     def _fits(self, scores: Floats) -> Sequence[_Fit]:
         n, d = self._places.shape
-        ones = np.ones(n)
         found = []
         rates = RATE_SCALES if d > 1 else (1.0,)
         kinships = KINSHIPS if len(set(self._backbones)) > 1 else (1.0,)
-        grid = itertools.product(DEPTH_SCALES, rates, NOISE_SHARES, kinships)
-        for depth_scale, rate_scale, noise, kinship in grid:
+        is_same = np.equal.outer(self._splits, self._splits)
+        split_shares = SPLIT_SHARES if len(set(self._splits)) > 1 else (0.0,)
+        here = self._places, self._backbones
+        for depth_scale, rate_scale, kinship in itertools.product(DEPTH_SCALES, rates, kinships):
             scales = np.array([depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2)])
-            here = self._places, self._backbones
-            covariance = _correlation(*here, *here, scales, kinship) + noise * np.eye(n)
-            try:
-                factor = cho_factor(covariance, lower=True)
-            except LinAlgError:
-                continue
-            solved = cho_solve(factor, ones)
-            precision = float(ones @ solved)
-            mean = float(solved @ scores) / precision
-            residual = cho_solve(factor, scores - mean)
-            # With a flat prior on the mean and a scale-free one on the variance, both integrated out.
-            squares = max(float((scores - mean) @ residual), 1e-12)
-            log_evidence = (
-                -float(np.log(np.diag(factor[0])).sum())
-                - 0.5 * math.log(precision)
-                - 0.5 * (n - 1) * math.log(squares)
-            )
-            log_prior = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
-            log_prior -= 0.5 * (math.log(noise / USUAL_NOISE) / NOISE_SPREAD) ** 2
-            found.append(
-                _Fit(
-                    scales=scales,
-                    kinship=kinship,
-                    factor=factor,
-                    ones=solved,
-                    mean=mean,
-                    residual=residual,
-                    variance=squares / (n - 1),
-                    log_weight=log_evidence + log_prior,
-                )
-            )
+            correlation = _correlation(*here, *here, scales, kinship) + np.diag(self._errors)
+            for noise, split_share in itertools.product(NOISE_SHARES, split_shares):
+                log_prior = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
+                log_prior -= 0.5 * (math.log(noise / USUAL_NOISE) / NOISE_SPREAD) ** 2
+                covariance = correlation + noise * np.eye(n) + split_share * is_same
+                fit = _fit(covariance, scores, scales, kinship, log_prior)
+                if fit is not None:
+                    found.append(fit)
         return found
 
     def mean(self, places: Floats, backbones: Sequence[int] | None = None) -> Floats:
@@ -147,6 +169,48 @@ class Response:
         for weight, fit in zip(self._weights, self._fitted, strict=True):
             total += weight * (fit.mean + self._to_trials(fit, places, backbones) @ fit.residual)
         return self._offset + self._unit * total
+
+    def improvement(
+        self,
+        places: Floats,
+        over: Floats,
+        backbones: Sequence[int] | None = None,
+        over_backbones: Sequence[int] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Floats:
+        """Expect by how much settings ``(m, d)`` are better than the best of others: ``(m,)``, not below 0.
+
+        Args:
+            places: The settings.
+            over: Those to be better than ``(k, d)``, each at its expected score.
+            backbones: Of the settings ``(m,)``; None: all of the first.
+            over_backbones: Of the others ``(k,)``.
+            allowed: Which of the others a setting is compared with ``(m, k)``; None: all. Where it is none,
+                with the worst of them.
+
+        Source: Mockus, Tiesis and Zilinskas, The application of Bayesian methods for seeking the extremum,
+        1978: expected improvement, here averaged over the scales and the noise.
+        """
+        total = np.zeros(len(places))
+        n = len(self._places)
+        kept = slice(int(np.searchsorted(np.cumsum(self._weights), WEIGHED)) + 1)
+        weights = self._weights[kept] / self._weights[kept].sum()
+        for weight, fit in zip(weights, self._fitted[kept], strict=True):
+            rivals = fit.mean + self._to_trials(fit, over, over_backbones) @ fit.residual
+            to_trials = self._to_trials(fit, places, backbones)
+            mean = fit.mean + to_trials @ fit.residual
+            left = 1 - to_trials @ fit.ones
+            explained = (to_trials * cho_solve(fit.factor, to_trials.T).T).sum(1)
+            variance = 1 - explained + left**2 / float(fit.ones.sum())
+            deviation = np.sqrt((fit.variance * (n - 1) / max(1, n - 3) * variance).clip(1e-12))
+            if allowed is None:
+                best = np.full(len(places), rivals.max())
+            else:
+                best = np.where(allowed, rivals[None], rivals.min()).max(1)
+            z = (mean - best) / deviation
+            total += weight * deviation * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
+        improved: Floats = self._unit * total
+        return improved
 
     def _to_trials(self, fit: _Fit, places: Floats, backbones: Sequence[int] | None) -> Floats:
         which = _given(backbones, len(places))

@@ -1,0 +1,310 @@
+"""A linear head on frozen features, solved: multinomial logistic regression, trained to its end.
+
+Where all layers are frozen and the head is linear, the training loss is convex, so nothing is left to chance:
+no learning rate, no epochs, no order of the images. For standardised features z ``(n, d)`` and targets t
+``(n, c)``, label smoothing included, it minimises over W ``(d, c)`` and the intercept b
+
+    mean over rows of w_i · cross_entropy(z_i W + b, t_i)  +  λ/2 · ‖W‖²
+
+by L-BFGS (Liu and Nocedal, On the limited memory BFGS method for large scale optimization, Mathematical
+Programming 45, 1989). The strength λ is the one of a few with the least loss on a held-out fifth of the
+training images; validation has no part in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from depthsearch.devices import Device
+from depthsearch.errors import DivergedError
+from depthsearch.features import BoundarySource
+from depthsearch.models.split import Suffix
+from depthsearch.training.loop import EpochResult, Recipe, class_weights, costs_of, validate
+
+__all__ = ["LinearFit", "fit_linear", "only_linear_layer", "solve"]
+
+# From strong to weak: each starts from the solution of the one before. A solution whose held-out loss is
+# higher than the best so far by more than a share ends the search, as weaker ones fit the noise further.
+STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(1, -10, -1))
+# One image in so many of each class chooses the strength.
+HELD_OUT_EVERY = 5
+WORSE_ENOUGH = 1.05
+MOST_STEPS = 500
+# A feature that deviates by less than this share of its largest value is constant but for rounding.
+CONSTANT = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearFit:
+    """A fitted linear layer.
+
+    Attributes:
+        weight: ``(c, d)``, for features as they were given.
+        bias: ``(c,)``.
+        strength: The λ that was chosen.
+        n_passes: How often the rows were gone through, forward and backward, in all fits.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    strength: float
+    n_passes: int
+
+
+def fit_linear(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    *,
+    weights: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    n_views: int = 1,
+) -> LinearFit:
+    """Fit multinomial logistic regression, its strength chosen inside these rows. Deterministic on a CPU.
+
+    It is computed where the features are: in float64 on a CPU, in float32 on a GPU.
+
+    Args:
+        features: ``(n_views * n, d)``, the n images of one view after those of another.
+        labels: Their classes in [0, num_classes), int64 ``(n_views * n,)``.
+        num_classes: Classes to tell apart, ``c``.
+        weights: Of each class in the loss ``(c,)``; None: all 1.
+        label_smoothing: Probability given to the other classes, in [0, 1).
+        n_views: Views of each image: all of an image are held out together.
+
+    Raises:
+        DivergedError: If a feature is not finite.
+    """
+    dtype = torch.float64 if features.device.type == "cpu" else torch.float32
+    rows = features.detach().to(dtype)
+    if not bool(rows.isfinite().all()):
+        raise DivergedError("features of the frozen layers are not finite")
+    labels = labels.to(rows.device)
+    targets = F.one_hot(labels, num_classes).to(dtype)
+    targets = targets * (1 - label_smoothing) + label_smoothing / num_classes
+    each = torch.ones(len(rows), dtype=dtype, device=rows.device)
+    if weights is not None:
+        each = weights.to(each)[labels]
+    held_out = _held_out(labels[: len(labels) // n_views]).repeat(n_views)
+    z, mean, deviation = _standardised(rows)
+    rotation = None
+    if len(z) < z.shape[1]:
+        # The solution is a combination of the rows: in their own basis there are only n numbers to find.
+        _, _, basis = torch.linalg.svd(z, full_matrices=False)
+        rotation = basis.T
+        z = z @ rotation
+    strength, n_passes = _choose_strength(z, targets, each, held_out)
+    solution = _Problem(z, targets, each)
+    solution.solve(strength, is_final=True)
+    inner = solution.weight if rotation is None else rotation @ solution.weight
+    weight = (inner / deviation[:, None]).T
+    return LinearFit(
+        weight=weight,
+        bias=solution.bias - weight @ mean,
+        strength=strength,
+        n_passes=n_passes + solution.n_passes,
+    )
+
+
+class _Problem:
+    """The loss over some rows, and the best weights found so far."""
+
+    def __init__(self, z: torch.Tensor, targets: torch.Tensor, each: torch.Tensor) -> None:
+        self._z, self._targets, self._each = z, targets, each / each.sum()
+        self.weight = z.new_zeros(z.shape[1], targets.shape[1])
+        self.bias = (self._each @ targets).clamp(min=1e-6).log()
+        self.n_passes = 0
+
+    def solve(self, strength: float, *, is_final: bool = False) -> None:
+        """Minimise from where the last strength has ended, roughly where it is only to be compared."""
+        weight, bias = self.weight.clone().requires_grad_(), self.bias.clone().requires_grad_()
+        # Float32 rounds the gradient itself at about this.
+        tolerance = 1e-8 if is_final and weight.dtype == torch.float64 else 1e-4
+        optimizer = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=MOST_STEPS,
+            max_eval=2 * MOST_STEPS,
+            tolerance_grad=tolerance,
+            tolerance_change=tolerance**2,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            self.n_passes += 1
+            value = self._loss(self._z @ weight + bias) + 0.5 * strength * weight.square().sum()
+            value.backward()
+            return value
+
+        with torch.enable_grad():
+            optimizer.step(closure)
+        self.weight, self.bias = weight.detach(), bias.detach()
+
+    def _loss(self, logits: torch.Tensor) -> torch.Tensor:
+        return -(self._each @ (self._targets * logits.log_softmax(1)).sum(1))
+
+    def loss_of(self, z: torch.Tensor, targets: torch.Tensor, each: torch.Tensor) -> float:
+        """Compute the loss on other rows, without the penalty."""
+        logits = z @ self.weight + self.bias
+        return float(-(each @ (targets * logits.log_softmax(1)).sum(1)) / each.sum())
+
+
+def _choose_strength(
+    z: torch.Tensor, targets: torch.Tensor, each: torch.Tensor, held_out: torch.Tensor
+) -> tuple[float, int]:
+    """Find the strength with the least loss on held-out rows, and count the passes over the rows."""
+    if not bool(held_out.any()):
+        return STRENGTHS[len(STRENGTHS) // 2], 0
+    fit = ~held_out
+    problem = _Problem(z[fit], targets[fit], each[fit])
+    best, least = STRENGTHS[0], float("inf")
+    for strength in STRENGTHS:
+        problem.solve(strength)
+        loss = problem.loss_of(z[held_out], targets[held_out], each[held_out])
+        if loss < least:
+            best, least = strength, loss
+        elif loss > WORSE_ENOUGH * least:
+            break
+    return best, problem.n_passes
+
+
+def _held_out(labels: torch.Tensor) -> torch.Tensor:
+    """Choose a fifth of the images of each class: a mask ``(n,)``."""
+    held_out = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    order = torch.argsort(labels, stable=True)
+    held_out[order[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]] = True
+    return held_out
+
+
+def _standardised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Bring features to mean 0 and deviation 1; constant ones become 0, and their deviation infinite."""
+    variance, mean = torch.var_mean(rows, 0, correction=0)
+    deviation = variance.sqrt()
+    varies = deviation > CONSTANT * rows.abs().amax(0)
+    deviation = torch.where(varies, deviation, torch.full_like(deviation, float("inf")))
+    return (rows - mean) / deviation, mean, deviation
+
+
+def only_linear_layer(suffix: Suffix, classifier: str) -> nn.Linear | None:
+    """Return a suffix's classifier if that is linear and all that learns, so that it can be solved.
+
+    Args:
+        suffix: What is to be trained.
+        classifier: Module path of the head in it.
+    """
+    head = suffix.graph.get_submodule(classifier)
+    linear = head if isinstance(head, nn.Linear) else getattr(head, "classifier", None)
+    learns = {id(p) for p in suffix.parameters() if p.requires_grad}
+    if isinstance(linear, nn.Linear) and learns == {id(p) for p in linear.parameters()}:
+        return linear
+    return None
+
+
+def solve(
+    suffix: Suffix,
+    linear: nn.Linear,
+    train_source: BoundarySource,
+    val_source: BoundarySource | None,
+    recipe: Recipe,
+    device: Device,
+    *,
+    suffix_macs: int,
+) -> Generator[EpochResult, None, None]:
+    """Solve a suffix of which only a linear layer learns, in place, and yield the one result.
+
+    Its epoch is the recipe's last: what comes out is what training would end in. Of the recipe the label
+    smoothing, the balance of the classes, the views and the metric count; learning rate, weight decay,
+    optimizer and dropout do not.
+
+    Args:
+        suffix: Maps boundary tensors of b samples to logits ``(b, num_classes)``.
+        linear: Its `only_linear_layer`.
+        train_source: Boundaries to learn from.
+        val_source: Boundaries to score on; None: there is no validation.
+        recipe: See above.
+        device: Where.
+        suffix_macs: Forward MACs of the suffix for one sample.
+
+    Raises:
+        DivergedError: If a feature or the validation loss is not finite.
+    """
+    started = time.perf_counter()
+    suffix = device.place(suffix)
+    sources = [source for source in (train_source, val_source) if source is not None]
+    before = [replace(source.spent) for source in sources]
+    n_views = min(recipe.views, recipe.epochs)
+    rows = _inputs_of(suffix, linear, train_source, recipe, device, n_views)
+    num_classes = linear.out_features
+    balanced = recipe.balance != "none"
+    fit = fit_linear(
+        rows,
+        train_source.labels.repeat(n_views),
+        num_classes,
+        weights=class_weights(train_source.labels, num_classes) if balanced else None,
+        label_smoothing=recipe.label_smoothing,
+        n_views=n_views,
+    )
+    with torch.no_grad():
+        linear.weight.copy_(fit.weight)
+        if linear.bias is not None:
+            linear.bias.copy_(fit.bias)
+    trained = time.perf_counter() - started
+    val_loss, score = validate(suffix, val_source, recipe, device, recipe.epochs)
+    n_train = len(train_source.labels)
+    costs = costs_of(sources, before, suffix_macs)
+    # Each pass multiplies with the weights once forward and once for their gradient.
+    more = fit.n_passes * n_views * n_train * linear.weight.numel()
+    yield EpochResult(
+        epoch=recipe.epochs,
+        train_loss=_train_loss(rows, train_source.labels.repeat(n_views), fit),
+        val_loss=val_loss,
+        score=score,
+        seconds=time.perf_counter() - started,
+        images_per_second=n_train / trained,
+        **{
+            **costs,
+            "forward_macs": costs["forward_macs"] + more,
+            "backward_macs": more,
+            "plain_macs": costs["plain_macs"] - costs["backward_macs"] + 2 * more,
+        },
+    )
+
+
+def _inputs_of(
+    suffix: Suffix,
+    linear: nn.Linear,
+    source: BoundarySource,
+    recipe: Recipe,
+    device: Device,
+    n_views: int,
+) -> torch.Tensor:
+    """Compute what the linear layer gets of each image in each view: ``(n_views * n, d)``."""
+    rows: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        rows.append(given[0].detach().float())
+
+    suffix.eval()
+    hook = linear.register_forward_pre_hook(keep)
+    try:
+        with torch.no_grad():
+            for epoch in range(1, n_views + 1):
+                source.prepare(epoch)
+                for index in torch.arange(len(source.labels)).split(2 * recipe.batch_size):
+                    with device.autocast():
+                        suffix(source.batch(index))
+    finally:
+        hook.remove()
+    return torch.cat(rows)
+
+
+def _train_loss(rows: torch.Tensor, labels: torch.Tensor, fit: LinearFit) -> float:
+    """Compute the mean cross entropy on the training rows."""
+    logits = rows.to(fit.weight) @ fit.weight.T + fit.bias
+    return F.cross_entropy(logits, labels.to(logits.device)).item()
