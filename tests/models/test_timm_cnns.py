@@ -116,8 +116,8 @@ OTHERS = {
     "vovnet39a": 64,
     "xception41": 64,
 }
-# Not VGG's 100 million weights behind its convolutions.
-OPTIONS = {"vgg11_bn": {"mlp_ratio": 0.02}}
+# Not the 100 million weights behind VGG's convolutions, nor 58 times the same dense layer.
+OPTIONS = {"vgg11_bn": {"mlp_ratio": 0.02}, "densenet121": {"block_config": (3, 4, 6, 4)}}
 # torch.fx and timm themselves warn; what they warn of is no matter of splitting.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm", "ignore::UserWarning:torch")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
@@ -30,7 +30,7 @@ __all__ = [
 
 DEFAULT_IMAGE_SIZE = 224
 # One batch of images: itself, alone in a tuple, or under the name of the model's parameter.
-ExampleInputs = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
+ExampleInputs: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]
 # Sizes at which a model is tried that does not run at its own: usual ones, in pixels.
 USUAL_SIZES = (32, 64, 28, 96, 128, 160, 192, 224, 256, 299, 384, 48, 16, 8)
 POSITIONAL = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
