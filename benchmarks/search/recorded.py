@@ -84,7 +84,7 @@ class Recorded:
     def space(self) -> SearchSpace:
         """What can be searched: the cuts of the table, and learning rates between its ends; a linear head."""
         rates = self.table.about.learning_rates
-        return SearchSpace(cuts=self.table.cuts, learning_rate=(rates[0], rates[-1]), head_width=None)
+        return SearchSpace(cuts=self.table.cuts, learning_rate=(rates[0], rates[-1]), head_width=0)
 
     @property
     def task(self) -> Task:
