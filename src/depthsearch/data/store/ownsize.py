@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -118,11 +119,7 @@ def open_small(
     key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     path = folder / f"{key}.images"
     n_images = len(listing.paths)
-
-    def check(decoded: Decoded) -> None:
-        if not enlarges(geometry, *decoded.pixels.shape[1:]):
-            raise _NotSmallError
-
+    check = partial(_check_small, geometry)
     stored = read_contents(path, key, n_images=n_images)
     if stored is None or not gaps_remain(
         listing, None, stored.ranges, stored.digests, skip_unreadable=skip_unreadable
@@ -149,6 +146,11 @@ def open_small(
     pixels = mapped_pixels(path, (int(lengths.sum()),))
     images = SmallImages(pixels=pixels, sizes=sizes, starts=lengths.cumsum(0) - lengths, geometry=geometry)
     return images, stored
+
+
+def _check_small(geometry: Geometry, decoded: Decoded) -> None:
+    if not enlarges(geometry, *decoded.pixels.shape[1:]):
+        raise _NotSmallError
 
 
 def _check_first(listing: Listing, ranges: Sequence[ValueRange], check: Callable[[Decoded], None]) -> None:
