@@ -412,7 +412,7 @@ def test_the_same_seed_gives_the_same_suggestions(place_in, tmp_path, task, spac
 def test_another_seed_gives_another_study(place, longer, space, uninterrupted) -> None:
     other = replace(longer, recipe=replace(longer.recipe, seed=1))
     # The head alone is solved: its one result is the same for every seed.
-    solved, trained = stored(place.run(other, space, 2))
+    solved, trained, *_ = stored(place.run(other, space, 2))
     assert solved["epochs"] == uninterrupted[0]["epochs"]
     assert trained["params"] == uninterrupted[1]["params"]
     assert [e["val_loss"] for e in trained["epochs"]] != [e["val_loss"] for e in uninterrupted[1]["epochs"]]
