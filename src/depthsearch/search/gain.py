@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import NormalDist, median
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,8 @@ N_RATES, N_OTHERS = 7, 2
 MOST_CUTS = 40
 # Standard errors of a score that lie near the best: differences further down count by their logarithm.
 NEAR = 8.0
+# How many of them a training differs from another of the same setting, with another seed.
+NOISE = 1.5
 # Standard deviation of what is left of a curve, as a share of it, where no other curve says.
 UNKNOWN_GAIN = 0.05
 # Shares of a training after which it may be paused.
@@ -195,7 +197,7 @@ class Planner:
         learned = self._learn(trials)
         if learned is None:
             return False
-        (here,) = self._weighed([going_on], others, learned)
+        (here,) = self._weighed([going_on], trials, learned, beside=others)
         moves = list(self._moves(others, seed))
         most = max((move.rate for move in self._weighed(moves, trials, learned)), default=0.0)
         return here.rate < max(LEAST_RATE, most / BETTER)
@@ -217,8 +219,15 @@ class Planner:
             )
             for trial, score, error in known
         ]
+        response = Response(observations, noise=NOISE / NEAR)
+        settled = [dict(trial.params) for trial in complete]
+        places = np.array([self._place(params) for params in settled])
+        highest = response.mean(places, [self._backbone(params) for params in settled]).max()
         return _Learned(
-            response=Response(observations), near=near, settled=[dict(trial.params) for trial in complete]
+            response=response,
+            near=near,
+            settled=settled,
+            best=best - near * math.expm1(-float(highest)),
         )
 
     def _says(self, trial: FrozenTrial) -> bool:
@@ -256,9 +265,13 @@ class Planner:
         return math.sqrt(share * (1 - share) / self._n_val)
 
     def _weighed(
-        self, moves: Sequence[Move], trials: Sequence[FrozenTrial], learned: _Learned
+        self,
+        moves: Sequence[Move],
+        trials: Sequence[FrozenTrial],
+        learned: _Learned,
+        beside: Sequence[FrozenTrial] | None = None,
     ) -> Iterator[Move]:
-        """Say of each move what it promises."""
+        """Return the moves with what each promises, beside what is being trained: default, among all trials."""
         if not moves:
             return
         places = np.array([self._place(move.params) for move in moves])
@@ -280,9 +293,25 @@ class Planner:
             [self._backbone(params) for params in learned.settled],
             allowed,
         )
-        gains = gains * self._apart(places, backbones, trials) * self._usual(moves, len(trials))
+        gains = (
+            gains
+            * self._apart(places, backbones, trials if beside is None else beside)
+            * self._usual(moves, len(trials))
+        )
+        known = {trial.number: trial for trial in trials}
         for move, gain in zip(moves, gains, strict=True):
-            yield Move(params=move.params, number=move.number, gain=float(gain), cost=move.cost)
+            promised = float(gain)
+            if move.number is not None:
+                # Neighbours may have it wrong, and so may the curve.
+                promised = (promised + self._by_curve(known[move.number], trials, learned)) / 2
+            yield Move(params=move.params, number=move.number, gain=promised, cost=move.cost)
+
+    def _by_curve(self, trial: FrozenTrial, trials: Sequence[FrozenTrial], learned: _Learned) -> float:
+        """Expect how much better than the best a trial ends by its own curve alone."""
+        score, error = self._expected(trial, trials)
+        deviation = math.hypot(error, NOISE * learned.near / NEAR)
+        z = (score - learned.best) / deviation
+        return deviation * (z * NormalDist().cdf(z) + NormalDist().pdf(z))
 
     def _usual(self, moves: Sequence[Move], n_trials: int) -> Floats:
         """Lower what has a learning rate far from the sensible one of its depth, the less the more is known.
@@ -405,11 +434,13 @@ class _Learned:
         response: Of scores as logarithms of their distance from the best.
         near: What one unit of that is near the best, in the unit of the score.
         settled: Settings of the complete trials.
+        best: The highest score that one of them is expected to have, more is better.
     """
 
     response: Response
     near: float
     settled: Sequence[Mapping[str, Any]]
+    best: float
 
 
 def _spread(n: int, most: int, rng: np.random.Generator) -> list[int]:

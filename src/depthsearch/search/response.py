@@ -37,6 +37,8 @@ NOISE_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # What is expected before any trial, on a log scale: median and deviation.
 USUAL_SCALE, SCALE_SPREAD = 0.4, 1.0
 USUAL_NOISE, NOISE_SPREAD = 0.03, 1.5
+# Deviation likewise where validation images say how large the noise is at least.
+KNOWN_NOISE_SPREAD = 0.7
 # Variance of what a division of the images does to all settings alike, over that of the response.
 SPLIT_SHARES = (0.03, 0.3)
 # Between two backbones at the same setting, each as probable.
@@ -115,11 +117,12 @@ def _fit(covariance: Floats, scores: Floats, scales: Floats, kinship: float, log
 class Response:
     """What a study's trials say of settings, tried or not."""
 
-    def __init__(self, observations: Sequence[Observation]) -> None:
+    def __init__(self, observations: Sequence[Observation], *, noise: float | None = None) -> None:
         """Learn from trials.
 
         Args:
             observations: At least three; fewer say nothing of the noise.
+            noise: Standard deviation of a score that is expected from seed to seed; None: it is not known.
 
         Raises:
             ValueError: If there are fewer than three.
@@ -134,6 +137,9 @@ class Response:
         self._unit = float(scores.std()) or 1.0
         # The response has a variance of about one in this unit.
         self._errors = (np.array([o.error for o in observations]) / self._unit) ** 2
+        self._usual_noise, self._noise_spread = USUAL_NOISE, NOISE_SPREAD
+        if noise is not None:
+            self._usual_noise, self._noise_spread = (noise / self._unit) ** 2, KNOWN_NOISE_SPREAD
         fits = self._fits((scores - self._offset) / self._unit)
         log_weights = np.array([fit.log_weight for fit in fits])
         weights = np.exp(log_weights - log_weights.max())
@@ -156,7 +162,7 @@ class Response:
             correlation = _correlation(*here, *here, scales, kinship) + np.diag(self._errors)
             for noise, split_share in itertools.product(NOISE_SHARES, split_shares):
                 log_prior = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
-                log_prior -= 0.5 * (math.log(noise / USUAL_NOISE) / NOISE_SPREAD) ** 2
+                log_prior -= 0.5 * (math.log(noise / self._usual_noise) / self._noise_spread) ** 2
                 covariance = correlation + noise * np.eye(n) + split_share * is_same
                 fit = _fit(covariance, scores, scales, kinship, log_prior)
                 if fit is not None:
