@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,9 @@ from benchmarks.search.first_depths import (
     simulated_problems,
     tabled_problems,
 )
+from benchmarks.shared.stored_study import describe
 from depthsearch import Cut
-from depthsearch.results.evidence import promising, weigh
-from depthsearch.results.trials import rank, read_trials
+from depthsearch.results import StoredStudy, promising, rank, weigh
 from depthsearch.search.sampling import make_pruner, make_sampler, resolve
 from depthsearch.seeds import seed_from
 
@@ -65,7 +65,7 @@ def stored_study(surface: Surface, pruner: str) -> optuna.Study:
         )
         for i in range(surface.n_cuts)
     ]
-    study.set_user_attr("cuts", [asdict(cut) for cut in cuts])
+    describe(study, cuts, epochs=surface.epochs)
     return study
 
 
@@ -88,7 +88,7 @@ def search(study: optuna.Study, surface: Surface, seed: int, n_trials: int, samp
 
 def train_again(study: optuna.Study, surface: Surface, seed: int, n_cuts: int, n_seeds: int) -> None:
     """Confirm as `depthsearch.study.confirm` does."""
-    chosen = promising(study, n_cuts)
+    chosen = promising(StoredStudy.read(study), n_cuts)
     numbers = [trial.number for trial in chosen]
     plan = {"trials": numbers, "seeds": n_seeds, "resample": False}
     study.set_user_attr("confirmation", plan)
@@ -135,9 +135,9 @@ class Outcome:
 
 def judge(study: optuna.Study, surface: Surface) -> Outcome:
     """Compare what the study says with what is true."""
-    evidence = weigh(study)
+    evidence = weigh(StoredStudy.read(study))
     assert evidence is not None
-    searched = [trial for trial in read_trials(study) if trial.confirms is None]
+    searched = [trial for trial in StoredStudy.read(study).trials if trial.confirms is None]
     single = rank(searched, maximize=True)[0]
     best_cut = round(surface.best_depth * (surface.n_cuts - 1))
 

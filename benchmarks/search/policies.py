@@ -18,8 +18,7 @@ from optuna.trial import TrialState
 from benchmarks.search.recorded import Recorded
 from depthsearch.errors import DivergedError
 from depthsearch.options.study import StudyOptions, with_defaults
-from depthsearch.results.evidence import weigh
-from depthsearch.results.trials import TrialSummary, rank, read_trials
+from depthsearch.results import StoredStudy, StoredTrial, rank, weigh
 from depthsearch.search.sampling import resolve
 from depthsearch.seeds import seed_from
 from depthsearch.study import confirm, open_study, search
@@ -116,11 +115,12 @@ def answer_of(study: optuna.Study, recorded: Recorded) -> Answer:
 
     Before the first training that is the head alone.
     """
-    trials = read_trials(study)
+    stored = StoredStudy.read(study)
+    trials = stored.trials
     if not trials:
         n_cuts, n_rates = recorded.table.done.shape[1:]
         return Answer(cut=n_cuts - 1, rate=n_rates // 2, level=None, cost=recorded.cost)
-    evidence = weigh(study)
+    evidence = weigh(stored)
     level = None if evidence is None else evidence.level
     if evidence is not None:
         chosen = next(trial for trial in trials if trial.number == evidence.answer.trial)
@@ -130,7 +130,7 @@ def answer_of(study: optuna.Study, recorded: Recorded) -> Answer:
     return Answer(cut=chosen.cut.index, rate=rate, level=level, cost=recorded.cost)
 
 
-def _best_so_far(trials: Sequence[TrialSummary]) -> TrialSummary:
+def _best_so_far(trials: Sequence[StoredTrial]) -> StoredTrial:
     """Choose the best complete trial, else the one with the best last score, else the first."""
     complete = rank((trial for trial in trials if trial.confirms is None), maximize=True)
     return complete[0] if complete else max(trials, key=lambda t: -1.0 if t.score is None else t.score)

@@ -87,7 +87,7 @@ __all__ = [
 
 
 # Packages that are reached as ``depthsearch.study.run`` without an import of their own.
-_ROOMS = ("study", "visualization")
+_ROOMS = ("results", "study", "visualization")
 
 
 def __getattr__(name: str) -> Any:

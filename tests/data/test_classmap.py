@@ -12,6 +12,7 @@ from PIL import Image
 from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import DataError
+from depthsearch.results import StoredStudy
 from depthsearch.study.preparing import stored_options
 
 
@@ -110,7 +111,7 @@ def test_a_study_keeps_its_map_and_refuses_another(folder, tmp_path, monkeypatch
     assert main([*argv, "--classes-map", "map.json"]) == 0
     assert "4 classes mapped to 2 by map.json): 2 classes (" in capsys.readouterr().err
     stored = optuna.load_study(study_name="plants", storage="sqlite:///s.db")
-    assert stored_options(stored).classes_map == str(tmp_path / "map.json")
+    assert stored_options(StoredStudy.read(stored)).classes_map == str(tmp_path / "map.json")
     assert main(argv) == 2
     assert "Study 'plants' exists with other settings: data: 'plants [" in capsys.readouterr().err
     assert main(["fit", "--storage", "sqlite:///s.db"]) == 0

@@ -6,9 +6,27 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from depthsearch.options.attributes import FORMAT
+
 N_CUTS = 12
 EPOCHS = 4
-MACS = {"prefix_macs": 10, "forward_macs": 20, "backward_macs": 30}
+SPENT = {
+    "seconds": 0.5,
+    "images_per_second": 600.0,
+    "prefix_macs": 10,
+    "forward_macs": 20,
+    "backward_macs": 30,
+    "plain_macs": 99,
+    "kept_bytes": 0,
+    "read_bytes": 0,
+}
+BACKBONE = {
+    "weights": "random (seed 0)",
+    "digest": "0",
+    "preprocessing": {},
+    "data_fingerprint": "0",
+    "full_fine_tune_macs": 10_000,
+}
 NASTY = "<img src=x onerror=alert(1)> a|b `c` *d* [e](http://f) \\"
 OPTIONS = {
     "backbone": "tiny",
@@ -49,9 +67,14 @@ def point(index: int, score: float) -> dict[str, Any]:
 
 def attributes(**changed: Any) -> dict[str, Any]:
     return {
-        "settings": {"backbone": "tiny", "space: head_depth": None, "space: learning_rate": [1e-05, 0.01]},
+        "format": FORMAT,
+        "settings": {
+            "backbone": "tiny",
+            "learning_rate": [1e-05, 0.01],
+            "head_width": [1024, 256],
+            "search": "adaptive",
+        },
         "cuts": [cut(index) for index in range(N_CUTS)],
-        "full_fine_tune_macs": 10_000,
         "data": {
             "name": "cats",
             "source": "/photos/cats",
@@ -61,7 +84,7 @@ def attributes(**changed: Any) -> dict[str, Any]:
             "skipped": [],
             "duplicates": [],
         },
-        "backbone": {"name": "tiny", "weights": "random (seed 0)", "digest": "0", "preprocessing": {}},
+        "backbones": {"": {**BACKBONE, "name": "tiny"}},
         "recipe": {"metric": "accuracy", "epochs": EPOCHS, "seed": 3},
         "provenance": {"versions": {"torch": "2.9"}, "machine": "m", "device": "cpu", "options": OPTIONS},
         "transfer_curve": {
@@ -81,7 +104,7 @@ def trial(
     n_epochs = 0 if score is None else EPOCHS if state == "COMPLETE" else 2
     scores = {epoch: score * (0.5 + 0.5 * epoch / n_epochs) for epoch in range(1, n_epochs + 1)}
     results = [
-        {"epoch": e, "score": s, "train_loss": 1 / e, "val_loss": 2 / e, **MACS} for e, s in scores.items()
+        {"epoch": e, "score": s, "train_loss": 1 / e, "val_loss": 2 / e, **SPENT} for e, s in scores.items()
     ]
     ended = (
         {} if state == "RUNNING" else {"results": results, "macs": 60 * n_epochs, "plain_macs": 99 * n_epochs}
@@ -126,13 +149,10 @@ AGAIN = tuple(
 
 
 def several() -> optuna.Study:
-    """Give a study of two backbones, one of which has a name that is no HTML identifier."""
+    """Make a study of two backbones, one of which has a name that is no HTML identifier."""
     backbones = {"a": "timm/a b", "b": "b"}
     cuts = [{**cut(index), "backbone": key} for key in backbones for index in range(12)]
-    described = {"weights": "random", "digest": "0", "preprocessing": {}, "data_fingerprint": "0"}
-    every = {
-        key: {"name": name, "full_fine_tune_macs": 10_000, **described} for key, name in backbones.items()
-    }
+    every = {key: {**BACKBONE, "name": name} for key, name in backbones.items()}
     study = stored(cuts=cuts, backbones=every, transfer_curve_b=attributes()["transfer_curve"])
     for key, score in (("a", 0.7), ("b", 0.8)):
         study.add_trial(

@@ -20,8 +20,8 @@ from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import load_backbone, make_model
 from depthsearch.report.page import compose
-from depthsearch.report.record import read
 from depthsearch.report.text import as_json, render
+from depthsearch.results import StoredStudy
 from depthsearch.results.evidence import weigh
 from depthsearch.results.summary import standings, summarize
 from depthsearch.search.sampling import make_sampler
@@ -176,7 +176,7 @@ def test_where_nothing_is_frozen_there_is_nothing_to_probe(scratch, alone) -> No
 
 
 def test_its_answer_rests_on_all_seeds(finished) -> None:
-    evidence = weigh(finished)
+    evidence = weigh(StoredStudy.read(finished))
     assert evidence is not None
     (confirmed,) = evidence.confirmed
     assert len(confirmed.scores) == 2
@@ -202,7 +202,7 @@ def test_the_terminal_and_the_report_show_a_study_with_one_cut(finished, capsys)
     told = capsys.readouterr().out
     assert "feature extraction – · full fine-tuning 0." in told  # noqa: RUF001 (for nothing)
     assert "cannot be told" not in told
-    page = compose(summary, read(finished))
+    page = compose(summary, StoredStudy.read(finished))
     for text in (page.markdown(), page.html()):
         assert "train everything" in text
         assert "with everything trained" not in text
@@ -221,7 +221,7 @@ def test_it_is_a_baseline_among_several_backbones(task, scratch, both, tmp_path,
     assert {trial.cut.index for trial in of_it.trials} == {0}
     assert of_it.feature_extraction is None
     assert other.feature_extraction is not None
-    page = compose(summary, read(study))
+    page = compose(summary, StoredStudy.read(study))
     assert all(name in page.html() and name in page.markdown() for name in BOTH)
 
 

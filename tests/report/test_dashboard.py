@@ -30,7 +30,7 @@ from depthsearch.report.dashboard.serving import _QuietHandler as QuietHandler
 from depthsearch.report.dashboard.serving import _Server as Server
 from depthsearch.report.dashboard.serving import application, serve
 from depthsearch.report.page import compose
-from depthsearch.report.record import read
+from depthsearch.results import StoredStudy
 from depthsearch.results.summary import summarize
 from depthsearch.study.artifacts import Artifacts, keep_latest
 
@@ -50,7 +50,9 @@ def place(tmp_path_factory, open_quick_storage) -> tuple[optuna.Study, Artifacts
     study.add_trials(source.get_trials())
     store = Artifacts(folder / "s-artifacts")
     refresh(study)
-    keep_latest(study, store, "report.html", compose(summarize(study), read(study)).html().encode())
+    keep_latest(
+        study, store, "report.html", compose(summarize(study), StoredStudy.read(study)).html().encode()
+    )
     keep_latest(study, store, "script.html", SCRIPT.encode())
     keep_latest(study, store, "script.js", b"alert(1)")
     return study, store

@@ -30,8 +30,8 @@ from depthsearch.report.dashboard import (
     refreshing,
 )
 from depthsearch.report.dashboard.keeping import with_ours
-from depthsearch.results.stored import mark
 from depthsearch.results.summary import summarize
+from depthsearch.study.control import mark
 from depthsearch.study.lease import lease
 from depthsearch.study.storage import open_storage
 

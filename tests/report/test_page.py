@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,10 +27,10 @@ from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions
 from depthsearch.report.page import Report, compose, pictures, write_report
-from depthsearch.report.record import read
+from depthsearch.results import StoredStudy, importance_of
 from depthsearch.results.evidence import Confirmed, Evidence, Expected
-from depthsearch.results.stored import mark
 from depthsearch.results.summary import Summary, summarize
+from depthsearch.study.control import mark
 from depthsearch.visualization.style import SYMBOLS
 
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
@@ -62,7 +62,7 @@ def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary
 
 
 def document(study: optuna.Study) -> Report:
-    return compose(summarize(study), read(study))
+    return compose(summarize(study), StoredStudy.read(study))
 
 
 # --- readers ------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_one_far_off_trial_does_not_flatten_the_others() -> None:
 def test_importance_is_shown_only_where_there_are_trials_enough(n: int) -> None:
     trials = [trial(k % N_CUTS, 0.5 + 0.04 * (k % N_CUTS), rate=1e-3 * (1 + k % 3)) for k in range(n)]
     again = [trial(5, 0.7, origin="confirm", confirms=5, seed=0)] * 3
-    found = [read(stored(*trials, *again)).importance for _ in range(2)]
+    found = [importance_of(StoredStudy.read(stored(*trials, *again))) for _ in range(2)]
     assert found[0] == found[1]
     text = document(stored(*trials, *again)).markdown()
     if n < 20:
@@ -293,7 +293,7 @@ def test_without_evidence_nothing_of_it_is_shown() -> None:
 
 def test_evidence_is_the_answer_and_is_drawn() -> None:
     summary, study = confirmed(4, 6)
-    made = compose(summary, read(study))
+    made = compose(summary, StoredStudy.read(study))
     text = rendered(made.markdown()).text
     assert "train from layer 20" in text
     assert "validation accuracy 0.8867 ± 0.0067 (mean of 2 seeds)" in text
@@ -317,7 +317,7 @@ def test_evidence_is_the_answer_and_is_drawn() -> None:
 
 def test_an_end_that_was_trained_again_is_told_by_its_mean() -> None:
     summary, study = confirmed(0, 6)
-    made = compose(summary, read(study))
+    made = compose(summary, StoredStudy.read(study))
     assert "and 0.8867 with everything trained" in rendered(made.markdown()).text
     found = traces(figure(made, "score-against-depth"))
     assert {"head only 0.7000", "everything trained 0.8867"} <= {*found}
@@ -325,51 +325,37 @@ def test_an_end_that_was_trained_again_is_told_by_its_mean() -> None:
 
 def test_depths_that_do_not_touch_are_named_and_shaded_apart() -> None:
     summary, study = confirmed(4, 6, level=(2, 3, 8))
-    made = compose(summary, read(study))
+    made = compose(summary, StoredStudy.read(study))
     assert "layers 8 to 11, 26 cannot be told" in made.markdown()
     shapes = figure(made, "score-against-depth").layout.shapes
     assert [(each.x0, each.x1) for each in shapes if each.type == "rect"] == [(1.5, 3.5), (7.5, 8.5)]
 
 
-FIGURES = {"accuracy": 0.91, "interval": [0.82, 0.96], "n": 50, "calibration_error": 0.03}
-
-
-@pytest.mark.parametrize(
-    ("figures", "told"),
-    [
-        (FIGURES, ["0.9100", "95 %: 0.8200 to 0.9600"]),
-        ({**FIGURES, "per_class": {"cat": 0.9, "dog": 0.8}}, ["0.9000", "0.8000"]),
-        (
-            {**FIGURES, "per_class": [{"recall": 0.75, "n": 25}, {"recall": 0.5, "n": 25}]},
-            ["recall", "0.7500"],
-        ),
-        ({**FIGURES, "confusion": [[20, 5], [3, 22]]}, ["Confusion", "22"]),
-        ({"accuracy": None, "per_class": 3, "confusion": "?", "interval": 1}, ["The final training"]),
-        ("?", ["The final training"]),
-    ],
-)
-def test_a_test_is_told_whatever_it_has(figures: Any, told: list[str]) -> None:
-    fit = {"folder": "/models/a", "figures": figures, "trial": 2, "layer": 20}
-    text = Page(document(stored(*FINISHED, fit=fit, test_readings=1)).html()).text
-    for expected in (*told, "/models/a", "The test images were read once."):
-        assert expected in text
-
-
-# --- running it again ---------------------------------------------------------------------------
+def fitted(names: Sequence[str] = ("cat", "dog"), folder: str = "/models/a") -> dict[str, Any]:
+    by_class = [{"name": name, "precision": 0.7, "recall": 0.6, "f1": 0.65, "n": 25} for name in names]
+    interval = {"accuracy": 0.91, "interval": [0.82, 0.96], "n": 50, "calibration_error": 0.03}
+    figures = {**interval, "classes": by_class, "confusion": [[20, 5], [3, 22]]}
+    return {"folder": folder, "test": figures, "trial": 2, "cut": {"layer": 20}, "n_images": 400}
 
 
 def test_a_test_is_told_as_fit_stores_it() -> None:
-    by_class = [
-        {"name": name, "precision": 0.7, "recall": 0.6, "f1": 0.65, "n": 25} for name in ("cat", "dog")
-    ]
-    figures = {**FIGURES, "classes": by_class, "confusion": [[20, 5], [3, 22]]}
-    fit = {"folder": "/models/a", "test": figures, "trial": 2, "cut": {"layer": 20}, "n_images": 400}
     readings = [{"when": "2026-01-01", "accuracy": 0.91}] * 2
-    page = rendered(document(stored(*FINISHED, fit=fit, test_readings=readings)).markdown())
-    assert "The final training, of trial 2, from layer 20, on 400 images (train + validation)." in page.text
-    assert "The test images were read 2 times." in page.text
+    page = rendered(document(stored(*FINISHED, fit=fitted(), test_readings=readings)).markdown())
+    for expected in (
+        "The final training, of trial 2, from layer 20, on 400 images (train + validation).",
+        "The test images were read 2 times.",
+        "95 %: 0.8200 to 0.9600",
+        "/models/a",
+        "Confusion",
+    ):
+        assert expected in page.text
     place = page.cells.index("precision")
     assert page.cells[place + 4 : place + 9] == ["cat", "0.7000", "0.6000", "0.6500", "25"]
+    once = document(stored(*FINISHED, fit=fitted(), test_readings=readings[:1])).markdown()
+    assert "The test images were read once." in once
+
+
+# --- running it again ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -420,11 +406,12 @@ def test_the_report_has_the_command_with_its_trials_and_seeds() -> None:
     assert "| torch | 2.9 |" in text
 
 
-@pytest.mark.parametrize("provenance", [{"versions": {"torch": "2.9"}}, {}, None])
-def test_an_older_study_is_told_without_its_command(provenance: Any) -> None:
-    study = stored(*FINISHED, provenance=provenance, transfer_curve={})
+@pytest.mark.parametrize("provenance", [{"versions": {"torch": "2.9"}}, {}])
+def test_a_study_without_its_options_is_told_without_its_command(provenance: Any) -> None:
+    nothing = {"points": [], "macs": 0, "seconds": 0.0, "kept_bytes": 0}
+    study = stored(*FINISHED, provenance=provenance, transfer_curve=nothing)
     made = document(study)
-    assert "The command is not known: this study was stored by an older depthsearch" in made.markdown()
+    assert "The command is not known: this study does not keep its options" in made.markdown()
     assert "```console" not in made.markdown()
     assert "Where pretrained features stop helping" not in made.markdown()
 
@@ -443,7 +430,7 @@ def nasty() -> optuna.Study:
     cuts = attributes()["cuts"]
     cuts[6] |= {"name": NASTY, "keras_name": NASTY}
     trials = (*FINISHED, trial(3, None, "FAIL", reason=f"{NASTY}\nsecond line"))
-    fit = {"folder": NASTY, "figures": {"per_class": {NASTY: 0.5}, "confusion": [[1, 2], [3, 4]]}}
+    fit = fitted((NASTY, "b"), folder=NASTY)
     return stored(*trials, name=NASTY, data=data, cuts=cuts, fit=fit, provenance={"versions": {NASTY: NASTY}})
 
 
@@ -564,14 +551,14 @@ def test_a_markdown_without_pictures_says_in_a_line_why(
 
 def test_layers_that_were_asked_for_are_pointed_out_and_compared() -> None:
     summary, study = confirmed(4, 6)
-    page = compose(replace(summary, marked=(summary.cuts[6], summary.cuts[7])), read(study))
+    page = compose(replace(summary, marked=(summary.cuts[6], summary.cuts[7])), StoredStudy.read(study))
     notes = [each.text for each in figure(page, "score-against-depth").layout.annotations]
     assert [note for note in notes if "asked" in note] == ["asked for: 20", "asked for: 23"]
     text = page.markdown()
     asked = text[text.index("The layers that were asked for") :].splitlines()[4:6]
     assert asked[0] == "| 20 | `layer2.0.conv` (conv6_keras) | 0.8867 ± 0.0067 | 2 of 2 | 0.0000 | 0.9000 |"
     assert asked[1].startswith("| 23 | `layer2.1.conv` (conv7_keras) |  |  |  | ")
-    assert "asked for" not in compose(summary, read(study)).markdown()
+    assert "asked for" not in compose(summary, StoredStudy.read(study)).markdown()
 
 
 def test_layers_asked_for_are_stored_as_candidates() -> None:

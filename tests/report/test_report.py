@@ -171,7 +171,9 @@ def test_reading_changes_nothing(store) -> None:
 
 def test_a_study_of_somebody_else_has_no_summary(url: str, open_quick_storage) -> None:
     study = optuna.create_study(study_name="theirs", storage=open_quick_storage(url))
-    with pytest.raises(StudyError, match=r"^Study 'theirs' was not made by depthsearch\.$"):
+    with pytest.raises(
+        StudyError, match=r"^Study 'theirs' was not made by depthsearch\. Give another --name\.$"
+    ):
         summarize(study)
 
 

@@ -8,13 +8,14 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
+from stored_studies import attributes
 
 from depthsearch.models.cuts import Cut
-from depthsearch.report.text import level_ranges
+from depthsearch.results import Evidence, StoredStudy, StoredTrial, promising, weigh
 from depthsearch.results import evidence as evidence_module
-from depthsearch.results.evidence import promising, weigh
 from depthsearch.search.aims import store_aim
 from depthsearch.search.response import Observation, Response
+from depthsearch.visualization.words import layer_ranges
 
 N_CUTS = 21
 LAST = N_CUTS - 1
@@ -37,6 +38,14 @@ def cut_at(index: int) -> Cut:
     )
 
 
+def weighed(study: optuna.Study) -> Evidence | None:
+    return weigh(StoredStudy.read(study))
+
+
+def chosen_of(study: optuna.Study, n_cuts: int) -> list[StoredTrial]:
+    return promising(StoredStudy.read(study), n_cuts)
+
+
 @pytest.fixture
 def store() -> Callable[..., optuna.Study]:
     """Make a study of trials (cut, score), and of scores by seed for some of them."""
@@ -48,16 +57,17 @@ def store() -> Callable[..., optuna.Study]:
         direction: str = "maximize",
     ) -> optuna.Study:
         study = optuna.create_study(direction=direction)
-        study.set_user_attr("cuts", [asdict(cut_at(i)) for i in range(N_CUTS)])
+        for key, value in attributes(cuts=[asdict(cut_at(i)) for i in range(N_CUTS)]).items():
+            study.set_user_attr(key, value)
 
-        def add(cut: int, score: float | None, **attributes: object) -> None:
+        def add(cut: int, score: float | None, **more: object) -> None:
             study.add_trial(
                 create_trial(
                     state=TrialState.FAIL if score is None else TrialState.COMPLETE,
                     value=score,
                     params={"cut": cut, "learning_rate": 1e-3},
                     distributions=RANGES,
-                    user_attrs=attributes,
+                    user_attrs=more,
                 )
             )
 
@@ -84,7 +94,7 @@ def test_the_answer_freezes_most_within_one_standard_error_of_the_best(store) ->
     trials = [(5, 0.9), (10, 0.9), (15, 0.9)]
     # Differences from the best: 0.010, -0.006, 0.008 (0.004 +- 0.0050); 0.03, 0.03, 0.04 (0.033 +- 0.0033).
     again = {0: [0.90, 0.91, 0.92], 1: [0.890, 0.916, 0.912], 2: [0.87, 0.88, 0.88]}
-    evidence = weigh(store(trials, again))
+    evidence = weighed(store(trials, again))
     assert [c.cut.index for c in evidence.confirmed] == [5, 10, 15]
     assert (evidence.best.cut.index, evidence.answer.cut.index) == (5, 10)
     assert evidence.confirmed[1].gap == pytest.approx(0.004)
@@ -95,55 +105,55 @@ def test_the_answer_freezes_most_within_one_standard_error_of_the_best(store) ->
 def test_the_error_is_that_of_pairs_so_what_a_seed_does_to_all_cancels(store) -> None:
     """Scores differ much from seed to seed, alike for both cuts: the worse is surely worse."""
     again = {0: [0.70, 0.80, 0.90], 1: [0.69, 0.79, 0.8905]}
-    evidence = weigh(store([(5, 0.9), (10, 0.9), (0, 0.1)], again))
+    evidence = weighed(store([(5, 0.9), (10, 0.9), (0, 0.1)], again))
     assert evidence.confirmed[1].standard_error > 0.05
     assert evidence.answer is evidence.best
     # The other way round, the same scores by other seeds: not to be told apart.
     again = {0: [0.70, 0.80, 0.90], 1: [0.79, 0.8905, 0.69]}
-    assert weigh(store([(5, 0.9), (10, 0.9), (0, 0.1)], again)).answer.cut.index == 10
+    assert weighed(store([(5, 0.9), (10, 0.9), (0, 0.1)], again)).answer.cut.index == 10
 
 
 def test_rounding_does_not_decide_where_gap_and_error_are_the_same(store) -> None:
     """Of two seeds one is equal: gap and error are both half the other's difference."""
     for difference in (1 / 359, 2 / 359, 1 / 107, 0.3):
         again = {0: [0.9 + difference, 0.9], 1: [0.9, 0.9]}
-        assert weigh(store([(5, 0.9), (12, 0.9), (0, 0.1)], again)).answer.cut.index == 12
+        assert weighed(store([(5, 0.9), (12, 0.9), (0, 0.1)], again)).answer.cut.index == 12
 
 
 def test_of_equal_means_the_deepest_is_best_and_the_answer(store) -> None:
-    evidence = weigh(store([(5, 0.9), (12, 0.9), (0, 0.1)], {0: [0.75, 0.875], 1: [0.875, 0.75]}))
+    evidence = weighed(store([(5, 0.9), (12, 0.9), (0, 0.1)], {0: [0.75, 0.875], 1: [0.875, 0.75]}))
     assert evidence.best is evidence.answer
     assert evidence.best.cut.index == 12
 
 
 def test_the_lowest_loss_is_best_and_gaps_count_upwards(store) -> None:
     study = store([(5, 0.3), (10, 0.3)], {0: [0.2, 0.21], 1: [0.4, 0.42]}, direction="minimize")
-    evidence = weigh(study)
+    evidence = weighed(study)
     assert evidence.answer.cut.index == 5
     assert evidence.confirmed[1].gap == pytest.approx(0.205)
 
 
 def test_a_setting_that_failed_with_one_seed_is_out(store) -> None:
     again = {0: [0.8, 0.81, 0.8], 1: [0.99, None, 0.99], 2: [0.7, 0.7, 0.71]}
-    evidence = weigh(store([(5, 0.8), (10, 0.99), (15, 0.7)], again))
+    evidence = weighed(store([(5, 0.8), (10, 0.99), (15, 0.7)], again))
     assert [c.cut.index for c in evidence.confirmed] == [5, 15]
 
 
 def test_only_seeds_that_all_settings_are_through_with_count(store) -> None:
     again = {0: [0.8, 0.81, 0.1], 1: [0.7, 0.71]}
-    evidence = weigh(store([(5, 0.8), (10, 0.7)], again))
+    evidence = weighed(store([(5, 0.8), (10, 0.7)], again))
     assert [list(c.scores) for c in evidence.confirmed] == [[0, 1], [0, 1]]
 
 
 def test_there_is_no_evidence_before_anything_was_trained_again(store) -> None:
-    assert weigh(store([(5, 0.8), (10, 0.9)])) is None
-    assert weigh(store([(5, 0.8), (10, 0.9)], {0: [0.8, 0.8]})) is None
+    assert weighed(store([(5, 0.8), (10, 0.9)])) is None
+    assert weighed(store([(5, 0.8), (10, 0.9)], {0: [0.8, 0.8]})) is None
 
 
 def test_trainings_on_other_splits_do_not_count(store) -> None:
     study = store([(5, 0.8), (10, 0.7)], {0: [0.8, 0.81], 1: [0.7, 0.71]})
     study.set_user_attr("confirmation", {**study.user_attrs["confirmation"], "resample": True})
-    assert weigh(study) is None
+    assert weighed(study) is None
 
 
 # --- the cuts that cannot be told apart -----------------------------------------------------------
@@ -171,7 +181,7 @@ def on_a_hill(store) -> Callable[[float], optuna.Study]:
 
 
 def test_the_set_holds_what_lies_between_and_not_what_is_far(on_a_hill) -> None:
-    level = weigh(on_a_hill(0.004)).level
+    level = weighed(on_a_hill(0.004)).level
     assert 10 in level
     assert not {0, 1, 2, 18, 19, 20} & set(level)
     assert list(level) == sorted(level)
@@ -182,17 +192,17 @@ def test_a_cut_whose_own_seeds_are_far_behind_is_not_in_the_set(store, monkeypat
     monkeypatch.setattr(evidence_module, "_expect", lambda *_: ((), set(range(N_CUTS))))
     trials = [(20, 0.10), (0, 0.61), (10, 0.50)]
     again = {1: [0.57, 0.55, 0.52], 2: [0.57, 0.37, 0.51], 0: [0.11, 0.10, 0.11]}
-    evidence = weigh(store(trials, again))
+    evidence = weighed(store(trials, again))
     assert [c.is_behind for c in evidence.confirmed] == [False, False, True]
     assert evidence.level == tuple(range(LAST))
 
 
 def test_the_set_grows_with_the_noise(on_a_hill) -> None:
-    assert len(weigh(on_a_hill(0.001)).level) < len(weigh(on_a_hill(0.03)).level)
+    assert len(weighed(on_a_hill(0.001)).level) < len(weighed(on_a_hill(0.03)).level)
 
 
 def test_every_candidate_has_an_interval_and_those_near_trials_hold_the_truth(on_a_hill) -> None:
-    expected = weigh(on_a_hill(0.004)).expected
+    expected = weighed(on_a_hill(0.004)).expected
     assert len(expected) == N_CUTS
     inside = [e.low <= hill(i / LAST) <= e.high for i, e in enumerate(expected)]
     assert sum(inside) >= 18
@@ -200,12 +210,12 @@ def test_every_candidate_has_an_interval_and_those_near_trials_hold_the_truth(on
 
 
 def test_the_same_study_says_the_same(on_a_hill) -> None:
-    assert weigh(on_a_hill(0.004)) == weigh(on_a_hill(0.004))
+    assert weighed(on_a_hill(0.004)) == weighed(on_a_hill(0.004))
 
 
 def test_ranges_of_layers_are_written_short() -> None:
     cuts = [cut_at(i) for i in range(N_CUTS)]
-    assert level_ranges(cuts, (3, 4, 5, 9, 11, 12)) == "30 to 50, 90, 110 to 120"
+    assert layer_ranges(cuts, (3, 4, 5, 9, 11, 12)) == "30 to 50, 90, 110 to 120"
 
 
 # --- what is trained again ------------------------------------------------------------------------
@@ -215,29 +225,30 @@ def test_a_lucky_trial_among_poor_neighbours_does_not_come_first(store) -> None:
     trials = [(0, 0.70), (20, 0.50), (3, 0.71), (4, 0.78), (5, 0.70), (6, 0.71)]
     trials += [(12, 0.77), (13, 0.765), (14, 0.77), (15, 0.772), (13, 0.768)]
     assert max(trials, key=lambda t: t[1])[0] == 4
-    assert promising(store(trials), 1)[0].cut.index in (12, 13, 14, 15)
+    assert chosen_of(store(trials), 1)[0].cut.index in (12, 13, 14, 15)
 
 
 def test_the_ends_come_on_top_once_each_and_cuts_are_distinct(store) -> None:
     trials = [(20, 0.5), (0, 0.6), (10, 0.9), (10, 0.91), (12, 0.88), (4, 0.7)]
-    chosen = [t.cut.index for t in promising(store(trials), 3)]
+    chosen = [t.cut.index for t in chosen_of(store(trials), 3)]
     assert chosen[:2] in ([10, 12], [12, 10])
     assert chosen[-2:] == [20, 0]
     assert len(set(chosen)) == len(chosen) == 5
     # An end that is itself promising is not there twice.
     trials = [(20, 0.9), (0, 0.6), (19, 0.89), (18, 0.88)]
-    chosen = [t.cut.index for t in promising(store(trials), 2)]
+    chosen = [t.cut.index for t in chosen_of(store(trials), 2)]
     assert sorted(chosen) == [0, 19, 20] or sorted(chosen) == [0, 18, 20]
 
 
 def test_a_cut_without_a_complete_trial_cannot_be_trained_again(store) -> None:
-    assert [t.cut.index for t in promising(store([(10, 0.9)]), 3)] == [10]
+    assert [t.cut.index for t in chosen_of(store([(10, 0.9)]), 3)] == [10]
 
 
 def with_costs(study: optuna.Study, *paid: int) -> optuna.Study:
     """Copy a study that aims at the cost as well, with a cost for each trial."""
     aimed = optuna.create_study(direction=study.direction)
-    aimed.set_user_attr("cuts", study.user_attrs["cuts"])
+    for key, value in study.user_attrs.items():
+        aimed.set_user_attr(key, value)
     store_aim(aimed, "macs")
     for trial, cost in zip(study.get_trials(), paid, strict=True):
         trial.user_attrs["training_macs"] = cost
@@ -250,22 +261,22 @@ def test_with_two_aims_cuts_along_the_front_are_trained_again(store, monkeypatch
     monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
     trials = [(20, 0.50), (0, 0.60), (5, 0.90), (4, 0.899), (3, 0.898), (12, 0.88), (16, 0.80), (11, 0.70)]
     paid = (100, 1000, 760, 780, 800, 400, 200, 500)
-    assert [t.cut.index for t in promising(store(trials), 3)] == [5, 4, 3, 20, 0]
+    assert [t.cut.index for t in chosen_of(store(trials), 3)] == [5, 4, 3, 20, 0]
     study = with_costs(store(trials), *paid)
-    assert [t.cut.index for t in promising(study, 3)] == [5, 16, 12, 20, 0]
+    assert [t.cut.index for t in chosen_of(study, 3)] == [5, 16, 12, 20, 0]
 
 
 def test_with_two_aims_a_cut_is_chosen_with_the_head_that_is_on_the_front(store, monkeypatch) -> None:
     monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
     study = with_costs(store([(20, 0.5), (5, 0.9), (12, 0.8), (12, 0.79)]), 100, 900, 850, 200)
-    assert [t.number for t in promising(study, 2)] == [1, 3, 0]
+    assert [t.number for t in chosen_of(study, 2)] == [1, 3, 0]
 
 
 def test_where_nothing_adds_to_the_front_the_best_scores_are_trained_again(store, monkeypatch) -> None:
     monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
     trials = [(20, 0.9), (0, 0.6), (5, 0.7), (12, 0.8)]
     study = with_costs(store(trials), 100, 1000, 700, 400)
-    assert [t.cut.index for t in promising(study, 2)] == [20, 12, 0]
+    assert [t.cut.index for t in chosen_of(study, 2)] == [20, 12, 0]
 
 
 # --- the regression -------------------------------------------------------------------------------
@@ -313,4 +324,4 @@ def test_equal_scores_are_no_error() -> None:
 
 def test_a_cut_replaced_in_the_set_is_shown_by_its_layer() -> None:
     cuts = [replace(cut_at(i), layer=100 + i) for i in range(3)]
-    assert level_ranges(cuts, (2,)) == "102"
+    assert layer_ranges(cuts, (2,)) == "102"

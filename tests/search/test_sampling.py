@@ -7,7 +7,7 @@ from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
-from depthsearch.search.extrapolation import extrapolated
+from depthsearch.search.extrapolation import course_of, extrapolated
 from depthsearch.search.sampling import ExtrapolatingGPSampler, make_pruner, make_sampler, resolve
 
 RANGE = {"x": FloatDistribution(0.0, 1.0)}
@@ -30,40 +30,44 @@ def pruned(*scores: float, x: float = 0.5) -> FrozenTrial:
 # --- extrapolation ------------------------------------------------------------------------------
 
 
+def finals(trials: list[FrozenTrial], sign: float = 1.0) -> list[float | None]:
+    return extrapolated([course_of(trial) for trial in trials], sign)
+
+
 def test_a_pruned_trial_gains_what_complete_ones_gained_from_its_epoch_on() -> None:
     trials = [complete(0.2, 0.5, 0.6), complete(0.3, 0.6, 0.9), complete(0.4, 0.5, 0.8), pruned(0.1, 0.2)]
     # From epoch 2 on the complete ones gained 0.1, 0.3 and 0.3: 0.2 + median.
-    assert extrapolated(trials) == pytest.approx([0.6, 0.9, 0.8, 0.5])
+    assert finals(trials) == pytest.approx([0.6, 0.9, 0.8, 0.5])
 
 
 def test_only_complete_trials_with_that_epoch_count_for_the_gain() -> None:
     long, short = complete(0.1, 0.2, 0.5), complete(0.4)
-    assert extrapolated([long, short, pruned(0.1, 0.1)]) == pytest.approx([0.5, 0.4, 0.4])
+    assert finals([long, short, pruned(0.1, 0.1)]) == pytest.approx([0.5, 0.4, 0.4])
 
 
 def test_a_pruned_trial_never_becomes_the_one_to_follow() -> None:
     trials = [complete(0.1, 0.6), complete(0.2, 0.7), pruned(0.69), pruned(0.05)]
-    assert extrapolated(trials) == pytest.approx([0.6, 0.7, 0.695, 0.55])
+    assert finals(trials) == pytest.approx([0.6, 0.7, 0.695, 0.55])
 
 
 def test_minimizing_is_the_mirror_image() -> None:
     trials = [complete(0.9, 0.4), complete(0.8, 0.3), pruned(0.31), pruned(0.95)]
-    assert extrapolated(trials, -1.0) == pytest.approx([0.4, 0.3, 0.305, 0.45])
+    assert finals(trials, -1.0) == pytest.approx([0.4, 0.3, 0.305, 0.45])
 
 
 def test_nothing_is_said_before_a_trial_is_complete() -> None:
-    assert extrapolated([pruned(0.5), pruned(0.6)]) == [None, None]
+    assert finals([pruned(0.5), pruned(0.6)]) == [None, None]
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, 0.6), (-1.0, 0.9)])
 def test_a_trial_stopped_before_its_first_score_counts_as_the_worst(sign: float, expected: float) -> None:
     trials = [complete(0.6), complete(0.9), complete(0.7), pruned()]
-    assert extrapolated(trials, sign)[-1] == expected
+    assert finals(trials, sign)[-1] == expected
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, 0.595), (-1.0, 0.605)])
 def test_the_worst_of_one_is_still_below_the_best(sign: float, expected: float) -> None:
-    assert extrapolated([complete(0.6), pruned()], sign)[-1] == pytest.approx(expected)
+    assert finals([complete(0.6), pruned()], sign)[-1] == pytest.approx(expected)
 
 
 # --- samplers -----------------------------------------------------------------------------------
@@ -225,7 +229,7 @@ def test_a_trial_that_diverged_counts_as_the_worst_however_well_it_began() -> No
     diverged = optuna.trial.create_trial(
         state=TrialState.PRUNED, intermediate_values={1: 0.8}, user_attrs={"diverged": True}
     )
-    assert extrapolated([*complete, diverged])[-1] == 0.6
+    assert finals([*complete, diverged])[-1] == 0.6
 
 
 @pytest.mark.parametrize("make", [make_sampler, make_pruner])

@@ -24,9 +24,8 @@ from depthsearch.cli import main
 from depthsearch.cli.console import PlainConsole
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
-from depthsearch.results.stored import read_space
+from depthsearch.results import StoredStudy
 from depthsearch.results.summary import cut_json
-from depthsearch.results.trials import read_trials
 from depthsearch.search.space import SearchSpace
 from depthsearch.study import (
     FINISHED,
@@ -248,10 +247,10 @@ def test_a_guess_is_tried_next_with_what_is_sensible_at_its_depth(place, uninter
     events = place.run(4)
     started = [(e.number, e.origin) for e in events if isinstance(e, TrialStarted)]
     assert started == [(number, "guess"), (0, "baseline"), (1, "baseline"), (2, "anchor")]
-    guess = next(trial for trial in read_trials(study) if trial.number == number)
+    guess = next(trial for trial in StoredStudy.read(study).trials if trial.number == number)
     assert (guess.cut, guess.origin, guess.state) == (cut, "guess", "complete")
     assert guess.params["head_width"] == 0
-    rates = {trial.cut.index: trial.params["learning_rate"] for trial in read_trials(study)}
+    rates = {trial.cut.index: trial.params["learning_rate"] for trial in StoredStudy.read(study).trials}
     assert rates[0] < guess.params["learning_rate"] < rates[len(place.space.cuts) - 1]
     # The others are what they would have been.
     assert [each for each in told(place) if each[0] != number] == uninterrupted
@@ -377,7 +376,7 @@ def test_of_several_backbones_the_layer_or_its_name_says_which(make, tmp_path, t
     both = SearchSpace.across(models, image_size=16, head_width=(16, 16))
     place = make(tmp_path / "both", tasks, both)
     study = place.open()
-    assert read_space(study) == both
+    assert StoredStudy.read(study).space == both
     first, second = (both.cuts_of(name) for name in names)
     shared = next(cut for cut in first[1:-1] if cut.layer in {each.layer for each in second})
     with pytest.raises(

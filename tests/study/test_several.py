@@ -24,18 +24,18 @@ from depthsearch.errors import SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
 from depthsearch.options.weights import weights_by_backbone, with_full_paths
 from depthsearch.report.page import compose
-from depthsearch.report.record import read
-from depthsearch.report.text import as_json, level_ranges
+from depthsearch.report.text import as_json
+from depthsearch.results import StoredStudy
 from depthsearch.results import summary as summary_module
 from depthsearch.results.evidence import promising, weigh
-from depthsearch.results.stored import read_backbones
 from depthsearch.results.summary import standings, summarize
-from depthsearch.results.trials import cost_of, read_trials
+from depthsearch.results.trials import cost_of
 from depthsearch.search.sampling import ExtrapolatingGPSampler, make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search
 from depthsearch.study.preparing import prepare_again
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.visualization.words import layer_ranges
 
 NAMES = ("test_resnet", "test_byobnet")
 N_TRIALS = 15
@@ -253,18 +253,18 @@ def test_what_one_backbone_shows_of_depth_is_a_hint_for_the_other(both) -> None:
 
 
 def test_every_backbone_is_trained_again_and_the_ends_of_the_most_promising(finished) -> None:
-    chosen = promising(finished, 1)
+    chosen = promising(StoredStudy.read(finished), 1)
     cuts = [trial.cut for trial in chosen]
     assert {cut.backbone for cut in cuts} == set(NAMES)
     of_first = [cut for cut in summarize(finished).cuts if cut.backbone == cuts[0].backbone]
     assert {of_first[0], of_first[-1]} <= set(cuts)
-    evidence = weigh(finished)
+    evidence = weigh(StoredStudy.read(finished))
     assert evidence is not None
     assert {c.cut.backbone for c in evidence.confirmed} == set(NAMES)
 
 
 def test_the_answer_is_the_cheapest_to_train_of_those_level_with_the_best(finished) -> None:
-    evidence = weigh(finished)
+    evidence = weigh(StoredStudy.read(finished))
     assert evidence is not None
     level = [c for c in evidence.confirmed if c.is_level]
     assert evidence.answer.cut.training_macs == min(c.cut.training_macs for c in level)
@@ -312,7 +312,7 @@ def test_what_is_said_of_a_backbone_alone_is_of_its_own_cuts(finished) -> None:
 
 
 def test_places_among_all_candidates_become_places_of_each_backbone(finished, both, monkeypatch) -> None:
-    evidence = weigh(finished)
+    evidence = weigh(StoredStudy.read(finished))
     assert evidence is not None
     n = len(both.cuts_of(NAMES[0]))
     level = replace(evidence, level=(1, n - 1, n, n + 2))
@@ -338,14 +338,14 @@ def test_the_json_tells_of_each_backbone(finished) -> None:
     assert [each["backbone"] for each in told["backbones"]] == list(NAMES)
     assert told["answer"]["cut"]["backbone"] in NAMES
     assert set(told["evidence"]["level_layers"]) == set(NAMES)
-    for each, stored in zip(told["backbones"], read_backbones(finished).values(), strict=True):
+    for each, stored in zip(told["backbones"], StoredStudy.read(finished).backbones.values(), strict=True):
         assert each["answer"]["training_macs"] <= 3 * each["macs"] < 3 * stored.full_fine_tune_macs
 
 
 def test_ranges_of_layers_do_not_run_from_one_backbone_into_the_next(both) -> None:
     first, second = (both.cuts_of(name) for name in NAMES)
     n = len(first)
-    said = level_ranges(both.cuts, (n - 2, n - 1, n, n + 1, n + 3))
+    said = layer_ranges(both.cuts, (n - 2, n - 1, n, n + 1, n + 3))
     assert said == (
         f"{NAMES[0]} {first[-2].layer} to {first[-1].layer}; "
         f"{NAMES[1]} {second[0].layer} to {second[1].layer}, {second[3].layer}"
@@ -354,7 +354,7 @@ def test_ranges_of_layers_do_not_run_from_one_backbone_into_the_next(both) -> No
 
 def test_the_report_compares_the_backbones_and_shows_each(finished) -> None:
     summary = summarize(finished)
-    page = compose(summary, read(finished))
+    page = compose(summary, StoredStudy.read(finished))
     markdown, html = page.markdown(), page.html()
     section = markdown.split("## Backbones")[1].split("\n## ")[0]
     rows = [line.split("|")[1].strip(" *") for line in section.splitlines() if line.startswith("|")][2:]
@@ -365,18 +365,8 @@ def test_the_report_compares_the_backbones_and_shows_each(finished) -> None:
     assert names.count("best of this backbone") == names.count("answer") == 1
 
 
-def test_a_study_stored_with_one_backbone_is_read_as_before(finished, task) -> None:
-    study = optuna.create_study()
-    stored = next(iter(finished.user_attrs["backbones"].values()))
-    names = ("name", "weights", "digest", "preprocessing")
-    study.set_user_attr("backbone", {name: stored[name] for name in names})
-    study.set_user_attr("full_fine_tune_macs", stored["full_fine_tune_macs"])
-    study.set_user_attr("data", {"fingerprint": stored["data_fingerprint"]})
-    assert read_backbones(study) == {"": read_backbones(finished)[NAMES[0]]}
-
-
 def test_trials_name_their_cut_and_nothing_twice(finished) -> None:
-    for trial in read_trials(finished):
+    for trial in StoredStudy.read(finished).trials:
         assert trial.params.keys() == {"learning_rate", "head_width"}
         assert len(trial.place) == 3
         assert trial.cut.backbone in NAMES
@@ -436,7 +426,7 @@ def test_each_backbone_may_have_weights_of_its_own(pictures, tmp_path, capsys, m
     assert f"The weights of {NAMES[1]} see images with timm's mean 0." in told.replace("\n", " ")
     monkeypatch.chdir(pictures)
     (task, _) = prepare_again(
-        optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/depthsearch.db"),
+        StoredStudy.read(optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/depthsearch.db")),
         lambda note: None,
         backbone=NAMES[1],
         keep_memory=None,

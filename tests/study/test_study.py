@@ -23,7 +23,7 @@ from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import Budget
 from depthsearch.machine import start_of, this_machine
 from depthsearch.models.backbones import load_backbone
-from depthsearch.search.aims import read_cost_aim
+from depthsearch.results import StoredStudy
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
 from depthsearch.study import (
@@ -223,7 +223,7 @@ def test_a_trial_stores_both_of_its_costs_whatever_the_aim(place, task, space, c
     assert hidden.user_attrs["trainable_parameters"] == 16 * (n_features + 1) + 2 * 16 + 10 * 17
     head_only = space.cuts[-1].training_macs
     assert hidden.user_attrs["training_macs"] == head_only + 3 * (16 * n_features + 10 * 16)
-    assert read_cost_aim(study) == cost
+    assert StoredStudy.read(study).cost_aim == cost
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_a_study_of_two_aims_that_was_stopped_is_the_one_that_was_not(
 
 def test_a_study_may_go_on_with_another_aim(place, task, space) -> None:
     place.run(task, space, 1, cost="macs")
-    assert read_cost_aim(place.run(task, space, 2)) is None
+    assert StoredStudy.read(place.run(task, space, 2)).cost_aim is None
 
 
 def test_events_tell_each_trial_from_its_start_to_its_end(place, task, space) -> None:

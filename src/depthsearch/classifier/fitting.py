@@ -31,6 +31,7 @@ from depthsearch.models.backbones import Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.heads import without_dropout
 from depthsearch.models.split import Suffix
+from depthsearch.options.attributes import StudyKey
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
@@ -242,7 +243,7 @@ def _checkpoint(study: optuna.Study, task: Task, trial: int, seed: int, folder: 
     """Name the file from which an interrupted fit of these images, on this device, goes on."""
     images = task.data.fingerprint[:8]
     name = f"fit-{trial}-{seed}-{images}-{task.device.kind}-{task.device.precision}.pt"
-    return folder / str(study.user_attrs["checkpoint_id"]) / name
+    return folder / str(study.user_attrs[StudyKey.CHECKPOINT_ID]) / name
 
 
 def _classifier(task: Task, model: nn.Module) -> Classifier:
@@ -313,9 +314,9 @@ def _record(study: optuna.Study, trial: int, cut: Cut, figures: Figures) -> tupl
         trial=trial,
         layer=cut.layer,
     )
-    readings = [*study.user_attrs.get("test_readings", []), asdict(reading)]
+    readings = [*study.user_attrs.get(StudyKey.TEST_READINGS, []), asdict(reading)]
     try:
-        study.set_user_attr("test_readings", readings)
+        study.set_user_attr(StudyKey.TEST_READINGS, readings)
     except StorageInternalError as error:
         raise StudyError(
             f"The reading of the test images cannot be recorded in study {study.study_name!r}: "
@@ -331,7 +332,7 @@ def _saved(study: optuna.Study, fitted: Fitted, task: Task, classifier: Classifi
     config = save(fitted.folder, classifier.model, description, onnx=content)
     seconds = sum(result.seconds for result in fitted.results) + time.perf_counter() - started
     fitted = replace(fitted, timm_loads=config["depthsearch"]["timm_loads"], seconds=seconds)
-    study.set_user_attr("fit", fitted.as_json())
+    study.set_user_attr(StudyKey.FIT, fitted.as_json())
     return fitted
 
 

@@ -16,8 +16,7 @@ from depthsearch.cli.console import say
 from depthsearch.cli.places import artifacts_of
 from depthsearch.errors import DepthsearchError
 from depthsearch.report.page import compose
-from depthsearch.report.record import read
-from depthsearch.results.summary import summarize
+from depthsearch.results import StoredStudy, summarize
 from depthsearch.signals import deferred
 from depthsearch.study.artifacts import Artifacts, keep_latest, small_pictures
 from depthsearch.text import first_line
@@ -27,12 +26,13 @@ __all__ = ["keep_fit", "keep_report"]
 REPORT, CARD, CONFUSIONS = "report.html", "model-card.md", "confusions.png"
 
 
-def keep_report(stored: optuna.Study, console: Console, storage: str, artifacts: str | None = None) -> None:
+def keep_report(study: optuna.Study, console: Console, storage: str, artifacts: str | None = None) -> None:
     """Store the report of a study as its artifact, replacing an earlier one."""
     with _failure_said(REPORT, console):
         if (store := artifacts_of(storage, artifacts)) is not None:
-            report = compose(summarize(stored), read(stored), small_pictures(stored, store))
-            _keep(store, stored, {REPORT: report.html().encode()})
+            stored = StoredStudy.read(study)
+            report = compose(summarize(stored), stored, small_pictures(study, store))
+            _keep(store, study, {REPORT: report.html().encode()})
 
 
 def keep_fit(

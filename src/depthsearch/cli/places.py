@@ -9,7 +9,6 @@ import optuna
 from depthsearch.errors import SettingsError
 from depthsearch.files import folder_named, is_file
 from depthsearch.options.commands import StoredOptions
-from depthsearch.results.stored import refuse_damaged
 from depthsearch.study import open_storage, without_password
 from depthsearch.study.artifacts import Artifacts, artifact_folder
 from depthsearch.study.preparing import existing
@@ -29,9 +28,7 @@ def named_study(options: StoredOptions) -> optuna.Study:
         raise SettingsError(
             f"{problem}; {without_password(options.storage)} has: {', '.join(names) or 'none'}."
         )
-    study = optuna.load_study(study_name=name, storage=storage)
-    refuse_damaged(study)
-    return study
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def artifacts_of(storage: str, artifacts: str | None = None) -> Artifacts | None:

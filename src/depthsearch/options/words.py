@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from depthsearch.options.attributes import TrialKey
+
 Aim = Literal["accuracy", "accuracy+cost"]
 Balance = Literal["none", "weights", "sampling"]
 CostWord = Literal["macs", "parameters"]
@@ -40,7 +42,7 @@ METRICS: dict[str, str] = {
     metric: "minimize" if metric == "loss" else "maximize" for metric in get_args(Metric)
 }
 # A trial's attribute for each cost.
-COSTS = {"macs": "training_macs", "parameters": "trainable_parameters"}
+COSTS = {"macs": str(TrialKey.TRAINING_MACS), "parameters": str(TrialKey.TRAINABLE_PARAMETERS)}
 # Further dimensions of the search with their ranges; fixed for all trials where they are not searched.
 OPTIONAL_RANGES: dict[str, tuple[float, float] | tuple[OptimizerWord, ...]] = {
     "head_depth": (1, 3),

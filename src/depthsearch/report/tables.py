@@ -86,7 +86,7 @@ class FittingTable:
         return sorted(shown)
 
     def _widths(self, shown: Sequence[int], width: int) -> dict[int, int | None]:
-        """Give each column its own width, those that may be broken less where that is needed."""
+        """Return each column's own width, those that may be broken less where that is needed."""
         widths = {place: self._most(place) for place in shown}
         for place in shown:
             too_much = sum(widths.values()) + BESIDE * len(shown) + END - width

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import groupby
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
-from depthsearch.models.cuts import Cut
 from depthsearch.report.tables import Column, FittingTable
 from depthsearch.results.evidence import Evidence
 from depthsearch.results.front import Front, front_of
-from depthsearch.results.summary import Cost, Standing, Summary, cut_json, standings, trainable
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.summary import Cost, Standing, Summary, cut_json, end_score, standings, trainable
+from depthsearch.results.trials import ENDED, StoredTrial
 from depthsearch.training.probe import ProbePoint, plateau_start
-from depthsearch.visualization.words import millions, setting_of, shown, with_error
+from depthsearch.visualization.words import (
+    STATES,
+    layer_of,
+    layer_ranges,
+    millions,
+    names_of,
+    setting_of,
+    shown,
+    with_error,
+)
 
 __all__ = [
     "BACKBONE_HEADINGS",
     "as_json",
     "backbone_row",
     "duration",
-    "level_ranges",
     "render",
     "render_trials",
     "sparkline",
@@ -53,7 +59,7 @@ BACKBONE_HEADINGS = (
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """Give a summary as plain values."""
+    """Return a summary as plain values."""
     best = summary.best
     return {
         "study": summary.study,
@@ -90,7 +96,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 
 def _front_json(front: Front | None) -> dict[str, Any] | None:
-    """Give the points of a front by rising cost."""
+    """Return the points of a front by rising cost."""
     if front is None:
         return None
     return {
@@ -123,7 +129,7 @@ def _cost_json(cost: Cost) -> dict[str, Any]:
 
 
 def _backbone_json(part: Summary) -> dict[str, Any]:
-    """Give what one of several backbones reached, at which cost."""
+    """Return what one of several backbones reached, at which cost."""
     standing = next(iter(standings(part)), None)
     return {
         "backbone": part.backbone,
@@ -147,8 +153,8 @@ def _backbone_json(part: Summary) -> dict[str, Any]:
     }
 
 
-def _answer_json(summary: Summary, chosen: TrialSummary) -> dict[str, Any]:
-    """Give the setting to take, and how sure it is."""
+def _answer_json(summary: Summary, chosen: StoredTrial) -> dict[str, Any]:
+    """Return the setting to take, and how sure it is."""
     evidence = summary.evidence
     learns = trainable(summary, chosen)
     return {
@@ -198,15 +204,15 @@ def render(summary: Summary) -> RenderableType:
     chosen = summary.chosen
     if chosen is None:
         return Text(f"Study {summary.study}: no trial is complete yet.")
-    metric = f"validation {summary.metric}"
+    part, metric = summary.part_with(chosen.cut), f"validation {summary.metric}"
     evidence = summary.evidence
     answer = Text.assemble(
         ("Best cut  ", "bold"),
         (f"{chosen.cut.backbone or summary.backbone}: train from {chosen.cut.named}", "bold green"),
         f"\n          {metric} {_sure(summary, chosen)}, {setting_of(chosen.params)} (trial {chosen.number})",
         f"\nBaselines {f'of {chosen.cut.backbone}: ' if chosen.cut.backbone else ''}"
-        f"feature extraction {_end(summary, chosen.cut, -1, summary.feature_extraction)}"
-        f" · full fine-tuning {_end(summary, chosen.cut, 0, summary.full_fine_tuning)}",
+        f"feature extraction {with_error(*end_score(part, -1))}"
+        f" · full fine-tuning {with_error(*end_score(part, 0))}",
     )
     learns = trainable(summary, chosen)
     if learns is not None:
@@ -216,7 +222,21 @@ def render(summary: Summary) -> RenderableType:
         )
     if evidence is not None and len(summary.cuts) > 1:
         answer.append(f"\nEvidence  {_level(summary, evidence)}")
-    table = FittingTable(
+    tables = [_top_table(summary, metric)]
+    if evidence is not None:
+        tables.insert(0, _confirmed_table(evidence, metric))
+    front = front_of(summary)
+    if front is not None:
+        tables.insert(0, _front_table(front, metric))
+    if summary.parts:
+        tables.insert(0, _backbones_table(standings(summary), metric))
+    curves = [line for part in summary.each for line in _curve(part)]
+    return Group(answer, *curves, *tables, _account(summary))
+
+
+def _top_table(summary: Summary, metric: str) -> FittingTable:
+    """List the best trial of each of the best cuts."""
+    return FittingTable(
         title=f"Top cuts of the search by {metric}, one training each",
         columns=(
             LAYER,
@@ -230,7 +250,7 @@ def render(summary: Summary) -> RenderableType:
         rows=[
             (
                 str(trial.cut.layer),
-                _names(trial.cut),
+                names_of(trial.cut),
                 trial.cut.kind,
                 f"{trial.cut.frozen_mac_share:.3f}",
                 setting_of(trial.params),
@@ -240,27 +260,20 @@ def render(summary: Summary) -> RenderableType:
             for trial in summary.top_cuts()
         ],
     )
-    counts = ", ".join(
-        f"{summary.count(state)} {word}"
-        for state, word in (("complete", "complete"), ("pruned", "pruned"), ("fail", "failed"))
-    )
+
+
+def _account(summary: Summary) -> Text:
+    """Write what a study took."""
+    counts = ", ".join(f"{summary.count(state)} {STATES[state]}" for state in ENDED)
     again = f" and {len(summary.confirming)} trainings to confirm" if summary.confirming else ""
     cost = summary.cost
-    account = Text(
+    return Text(
         f"Cost      {cost.seconds:.1f} s, {cost.full_fine_tunes:.2f} full fine-tunes "
         f"for {len(summary.searched)} trials ({counts}){again}\n"
         f"          the same trials with the frozen layers run each epoch: {cost.plain_full_fine_tunes:.2f}; "
         f"features kept {decimal(cost.kept_bytes)}, read {decimal(cost.read_bytes)}\n"
         f"Weights   {summary.weights}"
     )
-    tables = [table] if evidence is None else [_confirmed_table(evidence, metric), table]
-    front = front_of(summary)
-    if front is not None:
-        tables.insert(0, _front_table(front, metric))
-    if summary.parts:
-        tables.insert(0, _backbones_table(standings(summary), metric))
-    curves = [line for part in summary.each for line in _curve(part)]
-    return Group(answer, *curves, *tables, account)
 
 
 def _front_table(front: Front, metric: str) -> FittingTable:
@@ -283,7 +296,7 @@ def _front_table(front: Front, metric: str) -> FittingTable:
                 millions(point.cost),
                 with_error(point.score, point.standard_error),
                 str(point.trial.cut.layer),
-                _names(point.trial.cut),
+                names_of(point.trial.cut),
                 setting_of(point.trial.params),
                 str(point.trial.number),
                 front.answer_word if point.is_answer else "",
@@ -328,75 +341,43 @@ def backbone_row(standing: Standing) -> tuple[str, ...]:
     )
 
 
-def _sure(summary: Summary, chosen: TrialSummary) -> str:
-    """Say the answer's score, and how many trainings it rests on."""
+def _sure(summary: Summary, chosen: StoredTrial) -> str:
+    """Write the answer's score, and how many trainings it rests on."""
     if summary.evidence is None:
         return f"{shown(chosen.score)}, one training"
     answer = summary.evidence.answer
     return f"{with_error(answer.mean, answer.standard_error)}, mean of {len(answer.scores)} seeds"
 
 
-def _end(summary: Summary, chosen: Cut, index: int, best: float | None) -> str:
-    """Say what an end of a cut's backbone scores: trained again if it was, else its best trial."""
-    cuts = [cut for cut in summary.cuts if cut.backbone == chosen.backbone]
-    end = cuts[index]
-    # With one candidate both ends are it, and nothing is ever frozen.
-    if summary.evidence is not None and (index == 0 or len(cuts) > 1):
-        for confirmed in summary.evidence.confirmed:
-            if confirmed.cut == end:
-                return with_error(confirmed.mean, confirmed.standard_error)
-    return shown(best)
-
-
 def _level(summary: Summary, evidence: Evidence) -> str:
-    """Say in words which cuts cannot be told from the best, and why the answer is the answer."""
+    """Write which cuts cannot be told from the best, and why the answer is the answer."""
     best, answer = evidence.best, evidence.answer
-    which = level_ranges(summary.cuts, evidence.level)
+    which = layer_ranges(summary.cuts, evidence.level)
     if not summary.parts:
         which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {which}"
-    said = f"{which} cannot be told from the best ({len(evidence.level)} of {len(summary.cuts)} candidates)\n"
-    if answer is best:
-        return f"{said}          of those trained again, {_short(answer.cut)} has the best mean"
-    mean = with_error(best.mean, best.standard_error)
-    return (
-        f"{said}          of those trained again within one standard error of the best mean, {mean} "
-        f"({_short(best.cut)}), {_short(answer.cut)} {'trains cheapest' if summary.parts else 'freezes most'}"
+    level = (
+        f"{which} cannot be told from the best ({len(evidence.level)} of {len(summary.cuts)} candidates)\n"
     )
-
-
-def _short(cut: Cut) -> str:
-    return f"{cut.backbone} layer {cut.layer}" if cut.backbone else f"layer {cut.layer}"
-
-
-def level_ranges(cuts: Sequence[Cut], level: Sequence[int]) -> str:
-    """Write places of candidates as ranges of layer numbers, such as ``140 to 151, 312``.
-
-    Those of several backbones begin with its name and stand between semicolons.
-    """
-    said = []
-    for backbone, of_it in groupby(level, key=lambda place: cuts[place].backbone):
-        ranges = ", ".join(_ranges(cuts, list(of_it)))
-        said.append(f"{backbone} {ranges}" if backbone else ranges)
-    return "; ".join(said)
-
-
-def _ranges(cuts: Sequence[Cut], places: Sequence[int]) -> Iterator[str]:
-    for _, members in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
-        run = [place for _, place in members]
-        first, last = cuts[run[0]].layer, cuts[run[-1]].layer
-        yield f"{first} to {last}" if len(run) > 1 else str(first)
+    if answer is best:
+        return f"{level}          of those trained again, {layer_of(answer.cut)} has the best mean"
+    mean = with_error(best.mean, best.standard_error)
+    why = "trains cheapest" if summary.parts else "freezes most"
+    return (
+        f"{level}          of those trained again within one standard error of the best mean, {mean} "
+        f"({layer_of(best.cut)}), {layer_of(answer.cut)} {why}"
+    )
 
 
 def _confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
     n_seeds = len(evidence.best.scores)
     rows = []
     for c in evidence.confirmed:
-        behind = "" if c is evidence.best else f"{c.gap:.4f} ± {c.gap_error or 0.0:.4f}"
+        behind = "" if c is evidence.best else with_error(c.gap, c.gap_error)
         words = ["answer"] * (c is evidence.answer) + ["best mean"] * (c is evidence.best)
         rows.append(
             (
                 str(c.cut.layer),
-                _names(c.cut),
+                names_of(c.cut),
                 c.cut.kind,
                 f"{c.cut.frozen_mac_share:.3f}",
                 with_error(c.mean, c.standard_error),
@@ -473,7 +454,7 @@ def render_trials(summary: Summary) -> RenderableType:
             (
                 str(trial.number),
                 str(trial.cut.layer),
-                _names(trial.cut),
+                names_of(trial.cut),
                 setting_of(trial.params),
                 trial.reason or trial.state,
                 shown(trial.score),
@@ -483,8 +464,3 @@ def render_trials(summary: Summary) -> RenderableType:
             for trial in summary.trials
         ],
     )
-
-
-def _names(cut: Cut) -> str:
-    whose = f"{cut.backbone} " if cut.backbone else ""
-    return f"{whose}{cut.name} ({cut.keras_name})" if cut.keras_name else f"{whose}{cut.name}"

@@ -23,18 +23,14 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
 from scipy.stats import t as student
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.words import COSTS
-from depthsearch.results.stored import read_cuts
-from depthsearch.results.trials import TrialSummary, cost_of, rank, read_trials
-from depthsearch.search.aims import read_cost_aim
-from depthsearch.search.extrapolation import extrapolated
+from depthsearch.results.stored import ConfirmationPlan, StoredStudy
+from depthsearch.results.trials import ENDED, StoredTrial, cost_of, rank
+from depthsearch.search.extrapolation import Course, extrapolated
 from depthsearch.search.pareto import hypervolume
 from depthsearch.search.response import Observation, Response
 
@@ -123,7 +119,7 @@ class Evidence:
     expected: tuple[Expected, ...]
 
 
-def promising(study: optuna.Study, n_cuts: int) -> list[TrialSummary]:
+def promising(stored: StoredStudy, n_cuts: int) -> list[StoredTrial]:
     """Choose what to train again: the most promising cuts, each at its best setting, and both ends.
 
     A cut promises what all trials together say of it, not what its own one trial has scored: the score of a
@@ -131,32 +127,29 @@ def promising(study: optuna.Study, n_cuts: int) -> list[TrialSummary]:
     promising cut at least, so that they can be compared; the ends are those of the most promising one.
 
     Args:
-        study: With complete trials.
+        stored: With complete trials.
         n_cuts: How many cuts; the ends, and other backbones' best, come on top where not among them.
 
     Returns:
         The trials whose settings to train again, the most promising first; then other backbones'; then the
         ends.
     """
-    maximize = study.direction == StudyDirection.MAXIMIZE
-    searched = [t for t in read_trials(study) if t.confirms is None]
-    ranked = rank(searched, maximize=maximize)
-    sign = 1.0 if maximize else -1.0
+    ranked = rank((t for t in stored.trials if t.confirms is None), maximize=stored.maximize)
+    sign = 1.0 if stored.maximize else -1.0
     expected = {trial.number: sign * (trial.score or 0.0) for trial in ranked}
-    response = _response(study)
+    response = _response(stored)
     if response is not None:
-        names = _backbones(study)
+        names = stored.backbone_names
         means = response.mean(
             np.array([t.place for t in ranked]), [names.index(t.cut.backbone) for t in ranked]
         )
         expected = {trial.number: float(mean) for trial, mean in zip(ranked, means, strict=True)}
         ranked.sort(key=lambda trial: -expected[trial.number])
-    cuts = [cut for cut in read_cuts(study) if ranked and cut.backbone == ranked[0].cut.backbone]
+    cuts = [cut for cut in stored.cuts if ranked and cut.backbone == ranked[0].cut.backbone]
     ends = [*cuts[-1:], *cuts[:1]]
-    cost = read_cost_aim(study)
-    if cost is not None and ranked:
-        ranked = [*_along_front(ranked, expected, ends, cost, n_cuts), *ranked]
-    by_cut: dict[Cut, TrialSummary] = {}
+    if stored.cost_aim is not None and ranked:
+        ranked = [*_along_front(ranked, expected, ends, stored.cost_aim, n_cuts), *ranked]
+    by_cut: dict[Cut, StoredTrial] = {}
     by_backbone: dict[str, Cut] = {}
     for trial in ranked:
         by_cut.setdefault(trial.cut, trial)
@@ -167,12 +160,12 @@ def promising(study: optuna.Study, n_cuts: int) -> list[TrialSummary]:
 
 
 def _along_front(
-    ranked: Sequence[TrialSummary],
+    ranked: Sequence[StoredTrial],
     expected: Mapping[int, float],
     ends: Sequence[Cut],
     cost: str,
     n_cuts: int,
-) -> list[TrialSummary]:
+) -> list[StoredTrial]:
     """Choose the most promising cut and, one by one, what adds most hypervolume to it and the ends.
 
     Args:
@@ -183,7 +176,7 @@ def _along_front(
         n_cuts: How many at most; fewer where nothing adds to the front.
     """
 
-    def point(trial: TrialSummary) -> tuple[float, float]:
+    def point(trial: StoredTrial) -> tuple[float, float]:
         return expected[trial.number], math.log(max(1, getattr(trial, COSTS[cost])))
 
     points = {trial.number: point(trial) for trial in ranked}
@@ -191,7 +184,7 @@ def _along_front(
     chosen = [ranked[0]]
     there = [ranked[0], *(trial for end in ends for trial in [t for t in ranked if t.cut == end][:1])]
 
-    def gain(trial: TrialSummary) -> float:
+    def gain(trial: StoredTrial) -> float:
         before = [points[t.number] for t in there]
         return hypervolume([*before, points[trial.number]], lowest) - hypervolume(before, lowest)
 
@@ -205,18 +198,11 @@ def _along_front(
     return chosen
 
 
-def _backbones(study: optuna.Study) -> list[str]:
-    """Name the backbones of a study, in the order of its candidates."""
-    return list(dict.fromkeys(cut.backbone for cut in read_cuts(study)))
-
-
-def weigh(study: optuna.Study) -> Evidence | None:
+def weigh(stored: StoredStudy) -> Evidence | None:
     """Judge what was trained again; None before two settings, or the only one, have scores for all seeds."""
-    maximize = study.direction == StudyDirection.MAXIMIZE
-    sign = 1.0 if maximize else -1.0
-    trials = read_trials(study)
-    runs = _runs(trials, study.user_attrs.get("confirmation"))
-    cuts = read_cuts(study)
+    sign = 1.0 if stored.maximize else -1.0
+    cuts = stored.cuts
+    runs = _runs(stored.trials, stored.plan)
     if len(runs) < min(2, len(cuts)):
         return None
     place = {cut: i for i, cut in enumerate(cuts)}
@@ -228,7 +214,7 @@ def weigh(study: optuna.Study) -> Evidence | None:
     first = next(c for c in confirmed if c.trial == best[0].number)
     answer = min((c for c in confirmed if c.is_level), key=lambda c: cost_of(c.cut))
     noise = _noise([list(scores.values()) for _, scores in runs])
-    expected, level = _expect(study, trials, best[0], sign, noise)
+    expected, level = _expect(stored, best[0], noise)
     level -= {place[c.cut] for c in confirmed if c.is_behind}
     level |= {place[c.cut] for c in confirmed if c.is_level}
     return Evidence(
@@ -237,8 +223,8 @@ def weigh(study: optuna.Study) -> Evidence | None:
 
 
 def _runs(
-    trials: Sequence[TrialSummary], plan: Mapping[str, Any] | None
-) -> list[tuple[TrialSummary, dict[int, float]]]:
+    trials: Sequence[StoredTrial], plan: ConfirmationPlan | None
+) -> list[tuple[StoredTrial, dict[int, float]]]:
     """Group the scores of a planned confirmation by the trial that was repeated.
 
     Only the seeds that every setting is through with count, so that an early look is fair. A setting of which
@@ -246,12 +232,12 @@ def _runs(
     """
     if plan is None:
         return []
-    again = [t for t in trials if t.confirms is not None and t.resampled == plan["resample"]]
-    runs = {number: {t.seed: t for t in again if t.confirms == number} for number in plan["trials"]}
+    again = [t for t in trials if t.confirms is not None and t.resampled == plan.resample]
+    runs = {number: {t.seed: t for t in again if t.confirms == number} for number in plan.trials}
     done = {
         seed
-        for seed in range(plan["seeds"])
-        if all(seed in run and run[seed].state in ("complete", "pruned", "fail") for run in runs.values())
+        for seed in range(plan.seeds)
+        if all(seed in run and run[seed].state in ENDED for run in runs.values())
     }
     complete = {
         number: {s: score for s in sorted(done) if (score := _final(run[s])) is not None}
@@ -264,12 +250,12 @@ def _runs(
     ]
 
 
-def _final(trial: TrialSummary) -> float | None:
+def _final(trial: StoredTrial) -> float | None:
     return trial.score if trial.state == "complete" else None
 
 
 def _confirmed(
-    trial: TrialSummary, scores: dict[int, float], best: dict[int, float], sign: float
+    trial: StoredTrial, scores: dict[int, float], best: dict[int, float], sign: float
 ) -> Confirmed:
     gaps = [sign * (best[seed] - score) for seed, score in scores.items()]
     return Confirmed(
@@ -295,46 +281,52 @@ def _noise(groups: Sequence[Sequence[float]]) -> float | None:
     return math.sqrt(squares / freedom) if freedom and squares else None
 
 
-def _response(study: optuna.Study, *, noise: float | None = None) -> Response | None:
+def _response(stored: StoredStudy, *, noise: float | None = None) -> Response | None:
     """Learn from all trials, complete and pruned; None where there are too few.
 
     Args:
-        study: Whose trials.
+        stored: Whose trials.
         noise: Standard deviation of a score from seed to seed, if known. Scores are then learned as the
             negative logarithm of how many times `NEAR` of it they lie below the best: near the best that is
             a change of unit, but how bad a bad setting is would else decide how far to trust good ones.
     """
-    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    known = {trial.number: trial for trial in read_trials(study)}
-    names = _backbones(study)
-    scores = {
-        trial.number: sign * guess
-        for trial, guess in zip(trials, extrapolated(trials, sign), strict=True)
-        if guess is not None and trial.number in known and not trial.user_attrs.get("diverged")
-    }
-    if len(scores) < 3:
+    sign = 1.0 if stored.maximize else -1.0
+    trials = [trial for trial in stored.trials if trial.state in ("complete", "pruned")]
+    guesses = extrapolated([_course_of(trial) for trial in trials], sign)
+    known = [
+        (trial, sign * guess)
+        for trial, guess in zip(trials, guesses, strict=True)
+        if guess is not None and not trial.diverged
+    ]
+    if len(known) < 3:
         return None
     if noise is not None:
-        best = max(scores.values())
-        scores = {n: -math.log1p((best - score) / (NEAR * noise)) for n, score in scores.items()}
+        best = max(score for _, score in known)
+        known = [(trial, -math.log1p((best - score) / (NEAR * noise))) for trial, score in known]
+    names = stored.backbone_names
     return Response(
         [
-            Observation(place=known[n].place, score=score, backbone=names.index(known[n].cut.backbone))
-            for n, score in scores.items()
+            Observation(place=trial.place, score=score, backbone=names.index(trial.cut.backbone))
+            for trial, score in known
         ]
     )
 
 
+def _course_of(trial: StoredTrial) -> Course:
+    final = trial.score if trial.state == "complete" else None
+    return Course(final=final, scores=trial.scores, has_diverged=trial.diverged)
+
+
 def _expect(
-    study: optuna.Study, trials: Sequence[TrialSummary], best: TrialSummary, sign: float, noise: float | None
+    stored: StoredStudy, best: StoredTrial, noise: float | None
 ) -> tuple[tuple[Expected, ...], set[int]]:
-    """Say what every candidate would score, and which of them may be better than the best."""
-    response = _response(study, noise=noise)
+    """Return what every candidate would score, and which of them may be better than the best."""
+    response = _response(stored, noise=noise)
     if response is None:
         return (), set()
-    cuts, names = read_cuts(study), _backbones(study)
-    ranked = rank(trials, maximize=sign > 0)
+    sign = 1.0 if stored.maximize else -1.0
+    cuts, names = stored.cuts, stored.backbone_names
+    ranked = rank(stored.trials, maximize=stored.maximize)
     settings = sorted({trial.place[1:] for trial in ranked})
     of_cut = [names.index(cut.backbone) for cut in cuts]
     places = _best_places(response, of_cut, settings)
@@ -345,10 +337,12 @@ def _expect(
         backbones=[names.index(best.cut.backbone), *of_cut],
     )
     better = (draws[:, 1:] > draws[:, :1]).mean(0)
+    low, middle, high = np.quantile(draws[:, 1:], (0.025, 0.5, 0.975), axis=0)
     if noise is not None:
         top = max(sign * t.score for t in ranked if t.score is not None)
-        draws = top - NEAR * noise * np.expm1(-draws)
-    middle, low, high = np.quantile(sign * draws[:, 1:], (0.5, 0.025, 0.975), axis=0)
+        low, middle, high = (top - NEAR * noise * np.expm1(-each) for each in (low, middle, high))
+    if not stored.maximize:
+        low, middle, high = -high, -middle, -low
     expected = tuple(
         Expected(mean=float(m), low=float(a), high=float(b))
         for m, a, b in zip(middle, low, high, strict=True)
@@ -366,8 +360,11 @@ def _best_places(response: Response, of_cut: Sequence[int], settings: Sequence[t
     """
     n_cuts = len(of_cut)
     depths = [depth for _, run in groupby(of_cut) for depth in np.linspace(0, 1, len(list(run)))]
-    places = np.array([[(depth, *setting) for setting in settings] for depth in depths])
-    backbones = [which for which in of_cut for _ in settings]
-    means = response.mean(places.reshape(n_cuts * len(settings), -1), backbones).reshape(n_cuts, -1)
-    found: Floats = places[np.arange(n_cuts), means.argmax(1)]
-    return found
+    places = np.empty((n_cuts, len(settings), 1 + len(settings[0])))
+    places[:, :, 0], places[:, :, 1:] = np.array(depths)[:, None], np.array(settings)
+    backbones = np.repeat(of_cut, len(settings))
+    # Far more than the rounding of single precision decides which is best.
+    every = places.reshape(n_cuts * len(settings), -1).astype(np.float32)
+    means = response.mean(every, backbones)
+    best: Floats = places[np.arange(n_cuts), means.reshape(n_cuts, -1).argmax(1)]
+    return best

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from depthsearch.options.words import COSTS
 from depthsearch.results.summary import Summary
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.trials import StoredTrial
 from depthsearch.search.pareto import non_dominated
 
 __all__ = ["Front", "FrontPoint", "cost_name", "front_of"]
@@ -33,7 +33,7 @@ class FrontPoint:
         is_answer: Whether it is the study's answer.
     """
 
-    trial: TrialSummary
+    trial: StoredTrial
     score: float
     standard_error: float | None
     n_trainings: int
@@ -85,17 +85,17 @@ def front_of(summary: Summary) -> Front | None:
     cost = summary.cost_aim
     if cost is None:
         return None
-    # Cost is not known in the oldest studies.
-    found = [p for p in _points(summary, COSTS[cost]) if p.cost > 0 and math.isfinite(p.score)]
-    if not found:
+    # A cost of nothing was not noted.
+    points = [p for p in _points(summary, COSTS[cost]) if p.cost > 0 and math.isfinite(p.score)]
+    if not points:
         return None
     sign = 1.0 if summary.maximize else -1.0
-    places = non_dominated([(sign * point.score, point.cost) for point in found])
+    places = non_dominated([(sign * point.score, point.cost) for point in points])
     return Front(
         cost=cost,
         is_confirmed=summary.evidence is not None,
-        points=tuple(found[i] for i in places),
-        others=tuple(point for i, point in enumerate(found) if i not in places),
+        points=tuple(points[i] for i in places),
+        others=tuple(point for i, point in enumerate(points) if i not in places),
         noun=summary.noun,
     )
 

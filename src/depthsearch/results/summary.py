@@ -1,25 +1,23 @@
-"""A stored study in figures: best cut, baselines, evidence, cost. Reads nothing but the study."""
+"""A stored study in figures: best cut, baselines, evidence, cost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
-from optuna.study import StudyDirection
 
-from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.results.evidence import Evidence, weigh
-from depthsearch.results.stored import StoredBackbone, curve_key, read_backbones, read_cuts, read_marked
-from depthsearch.results.trials import TrialSummary, cost_of, rank, read_trials
-from depthsearch.search.aims import read_cost_aim
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.trials import ENDED, State, StoredTrial, cost_of, rank
+from depthsearch.training.objective import TransferCurve
 from depthsearch.training.probe import ProbePoint
 
 __all__ = [
-    "ENDED",
     "Cost",
+    "EndScore",
     "Standing",
     "Summary",
     "Trainable",
@@ -30,7 +28,7 @@ __all__ = [
     "trainable",
 ]
 
-ENDED = ("complete", "pruned", "fail")
+NO_CURVE = TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +84,11 @@ class Summary:
     data: str
     metric: str
     maximize: bool
-    best: TrialSummary | None
+    best: StoredTrial | None
     feature_extraction: float | None
     full_fine_tuning: float | None
     cuts: tuple[Cut, ...]
-    trials: tuple[TrialSummary, ...]
+    trials: tuple[StoredTrial, ...]
     evidence: Evidence | None
     curve: tuple[ProbePoint, ...]
     cost: Cost
@@ -106,16 +104,16 @@ class Summary:
         return self.parts or (self,)
 
     @property
-    def searched(self) -> tuple[TrialSummary, ...]:
+    def searched(self) -> tuple[StoredTrial, ...]:
         """The search's own trials, by number."""
         return tuple(trial for trial in self.trials if trial.confirms is None)
 
     @property
-    def confirming(self) -> tuple[TrialSummary, ...]:
+    def confirming(self) -> tuple[StoredTrial, ...]:
         """The trials that train a setting again, by number."""
         return tuple(trial for trial in self.trials if trial.confirms is not None)
 
-    def count(self, state: str) -> int:
+    def count(self, state: State) -> int:
         """Count the search's trials in a state."""
         return sum(trial.state == state for trial in self.searched)
 
@@ -125,84 +123,76 @@ class Summary:
         return sum(self.count(state) for state in ENDED)
 
     @property
-    def chosen(self) -> TrialSummary | None:
+    def chosen(self) -> StoredTrial | None:
         """The trial whose setting is the study's answer."""
         if self.evidence is None:
             return self.best
         return next(t for t in self.trials if t.number == self.evidence.answer.trial)
 
-    def top_cuts(self, n: int = 5) -> list[TrialSummary]:
+    def part_with(self, cut: Cut) -> Summary:
+        """Return the summary of the backbone that a cut is of."""
+        return next(part for part in self.each if cut in part.cuts)
+
+    def top_cuts(self, n: int = 5) -> list[StoredTrial]:
         """List the best complete trial of each cut, best first."""
         ranked = rank(self.searched, maximize=self.maximize)
         first = {trial.cut: trial for trial in reversed(ranked)}
         return [trial for trial in ranked if first[trial.cut] is trial][:n]
 
 
-def summarize(study: optuna.Study) -> Summary:
+def summarize(study: optuna.Study | StoredStudy) -> Summary:
     """Sum up a study.
 
     Raises:
-        StudyError: If depthsearch did not make it.
+        StudyError: If depthsearch did not make it, it has another format, or it is damaged.
     """
-    if "settings" not in study.user_attrs:
-        raise StudyError(f"Study {study.study_name!r} was not made by depthsearch.")
-    trials, evidence = read_trials(study), weigh(study)
-    parts = tuple(
-        _of_backbone(study, key, stored, trials, evidence) for key, stored in read_backbones(study).items()
-    )
-    return parts[0] if len(parts) == 1 else _joined(parts, trials, evidence)
+    stored = StoredStudy.read(study)
+    evidence = weigh(stored)
+    parts = tuple(_of_backbone(stored, key, evidence) for key in stored.backbones)
+    return parts[0] if len(parts) == 1 else _joined(parts, stored.trials, evidence)
 
 
-def _of_backbone(
-    study: optuna.Study,
-    key: str,
-    stored: StoredBackbone,
-    trials: Sequence[TrialSummary],
-    evidence: Evidence | None,
-) -> Summary:
-    attributes = study.user_attrs
-    every = read_cuts(study)
-    cuts = tuple(cut for cut in every if cut.backbone == key)
-    of_it = tuple(trial for trial in trials if trial.cut.backbone == key)
-    maximize = study.direction == StudyDirection.MAXIMIZE
-    ranked = rank((t for t in of_it if t.confirms is None), maximize=maximize)
-    curve = {"points": (), "macs": 0, "seconds": 0.0, "kept_bytes": 0, **attributes.get(curve_key(key), {})}
-    unit = stored.full_fine_tune_macs
+def _of_backbone(stored: StoredStudy, key: str, evidence: Evidence | None) -> Summary:
+    backbone, curve = stored.backbones[key], stored.curves.get(key, NO_CURVE)
+    cuts = tuple(cut for cut in stored.cuts if cut.backbone == key)
+    trials = tuple(trial for trial in stored.trials if trial.cut.backbone == key)
+    ranked = rank((t for t in trials if t.confirms is None), maximize=stored.maximize)
+    unit = backbone.full_fine_tune_macs
 
     def best_at(cut: Cut) -> float | None:
         return next((t.score for t in ranked if t.cut == cut), None)
 
     return Summary(
-        study=study.study_name,
-        backbone=stored.name,
-        weights=stored.weights,
-        data=attributes["data"]["name"],
-        metric=attributes["recipe"]["metric"],
-        maximize=maximize,
+        study=stored.name,
+        backbone=backbone.name,
+        weights=backbone.weights,
+        data=stored.data.name,
+        metric=stored.recipe.metric,
+        maximize=stored.maximize,
         best=ranked[0] if ranked else None,
         # A backbone trained from scratch has one cut, at which nothing is frozen.
         feature_extraction=best_at(cuts[-1]) if len(cuts) > 1 else None,
         full_fine_tuning=best_at(cuts[0]),
         cuts=cuts,
-        trials=of_it,
-        evidence=evidence and _part_of(evidence, every.index(cuts[0]), len(cuts), key),
-        curve=tuple(ProbePoint(**point) for point in curve["points"]),
+        trials=trials,
+        evidence=evidence and _part_of(evidence, stored.cuts.index(cuts[0]), len(cuts), key),
+        curve=curve.points,
         cost=Cost(
-            full_fine_tunes=(sum(t.macs for t in of_it) + curve["macs"]) / unit,
-            plain_full_fine_tunes=sum(t.plain_macs for t in of_it) / unit,
-            seconds=sum(t.seconds for t in of_it) + curve["seconds"],
-            kept_bytes=sum(t.kept_bytes for t in of_it) + curve["kept_bytes"],
-            read_bytes=sum(t.read_bytes for t in of_it),
+            full_fine_tunes=(sum(t.macs for t in trials) + curve.macs) / unit,
+            plain_full_fine_tunes=sum(t.plain_macs for t in trials) / unit,
+            seconds=sum(t.seconds for t in trials) + curve.seconds,
+            kept_bytes=sum(t.kept_bytes for t in trials) + curve.kept_bytes,
+            read_bytes=sum(t.read_bytes for t in trials),
         ),
         holds_answer=evidence is None or evidence.answer.cut.backbone == key,
-        cost_aim=read_cost_aim(study),
-        marked=tuple(cut for cut in read_marked(study) if cut.backbone == key),
-        noun="sample" if attributes["data"].get("samples") else "image",
+        cost_aim=stored.cost_aim,
+        marked=tuple(cut for cut in stored.marked if cut.backbone == key),
+        noun=stored.data.noun,
     )
 
 
 def _part_of(evidence: Evidence, start: int, n_cuts: int, backbone: str) -> Evidence | None:
-    """Take what is said of one backbone; None if nothing of it was trained again."""
+    """Return the evidence on one backbone; None if nothing of it was trained again."""
     confirmed = tuple(c for c in evidence.confirmed if c.cut.backbone == backbone)
     if not confirmed:
         return None
@@ -217,7 +207,7 @@ def _part_of(evidence: Evidence, start: int, n_cuts: int, backbone: str) -> Evid
     )
 
 
-def _joined(parts: Sequence[Summary], trials: tuple[TrialSummary, ...], evidence: Evidence | None) -> Summary:
+def _joined(parts: Sequence[Summary], trials: tuple[StoredTrial, ...], evidence: Evidence | None) -> Summary:
     """Sum up a study of several backbones: one answer, and what it cost in all."""
     first = parts[0]
     ranked = rank((t for t in trials if t.confirms is None), maximize=first.maximize)
@@ -270,8 +260,8 @@ class Trainable:
     all_parameters: int
 
 
-def trainable(summary: Summary, trial: TrialSummary) -> Trainable | None:
-    """Count what learns in a trial; None where an older study does not say."""
+def trainable(summary: Summary, trial: StoredTrial) -> Trainable | None:
+    """Count what learns in a trial; None where its head was not noted."""
     cut = trial.cut
     first = next(each for each in summary.cuts if each.backbone == cut.backbone)
     if trial.head_weights is None or not first.trainable_tensors:
@@ -297,14 +287,13 @@ class Standing:
         n_trainings: Behind the score.
         is_answer: Whether it is the study's answer.
         parameters: Of the backbone; `Cut.trainable_parameters` says how many of them learn.
-        macs: Of one image forward through the backbone; `Cut.training_macs` says what training takes. 0 in
-            studies stored before it was counted.
+        macs: Of one image forward through the backbone; `Cut.training_macs` says what training takes.
         n_trials: Spent on searching this backbone.
         cost: Of all its trials.
     """
 
     backbone: str
-    trial: TrialSummary
+    trial: StoredTrial
     score: float | None
     standard_error: float | None
     n_trainings: int
@@ -317,12 +306,12 @@ class Standing:
 
 def standings(summary: Summary) -> list[Standing]:
     """Compare the backbones that have a complete trial, the answer's first, then by score."""
-    found = [_standing(part, part.chosen) for part in summary.each if part.chosen is not None]
+    compared = [_standing(part, part.chosen) for part in summary.each if part.chosen is not None]
     sign = -1.0 if summary.maximize else 1.0
-    return sorted(found, key=lambda s: (not s.is_answer, sign * (s.score or 0.0), s.backbone))
+    return sorted(compared, key=lambda s: (not s.is_answer, sign * (s.score or 0.0), s.backbone))
 
 
-def _standing(part: Summary, chosen: TrialSummary) -> Standing:
+def _standing(part: Summary, chosen: StoredTrial) -> Standing:
     answer = None if part.evidence is None else part.evidence.answer
     return Standing(
         backbone=part.backbone,
@@ -339,7 +328,7 @@ def _standing(part: Summary, chosen: TrialSummary) -> Standing:
 
 
 def cut_json(cut: Cut) -> dict[str, Any]:
-    """Give a cut's number and names as plain values."""
+    """Return a cut's number and names as plain values."""
     whose = {"backbone": cut.backbone} if cut.backbone else {}
     return {
         **whose,
@@ -347,7 +336,14 @@ def cut_json(cut: Cut) -> dict[str, Any]:
     }
 
 
-def end_score(summary: Summary, index: int) -> float | None:
+class EndScore(NamedTuple):
+    """The score of a backbone's first or last cut, with the standard error of a mean."""
+
+    score: float | None
+    standard_error: float | None = None
+
+
+def end_score(summary: Summary, index: int) -> EndScore:
     """Return the score of a backbone's first or last cut: the mean if it was trained again, else its best.
 
     Args:
@@ -358,5 +354,5 @@ def end_score(summary: Summary, index: int) -> float | None:
     if summary.evidence is not None and (index == 0 or len(summary.cuts) > 1):
         for confirmed in summary.evidence.confirmed:
             if confirmed.cut == summary.cuts[index]:
-                return confirmed.mean
-    return summary.feature_extraction if index else summary.full_fine_tuning
+                return EndScore(confirmed.mean, confirmed.standard_error)
+    return EndScore(summary.feature_extraction if index else summary.full_fine_tuning)

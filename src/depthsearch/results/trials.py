@@ -4,27 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
-import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
-from depthsearch.results.stored import read_cuts
+from depthsearch.options.attributes import TrialKey
+from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import BACKBONE, cut_parameter, place_of
+from depthsearch.training.loop import EpochResult
 
-__all__ = ["TrialSummary", "cost_of", "rank", "read_trials"]
+__all__ = [
+    "ENDED",
+    "State",
+    "StoredTrial",
+    "UnsetTrial",
+    "cost_of",
+    "has_setting",
+    "rank",
+    "read_trial",
+    "read_unset",
+]
+
+State = Literal["complete", "pruned", "fail", "running", "waiting"]
+ENDED: tuple[State, ...] = ("complete", "pruned", "fail")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialSummary:
+class UnsetTrial:
+    """A trial without a setting: it waits, was only just begun, or ended before it was begun.
+
+    Attributes:
+        number: Optuna's.
+        state: Where it stands.
+        origin: Why it is there.
+        is_dropped: Whether it was to confirm a setting that a later plan does not want.
+    """
+
+    number: int
+    state: State
+    origin: Origin
+    is_dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTrial:
     """One trial as stored.
 
     Attributes:
         number: Optuna's.
         cut: First trainable layer, and the backbone where there are several.
         params: The other parameters, by name.
-        state: ``complete``, ``pruned``, ``fail``, ``running`` or ``waiting``.
+        state: Where it stands, or how it ended.
         score: Last reported score, or None.
         epochs: Epochs trained.
         seconds: Spent on it, prefix included.
@@ -32,26 +64,27 @@ class TrialSummary:
         plain_macs: MACs of the same epochs with the frozen prefix run for every image in each.
         kept_bytes: Written to the feature store.
         read_bytes: Read from it.
-        origin: ``baseline``, ``anchor``, ``exhaustive``, ``sampler``, ``guess``: a person's, or ``confirm``:
-            trained again.
+        origin: Why it is there.
         reason: Why it ended early, or None.
         place: All parameters but the backbone, cut and learning rate first, each in [0, 1] between the ends
             of its range.
         scores: Reported scores by epoch.
+        stored_results: Of its epochs, once it has ended; `results` are values.
         diverged: Whether its loss was not finite.
         confirms: Number of the trial whose setting it trains again, or None.
         seed: Which of the seeds that is done with, from 0, or None.
         resampled: Whether the seed divides training and validation anew.
-        training_macs: MACs of training on one image, the head included; in studies that did not store it, as
-            of the cut alone.
+        training_macs: MACs of training on one image, the head included; as of the cut alone where not noted.
         trainable_parameters: What learns, the head included; likewise.
         head_weights: Weight tensors of its head, and parameters in them; None where it was not noted.
+        parameters: All parameters as Optuna has them, the cut's and the backbone's too.
+        distributions: Of these.
     """
 
     number: int
     cut: Cut
     params: dict[str, Any]
-    state: str
+    state: State
     score: float | None
     epochs: int
     seconds: float
@@ -59,10 +92,11 @@ class TrialSummary:
     plain_macs: int
     kept_bytes: int
     read_bytes: int
-    origin: str
+    origin: Origin
     reason: str | None
     place: tuple[float, ...] = ()
     scores: dict[int, float] = field(default_factory=dict)
+    stored_results: Sequence[Mapping[str, Any]] = ()
     diverged: bool = False
     confirms: int | None = None
     seed: int | None = None
@@ -70,21 +104,17 @@ class TrialSummary:
     training_macs: int = 0
     trainable_parameters: int = 0
     head_weights: tuple[int, int] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+
+    @property
+    def results(self) -> tuple[EpochResult, ...]:
+        """What its epochs gave, once it has ended."""
+        # Made when they are asked for: most of what is made of a study is not about epochs.
+        return tuple(EpochResult(**result) for result in self.stored_results)
 
 
-def read_trials(study: optuna.Study) -> tuple[TrialSummary, ...]:
-    """Read all trials that have a setting, by number."""
-    cuts: dict[str, list[Cut]] = {}
-    for cut in read_cuts(study):
-        cuts.setdefault(cut.backbone, []).append(cut)
-    return tuple(_trial(t, cuts) for t in study.get_trials(deepcopy=False) if _has_cut(t))
-
-
-def _has_cut(trial: FrozenTrial) -> bool:
-    return cut_parameter(trial.params.get(BACKBONE, "")) in trial.params
-
-
-def rank(trials: Iterable[TrialSummary], *, maximize: bool) -> list[TrialSummary]:
+def rank(trials: Iterable[StoredTrial], *, maximize: bool) -> list[StoredTrial]:
     """Order the complete trials: by score, then the cheaper cut, then the earlier trial."""
     sign = -1.0 if maximize else 1.0
     complete = [(t.score, t) for t in trials if t.state == "complete" and t.score is not None]
@@ -92,39 +122,68 @@ def rank(trials: Iterable[TrialSummary], *, maximize: bool) -> list[TrialSummary
 
 
 def cost_of(cut: Cut) -> tuple[float, ...]:
-    """Order cuts by what they cost to train; of one backbone, and in older studies, that is by depth."""
+    """Return what orders cuts by what they cost to train; of one backbone that is by depth."""
     return cut.training_macs, -cut.frozen_mac_share, -cut.index
 
 
-def _trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> TrialSummary:
+def has_setting(trial: FrozenTrial) -> bool:
+    """Return whether a trial of Optuna's has a cut."""
+    return cut_parameter(trial.params.get(BACKBONE, "")) in trial.params
+
+
+def read_unset(trial: FrozenTrial) -> UnsetTrial:
+    """Read a trial that has no cut."""
+    return UnsetTrial(
+        number=trial.number,
+        state=_state(trial),
+        origin=origin_of(trial),
+        is_dropped=bool(trial.user_attrs.get(TrialKey.DROPPED, False)),
+    )
+
+
+def read_trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> StoredTrial:
+    """Read a trial that has a cut.
+
+    Args:
+        trial: Optuna's.
+        cuts: Candidates by backbone.
+    """
     backbone = trial.params.get(BACKBONE, "")
     where = cut_parameter(backbone)
     scores = trial.intermediate_values
     last = scores[max(scores)] if scores else None
     attributes = trial.user_attrs
     cut = cuts[backbone][trial.params[where]]
-    head = attributes.get("head_weights")
-    return TrialSummary(
+    head = attributes.get(TrialKey.HEAD_WEIGHTS)
+    results = attributes.get(TrialKey.RESULTS, ())
+    return StoredTrial(
         number=trial.number,
         cut=cut,
         params={name: value for name, value in trial.params.items() if name not in (where, BACKBONE)},
         place=place_of(trial.params, trial.distributions),
-        state=trial.state.name.lower(),
+        state=_state(trial),
         score=trial.value if trial.state == TrialState.COMPLETE else last,
         scores=dict(scores),
-        epochs=len(attributes.get("results", scores)),
-        seconds=attributes.get("seconds", 0.0),
-        macs=attributes.get("macs", 0),
-        plain_macs=attributes.get("plain_macs", attributes.get("macs", 0)),
-        kept_bytes=attributes.get("kept_bytes", 0),
-        read_bytes=attributes.get("read_bytes", 0),
-        origin=attributes.get("origin", "sampler"),
-        reason=attributes.get("reason"),
-        diverged=attributes.get("diverged", False),
-        confirms=attributes.get("confirms"),
-        seed=attributes.get("seed"),
-        resampled=attributes.get("resample", False),
-        training_macs=attributes.get("training_macs", cut.training_macs),
-        trainable_parameters=attributes.get("trainable_parameters", cut.trainable_parameters),
+        stored_results=results,
+        epochs=len(results if TrialKey.RESULTS in attributes else scores),
+        seconds=attributes.get(TrialKey.SECONDS, 0.0),
+        macs=attributes.get(TrialKey.MACS, 0),
+        plain_macs=attributes.get(TrialKey.PLAIN_MACS, 0),
+        kept_bytes=attributes.get(TrialKey.KEPT_BYTES, 0),
+        read_bytes=attributes.get(TrialKey.READ_BYTES, 0),
+        origin=origin_of(trial),
+        reason=attributes.get(TrialKey.REASON),
+        diverged=attributes.get(TrialKey.DIVERGED, False),
+        confirms=attributes.get(TrialKey.CONFIRMS),
+        seed=attributes.get(TrialKey.SEED),
+        resampled=attributes.get(TrialKey.RESAMPLE, False),
+        training_macs=attributes.get(TrialKey.TRAINING_MACS, cut.training_macs),
+        trainable_parameters=attributes.get(TrialKey.TRAINABLE_PARAMETERS, cut.trainable_parameters),
         head_weights=None if head is None else (int(head[0]), int(head[1])),
+        parameters=trial.params,
+        distributions=trial.distributions,
     )
+
+
+def _state(trial: FrozenTrial) -> State:
+    return cast("State", trial.state.name.lower())

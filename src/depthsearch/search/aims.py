@@ -16,10 +16,11 @@ from optuna.pruners import BasePruner, MedianPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.errors import SettingsError
+from depthsearch.options.attributes import StudyKey
 from depthsearch.options.words import COSTS
 from depthsearch.search.extrapolation import study_of
 
-__all__ = ["CheaperMedianPruner", "read_cost_aim", "store_aim"]
+__all__ = ["CheaperMedianPruner", "store_aim"]
 
 # Complete trials that cost at most as much as a trial, before it can be judged.
 STARTUP_CHEAPER = 4
@@ -28,14 +29,8 @@ STARTUP_CHEAPER = 4
 def store_aim(study: optuna.Study, cost: str | None) -> None:
     """Store in a study what it aims at; the latest is what its report shows."""
     aim = {"aim": "accuracy" if cost is None else "accuracy+cost", "cost": cost}
-    if study.user_attrs.get("aim") != aim:
-        study.set_user_attr("aim", aim)
-
-
-def read_cost_aim(study: optuna.Study) -> str | None:
-    """Read which cost a study aims at beside the score; None: it aims at the score alone."""
-    cost = (study.user_attrs.get("aim") or {}).get("cost")
-    return cost if cost in COSTS else None
+    if study.user_attrs.get(StudyKey.AIM) != aim:
+        study.set_user_attr(StudyKey.AIM, aim)
 
 
 class CheaperMedianPruner(BasePruner):

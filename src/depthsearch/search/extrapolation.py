@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import optuna
@@ -11,7 +12,9 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["extrapolated", "running_beside", "study_of"]
+from depthsearch.options.attributes import TrialKey
+
+__all__ = ["Course", "course_of", "extrapolated", "running_beside", "study_of"]
 
 
 def study_of(trials: Iterable[FrozenTrial], direction: StudyDirection) -> optuna.Study:
@@ -29,33 +32,53 @@ def running_beside(study: optuna.Study, trial: FrozenTrial) -> list[FrozenTrial]
     return [other for other in running if other.number != trial.number and other.params]
 
 
-def extrapolated(trials: Sequence[FrozenTrial], sign: float = 1.0) -> list[float | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What a trial has scored, complete or pruned.
+
+    Attributes:
+        final: The score of a complete one; None: it was pruned.
+        scores: Reported scores by epoch.
+        has_diverged: Whether its loss was not finite.
+    """
+
+    final: float | None
+    scores: Mapping[int, float]
+    has_diverged: bool = False
+
+
+def course_of(trial: FrozenTrial) -> Course:
+    """Return what a trial of Optuna's has scored."""
+    return Course(
+        final=trial.value if trial.state == TrialState.COMPLETE else None,
+        scores=trial.intermediate_values,
+        has_diverged=bool(trial.user_attrs.get(TrialKey.DIVERGED)),
+    )
+
+
+def extrapolated(courses: Sequence[Course], sign: float = 1.0) -> list[float | None]:
     """Estimate the final score of each trial: its own, or for a pruned one what it would likely have reached.
 
     Args:
-        trials: Complete and pruned ones.
+        courses: Of complete and pruned trials.
         sign: 1 where more is better, -1 where less is.
 
     Returns:
         A score a trial; None where nothing can be said, as no trial is complete.
     """
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    complete = [(each.final, each.scores) for each in courses if each.final is not None]
     if not complete:
-        return [None for _ in trials]
-    finals = sorted(sign * float(t.value) for t in complete if t.value is not None)
+        return [None for _ in courses]
+    finals = sorted(sign * final for final, _ in complete)
     ceiling = finals[-1] - 0.005
 
-    def final(trial: FrozenTrial) -> float:
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            return float(trial.value)
-        if trial.user_attrs.get("diverged") or not trial.intermediate_values:
+    def extrapolate(course: Course) -> float:
+        if course.final is not None:
+            return course.final
+        if course.has_diverged or not course.scores:
             return sign * min(finals[0], ceiling)
-        step, score = max(trial.intermediate_values.items())
-        gains = [
-            sign * (float(t.value) - t.intermediate_values[step])
-            for t in complete
-            if t.value is not None and step in t.intermediate_values
-        ]
+        step, score = max(course.scores.items())
+        gains = [sign * (final - scores[step]) for final, scores in complete if step in scores]
         return sign * min(sign * score + (median(gains) if gains else 0.0), ceiling)
 
-    return [final(t) for t in trials]
+    return [extrapolate(course) for course in courses]

@@ -27,16 +27,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
+from depthsearch.options.attributes import TrialKey
 from depthsearch.search.firsts import sensible_rate
+from depthsearch.search.origins import origin_of
 from depthsearch.search.response import Observation, Response
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, place_of
 
-__all__ = ["PAUSED", "Move", "Planner", "cost_of_training", "is_paused"]
+__all__ = ["Move", "Planner", "cost_of_training", "is_paused"]
 
 Floats = NDArray[np.float64]
-
-# The user attribute of a trial that is RUNNING for Optuna and paused here: after which epoch. 0: it goes on.
-PAUSED = "paused"
 
 # Less score than this for a whole full fine-tune is not worth it.
 LEAST_RATE = 0.002
@@ -91,7 +90,7 @@ class Move:
 
 def is_paused(trial: FrozenTrial) -> bool:
     """Return whether a trial is left for something better, and may be taken up again."""
-    return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(PAUSED))
+    return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(TrialKey.PAUSED))
 
 
 def cost_of_training(cut: Cut, epochs: int, *, done: int = 0, whole_macs: int = 0) -> float:
@@ -232,7 +231,7 @@ class Planner:
 
     def _says(self, trial: FrozenTrial) -> bool:
         """Return whether a trial has reported anything to learn from; a failed one says nothing."""
-        if trial.state == TrialState.FAIL or trial.user_attrs.get("origin") == "confirm":
+        if trial.state == TrialState.FAIL or origin_of(trial) == "confirm":
             return False
         return bool(trial.intermediate_values) or trial.value is not None
 
@@ -241,7 +240,7 @@ class Planner:
         if trial.state == TrialState.COMPLETE and trial.value is not None:
             return self._sign * trial.value, 0.0
         complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-        if trial.user_attrs.get("diverged"):
+        if trial.user_attrs.get(TrialKey.DIVERGED):
             worst = min((self._sign * t.value for t in complete if t.value is not None), default=0.0)
             return worst, 0.0
         epoch, score = max(trial.intermediate_values.items())

@@ -6,6 +6,8 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial, Trial
 
+from depthsearch.options.attributes import TrialKey
+
 __all__ = ["Origin", "origin_of"]
 
 # ``baseline``: an end of the depths; ``anchor``: of the spread over depth; ``exhaustive``: every candidate;
@@ -15,5 +17,5 @@ Origin = Literal["baseline", "anchor", "exhaustive", "sampler", "guess", "confir
 
 def origin_of(trial: FrozenTrial | Trial) -> Origin:
     """Return what a trial is for; the sampler's own trials do not store it."""
-    origin: Origin = trial.user_attrs.get("origin", "sampler")
+    origin: Origin = trial.user_attrs.get(TrialKey.ORIGIN, "sampler")
     return origin

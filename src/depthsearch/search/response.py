@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from scipy.special import ndtr
 
 __all__ = ["Observation", "Response"]
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 # Length scales in shares of a dimension's range: the score changes slowly over depth and over the logarithm
 # of the learning rate, and hardly with the rest (head width, ...).
@@ -45,6 +46,8 @@ SPLIT_SHARES = (0.03, 0.3)
 KINSHIPS = (0.2, 0.5, 0.8, 0.95)
 # Of the grid's weight; the rest changes nothing that is shown.
 KEPT_WEIGHT = 0.98
+# Settings whose correlations with all trials lie in a processor's cache.
+BLOCK = 512
 # What is enough to compare what settings promise.
 WEIGHED = 0.8
 
@@ -74,7 +77,7 @@ class Observation:
 class _Fit:
     """The process with one choice of scales and noise, up to the variance of the response."""
 
-    scales: Floats
+    scales: tuple[float, ...]
     kinship: float
     factor: tuple[Floats, bool]
     ones: Floats
@@ -84,17 +87,19 @@ class _Fit:
     log_weight: float
 
 
-def _fit(covariance: Floats, scores: Floats, scales: Floats, kinship: float, log_prior: float) -> _Fit | None:
+def _fit(
+    covariance: Floats, scores: Floats, scales: tuple[float, ...], kinship: float, log_prior: float
+) -> _Fit | None:
     """Fit the process with one choice of scales and noise; None where rounding makes it singular."""
     n = len(scores)
     try:
-        factor = cho_factor(covariance, lower=True)
+        factor = cho_factor(covariance, lower=True, check_finite=False)
     except LinAlgError:
         return None
-    solved = cho_solve(factor, np.ones(n))
+    solved = cho_solve(factor, np.ones(n), check_finite=False)
     precision = float(solved.sum())
     mean = float(solved @ scores) / precision
-    residual = cho_solve(factor, scores - mean)
+    residual = cho_solve(factor, scores - mean, check_finite=False)
     # With a flat prior on the mean and a scale-free one on the variance, both integrated out.
     squares = max(float((scores - mean) @ residual), 1e-12)
     log_evidence = (
@@ -158,7 +163,7 @@ class Response:
         split_shares = SPLIT_SHARES if len(set(self._splits)) > 1 else (0.0,)
         here = self._places, self._backbones
         for depth_scale, rate_scale, kinship in itertools.product(DEPTH_SCALES, rates, kinships):
-            scales = np.array([depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2)])
+            scales = (depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2))
             correlation = _correlation(*here, *here, scales, kinship) + np.diag(self._errors)
             for noise, split_share in itertools.product(NOISE_SHARES, split_shares):
                 log_prior = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
@@ -169,19 +174,26 @@ class Response:
                     found.append(fit)
         return found
 
-    def mean(self, places: Floats, backbones: Sequence[int] | None = None) -> Floats:
-        """Expect the scores of settings ``(m, d)``, of the first backbone or of ``(m,)``: ``(m,)``."""
-        total = np.zeros(len(places))
+    def mean(self, places: Floats, backbones: Sequence[int] | NDArray[np.int64] | None = None) -> Floats:
+        """Expect the scores of settings ``(m, d)``, of the first backbone or of ``(m,)``: ``(m,)``.
+
+        Settings in single precision are reckoned in it, in a quarter of the time.
+        """
+        total, which = np.zeros(len(places)), _given(backbones, len(places))
         for weight, fit in zip(self._weights, self._fitted, strict=True):
-            total += weight * (fit.mean + self._to_trials(fit, places, backbones) @ fit.residual)
+            residual = fit.residual.astype(places.dtype)
+            for start in range(0, len(places), BLOCK):
+                block = slice(start, start + BLOCK)
+                to_trials = self._to_trials(fit, places[block], which[block])
+                total[block] += weight * (fit.mean + to_trials @ residual)
         return self._offset + self._unit * total
 
     def improvement(
         self,
         places: Floats,
         over: Floats,
-        backbones: Sequence[int] | None = None,
-        over_backbones: Sequence[int] | None = None,
+        backbones: Sequence[int] | NDArray[np.int64] | None = None,
+        over_backbones: Sequence[int] | NDArray[np.int64] | None = None,
         allowed: NDArray[np.bool_] | None = None,
     ) -> Floats:
         """Expect by how much settings ``(m, d)`` are better than the best of others: ``(m,)``, not below 0.
@@ -202,8 +214,8 @@ class Response:
         kept = slice(int(np.searchsorted(np.cumsum(self._weights), WEIGHED)) + 1)
         weights = self._weights[kept] / self._weights[kept].sum()
         for weight, fit in zip(weights, self._fitted[kept], strict=True):
-            rivals = fit.mean + self._to_trials(fit, over, over_backbones) @ fit.residual
-            to_trials = self._to_trials(fit, places, backbones)
+            rivals = fit.mean + self._to_trials(fit, over, _given(over_backbones, len(over))) @ fit.residual
+            to_trials = self._to_trials(fit, places, _given(backbones, len(places)))
             mean = fit.mean + to_trials @ fit.residual
             left = 1 - to_trials @ fit.ones
             explained = (to_trials * cho_solve(fit.factor, to_trials.T).T).sum(1)
@@ -218,11 +230,13 @@ class Response:
         improved: Floats = self._unit * total
         return improved
 
-    def _to_trials(self, fit: _Fit, places: Floats, backbones: Sequence[int] | None) -> Floats:
-        which = _given(backbones, len(places))
-        return _correlation(places, which, self._places, self._backbones, fit.scales, fit.kinship)
+    def _to_trials(self, fit: _Fit, places: Floats, which: NDArray[np.int64]) -> Floats:
+        trials = self._places.astype(places.dtype)
+        return _correlation(places, which, trials, self._backbones, fit.scales, fit.kinship)
 
-    def draws(self, places: Floats, n: int, seed: int, backbones: Sequence[int] | None = None) -> Floats:
+    def draws(
+        self, places: Floats, n: int, seed: int, backbones: Sequence[int] | NDArray[np.int64] | None = None
+    ) -> Floats:
         """Draw what the true scores of settings may be, together: ``(n, m)``; arguments as of `mean`."""
         which = _given(backbones, len(places))
         rng = np.random.default_rng(seed)
@@ -231,7 +245,7 @@ class Response:
         for count, fit in zip(rng.multinomial(n, self._weights), self._fitted, strict=True):
             if not count:
                 continue
-            to_trials = self._to_trials(fit, places, backbones)
+            to_trials = self._to_trials(fit, places, which)
             mean = fit.mean + to_trials @ fit.residual
             half = solve_triangular(fit.factor[0], to_trials.T, lower=True)
             covariance = _correlation(places, which, places, which, fit.scales, fit.kinship) - half.T @ half
@@ -247,7 +261,7 @@ class Response:
         return self._offset + self._unit * np.concatenate(drawn)
 
 
-def _given(backbones: Sequence[int] | None, n: int) -> NDArray[np.int64]:
+def _given(backbones: Sequence[int] | NDArray[np.int64] | None, n: int) -> NDArray[np.int64]:
     return np.zeros(n, dtype=np.int64) if backbones is None else np.asarray(backbones)
 
 
@@ -256,16 +270,33 @@ def _correlation(
     of_a: NDArray[np.int64],
     b: Floats,
     of_b: NDArray[np.int64],
-    scales: Floats,
+    scales: Sequence[float],
     kinship: float,
 ) -> Floats:
     """Correlate settings of backbones with others: less where the backbones differ."""
-    between: Floats = np.where(of_a[:, None] == of_b[None], 1.0, kinship)
-    return between * _matern(a, b, scales)
+    correlation = _matern(a, b, scales)
+    if kinship < 1:
+        correlation[of_a[:, None] != of_b[None]] *= kinship
+    return correlation
 
 
-def _matern(a: Floats, b: Floats, scales: Floats) -> Floats:
-    """Correlate settings ``(n, d)`` with ``(m, d)`` by a Matern kernel of order 5/2: ``(n, m)``."""
-    distance: Floats = np.sqrt(5 * (((a[:, None] - b[None]) / scales) ** 2).sum(-1))
-    correlation: Floats = (1 + distance + distance**2 / 3) * np.exp(-distance)
+def _matern(a: Floats, b: Floats, scales: Sequence[float]) -> Floats:
+    """Correlate settings ``(n, d)`` with ``(m, d)`` by a Matern kernel of order 5/2: ``(n, m)``.
+
+    In place, as there may be a million of them.
+    """
+    units = np.array(scales, dtype=a.dtype) / math.sqrt(5)
+    a, b = a / units, b / units
+    distance = (-2 * a) @ b.T
+    distance += (a * a).sum(1)[:, None]
+    distance += (b * b).sum(1)
+    # Squares; those of equal settings are nothing but for rounding.
+    np.maximum(distance, 0, out=distance)
+    np.sqrt(distance, out=distance)
+    correlation = distance / 3
+    correlation += 1
+    correlation *= distance
+    correlation += 1
+    np.negative(distance, out=distance)
+    correlation *= np.exp(distance, out=distance)
     return correlation

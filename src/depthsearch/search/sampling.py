@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from depthsearch.errors import SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS
 from depthsearch.search.aims import CheaperMedianPruner
-from depthsearch.search.extrapolation import extrapolated, running_beside, study_of
+from depthsearch.search.extrapolation import course_of, extrapolated, running_beside, study_of
 from depthsearch.search.space import BACKBONE, cut_parameter
 
 __all__ = ["GAIN", "PAUSE", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
@@ -174,7 +174,7 @@ def _shadow(study: optuna.Study, trial: FrozenTrial) -> optuna.Study:
     """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-    guesses = zip(trials, extrapolated(trials, sign), strict=True)
+    guesses = zip(trials, extrapolated([course_of(trial) for trial in trials], sign), strict=True)
     copies = [_copied(known, value) for known, value in guesses if value is not None]
     copies += [_copied(other) for other in running_beside(study, trial)]
     return study_of(copies, study.direction)

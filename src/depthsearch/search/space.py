@@ -25,6 +25,7 @@ from torch import nn
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.models.tracing.inputs import ExampleInputs
+from depthsearch.options.attributes import TrialKey
 from depthsearch.options.words import OPTIMIZERS, OPTIONAL_RANGES
 
 __all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter", "place_of"]
@@ -342,11 +343,11 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 
 
 def cut_attributes(cut: Cut) -> dict[str, Any]:
-    """Name a cut in a trial's user attributes."""
+    """Return what a trial's user attributes say of its cut."""
     return {
-        "cut_layer": cut.layer,
-        "cut_name": cut.name,
-        "cut_kind": cut.kind,
-        "cut_keras_name": cut.keras_name,
-        "frozen_mac_share": round(cut.frozen_mac_share, 4),
+        TrialKey.CUT_LAYER: cut.layer,
+        TrialKey.CUT_NAME: cut.name,
+        TrialKey.CUT_KIND: cut.kind,
+        TrialKey.CUT_KERAS_NAME: cut.keras_name,
+        TrialKey.FROZEN_MAC_SHARE: round(cut.frozen_mac_share, 4),
     }

@@ -16,13 +16,13 @@ from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.options.backbones import plain_name
 from depthsearch.options.study import StudyOptions, with_defaults
 from depthsearch.results.front import cost_name
-from depthsearch.results.stored import mark
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.search.firsts import count_exhaustive
 from depthsearch.search.sampling import make_pruner, resolve
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import Drain, sigterm_drains
-from depthsearch.study.control import request_stop
+from depthsearch.study.control import mark, request_stop
 from depthsearch.study.coordinator import confirm, search
 from depthsearch.study.events import Event, Note, Notice, Say, Stopped, TrialStarted, Waiting
 from depthsearch.study.lease import Lease, lease
@@ -49,13 +49,15 @@ class StudyResult:
     """What a study has come to.
 
     Attributes:
-        study: As it is stored.
+        study: Optuna's, to go on with.
+        stored: As it is stored now.
         summary: Of it, with the answer.
         options: What it was run with, all defaults filled in.
         is_stopped: Whether somebody has asked for a stop before its end.
     """
 
     study: optuna.Study
+    stored: StoredStudy
     summary: Summary
     options: StudyOptions
     is_stopped: bool
@@ -142,7 +144,10 @@ def run(
             for watcher in watchers:
                 sinks.append(until_ended.enter_context(watcher(study, options)))
             is_stopped = _conduct(prepared, study, sinks, held, executor)
-    return StudyResult(study=study, summary=summarize(study), options=options, is_stopped=is_stopped)
+    stored = StoredStudy.read(study)
+    return StudyResult(
+        study=study, stored=stored, summary=summarize(stored), options=options, is_stopped=is_stopped
+    )
 
 
 def _log(event: Event | Notice) -> None:

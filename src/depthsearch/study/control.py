@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -18,18 +18,16 @@ from optuna.trial import TrialState
 
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.cuts import Cut, find_cut
-from depthsearch.results.stored import read_backbones, read_space
+from depthsearch.options.attributes import StudyKey, TrialKey
+from depthsearch.results.stored import StoredStudy
 from depthsearch.search.firsts import sensible_setting
-from depthsearch.search.origins import origin_of
-from depthsearch.search.space import SearchSpace
+from depthsearch.search.origins import Origin, origin_of
 from depthsearch.signals import deferred
-from depthsearch.study.lease import REQUEST, Holder, clock_of, holder_of
+from depthsearch.study.lease import Holder, clock_of, holder_of
 from depthsearch.study.storage.optuna_private import planned_params
 
-# The origin of a trial that a person asked for, and the user attribute of a trial that must not be pruned.
-GUESS, TO_THE_END = "guess", "to_the_end"
-# The study's user attribute of what its latest start asked for.
-WANTED = "wanted"
+# The origin of a trial that a person asked for.
+GUESS: Origin = "guess"
 AFTER = ("epoch", "trial")
 POLL_SECONDS = 0.2
 
@@ -49,7 +47,7 @@ def request_stop(study: optuna.Study, *, after: str = "epoch") -> Holder:
         SettingsError: If ``after`` is neither.
         StudyError: If no process runs the study, or it trains the study's answer (``fit``).
     """
-    _refuse_foreign(study)
+    StoredStudy.read(study)
     if after not in AFTER:
         raise SettingsError(f"after {after!r}: give epoch or trial.")
     while True:
@@ -65,7 +63,7 @@ def request_stop(study: optuna.Study, *, after: str = "epoch") -> Holder:
                 f"{holder.doing}). Interrupt that process where it runs: the same command goes on later."
             )
         with deferred():
-            study.set_user_attr(REQUEST, {"token": holder.token, "after": after})
+            study.set_user_attr(StudyKey.STOP_REQUEST, {"token": holder.token, "after": after})
         # Meanwhile a search may have released its lease and acquired another for the confirmation.
         now = holder_of(study.user_attrs, clock_of(study))
         if now is None or now.token == holder.token:
@@ -94,20 +92,19 @@ def wait_until_free(study: optuna.Study, holder: Holder, seconds: float) -> bool
 def note_wanted(study: optuna.Study, *, n_trials: int, then_confirm: bool, n_workers: int = 1) -> None:
     """Store what a start of a study asks for and its number of workers, for `status`."""
     request = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers}
-    if study.user_attrs.get(WANTED) != request:
-        study.set_user_attr(WANTED, request)
+    if study.user_attrs.get(StudyKey.WANTED) != request:
+        study.set_user_attr(StudyKey.WANTED, request)
 
 
-def trials_in_total(study: optuna.Study, n_trials: int) -> int:
+def mark(study: optuna.Study, cuts: Sequence[Cut]) -> None:
+    """Store which candidates somebody wants to see pointed out: a guess, a habit, a rival."""
+    candidates = StoredStudy.read(study).cuts
+    study.set_user_attr(StudyKey.MARKED, [candidates.index(cut) for cut in cuts])
+
+
+def trials_in_total(n_trials: int, origins: Iterable[Origin], *, is_exhaustive: bool) -> int:
     """Count the trials after which a search is done: in an exhaustive one guesses are extra."""
-    if not is_exhaustive(study):
-        return n_trials
-    return n_trials + sum(origin_of(trial) == GUESS for trial in study.get_trials(deepcopy=False))
-
-
-def is_exhaustive(study: optuna.Study) -> bool:
-    """Return whether a study tries every candidate."""
-    return str(study.user_attrs["settings"].get("search", "")).startswith("exhaustive")
+    return n_trials + (sum(origin == GUESS for origin in origins) if is_exhaustive else 0)
 
 
 def enqueue(
@@ -138,37 +135,32 @@ def enqueue(
         SettingsError: If a value is outside what the study searches, or the backbone is ambiguous.
         StudyError: If the study has such a trial already, or depthsearch did not make the study.
     """
-    _refuse_foreign(study)
-    space = read_space(study)
-    cut = _find(study, space, layer, backbone)
+    stored = StoredStudy.read(study)
+    space = stored.space
+    cut = _find(stored, layer, backbone)
     options = {"learning_rate": learning_rate, "head_width": head_width}
     given = {name: value for name, value in options.items() if value is not None}
-    _refuse_outside(study, space, cut, given)
+    _refuse_outside(stored, cut, given)
     params = {**sensible_setting(space, cut.backbone, space.cuts_of(cut.backbone).index(cut)), **given}
     if not params.get("head_width", 1) and "head_width" not in space.distributions(cut.backbone):
         del params["head_width"]
     _refuse_repeated(study, params, cut)
     with deferred():
-        attributes = {"origin": GUESS, **({TO_THE_END: True} if to_the_end else {})}
+        attributes: dict[str, Any] = {TrialKey.ORIGIN: GUESS}
+        if to_the_end:
+            attributes[TrialKey.TO_THE_END] = True
         study.enqueue_trial(params, user_attrs=attributes)
     guesses = (trial for trial in study.get_trials(deepcopy=False) if origin_of(trial) == GUESS)
     numbers = [trial.number for trial in guesses if _is_same(planned_params(trial), params)]
     return numbers[-1]
 
 
-def _refuse_foreign(study: optuna.Study) -> None:
-    if "settings" not in study.user_attrs:
-        raise StudyError(
-            f"Study {study.study_name!r} was not made by depthsearch. See which are: depthsearch status."
-        )
-
-
-def _find(study: optuna.Study, space: SearchSpace, layer: str | int, backbone: str | None) -> Cut:
+def _find(stored: StoredStudy, layer: str | int, backbone: str | None) -> Cut:
     """Find a candidate, among all backbones if none is given."""
-    names = {stored.name: key for key, stored in read_backbones(study).items()}
+    space, names = stored.space, {each.name: key for key, each in stored.backbones.items()}
     if backbone is not None and backbone not in names:
         raise SettingsError(
-            f"Backbone {backbone!r} is not in study {study.study_name!r}: give {' or '.join(names)}."
+            f"Backbone {backbone!r} is not in study {stored.name!r}: give {' or '.join(names)}."
         )
     if backbone is not None or len(names) == 1:
         return find_cut(space.cuts_of(names[backbone] if backbone else space.backbones[0]), layer)
@@ -181,9 +173,9 @@ def _find(study: optuna.Study, space: SearchSpace, layer: str | int, backbone: s
     return next(iter(matches.values())) if matches else find_cut(space.cuts, layer)
 
 
-def _refuse_outside(study: optuna.Study, space: SearchSpace, cut: Cut, given: Mapping[str, Any]) -> None:
+def _refuse_outside(stored: StoredStudy, cut: Cut, given: Mapping[str, Any]) -> None:
     """Refuse values that the study does not search."""
-    distributions = space.distributions(cut.backbone)
+    distributions = stored.space.distributions(cut.backbone)
     for name, value in given.items():
         searched = distributions.get(name)
         if searched is None:
@@ -198,7 +190,7 @@ def _refuse_outside(study: optuna.Study, space: SearchSpace, cut: Cut, given: Ma
             right, is_right = f"{low:g}" if low == high else f"{low:g} to {high:g}", low <= value <= high
         if not is_right:
             raise SettingsError(
-                f"{name.replace('_', ' ')} {value} is not in study {study.study_name!r}, which has {right}. "
+                f"{name.replace('_', ' ')} {value} is not in study {stored.name!r}, which has {right}. "
                 "Give that, or start a study of another --name."
             )
 

@@ -20,10 +20,11 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from depthsearch.results.stored import curve_key, read_backbones
-from depthsearch.results.trials import read_trials
+from depthsearch.options.attributes import TrialKey
+from depthsearch.results.stored import StoredStudy
 from depthsearch.search.aims import store_aim
-from depthsearch.search.gain import PAUSED, Planner
+from depthsearch.search.gain import Planner
+from depthsearch.search.origins import origin_of
 from depthsearch.search.sampling import GAIN, make_pruner, make_sampler
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
@@ -107,6 +108,7 @@ def search(
         budget=math.inf if budget is None else budget,
         until=until,
         seed=recipe.seed,
+        is_exhaustive=StoredStudy.read(study).is_exhaustive,
     )
 
     def sampler_of(number: int) -> BaseSampler:
@@ -135,7 +137,7 @@ def search(
             should_pause=should_pause,
             until=until,
         )
-        run.probe(_unprobed(study, space))
+        run.probe(_unprobed(StoredStudy.read(study), space))
         yield from run(partial(_next_searched, study, limits, sampler_of, planner))
         if not run.asked:
             yield from run.end_paused("going on was not worth its cost")
@@ -152,10 +154,9 @@ def _held(study: optuna.Study, held: Lease | None) -> Iterator[Lease]:
         yield taken
 
 
-def _unprobed(study: optuna.Study, space: SearchSpace) -> list[str]:
+def _unprobed(stored: StoredStudy, space: SearchSpace) -> list[str]:
     """List the backbones whose frozen features have not been probed; one with a single cut has none."""
-    attributes = study.user_attrs
-    return [b for b in space.backbones if curve_key(b) not in attributes and len(space.cuts_of(b)) > 1]
+    return [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,12 +168,14 @@ class Limits:
         budget: Full fine-tunes in all.
         until: When to begin nothing more, by `time.monotonic`.
         seed: Of the settings that are weighed.
+        is_exhaustive: Whether guesses come on top of the trials.
     """
 
     n_trials: int
     budget: float
     until: float
     seed: int
+    is_exhaustive: bool
 
 
 def _planner(study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace, cost: str | None) -> Planner:
@@ -200,8 +203,10 @@ def _next_searched(
     begun = (t for t in trials if t.state in (*FINISHED, TrialState.RUNNING))
     again = replaced(trials)
     n_begun = count_searched(t for t in begun if t.number not in again)
-    is_full = n_begun >= trials_in_total(study, limits.n_trials)
-    left = limits.budget - spent_on(study)
+    is_full = n_begun >= trials_in_total(
+        limits.n_trials, map(origin_of, trials), is_exhaustive=limits.is_exhaustive
+    )
+    left = limits.budget if math.isinf(limits.budget) else limits.budget - spent_on(study)
     if time.monotonic() >= limits.until or left <= 0 or (is_full and planner is None):
         return None
     with deferred():
@@ -214,7 +219,7 @@ def _next_searched(
         enqueued = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if enqueued and not is_full:
             return _begin(study, min(enqueued, key=partial(_turn, planner)))
-        searched = [t for t in trials if t.user_attrs.get("origin") != "confirm"]
+        searched = [t for t in trials if origin_of(t) != "confirm"]
         seed = seed_from(limits.seed, len(trials))
         move = planner.next_move(searched, seed=seed, most=left, may_be_new=not is_full)
         if move is None:
@@ -223,7 +228,7 @@ def _next_searched(
             study.enqueue_trial(dict(move.params))
             return study.ask()
         trial = Trial(study, trial_id_of(study, move.number))
-        trial.set_user_attr(PAUSED, 0)
+        trial.set_user_attr(TrialKey.PAUSED, 0)
         return trial
 
 
@@ -232,23 +237,21 @@ def _turn(planner: Planner, enqueued: FrozenTrial) -> tuple[bool, float]:
 
     What is cheap says whether the dear ones are worth going on with.
     """
-    return enqueued.user_attrs.get("origin") != GUESS, planner.cost_of(planned_params(enqueued))
+    return origin_of(enqueued) != GUESS, planner.cost_of(planned_params(enqueued))
 
 
 def spent_on(study: optuna.Study) -> float:
     """Return what a study's trials and probes have cost, in full fine-tunes of its first backbone."""
-    backbones = read_backbones(study)
-    unit = next(iter(backbones.values())).full_fine_tune_macs
-    attributes = study.user_attrs
-    probed = sum(attributes.get(curve_key(name), {}).get("macs", 0) for name in backbones)
-    trained = sum(trial.user_attrs.get("macs", 0) for trial in study.get_trials(deepcopy=False))
-    return float(probed + trained) / unit
+    stored = StoredStudy.read(study)
+    unit = next(iter(stored.backbones.values())).full_fine_tune_macs
+    probed = sum(curve.macs for curve in stored.curves.values())
+    return float(probed + sum(trial.macs for trial in stored.trials)) / unit
 
 
 def _begin_first(study: optuna.Study) -> Trial:
     """Begin the first guess that waits; else whatever else waits, or what the sampler suggests."""
     for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        if waiting.user_attrs.get("origin") == GUESS:
+        if origin_of(waiting) == GUESS:
             return _begin(study, waiting)
     return study.ask()
 
@@ -320,9 +323,9 @@ def _confirm(run: Run, *, n_cuts: int, n_seeds: int, resample: bool) -> Iterator
         drop_others(study, plan)
         enqueue_confirmation(study, plan)
         waiting = waiting_to_confirm(study)
-    cuts = {t.number: t.cut for t in read_trials(study)}
+    cuts = {t.number: t.cut for t in StoredStudy.read(study).trials}
     yield ConfirmationPlanned(
-        cuts=tuple(cuts[number] for number in plan["trials"]), n_seeds=n_seeds, n_trainings=len(waiting)
+        cuts=tuple(cuts[number] for number in plan.trials), n_seeds=n_seeds, n_trainings=len(waiting)
     )
 
     def next_trial() -> Trial | None:

@@ -31,6 +31,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from depthsearch.errors import StudyError
 from depthsearch.machine import process_lives, start_of, this_machine
+from depthsearch.options.attributes import StudyKey
 from depthsearch.signals import deferred
 from depthsearch.study.storage import PatientStorage, database_of, is_of_one_thread, patiently
 from depthsearch.study.storage.optuna_private import USER_ATTRIBUTES, study_id_of
@@ -44,8 +45,6 @@ RENEWALS, TRIES = 6, 60
 # Giving it back is a courtesy, not worth a longer wait.
 GIVE_BACK_SECONDS = 2.0
 CHANGES = 100
-# User attributes of the study: who runs it, and the request to stop.
-COORDINATOR, REQUEST = "coordinator", "stop_request"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +82,10 @@ def holder_of(attributes: Mapping[str, Any], now: float) -> Holder | None:
     """Return the living process that runs a study; None if there is none.
 
     Args:
-        attributes: The study's user attributes, read once.
+        attributes: The study's user attributes, or `StoredStudy.lease`.
         now: The time by `clock_of` the study.
     """
-    holder = _stored(attributes.get(COORDINATOR))
+    holder = _stored(attributes.get(StudyKey.COORDINATOR))
     return holder if holder is not None and _lives(holder, now) else None
 
 
@@ -107,7 +106,7 @@ def clock_of(study: optuna.Study) -> float:
 
 def asked_of(attributes: Mapping[str, Any], token: str) -> str | None:
     """Return after what the holder of a lease is to stop, ``epoch`` or ``trial``; None: it was not asked."""
-    request = attributes.get(REQUEST)
+    request = attributes.get(StudyKey.STOP_REQUEST)
     return str(request["after"]) if request and request["token"] == token else None
 
 
@@ -158,8 +157,8 @@ class Lease:
             StudyError: If another process has taken the lease, or the study was deleted.
         """
         attributes = self._attributes()
-        if not self._is_mine(_stored(attributes.get(COORDINATOR))):
-            raise self._lost(is_deleted=COORDINATOR not in attributes)
+        if not self._is_mine(_stored(attributes.get(StudyKey.COORDINATOR))):
+            raise self._lost(is_deleted=StudyKey.COORDINATOR not in attributes)
         if time.monotonic() - self._last_renewed > LEASE_SECONDS / RENEWALS and self._thread is None:
             self._extend()
         return asked_of(attributes, self._mine.token)
@@ -219,7 +218,7 @@ class Lease:
     def _refuse_if_lost(self, connection: Connection) -> None:
         """Refuse to write after another process has taken the study."""
         # SQLAlchemy leaves FOR SHARE out for SQLite, where this is the only writer.
-        stored = connection.execute(self._selected(COORDINATOR).with_for_update(read=True)).scalar()
+        stored = connection.execute(self._selected(StudyKey.COORDINATOR).with_for_update(read=True)).scalar()
         if not self._is_mine(_stored(None if stored is None else json.loads(stored))):
             raise self._lost(is_deleted=stored is None)
 
@@ -243,7 +242,7 @@ class Lease:
 
         def read(_: bool) -> dict[str, Any]:
             with storage.engine.connect() as connection:
-                rows = connection.execute(self._selected(COORDINATOR, REQUEST))
+                rows = connection.execute(self._selected(StudyKey.COORDINATOR, StudyKey.STOP_REQUEST))
                 return {key: json.loads(value) for value, key in rows}
 
         return patiently(storage, read, writes=False)
@@ -260,8 +259,8 @@ class Lease:
         """
         storage = self._storage
         if storage is None:
-            holder = decide(_stored(self._study.user_attrs.get(COORDINATOR)), time.time())
-            self._study.set_user_attr(COORDINATOR, holder and asdict(holder))
+            holder = decide(_stored(self._study.user_attrs.get(StudyKey.COORDINATOR)), time.time())
+            self._study.set_user_attr(StudyKey.COORDINATOR, holder and asdict(holder))
             return
 
         def swap(_: bool) -> bool:
@@ -283,7 +282,7 @@ class Lease:
 
     def _is_swapped(self, connection: Connection, decide: _Decide) -> bool:
         """Change the lease in a transaction; return whether it was still what `decide` was called with."""
-        before = connection.execute(self._selected(COORDINATOR)).scalar()
+        before = connection.execute(self._selected(StudyKey.COORDINATOR)).scalar()
         holder = decide(_stored(None if before is None else json.loads(before)), _now(connection))
         after = json.dumps(holder and asdict(holder))
         if before is None and holder is None:
@@ -291,10 +290,10 @@ class Lease:
             return True
         columns = USER_ATTRIBUTES.c
         if before is None:
-            values = {"study_id": self._study_id, "key": COORDINATOR, "value_json": after}
+            values = {"study_id": self._study_id, "key": StudyKey.COORDINATOR, "value_json": after}
             connection.execute(sqlalchemy.insert(USER_ATTRIBUTES).values(values))
             return True
-        is_as_read = (columns.study_id == self._study_id) & (columns.key == COORDINATOR)
+        is_as_read = (columns.study_id == self._study_id) & (columns.key == StudyKey.COORDINATOR)
         is_as_read &= columns.value_json == before
         changed = connection.execute(
             sqlalchemy.update(USER_ATTRIBUTES).where(is_as_read).values(value_json=after)

@@ -8,22 +8,21 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from depthsearch.options.attributes import TrialKey
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.study.storage.optuna_private import planned_params
 
 # How often a trial may lose its worker and go on.
 MOST_LOST = 2
-# A trial's user attribute: why it lost its workers, one after the other.
-LOST = "lost"
 # Trials of these origins run to their last epoch: others are compared with them.
 NEVER_STOPPED: tuple[Origin, ...] = ("baseline", "exhaustive")
 # User attributes of a confirmation: which trial it repeats, and how.
-REPEATS = ("confirms", "seed", "resample")
+REPEATS = (TrialKey.CONFIRMS, TrialKey.SEED, TrialKey.RESAMPLE)
 
 
 def has_failed_by_loss(trial: FrozenTrial) -> bool:
     """Return whether a trial failed because it lost its workers, whatever its setting."""
-    return trial.state == TrialState.FAIL and len(trial.user_attrs.get(LOST, ())) > MOST_LOST
+    return trial.state == TrialState.FAIL and len(trial.user_attrs.get(TrialKey.LOST, ())) > MOST_LOST
 
 
 def enqueue_lost(study: optuna.Study) -> None:
@@ -33,7 +32,7 @@ def enqueue_lost(study: optuna.Study) -> None:
     for trial in trials:
         origin = origin_of(trial)
         if origin in NEVER_STOPPED and has_failed_by_loss(trial) and trial.number not in again:
-            study.enqueue_trial(trial.params, user_attrs={"origin": origin})
+            study.enqueue_trial(trial.params, user_attrs={TrialKey.ORIGIN: origin})
 
 
 def replaced(trials: Sequence[FrozenTrial]) -> set[int]:
@@ -48,5 +47,5 @@ def replaced(trials: Sequence[FrozenTrial]) -> set[int]:
 
 
 def _key(trial: FrozenTrial) -> Any:
-    repeated = (trial.user_attrs.get(name) for name in ("origin", *REPEATS))
+    repeated = (trial.user_attrs.get(name) for name in (TrialKey.ORIGIN, *REPEATS))
     return *repeated, *sorted(planned_params(trial).items())

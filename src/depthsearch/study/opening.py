@@ -12,20 +12,19 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
+from depthsearch.data import DataSet
 from depthsearch.errors import StudyError
 from depthsearch.models.backbones import Backbone
 from depthsearch.models.cuts import Cut
+from depthsearch.options.attributes import FORMAT, StudyKey, TrialKey
 from depthsearch.options.words import METRICS
-from depthsearch.results.stored import StoredBackbone, refuse_damaged
+from depthsearch.results.stored import StoredBackbone, StoredData, StoredStudy
 from depthsearch.search.firsts import first_settings
 from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.lease import lease
 from depthsearch.training.objective import Task, full_fine_tune_macs, tasks_of
-
-# The study's user attribute that marks that its first trials are enqueued.
-ANCHORS = "anchors"
 
 
 def open_study(
@@ -63,16 +62,15 @@ def open_study(
         study = optuna.create_study(
             study_name=name, storage=storage, direction=direction, load_if_exists=True
         )
-    refuse_damaged(study)
-    _refuse_differences(study, name, settings, direction)
-    if study.user_attrs.get(ANCHORS):
+    _refuse_differences(study, settings, direction)
+    if study.user_attrs.get(StudyKey.ANCHORS):
         return study
     # Of two processes that start a study at the same moment one describes it.
     with lease(study), deferred():
-        if "settings" not in study.user_attrs:
+        if StudyKey.SETTINGS not in study.user_attrs:
             _describe_study(study, tasks, space, provenance)
-            study.set_user_attr("settings", settings)
-        _refuse_differences(study, name, settings, direction)
+            study.set_user_attr(StudyKey.SETTINGS, settings)
+        _refuse_differences(study, settings, direction)
         _enqueue_first(study, space, exhaustive=exhaustive, learning_rates=learning_rates)
     return study
 
@@ -107,14 +105,15 @@ def _settings_of(task: Task, space: SearchSpace, cuts: Sequence[Cut]) -> dict[st
         "backbone": _name_of(task.backbone),
         "weights": f"{task.backbone.weights} [{task.backbone.digest[:12]}]",
         "data": f"{task.data.name} [{task.data.fingerprint[:12]}]",
-        "image size": preprocessing.pop("image_size"),
+        "image_size": preprocessing.pop("image_size"),
         "preprocessing": ", ".join(f"{key} {value}" for key, value in preprocessing.items()),
         "precision": task.device.precision,
         "head": task.backbone.head,
         "cuts": f"{len(cuts)} from {cuts[0].name} to {cuts[-1].name} "
         f"[{seed_from(*(ord(c) for cut in cuts for c in cut.name))}]",
-        **{f"space: {key}": list(v) if isinstance(v, tuple) else v for key, v in ranges.items()},
-        **{key.replace("_", " "): value for key, value in {**fixed, **recipe}.items()},
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in ranges.items()},
+        **fixed,
+        **recipe,
     }
 
 
@@ -124,13 +123,13 @@ def _name_of(backbone: Backbone) -> str:
     return f"{backbone.name} [{digest[:12]}]" if digest else backbone.name
 
 
-def _refuse_differences(
-    study: optuna.Study, name: str, settings: Mapping[str, Any], direction: StudyDirection
-) -> None:
-    stored = study.user_attrs.get("settings")
-    if stored is None and (study.get_trials(deepcopy=False) or study.directions != [direction]):
-        raise StudyError(f"Study {name!r} was not made by depthsearch. Give another --name.")
-    stored = settings if stored is None else stored
+def _refuse_differences(study: optuna.Study, settings: Mapping[str, Any], direction: StudyDirection) -> None:
+    attributes, name = study.user_attrs, study.study_name
+    is_used = StudyKey.SETTINGS in attributes or bool(study.get_trials(deepcopy=False))
+    if not is_used and study.directions == [direction]:
+        # New, or its making was interrupted.
+        return
+    stored = StoredStudy.read(study).settings
     differences = [
         f"{key}: {stored.get(key)!r} stored, {settings.get(key)!r} given"
         for key in {**stored, **settings}
@@ -153,25 +152,31 @@ def _content(value: Any) -> Any:
 def _describe_study(
     study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace, provenance: Mapping[str, Any]
 ) -> None:
-    data = any_of(tasks).data
-    study.set_user_attr("checkpoint_id", uuid.uuid4().hex)
-    study.set_user_attr("cuts", [asdict(cut) for cut in space.cuts])
-    study.set_user_attr("backbones", {key: asdict(_stored(task)) for key, task in tasks.items()})
-    study.set_user_attr(
-        "data",
-        {
-            "name": data.name,
-            "source": data.source,
-            "fingerprint": data.fingerprint,
-            "classes": list(data.classes),
-            "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
-            **({} if data.columns.is_plain else {"samples": data.columns.as_json()}),
-            "skipped": list(data.skipped),
-            "duplicates": [list(group) for group in data.duplicates],
-        },
+    attributes = {
+        StudyKey.CHECKPOINT_ID: uuid.uuid4().hex,
+        StudyKey.CUTS: [asdict(cut) for cut in space.cuts],
+        StudyKey.BACKBONES: {key: asdict(_stored(task)) for key, task in tasks.items()},
+        StudyKey.DATA: asdict(_stored_data(any_of(tasks).data)),
+        StudyKey.RECIPE: asdict(any_of(tasks).recipe),
+        StudyKey.PROVENANCE: dict(provenance),
+        # From here on it is ours to readers.
+        StudyKey.FORMAT: FORMAT,
+    }
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+
+
+def _stored_data(data: DataSet) -> StoredData:
+    return StoredData(
+        name=data.name,
+        source=data.source,
+        fingerprint=data.fingerprint,
+        classes=list(data.classes),
+        images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        samples=None if data.columns.is_plain else data.columns.as_json(),
+        skipped=list(data.skipped),
+        duplicates=[list(group) for group in data.duplicates],
     )
-    study.set_user_attr("recipe", asdict(any_of(tasks).recipe))
-    study.set_user_attr("provenance", dict(provenance))
 
 
 def _stored(task: Task) -> StoredBackbone:
@@ -190,12 +195,12 @@ def _enqueue_first(
     study: optuna.Study, space: SearchSpace, *, exhaustive: bool, learning_rates: Sequence[float]
 ) -> None:
     """Enqueue the two baselines of each backbone and a spread over depth, or every candidate, once."""
-    if study.user_attrs.get(ANCHORS):
+    if study.user_attrs.get(StudyKey.ANCHORS):
         # By another process that opened it at the same moment.
         return
     for params, origin in first_settings(space, exhaustive=exhaustive, learning_rates=learning_rates):
-        study.enqueue_trial(params, user_attrs={"origin": origin}, skip_if_exists=True)
-    study.set_user_attr(ANCHORS, True)
+        study.enqueue_trial(params, user_attrs={TrialKey.ORIGIN: origin}, skip_if_exists=True)
+    study.set_user_attr(StudyKey.ANCHORS, True)
 
 
 def _named_search(exhaustive: bool, learning_rates: Sequence[float]) -> str:

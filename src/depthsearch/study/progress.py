@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any, Literal, get_args
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 
+from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.reproduction import study_command
-from depthsearch.options.study import StudyOptions
-from depthsearch.results.evidence import Evidence
-from depthsearch.results.stored import read_backbones, why_unreadable
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, cut_json, summarize
-from depthsearch.results.trials import TrialSummary
-from depthsearch.search.origins import Origin, origin_of
-from depthsearch.study.confirmation import FINISHED, count_searched, waiting_to_confirm
-from depthsearch.study.control import GUESS, WANTED, trials_in_total
+from depthsearch.results.trials import ENDED, StoredTrial, UnsetTrial
+from depthsearch.results.trials import State as TrialState
+from depthsearch.search.origins import Origin
+from depthsearch.study.confirmation import count_searched
+from depthsearch.study.control import trials_in_total
 from depthsearch.study.lease import Holder, asked_of, clock_of, holder_of
 
 __all__ = [
     "STATES",
     "Answer",
     "Running",
+    "State",
     "Status",
     "holder_json",
     "is_something_left",
@@ -64,7 +64,7 @@ class Running:
 
     Attributes:
         number: Optuna's.
-        origin: See `trials.TrialSummary`.
+        origin: Why it is there.
         cut: Where; None at its very start.
         epoch: Epochs done.
         epochs: Of a trial that is not pruned.
@@ -84,14 +84,14 @@ class Status:
     Attributes:
         study: Its name.
         state: ``running``; ``stopping``: running and asked to stop; ``interrupted``: no process runs it, and
-            something is left; ``complete``; ``empty``: nothing of it has begun; ``foreign``: depthsearch did
-            not make it, or it is damaged, so that nothing below is known.
+            something is left; ``complete``; ``empty``: nothing of it has begun; ``foreign``: it cannot be
+            read, as it is not depthsearch's, of another format or damaged, and nothing below is known.
         holder: The process that runs it, or trains its answer; None: there is none.
         backbone: timm's name; of several all names.
         data: Name of the images.
         metric: What validation is scored with.
         trials_done: Finished trials of the search.
-        trials_wanted: How many it is to have, by its latest start; None where an old study does not say.
+        trials_wanted: How many it is to have, by its latest start; None where nothing says it.
         confirmed: Finished trainings of the confirmation.
         confirming: How many it has in all; None before it is planned, and where none is wanted.
         guesses_waiting: Settings that people have enqueued and that have not begun.
@@ -123,100 +123,88 @@ class Status:
     command: str | None = None
 
 
-def status(study: optuna.Study, summary: Summary | None = None) -> Status:
+def status(study: optuna.Study, stored: StoredStudy | None = None, summary: Summary | None = None) -> Status:
     """Return where a study stands; only reads, while it runs or not.
 
     Args:
-        study: The study.
-        summary: Of it, if the caller has one; else it is made.
+        study: Which.
+        stored: As it was read, where that is at hand.
+        summary: Of it, where it is at hand.
     """
-    attributes = study.user_attrs
-    if "settings" not in attributes or why_unreadable(study):
+    try:
+        stored = StoredStudy.read(study) if stored is None else stored
+    except StudyError:
         return Status(study=study.study_name, state="foreign")
-    trials = study.get_trials(deepcopy=False)
-    summary = summarize(study) if summary is None else summary
-    wanted, _ = _wanted(study, attributes)
-    again = [t for t in trials if t.user_attrs.get("origin") == "confirm" and not t.user_attrs.get("dropped")]
-    done = _n_done(trials)
-    holder = holder_of(attributes, clock_of(study))
-    started = any(trial.state != TrialState.WAITING for trial in trials) or summary.cost.seconds > 0
-    is_left = is_something_left(study)
-    state = _state(attributes, holder, started=started, is_left=is_left)
+    summary = summarize(stored) if summary is None else summary
+    trials = stored.every_trial
+    again = [t for t in trials if t.origin == "confirm" and not getattr(t, "is_dropped", False)]
+    holder = holder_of(stored.lease, clock_of(study))
+    started = any(trial.state != "waiting" for trial in trials) or summary.cost.seconds > 0
+    n_done, n_wanted = _n_done(stored), _n_wanted(stored)
     return Status(
-        study=study.study_name,
-        state=state,
+        study=stored.name,
+        state=_state(stored, holder, started=started),
         holder=holder,
         backbone=summary.backbone,
         data=summary.data,
         metric=summary.metric,
-        trials_done=done,
-        trials_wanted=wanted,
-        confirmed=sum(trial.state in FINISHED for trial in again),
+        trials_done=n_done,
+        trials_wanted=n_wanted,
+        confirmed=sum(trial.state in ENDED for trial in again),
         confirming=len(again) or None,
-        guesses_waiting=sum(
-            t.state == TrialState.WAITING and t.user_attrs.get("origin") == GUESS for t in trials
-        ),
-        answer=_answer(study, summary),
-        running=_running(attributes, trials, summary),
+        guesses_waiting=sum(t.state == "waiting" and t.origin == "guess" for t in trials),
+        answer=_answer(stored, summary),
+        running=_running(stored),
         full_fine_tunes=summary.cost.full_fine_tunes,
         seconds=summary.cost.seconds,
-        seconds_left=_seconds_left(
-            trials,
-            wanted,
-            epochs=attributes["recipe"]["epochs"],
-            n_workers=attributes.get(WANTED, {}).get("workers", 1),
-            is_left=is_left,
-        ),
-        command=_command(study.study_name, attributes, wanted or done),
+        seconds_left=_seconds_left(stored),
+        command=None
+        if stored.options is None
+        else study_command(stored.options, name=stored.name, n_trials=max(1, n_wanted or n_done)),
     )
 
 
-def is_something_left(study: optuna.Study) -> bool:
+def is_something_left(stored: StoredStudy) -> bool:
     """Return whether a study is to do more: trials that have begun or are wanted, or a confirmation."""
-    attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
-    wanted, then_confirm = _wanted(study, attributes)
-    done = _n_done(trials)
-    is_planned = "confirmation" in attributes and attributes["confirmation"].get("after") == done
+    trials, n_done, n_wanted = stored.every_trial, _n_done(stored), _n_wanted(stored)
+    is_planned = stored.plan is not None and stored.plan.after == n_done
     return (
-        any(trial.state == TrialState.RUNNING for trial in trials)
-        or bool(waiting_to_confirm(study))
-        or (wanted is not None and done < wanted)
-        or (then_confirm and not is_planned and any(t.state == TrialState.COMPLETE for t in trials))
+        any(trial.state == "running" for trial in trials)
+        or any(trial.state == "waiting" and trial.origin == "confirm" for trial in trials)
+        or (n_wanted is not None and n_done < n_wanted)
+        or (stored.wanted.confirm and not is_planned and any(t.state == "complete" for t in trials))
     )
 
 
-def _n_done(trials: Sequence[FrozenTrial]) -> int:
+def _n_done(stored: StoredStudy) -> int:
     """Count the finished trials of the search."""
-    return count_searched(trial for trial in trials if trial.state in FINISHED)
+    return count_searched(trial for trial in stored.every_trial if trial.state in ENDED)
 
 
-def _wanted(study: optuna.Study, attributes: Mapping[str, Any]) -> tuple[int | None, bool]:
-    """Return how many trials a study is to have, and whether a confirmation is to follow."""
-    options = (attributes.get("provenance") or {}).get("options") or {}
-    # A study that was last searched before it kept this has what it was made with.
-    before = {"trials": options.get("trials"), "confirm": bool(options.get("confirm"))}
-    wanted = attributes.get(WANTED, before)
-    n_trials = wanted["trials"]
-    return None if n_trials is None else trials_in_total(study, n_trials), wanted["confirm"]
+def _n_wanted(stored: StoredStudy) -> int | None:
+    """Count the trials that a study is to have in all; None where nothing says it."""
+    if stored.wanted.trials is None:
+        return None
+    origins = (trial.origin for trial in stored.every_trial)
+    return trials_in_total(stored.wanted.trials, origins, is_exhaustive=stored.is_exhaustive)
 
 
-def _state(attributes: Mapping[str, Any], holder: Holder | None, *, started: bool, is_left: bool) -> State:
+def _state(stored: StoredStudy, holder: Holder | None, *, started: bool) -> State:
     if holder is not None:
-        return "running" if asked_of(attributes, holder.token) is None else "stopping"
+        return "running" if asked_of(stored.lease, holder.token) is None else "stopping"
     if not started:
         return "empty"
-    return "interrupted" if is_left else "complete"
+    return "interrupted" if is_something_left(stored) else "complete"
 
 
-def _answer(study: optuna.Study, summary: Summary) -> Answer | None:
-    chosen: TrialSummary | None = summary.chosen
+def _answer(stored: StoredStudy, summary: Summary) -> Answer | None:
+    chosen, evidence = summary.chosen, summary.evidence
     if chosen is None:
         return None
-    evidence: Evidence | None = summary.evidence
     confirmed = None if evidence is None else evidence.answer
     return Answer(
         cut=chosen.cut,
-        backbone=read_backbones(study)[chosen.cut.backbone].name,
+        backbone=stored.backbones[chosen.cut.backbone].name,
         score=chosen.score if confirmed is None else confirmed.mean,
         standard_error=None if confirmed is None else confirmed.standard_error,
         n_trainings=1 if confirmed is None else len(confirmed.scores),
@@ -224,61 +212,54 @@ def _answer(study: optuna.Study, summary: Summary) -> Answer | None:
     )
 
 
-def _running(
-    attributes: Mapping[str, Any], trials: Sequence[FrozenTrial], summary: Summary
-) -> tuple[Running, ...]:
-    cuts = {trial.number: trial.cut for trial in summary.trials}
+def _running(stored: StoredStudy) -> tuple[Running, ...]:
     return tuple(
         Running(
             number=trial.number,
-            origin=origin_of(trial),
-            cut=cuts.get(trial.number),
-            epoch=max(trial.intermediate_values, default=0),
-            epochs=attributes["recipe"]["epochs"],
+            origin=trial.origin,
+            cut=trial.cut if isinstance(trial, StoredTrial) else None,
+            epoch=_epochs_of(trial),
+            epochs=stored.recipe.epochs,
         )
-        for trial in trials
-        if trial.state == TrialState.RUNNING
+        for trial in stored.every_trial
+        if trial.state == "running"
     )
 
 
-def _seconds_left(
-    trials: Sequence[FrozenTrial], wanted: int | None, *, epochs: int, n_workers: int, is_left: bool
-) -> float | None:
+def _epochs_of(trial: StoredTrial | UnsetTrial) -> int:
+    return max(trial.scores, default=0) if isinstance(trial, StoredTrial) else 0
+
+
+def _seconds_left(stored: StoredStudy) -> float | None:
     """Estimate the time left: search and confirmation each at the mean of what they have ended.
 
     A confirmation is never pruned, so that before any of it has ended it counts as complete trials do.
     """
-    if not is_left:
+    if not is_something_left(stored):
         return 0.0
-    searched = [trial for trial in trials if trial.user_attrs.get("origin") != "confirm"]
-    again = [trial for trial in trials if trial.user_attrs.get("origin") == "confirm"]
-    n_done = count_searched(trial for trial in trials if trial.state in FINISHED)
-    n_search = 0 if wanted is None else max(0, wanted - n_done)
-    n_again = sum(not trial.state.is_finished() for trial in again)
-    each = _mean_seconds(searched, (TrialState.COMPLETE, TrialState.PRUNED))
-    each_again = _mean_seconds(again, (TrialState.COMPLETE,))
-    each_again = _mean_seconds(searched, (TrialState.COMPLETE,)) if each_again is None else each_again
-    if (n_search and each is None) or (n_again and each_again is None) or wanted is None:
+    trials, n_wanted = stored.every_trial, _n_wanted(stored)
+    searched = [trial for trial in trials if trial.origin != "confirm"]
+    again = [trial for trial in trials if trial.origin == "confirm"]
+    n_search = 0 if n_wanted is None else max(0, n_wanted - _n_done(stored))
+    n_again = sum(trial.state not in ENDED for trial in again)
+    each = _mean_seconds(searched, ("complete", "pruned"))
+    each_again = _mean_seconds(again, ("complete",))
+    each_again = _mean_seconds(searched, ("complete",)) if each_again is None else each_again
+    if (n_search and each is None) or (n_again and each_again is None) or n_wanted is None:
         return None
     seconds_left = 0.0
-    for left, seconds, some in ((n_search, each, searched), (n_again, each_again, again)):
-        running = [trial for trial in some if trial.state == TrialState.RUNNING]
-        begun = sum(max(trial.intermediate_values, default=0) / epochs for trial in running)
+    for n_left, seconds, some in ((n_search, each, searched), (n_again, each_again, again)):
+        begun = sum(_epochs_of(trial) / stored.recipe.epochs for trial in some if trial.state == "running")
         # Of the last ones each has a worker, and further workers are idle.
-        seconds_left += max(0.0, left - begun) * (seconds or 0.0) / max(1, min(n_workers, left))
+        seconds_left += (
+            max(0.0, n_left - begun) * (seconds or 0.0) / max(1, min(stored.wanted.workers, n_left))
+        )
     return seconds_left
 
 
-def _mean_seconds(trials: Sequence[FrozenTrial], states: Sequence[TrialState]) -> float | None:
-    seconds = [trial.user_attrs.get("seconds", 0.0) for trial in trials if trial.state in states]
+def _mean_seconds(trials: Sequence[StoredTrial | UnsetTrial], states: Sequence[TrialState]) -> float | None:
+    seconds = [t.seconds for t in trials if isinstance(t, StoredTrial) and t.state in states]
     return mean(seconds) if seconds else None
-
-
-def _command(name: str, attributes: Mapping[str, Any], n_trials: int) -> str | None:
-    options = (attributes.get("provenance") or {}).get("options")
-    if not options:
-        return None
-    return study_command(StudyOptions.from_json(options), name=name, n_trials=max(1, n_trials))
 
 
 def status_json(status: Status) -> dict[str, Any]:

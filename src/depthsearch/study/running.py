@@ -22,14 +22,13 @@ from optuna.trial import Trial, TrialState
 
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
-from depthsearch.results.stored import curve_key
-from depthsearch.search.gain import PAUSED, is_paused
+from depthsearch.options.attributes import StudyKey, TrialKey, curve_key
+from depthsearch.search.gain import is_paused
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.confirmation import CONFIRMATION
-from depthsearch.study.control import TO_THE_END
 from depthsearch.study.events import (
     CurveDrawn,
     EpochDone,
@@ -41,7 +40,7 @@ from depthsearch.study.events import (
     Waiting,
 )
 from depthsearch.study.lease import Lease
-from depthsearch.study.lost import LOST, MOST_LOST, NEVER_STOPPED
+from depthsearch.study.lost import MOST_LOST, NEVER_STOPPED
 from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.study.upcoming import upcoming_trials
 from depthsearch.text import first_line
@@ -77,7 +76,7 @@ class _RunningTrial:
     @property
     def is_kept(self) -> bool:
         """Whether it may not be pruned."""
-        return self.origin in NEVER_STOPPED or bool(self.trial.user_attrs.get(TO_THE_END, False))
+        return self.origin in NEVER_STOPPED or bool(self.trial.user_attrs.get(TrialKey.TO_THE_END, False))
 
 
 class Run:
@@ -116,7 +115,7 @@ class Run:
         self.space = space
         self.asked: str | None = None
         self._executor = executor
-        self._folder = checkpoints / str(study.user_attrs["checkpoint_id"])
+        self._folder = checkpoints / str(study.user_attrs[StudyKey.CHECKPOINT_ID])
         self._lease = lease
         self._n_trials = n_trials
         self._sampler = sampler
@@ -218,7 +217,7 @@ class Run:
     def _adopt(self, orphan: Trial) -> Iterator[Event]:
         """Go on with an orphan, or end it if it was to end when it was interrupted."""
         running = self._prepared(orphan)
-        reasons = orphan.user_attrs.get(LOST, [])
+        reasons = orphan.user_attrs.get(TrialKey.LOST, [])
         if len(reasons) > MOST_LOST:
             number = orphan.number
             self._under_way[number] = running
@@ -265,8 +264,8 @@ class Run:
         base, attributes = self.tasks[running.point.cut.backbone].recipe.seed, running.trial.user_attrs
         if running.origin != "confirm":
             return seed_from(base, running.trial.number), None
-        seed = seed_from(base, attributes["seed"], CONFIRMATION)
-        return seed, seed if attributes["resample"] else None
+        seed = seed_from(base, attributes[TrialKey.SEED], CONFIRMATION)
+        return seed, seed if attributes[TrialKey.RESAMPLE] else None
 
     def _upcoming(self, backbone: str, *, but: int | None = None) -> dict[Cut, float]:
         """Estimate how many trials come at each cut of a backbone, those of other workers included."""
@@ -341,7 +340,7 @@ class Run:
         number, last = running.trial.number, running.results[-1]
         with deferred():
             self._store_results(running)
-            running.trial.set_user_attr(PAUSED, last.epoch)
+            running.trial.set_user_attr(TrialKey.PAUSED, last.epoch)
         self._executor.answer(number, go_on=False)
         del self._under_way[number]
         yield TrialPaused(number=number, point=running.point, epoch=last.epoch, score=last.score)
@@ -349,8 +348,8 @@ class Run:
     def _lose(self, running: _RunningTrial, reason: str) -> Iterator[Event]:
         """Put a trial that has lost its worker back in line; fail it if that has happened too often."""
         with deferred():
-            reasons = [*running.trial.user_attrs.get(LOST, []), reason]
-            running.trial.set_user_attr(LOST, reasons)
+            reasons = [*running.trial.user_attrs.get(TrialKey.LOST, []), reason]
+            running.trial.set_user_attr(TrialKey.LOST, reasons)
         if len(reasons) > MOST_LOST:
             yield from self._end(running, TrialState.FAIL, _lost_often(reasons))
             return
@@ -371,12 +370,12 @@ class Run:
                 f"Trial {number} stopped: {failed.reason}. Mend that and run the same command again."
             ) from failed.error
         if failed.kind == "diverged":
-            running.trial.set_user_attr("diverged", True)
+            running.trial.set_user_attr(TrialKey.DIVERGED, True)
             yield from self._end(running, TrialState.PRUNED, failed.reason)
         elif failed.kind == "memory" and self._may_do_alone(number):
             self._set_aside(running)
             self._later_alone.append(running)
-            n_lost = len(running.trial.user_attrs.get(LOST, []))
+            n_lost = len(running.trial.user_attrs.get(TrialKey.LOST, []))
             yield TrialLost(number=number, reason=f"{failed.reason}; later, alone", n_lost=n_lost)
         elif failed.kind == "memory":
             yield from self._end(running, TrialState.FAIL, failed.reason)
@@ -422,7 +421,7 @@ class Run:
         with deferred():
             self._store_results(running)
             if reason is not None:
-                trial.set_user_attr("reason", reason)
+                trial.set_user_attr(TrialKey.REASON, reason)
             value = results[-1].score if state == TrialState.COMPLETE else None
             self.study.tell(trial, value, state=state)
             # The trial has ended: a checkpoint that cannot be removed does no harm.
@@ -432,10 +431,10 @@ class Run:
 
     def _store_results(self, running: _RunningTrial) -> None:
         trial, results = running.trial, running.results
-        trial.set_user_attr("results", [asdict(result) for result in results])
-        for name in ("macs", "plain_macs", "kept_bytes", "read_bytes"):
-            trial.set_user_attr(name, sum(getattr(result, name) for result in results))
-        trial.set_user_attr("seconds", round(sum(result.seconds for result in results), 3))
+        trial.set_user_attr(TrialKey.RESULTS, [asdict(result) for result in results])
+        for key in (TrialKey.MACS, TrialKey.PLAIN_MACS, TrialKey.KEPT_BYTES, TrialKey.READ_BYTES):
+            trial.set_user_attr(key, sum(getattr(result, key) for result in results))
+        trial.set_user_attr(TrialKey.SECONDS, round(sum(result.seconds for result in results), 3))
 
     def end_paused(self, reason: str) -> Iterator[Event]:
         """End the trials that wait, as nobody will take them up again: PRUNED, with what they have."""
@@ -445,7 +444,7 @@ class Run:
                 epoch, score = max(stored.intermediate_values.items())
                 why = f"paused after epoch {epoch}: {reason}"
                 with deferred():
-                    running.trial.set_user_attr("reason", why)
+                    running.trial.set_user_attr(TrialKey.REASON, why)
                     self.study.tell(running.trial, state=TrialState.PRUNED)
                     with contextlib.suppress(OSError):
                         self._checkpoint(running.trial).unlink(missing_ok=True)
@@ -472,9 +471,9 @@ def _is_weak(running: _RunningTrial, epoch: int, *, judge: bool) -> bool:
     """
     trial = running.trial
     with deferred():
-        weak = trial.user_attrs.get("prune_at") == epoch or (
+        weak = trial.user_attrs.get(TrialKey.PRUNE_AT) == epoch or (
             judge and trial.should_prune() and not running.is_kept
         )
         if weak:
-            trial.set_user_attr("prune_at", epoch)
+            trial.set_user_attr(TrialKey.PRUNE_AT, epoch)
     return bool(weak)

@@ -34,6 +34,7 @@ from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise
 from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
+from depthsearch.options.attributes import TrialKey
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.training.exact import only_linear_layer, solve
@@ -422,9 +423,9 @@ def note_cost(trial: optuna.Trial, task: Task, point: Point) -> None:
     ``head_weights`` the tensors of the head, and the parameters in them.
     """
     head = head_size_of(task, width=point.head_width, depth=point.head_depth)
-    trial.set_user_attr("training_macs", task.images_each * point.cut.training_macs + 3 * head.macs)
-    trial.set_user_attr("trainable_parameters", point.cut.trainable_parameters + head.parameters)
-    trial.set_user_attr("head_weights", (head.tensors, head.parameters))
+    trial.set_user_attr(TrialKey.TRAINING_MACS, task.images_each * point.cut.training_macs + 3 * head.macs)
+    trial.set_user_attr(TrialKey.TRAINABLE_PARAMETERS, point.cut.trainable_parameters + head.parameters)
+    trial.set_user_attr(TrialKey.HEAD_WEIGHTS, (head.tensors, head.parameters))
 
 
 def full_fine_tune_macs(task: Task) -> int:

@@ -71,7 +71,7 @@ def _path_runs(cuts: Sequence[Cut], n_parts: int) -> list[tuple[int, int, str]]:
 
 
 def _stage_name(parts: Sequence[str]) -> str:
-    """Take the last component, or both where that is only a number."""
+    """Return the last component, or both where that is only a number."""
     return ".".join(parts) if parts[-1].isdecimal() else parts[-1]
 
 

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import optuna
 from plotly.graph_objects import Figure
 
-from depthsearch.results.summary import Standing, Summary, standings
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.summary import Standing, Summary, standings, summarize
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import cut_text, trial_marks
-from depthsearch.visualization.reading import read_summary
 from depthsearch.visualization.style import Trace, figure, hover, plain, points
 from depthsearch.visualization.words import setting_of, with_error
 
 __all__ = ["draw_backbones", "plot_backbones"]
 
 
-def plot_backbones(study: optuna.Study) -> Figure:
+def plot_backbones(study: optuna.Study | StoredStudy) -> Figure:
     """Plot each backbone's best score against what an image takes to train, its trials behind it.
 
     Raises:
         StudyError: If depthsearch did not make the study.
     """
-    summary = read_summary(study)
+    summary = summarize(study)
     return draw_backbones(summary, standings(summary))
 
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import optuna
 from plotly.graph_objects import Figure
 
 from depthsearch.results.evidence import Confirmed, Evidence
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, end_score
 from depthsearch.visualization.axes import depth_axis, score_axis, score_range, stage_names
 from depthsearch.visualization.marks import best_mark, cut_text, trial_marks
 from depthsearch.visualization.reading import read_part
 from depthsearch.visualization.style import COLOURS, Trace, figure, hover, plain, points
-from depthsearch.visualization.words import setting_of, shown, with_error
+from depthsearch.visualization.words import runs, setting_of, shown, with_error
 
 __all__ = ["draw_score_by_depth", "plot_score_by_depth"]
 
 
-def plot_score_by_depth(study: optuna.Study, *, backbone: str | None = None) -> Figure:
+def plot_score_by_depth(study: optuna.Study | StoredStudy, *, backbone: str | None = None) -> Figure:
     """Plot each trial's score at the depth of its cut, with what confirmation says where there was one.
 
     Args:
-        study: Made by depthsearch.
+        study: Made by depthsearch, as Optuna has it or as it was read.
         backbone: Which of several; None: that of the answer.
 
     Raises:
@@ -58,7 +58,7 @@ def _range(summary: Summary) -> tuple[float, float]:
     """Choose the range of scores: the answer, both ends and what is expected are always in it."""
     evidence = summary.evidence
     best = None if summary.best is None else summary.best.score
-    kept = [end_score(summary, -1), end_score(summary, 0), best]
+    kept = [end_score(summary, -1).score, end_score(summary, 0).score, best]
     if evidence is not None:
         kept += [score for confirmed in evidence.confirmed for score in confirmed.scores.values()]
         kept += [expected.mean for expected in evidence.expected]
@@ -105,7 +105,7 @@ def _ends(summary: Summary) -> Iterator[Trace]:
     """Draw what freezing nothing and freezing everything give, as lines over the whole depth."""
     low, high = depth_axis(summary)["range"]
     for name, index, dash in (("head only", -1, "dash"), ("everything trained", 0, "dashdot")):
-        score = end_score(summary, index)
+        score = end_score(summary, index).score
         if score is not None:
             text = f"{name} {shown(score)}"
             yield {
@@ -148,8 +148,7 @@ def _means(confirmed: Sequence[Confirmed], name: str, kind: str, size: float) ->
 def _level(evidence: Evidence | None) -> Iterator[dict[str, Any]]:
     """Shade the depths that cannot be told from the best."""
     level = sorted(set(evidence.level)) if evidence is not None else []
-    for _, members in groupby(enumerate(level), key=lambda pair: pair[1] - pair[0]):
-        run = [place for _, place in members]
+    for run in runs(level):
         yield {
             "type": "rect",
             "yref": "paper",

@@ -12,11 +12,11 @@ from plotly.graph_objects import Figure
 from depthsearch.errors import StudyError
 from depthsearch.options.words import COSTS
 from depthsearch.results.front import Front, FrontPoint, front_of
-from depthsearch.results.summary import Summary
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.summary import Summary, summarize
+from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import cut_text, kind_of, trial_marks
-from depthsearch.visualization.reading import read_summary
 from depthsearch.visualization.style import COLOURS, Trace, figure, hover, points
 from depthsearch.visualization.words import millions, setting_of, with_error
 
@@ -26,13 +26,13 @@ __all__ = ["draw_front", "plot_front"]
 WIDE_RANGE = 10
 
 
-def plot_front(study: optuna.Study) -> Figure:
+def plot_front(study: optuna.Study | StoredStudy) -> Figure:
     """Plot score against cost: every complete trial, the front as a step line, the answer.
 
     Raises:
         StudyError: If depthsearch did not make the study, or it has no front.
     """
-    summary = read_summary(study)
+    summary = summarize(study)
     front = front_of(summary)
     if front is None:
         reason = "it aims at the score alone" if summary.cost_aim is None else "no trial is complete yet"
@@ -44,7 +44,7 @@ def draw_front(summary: Summary, front: Front) -> Figure:
     """Draw the front of a summary, see `plot_front`."""
     how = "means over seeds" if front.is_confirmed else "single trainings, so too good"
 
-    def cost_of(trial: TrialSummary) -> int:
+    def cost_of(trial: StoredTrial) -> int:
         cost: int = getattr(trial, COSTS[front.cost])
         return cost
 

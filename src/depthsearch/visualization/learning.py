@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import optuna
 from plotly.graph_objects import Figure
 
-from depthsearch.results.summary import Summary
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.summary import Summary, summarize
+from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import kind_of, trial_text
-from depthsearch.visualization.reading import read_summary
 from depthsearch.visualization.style import COLOURS, SYMBOLS, Trace, figure
 
 __all__ = ["draw_learning_curves", "plot_learning_curves"]
@@ -33,7 +33,7 @@ KINDS = {
 }
 
 
-def plot_learning_curves(study: optuna.Study) -> Figure:
+def plot_learning_curves(study: optuna.Study | StoredStudy) -> Figure:
     """Plot a line for each trial, of all backbones: the best thick, those that were pruned end with a cross.
 
     Of many trials those that began last are drawn, and the best.
@@ -41,7 +41,7 @@ def plot_learning_curves(study: optuna.Study) -> Figure:
     Raises:
         StudyError: If depthsearch did not make the study.
     """
-    return draw_learning_curves(read_summary(study))
+    return draw_learning_curves(summarize(study))
 
 
 def draw_learning_curves(summary: Summary) -> Figure:
@@ -61,11 +61,11 @@ def draw_learning_curves(summary: Summary) -> Figure:
     )
 
 
-def _points(trial: TrialSummary) -> list[tuple[int, float]]:
+def _points(trial: StoredTrial) -> list[tuple[int, float]]:
     return [(epoch, score) for epoch, score in sorted(trial.scores.items()) if math.isfinite(score)]
 
 
-def _lines(trials: Sequence[TrialSummary], best: int | None) -> Iterator[Trace]:
+def _lines(trials: Sequence[StoredTrial], best: int | None) -> Iterator[Trace]:
     """Draw the trials, the best last; a legend has one entry for all of a kind."""
     shown: set[str] = set()
     order = [*KINDS]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from depthsearch.models.cuts import Cut
 from depthsearch.results.summary import Summary
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.style import COLOURS, Trace, hover, points
 from depthsearch.visualization.words import STATES, frozen_share, setting_of, shown, state_of
 
@@ -22,12 +22,12 @@ KINDS = {
 }
 
 
-def kind_of(trial: TrialSummary) -> str:
+def kind_of(trial: StoredTrial) -> str:
     """Return the kind of mark of a trial: its state, or that it trained a setting again."""
     return "again" if trial.confirms is not None and trial.state == "complete" else trial.state
 
 
-def trial_text(trial: TrialSummary) -> str:
+def trial_text(trial: StoredTrial) -> str:
     """Write what is to be read of a trial."""
     again = ", trained again" if trial.confirms is not None else ""
     return hover(
@@ -43,8 +43,8 @@ def cut_text(cut: Cut) -> str:
 
 
 def trial_marks(
-    trials: Sequence[TrialSummary],
-    x: Callable[[TrialSummary], float],
+    trials: Sequence[StoredTrial],
+    x: Callable[[StoredTrial], float],
     within: tuple[float, float],
     *,
     maximize: bool = True,

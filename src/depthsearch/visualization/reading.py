@@ -5,21 +5,13 @@ from __future__ import annotations
 import optuna
 
 from depthsearch.errors import SettingsError
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 
-__all__ = ["read_part", "read_summary"]
+__all__ = ["read_part"]
 
 
-def read_summary(study: optuna.Study) -> Summary:
-    """Read what figures show of a study.
-
-    Raises:
-        StudyError: If depthsearch did not make it.
-    """
-    return summarize(study)
-
-
-def read_part(study: optuna.Study, backbone: str | None) -> Summary:
+def read_part(study: optuna.Study | StoredStudy, backbone: str | None) -> Summary:
     """Read what figures show of one backbone of a study.
 
     Args:
@@ -29,7 +21,7 @@ def read_part(study: optuna.Study, backbone: str | None) -> Summary:
     Raises:
         SettingsError: If the study has no such backbone.
     """
-    summary = read_summary(study)
+    summary = summarize(study)
     parts = {part.backbone: part for part in summary.each}
     if backbone is None:
         return next((part for part in summary.parts if part.holds_answer), summary)

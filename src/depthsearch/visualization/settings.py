@@ -9,8 +9,9 @@ from typing import Any
 import optuna
 from plotly.graph_objects import Figure
 
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.axes import depth_axis, stage_names, title_of_score
 from depthsearch.visualization.marks import KINDS, best_mark, kind_of, trial_text
 from depthsearch.visualization.reading import read_part
@@ -22,11 +23,11 @@ __all__ = ["draw_importance", "draw_learning_rate_by_depth", "plot_learning_rate
 SCALE = ((0.0, "#3f6fb5"), (0.5, "#978a90"), (1.0, "#e08214"))
 
 
-def plot_learning_rate_by_depth(study: optuna.Study, *, backbone: str | None = None) -> Figure:
+def plot_learning_rate_by_depth(study: optuna.Study | StoredStudy, *, backbone: str | None = None) -> Figure:
     """Plot each trial by depth and learning rate, its score as the colour of the mark.
 
     Args:
-        study: Made by depthsearch.
+        study: Made by depthsearch, as Optuna has it or as it was read.
         backbone: Which of several; None: that of the answer.
 
     Raises:
@@ -60,7 +61,7 @@ def draw_learning_rate_by_depth(summary: Summary) -> Figure:
     )
 
 
-def _coloured(name: str, kind: str, trials: Sequence[TrialSummary], worst: float) -> Iterator[Trace]:
+def _coloured(name: str, kind: str, trials: Sequence[StoredTrial], worst: float) -> Iterator[Trace]:
     """Draw trials of one kind in the colours of their scores; those without one in that of the worst."""
     scores = [t.score if t.score is not None and math.isfinite(t.score) else worst for t in trials]
     colours = {"color": scores, "coloraxis": "coloraxis"}

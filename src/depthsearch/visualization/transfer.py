@@ -8,6 +8,7 @@ import optuna
 from plotly.graph_objects import Figure
 
 from depthsearch.errors import StudyError
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
 from depthsearch.training.probe import ProbePoint, plateau_start
 from depthsearch.visualization.axes import depth_axis, stage_names
@@ -19,11 +20,11 @@ from depthsearch.visualization.words import with_error
 __all__ = ["draw_transfer_curve", "plot_transfer_curve"]
 
 
-def plot_transfer_curve(study: optuna.Study, *, backbone: str | None = None) -> Figure:
+def plot_transfer_curve(study: optuna.Study | StoredStudy, *, backbone: str | None = None) -> Figure:
     """Plot the accuracy of linear probes of the frozen features over depth.
 
     Args:
-        study: Made by depthsearch.
+        study: Made by depthsearch, as Optuna has it or as it was read.
         backbone: Which of several; None: that of the answer.
 
     Raises:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from depthsearch.models.cuts import Cut
 from depthsearch.results.summary import Summary
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.trials import State, StoredTrial
 
 __all__ = [
     "STATES",
     "frozen_share",
+    "layer_of",
+    "layer_ranges",
     "metric_of",
     "millions",
+    "names_of",
+    "runs",
     "setting_of",
     "shown",
     "state_of",
@@ -22,7 +27,7 @@ __all__ = [
 ]
 
 # How a trial ended, or that it has not; `state_of` adds the reason.
-STATES = {
+STATES: dict[State, str] = {
     "complete": "complete",
     "pruned": "pruned",
     "fail": "failed",
@@ -47,11 +52,11 @@ def metric_of(summary: Summary) -> str:
     return f"validation {summary.metric.replace('_', ' ')}"
 
 
-def state_of(trial: TrialSummary) -> str:
+def state_of(trial: StoredTrial) -> str:
     """Write how a trial ended, or that it has not."""
     if trial.state == "pruned":
         return trial.reason or f"pruned after epoch {trial.epochs}"
-    word = STATES.get(trial.state, trial.state)
+    word = STATES[trial.state]
     return f"{word}: {trial.reason}" if trial.reason and trial.state == "fail" else word
 
 
@@ -69,6 +74,38 @@ def setting_of(params: Mapping[str, Any]) -> str:
             text = "linear"
         written.append(f"{PARAMETERS.get(name, name.replace('_', ' '))} {text}")
     return ", ".join(written)
+
+
+def names_of(cut: Cut) -> str:
+    """Write a cut's backbone if of several, its module path, and its Keras name where it has one."""
+    backbone = f"{cut.backbone} " if cut.backbone else ""
+    return f"{backbone}{cut.name} ({cut.keras_name})" if cut.keras_name else f"{backbone}{cut.name}"
+
+
+def layer_of(cut: Cut) -> str:
+    """Write a cut's backbone if of several, and its layer's number."""
+    return f"{cut.backbone} layer {cut.layer}" if cut.backbone else f"layer {cut.layer}"
+
+
+def layer_ranges(cuts: Sequence[Cut], places: Sequence[int]) -> str:
+    """Write places of candidates as ranges of layer numbers, such as ``140 to 151, 312``.
+
+    Those of several backbones begin with its name and stand between semicolons.
+    """
+    written = []
+    for backbone, of_backbone in groupby(places, key=lambda place: cuts[place].backbone):
+        ranges = ", ".join(
+            str(cuts[run[0]].layer) if len(run) == 1 else f"{cuts[run[0]].layer} to {cuts[run[-1]].layer}"
+            for run in runs(list(of_backbone))
+        )
+        written.append(f"{backbone} {ranges}" if backbone else ranges)
+    return "; ".join(written)
+
+
+def runs(numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Divide rising numbers into runs without a gap."""
+    for _, members in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        yield [number for _, number in members]
 
 
 def millions(count: int) -> str:

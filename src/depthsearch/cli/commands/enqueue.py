@@ -7,7 +7,7 @@ import json
 from depthsearch.cli.console import console_for, say
 from depthsearch.cli.places import named_study
 from depthsearch.options.commands import EnqueueOptions
-from depthsearch.results.stored import read_space
+from depthsearch.results import StoredStudy
 from depthsearch.results.summary import cut_json
 from depthsearch.search.space import BACKBONE, cut_parameter
 from depthsearch.study import enqueue as enqueue_guess
@@ -36,11 +36,12 @@ def enqueue(options: EnqueueOptions) -> None:
     )
     console = console_for(stderr=options.json)
     params = fixed_params(study.get_trials(deepcopy=False)[number])
-    cut = read_space(study).point(params).cut
+    stored = StoredStudy.read(study)
+    cut = stored.space.point(params).cut
     setting = {
         name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))
     }
-    when, sentence = _when(status_of(study))
+    when, sentence = _when(status_of(study, stored))
     say(console, f"Enqueued as trial {number}: {cut}, {setting_of(setting)}.")
     say(console, sentence)
     if options.json:

@@ -31,15 +31,16 @@ from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import folder_named, is_file, is_folder
 from depthsearch.models.backbones import Backbone, WeightsOrigin, load_backbone
 from depthsearch.models.cuts import Cut, find_cut, list_cuts
+from depthsearch.options.attributes import StudyKey
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.commands import ExplainOptions
 from depthsearch.options.weights import weights_by_backbone
 from depthsearch.options.words import KINDS
-from depthsearch.results.stored import read_backbones, refuse_damaged
+from depthsearch.results import StoredStudy
 from depthsearch.signals import deferred
 from depthsearch.study import open_storage, without_password
 from depthsearch.study.artifacts import Artifacts, keep_artifact
-from depthsearch.study.preparing import existing, prepare_again, stored_options
+from depthsearch.study.preparing import existing, prepare_again
 
 __all__ = ["explain"]
 
@@ -57,7 +58,8 @@ def explain(options: ExplainOptions) -> None:
     device = choose_device(options.device, "float32")
     store = artifacts_of(options.storage, options.artifacts)
     use_all_cores()
-    folder, stored = _model_folder(options)
+    folder, study = _model_folder(options)
+    stored = None if study is None else StoredStudy.read(study)
     if stored is None and not options.images:
         raise SettingsError(f"Which images? Give files: depthsearch explain {options.model} IMAGE...")
     network = options.backbone or _own_network(stored)
@@ -80,15 +82,15 @@ def explain(options: ExplainOptions) -> None:
         layers=options.layers or (),
     )
     photos = _photos(options, comparison, stored, console)
-    name = folder.resolve().name if stored is None else stored.study_name
+    name = folder.resolve().name if stored is None else stored.name
     out = Path(options.out or f"{folder_named(name)}-explain")
     pictures = []
     for picture in draw_gallery(comparison, photos, out):
         pictures.append(picture)
         say(console_for(stderr=options.json), str(picture.path))
-    if stored is not None:
-        _keep_pictures(stored, store, pictures, console)
-        keep_report(stored, console, options.storage, options.artifacts)
+    if study is not None:
+        _keep_pictures(study, store, pictures, console)
+        keep_report(study, console, options.storage, options.artifacts)
     if options.json:
         print(json.dumps({"folder": str(out), "pictures": [picture.about for picture in pictures]}))
 
@@ -98,8 +100,8 @@ def _model_folder(options: ExplainOptions) -> tuple[Path, optuna.Study | None]:
     folder = Path(options.model)
     if is_file(folder / "config.json"):
         return folder, None
-    stored = _study_named(options)
-    fitted = stored.user_attrs.get("fit")
+    study = _study_named(options)
+    fitted = StoredStudy.read(study).fit
     if not fitted:
         raise SettingsError(
             f"Study {options.model!r} has no fitted model. Run depthsearch fit first, then this again."
@@ -110,7 +112,7 @@ def _model_folder(options: ExplainOptions) -> tuple[Path, optuna.Study | None]:
             f"The model of study {options.model!r} is not in {folder} any more. Give its folder, or run "
             "depthsearch fit again."
         )
-    return folder, stored
+    return folder, study
 
 
 def _study_named(options: ExplainOptions) -> optuna.Study:
@@ -130,14 +132,12 @@ def _study_named(options: ExplainOptions) -> optuna.Study:
             f"{no_model} no study {name!r}; {without_password(options.storage)} has: "
             f"{', '.join(names) or 'none'}."
         )
-    stored = optuna.load_study(study_name=name, storage=storage)
-    refuse_damaged(stored)
-    return stored
+    return optuna.load_study(study_name=name, storage=storage)
 
 
-def _own_network(stored: optuna.Study | None) -> str | None:
+def _own_network(stored: StoredStudy | None) -> str | None:
     """Return the FILE.py:FUNCTION that builds a study's model; None: the model is a library's."""
-    name = None if stored is None else str(stored.user_attrs["fit"].get("backbone", ""))
+    name = None if stored is None else str(stored.fit["backbone"])
     return name if name and parse_name(name).source == "file" else None
 
 
@@ -150,7 +150,7 @@ def _pretrained(
     weights: str | None,
     network: str | None,
     about: Mapping[str, Any],
-    stored: optuna.Study | None,
+    stored: StoredStudy | None,
     console: Console,
 ) -> Backbone | None:
     """Load the backbone that a model was made from; print a line if its weights are not at hand."""
@@ -166,11 +166,11 @@ def _pretrained(
         return None
 
 
-def _weights_of(stored: optuna.Study | None, backbone: str) -> str | None:
+def _weights_of(stored: StoredStudy | None, backbone: str) -> str | None:
     """Read a backbone's weights from a study's options; None: there is no study, or no stored options."""
-    if stored is None or "provenance" not in stored.user_attrs:
+    if stored is None or stored.options is None:
         return None
-    options = stored_options(stored)
+    options = stored.options
     return weights_by_backbone(options.weights, options.backbone).get(backbone, options.weights)
 
 
@@ -201,7 +201,7 @@ def _same_backbone(weights: str | None, name: str, about: Mapping[str, Any]) -> 
 
 
 def _photos(
-    options: ExplainOptions, comparison: Comparison, stored: optuna.Study | None, console: Console
+    options: ExplainOptions, comparison: Comparison, stored: StoredStudy | None, console: Console
 ) -> list[Photo]:
     """Read the images given, or pick some of the study's."""
     if stored is None or options.images:
@@ -216,9 +216,9 @@ def _photos(
         if skipped:
             say_list(console, f"{len(skipped)} unreadable images left out", skipped)
         return photos
-    keys = {each.name: key for key, each in read_backbones(stored).items()}
+    keys = {each.name: key for key, each in stored.backbones.items()}
     with closing(Notices(console)) as notices:
-        task, _ = prepare_again(stored, notices, backbone=keys[stored.user_attrs["fit"]["backbone"]])
+        task, _ = prepare_again(stored, notices, backbone=keys[stored.fit["backbone"]])
     return pick_photos(
         comparison.after.model,
         task.data,
@@ -229,7 +229,7 @@ def _photos(
 
 
 def _keep_pictures(
-    stored: optuna.Study, store: Artifacts | None, pictures: Sequence[Picture], console: Console
+    study: optuna.Study, store: Artifacts | None, pictures: Sequence[Picture], console: Console
 ) -> None:
     """Store pictures as artifacts of the study, for the dashboard, and list them in it, for the report."""
     if store is None:
@@ -241,11 +241,11 @@ def _keep_pictures(
     explained = []
     for picture in pictures:
         try:
-            kept = None if store is None else keep_artifact(stored, store, picture.path)
+            kept = None if store is None else keep_artifact(study, store, picture.path)
         except OSError as error:
             raise SettingsError(
                 f"Cannot keep {picture.path.name} as an artifact: {error}. Give another --artifacts folder."
             ) from error
         explained.append({**{key: picture.about[key] for key in keys}, "artifact_id": kept})
     with deferred():
-        stored.set_user_attr("explained", explained)
+        study.set_user_attr(StudyKey.EXPLAINED, explained)

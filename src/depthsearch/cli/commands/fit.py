@@ -18,7 +18,7 @@ from depthsearch.cli.places import artifacts_of, model_folder, named_study
 from depthsearch.errors import StudyError
 from depthsearch.options.commands import FitOptions
 from depthsearch.report.dashboard import refresh
-from depthsearch.results.summary import summarize
+from depthsearch.results import StoredStudy, summarize
 from depthsearch.study.preparing import cache_folder, prepare_again
 from depthsearch.training.loop import EpochResult
 
@@ -32,14 +32,15 @@ def fit(options: FitOptions) -> None:
         DepthsearchError: If there is no such study or answer, or the model cannot be trained or written.
     """
     console = console_for(stderr=True)
-    stored = named_study(options)
+    study = named_study(options)
+    stored = StoredStudy.read(study)
     chosen = summarize(stored).chosen
     if chosen is None:
         raise StudyError(
-            f"No trial of study {stored.study_name!r} is complete: it has no answer to train. "
+            f"No trial of study {stored.name!r} is complete: it has no answer to train. "
             "How it goes on: depthsearch status."
         )
-    folder = options.out or model_folder(stored.study_name)
+    folder = options.out or model_folder(stored.name)
     check_place(folder)
     artifacts_of(options.storage, options.artifacts)  # refuses a path that is no folder
     with closing(Notices(console)) as notices:
@@ -57,11 +58,11 @@ def fit(options: FitOptions) -> None:
     n_learned = len(task.data.train) + len(task.data.val)
     say(
         console,
-        f"Fit {stored.study_name}: {chosen.cut}, setting of trial {chosen.number}; {n_learned} "
+        f"Fit {stored.name}: {chosen.cut}, setting of trial {chosen.number}; {n_learned} "
         f"{task.data.columns.noun}s (train + validation), {task.recipe.epochs} epochs.",
     )
     training = fit_answer(
-        stored,
+        study,
         task,
         point,
         folder,
@@ -72,9 +73,9 @@ def fit(options: FitOptions) -> None:
     )
     with closing(training):
         fitted = _show_epochs(console, training, task.recipe.epochs)
-    keep_fit(stored, fitted, console, options.storage, options.artifacts)
-    keep_report(stored, console, options.storage, options.artifacts)
-    refresh(stored)
+    keep_fit(study, fitted, console, options.storage, options.artifacts)
+    keep_report(study, console, options.storage, options.artifacts)
+    refresh(study)
     console_for(stderr=options.json).print(render_fit(fitted))
     if options.json:
         print(json.dumps(fitted.as_json()))

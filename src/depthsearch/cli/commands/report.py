@@ -14,7 +14,7 @@ from depthsearch.options.commands import ReportOptions
 from depthsearch.report.dashboard import refresh
 from depthsearch.report.page import write_report
 from depthsearch.report.text import as_json, render, render_trials
-from depthsearch.results.summary import summarize
+from depthsearch.results import StoredStudy, summarize
 from depthsearch.study.artifacts import small_pictures
 
 __all__ = ["report"]
@@ -29,14 +29,15 @@ def report(options: ReportOptions) -> None:
     if options.images and options.out is None:
         raise SettingsError("--images needs --out DIR: it draws files beside report.md there.")
     store = artifacts_of(options.storage, options.artifacts)
-    stored = named_study(options)
+    study = named_study(options)
+    stored = StoredStudy.read(study)
     summary = summarize(stored)
     written: Sequence[Path] = ()
     if options.out is not None:
-        pictures = small_pictures(stored, store) if store else {}
+        pictures = small_pictures(study, store) if store else {}
         written = write_report(stored, Path(options.out), pictures, images=options.images)
-        keep_report(stored, console_for(stderr=True), options.storage, options.artifacts)
-        refresh(stored)
+        keep_report(study, console_for(stderr=True), options.storage, options.artifacts)
+        refresh(study)
     if options.json:
         print(json.dumps(as_json(summary)))
     else:

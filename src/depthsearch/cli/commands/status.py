@@ -12,11 +12,12 @@ from depthsearch.cli.console import console_for, say
 from depthsearch.cli.places import named_study
 from depthsearch.options.commands import StatusOptions
 from depthsearch.report.text import duration
+from depthsearch.results import StoredStudy
 from depthsearch.study import open_storage, without_password
 from depthsearch.study.preparing import existing
 from depthsearch.study.progress import Running, Status, status_json
 from depthsearch.study.progress import status as status_of
-from depthsearch.visualization.words import with_error
+from depthsearch.visualization.words import layer_of, with_error
 
 __all__ = ["status"]
 
@@ -36,6 +37,8 @@ def status(options: StatusOptions) -> None:
     """
     if options.study or options.name:
         studies = [named_study(options)]
+        # One that is named and cannot be read is an error; of all of them it is a line.
+        StoredStudy.read(studies[0])
     else:
         storage = open_storage(existing(options.storage))
         names = optuna.get_all_study_names(storage)
@@ -82,7 +85,13 @@ def _stacked(status: Status) -> Table:
 def _fields(status: Status) -> tuple[str, ...]:
     """Write the fields of one study, in the order of `HEADINGS`."""
     if status.state == "foreign":
-        return (status.study, "", "", "not depthsearch's, or damaged", *[""] * (len(HEADINGS) - 4))
+        return (
+            status.study,
+            "",
+            "",
+            "not depthsearch's, of another version, or damaged",
+            *[""] * (len(HEADINGS) - 4),
+        )
     is_known = status.seconds_left is not None and status.state != "complete"
     return (
         status.study,
@@ -122,7 +131,7 @@ def _answer(status: Status) -> str:
 
 
 def _running(running: Running) -> str:
-    where = "" if running.cut is None else f", {f'{running.cut.backbone} layer'.strip()} {running.cut.layer}"
+    where = "" if running.cut is None else f", {layer_of(running.cut)}"
     return f"trial {running.number} ({running.origin}){where}, epoch {running.epoch}/{running.epochs}"
 
 

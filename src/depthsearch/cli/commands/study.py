@@ -17,7 +17,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.options.study import StudyOptions
 from depthsearch.report.dashboard import refreshed
 from depthsearch.report.text import as_json, render
-from depthsearch.results.summary import summarize
+from depthsearch.results import summarize
 from depthsearch.study import Event, StudyResult, TrialEnded, run, without_password
 from depthsearch.study.loggers.eventlog import Sink
 

@@ -34,7 +34,7 @@ SHOWN = ("image/", "audio/", "video/", "text/html", "text/plain", "text/csv", "a
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether an address can be reached from its own machine only."""
+    """Return whether an address can be reached from its own machine only."""
     if host in LOOPBACK_NAMES:
         return True
     try:
@@ -80,7 +80,7 @@ def guarded(
 def _refused(
     environment: Environment, *, writable: bool, password: str | None, names: Collection[str] | None
 ) -> tuple[str, str] | None:
-    """Give the status and the reason of a refusal; None: there is none."""
+    """Return the status and the reason of a refusal; None: there is none."""
     if not _is_text(environment.get("PATH_INFO", "")):
         # The dashboard would leave those bytes out, and answer for another path than the one seen here.
         return "400 Bad Request", "The path of this address is no UTF-8."
@@ -103,7 +103,7 @@ def _refused(
 
 
 def _is_text(path: str) -> bool:
-    """Say whether a path, of whose bytes WSGI makes a character each, is text."""
+    """Return whether a path, of whose bytes WSGI makes a character each, is text."""
     try:
         path.encode("latin-1").decode()
     except UnicodeError:
@@ -112,7 +112,7 @@ def _is_text(path: str) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """Take the port away, and the brackets of an IPv6 address."""
+    """Return a host without its port, and without the brackets of an IPv6 address."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -127,7 +127,7 @@ def _netloc(origin: str) -> str:
 
 
 def _knows(authorization: str, password: str) -> bool:
-    """Say whether a request brings the password; how long that takes tells nothing of it."""
+    """Return whether a request brings the password; how long that takes tells nothing of it."""
     kind, _, credentials = authorization.partition(" ")
     if kind.lower() != "basic":
         return False

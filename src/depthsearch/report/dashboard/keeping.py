@@ -47,7 +47,7 @@ def keep_note(study: optuna.Study, text: str) -> bool:
 
 
 def with_ours(note: str, text: str) -> str:
-    """Give a note with a text of ours between its markers, above all else where it has none.
+    """Return a note with a text of ours between its markers, above all else where it has none.
 
     A marker without its counterpart is taken out, and all else taken for a person's own words.
     """
@@ -80,8 +80,8 @@ def _attributes(study: optuna.Study) -> dict[str, Any]:
 
 def _keep(study: optuna.Study, attributes: Mapping[str, Any], prefix: str, text: str) -> bool:
     """Write a text as the first piece of what has a prefix; empty the others, as the dashboard joins all."""
-    wanted = {key: "" for key in attributes if key.startswith(prefix)} | {f"{prefix}0": text}
-    changed = {key: value for key, value in wanted.items() if attributes.get(key) != value}
+    pieces = {key: "" for key in attributes if key.startswith(prefix)} | {f"{prefix}0": text}
+    changed = {key: value for key, value in pieces.items() if attributes.get(key) != value}
     if changed:
         with deferred():
             set_system_attrs(study, changed)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
-
-import optuna
+from datetime import UTC
 
 from depthsearch.report.page.answer import percent, plural
 from depthsearch.report.page.composing import cost_values, data_values, opening_values
 from depthsearch.report.page.rendering import as_markdown
 from depthsearch.report.page.values import Cell, Code, Table
-from depthsearch.report.record import Record
 from depthsearch.report.text import duration
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.trials import StoredTrial
 from depthsearch.study.progress import Status
 from depthsearch.visualization.words import setting_of, shown, with_error
 
@@ -27,50 +25,40 @@ GAP = "\N{EM SPACE}"
 HEADINGS = ("layer", "Keras name", "module path", "score", "evidence", "MACs frozen", "setting", "trial")
 
 
-def note_text(study: optuna.Study, summary: Summary, record: Record, status: Status) -> str:
+def note_text(stored: StoredStudy, summary: Summary, status: Status) -> str:
     """Write a study's note in Markdown; names that come from users are escaped.
 
     Args:
-        study: Whose.
+        stored: Whose.
         summary: Of it.
-        record: Of it; `importance` is not needed.
         status: Where it stands.
     """
     values = {
-        **opening_values(summary, record),
-        **cost_values(summary, record),
-        **data_values(summary, record, with_lists=False),
+        **opening_values(summary, stored),
+        **cost_values(summary, stored),
+        **data_values(summary, stored, with_lists=False),
         "gap": GAP,
-        "state": _state(study, status),
+        "state": _state(stored, status),
         "best_cuts": _best_cuts(summary),
     }
     return as_markdown("note.md.j2", values)
 
 
-def _state(study: optuna.Study, status: Status) -> Cell:
+def _state(stored: StoredStudy, status: Status) -> Cell:
     """Write who runs the study and how far it is, as of the latest event that it keeps."""
     n, wanted = status.trials_done, status.trials_wanted
     progress = f"{n}{f' of {wanted}' if wanted else ''} {plural('trial', wanted or n)} done"
     if status.confirming:
         progress += f", {status.confirmed} of {status.confirming} trainings of the confirmation"
-    latest = _latest(study)
-    when = f" As of {latest:%Y-%m-%d %H:%M:%S} UTC." if latest else ""
+    when = f" As of {stored.latest.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC." if stored.latest else ""
     if status.holder is not None:
         doing = "trains its answer" if status.holder.doing == "fit" else "runs it"
         left = f", about {duration(status.seconds_left)} left" if status.seconds_left else ""
         return f"{status.state.capitalize()}: {status.holder} {doing}; {progress}{left}.{when}"
     if status.state == "interrupted":
         return (f"Interrupted: nobody runs it; {progress}.{when} What goes on with it: ",
-                Code(f"depthsearch status {shlex.quote(study.study_name)}"), ".")  # fmt: skip
+                Code(f"depthsearch status {shlex.quote(stored.name)}"), ".")  # fmt: skip
     return f"{status.state.capitalize()}: {progress}.{when}"
-
-
-def _latest(study: optuna.Study) -> datetime | None:
-    """Return when a trial last began or ended, in UTC; Optuna gives the time of this machine's zone."""
-    trials = study.get_trials(deepcopy=False)
-    times = [when for t in trials for when in (t.datetime_start, t.datetime_complete) if when is not None]
-    latest = max(times, default=None)
-    return None if latest is None else latest.astimezone(UTC)
 
 
 def _best_cuts(summary: Summary) -> Table | None:
@@ -100,7 +88,7 @@ def _best_cuts(summary: Summary) -> Table | None:
     )
 
 
-def _row(summary: Summary, trial: TrialSummary, score: str, evidence: str) -> tuple[Cell, ...]:
+def _row(summary: Summary, trial: StoredTrial, score: str, evidence: str) -> tuple[Cell, ...]:
     cut = trial.cut
     row = (
         str(cut.layer),

@@ -7,21 +7,19 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import FrozenTrial, TrialState
 from plotly.graph_objects import Figure
 
 from depthsearch.report.dashboard.keeping import keep_note, keep_plot
 from depthsearch.report.dashboard.note import note_text
-from depthsearch.report.record import read
 from depthsearch.results.front import front_of
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.signals import deferred
-from depthsearch.study.lease import COORDINATOR
 from depthsearch.study.progress import status
 from depthsearch.study.storage import PatientStorage, database_of
 from depthsearch.text import first_line
@@ -79,10 +77,11 @@ def refresh(study: optuna.Study, *, at_end: bool = False) -> None:
         at_end: Whether whoever runs it is about to give its lease back: then nobody runs it.
     """
     try:
-        seen = cast("optuna.Study", _Snapshot(study, leave_out={COORDINATOR} if at_end else frozenset()))
-        summary = summarize(seen)
+        stored = StoredStudy.read(study)
+        stored = replace(stored, lease={}) if at_end else stored
+        summary = summarize(stored)
         _name_metric(study, summary)
-        keep_note(study, note_text(seen, summary, read(seen, importance=False), status(seen, summary)))
+        keep_note(study, note_text(stored, summary, status(study, stored, summary)))
         for name, figure in plots_of(summary):
             keep_plot(study, name, figure)
     except Exception as error:
@@ -116,28 +115,8 @@ def _hurried(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-class _Snapshot:
-    """A study as it is at one moment, to be read only.
-
-    A `Study` asks its database and copies each time it is asked, which is a dozen times for one summary.
-    """
-
-    def __init__(self, study: optuna.Study, *, leave_out: Collection[str]) -> None:
-        self.study_name = study.study_name
-        self.direction = study.direction
-        self.user_attrs = {key: each for key, each in study.user_attrs.items() if key not in leave_out}
-        self._storage = study._storage
-        self._trials = study.get_trials(deepcopy=False)
-
-    def get_trials(
-        self, deepcopy: bool = True, states: Sequence[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """List the trials as `Study.get_trials` does, never as copies."""
-        return [trial for trial in self._trials if states is None or trial.state in states]
-
-
 def _name_metric(study: optuna.Study, summary: Summary) -> None:
-    """Have the dashboard call the score by its name instead of "value"."""
+    """Name the score for the dashboard, instead of "value"."""
     if study.metric_names is None:
         with deferred(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)

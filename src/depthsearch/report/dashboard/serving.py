@@ -31,11 +31,11 @@ class _Server6(_Server):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a line for each request would bury the address."""
+        """Write nothing: a line for each request would bury the address."""
 
 
 class _Served(Artifacts):
-    """Artifacts as they are served: of one whose file is gone the browser is told so."""
+    """Artifacts as they are served: of one whose file is gone the browser is warnings so."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Open an artifact."""
@@ -124,13 +124,13 @@ def _cannot_listen(error: OSError | UnicodeError, host: str, port: int) -> str:
 
 
 def _warnings(host: str, password: str | None, *, writable: bool) -> list[str]:
-    """Say what is less safe than it could be."""
-    told = []
+    """List what is less safe than it could be."""
+    warnings = []
     if password is not None and not is_loopback(host):
-        told.append(
+        warnings.append(
             "The password and all it protects travel unencrypted: in a network you trust, or behind TLS."
         )
     if writable:
         who = "Whoever knows the password" if password is not None else "Everybody on this machine"
-        told.append(f"{who} can change these studies, and delete them.")
-    return told
+        warnings.append(f"{who} can change these studies, and delete them.")
+    return warnings

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from depthsearch.models.cuts import Cut
 from depthsearch.report.page.tables import STATES
 from depthsearch.report.page.values import Cell
-from depthsearch.report.record import Record
-from depthsearch.report.text import duration, level_ranges
+from depthsearch.report.text import duration
 from depthsearch.results.summary import Summary, end_score, trainable
-from depthsearch.visualization.words import metric_of, setting_of, shown, with_error
+from depthsearch.visualization.words import layer_ranges, metric_of, setting_of, shown, with_error
 
-__all__ = ["Answer", "answer_of", "image_counts", "key_figures", "plural"]
+__all__ = ["Answer", "answer_of", "key_figures", "percent", "plural"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +42,14 @@ def answer_of(summary: Summary) -> Answer | None:
     if chosen is None:
         return None
     cut = chosen.cut if evidence is None else evidence.answer.cut
-    part = _part_with(summary, cut)
+    part = summary.part_with(cut)
     ends = (
-        (end_score(part, -1), "only the head trained", cut.kind == "head"),
-        (end_score(part, 0), "everything trained", cut.index == 0),
+        (end_score(part, -1).score, "only the head trained", cut.kind == "head"),
+        (end_score(part, 0).score, "everything trained", cut.index == 0),
     )
     level = ""
     if evidence is not None and len(evidence.level) > 1:
-        level = f"{'' if summary.parts else 'layers '}{level_ranges(summary.cuts, evidence.level)}"
+        level = f"{'' if summary.parts else 'layers '}{layer_ranges(summary.cuts, evidence.level)}"
     mean = None if evidence is None else evidence.answer
     return Answer(
         cut=cut,
@@ -62,11 +61,6 @@ def answer_of(summary: Summary) -> Answer | None:
         ),
         level=level,
     )
-
-
-def _part_with(summary: Summary, cut: Cut) -> Summary:
-    """Return the part of a summary that is of a cut's backbone."""
-    return next(part for part in summary.each if cut in part.cuts)
 
 
 def key_figures(summary: Summary) -> Iterator[tuple[str, Cell, Cell]]:
@@ -85,10 +79,10 @@ def key_figures(summary: Summary) -> Iterator[tuple[str, Cell, Cell]]:
         if learns is not None:
             numbers = f"{learns.parameters:,} of {learns.all_parameters:,} parameters, the head's included"
             yield "Trainable tensors", f"{learns.tensors} of {learns.all_tensors}", numbers
-    part = summary if chosen is None else _part_with(summary, chosen.cut)
+    part = summary if chosen is None else summary.part_with(chosen.cut)
     whose = f" of {part.backbone}" if summary.parts else ""
-    yield "Head only", shown(end_score(part, -1)), f"feature extraction{whose}"
-    yield "Everything trained", shown(end_score(part, 0)), f"full fine-tuning{whose}"
+    yield "Head only", shown(end_score(part, -1).score), f"feature extraction{whose}"
+    yield "Everything trained", shown(end_score(part, 0).score), f"full fine-tuning{whose}"
     yield "Trials", str(len(summary.searched)), _counted(summary)
     cost = summary.cost
     yield "Cost", f"{cost.full_fine_tunes:.2f}", f"full fine-tunes; {duration(cost.seconds)}"
@@ -109,9 +103,3 @@ def percent(share: float) -> str:
 def plural(word: str, n: int) -> str:
     """Return a word in the number that fits."""
     return word if n == 1 else f"{word}s"
-
-
-def image_counts(record: Record) -> Mapping[str, int]:
-    """Return how many images, or samples, each split has."""
-    counts = record.data.get("images")
-    return counts if isinstance(counts, Mapping) else {}

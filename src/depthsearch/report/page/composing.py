@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from depthsearch.errors import SettingsError
 from depthsearch.files import written_whole
 from depthsearch.report.page import tables
-from depthsearch.report.page.answer import answer_of, image_counts, key_figures, percent
+from depthsearch.report.page.answer import answer_of, key_figures, percent
 from depthsearch.report.page.pictures import draw_files
 from depthsearch.report.page.plots import Plots, plots_of
 from depthsearch.report.page.rendering import as_html, as_markdown
@@ -31,10 +31,13 @@ from depthsearch.report.page.sources import (
     test_facts,
     test_tables,
 )
-from depthsearch.report.record import LEAST_FOR_IMPORTANCE, Record, read
 from depthsearch.results.front import front_of
+from depthsearch.results.importance import LEAST_FOR_IMPORTANCE
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, standings, summarize
+from depthsearch.results.trials import ENDED
 from depthsearch.study.artifacts import SmallPicture
+from depthsearch.study.progress import is_something_left
 from depthsearch.training.probe import plateau_start
 from depthsearch.visualization.words import metric_of
 
@@ -77,26 +80,28 @@ class Report:
         )
 
 
-def compose(summary: Summary, record: Record, pictures: Mapping[str, SmallPicture] | None = None) -> Report:
+def compose(
+    summary: Summary, stored: StoredStudy, pictures: Mapping[str, SmallPicture] | None = None
+) -> Report:
     """Put together what a study found, how sure that is, what it cost and how to run it again.
 
     Args:
         summary: Of the study.
-        record: Of the study.
+        stored: Which.
         pictures: Of the images that were explained, by artifact, see `artifacts.small_pictures`.
     """
-    plots, front = plots_of(summary, record), front_of(summary)
-    explained = [each for each in record.explained if each.get("artifact_id") in (pictures or {})]
+    plots, front = plots_of(summary, stored), front_of(summary)
+    explained = [each for each in stored.explained if each.get("artifact_id") in (pictures or {})]
     shown = tuple(
         (f"what-it-sees-{number}.jpg", (pictures or {})[each["artifact_id"]], picture_caption(each))
         for number, each in enumerate(explained, start=1)
     )
     values = {
-        **opening_values(summary, record),
-        **cost_values(summary, record),
-        **data_values(summary, record),
-        **_test_values(summary, record),
-        **_again_values(summary, record),
+        **opening_values(summary, stored),
+        **cost_values(summary, stored),
+        **data_values(summary, stored),
+        **_test_values(stored),
+        **_again_values(summary, stored),
         "plots": plots,
         "pictures": shown,
         "plateau_start": plateau_start,
@@ -107,78 +112,77 @@ def compose(summary: Summary, record: Record, pictures: Mapping[str, SmallPictur
         "front": front,
         "front_table": front and tables.front_table(front),
         "trials_table": tables.trials_table(summary),
-        "epochs_trained": sum(
-            t.epochs for t in summary.searched if t.state in ("complete", "pruned", "fail")
-        ),
-        "epochs_wanted": record.recipe.get("epochs", 0) * summary.n_finished,
+        "epochs_trained": sum(t.epochs for t in summary.searched if t.state in ENDED),
+        "epochs_wanted": stored.recipe.epochs * summary.n_finished,
         "least_for_importance": LEAST_FOR_IMPORTANCE,
     }
     return Report(values=values, plots=plots, pictures=shown)
 
 
-def opening_values(summary: Summary, record: Record) -> dict[str, Any]:
+def opening_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
     """Return what the template ``opening.j2`` wants."""
     return {
         "summary": summary,
-        "record": record,
+        "is_finished": not is_something_left(stored),
         "gap": "",
         "noun": summary.noun,
         "metric": metric_of(summary),
         "answer": answer_of(summary),
         "n_running": sum(trial.state == "running" for trial in summary.trials),
-        "counts": image_counts(record),
+        "counts": stored.data.images,
         "key_figures": tuple(key_figures(summary)),
     }
 
 
-def cost_values(summary: Summary, record: Record) -> dict[str, Any]:
+def cost_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
     """Return what the template ``cost.j2`` wants."""
     macs = [
-        sum(epoch.macs[kind] for epochs in record.epochs.values() for epoch in epochs) for kind in range(3)
+        sum(getattr(epoch, kind) for trial in stored.trials for epoch in trial.results)
+        for kind in ("prefix_macs", "forward_macs", "backward_macs")
     ]
     return {
-        "cost_table": tables.cost_table(summary, record),
+        "cost_table": tables.cost_table(summary, stored),
         "kept": decimal(summary.cost.kept_bytes),
         "read_again": decimal(summary.cost.read_bytes),
         "mac_shares": [percent(part / sum(macs)) for part in macs] if sum(macs) else [],
     }
 
 
-def data_values(summary: Summary, record: Record, *, with_lists: bool = True) -> dict[str, Any]:
+def data_values(summary: Summary, stored: StoredStudy, *, with_lists: bool = True) -> dict[str, Any]:
     """Return what the template ``data.j2`` wants; without lists those that it folds away are left out."""
     return {
-        "data_facts": tuple(data_facts(record, summary.noun)),
-        "data_lists": data_lists(record),
-        "source": str(record.data.get("source", record.data.get("name", "?"))),
-        "fingerprint": str(record.data.get("fingerprint", "unknown"))[:16],
+        "data_facts": tuple(data_facts(stored.data)),
+        "data_lists": data_lists(stored.data),
+        "source": stored.data.source,
+        "fingerprint": stored.data.fingerprint[:16],
         "few_classes": FEW_CLASSES,
         "with_lists": with_lists,
     }
 
 
-def _test_values(summary: Summary, record: Record) -> dict[str, Any]:
-    readings = record.test_readings
-    n_readings = len(readings) if isinstance(readings, list | tuple) else readings
+def _test_values(stored: StoredStudy) -> dict[str, Any]:
     return {
-        "test_facts": tuple(test_facts(record, summary.noun)),
-        "test_tables": test_tables(record),
-        "fitted": fitted_words(record, summary.noun),
-        "n_readings": n_readings if isinstance(n_readings, int) else None,
+        "folder": stored.fit.get("folder"),
+        "test_facts": tuple(test_facts(stored)),
+        "test_tables": test_tables(stored),
+        "fitted": fitted_words(stored),
+        "n_readings": len(stored.test_readings),
     }
 
 
-def _again_values(summary: Summary, record: Record) -> dict[str, Any]:
+def _again_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
     return {
-        "command": command_of(summary, record),
+        "command": command_of(summary, stored),
+        "seed": stored.recipe.seed,
         "guesses": [str(trial.number) for trial in summary.searched if trial.origin == "guess"],
         "seeds_again": sorted({trial.seed for trial in summary.confirming if trial.seed is not None}),
-        "made_with_table": made_with_table(summary, record),
-        "settings_table": settings_table(record),
+        "made_with_table": made_with_table(summary, stored),
+        "settings_table": settings_table(stored),
     }
 
 
 def write_report(
-    study: optuna.Study,
+    study: optuna.Study | StoredStudy,
     folder: Path,
     pictures: Mapping[str, SmallPicture] | None = None,
     *,
@@ -195,7 +199,8 @@ def write_report(
     Raises:
         SettingsError: If they cannot be written there.
     """
-    report = compose(summarize(study), read(study), pictures)
+    stored = StoredStudy.read(study)
+    report = compose(summarize(stored), stored, pictures)
     markdown, html = folder / "report.md", folder / "report.html"
     charts, reason = draw_files(report.plots) if images else ({}, NO_CHARTS)
     contents = {folder / "charts" / name: small.jpeg for name, small, _ in report.pictures}

@@ -42,7 +42,7 @@ def _drawn(figures: Mapping[str, Any]) -> dict[str, bytes]:
 
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f"{name}.svg" for name in figures}
-        wanted = [{"fig": fig, "path": paths[name], "opts": SIZE} for name, fig in figures.items()]
+        drawings = [{"fig": fig, "path": paths[name], "opts": SIZE} for name, fig in figures.items()]
         # MathJax would come from the network, and take a name between dollars for a formula.
-        write_fig_from_object_sync(wanted, kopts={"mathjax": False}, cancel_on_error=True)
+        write_fig_from_object_sync(drawings, kopts={"mathjax": False}, cancel_on_error=True)
         return {name: path.read_bytes() for name, path in paths.items()}

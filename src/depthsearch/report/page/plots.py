@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from depthsearch.report.page.tables import depth_table, importance_table, learning_table, transfer_table
 from depthsearch.report.page.values import Plot
-from depthsearch.report.record import Record
 from depthsearch.results.front import Front, front_of
+from depthsearch.results.importance import importance_of
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, standings
 from depthsearch.visualization.backbones import draw_backbones
 from depthsearch.visualization.depth import draw_score_by_depth
@@ -50,10 +51,10 @@ class Plots:
             yield from by_backbone.values()
 
 
-def plots_of(summary: Summary, record: Record) -> Plots:
+def plots_of(summary: Summary, stored: StoredStudy) -> Plots:
     """Draw what there is of a study."""
     compared, front = standings(summary), front_of(summary)
-    has_epochs = any(record.epochs.get(trial.number) for trial in summary.trials)
+    importance = importance_of(stored)
     begun = [part for part in summary.each if part.trials]
     return Plots(
         backbones=Plot(
@@ -71,19 +72,19 @@ def plots_of(summary: Summary, record: Record) -> Plots:
             title="Learning curves",
             figure=draw_learning_curves(summary),
             caption="A line a trial; the best is the thick one, those pruned end with a cross.",
-            table=learning_table(summary, record.epochs),
+            table=learning_table(summary),
         )
-        if has_epochs
+        if any(trial.scores for trial in summary.trials)
         else None,
         importance=Plot(
             name="what-mattered",
             title="What mattered",
-            figure=draw_importance(record.importance),
+            figure=draw_importance(importance),
             caption="How much of what single parameters explain of the scores' variance each explains "
             "(fANOVA).",
-            table=importance_table(record.importance),
+            table=importance_table(importance),
         )
-        if record.importance
+        if importance
         else None,
         depth={part.backbone: _depth(summary, part) for part in begun},
         transfer={part.backbone: _transfer(summary, part) for part in summary.each if part.curve},

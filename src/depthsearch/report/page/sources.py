@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from depthsearch.options.reproduction import study_command
-from depthsearch.options.study import StudyOptions
-from depthsearch.report.page.answer import image_counts
 from depthsearch.report.page.values import Cell, Code, Table
-from depthsearch.report.record import Record
+from depthsearch.results.stored import StoredData, StoredStudy
 from depthsearch.results.summary import Summary
 from depthsearch.visualization.words import shown
 
@@ -30,142 +28,98 @@ __all__ = [
 FEW_CLASSES = 20
 
 
-def data_facts(record: Record, noun: str) -> Iterator[tuple[str, str, str]]:
+def data_facts(data: StoredData) -> Iterator[tuple[str, str, str]]:
     """List how many images were read, of what, what was left out, and what stands in several splits."""
-    lists = data_lists(record)
-    counts = image_counts(record)
-    words = (("train", "train"), ("val", "validation"), ("test", "test"))
-    yield (
-        f"{noun.capitalize()}s",
-        str(sum(counts.values())),
-        "; ".join(f"{counts[key]} {word}" for key, word in words if key in counts),
-    )
-    samples = record.data.get("samples")
-    if isinstance(samples, Mapping):
+    words = {"train": "train", "val": "validation", "test": "test"}
+    counts = "; ".join(f"{count} {words[split]}" for split, count in data.images.items())
+    yield f"{data.noun.capitalize()}s", str(sum(data.images.values())), counts
+    if data.samples is not None:
         for what, columns in (("Images", "image_columns"), ("Numbers", "number_columns")):
-            names = [str(name) for name in samples.get(columns, ())]
+            names = data.samples[columns]
             yield f"{what} of a sample", str(len(names)), ", ".join(names)
-    duplicates, skipped = lists["duplicates"], lists["skipped"]
-    yield "Classes", str(len(lists["classes"])), ""
-    yield (
-        "In several splits",
-        str(len(duplicates)),
-        "groups of equal files" if duplicates else "no duplicates",
-    )
+    yield "Classes", str(len(data.classes)), ""
+    duplicates, skipped = data.duplicates, data.skipped
+    groups = "groups of equal files" if duplicates else "no duplicates"
+    yield "In several splits", str(len(duplicates)), groups
     yield "Skipped", str(len(skipped)), "unreadable files" if skipped else "all could be read"
 
 
-def data_lists(record: Record) -> dict[str, list[str]]:
+def data_lists(data: StoredData) -> dict[str, list[str]]:
     """List classes, groups of equal files, and files that were left out."""
     return {
-        "classes": [str(name) for name in record.data.get("classes", ())],
-        "duplicates": [" = ".join(map(str, group)) for group in record.data.get("duplicates", ())],
-        "skipped": [str(path) for path in record.data.get("skipped", ())],
+        "classes": list(data.classes),
+        "duplicates": [" = ".join(group) for group in data.duplicates],
+        "skipped": list(data.skipped),
     }
 
 
-def test_facts(record: Record, noun: str) -> Iterator[tuple[str, str, str]]:
-    """List what the final model did on the test images, as far as the fit has stored it."""
-    figures = _test_figures(record)
-    if isinstance(figures.get("accuracy"), int | float):
-        yield "Test accuracy", shown(figures["accuracy"]), _interval(figures.get("interval"))
-    if isinstance(figures.get("n"), int):
-        yield f"Test {noun}s", str(figures["n"]), ""
-    if isinstance(figures.get("calibration_error"), int | float):
+def test_facts(stored: StoredStudy) -> Iterator[tuple[str, str, str]]:
+    """List what the final model did on the test images; nothing before there is one."""
+    if stored.fit:
+        figures = stored.fit["test"]
+        low, high = figures["interval"]
+        yield "Test accuracy", shown(figures["accuracy"]), f"95 %: {shown(low)} to {shown(high)}"
+        yield f"Test {stored.data.noun}s", str(figures["n"]), ""
         yield "Calibration error", shown(figures["calibration_error"]), ""
 
 
-def _interval(interval: Any) -> str:
-    is_pair = isinstance(interval, list | tuple) and len(interval) == 2
-    return f"95 %: {shown(interval[0])} to {shown(interval[1])}" if is_pair else ""
+def fitted_words(stored: StoredStudy) -> str:
+    """Write which setting the final training had; empty before there was one."""
+    fit = stored.fit
+    if not fit:
+        return ""
+    what = f"{fit['n_images']} {stored.data.noun}s (train + validation)"
+    return f"of trial {fit['trial']}, from layer {fit['cut']['layer']}, on {what}"
 
 
-def _test_figures(record: Record) -> Mapping[str, Any]:
-    figures = record.fit.get("figures", record.fit.get("test"))
-    return figures if isinstance(figures, Mapping) else {}
-
-
-def fitted_words(record: Record, noun: str) -> str:
-    """Write which setting the final training had; empty where it is not known."""
-    fit = record.fit
-    cut = fit.get("cut")
-    layer = fit.get("layer", cut.get("layer") if isinstance(cut, Mapping) else None)
-    parts = (
-        ("of trial {}", fit.get("trial")),
-        ("from layer {}", layer),
-        (f"on {{}} {noun}s (train + validation)", fit.get("n_images")),
+def test_tables(stored: StoredStudy) -> tuple[Table | None, Table | None]:
+    """List the test by class, and its confusions where the classes are few; nothing before there was one."""
+    if not stored.fit:
+        return None, None
+    figures, classes = stored.fit["test"], tuple(stored.data.classes)
+    headings = ("class", "precision", "recall", "f1", "n")
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (Code(each["name"]), *(shown(each[name]) for name in headings[1:4]), str(each["n"]))
+        for each in figures["classes"]
     )
-    return ", ".join(words.format(value) for words, value in parts if value is not None)
-
-
-def test_tables(record: Record) -> tuple[Table | None, Table | None]:
-    """List the test by class, and its confusions where the classes are few."""
-    figures = _test_figures(record)
-    classes = [str(name) for name in record.data.get("classes", ())]
-    by_class = list(_by_class(figures.get("per_class", figures.get("classes")), classes))
-    names = tuple(dict.fromkeys(name for _, values in by_class for name in values))
-    rows: list[tuple[Cell, ...]] = [
-        (Code(label), *(_figure(values.get(name)) for name in names)) for label, values in by_class
-    ]
-    table = Table(headings=("class", *names), rows=tuple(rows), numbers=frozenset(names)) if rows else None
-    confusion = figures.get("confusion")
-    if not (isinstance(confusion, list) and len(confusion) == len(classes) <= FEW_CLASSES):
-        return table, None
-    counts: list[tuple[Cell, ...]] = [
-        (Code(label), *map(str, row)) for label, row in zip(classes, confusion, strict=True)
-    ]
-    return table, Table(headings=("true", *classes), rows=tuple(counts), numbers=frozenset(classes))
-
-
-def _by_class(stored: Any, classes: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Bring what is stored for each class, by name or in their order, into one form."""
-    if isinstance(stored, list | tuple):
-        stored = dict(zip(classes, stored, strict=False))
-    for label, values in stored.items() if isinstance(stored, Mapping) else ():
-        if isinstance(values, Mapping):
-            yield str(label), {key: value for key, value in values.items() if key != "name"}
-        else:
-            yield str(label), {"accuracy": values}
-
-
-def _figure(value: Any) -> str:
-    return shown(value) if value is None or isinstance(value, float) else str(value)
+    by_class = Table(headings=headings, rows=rows, numbers=frozenset(headings[1:]))
+    if len(classes) > FEW_CLASSES:
+        return by_class, None
+    counts: tuple[tuple[Cell, ...], ...] = tuple(
+        (Code(label), *map(str, row)) for label, row in zip(classes, figures["confusion"], strict=True)
+    )
+    return by_class, Table(headings=("true", *classes), rows=counts, numbers=frozenset(classes))
 
 
 def picture_caption(explained: Mapping[str, Any]) -> str:
     """Write what an explained image was called, and whether that is right."""
-    name = Path(str(explained.get("image", ""))).name
-    called = f"{name}: called {explained.get('predicted')}"
-    if isinstance(explained.get("probability"), int | float):
-        called += f" ({explained['probability']:.3f})"
-    if explained.get("true") is None:
+    name = Path(explained["image"]).name
+    called = f"{name}: called {explained['predicted']} ({explained['probability']:.3f})"
+    if explained["true"] is None:
         return called
-    return f"{called}, {'right' if explained.get('right') else 'is ' + str(explained['true'])}"
+    return f"{called}, {'right' if explained['right'] else 'is ' + str(explained['true'])}"
 
 
-def command_of(summary: Summary, record: Record) -> str:
+def command_of(summary: Summary, stored: StoredStudy) -> str:
     """Write the command that runs a study again under another name; empty where it is not known."""
-    options = record.provenance.get("options")
-    if not (isinstance(options, Mapping) and options):
+    if stored.options is None:
         return ""
-    n_trials = max(options.get("trials") or 1, summary.n_finished)
-    again = StudyOptions.from_json(options)
-    return study_command(again, name=f"{summary.study}-again", n_trials=n_trials)
+    n_trials = max(stored.options.trials or 1, summary.n_finished)
+    return study_command(stored.options, name=f"{summary.study}-again", n_trials=n_trials)
 
 
-def made_with_table(summary: Summary, record: Record) -> Table:
+def made_with_table(summary: Summary, stored: StoredStudy) -> Table:
     """List the versions, the machine and the weights of a study."""
-    versions = record.provenance.get("versions")
-    rows = [(name, str(v)) for name, v in versions.items()] if isinstance(versions, Mapping) else []
+    rows = [(name, str(version)) for name, version in stored.provenance.get("versions", {}).items()]
     for key in ("study file", "machine", "device", "precision"):
-        if key in record.provenance:
-            rows.append((key, str(record.provenance[key])))
+        if key in stored.provenance:
+            rows.append((key, str(stored.provenance[key])))
     return Table(headings=("what", "which"), rows=(*rows, ("weights", summary.weights)))
 
 
-def settings_table(record: Record) -> Table:
+def settings_table(stored: StoredStudy) -> Table:
     """List all that makes two trials of a study comparable."""
-    rows = tuple((str(key), _setting(value)) for key, value in record.settings.items())
+    rows = tuple((key.replace("_", " "), _setting(value)) for key, value in stored.settings.items())
     return Table(headings=("setting", "value"), rows=rows)
 
 

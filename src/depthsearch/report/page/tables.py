@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from depthsearch.models.cuts import Cut
 from depthsearch.report.page.values import Cell, Code, Table, names_of
-from depthsearch.report.record import Epoch, Record
 from depthsearch.report.text import BACKBONE_HEADINGS, backbone_row, sparkline
 from depthsearch.results.evidence import Confirmed, Expected
 from depthsearch.results.front import Front, FrontPoint
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Standing, Summary
-from depthsearch.results.trials import TrialSummary
+from depthsearch.results.trials import ENDED, State, StoredTrial
 from depthsearch.training.probe import ProbePoint, plateau_start
+from depthsearch.visualization import words
 from depthsearch.visualization.words import millions, setting_of, shown, state_of, with_error
 
 __all__ = [
@@ -34,7 +35,10 @@ __all__ = [
     "trials_table",
 ]
 
-STATES = (("complete", "complete"), ("pruned", "pruned"), ("fail", "failed"), ("running", "running"))
+STATES: tuple[tuple[State, str], ...] = (
+    *((state, words.STATES[state]) for state in ENDED),
+    ("running", "running"),
+)
 # Columns of words; all others hold numbers.
 WORDS = frozenset(
     {"backbone", "first trainable", "features before", "kind", "setting", "state", "curve", "parameter", ""}
@@ -75,7 +79,7 @@ def backbones_table(compared: Sequence[Standing]) -> Table:
 
 def top_table(summary: Summary) -> Table | None:
     """List the best complete trial of each of the best cuts."""
-    columns: dict[str, Callable[[TrialSummary], Cell]] = {
+    columns: dict[str, Callable[[StoredTrial], Cell]] = {
         "layer": lambda t: str(t.cut.layer),
         "score": lambda t: shown(t.score),
         "first trainable": lambda t: names_of(t.cut),
@@ -193,23 +197,30 @@ def transfer_table(summary: Summary) -> Table:
     return _table(curve, columns, plateau_start(curve))
 
 
-def learning_table(summary: Summary, epochs: Mapping[int, Sequence[Epoch]]) -> Table:
+def learning_table(summary: Summary) -> Table:
     """List the trials that have a score with their first and last epochs."""
     curves = {
-        number: [epoch for epoch in curve if math.isfinite(epoch.score)] for number, curve in epochs.items()
+        trial.number: [score for _, score in sorted(trial.scores.items()) if math.isfinite(score)]
+        for trial in summary.trials
     }
-    columns: dict[str, Callable[[TrialSummary], Cell]] = {
+
+    def last_loss(trial: StoredTrial, name: str) -> float | None:
+        """Return a loss of the last epoch that has a score; a trial that runs has none yet."""
+        scored = [result for result in trial.results if math.isfinite(result.score)]
+        return getattr(scored[-1], name) if scored else None
+
+    columns: dict[str, Callable[[StoredTrial], Cell]] = {
         "trial": lambda t: str(t.number),
         "layer": lambda t: str(t.cut.layer),
         "state": state_of,
         "epochs": lambda t: str(len(curves[t.number])),
-        "curve": lambda t: sparkline([epoch.score for epoch in curves[t.number]]),
-        "first": lambda t: shown(curves[t.number][0].score),
-        "last": lambda t: shown(curves[t.number][-1].score),
-        "training loss": lambda t: shown(curves[t.number][-1].train_loss),
-        "validation loss": lambda t: shown(curves[t.number][-1].val_loss),
+        "curve": lambda t: sparkline(curves[t.number]),
+        "first": lambda t: shown(curves[t.number][0]),
+        "last": lambda t: shown(curves[t.number][-1]),
+        "training loss": lambda t: shown(last_loss(t, "train_loss")),
+        "validation loss": lambda t: shown(last_loss(t, "val_loss")),
     }
-    return _table((t for t in summary.trials if curves.get(t.number)), columns, summary.best)
+    return _table((t for t in summary.trials if curves[t.number]), columns, summary.best)
 
 
 def importance_table(importance: Mapping[str, float]) -> Table:
@@ -224,7 +235,7 @@ def importance_table(importance: Mapping[str, float]) -> Table:
 
 def trials_table(summary: Summary) -> Table:
     """List every trial."""
-    columns: dict[str, Callable[[TrialSummary], Cell]] = {
+    columns: dict[str, Callable[[StoredTrial], Cell]] = {
         "trial": lambda t: str(t.number),
         "layer": lambda t: str(t.cut.layer),
         "score": lambda t: shown(t.score),
@@ -237,12 +248,13 @@ def trials_table(summary: Summary) -> Table:
     return _table(summary.trials, columns, summary.best)
 
 
-def cost_table(summary: Summary, record: Record) -> Table:
+def cost_table(summary: Summary, stored: StoredStudy) -> Table:
     """List what the trials took by how they ended, with and without keeping features."""
-    rows = [_cost_row(word, trials, record.units) for word, trials in _groups(summary)]
-    if any(part.curve for part in summary.each):
-        seconds = sum(probing.get("seconds", 0.0) for probing in record.probing.values())
-        spent = sum(probing.get("macs", 0) / record.units[key] for key, probing in record.probing.items())
+    units = {key: backbone.full_fine_tune_macs for key, backbone in stored.backbones.items()}
+    rows = [_cost_row(word, trials, units) for word, trials in _groups(summary)]
+    if stored.curves:
+        seconds = sum(curve.seconds for curve in stored.curves.values())
+        spent = sum(curve.macs / units[key] for key, curve in stored.curves.items())
         rows.append(("linear probes", "", "", f"{seconds:.1f}", f"{spent:.2f}", ""))
     cost, n_epochs = summary.cost, sum(trial.epochs for trial in summary.trials)
     spent_in_all = (f"{cost.seconds:.1f}", f"{cost.full_fine_tunes:.2f}", f"{cost.plain_full_fine_tunes:.2f}")
@@ -252,7 +264,7 @@ def cost_table(summary: Summary, record: Record) -> Table:
     return Table(headings=headings, rows=tuple(rows), numbers=numbers, marked=len(rows) - 1)
 
 
-def _groups(summary: Summary) -> Iterator[tuple[str, list[TrialSummary]]]:
+def _groups(summary: Summary) -> Iterator[tuple[str, list[StoredTrial]]]:
     for state, word in STATES:
         trials = [trial for trial in summary.searched if trial.state == state]
         if trials:
@@ -261,7 +273,7 @@ def _groups(summary: Summary) -> Iterator[tuple[str, list[TrialSummary]]]:
         yield "trained again", list(summary.confirming)
 
 
-def _cost_row(word: str, trials: Sequence[TrialSummary], units: Mapping[str, int]) -> tuple[str, ...]:
+def _cost_row(word: str, trials: Sequence[StoredTrial], units: Mapping[str, int]) -> tuple[str, ...]:
     spent = sum(trial.macs / units[trial.cut.backbone] for trial in trials)
     plain = sum(trial.plain_macs / units[trial.cut.backbone] for trial in trials)
     n_epochs, seconds = sum(trial.epochs for trial in trials), sum(trial.seconds for trial in trials)

@@ -37,7 +37,7 @@ from optuna.trial import TrialState
 from depthsearch import __version__
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
-from depthsearch.results.stored import read_backbones
+from depthsearch.results.stored import StoredStudy
 from depthsearch.search.space import Point
 from depthsearch.study.events import Event, TrialEnded
 from depthsearch.text import first_line, hidden
@@ -166,7 +166,7 @@ def require_extra(extra: str, package: str) -> None:
 
 def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]:
     """Return a function that gives an event's name and entries, with those known from earlier events."""
-    names = {key: stored.name for key, stored in read_backbones(study).items()}
+    names = {key: stored.name for key, stored in StoredStudy.read(study).backbones.items()}
     of_trial: dict[int, dict[str, Any]] = defaultdict(dict)
     spent: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
 

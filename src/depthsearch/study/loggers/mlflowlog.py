@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from depthsearch.errors import SettingsError
+from depthsearch.options.attributes import StudyKey
 from depthsearch.study.events import EpochDone, Event, Stopped, TrialEnded, TrialStarted
 from depthsearch.study.loggers.eventlog import Sink, forgiving, require_extra, teller
 from depthsearch.text import first_line, without_password
@@ -55,7 +56,9 @@ def mlflow_log(uri: str, study: optuna.Study) -> Iterator[Sink]:
         SettingsError: If MLflow cannot be written to, or is not installed.
     """
     with _connected(uri) as client:
-        parent = _run(client, study.study_name, {"depthsearch.study": study.user_attrs["checkpoint_id"]})
+        parent = _run(
+            client, study.study_name, {"depthsearch.study": study.user_attrs[StudyKey.CHECKPOINT_ID]}
+        )
     attempt = forgiving(_shown(uri))
     log_event = _logging(client, parent, study)
     status = "FINISHED"

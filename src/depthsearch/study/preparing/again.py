@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import optuna
-
 from depthsearch.errors import StudyError
 from depthsearch.options.study import StudyOptions
 from depthsearch.options.weights import weights_by_backbone
-from depthsearch.results.stored import read_backbones
+from depthsearch.results.stored import StoredStudy
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Say
 from depthsearch.study.preparing.tasks import device_here, load_backbones, load_images, load_tasks
@@ -19,22 +17,21 @@ from depthsearch.training.objective import Task
 __all__ = ["prepare_again", "stored_options"]
 
 
-def stored_options(study: optuna.Study) -> StudyOptions:
-    """Read the options that a study was run with.
+def stored_options(study: StoredStudy) -> StudyOptions:
+    """Return the options that a study was run with.
 
     Raises:
         StudyError: If they are not stored.
     """
-    stored = study.user_attrs.get("provenance", {}).get("options")
-    if stored is None:
+    if study.options is None:
         raise StudyError(
-            f"The options of study {study.study_name!r} are not stored. Run it again under another --name."
+            f"The options of study {study.name!r} are not stored. Run it again under another --name."
         )
-    return StudyOptions.from_json(stored)
+    return study.options
 
 
 def prepare_again(
-    study: optuna.Study, say: Say, *, backbone: str = "", subset: float | None = None, **changes: Any
+    study: StoredStudy, say: Say, *, backbone: str = "", subset: float | None = None, **changes: Any
 ) -> tuple[Task, SearchSpace]:
     """Load a backbone and the images of a stored study again; refuse them if they have changed.
 
@@ -52,7 +49,7 @@ def prepare_again(
         StudyError: If the study's options are not stored, or its images or weights have changed.
     """
     options = stored_options(study)
-    stored = read_backbones(study)[backbone]
+    stored = study.backbones[backbone]
     weights = weights_by_backbone(options.weights, options.backbone)
     options = replace(
         options,
@@ -66,14 +63,14 @@ def prepare_again(
     (task,) = load_tasks(options, say, backbones, space, device).values()
     if task.backbone.build_digest != stored.build_digest:
         raise StudyError(
-            f"The network {stored.name} of study {study.study_name!r} has changed. Restore it, or run the "
+            f"The network {stored.name} of study {study.name!r} has changed. Restore it, or run the "
             "study again under another --name."
         )
     if task.data.fingerprint != stored.data_fingerprint or task.backbone.digest != stored.digest:
         changed = "images" if task.data.fingerprint != stored.data_fingerprint else "weights"
-        origin = study.user_attrs["data"]["source"] if changed == "images" else stored.weights
+        origin = study.data.source if changed == "images" else stored.weights
         raise StudyError(
-            f"The {changed} of study {study.study_name!r} ({origin}) have changed. "
+            f"The {changed} of study {study.name!r} ({origin}) have changed. "
             "Restore them, or run the study again under another --name."
         )
     if subset is not None and subset != options.subset:

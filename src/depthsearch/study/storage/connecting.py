@@ -172,9 +172,13 @@ class ConnectedStorage(RDBStorage):
     def _begin(self, connection: Connection) -> None:
         reads = getattr(self._local, "reads", False)
         if connection.dialect.name == "sqlite" and not is_of_one_thread(self):
-            if not reads and self._file is not None:
-                _use_log(connection)
-            connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+            if reads:
+                # Of the driver, as it asks the database for nothing, not even for a lock.
+                _driver_of(connection).execute("BEGIN")
+            else:
+                if self._file is not None:
+                    _use_log(connection)
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
         if not reads:
             for guard in tuple(self.guards):
                 guard(connection)
@@ -218,8 +222,7 @@ def _use_log(connection: Connection) -> None:
     if connection.info.get("depthsearch_log"):
         return
     connection.info["depthsearch_log"] = True
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
+    driver = _driver_of(connection)
     try:
         (mode,) = driver.execute("PRAGMA journal_mode=WAL").fetchone()
         (synchronous,) = driver.execute("PRAGMA synchronous").fetchone()
@@ -229,6 +232,12 @@ def _use_log(connection: Connection) -> None:
     if mode == "wal" and synchronous > 1:
         # NORMAL: a power cut may undo the last writes, but never damages the file.
         driver.execute("PRAGMA synchronous=NORMAL")
+
+
+def _driver_of(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
 
 
 def _is_race(error: BaseException) -> bool:

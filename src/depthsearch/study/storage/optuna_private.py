@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -24,6 +25,7 @@ __all__ = [
     "fixed_params",
     "forget_artifact",
     "list_artifacts",
+    "models",
     "planned_params",
     "storage_of",
     "study_id_of",

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError, TimeoutError
 from depthsearch.errors import DepthsearchError
 from depthsearch.signals import let_through
 from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thread
+from depthsearch.study.storage.fetching import fetch_trials, fetch_user_attrs
 from depthsearch.study.storage.optuna_private import TRIAL_ID
 from depthsearch.study.storage.outage import Away, chain, reason_of
 
@@ -197,7 +198,6 @@ class PatientStorage(ConnectedStorage):
     get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
     get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
     get_study_directions = _patient(RDBStorage.get_study_directions)
-    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
     get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
     get_all_studies = _patient(RDBStorage.get_all_studies)
     get_trial_user_attrs = _patient(RDBStorage.get_trial_user_attrs)
@@ -205,7 +205,6 @@ class PatientStorage(ConnectedStorage):
     get_trial_param = _patient(RDBStorage.get_trial_param)
     get_trial_id_from_study_id_trial_number = _patient(RDBStorage.get_trial_id_from_study_id_trial_number)
     get_trial = _patient(RDBStorage.get_trial)
-    _get_trials = _patient(RDBStorage._get_trials)
     _get_best_trial_id = _patient(RDBStorage._get_best_trial_id)
     set_study_user_attr = _patient(RDBStorage.set_study_user_attr, writes=True)
     set_study_system_attr = _patient(RDBStorage.set_study_system_attr, writes=True)
@@ -213,6 +212,30 @@ class PatientStorage(ConnectedStorage):
     set_trial_intermediate_value = _patient(RDBStorage.set_trial_intermediate_value, writes=True)
     set_trial_user_attr = _patient(RDBStorage.set_trial_user_attr, writes=True)
     set_trial_system_attr = _patient(RDBStorage.set_trial_system_attr, writes=True)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Read a study's user attributes in one query."""
+
+        def work(_: bool) -> dict[str, Any]:
+            with self.engine.connect() as connection:
+                return fetch_user_attrs(connection, study_id)
+
+        return self.patiently(work, writes=False)
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """Read trials in two queries, or in one where there are none."""
+
+        def work(_: bool) -> list[FrozenTrial]:
+            with self.engine.connect() as connection:
+                return fetch_trials(connection, study_id, states, included_trial_ids, trial_id_greater_than)
+
+        return self.patiently(work, writes=False)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study; an empty one that is found after a lost answer was made by this call."""
