@@ -22,11 +22,11 @@ from depthsearch.results import StoredStudy, StoredTrial, rank, weigh
 from depthsearch.search.sampling import resolve
 from depthsearch.seeds import seed_from
 from depthsearch.study import confirm, open_study, search
+from depthsearch.study.conducting import SEARCHED
+from depthsearch.study.limits import Limits
 
 # A study of a rival that has run so many trials has ended, whatever is left of its budget.
 MOST_TRIALS = 100
-# Of a budget; the rest is for the confirmation.
-SEARCHED = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _of_product(
             sampler=sampler,
             pruner=pruner,
             checkpoints=checkpoints,
-            budget=None if budget is None else SEARCHED * budget,
+            limits=None if budget is None else Limits(budget=SEARCHED * budget),
             then_confirm=True,
             executor=executor,
         )

@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.models.cuts import Cut
-from depthsearch.search.gain import PAUSED, Planner, cost_of_training, is_paused
+from depthsearch.options.attributes import TrialKey
+from depthsearch.search.gain import Planner, cost_of_training, is_paused
 from depthsearch.search.space import SearchSpace
 
 N_CUTS, EPOCHS = 21, 8
@@ -132,7 +133,7 @@ def test_nothing_is_worth_it_once_every_depth_and_rate_is_known_and_level(space,
 def test_a_promising_paused_trial_goes_on(space, planner) -> None:
     trials = numbered(
         *sloping(space),
-        trial(space, 19, 0.99, epoch=6, state=TrialState.RUNNING, **{PAUSED: 6}),
+        trial(space, 19, 0.99, epoch=6, state=TrialState.RUNNING, **{TrialKey.PAUSED: 6}),
     )
     assert is_paused(trials[-1])
     move = planner.next_move(trials, seed=0)
@@ -141,7 +142,9 @@ def test_a_promising_paused_trial_goes_on(space, planner) -> None:
 
 
 def test_a_weak_paused_trial_stays_paused(space, planner) -> None:
-    trials = numbered(*sloping(space), trial(space, 3, 0.4, epoch=2, state=TrialState.RUNNING, **{PAUSED: 2}))
+    trials = numbered(
+        *sloping(space), trial(space, 3, 0.4, epoch=2, state=TrialState.RUNNING, **{TrialKey.PAUSED: 2})
+    )
     move = planner.next_move(trials, seed=0)
     assert move is None or move.number is None
 

@@ -24,6 +24,7 @@ from depthsearch.study import (
     Event,
     TrialEnded,
     TrialLost,
+    TrialPaused,
     TrialStarted,
 )
 
@@ -98,6 +99,10 @@ class View:
                 del self.running[event.number]
                 text = f"trial {event.number} goes on elsewhere: {event.reason}"
                 say(self.console, text, style="yellow")
+            case TrialPaused():
+                del self.running[event.number]
+                where = f"after epoch {event.epoch}, score {event.score:.4f}"
+                self._line(f"trial {event.number} paused {where}: it may go on later")
             case TrialEnded():
                 self._end(event)
         if self.live:
@@ -129,7 +134,8 @@ class View:
         if self.live:
             self.console.print(Text.assemble(summary, "  ", (_describe(event.point), "dim")))
         self._line(f"{summary} [{self.n_done}/{self.n_trials}{self._time_left()}]")
-        del self.running[event.number]
+        # One that was paused runs no more.
+        self.running.pop(event.number, None)
 
     def _line(self, text: str) -> None:
         if not self.live:

@@ -284,6 +284,17 @@ class StudyOptions(Declared):
         f"the study is to have in total (default: {TRIALS}, demo {DEMO_TRIALS}; {TRIALS_EACH} for each of "
         "several backbones; exhaustive: all candidates)",
     )
+    budget: float | None = _here(
+        None,
+        values.POSITIVE,
+        "full fine-tunes that the study may cost in all, confirmation included, 4 for example; what it has "
+        "begun it ends",
+    )
+    timeout: float | None = _here(
+        None,
+        values.DURATION,
+        "time after which this run begins nothing more and answers with what it has: 90s, 30m, 2h",
+    )
     workers: int | None = _here(
         None,
         values.whole(1, 1024),

@@ -190,6 +190,14 @@ def _read_size(text: str) -> int:
     return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
 
 
+def _read_duration(text: str) -> float:
+    """Read a time in seconds, such as 90, 30m or 2h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([smh]?)", text.strip(), re.IGNORECASE)
+    if not match or not text.isascii() or len(text) > 30 or not float(match[1]):
+        raise SettingsError(f"{text!r} is no time above 0, such as 90s, 30m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2].lower()]
+
+
 def _read_range(text: str) -> tuple[float, float]:
     """Read the two ends of a range, or one value for both."""
     first, _, last = text.partition(":")
@@ -241,6 +249,7 @@ LAYERS = list_such_as("52,144,features.norm5")
 RANGE = Kind(read=_read_range, metavar="LOW:HIGH", separator=":")
 RATES = Kind(read=_read_rates, metavar="LIST")
 SEED = Kind(read=_read_seed, metavar="N")
+DURATION = Kind(read=_read_duration, metavar="TIME")
 SIZE = Kind(read=_read_size, metavar="SIZE")
 WIDTH = Kind(read=_read_width, metavar="MAX:STEP", separator=":")
 SHARE = number("P", "number in [0, 1)", lambda value: 0 <= value < 1)

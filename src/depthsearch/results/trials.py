@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
+from depthsearch.search.gain import is_paused
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import BACKBONE, cut_parameter, place_of
 from depthsearch.training.loop import EpochResult
@@ -27,7 +28,8 @@ __all__ = [
     "read_unset",
 ]
 
-State = Literal["complete", "pruned", "fail", "running", "waiting"]
+# ``paused``: for Optuna, which has no such state, it is RUNNING.
+State = Literal["complete", "pruned", "fail", "running", "paused", "waiting"]
 ENDED: tuple[State, ...] = ("complete", "pruned", "fail")
 
 
@@ -186,4 +188,4 @@ def read_trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> StoredT
 
 
 def _state(trial: FrozenTrial) -> State:
-    return cast("State", trial.state.name.lower())
+    return "paused" if is_paused(trial) else cast("State", trial.state.name.lower())

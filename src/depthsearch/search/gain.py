@@ -270,7 +270,7 @@ class Planner:
         learned: _Learned,
         beside: Sequence[FrozenTrial] | None = None,
     ) -> Iterator[Move]:
-        """Return the moves with what each promises, beside what is being trained: default, among all trials."""
+        """Return the moves with what each promises; what lies near a training under way promises less."""
         if not moves:
             return
         places = np.array([self._place(move.params) for move in moves])

@@ -15,6 +15,7 @@ from depthsearch.study.events import (
     Stopped,
     TrialEnded,
     TrialLost,
+    TrialPaused,
     TrialStarted,
     Waiting,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "StudyResult",
     "TrialEnded",
     "TrialLost",
+    "TrialPaused",
     "TrialStarted",
     "Waiting",
     "confirm",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from depthsearch.study.control import mark, request_stop
 from depthsearch.study.coordinator import confirm, search
 from depthsearch.study.events import Event, Note, Notice, Say, Stopped, TrialStarted, Waiting
 from depthsearch.study.lease import Lease, lease
+from depthsearch.study.limits import Limits
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.loggers.watching import check_watchers, watching
 from depthsearch.study.opening import open_study
@@ -40,6 +43,8 @@ __all__ = ["StudyResult", "Watcher", "run"]
 
 logger = logging.getLogger(__name__)
 
+# Of a budget and of the time; the rest is for the confirmation, where there is one.
+SEARCHED = 0.6
 # Opened once a study is, with the study and its options; it gives what takes the events.
 Watcher = Callable[[optuna.Study, StudyOptions], AbstractContextManager[Sink]]
 
@@ -227,9 +232,11 @@ def _conduct(
     prepared: _Prepared, study: optuna.Study, sinks: Sequence[Sink], held: Lease, executor: Executor
 ) -> bool:
     """Run the missing trials and the confirmation; return whether a stop was asked for."""
+    began = time.monotonic()
     options, tasks, space = prepared.options, prepared.tasks, prepared.space
     sampler, pruner = resolve(options.sampler, options.pruner, prepared.n_trials, prepared.cost)
     checkpoints = cache_folder("checkpoints")
+    searched = SEARCHED if options.confirm else 1.0
     with sigterm_drains("SIGTERM: epochs that run are ended first; a second one ends at once.") as drain:
         searching = search(
             study,
@@ -240,6 +247,7 @@ def _conduct(
             pruner=pruner,
             checkpoints=checkpoints,
             cost=prepared.cost,
+            limits=_limits(options, began, searched),
             then_confirm=bool(options.confirm),
             executor=executor,
             held=held,
@@ -255,11 +263,26 @@ def _conduct(
             n_cuts=len(space.cuts) if options.confirm == "all" else int(options.confirm),
             n_seeds=options.seeds or 0,
             resample=options.resample,
+            limits=_limits(options, began),
             checkpoints=checkpoints,
             executor=executor,
             held=held,
         )
         return _follow(confirming, study, sinks, drain)
+
+
+def _limits(options: StudyOptions, began: float, share: float = 1.0) -> Limits:
+    """Return what a part of a study may take, of what the whole may.
+
+    Args:
+        options: Of the study.
+        began: When this run began, by `time.monotonic`.
+        share: Of budget and time.
+    """
+    return Limits(
+        budget=math.inf if options.budget is None else share * options.budget,
+        until=math.inf if options.timeout is None else began + share * options.timeout,
+    )
 
 
 def _follow(

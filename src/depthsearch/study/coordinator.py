@@ -6,11 +6,8 @@ differs from one that was never stopped.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +38,7 @@ from depthsearch.study.confirmation import (
 from depthsearch.study.control import GUESS, note_wanted, trials_in_total
 from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
 from depthsearch.study.lease import Lease, lease
+from depthsearch.study.limits import Limits
 from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
@@ -63,8 +61,7 @@ def search(
     pruner: str,
     checkpoints: Path,
     cost: str | None = None,
-    budget: float | None = None,
-    until: float = math.inf,
+    limits: Limits | None = None,
     then_confirm: bool = False,
     executor: Executor | None = None,
     held: Lease | None = None,
@@ -87,9 +84,8 @@ def search(
         checkpoints: Folder for the checkpoints of running trials.
         cost: The second aim, one of `words.COSTS`; None: the score alone. It is kept in the study, which may
             go on with another: each trial stores both costs.
-        budget: Full fine-tunes that the search may cost, earlier calls included; what it has begun it ends.
-            None: as many as there are trials.
-        until: When to begin nothing more and to leave what is under way, by `time.monotonic`.
+        limits: What the study may have taken once the search ends, earlier calls included; what is under way
+            is ended, or waits once time is up.
         then_confirm: Whether `confirm` is to follow, for `status` to say that the study is not complete yet.
         executor: Has the workers; default: this process, one trial after the other. It is left open.
         held: The study's lease, where it is held already, for `confirm` as well.
@@ -103,13 +99,7 @@ def search(
     study.pruner = make_pruner(pruner, recipe.epochs, cost)
     executor = executor or InProcess(tasks)
     planner = _planner(study, tasks, space, cost) if sampler == GAIN else None
-    limits = Limits(
-        n_trials=n_trials,
-        budget=math.inf if budget is None else budget,
-        until=until,
-        seed=recipe.seed,
-        is_exhaustive=StoredStudy.read(study).is_exhaustive,
-    )
+    limits = limits or Limits()
 
     def sampler_of(number: int) -> BaseSampler:
         return make_sampler("random" if planner else sampler, seed_from(recipe.seed, number))
@@ -135,12 +125,27 @@ def search(
             n_trials=n_trials,
             sampler=sampler_of,
             should_pause=should_pause,
-            until=until,
+            until=limits.until,
         )
         run.probe(_unprobed(StoredStudy.read(study), space))
-        yield from run(partial(_next_searched, study, limits, sampler_of, planner))
+        is_exhaustive = StoredStudy.read(study).is_exhaustive
+
+        def next_trial() -> Trial | None:
+            left = limits.left(study)
+            if left <= 0:
+                return None
+            n_left = n_trials - _n_begun(study, is_exhaustive=is_exhaustive)
+            if planner is not None:
+                return _next_planned(study, planner, n_left, left, seed=recipe.seed)
+            return _next_suggested(study, sampler_of) if n_left > 0 else None
+
+        yield from run(next_trial)
         if not run.asked:
-            yield from run.end_paused("going on was not worth its cost")
+            yield from run.end_paused(limits.why_paused_end())
+            if planner or limits.is_reached(study):
+                # It has ended by itself: nothing is left to be done for whoever asks where it stands.
+                n_ended = count_searched(study.get_trials(deepcopy=False, states=FINISHED))
+                note_wanted(study, n_trials=n_ended, then_confirm=then_confirm, n_workers=executor.n_workers)
     yield from _stopped(lease_)
 
 
@@ -159,25 +164,6 @@ def _unprobed(stored: StoredStudy, space: SearchSpace) -> list[str]:
     return [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a search may take.
-
-    Attributes:
-        n_trials: Finished trials in total.
-        budget: Full fine-tunes in all.
-        until: When to begin nothing more, by `time.monotonic`.
-        seed: Of the settings that are weighed.
-        is_exhaustive: Whether guesses come on top of the trials.
-    """
-
-    n_trials: int
-    budget: float
-    until: float
-    seed: int
-    is_exhaustive: bool
-
-
 def _planner(study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace, cost: str | None) -> Planner:
     """Make what chooses by gain per cost."""
     task = any_of(tasks)
@@ -192,36 +178,48 @@ def _planner(study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace,
     )
 
 
-def _next_searched(
-    study: optuna.Study,
-    limits: Limits,
-    sampler_of: Callable[[int], BaseSampler],
-    planner: Planner | None,
-) -> Trial | None:
-    """Begin another trial of the search, or take a paused one up again, within what it may take."""
+def _n_begun(study: optuna.Study, *, is_exhaustive: bool) -> int:
+    """Count the trials of the search that have begun, those left out that others have taken the place of.
+
+    In an exhaustive search guesses are extra and do not count.
+    """
     trials = study.get_trials(deepcopy=False)
-    begun = (t for t in trials if t.state in (*FINISHED, TrialState.RUNNING))
     again = replaced(trials)
-    n_begun = count_searched(t for t in begun if t.number not in again)
-    is_full = n_begun >= trials_in_total(
-        limits.n_trials, map(origin_of, trials), is_exhaustive=limits.is_exhaustive
-    )
-    left = limits.budget if math.isinf(limits.budget) else limits.budget - spent_on(study)
-    if time.monotonic() >= limits.until or left <= 0 or (is_full and planner is None):
-        return None
+    begun = [t for t in trials if t.state in (*FINISHED, TrialState.RUNNING) and t.number not in again]
+    n_extra = trials_in_total(0, map(origin_of, trials), is_exhaustive=is_exhaustive)
+    return count_searched(begun) - n_extra
+
+
+def _next_suggested(study: optuna.Study, sampler_of: Callable[[int], BaseSampler]) -> Trial:
+    """Begin what waits, or what a sampler of Optuna's suggests."""
     with deferred():
-        # Of a confirmation that was left for more of the search: what it planned is out of date now.
-        for waiting in waiting_to_confirm(study):
-            drop(study, waiting)
-        study.sampler = sampler_of(len(trials))
-        if planner is None:
-            return _begin_first(study)
+        _drop_confirmations(study)
+        study.sampler = sampler_of(len(study.get_trials(deepcopy=False)))
+        return _begin_first(study)
+
+
+def _next_planned(
+    study: optuna.Study, planner: Planner, n_left: int, left: float, *, seed: int
+) -> Trial | None:
+    """Begin what waits, or what promises most for its cost, or take it up again where it was paused.
+
+    Args:
+        study: Whose trials.
+        planner: Chooses.
+        n_left: How many new trials there may be.
+        left: Full fine-tunes that are left.
+        seed: Of the study.
+    """
+    with deferred():
+        _drop_confirmations(study)
         enqueued = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if enqueued and not is_full:
+        if enqueued and n_left > 0:
             return _begin(study, min(enqueued, key=partial(_turn, planner)))
-        searched = [t for t in trials if origin_of(t) != "confirm"]
-        seed = seed_from(limits.seed, len(trials))
-        move = planner.next_move(searched, seed=seed, most=left, may_be_new=not is_full)
+        trials = study.get_trials(deepcopy=False)
+        searched = [trial for trial in trials if origin_of(trial) != "confirm"]
+        move = planner.next_move(
+            searched, seed=seed_from(seed, len(trials)), most=left, may_be_new=n_left > 0
+        )
         if move is None:
             return None
         if move.number is None:
@@ -232,20 +230,18 @@ def _next_searched(
         return trial
 
 
+def _drop_confirmations(study: optuna.Study) -> None:
+    """Drop what a confirmation planned that was left for more of the search: it is out of date now."""
+    for waiting in waiting_to_confirm(study):
+        drop(study, waiting)
+
+
 def _turn(planner: Planner, enqueued: FrozenTrial) -> tuple[bool, float]:
     """Return the key to begin enqueued trials by: guesses first, then from cheap to dear.
 
     What is cheap says whether the dear ones are worth going on with.
     """
     return origin_of(enqueued) != GUESS, planner.cost_of(planned_params(enqueued))
-
-
-def spent_on(study: optuna.Study) -> float:
-    """Return what a study's trials and probes have cost, in full fine-tunes of its first backbone."""
-    stored = StoredStudy.read(study)
-    unit = next(iter(stored.backbones.values())).full_fine_tune_macs
-    probed = sum(curve.macs for curve in stored.curves.values())
-    return float(probed + sum(trial.macs for trial in stored.trials)) / unit
 
 
 def _begin_first(study: optuna.Study) -> Trial:
@@ -277,6 +273,7 @@ def confirm(
     n_cuts: int,
     n_seeds: int,
     resample: bool = False,
+    limits: Limits | None = None,
     checkpoints: Path,
     executor: Executor | None = None,
     held: Lease | None = None,
@@ -296,6 +293,7 @@ def confirm(
         n_seeds: Trainings of each; a seed has its own first weights of the head, order and dropout, the same
             for each cut.
         resample: Whether each seed also divides the training and validation images anew.
+        limits: As in `search`. What is planned and not begun then is dropped; a later call plans it again.
         checkpoints: Folder for the checkpoints of running trials.
         executor: Has the workers, as in `search`.
         held: As in `search`.
@@ -307,11 +305,11 @@ def confirm(
     tasks = tasks_of(task)
     with _held(study, held) as lease_:
         run = Run(study, tasks, space, executor or InProcess(tasks), checkpoints, lease_)
-        yield from _confirm(run, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
+        yield from _confirm(run, limits or Limits(), n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
     yield from _stopped(lease_)
 
 
-def _confirm(run: Run, *, n_cuts: int, n_seeds: int, resample: bool) -> Iterator[Event]:
+def _confirm(run: Run, limits: Limits, *, n_cuts: int, n_seeds: int, resample: bool) -> Iterator[Event]:
     """Plan the trainings and run them until all are there or a stop is asked for."""
     study = run.study
     # What the search has left; the plan is made of finished trials.
@@ -329,9 +327,13 @@ def _confirm(run: Run, *, n_cuts: int, n_seeds: int, resample: bool) -> Iterator
     )
 
     def next_trial() -> Trial | None:
-        if not waiting:
+        if not waiting or limits.is_reached(study):
             return None
         with deferred():
             return _begin(study, waiting.pop(0))
 
     yield from run(next_trial)
+    if not run.asked and limits.is_reached(study):
+        with deferred():
+            for left in waiting_to_confirm(study):
+                drop(study, left)

@@ -65,7 +65,7 @@ def _range(summary: Summary) -> tuple[float, float]:
     states = (
         ("complete",)
         if any(score is not None for score in kept)
-        else ("complete", "pruned", "running", "fail")
+        else ("complete", "pruned", "paused", "running", "fail")
     )
     return score_range(summary, [t.score for t in summary.trials if t.state in states], kept)
 

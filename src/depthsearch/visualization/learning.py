@@ -29,6 +29,7 @@ KINDS = {
     "complete": "complete",
     "waiting": "waiting",
     "running": "running",
+    "paused": "paused",
     "best": "best of the search",
 }
 

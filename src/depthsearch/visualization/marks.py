@@ -15,7 +15,7 @@ __all__ = ["best_mark", "cut_text", "kind_of", "trial_marks", "trial_text"]
 
 # The kinds of trials, the first lowest, with what the legend calls them.
 KINDS = {
-    **{state: STATES[state] for state in ("fail", "pruned", "waiting")},
+    **{state: STATES[state] for state in ("fail", "pruned", "paused", "waiting")},
     "running": "running",
     "complete": "complete",
     "again": "trained again, another seed",

@@ -32,6 +32,7 @@ STATES: dict[State, str] = {
     "pruned": "pruned",
     "fail": "failed",
     "running": "running or interrupted",
+    "paused": "paused",
     "waiting": "waiting",
 }
 PARAMETERS = {"learning_rate": "lr", "head_width": "head"}

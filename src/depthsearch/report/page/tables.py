@@ -38,6 +38,7 @@ __all__ = [
 STATES: tuple[tuple[State, str], ...] = (
     *((state, words.STATES[state]) for state in ENDED),
     ("running", "running"),
+    ("paused", words.STATES["paused"]),
 )
 # Columns of words; all others hold numbers.
 WORDS = frozenset(

@@ -1,0 +1,48 @@
+"""What a study may take: full fine-tunes and time."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import optuna
+
+from depthsearch.results.stored import StoredStudy
+
+__all__ = ["Limits", "spent_on"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a study may take.
+
+    Attributes:
+        budget: Full fine-tunes in all.
+        until: When to begin nothing more, by `time.monotonic`.
+    """
+
+    budget: float = math.inf
+    until: float = math.inf
+
+    def left(self, study: optuna.Study) -> float:
+        """Return how many full fine-tunes are left; 0 where time is up."""
+        if time.monotonic() >= self.until:
+            return 0.0
+        return self.budget if math.isinf(self.budget) else max(0.0, self.budget - spent_on(study))
+
+    def is_reached(self, study: optuna.Study) -> bool:
+        """Return whether nothing more may be begun."""
+        return self.left(study) <= 0
+
+    def why_paused_end(self) -> str:
+        """Return why nobody takes paused trials up again."""
+        return "time is up" if time.monotonic() >= self.until else "going on was not worth its cost"
+
+
+def spent_on(study: optuna.Study) -> float:
+    """Return what a study's trials and probes have cost, in full fine-tunes of its first backbone."""
+    stored = StoredStudy.read(study)
+    unit = next(iter(stored.backbones.values())).full_fine_tune_macs
+    probed = sum(curve.macs for curve in stored.curves.values())
+    return float(probed + sum(trial.macs for trial in stored.trials)) / unit

@@ -1,0 +1,176 @@
+"""Studies that choose by gain per cost: pauses are stored, survive a stop, and end in honest states."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from depthsearch.options.attributes import TrialKey
+from depthsearch.results import StoredStudy
+from depthsearch.search.gain import Planner, is_paused
+from depthsearch.study import (
+    EpochDone,
+    TrialEnded,
+    TrialPaused,
+    TrialStarted,
+    confirm,
+    open_storage,
+    open_study,
+    search,
+)
+from depthsearch.study.limits import Limits, spent_on
+from depthsearch.study.progress import status
+from depthsearch.training.objective import full_fine_tune_macs
+
+
+@pytest.fixture(scope="module")
+def longer(task):
+    """Four epochs, so that a trial can be paused in its middle."""
+    return replace(task, recipe=replace(task.recipe, epochs=4))
+
+
+@pytest.fixture
+def run(longer, space, tmp_path: Path):
+    """Open the study anew, as another process does, and search."""
+
+    def start(**options: Any):
+        study = open_study(open_storage(f"sqlite:///{tmp_path}/studies.db"), "s", longer, space, {})
+        usual = {"n_trials": 9, "sampler": "gain", "pruner": "pause", "checkpoints": tmp_path / "checkpoints"}
+        return study, search(study, longer, space, **{**usual, **options})
+
+    return start
+
+
+@pytest.fixture
+def all_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pause whatever may be after its second epoch, once."""
+    monkeypatch.setattr(Planner, "should_pause", paused_once)
+
+
+def paused_once(planner: Planner, trials, number: int, *, seed: int) -> bool:
+    trial = trials[number]
+    return max(trial.intermediate_values) == 2 and TrialKey.PAUSED not in trial.user_attrs
+
+
+def test_what_is_cheap_comes_first(run, space) -> None:
+    _, events = run(n_trials=6)
+    started = [event.point.cut.index for event in events if isinstance(event, TrialStarted)]
+    assert started[0] == len(space.cuts) - 1
+    assert started[:6] == sorted(started[:6], reverse=True)
+    assert 0 in started[:6]
+
+
+@pytest.mark.usefixtures("all_pause")
+def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(run, tmp_path: Path) -> None:
+    study, events = run()
+    paused, epochs = [], {}
+    for event in events:
+        if isinstance(event, TrialPaused):
+            paused.append(event.number)
+            stored = study.get_trials()[event.number]
+            assert stored.state == TrialState.RUNNING
+            assert is_paused(stored)
+            assert StoredStudy.read(study).trials[event.number].state == "paused"
+            assert (event.number, 2) == (stored.number, stored.user_attrs[TrialKey.PAUSED])
+        if isinstance(event, EpochDone) and not event.is_again:
+            epochs.setdefault(event.number, []).append(event.result.epoch)
+    assert paused
+    # Both ends are trained whatever comes.
+    assert not {0, 1} & set(paused)
+    went_on = [number for number in paused if epochs[number] == [1, 2, 3, 4]]
+    assert went_on
+    for trial in study.get_trials():
+        assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if trial.state == TrialState.PRUNED:
+            assert trial.user_attrs["reason"] == "paused after epoch 2: going on was not worth its cost"
+        assert [result["epoch"] for result in trial.user_attrs["results"]] == list(trial.intermediate_values)
+    assert not list((tmp_path / "checkpoints").rglob("*.pt"))
+
+
+@pytest.mark.usefixtures("all_pause")
+def test_a_study_stopped_between_is_the_one_never_stopped(run, longer, space, tmp_path: Path) -> None:
+    whole, events = run()
+    list(events)
+    other = open_study(open_storage(f"sqlite:///{tmp_path}/other.db"), "s", longer, space, {})
+    options = {"n_trials": 9, "sampler": "gain", "pruner": "pause", "checkpoints": tmp_path / "others"}
+    for n_events in itertools.count(4):
+        events = search(other, longer, space, **options)
+        taken = list(itertools.islice(events, n_events))
+        events.close()
+        if len(taken) < n_events:
+            break
+    first, second = (
+        [(t.params, t.state, t.value, t.intermediate_values) for t in study.get_trials()]
+        for study in (whole, other)
+    )
+    assert first == second
+
+
+@pytest.mark.usefixtures("all_pause")
+def test_paused_trials_are_neither_adopted_nor_lost_by_a_stop(run) -> None:
+    study, events = run()
+    for event in events:
+        if isinstance(event, TrialPaused):
+            break
+    events.close()
+    number = event.number
+    where = status(study)
+    assert number not in [running.number for running in where.running]
+    study, events = run(limits=Limits(budget=0.0))
+    # Nothing more may be begun: it is ended, not trained.
+    (ended,) = [event for event in events if isinstance(event, TrialEnded) and event.number == number]
+    assert ended.state == TrialState.PRUNED
+
+
+def test_a_search_ends_by_itself_and_is_complete_then(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Planner, "next_move", lambda *_, **__: None)
+    study, events = run(n_trials=30)
+    list(events)
+    n_trials = len(study.get_trials())
+    assert n_trials < 30
+    where = status(study)
+    assert where.state == "complete"
+
+
+def test_a_budget_bounds_search_and_confirmation(run, longer, space, tmp_path: Path) -> None:
+    study, events = run(n_trials=100, limits=Limits(budget=1.5))
+    list(events)
+    searched = spent_on(study)
+    # What was begun within the budget was ended.
+    assert searched < 2.6
+    assert searched == pytest.approx(
+        (
+            sum(trial.user_attrs["macs"] for trial in study.get_trials())
+            + study.user_attrs["transfer_curve"]["macs"]
+        )
+        / full_fine_tune_macs(longer)
+    )
+    options = {"n_cuts": 2, "n_seeds": 3, "checkpoints": tmp_path / "checkpoints"}
+    list(confirm(study, longer, space, limits=Limits(budget=searched), **options))
+    assert spent_on(study) == searched
+    states = [t.state for t in study.get_trials() if t.user_attrs.get(TrialKey.ORIGIN) == "confirm"]
+    assert set(states) == {TrialState.FAIL}
+    # With more allowed it is planned again.
+    list(confirm(study, longer, space, limits=Limits(budget=searched + 100), **options))
+    again = [t for t in study.get_trials() if t.user_attrs.get(TrialKey.ORIGIN) == "confirm"]
+    assert sum(t.state == TrialState.COMPLETE for t in again) == len(again) - len(states)
+
+
+def test_when_time_is_up_what_runs_is_left_and_the_search_ends(run, longer, space) -> None:
+    study, events = run(limits=Limits(until=time.monotonic()))
+    assert not any(isinstance(event, TrialStarted) for event in events)
+    study, events = run()
+    for event in events:
+        if isinstance(event, EpochDone) and event.number == 1:
+            break
+    events.close()
+    assert study.get_trials()[1].state == TrialState.RUNNING
+    study, events = run(limits=Limits(until=time.monotonic()))
+    (ended,) = [event for event in events if isinstance(event, TrialEnded)]
+    assert ended.reason == "paused after epoch 2: time is up"
