@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 import safetensors.torch
+import stored_studies
 import timm
 import torch
 from captum.attr import LayerGradCam
@@ -722,7 +723,7 @@ def test_a_model_whose_weights_are_gone_is_explained_without_before(model_folder
 
 def store_study(url: str, name: str, open_storage, **attributes: object) -> optuna.Study:
     study = optuna.create_study(study_name=name, storage=open_storage(url))
-    for key, value in attributes.items():
+    for key, value in stored_studies.attributes(**attributes).items():
         study.set_user_attr(key, value)
     return study
 
@@ -731,12 +732,16 @@ def test_pictures_of_a_study_become_its_artifacts_once(
     model_folder, files, tmp_path, open_quick_storage, capsys
 ):
     url = f"sqlite:///{tmp_path}/s.db"
-    study = store_study(url, "noughts", open_quick_storage, fit={"folder": str(model_folder)})
+    study = store_study(
+        url, "noughts", open_quick_storage, fit=stored_studies.fitted(folder=str(model_folder))
+    )
     for _ in range(2):
         assert main(["explain", "noughts", *map(str, files[:2]), "--storage", url]) == 0
     noted = study.user_attrs["explained"]
     assert [(n["image"], n["true"]) for n in noted] == [(str(files[0]), "one"), (str(files[1]), "two")]
-    assert {n["artifact_id"] for n in noted} == {meta.artifact_id for meta in get_all_artifact_meta(study)}
+    kept = {meta.artifact_id: meta.filename for meta in get_all_artifact_meta(study)}
+    assert sorted(kept.values()) == ["one-a.png", "report.html", "two-a.png"]
+    assert {n["artifact_id"] for n in noted} == {key for key, name in kept.items() if name != "report.html"}
     for n in noted:
         kept = tmp_path / "s-artifacts" / n["artifact_id"]
         assert kept.read_bytes() == (tmp_path / "noughts-explain" / n["file"]).read_bytes()
@@ -746,7 +751,7 @@ def test_a_folder_of_a_studys_name_does_not_hide_the_study(
     model_folder, files, tmp_path, open_quick_storage, capsys
 ):
     url = f"sqlite:///{tmp_path}/s.db"
-    store_study(url, "photos", open_quick_storage, fit={"folder": str(model_folder)})
+    store_study(url, "photos", open_quick_storage, fit=stored_studies.fitted(folder=str(model_folder)))
     (tmp_path / "photos").mkdir()
     assert main(["explain", "photos", str(files[0]), "--storage", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["folder"] == "photos-explain"
@@ -793,7 +798,7 @@ def studies(tmp_path_factory, open_quick_storage) -> str:
     folder = tmp_path_factory.mktemp("studies")
     url = f"sqlite:///{folder}/s.db"
     store_study(url, "unfitted", open_quick_storage)
-    store_study(url, "moved", open_quick_storage, fit={"folder": str(folder / "gone")})
+    store_study(url, "moved", open_quick_storage, fit=stored_studies.fitted(folder=str(folder / "gone")))
     return url
 
 

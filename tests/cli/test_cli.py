@@ -252,8 +252,8 @@ def test_two_names_of_a_study_are_one_too_many(finished, arguments, capsys) -> N
     ("option", "value", "difference"),
     [
         ("--epochs", "2", "epochs: 1 stored, 2 given"),
-        ("--learning-rate", "1e-4:1e-3", "space: learning_rate: [1e-05, 0.01] stored, [0.0001, 0.001] given"),
-        ("--image-size", "24", "image size: 16 stored, 24 given"),
+        ("--learning-rate", "1e-4:1e-3", "learning_rate: [1e-05, 0.01] stored, [0.0001, 0.001] given"),
+        ("--image-size", "24", "image_size: 16 stored, 24 given"),
     ],
 )
 def test_the_same_name_with_other_settings_is_refused(
@@ -344,7 +344,7 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
     argv = [*study_arguments(pictures, url), *fixed.split()]
     assert main(argv) == 0
     settings = optuna.load_study(study_name="noughts", storage=url).user_attrs["settings"]
-    stored = ("optimizer", "momentum", "weight decay", "dropout", "head depth")
+    stored = ("optimizer", "momentum", "weight_decay", "dropout", "head_depth")
     assert [settings[key] for key in stored] == ["sgd", 0.5, 0.0, 0.25, 2]
     folder = tmp_path / "model"
     assert main(["fit", "--storage", url, "--out", str(folder)]) == 0
@@ -359,7 +359,7 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
     capsys.readouterr()
     assert status_of(argv[:-4]) == 2
     told = complaint(capsys.readouterr().err)
-    assert "head depth: 2 stored, 1 given; dropout: 0.25 stored, 0.0 given. Give another --name." in told
+    assert "head_depth: 2 stored, 1 given; dropout: 0.25 stored, 0.0 given. Give another --name." in told
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Stored studies to show: small, made by hand, with every kind of trial."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -20,6 +21,7 @@ SPENT = {
     "kept_bytes": 0,
     "read_bytes": 0,
 }
+NO_CURVE = {"points": [], "macs": 0, "seconds": 0.0, "kept_bytes": 0}
 BACKBONE = {
     "weights": "random (seed 0)",
     "digest": "0",
@@ -146,6 +148,21 @@ AGAIN = tuple(
     for number, index, score in ((2, 6, 0.86), (1, 0, 0.8), (0, 11, 0.7))
     for seed in (0, 1)
 )
+
+
+def fitted(names: Sequence[str] = ("cat", "dog"), folder: str = "/models/a") -> dict[str, Any]:
+    """Make what a fit stores."""
+    by_class = [{"name": name, "precision": 0.7, "recall": 0.6, "f1": 0.65, "n": 25} for name in names]
+    interval = {"accuracy": 0.91, "interval": [0.82, 0.96], "n": 50, "calibration_error": 0.03}
+    figures = {**interval, "classes": by_class, "confusion": [[20, 5], [3, 22]]}
+    return {
+        "backbone": "tiny",
+        "folder": folder,
+        "test": figures,
+        "trial": 2,
+        "cut": {"layer": 20},
+        "n_images": 400,
+    }
 
 
 def several() -> optuna.Study:

@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +20,7 @@ import optuna
 import pytest
 from chromium import browser, needs_chromium
 from markdown_it import MarkdownIt
-from stored_studies import ENDS, EPOCHS, FINISHED, N_CUTS, NASTY, attributes, stored, trial
+from stored_studies import ENDS, EPOCHS, FINISHED, N_CUTS, NASTY, NO_CURVE, attributes, fitted, stored, trial
 
 from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.errors import SettingsError
@@ -331,13 +331,6 @@ def test_depths_that_do_not_touch_are_named_and_shaded_apart() -> None:
     assert [(each.x0, each.x1) for each in shapes if each.type == "rect"] == [(1.5, 3.5), (7.5, 8.5)]
 
 
-def fitted(names: Sequence[str] = ("cat", "dog"), folder: str = "/models/a") -> dict[str, Any]:
-    by_class = [{"name": name, "precision": 0.7, "recall": 0.6, "f1": 0.65, "n": 25} for name in names]
-    interval = {"accuracy": 0.91, "interval": [0.82, 0.96], "n": 50, "calibration_error": 0.03}
-    figures = {**interval, "classes": by_class, "confusion": [[20, 5], [3, 22]]}
-    return {"folder": folder, "test": figures, "trial": 2, "cut": {"layer": 20}, "n_images": 400}
-
-
 def test_a_test_is_told_as_fit_stores_it() -> None:
     readings = [{"when": "2026-01-01", "accuracy": 0.91}] * 2
     page = rendered(document(stored(*FINISHED, fit=fitted(), test_readings=readings)).markdown())
@@ -408,8 +401,7 @@ def test_the_report_has_the_command_with_its_trials_and_seeds() -> None:
 
 @pytest.mark.parametrize("provenance", [{"versions": {"torch": "2.9"}}, {}])
 def test_a_study_without_its_options_is_told_without_its_command(provenance: Any) -> None:
-    nothing = {"points": [], "macs": 0, "seconds": 0.0, "kept_bytes": 0}
-    study = stored(*FINISHED, provenance=provenance, transfer_curve=nothing)
+    study = stored(*FINISHED, provenance=provenance, transfer_curve=NO_CURVE)
     made = document(study)
     assert "The command is not known: this study does not keep its options" in made.markdown()
     assert "```console" not in made.markdown()

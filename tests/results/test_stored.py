@@ -148,11 +148,10 @@ def test_nobody_spells_the_name_of_an_attribute() -> None:
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                whose = ast.unparse(node.func)
-                if re.search(r"set_(trial_)?user_attr$|user_attrs\.get$", whose):
-                    spelled += [
-                        (path.name, each.value) for each in node.args if isinstance(each, ast.Constant)
-                    ]
+                call = ast.unparse(node.func)
+                if re.search(r"set_user_attr$|set_trial_user_attr$|user_attrs\.get$", call):
+                    key = node.args[call.endswith("set_trial_user_attr")]
+                    spelled += [(path.name, ast.unparse(key))] * isinstance(key, ast.Constant)
             if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("user_attrs"):
                 spelled += [(path.name, ast.unparse(node.slice))] * isinstance(node.slice, ast.Constant)
-    assert [(name, each) for name, each in spelled if isinstance(each, str)] == []
+    assert spelled == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from plotly.graph_objects import Figure
-from stored_studies import AGAIN, AIM, CONFIRMED, FINISHED, several, stored
+from stored_studies import AGAIN, AIM, CONFIRMED, FINISHED, NO_CURVE, several, stored
 
 import depthsearch
 from depthsearch import visualization
@@ -80,7 +80,7 @@ def test_what_was_not_probed_has_no_transfer_curve() -> None:
     with pytest.raises(
         StudyError, match=r"^Study 'mine' has no transfer curve of tiny: nothing was probed\.$"
     ):
-        visualization.plot_transfer_curve(stored(*FINISHED, transfer_curve={}))
+        visualization.plot_transfer_curve(stored(*FINISHED, transfer_curve=NO_CURVE))
 
 
 def test_of_several_backbones_the_answers_is_shown_or_that_which_is_asked_for() -> None:
