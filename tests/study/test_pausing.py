@@ -76,7 +76,8 @@ def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(run, tmp_path: 
             stored = study.get_trials()[event.number]
             assert stored.state == TrialState.RUNNING
             assert is_paused(stored)
-            assert StoredStudy.read(study).trials[event.number].state == "paused"
+            states = {trial.number: trial.state for trial in StoredStudy.read(study).trials}
+            assert states[event.number] == "paused"
             assert (event.number, 2) == (stored.number, stored.user_attrs[TrialKey.PAUSED])
         if isinstance(event, EpochDone) and not event.is_again:
             epochs.setdefault(event.number, []).append(event.result.epoch)
@@ -99,12 +100,10 @@ def test_a_study_stopped_between_is_the_one_never_stopped(run, longer, space, tm
     list(events)
     other = open_study(open_storage(f"sqlite:///{tmp_path}/other.db"), "s", longer, space, {})
     options = {"n_trials": 9, "sampler": "gain", "pruner": "pause", "checkpoints": tmp_path / "others"}
-    for n_events in itertools.count(4):
+    for n_events in (3, 9, 14, 20, 1000):
         events = search(other, longer, space, **options)
-        taken = list(itertools.islice(events, n_events))
+        list(itertools.islice(events, n_events))
         events.close()
-        if len(taken) < n_events:
-            break
     first, second = (
         [(t.params, t.state, t.value, t.intermediate_values) for t in study.get_trials()]
         for study in (whole, other)
@@ -172,5 +171,5 @@ def test_when_time_is_up_what_runs_is_left_and_the_search_ends(run, longer, spac
     events.close()
     assert study.get_trials()[1].state == TrialState.RUNNING
     study, events = run(limits=Limits(until=time.monotonic()))
-    (ended,) = [event for event in events if isinstance(event, TrialEnded)]
+    (ended,) = [event for event in events if isinstance(event, TrialEnded) and event.number == 1]
     assert ended.reason == "paused after epoch 2: time is up"

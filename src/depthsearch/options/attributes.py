@@ -61,6 +61,7 @@ class TrialKey(StrEnum):
     LOST = "lost"
     PRUNE_AT = "prune_at"
     PAUSED = "paused"
+    RESUMED = "resumed"
     TO_THE_END = "to_the_end"
     CONFIRMS = "confirms"
     SEED = "seed"

@@ -226,6 +226,7 @@ def _next_planned(
             study.enqueue_trial(dict(move.params))
             return study.ask()
         trial = Trial(study, trial_id_of(study, move.number))
+        trial.set_user_attr(TrialKey.RESUMED, trial.user_attrs[TrialKey.PAUSED])
         trial.set_user_attr(TrialKey.PAUSED, 0)
         return trial
 

@@ -328,7 +328,8 @@ class Run:
     def _is_to_wait(self, running: _RunningTrial, epoch: int) -> bool:
         """Return whether a trial is to wait: time is up, or something else promises more."""
         is_last = epoch >= self.tasks[running.point.cut.backbone].recipe.epochs
-        if is_last or epoch < max(running.reported, default=0):
+        resumed_after = running.trial.user_attrs.get(TrialKey.RESUMED, 0)
+        if is_last or epoch < max(running.reported, default=0) or epoch <= resumed_after:
             return False
         if time.monotonic() >= self._until:
             return True
