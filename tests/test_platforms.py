@@ -7,21 +7,13 @@ from pathlib import Path
 import elsewhere
 import pytest
 
-ROOMS = {
-    "ground floor": ("errors", "files", "machine", "seeds", "signals", "text", "options", "devices"),
-    "data to results": ("data", "models", "features", "search", "training", "results"),
-    "study to report": ("study", "classifier", "visualization", "report", "cli"),
-    "workers": ("workers",),
-}
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is about what Linux has")
-@pytest.mark.parametrize("rooms", ROOMS.values(), ids=ROOMS)
-def test_a_room_is_imported_without_what_only_some_systems_have(rooms: tuple[str, ...]) -> None:
-    program = [sys.executable, str(Path(elsewhere.__file__)), *rooms]
+def test_every_module_is_imported_without_what_only_some_systems_have() -> None:
+    program = [sys.executable, str(Path(elsewhere.__file__))]
     ended = subprocess.run(program, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert int(ended.stdout) >= len(rooms)
+    assert int(ended.stdout) > 200
 
 
 def test_what_windows_lacks_is_missed_where_it_is_used() -> None:

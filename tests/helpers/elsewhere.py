@@ -1,13 +1,13 @@
 """Make this process as poor as one on Windows, once what depthsearch is built on is loaded.
 
-Run as a program, it then imports the modules it is told of, and uses some of the ground floor.
+Run as a program, it then imports every module of depthsearch, and uses some of the ground floor.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
-import pkgutil
 import signal
 import sys
 import tempfile
@@ -25,7 +25,19 @@ OF_TIME = ("clock_gettime", "pthread_getcpuclockid")
 # psutil, which knows each system, reads others.
 OF_LINUX = ("/proc/self", "/proc/sys", "/proc/cpuinfo", "/sys/", "/dev/shm")
 # Loaded before: what others do on other systems is theirs to know.
-LOADED = ("filelock", "numpy", "optuna", "PIL.Image", "psutil", "safetensors.torch", "scipy.stats", "timm")
+LOADED = (
+    *(
+        "filelock",
+        "joblib",
+        "numpy",
+        "optuna",
+        "optuna_dashboard",
+        "PIL.Image",
+        "plotly.graph_objects",
+        "psutil",
+    ),
+    *("safetensors.torch", "scipy.stats", "sklearn.metrics", "timm"),
+)
 
 
 def leave_out() -> None:
@@ -44,12 +56,13 @@ def _refuse(event: str, arguments: tuple[object, ...]) -> None:
         raise FileNotFoundError(arguments[0])
 
 
-def modules_of(rooms: list[str]) -> list[str]:
-    """Name the modules of some packages and modules of depthsearch."""
-    import depthsearch
-
-    found = [info.name for info in pkgutil.walk_packages(depthsearch.__path__, "depthsearch.")]
-    return [name for name in found if name.split(".")[1] in rooms]
+def modules() -> list[str]:
+    """Name the modules of depthsearch, but the one that runs the command line; none is imported yet."""
+    (folder,) = importlib.util.find_spec("depthsearch").submodule_search_locations
+    paths = [path.relative_to(folder).with_suffix("") for path in sorted(Path(folder).rglob("*.py"))]
+    names = [".".join(("depthsearch", *path.parts)).removesuffix(".__init__") for path in paths]
+    assert "depthsearch" not in sys.modules
+    return [name for name in names if name != "depthsearch.__main__"]
 
 
 def use() -> None:
@@ -89,7 +102,7 @@ def use() -> None:
 if __name__ == "__main__":
     for name in LOADED:
         importlib.import_module(name)
-    names = modules_of(sys.argv[1:])
+    names = modules()
     leave_out()
     for name in names:
         importlib.import_module(name)

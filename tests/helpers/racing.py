@@ -1,4 +1,4 @@
-"""What processes do that start in the same moment; without PyTorch, so that they start soon."""
+"""What processes do that start in the same moment."""
 
 from __future__ import annotations
 

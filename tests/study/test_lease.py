@@ -67,6 +67,7 @@ def renewing() -> int:
 # --- taking it ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", KINDS, indirect=True)
 def test_of_processes_that_start_in_the_same_moment_one_holds_the_lease(url: str) -> None:
     storage = open_storage(url)

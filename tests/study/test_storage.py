@@ -289,6 +289,7 @@ def test_a_running_study_can_be_read_by_who_may_not_write(read_only, open_) -> N
 # --- several processes --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_processes_that_start_together_make_one_database_and_share_its_trials(
     kind: str, url: str, request: pytest.FixtureRequest
@@ -334,6 +335,7 @@ def ask(address: str, body: dict[str, Any] | None = None) -> int:
         return int(answer.status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dashboard_that_reads_and_writes_breaks_no_study(
     kind: str, request: pytest.FixtureRequest, url: str, open_, dashboard

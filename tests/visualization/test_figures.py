@@ -113,6 +113,7 @@ def luminance(colour: str) -> float:
     return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
+@pytest.mark.slow
 def test_plotly_is_imported_with_the_first_figure() -> None:
     code = (
         "import sys, depthsearch\n"
