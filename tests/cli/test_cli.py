@@ -267,6 +267,8 @@ def test_the_same_name_with_other_settings_is_refused(
 
 def test_a_study_in_which_nothing_completes_says_where_to_look(pictures, tmp_path, capsys) -> None:
     argv = [*study_arguments(pictures, f"sqlite:///{tmp_path}/s.db"), "--learning-rate", "1e39:1e40"]
+    # A linear head alone is solved, whatever the learning rate.
+    argv += ["--head-width", "16"]
     assert status_of(argv) == 2
     assert (
         "No trial of noughts is complete. See why: depthsearch report --name noughts"
@@ -548,8 +550,18 @@ BAD = [
     ("study", "--data", "MISSING", "No folder"),
     ("study", "--data", "EMPTY", "No images in"),
     ("study", "--data", "GARBAGE", "garbage.pt is a file"),
-    ("study", "--data", "torchvision:Flowers", "torchvision has no data set 'Flowers'. Near: Flowers102"),
-    ("study", "--data", "torchvision:VOCDetection", "does not give a picture and its class"),
+    (
+        "study",
+        "--data",
+        "torchvision:Flowers",
+        "torchvision has no data set for classification called 'Flowers'",
+    ),
+    (
+        "study",
+        "--data",
+        "torchvision:VOCDetection",
+        "torchvision has no data set for classification called 'VOCDetection'",
+    ),
     ("study", "--data", "TABLE", "table.csv has no column 'image'"),
     ("study", "--image-columns", "front,side", "--image-columns names columns of a table, and"),
     ("study", "--image-columns", ",", "--image-columns: ',' is no list, such as front,side"),
@@ -632,6 +644,8 @@ BAD = [
     ("study", "--cost", "macs", "--cost macs is a second aim: add --aim accuracy+cost, or leave --cost out."),
     ("study", "--trials", "0", "--trials: '0' is no whole number from 1 on"),
     ("study", "--workers", "0", "--workers: '0' is no whole number from 1 on"),
+    ("study", "--budget", "0", "--budget: '0' is no number above 0"),
+    ("study", "--timeout", "soon", "--timeout: 'soon' is no time above 0, such as 90s, 30m or 2h"),
     ("study", "--hung-after", "0", "--hung-after: '0' is no number above 0"),
     ("study", "--executor", "dask", "--executor: invalid choice: 'dask'"),
     ("study", "--ray-address", "head:6379", "--ray-address needs --executor ray"),

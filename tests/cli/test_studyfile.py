@@ -91,6 +91,8 @@ cost = "parameters"
 trials = 12
 workers = 2
 hung-after = 60
+budget = 4.5
+timeout = 1800.0
 executor = "ray"
 ray-address = "head:6379"
 device = "cpu"
@@ -122,7 +124,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--augment flip,rotation=10 --head flatten --image-columns front,side --number-columns age "
         "--also dropout --sampler gp --pruner none --aim accuracy+cost --cost parameters "
         "--workers 2 --hung-after 60 --executor ray --ray-address head:6379 "
-        "--trials 12 --device cpu --precision float32 "
+        "--trials 12 --budget 4.5 --timeout 1800.0 --device cpu --precision float32 "
         "--keep-memory 1GiB --keep-disk 0 --confirm 1 --seeds 2 --resample "
         "--mark 52,features.norm5 --storage sqlite:///s.db --mlflow sqlite:///mlflow.db --json"
     )

@@ -154,28 +154,29 @@ def test_a_stop_in_the_last_epoch_of_all_is_told_so_that_no_confirmation_follows
 
 def test_a_request_of_the_last_moment_is_not_missed(place) -> None:
     with closing(place.start(1)) as events:
-        seen = [next(events) for _ in range(6)]
-        assert isinstance(seen[-1], TrialEnded)
+        while not isinstance(next(events), TrialEnded):
+            pass
         # The search checks once more and gives its lease back: nothing of a request may fall in between.
         request_stop(place.open())
         assert next(events) == Stopped(after="epoch")
 
 
 def test_what_a_dead_coordinator_was_asked_stops_no_later_one(place) -> None:
-    stopping_at(place.start(2), place, 0, 1, "epoch")
+    stopping_at(place.start(2), place, 1, 1, "epoch")
     assert place.open().user_attrs["stop_request"]["after"] == "epoch"
     assert not any(isinstance(event, Stopped) for event in place.run(2))
 
 
 def test_a_confirmation_stops_and_goes_on(place) -> None:
     place.run(3)
-    first = len(place.states())
-    events = stopping_at(place.confirm(), place, first, 1, "epoch")
+    # The first may be of the head alone, which has one epoch.
+    number = len(place.states()) + 1
+    events = stopping_at(place.confirm(), place, number, 1, "epoch")
     assert events[-1] == Stopped(after="epoch")
-    assert place.states()[first] == "RUNNING"
+    assert place.states()[number] == "RUNNING"
     assert status(place.open()).state == "interrupted"
     again = list(place.confirm())
-    assert (again[0].number, again[0].adopted) == (first, True)
+    assert (again[0].number, again[0].adopted) == (number, True)
     assert all(trial.state == TrialState.COMPLETE for trial in confirming(place))
     assert {trial.user_attrs["seed"] for trial in confirming(place)} == {0, 1}
 
@@ -262,7 +263,7 @@ def test_a_guess_is_tried_next_while_the_study_runs(place) -> None:
         for event in events:
             if isinstance(event, TrialStarted):
                 order.append((event.origin, event.point.cut.name))
-            if isinstance(event, EpochDone) and event.number == 0 and event.result.epoch == 1:
+            if isinstance(event, EpochDone) and event.number == 0:
                 enqueue(place.open(), place.space.cuts[5].name, learning_rate=2e-3, head_width=16)
     assert order == [
         ("baseline", place.space.cuts[-1].name),

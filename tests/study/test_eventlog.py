@@ -205,15 +205,15 @@ def test_other_text_is_written_as_it_is(text: str) -> None:
 def test_a_trial_that_goes_on_marks_the_epochs_that_were_told_before(make, events_of, tmp_path) -> None:
     study, path = make(tmp_path), tmp_path / "log.jsonl"
     study.set_user_attr("place", str(tmp_path))
-    with open_log(path, study) as log, closing(events_of(study, 1)) as events:
+    with open_log(path, study) as log, closing(events_of(study, 2)) as events:
         for event in events:
             log(event)
-            if isinstance(event, EpochDone):
+            if isinstance(event, EpochDone) and event.number == 1:
                 break
     with open_log(path, study) as log:
-        for event in events_of(study, 1):
+        for event in events_of(study, 2):
             log(event)
-    lines = [line for line in lines_of(path) if line.get("trial") == 0]
+    lines = [line for line in lines_of(path) if line.get("trial") == 1]
     assert [(line["event"], line.get("epoch"), line.get("again", False)) for line in lines] == [
         ("trial_started", None, False),
         ("epoch_done", 1, False),
@@ -223,7 +223,7 @@ def test_a_trial_that_goes_on_marks_the_epochs_that_were_told_before(make, event
         ("trial_ended", None, False),
     ]
     assert [line["adopted"] for line in lines if "adopted" in line] == [False, True]
-    assert lines[-1]["read_bytes"] == study.trials[0].user_attrs["read_bytes"]
+    assert lines[-1]["read_bytes"] == study.trials[1].user_attrs["read_bytes"]
     assert [line["event"] for line in lines_of(path)].count("opened") == 2
 
 

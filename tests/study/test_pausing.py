@@ -172,4 +172,4 @@ def test_when_time_is_up_what_runs_is_left_and_the_search_ends(run, longer, spac
     assert study.get_trials()[1].state == TrialState.RUNNING
     study, events = run(limits=Limits(until=time.monotonic()))
     (ended,) = [event for event in events if isinstance(event, TrialEnded) and event.number == 1]
-    assert ended.reason == "paused after epoch 2: time is up"
+    assert ended.reason == "paused after epoch 1: time is up"

@@ -24,11 +24,11 @@ def study(task, space, open_quick_storage, tmp_path):
 
 @pytest.fixture
 def events(study, task, space, tmp_path):
-    """Run a trial of the study."""
+    """Run trials of the study."""
 
-    def run():
+    def run(n_trials=1):
         options = {"sampler": "random", "pruner": "none", "checkpoints": tmp_path}
-        return search(study, task, space, n_trials=1, **options)
+        return search(study, task, space, n_trials=n_trials, **options)
 
     return run
 
@@ -70,17 +70,17 @@ def test_a_trial_is_a_run_with_its_figures_by_epoch_and_its_setting(study, event
 
 
 def test_a_trial_that_goes_on_has_one_curve(study, events, tmp_path) -> None:
-    with tensorboard_log(tmp_path / "runs", study) as tell, closing(events()) as first:
+    with tensorboard_log(tmp_path / "runs", study) as tell, closing(events(2)) as first:
         for event in first:
             tell(event)
-            if isinstance(event, EpochDone):
+            if isinstance(event, EpochDone) and event.number == 1:
                 break
     with tensorboard_log(tmp_path / "runs", study) as tell:
-        for event in events():
+        for event in events(2):
             tell(event)
-    run = tmp_path / "runs" / folder_named("a/b c") / "trial-0000"
+    run = tmp_path / "runs" / folder_named("a/b c") / "trial-0001"
     assert len(list(run.iterdir())) == 2
-    reported = study.trials[0].intermediate_values
+    reported = study.trials[1].intermediate_values
     assert scalars(run)["score"] == [(epoch, pytest.approx(reported[epoch])) for epoch in (1, 2)]
 
 
