@@ -373,8 +373,12 @@ def test_any_other_error_fails_its_trial_and_surfaces(
 def test_trials_that_diverge_are_pruned_with_the_epoch(place, task, space) -> None:
     wild = replace(space, learning_rate=(1e39, 1e39))
     trials = place.run(task, wild, N_ANCHORS + 1).get_trials()
-    assert {trial.state for trial in trials} == {TrialState.PRUNED}
-    for trial in trials:
+    # A linear head alone is solved, whatever the learning rate.
+    head = {"cut": len(space.cuts) - 1, "head_width": 0}
+    trained = [trial for trial in trials if not head.items() <= trial.params.items()]
+    assert len(trained) >= N_ANCHORS - 1
+    assert {trial.state for trial in trained} == {TrialState.PRUNED}
+    for trial in trained:
         assert trial.user_attrs["reason"].startswith(("diverged: training loss", "diverged: validation loss"))
         assert " in epoch " in trial.user_attrs["reason"]
 
@@ -444,9 +448,11 @@ def test_a_study_stopped_after_every_epoch_ends_as_one_never_stopped(
                 events.throw(KeyboardInterrupt("Ctrl-C"))
     trials = stored(place.open(longer, space))
     assert trials == uninterrupted
-    # Only a last epoch, behind which no checkpoint is written, is trained once more.
-    n_complete = sum(trial["state"] == "COMPLETE" for trial in trials)
-    assert len(trained) == sum(len(trial["epochs"]) for trial in trials) + n_complete
+    # Only a last epoch, behind which no checkpoint is written, is trained once more; a head that is solved has
+    # no epochs.
+    trained_ones = [trial for trial in trials if trial["epochs"][0]["epoch"] == 1]
+    n_complete = sum(trial["state"] == "COMPLETE" for trial in trained_ones)
+    assert len(trained) == sum(len(trial["epochs"]) for trial in trained_ones) + n_complete
 
 
 def until_first_epoch(events: Generator[Event, None, None]) -> None:
