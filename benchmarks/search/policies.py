@@ -22,8 +22,8 @@ from depthsearch.results import StoredStudy, StoredTrial, rank, weigh
 from depthsearch.search.sampling import resolve
 from depthsearch.seeds import seed_from
 from depthsearch.study import confirm, open_study, search
+from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.conducting import SEARCHED
-from depthsearch.study.limits import Limits
 
 # A study of a rival that has run so many trials has ended, whatever is left of its budget.
 MOST_TRIALS = 100

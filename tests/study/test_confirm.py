@@ -26,7 +26,7 @@ from depthsearch.study import (
     open_study,
     search,
 )
-from depthsearch.study.confirmation import CONFIRMATION
+from depthsearch.study.choosing.confirmation import CONFIRMATION
 from depthsearch.training.objective import Task, train_point
 from depthsearch.workers import jobs as module
 

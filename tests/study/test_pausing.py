@@ -24,7 +24,7 @@ from depthsearch.study import (
     open_study,
     search,
 )
-from depthsearch.study.limits import Limits, spent_on
+from depthsearch.study.choosing.limits import Limits, spent_on
 from depthsearch.study.progress import status
 from depthsearch.training.objective import full_fine_tune_macs
 

@@ -39,7 +39,7 @@ from depthsearch.study import (
     open_study,
     search,
 )
-from depthsearch.study.upcoming import upcoming_trials
+from depthsearch.study.choosing.upcoming import upcoming_trials
 from depthsearch.training import loop
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.workers import jobs

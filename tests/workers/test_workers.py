@@ -35,8 +35,8 @@ from depthsearch.study import (
     request_stop,
     search,
 )
-from depthsearch.study.confirmation import CONFIRMATION
-from depthsearch.study.lost import replaced
+from depthsearch.study.choosing.confirmation import CONFIRMATION
+from depthsearch.study.choosing.lost import replaced
 from depthsearch.training import objective
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve

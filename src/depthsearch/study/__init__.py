@@ -1,8 +1,8 @@
 """Studies: opened in a storage, searched and confirmed by one coordinator."""
 
 from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES, count_exhaustive, first_settings
+from depthsearch.study.choosing.confirmation import FINISHED
 from depthsearch.study.conducting import StudyResult, run
-from depthsearch.study.confirmation import FINISHED
 from depthsearch.study.control import enqueue, request_stop, wait_until_free
 from depthsearch.study.coordinator import confirm, search
 from depthsearch.study.events import (

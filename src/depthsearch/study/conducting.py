@@ -24,11 +24,11 @@ from depthsearch.search.firsts import count_exhaustive
 from depthsearch.search.sampling import make_pruner, resolve
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import Drain, sigterm_drains
+from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.control import mark, request_stop
 from depthsearch.study.coordinator import confirm, search
 from depthsearch.study.events import Event, Note, Notice, Say, Stopped, TrialStarted, Waiting
 from depthsearch.study.lease import Lease, lease
-from depthsearch.study.limits import Limits
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.loggers.watching import check_watchers, watching
 from depthsearch.study.opening import open_study

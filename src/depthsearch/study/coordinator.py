@@ -26,7 +26,7 @@ from depthsearch.search.sampling import GAIN, make_pruner, make_sampler
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.study.confirmation import (
+from depthsearch.study.choosing.confirmation import (
     FINISHED,
     count_searched,
     drop,
@@ -35,11 +35,11 @@ from depthsearch.study.confirmation import (
     plan_confirmation,
     waiting_to_confirm,
 )
+from depthsearch.study.choosing.limits import Limits
+from depthsearch.study.choosing.lost import enqueue_lost, replaced
 from depthsearch.study.control import GUESS, note_wanted, trials_in_total
 from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
 from depthsearch.study.lease import Lease, lease
-from depthsearch.study.limits import Limits
-from depthsearch.study.lost import enqueue_lost, replaced
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
 from depthsearch.study.storage.optuna_private import planned_params, storage_of, trial_id_of

@@ -17,7 +17,7 @@ from depthsearch.results.summary import Summary, cut_json, summarize
 from depthsearch.results.trials import ENDED, StoredTrial, UnsetTrial
 from depthsearch.results.trials import State as TrialState
 from depthsearch.search.origins import Origin
-from depthsearch.study.confirmation import count_searched
+from depthsearch.study.choosing.confirmation import count_searched
 from depthsearch.study.control import trials_in_total
 from depthsearch.study.lease import Holder, asked_of, clock_of, holder_of
 

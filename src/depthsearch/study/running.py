@@ -28,7 +28,9 @@ from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.study.confirmation import CONFIRMATION
+from depthsearch.study.choosing.confirmation import CONFIRMATION
+from depthsearch.study.choosing.lost import MOST_LOST, NEVER_STOPPED
+from depthsearch.study.choosing.upcoming import upcoming_trials
 from depthsearch.study.events import (
     CurveDrawn,
     EpochDone,
@@ -40,9 +42,7 @@ from depthsearch.study.events import (
     Waiting,
 )
 from depthsearch.study.lease import Lease
-from depthsearch.study.lost import MOST_LOST, NEVER_STOPPED
 from depthsearch.study.storage.optuna_private import trial_id_of
-from depthsearch.study.upcoming import upcoming_trials
 from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve, note_cost

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter
-from depthsearch.study.confirmation import count_searched
+from depthsearch.study.choosing.confirmation import count_searched
 from depthsearch.study.storage.optuna_private import fixed_params
 
 

@@ -14,7 +14,7 @@ from depthsearch.results.evidence import promising
 from depthsearch.results.stored import ConfirmationPlan, StoredStudy
 from depthsearch.results.trials import ENDED, StoredTrial, UnsetTrial
 from depthsearch.search.origins import Origin, origin_of
-from depthsearch.study.lost import REPEATS, has_failed_by_loss
+from depthsearch.study.choosing.lost import REPEATS, has_failed_by_loss
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 
 # Sets the seeds of confirmation apart from those of trials.

@@ -1,0 +1,1 @@
+"""What a study trains next, and until when."""
