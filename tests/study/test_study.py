@@ -448,8 +448,7 @@ def test_a_study_stopped_after_every_epoch_ends_as_one_never_stopped(
                 events.throw(KeyboardInterrupt("Ctrl-C"))
     trials = stored(place.open(longer, space))
     assert trials == uninterrupted
-    # Only a last epoch, behind which no checkpoint is written, is trained once more; a head that is solved has
-    # no epochs.
+    # Only a last epoch, behind which no checkpoint is written, is trained once more. What is solved has none.
     trained_ones = [trial for trial in trials if trial["epochs"][0]["epoch"] == 1]
     n_complete = sum(trial["state"] == "COMPLETE" for trial in trained_ones)
     assert len(trained) == sum(len(trial["epochs"]) for trial in trained_ones) + n_complete

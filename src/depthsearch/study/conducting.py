@@ -211,7 +211,7 @@ def _n_trials(options: StudyOptions, space: SearchSpace) -> int:
 
 
 def _announce(prepared: _Prepared, study: optuna.Study) -> None:
-    """Say where a study stands and how it is searched."""
+    """Report where a study stands and how it is searched."""
     options, cost = prepared.options, prepared.cost
     sampler, pruner = resolve(options.sampler, options.pruner, prepared.n_trials, cost)
     how = f"sampler {sampler}, pruner {pruner}"
@@ -288,7 +288,7 @@ def _limits(options: StudyOptions, began: float, share: float = 1.0) -> Limits:
 def _follow(
     events: Generator[Event, None, None], study: optuna.Study, sinks: Sequence[Sink], drain: Drain
 ) -> bool:
-    """Tell everybody what happens; return whether a stop was asked for from outside.
+    """Pass on what happens; return whether a stop was asked for from outside.
 
     Raises:
         KeyboardInterrupt: After a SIGTERM, once every worker has ended its epoch.

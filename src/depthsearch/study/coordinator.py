@@ -6,26 +6,22 @@ differs from one that was never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.pruners import NopPruner
-from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial
 
-from depthsearch.options.attributes import TrialKey
 from depthsearch.results.stored import StoredStudy
 from depthsearch.search.aims import store_aim
 from depthsearch.search.gain import Planner
-from depthsearch.search.origins import origin_of
-from depthsearch.search.sampling import GAIN, make_pruner, make_sampler
+from depthsearch.search.sampling import GAIN, make_pruner
 from depthsearch.search.space import SearchSpace
-from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
+from depthsearch.study.choosing.chooser import Chooser, begin
 from depthsearch.study.choosing.confirmation import (
     FINISHED,
     count_searched,
@@ -36,13 +32,12 @@ from depthsearch.study.choosing.confirmation import (
     waiting_to_confirm,
 )
 from depthsearch.study.choosing.limits import Limits
-from depthsearch.study.choosing.lost import enqueue_lost, replaced
-from depthsearch.study.control import GUESS, note_wanted, trials_in_total
+from depthsearch.study.choosing.lost import enqueue_lost
+from depthsearch.study.control import note_wanted
 from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
-from depthsearch.study.storage.optuna_private import planned_params, storage_of, trial_id_of
 from depthsearch.training.objective import Task, tasks_of
 from depthsearch.workers import Executor, InProcess
 
@@ -97,56 +92,32 @@ def search(
     tasks = tasks_of(task)
     recipe = any_of(tasks).recipe
     study.pruner = make_pruner(pruner, recipe.epochs, cost)
-    executor = executor or InProcess(tasks)
-    planner = _planner(study, tasks, space, cost) if sampler == GAIN else None
-    limits = limits or Limits()
-
-    def sampler_of(number: int) -> BaseSampler:
-        return make_sampler("random" if planner else sampler, seed_from(recipe.seed, number))
-
-    def should_pause(number: int) -> bool:
-        trials = study.get_trials(deepcopy=False)
-        return planner is not None and planner.should_pause(
-            trials, number, seed=seed_from(recipe.seed, number)
-        )
-
+    executor, limits = executor or InProcess(tasks), limits or Limits()
     with _held(study, held) as lease_:
         with deferred():
             store_aim(study, cost)
             note_wanted(study, n_trials=n_trials, then_confirm=then_confirm, n_workers=executor.n_workers)
             enqueue_lost(study)
-        run = Run(
-            study,
-            tasks,
-            space,
-            executor,
-            checkpoints,
-            lease_,
-            n_trials=n_trials,
-            sampler=sampler_of,
-            should_pause=should_pause,
-            until=limits.until,
-        )
-        run.probe(_unprobed(StoredStudy.read(study), space))
-        is_exhaustive = StoredStudy.read(study).is_exhaustive
-
-        def next_trial() -> Trial | None:
-            left = limits.left(study)
-            if left <= 0:
-                return None
-            n_left = n_trials - _n_begun(study, is_exhaustive=is_exhaustive)
-            if planner is not None:
-                return _next_planned(study, planner, n_left, left, seed=recipe.seed)
-            return _next_suggested(study, sampler_of) if n_left > 0 else None
-
-        yield from run(next_trial)
-        if not run.asked:
-            yield from run.end_paused(limits.why_paused_end())
-            if planner or limits.is_reached(study):
-                # It has ended by itself: nothing is left to be done for whoever asks where it stands.
-                n_ended = count_searched(study.get_trials(deepcopy=False, states=FINISHED))
-                note_wanted(study, n_trials=n_ended, then_confirm=then_confirm, n_workers=executor.n_workers)
+        planner = _planner(study, tasks, space, cost) if sampler == GAIN else None
+        stored = StoredStudy.read(study)
+        chooser = Chooser(study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive)
+        run = Run(study, tasks, space, executor, checkpoints, lease_, chooser=chooser, until=limits.until)
+        run.probe(_unprobed(stored, space))
+        yield from _search(run, chooser, then_confirm=then_confirm, n_workers=executor.n_workers)
     yield from _stopped(lease_)
+
+
+def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -> Iterator[Event]:
+    """Run trials until there are as many as wanted, nothing more may be begun, or a stop is asked for."""
+    study = run.study
+    yield from run(chooser.next_trial)
+    if run.asked:
+        return
+    yield from run.end_paused(chooser.limits.why_paused_end())
+    if chooser.planner or chooser.limits.is_reached(study):
+        # It has ended by itself: nothing is left to be done for whoever asks where it stands.
+        n_ended = count_searched(study.get_trials(deepcopy=False, states=FINISHED))
+        note_wanted(study, n_trials=n_ended, then_confirm=then_confirm, n_workers=n_workers)
 
 
 @contextmanager
@@ -176,88 +147,6 @@ def _planner(study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace,
         n_val=len(task.data.val),
         seeks_front=cost is not None,
     )
-
-
-def _n_begun(study: optuna.Study, *, is_exhaustive: bool) -> int:
-    """Count the trials of the search that have begun, those left out that others have taken the place of.
-
-    In an exhaustive search guesses are extra and do not count.
-    """
-    trials = study.get_trials(deepcopy=False)
-    again = replaced(trials)
-    begun = [t for t in trials if t.state in (*FINISHED, TrialState.RUNNING) and t.number not in again]
-    n_extra = trials_in_total(0, map(origin_of, trials), is_exhaustive=is_exhaustive)
-    return count_searched(begun) - n_extra
-
-
-def _next_suggested(study: optuna.Study, sampler_of: Callable[[int], BaseSampler]) -> Trial:
-    """Begin what waits, or what a sampler of Optuna's suggests."""
-    with deferred():
-        _drop_confirmations(study)
-        study.sampler = sampler_of(len(study.get_trials(deepcopy=False)))
-        return _begin_first(study)
-
-
-def _next_planned(
-    study: optuna.Study, planner: Planner, n_left: int, left: float, *, seed: int
-) -> Trial | None:
-    """Begin what waits, or what promises most for its cost, or take it up again where it was paused.
-
-    Args:
-        study: Whose trials.
-        planner: Chooses.
-        n_left: How many new trials there may be.
-        left: Full fine-tunes that are left.
-        seed: Of the study.
-    """
-    with deferred():
-        _drop_confirmations(study)
-        enqueued = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if enqueued and n_left > 0:
-            return _begin(study, min(enqueued, key=partial(_turn, planner)))
-        trials = study.get_trials(deepcopy=False)
-        searched = [trial for trial in trials if origin_of(trial) != "confirm"]
-        move = planner.next_move(
-            searched, seed=seed_from(seed, len(trials)), most=left, may_be_new=n_left > 0
-        )
-        if move is None:
-            return None
-        if move.number is None:
-            study.enqueue_trial(dict(move.params))
-            return study.ask()
-        trial = Trial(study, trial_id_of(study, move.number))
-        trial.set_user_attr(TrialKey.RESUMED, trial.user_attrs[TrialKey.PAUSED])
-        trial.set_user_attr(TrialKey.PAUSED, 0)
-        return trial
-
-
-def _drop_confirmations(study: optuna.Study) -> None:
-    """Drop what a confirmation planned that was left for more of the search: it is out of date now."""
-    for waiting in waiting_to_confirm(study):
-        drop(study, waiting)
-
-
-def _turn(planner: Planner, enqueued: FrozenTrial) -> tuple[bool, float]:
-    """Return the key to begin enqueued trials by: guesses first, then from cheap to dear.
-
-    What is cheap says whether the dear ones are worth going on with.
-    """
-    return origin_of(enqueued) != GUESS, planner.cost_of(planned_params(enqueued))
-
-
-def _begin_first(study: optuna.Study) -> Trial:
-    """Begin the first guess that waits; else whatever else waits, or what the sampler suggests."""
-    for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        if origin_of(waiting) == GUESS:
-            return _begin(study, waiting)
-    return study.ask()
-
-
-def _begin(study: optuna.Study, waiting: FrozenTrial) -> Trial:
-    """Begin this one of the trials that wait: `study.ask` would begin the first."""
-    trial_id = trial_id_of(study, waiting.number)
-    storage_of(study).set_trial_state_values(trial_id, state=TrialState.RUNNING)
-    return Trial(study, trial_id)
 
 
 def _stopped(held: Lease) -> Iterator[Event]:
@@ -305,8 +194,10 @@ def confirm(
     study.pruner = NopPruner()
     tasks = tasks_of(task)
     with _held(study, held) as lease_:
-        run = Run(study, tasks, space, executor or InProcess(tasks), checkpoints, lease_)
-        yield from _confirm(run, limits or Limits(), n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
+        limits = limits or Limits()
+        executor = executor or InProcess(tasks)
+        run = Run(study, tasks, space, executor, checkpoints, lease_, until=limits.until)
+        yield from _confirm(run, limits, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
     yield from _stopped(lease_)
 
 
@@ -331,7 +222,7 @@ def _confirm(run: Run, limits: Limits, *, n_cuts: int, n_seeds: int, resample: b
         if not waiting or limits.is_reached(study):
             return None
         with deferred():
-            return _begin(study, waiting.pop(0))
+            return begin(study, waiting.pop(0))
 
     yield from run(next_trial)
     if not run.asked and limits.is_reached(study):

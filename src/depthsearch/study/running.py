@@ -17,7 +17,6 @@ from pathlib import Path
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from depthsearch.errors import StudyError
@@ -28,6 +27,7 @@ from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
+from depthsearch.study.choosing.chooser import Chooser
 from depthsearch.study.choosing.confirmation import CONFIRMATION
 from depthsearch.study.choosing.lost import MOST_LOST, NEVER_STOPPED
 from depthsearch.study.choosing.upcoming import upcoming_trials
@@ -52,7 +52,6 @@ from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, 
 POLL_SECONDS = 1.0
 
 NextTrial = Callable[[], Trial | None]
-ShouldPause = Callable[[int], bool]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,9 +90,7 @@ class Run:
         checkpoints: Path,
         lease: Lease,
         *,
-        n_trials: int = 0,
-        sampler: Callable[[int], BaseSampler] | None = None,
-        should_pause: ShouldPause = lambda number: False,
+        chooser: Chooser | None = None,
         until: float = math.inf,
     ) -> None:
         """Prepare to run trials.
@@ -105,9 +102,7 @@ class Run:
             executor: Has the workers.
             checkpoints: Folder for the checkpoints of running trials.
             lease: The study's, while it is held.
-            n_trials: Of the search, in total; decides which features are worth keeping.
-            sampler: Makes the sampler of a trial from its number, for orphans that lack some values.
-            should_pause: Says after an epoch whether a trial that may be stopped is to wait.
+            chooser: Of a search; None: nothing is searched.
             until: When everything under way is to wait, by `time.monotonic`.
         """
         self.study = study
@@ -117,9 +112,7 @@ class Run:
         self._executor = executor
         self._folder = checkpoints / str(study.user_attrs[StudyKey.CHECKPOINT_ID])
         self._lease = lease
-        self._n_trials = n_trials
-        self._sampler = sampler
-        self._should_pause = should_pause
+        self._chooser = chooser
         self._until = until
         self._under_way: dict[int, _RunningTrial] = {}
         self._to_go_on: list[_RunningTrial] = []
@@ -209,8 +202,8 @@ class Run:
         ours = {*self._under_way, *waiting}
         for stored in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if stored.number not in ours and not is_paused(stored):
-                if self._sampler is not None:
-                    self.study.sampler = self._sampler(stored.number)
+                if self._chooser is not None:
+                    self.study.sampler = self._chooser.sampler_of(stored.number)
                 return Trial(self.study, trial_id_of(self.study, stored.number))
         return None
 
@@ -270,7 +263,9 @@ class Run:
     def _upcoming(self, backbone: str, *, but: int | None = None) -> dict[Cut, float]:
         """Estimate how many trials come at each cut of a backbone, those of other workers included."""
         trials = self.study.get_trials(deepcopy=False)
-        expected = upcoming_trials(trials, self.space, n_trials=self._n_trials)
+        expected = upcoming_trials(
+            trials, self.space, n_trials=0 if self._chooser is None else self._chooser.n_trials
+        )
         for number, other in self._under_way.items():
             if number != but:
                 expected[other.point.cut] += 1
@@ -333,8 +328,9 @@ class Run:
             return False
         if time.monotonic() >= self._until:
             return True
-        may_wait = not running.is_kept and running.origin != "confirm"
-        return may_wait and self._should_pause(running.trial.number)
+        if running.is_kept or running.origin == "confirm" or self._chooser is None:
+            return False
+        return self._chooser.should_pause(running.trial.number)
 
     def _pause(self, running: _RunningTrial) -> Iterator[Event]:
         """Leave a trial with its checkpoint; for Optuna, which has no such state, it is RUNNING."""

@@ -240,13 +240,38 @@ def solve(
     before = [replace(source.spent) for source in sources]
     n_views = min(recipe.views, recipe.epochs)
     rows = _inputs_of(suffix, linear, train_source, recipe, device, n_views)
+    labels = train_source.labels.repeat(n_views)
+    fit = _fitted(linear, rows, labels, recipe, n_views)
+    trained = time.perf_counter() - started
+    val_loss, score = validate(suffix, val_source, recipe, device, recipe.epochs)
+    costs = costs_of(sources, before, suffix_macs)
+    # Each pass multiplies with the weights once forward and once for their gradient.
+    passes = fit.n_passes * len(labels) * linear.weight.numel()
+    costs["plain_macs"] += 2 * passes - costs["backward_macs"]
+    costs["forward_macs"] += passes
+    costs["backward_macs"] = passes
+    yield EpochResult(
+        epoch=recipe.epochs,
+        train_loss=_train_loss(rows, labels, fit),
+        val_loss=val_loss,
+        score=score,
+        seconds=time.perf_counter() - started,
+        images_per_second=len(train_source.labels) / trained,
+        **costs,
+    )
+
+
+def _fitted(
+    linear: nn.Linear, rows: torch.Tensor, labels: torch.Tensor, recipe: Recipe, n_views: int
+) -> LinearFit:
+    """Fit a linear layer, in place, to what it gets ``(n_views * n, d)``."""
     num_classes = linear.out_features
-    balanced = recipe.balance != "none"
+    weights = None if recipe.balance == "none" else class_weights(labels, num_classes)
     fit = fit_linear(
         rows,
-        train_source.labels.repeat(n_views),
+        labels,
         num_classes,
-        weights=class_weights(train_source.labels, num_classes) if balanced else None,
+        weights=weights,
         label_smoothing=recipe.label_smoothing,
         n_views=n_views,
     )
@@ -254,26 +279,7 @@ def solve(
         linear.weight.copy_(fit.weight)
         if linear.bias is not None:
             linear.bias.copy_(fit.bias)
-    trained = time.perf_counter() - started
-    val_loss, score = validate(suffix, val_source, recipe, device, recipe.epochs)
-    n_train = len(train_source.labels)
-    costs = costs_of(sources, before, suffix_macs)
-    # Each pass multiplies with the weights once forward and once for their gradient.
-    more = fit.n_passes * n_views * n_train * linear.weight.numel()
-    yield EpochResult(
-        epoch=recipe.epochs,
-        train_loss=_train_loss(rows, train_source.labels.repeat(n_views), fit),
-        val_loss=val_loss,
-        score=score,
-        seconds=time.perf_counter() - started,
-        images_per_second=n_train / trained,
-        **{
-            **costs,
-            "forward_macs": costs["forward_macs"] + more,
-            "backward_macs": more,
-            "plain_macs": costs["plain_macs"] - costs["backward_macs"] + 2 * more,
-        },
-    )
+    return fit
 
 
 def _inputs_of(

@@ -1,0 +1,126 @@
+"""The next trial of a search: what waits, what a sampler suggests, or what promises most for its cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from depthsearch.options.attributes import TrialKey
+from depthsearch.search.gain import Planner
+from depthsearch.search.origins import origin_of
+from depthsearch.search.sampling import make_sampler
+from depthsearch.seeds import seed_from
+from depthsearch.signals import deferred
+from depthsearch.study.choosing.confirmation import FINISHED, count_searched, drop, waiting_to_confirm
+from depthsearch.study.choosing.limits import Limits
+from depthsearch.study.choosing.lost import replaced
+from depthsearch.study.control import GUESS, trials_in_total
+from depthsearch.study.storage.optuna_private import planned_params, storage_of, trial_id_of
+
+__all__ = ["Chooser", "begin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """Chooses the trials of a search.
+
+    Attributes:
+        study: Whose.
+        n_trials: How many it is to have in total.
+        limits: What it may take.
+        sampler: Resolved name; without a meaning where a planner chooses.
+        planner: Chooses by gain per cost; None: a sampler of Optuna's suggests.
+        seed: Of the study.
+        is_exhaustive: Whether every candidate is tried, so that guesses are extra.
+    """
+
+    study: optuna.Study
+    n_trials: int
+    limits: Limits
+    sampler: str
+    planner: Planner | None
+    seed: int
+    is_exhaustive: bool
+
+    def sampler_of(self, number: int) -> BaseSampler:
+        """Make the sampler of a trial; where a planner chooses it fills in what is missing."""
+        name = "random" if self.planner else self.sampler
+        return make_sampler(name, seed_from(self.seed, number))
+
+    def should_pause(self, number: int) -> bool:
+        """Return whether a running trial is to wait for something that promises more."""
+        trials = self.study.get_trials(deepcopy=False)
+        seed = seed_from(self.seed, number)
+        return self.planner is not None and self.planner.should_pause(trials, number, seed=seed)
+
+    def next_trial(self) -> Trial | None:
+        """Begin another trial, or take a paused one up again; None where nothing may or need be begun."""
+        left = self.limits.left(self.study)
+        n_left = self.n_trials - self._n_begun()
+        if left <= 0 or (n_left <= 0 and self.planner is None):
+            return None
+        with deferred():
+            # What a confirmation planned that was left for more of the search is out of date now.
+            for waiting in waiting_to_confirm(self.study):
+                drop(self.study, waiting)
+            if self.planner is not None:
+                return self._planned(self.planner, n_left, left)
+            self.study.sampler = self.sampler_of(len(self.study.get_trials(deepcopy=False)))
+            return _first(self.study)
+
+    def _n_begun(self) -> int:
+        """Count the trials of the search that have begun, those left out that others have replaced."""
+        trials = self.study.get_trials(deepcopy=False)
+        again = replaced(trials)
+        begun = [t for t in trials if t.state in (*FINISHED, TrialState.RUNNING) and t.number not in again]
+        n_extra = trials_in_total(0, map(origin_of, trials), is_exhaustive=self.is_exhaustive)
+        return count_searched(begun) - n_extra
+
+    def _planned(self, planner: Planner, n_left: int, left: float) -> Trial | None:
+        """Begin what waits, or what promises most for its cost, or take it up again where it was paused.
+
+        Args:
+            planner: Chooses.
+            n_left: How many new trials there may be.
+            left: Full fine-tunes that are left.
+        """
+
+        def turn(enqueued: FrozenTrial) -> tuple[bool, float]:
+            # What is cheap says whether the dear ones are worth going on with.
+            return origin_of(enqueued) != GUESS, planner.cost_of(planned_params(enqueued))
+
+        trials = self.study.get_trials(deepcopy=False)
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        if waiting and n_left > 0:
+            return begin(self.study, min(waiting, key=turn))
+        searched = [trial for trial in trials if origin_of(trial) != "confirm"]
+        seed = seed_from(self.seed, len(trials))
+        move = planner.next_move(searched, seed=seed, most=left, may_be_new=n_left > 0)
+        if move is None:
+            return None
+        if move.number is None:
+            self.study.enqueue_trial(dict(move.params))
+            self.study.sampler = self.sampler_of(len(trials))
+            return self.study.ask()
+        trial = Trial(self.study, trial_id_of(self.study, move.number))
+        trial.set_user_attr(TrialKey.RESUMED, trial.user_attrs[TrialKey.PAUSED])
+        trial.set_user_attr(TrialKey.PAUSED, 0)
+        return trial
+
+
+def _first(study: optuna.Study) -> Trial:
+    """Begin the first guess that waits; else whatever else waits, or what the sampler suggests."""
+    for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if origin_of(waiting) == GUESS:
+            return begin(study, waiting)
+    return study.ask()
+
+
+def begin(study: optuna.Study, waiting: FrozenTrial) -> Trial:
+    """Begin this one of the trials that wait: `study.ask` would begin the first."""
+    trial_id = trial_id_of(study, waiting.number)
+    storage_of(study).set_trial_state_values(trial_id, state=TrialState.RUNNING)
+    return Trial(study, trial_id)
