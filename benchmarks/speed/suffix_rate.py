@@ -29,7 +29,8 @@ from depthsearch.features import Boundaries, Budget
 from depthsearch.models.split import suffix_of
 from depthsearch.training.objective import model_for, train_point
 
-DEPTHS = (0.0, 0.5, 0.8, 0.95, 1.0)
+# The head alone is solved, not trained.
+DEPTHS = (0.0, 0.5, 0.8, 0.95)
 
 
 def kept_rate(task: Task, point: Point) -> float:

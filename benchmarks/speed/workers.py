@@ -99,7 +99,7 @@ def count_trained(study: optuna.Study, n_wanted: int, *, n_more: int = 0) -> int
     """
     # Planned first trials that are more than what is wanted wait for ever.
     trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-    ends = Counter((trial.state.name.lower(), len(trial.intermediate_values)) for trial in trials)
+    ends = Counter((trial.state.name.lower(), max(trial.intermediate_values, default=0)) for trial in trials)
     n_trained = ends[TrialState.COMPLETE.name.lower(), EPOCHS]
     if n_trained < len(trials) or not n_wanted <= n_trained <= n_wanted + n_more:
         told = ", ".join(f"{n} {state} after {epochs} epochs" for (state, epochs), n in ends.items())
