@@ -62,6 +62,9 @@ CHEAP = 0.05
 # How far from the sensible one the best learning rate is expected, in powers of ten, and for about how many
 # trials that counts.
 USUAL_DECADES, USUAL_TRIALS = 0.6, 5
+# Two learning rates that are nearer than this share of the range come out alike: the rest is chance, which the
+# confirmation is for.
+SAME_RATE = 0.1
 # Two trainings at once are told apart by this much of a dimension, at least.
 APART = 0.15
 
@@ -340,9 +343,7 @@ class Planner:
     def _moves(self, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Move]:
         """List what may be done: paused trials to go on with, and settings that were not tried."""
         rng = np.random.default_rng(seed)
-        tried = {
-            self._key(trial.params) for trial in trials if trial.params and trial.state != TrialState.FAIL
-        }
+        tried = [self._alike(t.params) for t in trials if t.params and t.state != TrialState.FAIL]
         for trial in trials:
             if is_paused(trial):
                 yield self._going_on(trial, max(trial.intermediate_values, default=0))
@@ -352,7 +353,7 @@ class Planner:
             best = self._best_of(trials, name)
             for index in _spread(len(cuts), MOST_CUTS, rng):
                 for params in self._settings(name, index, distributions, best, rng):
-                    if self._key(params) not in tried:
+                    if not self._is_known(params, tried):
                         yield Move(params=params, number=None, gain=0.0, cost=self._cost(params, 0))
 
     def _settings(
@@ -418,11 +419,18 @@ class Planner:
         cuts = self._space.cuts_of(params.get(BACKBONE, self._names[0]))
         return self._cut(params) is cuts[-1] and not params.get("head_width")
 
-    def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return what two settings have in common that would come out alike."""
-        place = self._place(params)
-        rest = (0.0,) if self._is_solved(params) else tuple(round(value, 2) for value in place[1:])
-        return self._backbone(params), place[0], *rest
+    def _alike(self, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], float]:
+        """Return what settings that come out alike have in common, and the place of the learning rate."""
+        cut, *rest = self._place(params)
+        if self._is_solved(params):
+            return (self._backbone(params), cut), 0.0
+        rate, *others = rest
+        return (self._backbone(params), cut, *(round(value, 2) for value in others)), rate
+
+    def _is_known(self, params: Mapping[str, Any], tried: Sequence[tuple[tuple[Any, ...], float]]) -> bool:
+        """Return whether a setting was tried, or one that differs in little but chance."""
+        mine, rate = self._alike(params)
+        return any(mine == other and abs(rate - at) < SAME_RATE for other, at in tried)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
