@@ -62,8 +62,7 @@ CHEAP = 0.05
 # How far from the sensible one the best learning rate is expected, in powers of ten, and for about how many
 # trials that counts.
 USUAL_DECADES, USUAL_TRIALS = 0.6, 5
-# Two learning rates that are nearer than this share of the range come out alike: the rest is chance, which the
-# confirmation is for.
+# Two learning rates that are nearer than this share of the range come out alike, but for chance.
 SAME_RATE = 0.1
 # Two trainings at once are told apart by this much of a dimension, at least.
 APART = 0.15
