@@ -36,7 +36,7 @@ def test_the_solution_is_that_of_scikit_learn_at_the_same_strength(rows_and_labe
     reference = LogisticRegression(C=1 / (len(rows) * fit.strength), max_iter=10_000, tol=1e-10)
     reference.fit(scaler.transform(rows), labels)
     expected = reference.predict_proba(scaler.transform(rows_and_labels[0][600:]))
-    np.testing.assert_allclose(logits_of(fit, rows_and_labels[0][600:]).softmax(1), expected, atol=1e-3)
+    np.testing.assert_allclose(logits_of(fit, rows_and_labels[0][600:]).softmax(1), expected, atol=5e-3)
 
 
 def test_more_features_than_images_are_solved_as_well(rows_and_labels) -> None:
@@ -49,7 +49,7 @@ def test_more_features_than_images_are_solved_as_well(rows_and_labels) -> None:
     reference = LogisticRegression(C=1 / (len(rows) * fit.strength), max_iter=10_000, tol=1e-10)
     reference.fit(scaler.transform(rows), labels)
     expected = reference.predict_proba(scaler.transform(wide[120:]))
-    np.testing.assert_allclose(logits_of(fit, wide[120:]).softmax(1), expected, atol=1e-3)
+    np.testing.assert_allclose(logits_of(fit, wide[120:]).softmax(1), expected, atol=5e-3)
 
 
 def test_weights_of_classes_are_those_of_scikit_learn(rows_and_labels) -> None:
@@ -61,7 +61,7 @@ def test_weights_of_classes_are_those_of_scikit_learn(rows_and_labels) -> None:
     reference = LogisticRegression(C=1 / (each.sum() * fit.strength), max_iter=10_000, tol=1e-10)
     reference.fit(scaler.transform(rows), labels, sample_weight=each)
     expected = reference.predict_proba(scaler.transform(rows_and_labels[0][600:]))
-    np.testing.assert_allclose(logits_of(fit, rows_and_labels[0][600:]).softmax(1), expected, atol=1e-3)
+    np.testing.assert_allclose(logits_of(fit, rows_and_labels[0][600:]).softmax(1), expected, atol=5e-3)
 
 
 def test_constant_features_and_absent_classes_do_no_harm(rows_and_labels) -> None:

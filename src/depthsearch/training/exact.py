@@ -7,8 +7,8 @@ no learning rate, no epochs, no order of the images. For standardised features z
     mean over rows of w_i · cross_entropy(z_i W + b, t_i)  +  λ/2 · ‖W‖²
 
 by L-BFGS (Liu and Nocedal, On the limited memory BFGS method for large scale optimization, Mathematical
-Programming 45, 1989). The strength λ is the one of a few with the least loss on a held-out fifth of the
-training images; validation has no part in it.
+Programming 45, 1989). The strength λ is the strongest of a few whose loss on a held-out fifth of the
+training images is about the least; validation has no part in it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from depthsearch.training.loop import EpochResult, Recipe, class_weights, costs_
 
 __all__ = ["LinearFit", "fit_linear", "only_linear_layer", "solve"]
 
-# From strong to weak: each starts from the solution of the one before. A solution whose held-out loss is
-# higher than the best so far by more than a share ends the search, as weaker ones fit the noise further.
-STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(1, -10, -1))
+# From strong to weak: each starts from the solution of the one before. A held-out loss higher by a share than the
+# least so far ends the search, as weaker ones fit the noise further; one within a share of the least is as good.
+STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(1, -9, -1))
 # One image in so many of each class chooses the strength.
 HELD_OUT_EVERY = 5
 WORSE_ENOUGH = 1.05
+AS_GOOD = 1.01
 MOST_STEPS = 500
 # A feature that deviates by less than this share of its largest value is constant but for rounding.
 CONSTANT = 1e-6
@@ -99,8 +100,10 @@ def fit_linear(
         _, _, basis = torch.linalg.svd(z, full_matrices=False)
         rotation = basis.T
         z = z @ rotation
-    strength, n_passes = _choose_strength(z, targets, each, held_out)
+    strength, rough = _choose_strength(z, targets, each, held_out)
     solution = _Problem(z, targets, each)
+    if rough is not None:
+        solution.weight, solution.bias = rough.weight, rough.bias
     solution.solve(strength, is_final=True)
     inner = solution.weight if rotation is None else rotation @ solution.weight
     weight = (inner / deviation[:, None]).T
@@ -108,7 +111,7 @@ def fit_linear(
         weight=weight,
         bias=solution.bias - weight @ mean,
         strength=strength,
-        n_passes=n_passes + solution.n_passes,
+        n_passes=solution.n_passes + (0 if rough is None else rough.n_passes),
     )
 
 
@@ -125,7 +128,7 @@ class _Problem:
         """Minimise from where the last strength has ended, roughly where it is only to be compared."""
         weight, bias = self.weight.clone().requires_grad_(), self.bias.clone().requires_grad_()
         # Float32 rounds the gradient itself at about this.
-        tolerance = 1e-8 if is_final and weight.dtype == torch.float64 else 1e-4
+        tolerance = (1e-7 if is_final else 1e-5) if weight.dtype == torch.float64 else 1e-4
         optimizer = torch.optim.LBFGS(
             [weight, bias],
             max_iter=MOST_STEPS,
@@ -157,21 +160,27 @@ class _Problem:
 
 def _choose_strength(
     z: torch.Tensor, targets: torch.Tensor, each: torch.Tensor, held_out: torch.Tensor
-) -> tuple[float, int]:
-    """Find the strength with the least loss on held-out rows, and count the passes over the rows."""
+) -> tuple[float, _Problem | None]:
+    """Find the strongest strength about as good as the best on held-out rows.
+
+    Returns:
+        It, and what was solved with it without these rows, to start from; None where there are none.
+    """
     if not bool(held_out.any()):
-        return STRENGTHS[len(STRENGTHS) // 2], 0
+        return STRENGTHS[len(STRENGTHS) // 2], None
     fit = ~held_out
     problem = _Problem(z[fit], targets[fit], each[fit])
-    best, least = STRENGTHS[0], float("inf")
+    losses: list[float] = []
+    solutions: list[tuple[torch.Tensor, torch.Tensor]] = []
     for strength in STRENGTHS:
         problem.solve(strength)
-        loss = problem.loss_of(z[held_out], targets[held_out], each[held_out])
-        if loss < least:
-            best, least = strength, loss
-        elif loss > WORSE_ENOUGH * least:
+        losses.append(problem.loss_of(z[held_out], targets[held_out], each[held_out]))
+        solutions.append((problem.weight, problem.bias))
+        if losses[-1] > WORSE_ENOUGH * min(losses):
             break
-    return best, problem.n_passes
+    chosen = next(i for i, loss in enumerate(losses) if loss <= AS_GOOD * min(losses))
+    problem.weight, problem.bias = solutions[chosen]
+    return STRENGTHS[chosen], problem
 
 
 def _held_out(labels: torch.Tensor) -> torch.Tensor:
