@@ -59,6 +59,12 @@ def test_suffix_rate_prints_a_ratio_for_each_cut(photos: Path, tmp_path: Path) -
     assert run("speed.suffix_rate", *options, cache=tmp_path).count(f"| {NET} |") == 4
 
 
+def test_heads_prints_a_row_for_each_way(photos: Path, tmp_path: Path) -> None:
+    options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
+    shown = run("search.heads", *options, "--epochs", 2, "--splits", 2, cache=tmp_path)
+    assert [way for way in ("solved", "ridge probe", "2 epochs at 0.003") if f"| {way}" not in shown] == []
+
+
 def test_memory_prints_a_row_for_each_budget(photos: Path, tmp_path: Path) -> None:
     shown = run("speed.memory", "--data", photos, "--backbone", NET, "--image-size", 32, cache=tmp_path)
     assert shown.count(" MiB |") >= 3

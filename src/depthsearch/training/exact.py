@@ -29,8 +29,8 @@ from depthsearch.training.loop import EpochResult, Recipe, class_weights, costs_
 
 __all__ = ["LinearFit", "fit_linear", "only_linear_layer", "solve"]
 
-# From strong to weak: each starts from the solution of the one before. A held-out loss higher by a share than the
-# least so far ends the search, as weaker ones fit the noise further; one within a share of the least is as good.
+# From strong to weak: each starts from the solution of the one before. A held-out loss higher by a share than
+# the least so far ends the search, as weaker ones fit the noise further; one within a share of it is as good.
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(1, -9, -1))
 # One image in so many of each class chooses the strength.
 HELD_OUT_EVERY = 5
