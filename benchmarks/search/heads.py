@@ -3,8 +3,8 @@
     python -m benchmarks.search.heads --data photos/ --backbone tf_efficientnet_lite0 --image-size 96
 
 On each of some divisions of the same images, from the same frozen features: logistic regression as a study
-solves it (`training.exact`), the ridge regression of the transfer curve (`training.probe`), and what a plain loop
-makes of the head: AdamW with a cosine schedule over the epochs, at two learning rates.
+solves it (`training.exact`), the ridge regression of the transfer curve (`training.probe`), and what a plain
+loop makes of the head: AdamW with a cosine schedule over the epochs, at two learning rates.
 """
 
 from __future__ import annotations
