@@ -49,13 +49,12 @@ def run(longer, space, tmp_path: Path):
 
 @pytest.fixture
 def all_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pause whatever may be after its second epoch, once."""
-    monkeypatch.setattr(Planner, "should_pause", paused_once)
+    """Pause whatever may be after its second epoch, whenever it is judged there."""
+    monkeypatch.setattr(Planner, "should_pause", is_at_its_second)
 
 
-def paused_once(planner: Planner, trials, number: int, *, seed: int) -> bool:
-    trial = trials[number]
-    return max(trial.intermediate_values) == 2 and TrialKey.PAUSED not in trial.user_attrs
+def is_at_its_second(planner: Planner, trials, number: int, *, seed: int) -> bool:
+    return max(trials[number].intermediate_values) == 2
 
 
 def test_what_is_cheap_comes_first(run, space) -> None:
@@ -66,6 +65,7 @@ def test_what_is_cheap_comes_first(run, space) -> None:
     assert 0 in started[:6]
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.usefixtures("all_pause")
 def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(run, tmp_path: Path) -> None:
     study, events = run()
@@ -161,15 +161,29 @@ def test_a_budget_bounds_search_and_confirmation(run, longer, space, tmp_path: P
     assert sum(t.state == TrialState.COMPLETE for t in again) == len(again) - len(states)
 
 
-def test_when_time_is_up_what_runs_is_left_and_the_search_ends(run, longer, space) -> None:
+def test_when_time_is_up_what_runs_is_left_for_the_next_call(run) -> None:
     study, events = run(limits=Limits(until=time.monotonic()))
     assert not any(isinstance(event, TrialStarted) for event in events)
-    study, events = run()
+    study, events = run(sampler="random", pruner="none", n_trials=3)
     for event in events:
         if isinstance(event, EpochDone) and event.number == 1:
             break
     events.close()
     assert study.get_trials()[1].state == TrialState.RUNNING
     study, events = run(limits=Limits(until=time.monotonic()))
+    assert not any(isinstance(event, TrialStarted | TrialEnded) for event in events)
+    assert status(study).state == "interrupted"
+    study, events = run(n_trials=2)
     (ended,) = [event for event in events if isinstance(event, TrialEnded) and event.number == 1]
-    assert ended.reason == "paused after epoch 1: time is up"
+    assert ended.state == TrialState.COMPLETE
+
+
+def test_time_that_runs_out_in_an_epoch_leaves_the_trial(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    until = time.monotonic() + 1000
+    study, events = run(limits=Limits(until=until))
+    for event in events:
+        if isinstance(event, EpochDone) and event.number == 1:
+            monkeypatch.setattr(time, "monotonic", lambda: until + 1)
+    assert not isinstance(event, TrialEnded)
+    trial = study.get_trials()[1]
+    assert (trial.state, list(trial.intermediate_values)) == (TrialState.RUNNING, [1])

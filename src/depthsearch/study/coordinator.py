@@ -80,7 +80,7 @@ def search(
         cost: The second aim, one of `words.COSTS`; None: the score alone. It is kept in the study, which may
             go on with another: each trial stores both costs.
         limits: What the study may have taken once the search ends, earlier calls included; what is under way
-            is ended, or waits once time is up.
+            is ended, or left for the next call once time is up.
         then_confirm: Whether `confirm` is to follow, for `status` to say that the study is not complete yet.
         executor: Has the workers; default: this process, one trial after the other. It is left open.
         held: The study's lease, where it is held already, for `confirm` as well.
@@ -111,9 +111,10 @@ def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -
     """Run trials until there are as many as wanted, nothing more may be begun, or a stop is asked for."""
     study = run.study
     yield from run(chooser.next_trial)
-    if run.asked:
+    if run.asked or chooser.limits.is_time_up():
+        # The next call goes on with what is left, paused trials included.
         return
-    yield from run.end_paused(chooser.limits.why_paused_end())
+    yield from run.end_paused("going on was not worth its cost")
     if chooser.planner or chooser.limits.is_reached(study):
         # It has ended by itself: nothing is left to be done for whoever asks where it stands.
         n_ended = count_searched(study.get_trials(deepcopy=False, states=FINISHED))

@@ -103,7 +103,7 @@ class Run:
             checkpoints: Folder for the checkpoints of running trials.
             lease: The study's, while it is held.
             chooser: Of a search; None: nothing is searched.
-            until: When everything under way is to wait, by `time.monotonic`.
+            until: When to leave everything under way for the next call, by `time.monotonic`.
         """
         self.study = study
         self.tasks = tasks
@@ -172,7 +172,7 @@ class Run:
     def _fill(self, next_trial: NextTrial) -> Iterator[Event]:
         """Assign something to every free worker; last, one by one, what ran out of memory before."""
         while len(self._under_way) + len(self._probed) < self._executor.n_workers:
-            if self._alone in self._under_way or self._alone in self._probed:
+            if self._is_time_up() or self._alone in self._under_way or self._alone in self._probed:
                 return
             if self._to_probe:
                 self._begin_probing(self._to_probe.pop(0))
@@ -313,21 +313,22 @@ class Run:
             yield from self._end(running, TrialState.PRUNED, f"pruned after epoch {result.epoch}")
         elif self._is_to_wait(running, result.epoch):
             yield from self._pause(running)
-        elif self.asked == "epoch" and result.epoch < epochs:
+        elif (self.asked == "epoch" or self._is_time_up()) and result.epoch < epochs:
             # As after an interrupt, it stays RUNNING, with its checkpoint.
             self._executor.answer(number, go_on=False)
             del self._under_way[number]
         else:
             self._executor.answer(number, go_on=True)
 
+    def _is_time_up(self) -> bool:
+        return time.monotonic() >= self._until
+
     def _is_to_wait(self, running: _RunningTrial, epoch: int) -> bool:
-        """Return whether a trial is to wait: time is up, or something else promises more."""
+        """Return whether a trial is to wait, as something else promises more."""
         is_last = epoch >= self.tasks[running.point.cut.backbone].recipe.epochs
         resumed_after = running.trial.user_attrs.get(TrialKey.RESUMED, 0)
         if is_last or epoch < max(running.reported, default=0) or epoch <= resumed_after:
             return False
-        if time.monotonic() >= self._until:
-            return True
         if running.is_kept or running.origin == "confirm" or self._chooser is None:
             return False
         return self._chooser.should_pause(running.trial.number)

@@ -27,7 +27,7 @@ class Limits:
 
     def left(self, study: optuna.Study) -> float:
         """Return how many full fine-tunes are left; 0 where time is up."""
-        if time.monotonic() >= self.until:
+        if self.is_time_up():
             return 0.0
         return self.budget if math.isinf(self.budget) else max(0.0, self.budget - spent_on(study))
 
@@ -35,9 +35,9 @@ class Limits:
         """Return whether nothing more may be begun."""
         return self.left(study) <= 0
 
-    def why_paused_end(self) -> str:
-        """Return why nobody takes paused trials up again."""
-        return "time is up" if time.monotonic() >= self.until else "going on was not worth its cost"
+    def is_time_up(self) -> bool:
+        """Return whether what is under way is to be left for the next call."""
+        return time.monotonic() >= self.until
 
 
 def spent_on(study: optuna.Study) -> float:
