@@ -1,9 +1,9 @@
-"""Make the picture of the README: a classifier fine-tuned to tell crops of two photos apart, looked into.
+"""Make the picture of the guide to `depthsearch explain`: a classifier fine-tuned to tell crops of two photos apart, looked into.
 
 The photos are scikit-learn's, both CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion (on
 Flickr; the notes beside them name danielbuechele for both). Takes some minutes on two cores:
 
-    python tools/make_explain_picture.py docs/explain.png
+    python tools/make_explain_picture.py docs/pictures/explain.png
 """
 
 from __future__ import annotations

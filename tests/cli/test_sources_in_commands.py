@@ -216,7 +216,7 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch, 
 
 # --- the documentation --------------------------------------------------------------------------
 
-PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "backbones.md"
 
 
 def test_every_command_of_the_page_is_one(monkeypatch) -> None:

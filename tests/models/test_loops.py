@@ -1,4 +1,4 @@
-"""What docs/loops.md shows runs as it stands, and freezes what it says, in whatever loop."""
+"""What docs/guide/loops.md shows runs as it stands, and freezes what it says, in whatever loop."""
 
 import copy
 import importlib.util
@@ -19,7 +19,7 @@ import depthsearch
 from depthsearch import Cut, SearchSpace
 from depthsearch.errors import TraceError
 
-PAGE = Path(__file__).parents[2] / "docs" / "loops.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "loops.md"
 SHARED = ""
 
 

@@ -17,7 +17,7 @@ from depthsearch import visualization
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.visualization.style import COLOURS
 
-PAGE = Path(__file__).parents[2] / "docs" / "visualization.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "figures.md"
 GROUNDS = ("#ffffff", "#15181c")
 
 

@@ -969,7 +969,7 @@ def test_a_worker_tells_what_it_computes_but_not_what_others_in_its_process_do(
 
 # --- the files of the documentation -------------------------------------------------------------
 
-CLUSTER_FILES = Path(__file__).parents[2] / "docs" / "cluster"
+CLUSTER_FILES = Path(__file__).parents[2] / "docs" / "scaling" / "cluster"
 # What KubeRay's reference of ray.io/v1 has; authOptions since 1.5.1.
 RAY_JOB_FIELDS = {
     *("activeDeadlineSeconds", "backoffLimit", "rayClusterSpec", "submitterPodTemplate", "metadata"),

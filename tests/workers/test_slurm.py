@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "cluster" / "slurm.sh"
+SCRIPT = Path(__file__).parents[2] / "docs" / "scaling" / "cluster" / "slurm.sh"
 COMMANDS = {
     "depthsearch": 'echo "$@" >"$HOME/study"; exit "$STATUS"',
     "scontrol": 'echo "$@" >"$HOME/scontrol"',
