@@ -1,0 +1,165 @@
+"""Run the demo and put its output and its time between the markers of the README and the guide.
+
+    python tools/refresh_readme.py            # minutes: the demo as it is, in a folder and a cache of its own
+    python tools/refresh_readme.py --check    # seconds: markers are there, commands parse, code runs
+
+What stands between ``<!-- demo:NAME -->`` and ``<!-- demo:end -->`` is written here. The pictures of the README
+are those of `draw_studies.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "guide" / "first-study.md"
+MARKED = {README: ("time", "short"), GUIDE: ("long",)}
+DEMO = ("study", "--backbone", "densenet121")
+MOST_LINES = 150
+# Lines that the README shows, by how they begin, with those below that are indented as far as these.
+SHOWN = ("Data ", "Backbone ", "Study ", "frozen features", "trial 1 complete", "Best ", "Baselines ", "Evidence ", "Cost ")
+CONTINUED = " " * 10
+
+
+def main() -> None:
+    """Refresh the files, or check them."""
+    parser = argparse.ArgumentParser(description="Refresh the output of the demo in README and guide.")
+    parser.add_argument("--check", action="store_true", help="run no demo, change nothing")
+    if parser.parse_args().check:
+        check()
+        return
+    lines, seconds = demo()
+    parts = {
+        "time": f"{seconds:.0f} s on {machine()}",
+        "short": f"\n```text\n{chr(10).join(short(lines))}\n```\n",
+        "long": f"\n```text\n{chr(10).join(long(lines))}\n```\n",
+    }
+    for path, names in MARKED.items():
+        text = path.read_text(encoding="utf-8")
+        for name in names:
+            text = replaced(text, name, parts[name])
+        path.write_text(text, encoding="utf-8")
+
+
+def demo() -> tuple[list[str], float]:
+    """Run the demo as on a fresh machine without a model hub; return its output and its seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache", "HF_HUB_OFFLINE": "1"}
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "depthsearch", *DEMO],
+            cwd=folder,
+            env=environment,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        return [line.rstrip() for line in done.stdout.splitlines()], time.perf_counter() - started
+
+
+def machine() -> str:
+    """Name what the demo ran on."""
+    from depthsearch.devices import processor_name
+
+    return f"{len(os.sched_getaffinity(0))} CPU cores ({processor_name()})"
+
+
+def short(lines: Sequence[str]) -> list[str]:
+    """Choose about a dozen lines: what is searched, one trial, the answer and its cost."""
+    kept, is_shown = [], False
+    for line in lines:
+        # The last line names the study once more.
+        is_shown = line.startswith(SHOWN) and "watch it" not in line or (is_shown and line.startswith(CONTINUED))
+        if is_shown:
+            kept.append(line)
+        if line.startswith("trial 1 complete"):
+            kept.append("  ...")
+    return kept
+
+
+def long(lines: Sequence[str]) -> list[str]:
+    """Leave trials out: all of the search but the first two, all of the confirmation but the first."""
+    kept, n_trials = [], 0
+    is_confirming = has_left_out = False
+    for line in lines:
+        if line.startswith(("confirming", "Best ")):
+            is_confirming, n_trials = line.startswith("confirming"), 0
+        n_trials += bool(re.match(r"trial \d+ \(", line))
+        is_of_trial = line.startswith(("trial", "  epoch"))
+        if is_of_trial and n_trials > (1 if is_confirming else 2):
+            kept += [] if has_left_out else ["  ..."]
+            has_left_out = True
+        else:
+            kept.append(line)
+            has_left_out = False
+    return kept
+
+
+def replaced(text: str, name: str, part: str) -> str:
+    """Put a part between its markers."""
+    pattern = re.compile(rf"(<!-- demo:{name} -->).*?(<!-- demo:end -->)", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise SystemExit(f"Not one <!-- demo:{name} --> with its <!-- demo:end -->.")
+    return pattern.sub(lambda match: match[1] + part + match[2], text)
+
+
+def commands(text: str) -> list[list[str]]:
+    """List the arguments of depthsearch in the consoles of a page; three dots stand for a study's options."""
+    consoles = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
+    said = re.findall(r"(?:^\$|&&) depthsearch (.*)$", consoles, re.MULTILINE)
+    return [shlex.split(each.replace(" ... ", " --backbone resnet18 "), comments=True) for each in said]
+
+
+def python_blocks(text: str) -> list[str]:
+    """List the Python code of a page."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def check() -> None:
+    """Raise unless the markers are there, the README is short, its commands parse and its code runs."""
+    for path, names in MARKED.items():
+        text = path.read_text(encoding="utf-8")
+        for name in names:
+            replaced(text, name, "")
+        _check_commands(commands(text))
+    text = README.read_text(encoding="utf-8")
+    n_lines = len(text.splitlines())
+    if n_lines > MOST_LINES:
+        raise SystemExit(f"README.md has {n_lines} lines, more than {MOST_LINES}.")
+    for block in python_blocks(text):
+        _run(block)
+
+
+def _check_commands(each: Iterable[list[str]]) -> None:
+    from depthsearch.cli.parser import make_parser
+
+    for arguments in each:
+        make_parser().parse_args(arguments)
+
+
+def _run(block: str) -> None:
+    """Run an objective of the README for three trials, on random weights: the hub is not asked."""
+    import optuna
+
+    def my_training(model: object, learning_rate: float, head_width: int) -> float:
+        return learning_rate
+
+    names: dict[str, object] = {"my_training": my_training}
+    exec(compile(block.replace("pretrained=True", "pretrained=False"), str(README), "exec"), names)
+    study = optuna.create_study()
+    study.optimize(names["objective"], n_trials=3)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
