@@ -61,7 +61,7 @@ class Panel:
 
 
 def confirmed(study: str, backbone: str = "") -> list[tuple[int, float, float, bool]]:
-    """Read what was trained again from a report: layer, mean, its standard error, whether it is the answer."""
+    """Read what was trained again: layer, mean, its standard error, whether it is the answer."""
     text = (RESULTS / study / "report.md").read_text(encoding="utf-8")
     section = text.split("## Confirmation\n")[1].split("\n## ")[0]
     row = re.compile(r"\| (\**)(\d+)\** \| ([\d.]+) ± ([\d.]+) \| [^|]+ \| (.+?) \|")
@@ -87,7 +87,9 @@ def study_panel(study: str, title: str, note: str) -> Panel:
 def three_answers() -> list[Panel]:
     """Draw three studies with three answers."""
     return [
-        study_panel("vgg16_catsdogs_pool", "The head alone", "EfficientNet-Lite0 (ImageNet), cats, dogs; n = 2"),
+        study_panel(
+            "vgg16_catsdogs_pool", "The head alone", "EfficientNet-Lite0 (ImageNet), cats, dogs; n = 2"
+        ),
         study_panel("mobilenet_vehicles", "Hard to tell", "MobileNet (CIFAR-100), vehicles; n = 3"),
         study_panel("densenet_vehicles", "Everything", "DenseNet121 (CIFAR-100), vehicles; n = 3"),
     ]
@@ -111,7 +113,7 @@ def by_rate() -> list[Panel]:
         )
         for k, rate in enumerate(rates)
     ]
-    note = f"EfficientNet-Lite0, vehicles, mean of {len(score)} seeds, {about['epochs']} epochs; ★ best cut of a rate"
+    note = f"EfficientNet-Lite0, vehicles, mean of {len(score)} seeds; ★ best cut of a rate"
     ticks = [(i, str(layer)) for i, layer in enumerate(layers)]
     return [Panel(title="The best cut depends on the learning rate", note=note, curves=curves, ticks=ticks)]
 
@@ -142,13 +144,17 @@ def _sweep(name: str, title: str) -> Panel:
     means = [fmean(scores[cut]) for cut in cuts]
     line = Curve(x=cuts, y=means, colour=ORANGE, size=0, name="mean of four at a cut")
     ticks = [(cut, str(layers[cut])) for cut in (0, 12, 24, 36, 49)]
-    return Panel(title=title, note="EfficientNet-Lite0, 64 px, 3 learning rates", curves=[dots, line], ticks=ticks)
+    return Panel(
+        title=title, note="EfficientNet-Lite0, 64 px, 3 learning rates", curves=[dots, line], ticks=ticks
+    )
 
 
 def epoch_cost() -> list[Panel]:
     """Draw what an epoch costs, by the share of the network that is frozen."""
     shares = [k / 20 for k in range(21)]
-    plain = Curve(x=shares, y=[p + 3 * (1 - p) for p in shares], colour=ORANGE, size=0, name="frozen layers run")
+    plain = Curve(
+        x=shares, y=[p + 3 * (1 - p) for p in shares], colour=ORANGE, size=0, name="frozen layers run"
+    )
     kept = Curve(x=shares, y=[3 * (1 - p) for p in shares], colour=GREEN, size=0, name="features kept")
     ticks = [(p, f"{p:.0%}") for p in (0, 0.25, 0.5, 0.75, 1)]
     return [
@@ -164,7 +170,9 @@ def epoch_cost() -> list[Panel]:
     ]
 
 
-def svg(panels: Sequence[Panel], colours: dict[str, str] | None, title: str, *, width: int = PANEL_WIDTH) -> str:
+def svg(
+    panels: Sequence[Panel], colours: dict[str, str] | None, title: str, *, width: int = PANEL_WIDTH
+) -> str:
     """Draw panels side by side; without colours they follow the reader's browser, light or dark."""
     whole = width * len(panels)
     parts = [part for i, panel in enumerate(panels) for part in _panel(panel, i * width, width)]
@@ -216,7 +224,9 @@ def _panel(panel: Panel, offset: float, width: float) -> Iterable[str]:
     yield f'<path class="axis" d="M{offset + LEFT:.1f} {floor}H{offset + width - RIGHT:.1f}"/>'
     for x, text in panel.ticks:
         yield _text(across(x), floor + 15, text, 'text-anchor="middle"')
-    yield _text(offset + (LEFT + width - RIGHT) / 2, floor + 31, panel.label, 'text-anchor="middle" class="faint"')
+    yield _text(
+        offset + (LEFT + width - RIGHT) / 2, floor + 31, panel.label, 'text-anchor="middle" class="faint"'
+    )
     for curve in panel.curves:
         yield from _curve(curve, across, down)
     named = [curve for curve in panel.curves if curve.name]
@@ -272,7 +282,9 @@ def pictures() -> dict[str, str]:
         "three-answers.svg": svg(answers, None, title),
         "by-rate.svg": svg(by_rate(), None, "Accuracy of five learning rates along the depth", width=640),
         "sweeps.svg": svg(sweeps(), None, "Two hundred trainings each of every cut of a network", width=400),
-        "epoch-cost.svg": svg(epoch_cost(), None, "Cost of an epoch with and without kept features", width=420),
+        "epoch-cost.svg": svg(
+            epoch_cost(), None, "Cost of an epoch with and without kept features", width=420
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""Make the picture of the guide to `depthsearch explain`: a classifier fine-tuned to tell crops of two photos apart, looked into.
+"""Make the picture of the page on `depthsearch explain`: a classifier that tells crops of two photos apart.
 
 The photos are scikit-learn's, both CC BY 2.0: china.jpg by danielbuechele, flower.jpg by vultilion (on
 Flickr; the notes beside them name danielbuechele for both). Takes some minutes on two cores:

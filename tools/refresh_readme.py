@@ -3,8 +3,8 @@
     python tools/refresh_readme.py            # minutes: the demo as it is, in a folder and a cache of its own
     python tools/refresh_readme.py --check    # seconds: markers are there, commands parse, code runs
 
-What stands between ``<!-- demo:NAME -->`` and ``<!-- demo:end -->`` is written here. The pictures of the README
-are those of `draw_studies.py`.
+What stands between ``<!-- demo:NAME -->`` and ``<!-- demo:end -->`` is written here. The pictures of the
+README are those of `draw_studies.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ MARKED = {README: ("time", "short"), GUIDE: ("long",)}
 DEMO = ("study", "--backbone", "densenet121")
 MOST_LINES = 150
 # Lines that the README shows, by how they begin, with those below that are indented as far as these.
-SHOWN = ("Data ", "Backbone ", "Study ", "frozen features", "trial 1 complete", "Best ", "Baselines ", "Evidence ", "Cost ")
+SHOWN = (
+    "Data ",
+    "Backbone ",
+    "Study ",
+    "frozen features",
+    "trial 1 complete",
+    "Best ",
+    "Baselines ",
+    "Evidence ",
+    "Cost ",
+)
 CONTINUED = " " * 10
 
 
@@ -70,9 +80,9 @@ def demo() -> tuple[list[str], float]:
 
 def machine() -> str:
     """Name what the demo ran on."""
-    from depthsearch.devices import processor_name
+    from depthsearch.machine import processor_model
 
-    return f"{len(os.sched_getaffinity(0))} CPU cores ({processor_name()})"
+    return f"{len(os.sched_getaffinity(0))} CPU cores ({processor_model()})"
 
 
 def short(lines: Sequence[str]) -> list[str]:
@@ -80,7 +90,9 @@ def short(lines: Sequence[str]) -> list[str]:
     kept, is_shown = [], False
     for line in lines:
         # The last line names the study once more.
-        is_shown = line.startswith(SHOWN) and "watch it" not in line or (is_shown and line.startswith(CONTINUED))
+        is_shown = (line.startswith(SHOWN) and "watch it" not in line) or (
+            is_shown and line.startswith(CONTINUED)
+        )
         if is_shown:
             kept.append(line)
         if line.startswith("trial 1 complete"):

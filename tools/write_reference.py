@@ -16,9 +16,10 @@ HEAD = """# Command line and options
 
 Written by `tools/write_reference.py` from the declarations in `src/depthsearch/options`.
 
-The options of `depthsearch study` are the keys of a [study file](study-file.md) too, with dashes or underscores, and the
-fields of `depthsearch.StudyOptions`, with underscores. A range is written `LOW:HIGH` on the command line and
-may be an array in a file and a pair in Python; a list is written with commas, and may be an array or a tuple.
+The options of `depthsearch study` are the keys of a [study file](study-file.md) too, with dashes or
+underscores, and the fields of `depthsearch.StudyOptions`, with underscores. A range is written `LOW:HIGH` on
+the command line and may be an array in a file and a pair in Python; a list is written with commas, and may be
+an array or a tuple.
 Where no default stands in its column, the option is off, or its explanation says what is taken.
 """
 

@@ -1,0 +1,157 @@
+"""What README and documentation say holds: links lead somewhere, commands parse, code runs."""
+
+import ast
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import depthsearch.study
+from depthsearch import StudyOptions
+from depthsearch.cli import entry
+from depthsearch.cli.parser import make_parser
+from depthsearch.options.declaring import flag_of
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "studies/**/*.md", "benchmarks/**/*.md")
+    for path in ROOT.glob(pattern)
+    if not path.is_relative_to(ROOT / "studies" / "data")
+)
+WRITTEN = [path for path in PAGES if not path.is_relative_to(ROOT / "studies" / "results")]
+README = ROOT / "README.md"
+TOOL = runpy.run_path(str(ROOT / "tools" / "refresh_readme.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Make the anchors of a page's headings as GitHub and MkDocs do, where they agree."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page.read_text(encoding="utf-8")), re.MULTILINE)
+    kept = (re.sub(r"[^\w\s-]", "", heading.lower()) for heading in headings)
+    written = set(re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    return {re.sub(r"\s+", "-", heading.strip()) for heading in kept} | written
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = without_code(page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    for link in links:
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        there = page.parent / target if target else page
+        assert there.exists(), f"{name_of(page)} links to {link}"
+        assert not anchor or anchor in anchors(there), f"{name_of(page)} links to {link}"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_every_command_of_a_page_is_one(page: Path) -> None:
+    for arguments in TOOL["commands"](page.read_text(encoding="utf-8")):
+        make_parser().parse_args(arguments)
+
+
+def test_the_readme_is_short_and_its_code_runs() -> None:
+    TOOL["check"]()
+
+
+def test_the_readme_shows_both_commands_of_a_fresh_machine() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert "$ pip install . && depthsearch study --backbone densenet121\n" in text
+    assert '$ pip install -e ".[dev]" && pytest\n' in text
+    assert 'pip install -q -e ".[dev]"\n' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_figure_in_the_readmes_results_is_a_kept_one() -> None:
+    text = README.read_text(encoding="utf-8").split("\n## Results\n")[1].split("\n## ")[0]
+    linked = [ROOT / link for link in re.findall(r"\]\(([^)]+\.md)\)", text)]
+    kept = "\n".join(path.read_text(encoding="utf-8") for path in linked)
+    numbers = [float(number) for number in re.findall(r"\d+\.\d+", kept)]
+    figures = re.findall(r"\d+\.\d+", text)
+    assert len(figures) > 8
+    rounded = {f"{number:.{digits}f}" for number in numbers for digits in (1, 2, 3)}
+    assert not set(figures) - rounded
+    counts = re.findall(r"\d+/\d+", text)
+    assert counts
+    assert all(count in kept for count in counts)
+
+
+def test_the_output_that_is_shown_is_chosen_from_the_demos() -> None:
+    lines = [f"trial {i} {what}" for i in range(4) for what in ("(anchor): layer 7", "complete, score 0.9")]
+    output = ["Data digits: ...", *lines, "confirming layers 7", *lines, "Best cut  7", " " * 10 + "0.9"]
+    output += ["Cost      3 s", "Study     d; watch it: depthsearch dashboard"]
+    assert TOOL["short"](output)[-3:] == ["Best cut  7", " " * 10 + "0.9", "Cost      3 s"]
+    left = TOOL["long"](output)
+    assert left[:6] == [output[0], *lines[:4], "  ..."]
+    assert left[6:10] == ["confirming layers 7", *lines[:2], "  ..."]
+    assert left[10:] == output[-4:]
+
+
+def test_pictures_are_those_of_the_kept_studies() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "draw_studies.py"))
+    for name, drawn in script["pictures"]().items():
+        assert (DOCS / "pictures" / name).read_text(encoding="utf-8") == drawn, "python tools/draw_studies.py"
+
+
+def test_a_frozen_batch_norm_is_what_its_page_says() -> None:
+    names: dict[str, object] = {}
+    for block in TOOL["python_blocks"]((DOCS / "concepts" / "frozen-batch-norm.md").read_text("utf-8")):
+        exec(block, names)
+
+
+def test_the_options_of_the_guide_are_a_studys(monkeypatch) -> None:
+    given: list[StudyOptions] = []
+    monkeypatch.setattr(depthsearch.study, "run", given.append)
+    objective, study = TOOL["python_blocks"]((DOCS / "guide" / "python.md").read_text("utf-8"))
+    assert "SearchSpace.for_model" in objective
+    exec(study, {})
+    assert given[0].backbone == ("resnet50",)
+
+
+def test_the_study_file_of_the_reference_has_options_as_keys() -> None:
+    (text,) = re.findall(
+        r"```toml\n(.*?)```", (DOCS / "reference" / "study-file.md").read_text("utf-8"), re.DOTALL
+    )
+    options = dict(tomllib.loads(text))
+    for table in ("train", "search"):
+        options |= options.pop(table)
+    flags = {flag_of(name) for name in StudyOptions.__dataclass_fields__}
+    assert {f"--{key}" for key in options} <= flags
+
+
+def test_the_reference_has_the_exit_statuses() -> None:
+    text = (DOCS / "reference" / "exit-statuses.md").read_text(encoding="utf-8")
+    statuses = [int(status) for status in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
+    assert statuses == [0, 2, entry.AWAY, entry.INTERRUPTED, 141]
+
+
+@pytest.mark.parametrize(
+    "page", sorted((DOCS / "reference" / "python").glob("*.md")), ids=lambda page: page.stem
+)
+def test_the_reference_has_every_public_name(page: Path) -> None:
+    source = ROOT / "src" / "depthsearch"
+    module = "depthsearch" if page.stem == "depthsearch" else f"depthsearch.{page.stem}"
+    init = source / ("" if page.stem == "depthsearch" else page.stem) / "__init__.py"
+    assignments = [node for node in ast.parse(init.read_text("utf-8")).body if isinstance(node, ast.Assign)]
+    (names,) = (ast.literal_eval(a.value) for a in assignments if ast.unparse(a.targets[0]) == "__all__")
+    text = page.read_text(encoding="utf-8")
+    shown = re.findall(rf"^::: {re.escape(module)}\.(\w+)$", text, re.MULTILINE)
+    elsewhere = re.findall(r"\[`(\w+)`\]\(depthsearch\.md#depthsearch\.\1\)", text)
+    assert sorted(shown + elsewhere, key=str) == sorted(set(names) - {"__version__"}, key=str)
+
+
+def test_every_public_package_has_a_page_in_the_reference() -> None:
+    rooms = {path.stem for path in (DOCS / "reference" / "python").glob("*.md")}
+    faces = "data models features search training workers results study classifier visualization"
+    assert rooms == {"depthsearch", *faces.split()}
