@@ -1,10 +1,10 @@
-"""Run the demo and put its output and its time between the markers of the README and the guide.
+"""Run the demo and put its output, its time and its pictures into the README and the guide.
 
     python tools/refresh_readme.py            # minutes: the demo as it is, in a folder and a cache of its own
     python tools/refresh_readme.py --check    # seconds: markers are there, commands parse, code runs
 
-What stands between ``<!-- demo:NAME -->`` and ``<!-- demo:end -->`` is written here. The pictures of the
-README are those of `draw_studies.py`.
+What stands between ``<!-- demo:NAME -->`` and ``<!-- demo:end -->`` is written here. It needs the
+extra `images`, and a Chrome or Chromium. The pictures of other studies are those of `draw_studies.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import argparse
 import os
 import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,9 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "guide" / "first-study.md"
 MARKED = {README: ("time", "short"), GUIDE: ("long",)}
+PICTURES = ROOT / "docs" / "pictures"
+FIGURES = ("score_by_depth", "transfer_curve", "learning_curves", "learning_rate_by_depth")
+DEPTHSEARCH = (sys.executable, "-m", "depthsearch")
 DEMO = ("study", "--backbone", "densenet121")
 MOST_LINES = 150
 # Lines that the README shows, by how they begin, with those below that are indented as far as these.
@@ -43,12 +48,16 @@ CONTINUED = " " * 10
 
 def main() -> None:
     """Refresh the files, or check them."""
-    parser = argparse.ArgumentParser(description="Refresh the output of the demo in README and guide.")
+    parser = argparse.ArgumentParser(description="Refresh what README and guide show of the demo.")
     parser.add_argument("--check", action="store_true", help="run no demo, change nothing")
     if parser.parse_args().check:
         check()
         return
-    lines, seconds = demo()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines, seconds = demo(folder)
+        draw_figures(folder)
+        take_pictures(folder)
     parts = {
         "time": f"{seconds:.0f} s on {machine()}",
         "short": f"\n```text\n{chr(10).join(short(lines))}\n```\n",
@@ -61,21 +70,68 @@ def main() -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def demo() -> tuple[list[str], float]:
+def demo(folder: Path) -> tuple[list[str], float]:
     """Run the demo as on a fresh machine without a model hub; return its output and its seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache", "HF_HUB_OFFLINE": "1"}
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "depthsearch", *DEMO],
-            cwd=folder,
-            env=environment,
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+    started = time.perf_counter()
+    done = subprocess.run(
+        [*DEPTHSEARCH, *DEMO],
+        cwd=folder,
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    return [line.rstrip() for line in done.stdout.splitlines()], time.perf_counter() - started
+
+
+def draw_figures(folder: Path) -> None:
+    """Draw the figures of the page on figures that one study of one backbone and one aim has."""
+    import optuna
+
+    from depthsearch import visualization
+
+    storage = f"sqlite:///{folder}/depthsearch.db"
+    study = optuna.load_study(study_name=None, storage=storage)
+    for name in FIGURES:
+        figure = getattr(visualization, f"plot_{name}")(study)
+        figure.write_image(PICTURES / f"demo-{name.replace('_', '-')}.svg", width=720, height=460)
+
+
+def take_pictures(folder: Path) -> None:
+    """Take pictures of the report's page and of the dashboard, where there is a Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        print("No Chromium: the pictures of report and dashboard stay as they are.", file=sys.stderr)
+        return
+
+    def take(address: str, name: str, height: int) -> None:
+        looks = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        size = [f"--window-size=1000,{height}", "--virtual-time-budget=15000"]
+        subprocess.run(
+            [chromium, *looks, *size, f"--screenshot={PICTURES / name}", address],
             check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
+            stderr=subprocess.DEVNULL,
         )
-        return [line.rstrip() for line in done.stdout.splitlines()], time.perf_counter() - started
+
+    subprocess.run(
+        [*DEPTHSEARCH, "report", "--out", "report"], cwd=folder, check=True, stdout=subprocess.DEVNULL
+    )
+    take(f"file://{folder}/report/report.html", "report.png", 1150)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [*DEPTHSEARCH, "dashboard", "--port", str(port)], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    with server:
+        try:
+            assert server.stderr is not None
+            server.stderr.readline()  # it listens once it says so
+            take(f"http://127.0.0.1:{port}/dashboard/studies/1/note", "dashboard.png", 950)
+        finally:
+            server.terminate()
 
 
 def machine() -> str:
