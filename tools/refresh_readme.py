@@ -136,9 +136,9 @@ def take_pictures(folder: Path) -> None:
 
 def machine() -> str:
     """Name what the demo ran on."""
-    from depthsearch.machine import processor_model
+    from depthsearch.devices import choose_device, processor_name
 
-    return f"{len(os.sched_getaffinity(0))} CPU cores ({processor_model()})"
+    return f"{len(os.sched_getaffinity(0))} cores, {processor_name(choose_device('cpu'))}"
 
 
 def short(lines: Sequence[str]) -> list[str]:
