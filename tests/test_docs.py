@@ -73,18 +73,24 @@ def test_the_readme_shows_both_commands_of_a_fresh_machine() -> None:
     assert 'pip install -q -e ".[dev]"\n' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_every_figure_in_the_readmes_results_is_a_kept_one() -> None:
-    text = README.read_text(encoding="utf-8").split("\n## Results\n")[1].split("\n## ")[0]
-    linked = [ROOT / link for link in re.findall(r"\]\(([^)]+\.md)\)", text)]
+@pytest.mark.parametrize("page", [README, DOCS / "which-layers.md"], ids=name_of)
+def test_every_figure_in_a_table_of_results_is_in_a_page_it_links_to(page: Path) -> None:
+    rows = "\n".join(re.findall(r"^\|.+$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    linked = [page.parent / link for link in re.findall(r"\]\(([^)#]+\.md)\)", text)]
     kept = "\n".join(path.read_text(encoding="utf-8") for path in linked)
     numbers = [float(number) for number in re.findall(r"\d+\.\d+", kept)]
-    figures = re.findall(r"\d+\.\d+", text)
-    assert len(figures) > 8
     rounded = {f"{number:.{digits}f}" for number in numbers for digits in (1, 2, 3)}
+    figures = re.findall(r"\d+\.\d+", rows)
+    assert len(figures) > 8
     assert not set(figures) - rounded
-    counts = re.findall(r"\d+/\d+", text)
-    assert counts
-    assert all(count in kept for count in counts)
+    assert all(count in kept for count in re.findall(r"\d+/\d+", rows))
+
+
+def test_the_citation_is_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {depthsearch.__version__}\n" in text
+    assert f"## [{depthsearch.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_the_output_that_is_shown_is_chosen_from_the_demos() -> None:
