@@ -5,8 +5,8 @@
 One worker that takes no time: what is measured is all that happens between a report of its and the next job
 or the next wait, which is asking, suggesting, judging, storing. Between two trials: from the last report of
 one until the next has begun. An epoch: from its report until the worker may go on. The first trials are
-planned ones, enqueued; they are among those counted. Milliseconds of wall time and of the processor, median and 90th
-percentile over all trials but the last, or over all epochs.
+planned ones, enqueued; they are among those counted. Milliseconds of wall time and of the processor, median
+and 90th percentile over all trials but the last, or over all epochs.
 """
 
 from __future__ import annotations
@@ -90,7 +90,10 @@ def measure(task: Task, url: str, name: str, *, n_trials: int, sampler: str, pru
 
 def cells(times: Times) -> str:
     """Show how many there are, and of wall and processor the median and the 90th percentile."""
-    shown = [f"{1e3 * median(each):.1f} ({1e3 * quantiles(each, n=10)[-1]:.1f})" for each in zip(*times, strict=True)]
+    shown = [
+        f"{1e3 * median(each):.1f} ({1e3 * quantiles(each, n=10)[-1]:.1f})"
+        for each in zip(*times, strict=True)
+    ]
     return " | ".join([str(len(times)), *shown])
 
 

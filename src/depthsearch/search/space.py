@@ -272,14 +272,18 @@ class SearchSpace:
 
     def suggest(self, trial: optuna.Trial) -> Point:
         """Let a trial choose a point, and note the cut's number and names in its user attributes."""
+        point = self.choose(trial)
+        for name, value in cut_attributes(point.cut).items():
+            trial.set_user_attr(name, value)
+        return point
+
+    def choose(self, trial: optuna.Trial) -> Point:
+        """Let a trial choose a point; its user attributes stay as they are, see `cut_attributes`."""
         several = len(self.backbones) > 1
         backbone = trial.suggest_categorical(BACKBONE, self.backbones) if several else self.backbones[0]
         for name, distribution in self.distributions(backbone).items():
             _suggest(trial, name, distribution)
-        point = self.point(trial.params)
-        for name, value in cut_attributes(point.cut).items():
-            trial.set_user_attr(name, value)
-        return point
+        return self.point(trial.params)
 
     def point(self, params: Mapping[str, Any]) -> Point:
         """Return the point that a trial's parameters stand for."""

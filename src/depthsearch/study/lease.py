@@ -126,6 +126,10 @@ class Lease:
         self._study = study
         self._study_id = study_id_of(study)
         self._storage = database_of(study)
+        # Made once: they are run at each epoch and at each write.
+        self._select_mine = self._selected(StudyKey.COORDINATOR, StudyKey.STOP_REQUEST)
+        # SQLAlchemy leaves FOR SHARE out for SQLite, where this is the only writer.
+        self._select_holder = self._selected(StudyKey.COORDINATOR).with_for_update(read=True)
         self._mine = Holder(
             pid=os.getpid(),
             host=socket.gethostname(),
@@ -217,8 +221,7 @@ class Lease:
 
     def _refuse_if_lost(self, connection: Connection) -> None:
         """Refuse to write after another process has taken the study."""
-        # SQLAlchemy leaves FOR SHARE out for SQLite, where this is the only writer.
-        stored = connection.execute(self._selected(StudyKey.COORDINATOR).with_for_update(read=True)).scalar()
+        stored = connection.execute(self._select_holder).scalar()
         if not self._is_mine(_stored(None if stored is None else json.loads(stored))):
             raise self._lost(is_deleted=stored is None)
 
@@ -242,8 +245,7 @@ class Lease:
 
         def read(_: bool) -> dict[str, Any]:
             with storage.engine.connect() as connection:
-                rows = connection.execute(self._selected(StudyKey.COORDINATOR, StudyKey.STOP_REQUEST))
-                return {key: json.loads(value) for value, key in rows}
+                return {key: json.loads(value) for value, key in connection.execute(self._select_mine)}
 
         return patiently(storage, read, writes=False)
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -24,7 +25,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import StudyKey, TrialKey, curve_key
 from depthsearch.search.gain import is_paused
 from depthsearch.search.origins import Origin, origin_of
-from depthsearch.search.space import Point, SearchSpace
+from depthsearch.search.space import Point, SearchSpace, cut_attributes
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.choosing.chooser import Chooser
@@ -42,10 +43,11 @@ from depthsearch.study.events import (
     Waiting,
 )
 from depthsearch.study.lease import Lease
+from depthsearch.study.storage import set_trial_attrs
 from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
-from depthsearch.training.objective import Task, TransferCurve, note_cost
+from depthsearch.training.objective import Task, TransferCurve, cost_attributes
 from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, Training
 
 # How long to wait for reports before checking whether the study is asked to stop.
@@ -224,8 +226,9 @@ class Run:
     def _prepared(self, trial: Trial) -> _RunningTrial:
         """Suggest what a trial lacks of its setting, and store its cost."""
         with deferred():
-            point = self.space.suggest(trial)
-            note_cost(trial, self.tasks[point.cut.backbone], point)
+            point = self.space.choose(trial)
+            cost = cost_attributes(self.tasks[point.cut.backbone], point)
+            set_trial_attrs(trial, {**cut_attributes(point.cut), **cost})
         return _RunningTrial(
             trial=trial,
             point=point,
@@ -329,7 +332,9 @@ class Run:
         resumed_after = running.trial.user_attrs.get(TrialKey.RESUMED, 0)
         if is_last or epoch < max(running.reported, default=0) or epoch <= resumed_after:
             return False
-        if running.is_kept or running.origin == "confirm" or self._chooser is None:
+        if running.is_kept or running.origin == "confirm":
+            return False
+        if self._chooser is None or self._chooser.planner is None:
             return False
         return self._chooser.should_pause(running.trial.number)
 
@@ -337,8 +342,7 @@ class Run:
         """Leave a trial with its checkpoint; for Optuna, which has no such state, it is RUNNING."""
         number, last = running.trial.number, running.results[-1]
         with deferred():
-            self._store_results(running)
-            running.trial.set_user_attr(TrialKey.PAUSED, last.epoch)
+            set_trial_attrs(running.trial, {**_spent(running), TrialKey.PAUSED: last.epoch})
         self._executor.answer(number, go_on=False)
         del self._under_way[number]
         yield TrialPaused(number=number, point=running.point, epoch=last.epoch, score=last.score)
@@ -417,22 +421,13 @@ class Run:
     def _tell(self, running: _RunningTrial, state: TrialState, reason: str | None) -> None:
         trial, results = running.trial, running.results
         with deferred():
-            self._store_results(running)
-            if reason is not None:
-                trial.set_user_attr(TrialKey.REASON, reason)
+            set_trial_attrs(trial, _spent(running) | ({} if reason is None else {TrialKey.REASON: reason}))
             value = results[-1].score if state == TrialState.COMPLETE else None
             self.study.tell(trial, value, state=state)
             # The trial has ended: a checkpoint that cannot be removed does no harm.
             with contextlib.suppress(OSError):
                 self._checkpoint(trial).unlink(missing_ok=True)
         del self._under_way[trial.number]
-
-    def _store_results(self, running: _RunningTrial) -> None:
-        trial, results = running.trial, running.results
-        trial.set_user_attr(TrialKey.RESULTS, [asdict(result) for result in results])
-        for key in (TrialKey.MACS, TrialKey.PLAIN_MACS, TrialKey.KEPT_BYTES, TrialKey.READ_BYTES):
-            trial.set_user_attr(key, sum(getattr(result, key) for result in results))
-        trial.set_user_attr(TrialKey.SECONDS, round(sum(result.seconds for result in results), 3))
 
     def end_paused(self, reason: str) -> Iterator[Event]:
         """End the trials that wait, as nobody will take them up again: PRUNED, with what they have."""
@@ -456,6 +451,16 @@ class Run:
 
     def _checkpoint(self, trial: Trial) -> Path:
         return self._folder / f"trial-{trial.number}.pt"
+
+
+def _spent(running: _RunningTrial) -> dict[str, Any]:
+    """Return what a trial's user attributes say of its training: each epoch, and sums over them."""
+    sums = (TrialKey.MACS, TrialKey.PLAIN_MACS, TrialKey.KEPT_BYTES, TrialKey.READ_BYTES)
+    return {
+        TrialKey.RESULTS: [asdict(result) for result in running.results],
+        **{key: sum(getattr(result, key) for result in running.results) for key in sums},
+        TrialKey.SECONDS: round(sum(result.seconds for result in running.results), 3),
+    }
 
 
 def _lost_often(reasons: Sequence[str]) -> str:

@@ -45,6 +45,7 @@ __all__ = [
     "Objective",
     "Task",
     "TransferCurve",
+    "cost_attributes",
     "full_fine_tune_macs",
     "head_size_of",
     "note_cost",
@@ -416,16 +417,24 @@ def suffix_macs(task: Task, suffix: Suffix, position: int) -> int:
 
 
 def note_cost(trial: optuna.Trial, task: Task, point: Point) -> None:
-    """Keep in a trial's user attributes what its setting costs, which is known before any training.
+    """Keep in a trial's user attributes what its setting costs, see `cost_attributes`."""
+    for key, value in cost_attributes(task, point).items():
+        trial.set_user_attr(key, value)
+
+
+def cost_attributes(task: Task, point: Point) -> dict[str, Any]:
+    """Return what a trial's user attributes say of its setting's cost, which is known before any training.
 
     ``training_macs`` are those of one sample: frozen layers forward, all others and the head forward and
     backward. ``trainable_parameters`` are those of the backbone that learn, and the head's;
     ``head_weights`` the tensors of the head, and the parameters in them.
     """
     head = head_size_of(task, width=point.head_width, depth=point.head_depth)
-    trial.set_user_attr(TrialKey.TRAINING_MACS, task.images_each * point.cut.training_macs + 3 * head.macs)
-    trial.set_user_attr(TrialKey.TRAINABLE_PARAMETERS, point.cut.trainable_parameters + head.parameters)
-    trial.set_user_attr(TrialKey.HEAD_WEIGHTS, (head.tensors, head.parameters))
+    return {
+        TrialKey.TRAINING_MACS: task.images_each * point.cut.training_macs + 3 * head.macs,
+        TrialKey.TRAINABLE_PARAMETERS: point.cut.trainable_parameters + head.parameters,
+        TrialKey.HEAD_WEIGHTS: (head.tensors, head.parameters),
+    }
 
 
 def full_fine_tune_macs(task: Task) -> int:

@@ -1,4 +1,4 @@
-"""Several attributes of a study written at once, where Optuna writes one after the other."""
+"""Several attributes of a study or a trial written at once, where Optuna writes one after the other."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from depthsearch.study.storage.optuna_private import SYSTEM_ATTRIBUTES, database_of, storage_of, study_id_of
-from depthsearch.study.storage.patient import patiently
+from depthsearch.study.storage.optuna_private import (
+    SYSTEM_ATTRIBUTES,
+    database_of,
+    note_user_attrs,
+    storage_of,
+    study_id_of,
+    trial_id_of,
+)
+from depthsearch.study.storage.patient import PatientStorage, patiently
 
-__all__ = ["set_system_attrs"]
+__all__ = ["set_system_attrs", "set_trial_attrs"]
 
 
 def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
@@ -41,3 +48,23 @@ def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
             connection.execute(sqlalchemy.insert(SYSTEM_ATTRIBUTES), rows)
 
     patiently(storage, write, writes=True)
+
+
+def set_trial_attrs(trial: optuna.Trial, values: Mapping[str, Any]) -> None:
+    """Set user attributes of a running trial in one transaction.
+
+    Args:
+        trial: The trial; one in a process's memory or in a journal gets them one after the other.
+        values: JSON values by attribute name.
+
+    Raises:
+        StorageInternalError: If the database refuses, or is away for long.
+        UpdateFinishedTrialError: If the trial has ended.
+    """
+    storage = database_of(trial.study)
+    if not isinstance(storage, PatientStorage):
+        for key, value in values.items():
+            trial.set_user_attr(key, value)
+        return
+    storage.set_trial_user_attrs(trial_id_of(trial.study, trial.number), values)
+    note_user_attrs(trial, values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Row
 
 from depthsearch.study.storage.optuna_private import models
 
-__all__ = ["fetch_trials", "fetch_user_attrs"]
+__all__ = ["fetch_trial", "fetch_trials", "fetch_user_attrs"]
 
 # How Optuna stores numbers that are not finite, in scores and in values.
 NUMBERS = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
@@ -29,7 +29,9 @@ NUMBERS = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan"
 Details = dict[str, list[tuple[int, str, float, str]]]
 
 
-def _part(kind: str, model: Any, name: Any, text: Any, number: Any = None) -> sqlalchemy.Select[Any]:
+def _part(
+    wanted: Any, kind: str, model: Any, name: Any, text: Any, number: Any = None
+) -> sqlalchemy.Select[Any]:
     """Select what trials have of one kind: its name, its number and its text."""
     table = model.__table__
     (place,) = table.primary_key
@@ -41,7 +43,7 @@ def _part(kind: str, model: Any, name: Any, text: Any, number: Any = None) -> sq
         sqlalchemy.cast(table.c[name], String).label("name"),
         (nothing if number is None else table.c[number]).label("number"),
         sqlalchemy.cast(table.c[text], sqlalchemy.Text).label("text"),
-    ).where(table.c.trial_id.in_(sqlalchemy.select(TRIALS.c.trial_id).where(IS_WANTED)))
+    ).where(table.c.trial_id.in_(wanted))
 
 
 STUDY_ID, ATTRIBUTES = models.StudyModel.__table__.c.study_id, models.StudyUserAttributeModel.__table__
@@ -52,7 +54,7 @@ IS_WANTED = (
     & ((TRIALS.c.trial_id > bindparam("after")) | TRIALS.c.trial_id.in_(bindparam("older", expanding=True)))
     & TRIALS.c.state.in_(bindparam("states", expanding=True))
 )
-# What the three become for a kind of database, whichever storage asks first.
+# What the statements become for a kind of database, whichever storage asks first.
 COMPILED: dict[Any, Any] = {}
 # Of a study without any there is one empty row, of none there is no row.
 SELECT_ATTRIBUTES = (
@@ -66,13 +68,26 @@ SELECT_TRIALS = (
     .where(THE_STUDY)
     .order_by(TRIALS.c.trial_id)
 )
-SELECT_DETAILS = sqlalchemy.union_all(
-    _part("param", models.TrialParamModel, "param_name", "distribution_json", "param_value"),
-    _part("value", models.TrialValueModel, "objective", "value_type", "value"),
-    _part("score", SCORES, "step", "intermediate_value_type", "intermediate_value"),
-    _part("user", models.TrialUserAttributeModel, "key", "value_json"),
-    _part("system", models.TrialSystemAttributeModel, "key", "value_json"),
-)
+
+
+def _details(wanted: Any) -> sqlalchemy.CompoundSelect[Any]:
+    """Select all that trials have beside their own rows.
+
+    Args:
+        wanted: Their numbers in the database, or what selects these.
+    """
+    return sqlalchemy.union_all(
+        _part(wanted, "param", models.TrialParamModel, "param_name", "distribution_json", "param_value"),
+        _part(wanted, "value", models.TrialValueModel, "objective", "value_type", "value"),
+        _part(wanted, "score", SCORES, "step", "intermediate_value_type", "intermediate_value"),
+        _part(wanted, "user", models.TrialUserAttributeModel, "key", "value_json"),
+        _part(wanted, "system", models.TrialSystemAttributeModel, "key", "value_json"),
+    )
+
+
+SELECT_DETAILS = _details(sqlalchemy.select(TRIALS.c.trial_id).where(IS_WANTED))
+SELECT_TRIAL = sqlalchemy.select(TRIALS).where(TRIALS.c.trial_id == bindparam("trial_id"))
+SELECT_ITS_DETAILS = _details([bindparam("trial_id")])
 
 
 def fetch_user_attrs(connection: Connection, study_id: int) -> dict[str, Any]:
@@ -113,10 +128,29 @@ def fetch_trials(
     trials = [row for row in rows if row.trial_id is not None]
     if not trials:
         return []
-    details: dict[int, Details] = defaultdict(lambda: defaultdict(list))
-    for kind, trial_id, place, name, number, text in connection.execute(SELECT_DETAILS, wanted):
-        details[trial_id][kind].append((place, name, number, text))
+    details = _by_trial(connection.execute(SELECT_DETAILS, wanted))
     return [_trial(row, details[row.trial_id]) for row in trials]
+
+
+def fetch_trial(connection: Connection, trial_id: int) -> FrozenTrial:
+    """Return a trial by its number in the database.
+
+    Raises:
+        KeyError: If there is no such trial.
+    """
+    wanted = {"trial_id": trial_id}
+    connection = connection.execution_options(compiled_cache=COMPILED)
+    row = connection.execute(SELECT_TRIAL, wanted).one_or_none()
+    if row is None:
+        raise KeyError(models.NOT_FOUND_MSG)
+    return _trial(row, _by_trial(connection.execute(SELECT_ITS_DETAILS, wanted))[trial_id])
+
+
+def _by_trial(rows: Iterable[Any]) -> Mapping[int, Details]:
+    details: dict[int, Details] = defaultdict(lambda: defaultdict(list))
+    for kind, trial_id, place, name, number, text in rows:
+        details[trial_id][kind].append((place, name, number, text))
+    return details
 
 
 def _trial(row: Row[Any], details: Details) -> FrozenTrial:

@@ -15,7 +15,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 __all__ = [
     "SYSTEM_ATTRIBUTES",
@@ -26,6 +26,7 @@ __all__ = [
     "forget_artifact",
     "list_artifacts",
     "models",
+    "note_user_attrs",
     "planned_params",
     "storage_of",
     "study_id_of",
@@ -62,6 +63,11 @@ def study_id_of(study: Study) -> int:
 def trial_id_of(study: Study, number: int) -> int:
     """Return the number that a trial has in its storage, where trials of several studies are."""
     return study._storage.get_trial_id_from_study_id_trial_number(study_id_of(study), number)
+
+
+def note_user_attrs(trial: Trial, values: Mapping[str, Any]) -> None:
+    """Let a trial know user attributes that were stored by another way than its own."""
+    trial._cached_frozen_trial.user_attrs.update(values)
 
 
 def fixed_params(trial: FrozenTrial) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -20,15 +20,16 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError, Update
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import SQLAlchemyError, TimeoutError
 
 from depthsearch.errors import DepthsearchError
 from depthsearch.signals import let_through
 from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thread
-from depthsearch.study.storage.fetching import fetch_trials, fetch_user_attrs
+from depthsearch.study.storage.fetching import fetch_trial, fetch_trials, fetch_user_attrs
 from depthsearch.study.storage.optuna_private import TRIAL_ID
 from depthsearch.study.storage.outage import Away, chain, reason_of
+from depthsearch.study.storage.writing import can_write, state_of, write_score, write_user_attrs
 
 __all__ = ["PatientStorage", "StorageError", "patiently"]
 
@@ -204,13 +205,12 @@ class PatientStorage(ConnectedStorage):
     get_trial_system_attrs = _patient(RDBStorage.get_trial_system_attrs)
     get_trial_param = _patient(RDBStorage.get_trial_param)
     get_trial_id_from_study_id_trial_number = _patient(RDBStorage.get_trial_id_from_study_id_trial_number)
-    get_trial = _patient(RDBStorage.get_trial)
     _get_best_trial_id = _patient(RDBStorage._get_best_trial_id)
     set_study_user_attr = _patient(RDBStorage.set_study_user_attr, writes=True)
     set_study_system_attr = _patient(RDBStorage.set_study_system_attr, writes=True)
     _set_trial_param = _patient(RDBStorage._set_trial_param, writes=True)
-    set_trial_intermediate_value = _patient(RDBStorage.set_trial_intermediate_value, writes=True)
-    set_trial_user_attr = _patient(RDBStorage.set_trial_user_attr, writes=True)
+    _set_score_by_optuna = _patient(RDBStorage.set_trial_intermediate_value, writes=True)
+    _set_user_attr_by_optuna = _patient(RDBStorage.set_trial_user_attr, writes=True)
     set_trial_system_attr = _patient(RDBStorage.set_trial_system_attr, writes=True)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
@@ -221,6 +221,54 @@ class PatientStorage(ConnectedStorage):
                 return fetch_user_attrs(connection, study_id)
 
         return self.patiently(work, writes=False)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Read a trial in two queries."""
+
+        def work(_: bool) -> FrozenTrial:
+            with self.engine.connect() as connection:
+                return fetch_trial(connection, trial_id)
+
+        return self.patiently(work, writes=False)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a user attribute of a trial that has not ended."""
+        self.set_trial_user_attrs(trial_id, {key: value})
+
+    def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
+        """Set user attributes of a trial that has not ended, in one transaction.
+
+        Args:
+            trial_id: The trial's, in this database.
+            values: JSON values by name.
+
+        Raises:
+            UpdateFinishedTrialError: If it has ended.
+        """
+        if can_write(self.engine.dialect.name):
+            self._write(trial_id, lambda connection: write_user_attrs(connection, trial_id, values))
+            return
+        for key, value in values.items():
+            self._set_user_attr_by_optuna(trial_id, key, value)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Set the score at a step of a trial that has not ended."""
+        if can_write(self.engine.dialect.name):
+            self._write(
+                trial_id, lambda connection: write_score(connection, trial_id, step, intermediate_value)
+            )
+        else:
+            self._set_score_by_optuna(trial_id, step, intermediate_value)
+
+    def _write(self, trial_id: int, write: Callable[[Connection], None]) -> None:
+        """Write something of a trial, unless it has ended."""
+
+        def work(_: bool) -> None:
+            with self.engine.begin() as connection:
+                self.check_trial_is_updatable(trial_id, state_of(connection, trial_id))
+                write(connection)
+
+        self.patiently(work, writes=True)
 
     def _get_trials(
         self,
