@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -64,7 +65,7 @@ class Point:
     optimizer: str = "adamw"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """The ranges to search; what is not searched has the value fixed here, or keeps `Point`'s default.
 
@@ -227,11 +228,16 @@ class SearchSpace:
     @property
     def backbones(self) -> tuple[str, ...]:
         """Names of the backbones to choose from; one empty name where there is only one."""
-        return tuple(dict.fromkeys(cut.backbone for cut in self.cuts))
+        return tuple(self._cuts)
+
+    @cached_property
+    def _cuts(self) -> Mapping[str, tuple[Cut, ...]]:
+        # Asked for very often: a planner weighs a thousand settings at once.
+        return {name: tuple(run) for name, run in groupby(self.cuts, key=lambda cut: cut.backbone)}
 
     def cuts_of(self, backbone: str) -> tuple[Cut, ...]:
         """List a backbone's candidates by depth."""
-        return tuple(cut for cut in self.cuts if cut.backbone == backbone)
+        return self._cuts.get(backbone, ())
 
     def distributions(self, backbone: str | None = None) -> dict[str, BaseDistribution]:
         """Return the searched dimensions as Optuna's distributions, by parameter name.
@@ -239,12 +245,17 @@ class SearchSpace:
         Args:
             backbone: Only what a trial of this backbone has; default: every backbone's cut.
         """
-        ranges: dict[str, BaseDistribution] = {}
-        if len(self.backbones) > 1:
-            ranges[BACKBONE] = CategoricalDistribution(self.backbones)
-        for name in self.backbones if backbone is None else (backbone,):
-            ranges[cut_parameter(name)] = IntDistribution(0, len(self.cuts_of(name)) - 1)
-        ranges["learning_rate"] = FloatDistribution(*self.learning_rate, log=True)
+        names = self.backbones if backbone is None else (backbone,)
+        several = {BACKBONE: CategoricalDistribution(self.backbones)} if len(self.backbones) > 1 else {}
+        cuts = {cut_parameter(name): IntDistribution(0, len(self.cuts_of(name)) - 1) for name in names}
+        return {**several, **cuts, **self._ranges}
+
+    @cached_property
+    def _ranges(self) -> Mapping[str, BaseDistribution]:
+        """The searched dimensions that all backbones share."""
+        ranges: dict[str, BaseDistribution] = {
+            "learning_rate": FloatDistribution(*self.learning_rate, log=True)
+        }
         if not isinstance(self.head_width, int):
             ranges["head_width"] = IntDistribution(0, self.head_width[0], step=self.head_width[1])
         elif self.head_width:
