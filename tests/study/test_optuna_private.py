@@ -48,6 +48,7 @@ def test_what_is_read_of_private_names_is_there() -> None:
     assert hasattr(study, "_storage"), told.format("Study._storage")
     assert hasattr(study, "_study_id"), told.format("Study._study_id")
     assert hasattr(study._storage, "_backend"), told.format("_CachedStorage._backend")
+    assert hasattr(study.ask(), "_cached_frozen_trial"), told.format("Trial._cached_frozen_trial")
     assert hasattr(_upload, "ARTIFACTS_ATTR_PREFIX"), told.format("artifacts._upload.ARTIFACTS_ATTR_PREFIX")
 
 
