@@ -6,7 +6,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from depthsearch.study.storage import open_storage
+from depthsearch.study.storage import fetching, open_storage
 from depthsearch.study.storage.optuna_private import study_id_of
 
 RANGES = {
@@ -76,6 +76,18 @@ def test_what_is_read_is_what_optuna_reads(tmp_path) -> None:
 @pytest.mark.slow
 def test_what_is_read_is_what_optuna_reads_of_postgresql(postgres_url: str) -> None:
     check(postgres_url)
+
+
+def test_a_second_storage_finds_the_statements_compiled(tmp_path) -> None:
+    def read(name: str) -> None:
+        study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/{name}.db"))
+        filled(study)
+        assert [trial.state.name for trial in study.get_trials()][:2] == ["COMPLETE", "FAIL"]
+
+    read("first")
+    n_compiled = len(fetching.COMPILED)
+    read("second")
+    assert len(fetching.COMPILED) == n_compiled
 
 
 def test_a_study_that_was_deleted_is_a_key_error(tmp_path) -> None:

@@ -29,6 +29,19 @@ NUMBERS = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan"
 Details = dict[str, list[tuple[int, str, float, str]]]
 
 
+class _Compiled(dict[Any, Any]):
+    """What statements become for a kind of database, whichever storage asks first.
+
+    SQLAlchemy's key begins with the dialect, of which each storage has an object of its own.
+    """
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get((type(key[0]), *key[1:]), default)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__((type(key[0]), *key[1:]), value)
+
+
 def _part(
     wanted: Any, kind: str, model: Any, name: Any, text: Any, number: Any = None
 ) -> sqlalchemy.Select[Any]:
@@ -54,8 +67,7 @@ IS_WANTED = (
     & ((TRIALS.c.trial_id > bindparam("after")) | TRIALS.c.trial_id.in_(bindparam("older", expanding=True)))
     & TRIALS.c.state.in_(bindparam("states", expanding=True))
 )
-# What the statements become for a kind of database, whichever storage asks first.
-COMPILED: dict[Any, Any] = {}
+COMPILED = _Compiled()
 # Of a study without any there is one empty row, of none there is no row.
 SELECT_ATTRIBUTES = (
     sqlalchemy.select(ATTRIBUTES.c.key, ATTRIBUTES.c.value_json)
@@ -128,7 +140,7 @@ def fetch_trials(
     trials = [row for row in rows if row.trial_id is not None]
     if not trials:
         return []
-    details = _by_trial(connection.execute(SELECT_DETAILS, wanted))
+    details = _by_trial(connection.execute(SELECT_DETAILS, wanted).all())
     return [_trial(row, details[row.trial_id]) for row in trials]
 
 
@@ -143,7 +155,7 @@ def fetch_trial(connection: Connection, trial_id: int) -> FrozenTrial:
     row = connection.execute(SELECT_TRIAL, wanted).one_or_none()
     if row is None:
         raise KeyError(models.NOT_FOUND_MSG)
-    return _trial(row, _by_trial(connection.execute(SELECT_ITS_DETAILS, wanted))[trial_id])
+    return _trial(row, _by_trial(connection.execute(SELECT_ITS_DETAILS, wanted).all())[trial_id])
 
 
 def _by_trial(rows: Iterable[Any]) -> Mapping[int, Details]:
