@@ -47,6 +47,16 @@ def test_grid24_has_equal_metrics_on_both_sides(photos: Path, tmp_path: Path) ->
     assert "Equal     24 of 24 trials in every score and validation loss" in shown
 
 
+def test_gpu_check_runs_every_step_without_a_gpu(tmp_path: Path) -> None:
+    command = [ROOT / "benchmarks" / "gpu_check.sh", "--cpu", "--logs", tmp_path]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+    assert "equal: 24 of 24" in ended.stdout
+    assert "10 complete" in ended.stdout
+    assert ended.stdout.splitlines()[-1].startswith("5 of 5 steps ok")
+
+
 def test_plain_runs_a_study(photos: Path, tmp_path: Path) -> None:
     options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
     assert "a trial (n = 2 trials)" in run(

@@ -52,7 +52,8 @@ class Timed(InProcess):
 
     def wait(self, seconds: float) -> Sequence[tuple[int | str, Report]]:
         """Note what has been taken since the last report."""
-        taken = tuple(now - before for now, before in zip(clocks(), self._since, strict=True))
+        now, before = clocks(), self._since
+        taken = now[0] - before[0], now[1] - before[1]
         if isinstance(self._reported, EpochResult):
             self.epochs.append(taken)
         elif isinstance(self._reported, Ended):
