@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
 from depthsearch import __version__
 from depthsearch.errors import SettingsError
 from depthsearch.options.commands import COMMANDS
-from depthsearch.options.declaring import Declared, Option, default_text, flag_of
-from depthsearch.options.study import NO_BACKBONE, StudyOptions
+from depthsearch.options.declaring import Declared, Option, default_text, flag_of, options_of
+from depthsearch.options.study import StudyOptions
 from depthsearch.text import hidden, one_line
 
 __all__ = ["make_parser", "options_from", "without_passwords"]
@@ -34,12 +35,16 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"argument {text[:-3]}: '--' is no value")
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            command = getattr(parsed, "command", None)
             # Point to the command's own help.
-            self.prog = " ".join(filter(None, (self.prog, getattr(parsed, "command", None))))
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            self.prog = " ".join(filter(None, (self.prog, command)))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, command)}")
         return parsed
 
     def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and one line."""
+        if match := re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose", message, re.DOTALL):
+            message = _unknown_command(match[1])
         hint = f"(see {self.prog} --help)"
         self.exit(2, one_line(f"{self.prog}: {without_passwords(message)} {hint}") + "\n")
 
@@ -67,9 +72,7 @@ def options_from(command: str, given: dict[str, Any]) -> Declared:
         return COMMANDS[command][0](**given)
     if (path := given.pop("file", None)) is not None:
         return StudyOptions.from_file(path, **given)
-    if "backbone" not in given:
-        raise SettingsError(NO_BACKBONE)
-    return StudyOptions(**given)
+    return StudyOptions.from_given(given)
 
 
 def without_passwords(text: str) -> str:
@@ -109,6 +112,24 @@ def _add_option(
     if option.bare is not None:
         how |= {"nargs": "?", "const": option.bare}
     group.add_argument(flag_of(name), required=is_required, **how)
+
+
+def _meant(unknown: Sequence[str], command: str | None) -> str:
+    """Return the option that is nearest to the first unknown one; empty if none is near."""
+    if command is None:
+        return ""
+    flags = [
+        flag_of(name) for name, option in options_of(COMMANDS[command][0]).items() if not option.positional
+    ]
+    given = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+    near = difflib.get_close_matches(given, flags, n=1, cutoff=0.7)
+    return f". Did you mean {near[0]}?" if near else ""
+
+
+def _unknown_command(given: str) -> str:
+    near = difflib.get_close_matches(given, COMMANDS, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return f"no command {given!r}. {hint}Commands: {', '.join(COMMANDS)}."
 
 
 def _type_of(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -8,6 +8,7 @@ path is resolved from the folder of the file.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import tomllib
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from depthsearch.errors import SettingsError
-from depthsearch.files import full_path
+from depthsearch.files import full_path, is_folder
 from depthsearch.options.backbones import counted_from
 from depthsearch.options.declaring import Option, options_of, read_value
 
@@ -62,8 +63,7 @@ def _load(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        hint = f" A backbone is given as --backbone {path}." if path.suffix != ".toml" else ""
-        raise SettingsError(f"No study file {str(path)!r}: {error.strerror}.{hint}") from error
+        raise SettingsError(f"No study file {str(path)!r}: {error.strerror}.{_instead(path)}") from error
     if len(content) > MOST_BYTES:
         raise SettingsError(f"{path} is no study file: it has more than {MOST_BYTES / 2**20:.0f} MiB.")
     try:
@@ -75,6 +75,17 @@ def _load(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is no TOML file: {error}.") from error
     except RecursionError as error:
         raise SettingsError(f"{path} is no study file: its values are nested too deeply.") from error
+
+
+def _instead(path: Path) -> str:
+    """Write what may be meant by a path that is no file; empty where nothing is near."""
+    if is_folder(path):
+        return f" Images are given as --data {path}; depthsearch init {path} writes a study file for them."
+    with contextlib.suppress(OSError):
+        files = [file.name for file in path.parent.glob("*.toml")]
+        if near := difflib.get_close_matches(path.name, files, n=1, cutoff=0.7):
+            return f" The nearest is {str(path.parent / near[0])!r}."
+    return "" if path.suffix == ".toml" else f" A backbone is given as --backbone {path}."
 
 
 def _entries(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

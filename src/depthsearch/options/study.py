@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
@@ -29,7 +30,8 @@ LEARNING_RATES = (1e-5, 1e-2)
 # A larger image would take tens of gigabytes by itself.
 PIXELS = values.whole(8, 4096, metavar="PX")
 NO_BACKBONE = (
-    "the following arguments are required: --backbone, here or in a study file (see depthsearch study --help)"
+    "No --backbone, neither here nor in a study file. For the demo: depthsearch study --backbone densenet121. "
+    "For images of your own: depthsearch init {data} writes a study file with one that suits this machine."
 )
 AS_TRAINED = "default: what the weights were trained on"
 
@@ -388,9 +390,18 @@ class StudyOptions(Declared):
         if given.get("confirm") == 0:
             # The file's options of the confirmation no longer apply.
             read = {name: value for name, value in read.items() if name not in ("seeds", "resample")}
-        if not {"backbone"} & {*read, *given}:
-            raise SettingsError(NO_BACKBONE)
-        return cls(**{**read, **given, "file": Path(path)})
+        return cls.from_given({**read, **given, "file": Path(path)})
+
+    @classmethod
+    def from_given(cls, given: Mapping[str, Any]) -> Self:
+        """Make options of those that are given.
+
+        Raises:
+            SettingsError: If there is no backbone among them, with what to type.
+        """
+        if "backbone" not in given:
+            raise SettingsError(NO_BACKBONE.format(data=shlex.quote(str(given.get("data", "DIR")))))
+        return cls(**given)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:

@@ -118,9 +118,14 @@ def _build(name: str, seed: int, **options: Any) -> nn.Module:
 
 
 def _near(name: str) -> list[str]:
-    """List models whose names hold this one, or are like it; a tag does not matter."""
+    """List models whose names hold this one, or are like it, the plainest first; a tag does not matter."""
     lowered, known = name.split(".")[0].lower(), timm.list_models()
-    holding = [model for model in known if lowered and lowered in model]
+    pretrained = {model.partition(".")[0] for model in timm.list_pretrained()}
+
+    def rank(model: str) -> tuple[bool, bool, int, str]:
+        return model not in pretrained, not model.startswith(lowered), len(model), model
+
+    holding = sorted((model for model in known if lowered and lowered in model), key=rank)
     return holding[:4] or difflib.get_close_matches(lowered[:40], known, n=4, cutoff=0.75)
 
 
