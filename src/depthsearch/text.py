@@ -10,7 +10,16 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["first_line", "hidden", "is_plain", "named_few", "one_line", "printable", "without_password"]
+__all__ = [
+    "duration",
+    "first_line",
+    "hidden",
+    "is_plain",
+    "named_few",
+    "one_line",
+    "printable",
+    "without_password",
+]
 
 # Control characters, surrogates (which also stand for bytes that are no UTF-8), line separators.
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
@@ -45,6 +54,14 @@ def named_few(what: str, items: Sequence[str], n_shown: int = 5) -> str:
     """Write a line that names the first few of many items."""
     more = f", and {len(items) - n_shown} more (all in the study)" if len(items) > n_shown else ""
     return f"{what}: {', '.join(items[:n_shown])}{more}."
+
+
+def duration(seconds: float) -> str:
+    """Write how long something takes, or took, in the unit that it is usually told in."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _is_unsafe(character: str) -> bool:

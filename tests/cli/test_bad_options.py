@@ -18,6 +18,7 @@ PARSERS: dict[str, argparse.ArgumentParser] = make_parser()._subparsers._group_a
 REFUSED = {
     # Refused before anything is loaded, as --momentum is of another optimizer.
     "study": ["study", "--backbone=nonesuch", "--momentum=0"],
+    "init": ["init", "nonesuch"],
     "cuts": ["cuts", "nonesuch"],
     "report": ["report"],
     "status": ["status"],
@@ -33,6 +34,7 @@ REFUSED = {
 FREE = {
     "study": "file data classes_map weights backbone image_columns number_columns layers mark name storage "
     "log_file tensorboard mlflow ray_address",
+    "init": "data out backbone weights image_columns number_columns",
     "cuts": "backbone layers",
     "report": "study name storage out artifacts",
     "status": "study name storage",
@@ -65,7 +67,7 @@ def argv_of(command: str, action: argparse.Action, value: str) -> list[str]:
         return [*argv, f"{action.option_strings[0]}={value}"]
     positional = [each.dest for each in options_of(command) if not each.option_strings]
     place = positional.index(action.dest)
-    others = argv[1:] if command in ("predict", "explain", "cuts") else []
+    others = argv[1:] if command in ("predict", "explain", "cuts", "init") else []
     return [command, *others[:place], "--", value, *others[place + 1 :]]
 
 
@@ -149,6 +151,10 @@ BACKBONES = {
 }
 
 
+def test_of_many_names_that_hold_a_word_the_plainest_are_named(capsys) -> None:
+    assert "Near: resnet18, resnet26, resnet34, resnet50." in refusal(["cuts", "resnet"], capsys)
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_name_of_a_backbone_that_is_almost_right_is_answered_with_the_right_one(capsys, name: str) -> None:
     told = refusal(["cuts", name], capsys)
@@ -222,8 +228,8 @@ def test_no_value_in_a_study_file_is_a_traceback_or_more_than_a_line(
 
 
 FILES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "the following arguments are required: --backbone"),
-    "spaces": (b"\n \n# nothing\n", "the following arguments are required: --backbone"),
+    "empty": (b"", "No --backbone, neither here nor in a study file"),
+    "spaces": (b"\n \n# nothing\n", "No --backbone, neither here nor in a study file"),
     "not UTF-8": (b'backbone = "\xff"\n', "is no TOML file: byte 12 is not UTF-8"),
     "UTF-16": ('backbone = "x"\n'.encode("utf-16"), "is no TOML file: byte 0 is not UTF-8"),
     "NUL bytes": (bytes(100), "is no TOML file"),

@@ -30,6 +30,7 @@ from depthsearch.cli.live_view import View
 from depthsearch.cli.parser import make_parser
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
+from depthsearch.options.commands import COMMANDS
 from depthsearch.options.study import DEMO_EPOCHS, DEMO_TRIALS, EPOCHS, TRIALS, with_defaults
 from depthsearch.options.values import SIZE
 from depthsearch.study import FINISHED, EpochDone, conducting
@@ -892,8 +893,39 @@ def test_what_may_not_be_removed_of_the_cache_is_told_after_all_else_is_removed(
 def test_a_command_is_needed(capsys) -> None:
     assert status_of([]) == 2
     assert complaint(capsys.readouterr().err) == (
-        "depthsearch: the following arguments are required: COMMAND (see depthsearch --help)"
+        f"depthsearch: no command is given. Commands: {', '.join(COMMANDS)}. (see depthsearch --help)"
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["stduy"], f"depthsearch: no command 'stduy'. Did you mean study? Commands: {', '.join(COMMANDS)}."),
+        (["zzz"], "depthsearch: no command 'zzz'. Commands: study, "),
+        (
+            ["study", "--trial=5"],
+            "unrecognized arguments: --trial=5. Did you mean --trials? (see depthsearch",
+        ),
+        (["study", "--back-bone", "x"], "--back-bone. Did you mean --backbone? (see depthsearch study"),
+        (["fit", "--subsets", "1"], "--subsets. Did you mean --subset? (see depthsearch fit --help)"),
+        (["study", "--zzz"], "unrecognized arguments: --zzz (see depthsearch study --help)"),
+        (["study"], "For your own images: depthsearch init DIR writes a study file with a backbone for this"),
+        (["study", "--data", "a b"], "For your own images: depthsearch init 'a b' writes"),
+        (["study", "."], "depthsearch init . writes a study file for them."),
+        (
+            ["study", "photo.toml"],
+            "No study file 'photo.toml': No such file or directory. The nearest is 'photos.toml'.",
+        ),
+        (["study", "resnet50"], "A backbone is given as --backbone resnet50."),
+    ],
+)
+def test_what_is_misspelt_or_missing_is_answered_with_what_to_type(
+    tmp_path, monkeypatch, capsys, argv: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos.toml").touch()
+    assert status_of(argv) == 2
+    assert expected in complaint(capsys.readouterr().err)
 
 
 def test_the_study_of_somebody_else_is_neither_gone_on_with_nor_reported(

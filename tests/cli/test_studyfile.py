@@ -178,8 +178,9 @@ def test_the_backbone_comes_from_either(merged, tmp_path, capsys) -> None:
     assert merged("epochs = 2", "--backbone", "x").backbone == ("x",)
     assert status_of(["study", str(write(tmp_path, "epochs = 2"))]) == 2
     assert capsys.readouterr().err == (
-        "depthsearch study: the following arguments are required: --backbone, here or in a study file "
-        "(see depthsearch study --help)\n"
+        "depthsearch study: No --backbone, neither here nor in a study file. For a demo: depthsearch study "
+        "--backbone densenet121. For your own images: depthsearch init DIR writes a study file with a "
+        "backbone for this machine.\n"
     )
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from depthsearch.cli.console import say
-from depthsearch.report.text import duration, sparkline
+from depthsearch.report.text import sparkline
 from depthsearch.results.summary import ENDED, Summary
 from depthsearch.search.space import Point
 from depthsearch.study import (
@@ -27,6 +27,7 @@ from depthsearch.study import (
     TrialPaused,
     TrialStarted,
 )
+from depthsearch.text import duration
 
 __all__ = ["View"]
 

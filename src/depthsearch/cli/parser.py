@@ -45,6 +45,8 @@ class Parser(argparse.ArgumentParser):
         """Exit with status 2 and one line."""
         if match := re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose", message, re.DOTALL):
             message = _unknown_command(match[1])
+        elif message.endswith("required: COMMAND"):
+            message = f"no command is given. Commands: {', '.join(COMMANDS)}."
         hint = f"(see {self.prog} --help)"
         self.exit(2, one_line(f"{self.prog}: {without_passwords(message)} {hint}") + "\n")
 

@@ -9,6 +9,7 @@ from depthsearch.data.sources.folder import files_left_out, image_files
 from depthsearch.data.sources.manifest import MANIFEST_SUFFIXES, read_samples
 from depthsearch.data.sources.opening import check_source
 from depthsearch.data.splits import divided
+from depthsearch.data.survey import Survey, survey
 
 __all__ = [
     "MANIFEST_SUFFIXES",
@@ -17,6 +18,7 @@ __all__ = [
     "Geometry",
     "ImageSet",
     "Sample",
+    "Survey",
     "UnreadableError",
     "ValueRange",
     "check_source",
@@ -26,4 +28,5 @@ __all__ = [
     "image_files",
     "load_data",
     "read_samples",
+    "survey",
 ]

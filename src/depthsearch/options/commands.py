@@ -47,6 +47,35 @@ def _words(default: Any, kind: values.Kind, help: str, n: str = "1") -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InitOptions(Declared):
+    """The options of ``depthsearch init``."""
+
+    data: str = _words(MISSING, values.place("DATA"), "labelled images, as --data of study")
+    out: Path | None = declared(
+        None, values.path("FILE"), "the study file to write, a new one (default: DATA's name with .toml)"
+    )
+    backbone: tuple[str, ...] | None = declared(
+        None, values.BACKBONES, f"{BACKBONE_HELP}; or several: a,b (default: one that suits this machine)"
+    )
+    weights: str = declared(
+        "auto",
+        values.place("auto|FILE|random"),
+        "as --weights of study",
+        refused_if(
+            lambda options: options.backbone is None,
+            "--weights {value} needs the --backbone that they are of: give both, or leave --weights out.",
+        ),
+    )
+    image_columns: tuple[str, ...] = declared(
+        ("image",), values.COLUMNS, "columns of a table that name an image each"
+    )
+    number_columns: tuple[str, ...] = declared(
+        (), values.COLUMNS, "columns of a table with a number of each sample"
+    )
+    device: words.DeviceWord = declared("auto", DEVICE, DEVICE_HELP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CutsOptions(Declared):
     """The options of ``depthsearch cuts``."""
 
@@ -265,6 +294,7 @@ class CacheOptions(Declared):
 # What each command takes, and what it does.
 COMMANDS: dict[str, tuple[type[Declared], str]] = {
     "study": (StudyOptions, "search for the best cut"),
+    "init": (InitOptions, "look at images and this machine, and write a study file for them"),
     "cuts": (CutsOptions, "list a backbone's candidate cuts"),
     "status": (StatusOptions, "show where stored studies stand"),
     "stop": (StopOptions, "ask whoever runs a study to stop; nothing is lost"),

@@ -30,8 +30,8 @@ LEARNING_RATES = (1e-5, 1e-2)
 # A larger image would take tens of gigabytes by itself.
 PIXELS = values.whole(8, 4096, metavar="PX")
 NO_BACKBONE = (
-    "No --backbone, neither here nor in a study file. For the demo: depthsearch study --backbone densenet121. "
-    "For images of your own: depthsearch init {data} writes a study file with one that suits this machine."
+    "No --backbone, neither here nor in a study file. For a demo: depthsearch study --backbone densenet121. "
+    "For your own images: depthsearch init {data} writes a study file with a backbone for this machine."
 )
 AS_TRAINED = "default: what the weights were trained on"
 

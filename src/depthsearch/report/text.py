@@ -31,7 +31,6 @@ __all__ = [
     "BACKBONE_HEADINGS",
     "as_json",
     "backbone_row",
-    "duration",
     "render",
     "render_trials",
     "sparkline",
@@ -420,14 +419,6 @@ def _curve(summary: Summary) -> list[Text]:
             f"({start.name})"
         )
     ]
-
-
-def duration(seconds: float) -> str:
-    """Write how long something takes, or took, in the unit that it is usually told in."""
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def sparkline(scores: Sequence[float]) -> str:

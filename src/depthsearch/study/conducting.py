@@ -32,6 +32,7 @@ from depthsearch.study.lease import Lease, lease
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.loggers.watching import check_watchers, watching
 from depthsearch.study.opening import open_study
+from depthsearch.study.planning.outlook import LongStudyNote
 from depthsearch.study.preparing.executors import check_executor, started_executor
 from depthsearch.study.preparing.places import cache_folder, is_stored
 from depthsearch.study.preparing.tasks import load_backbones, load_tasks, provenance_of
@@ -145,7 +146,9 @@ def run(
                 mark(study, prepared.marked)
             executor = executor or until_ended.enter_context(start())
             sinks = [tell, log]
-            _announce(prepared, study)
+            before = _announce(prepared, study)
+            if not before.n_finished:
+                sinks.append(LongStudyNote(options, tasks, space, n_workers=executor.n_workers, say=tell))
             for watcher in watchers:
                 sinks.append(until_ended.enter_context(watcher(study, options)))
             is_stopped = _conduct(prepared, study, sinks, held, executor)
@@ -210,7 +213,7 @@ def _n_trials(options: StudyOptions, space: SearchSpace) -> int:
     return options.trials or needed
 
 
-def _announce(prepared: _Prepared, study: optuna.Study) -> None:
+def _announce(prepared: _Prepared, study: optuna.Study) -> Summary:
     """Report where a study stands and how it is searched."""
     options, cost = prepared.options, prepared.cost
     sampler, pruner = resolve(options.sampler, options.pruner, prepared.n_trials, cost)
@@ -226,6 +229,7 @@ def _announce(prepared: _Prepared, study: optuna.Study) -> None:
             f"{options.epochs} {'epoch' if options.epochs == 1 else 'epochs'} each; {how}{aims}."
         )
     )
+    return before
 
 
 def _conduct(

@@ -8,6 +8,7 @@ from depthsearch.cli.commands.dashboard import dashboard
 from depthsearch.cli.commands.enqueue import enqueue
 from depthsearch.cli.commands.explain import explain
 from depthsearch.cli.commands.fit import fit
+from depthsearch.cli.commands.init import init
 from depthsearch.cli.commands.predict import predict
 from depthsearch.cli.commands.report import report
 from depthsearch.cli.commands.status import status
@@ -21,6 +22,7 @@ __all__ = [
     "enqueue",
     "explain",
     "fit",
+    "init",
     "predict",
     "report",
     "status",

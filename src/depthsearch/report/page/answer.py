@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from depthsearch.models.cuts import Cut
 from depthsearch.report.page.tables import STATES
 from depthsearch.report.page.values import Cell
-from depthsearch.report.text import duration
 from depthsearch.results.summary import Summary, end_score, trainable
+from depthsearch.text import duration
 from depthsearch.visualization.words import layer_ranges, metric_of, setting_of, shown, with_error
 
 __all__ = ["Answer", "answer_of", "key_figures", "percent", "plural"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -193,8 +194,16 @@ def _as_seen(backbone: Backbone) -> str:
     )
 
 
-def load_images(options: StudyOptions, say: Say, preprocessing: Preprocessing) -> DataSet:
+def load_images(
+    options: StudyOptions, say: Say, preprocessing: Preprocessing, *, cache: Path | None = None
+) -> DataSet:
     """Load the images as a backbone takes them, with notes on what they are.
+
+    Args:
+        options: Of the study.
+        say: Receives the notes.
+        preprocessing: What the backbone takes.
+        cache: Folder for decoded images; default: in the user's cache folder.
 
     Raises:
         DataError: If they cannot be had or used.
@@ -206,6 +215,7 @@ def load_images(options: StudyOptions, say: Say, preprocessing: Preprocessing) -
         interpolation=preprocessing.interpolation,
         channels=len(preprocessing.mean),
         **_given(options, IMAGES),
+        cache=cache,
         progress=lambda done, total: say(Decoding(n_done=done, n_images=total)),
     )
     layout = f" ({data.layout})" if data.layout else ""

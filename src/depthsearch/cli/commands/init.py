@@ -1,0 +1,37 @@
+"""``depthsearch init``."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing
+from pathlib import Path
+
+from depthsearch.cli.console import Notices, console_for, say
+from depthsearch.data import check_source
+from depthsearch.files import folder_named, full_path
+from depthsearch.options.commands import InitOptions
+from depthsearch.study.planning import check_place, pace, plan, write_study_file
+
+__all__ = ["init"]
+
+
+def init(options: InitOptions) -> None:
+    """Write a study file that suits images and this machine.
+
+    Raises:
+        DepthsearchError: If images or weights cannot be had or used, or the file is there already.
+    """
+    console = console_for(stderr=True)
+    check_source(options.data)
+    path = options.out or Path(f"{folder_named(full_path(options.data).stem)}.toml")
+    check_place(path)
+    with closing(Notices(console)) as notices:
+        planned = plan(options, notices)
+    write_study_file(planned, path)
+    results = console_for()
+    measured = pace(planned)
+    say(results, f"{measured[0].upper()}{measured[1:]}.")
+    say(
+        results,
+        f"Wrote {path}, with the reason for each value. Next: depthsearch study {shlex.quote(str(path))}",
+    )

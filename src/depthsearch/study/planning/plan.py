@@ -1,0 +1,168 @@
+"""A plan for a first study: images and machine looked at, values chosen, their time measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from depthsearch.data import Survey, survey
+from depthsearch.devices import Device, choose_device, processor_name
+from depthsearch.errors import SettingsError
+from depthsearch.machine import free_memory_bytes, usable_cores
+from depthsearch.models.backbones.suggesting import suggest
+from depthsearch.options.backbones import counted_from
+from depthsearch.options.commands import InitOptions
+from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.weights import with_full_paths
+from depthsearch.study.events import Note, Say
+from depthsearch.study.planning.choosing import (
+    Setting,
+    choose_size,
+    settings_for,
+    settings_to_save_time,
+    spread,
+)
+from depthsearch.study.planning.measuring import Measured, measure
+from depthsearch.study.planning.outlook import expected_seconds
+from depthsearch.study.preparing.tasks import load_backbones
+from depthsearch.text import duration
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A first study that suits images and a machine.
+
+    Attributes:
+        settings: Its options, each with a reason.
+        survey: Of the images.
+        machine: What it was planned for, in a line.
+        measured: What a few batches took.
+        seconds: That the study takes, images decoded first; not the training of the answer behind it.
+    """
+
+    settings: Sequence[Setting]
+    survey: Survey
+    machine: str
+    measured: Measured
+    seconds: float
+
+
+def plan(options: InitOptions, say: Say) -> Plan:
+    """Look at images and this machine, choose a study's options, and measure how long it takes.
+
+    Nothing is stored: what is decoded for that is removed again. Weights are downloaded where need be.
+
+    Args:
+        options: Which images, and what is decided already.
+        say: Receives notes on what is done.
+
+    Raises:
+        DepthsearchError: If images or weights cannot be had or used.
+    """
+    device = choose_device(options.device)
+    base = StudyOptions(
+        backbone=options.backbone or ("unknown",),
+        data=options.data,
+        weights=options.weights,
+        device=options.device,
+        image_columns=options.image_columns,
+        number_columns=options.number_columns,
+    )
+    seen = survey(
+        options.data,
+        val_share=base.val_share,
+        test_share=base.test_share,
+        image_columns=options.image_columns,
+        number_columns=options.number_columns,
+    )
+    say(Note(text=described(seen)))
+    machine = _machine(device)
+    say(Note(text=f"Machine: {machine}."))
+    reason = "as given"
+    if not options.backbone:
+        name, reason = suggest(device.kind)
+        base = replace(base, backbone=(name,))
+    backbones, space = load_backbones(with_defaults(base), say)
+    own_size = max(each.preprocessing.image_size for each in backbones.values())
+    size = choose_size(seen, own_size, device.kind) if len(backbones) == 1 else None
+    if size is not None:
+        try:
+            backbones, space = load_backbones(with_defaults(replace(base, image_size=size)), say)
+        except SettingsError:
+            # It takes images of its own size alone.
+            size = None
+    settings = settings_for(seen, own_size=own_size, size=size, n_cuts=len(space.cuts))
+    taken = {each.key.replace("-", "_"): each.value for each in settings if each.is_set}
+    chosen = with_defaults(replace(base, **taken))
+    names = ", ".join(chosen.backbone)
+    say(Note(text=f"Measuring {names} on a few batches ..."))
+    measured = measure(chosen, seen, backbones, space, device)
+    splits = seen.splits
+    seconds = measured.decode_seconds + expected_seconds(
+        chosen, space, measured.fine_tune_seconds, n_train=splits["train"], n_val=splits["val"]
+    )
+    where = "; ".join(f"{each.name}: weights {each.weights}" for each in backbones.values())
+    return Plan(
+        settings=[
+            Setting(key="backbone", value=_from_anywhere(chosen.backbone), reason=f"{reason}; {where}"),
+            *_given(options, seen),
+            *settings,
+            *settings_to_save_time(seen, seconds),
+        ],
+        survey=seen,
+        machine=machine,
+        measured=measured,
+        seconds=seconds,
+    )
+
+
+def _from_anywhere(backbones: Sequence[str]) -> list[str]:
+    """Write backbones with full paths where they are files or folders."""
+    return [counted_from(Path.cwd(), each) for each in backbones]
+
+
+def _given(options: InitOptions, seen: Survey) -> list[Setting]:
+    """Return the settings that are the user's own."""
+    settings = [Setting(key="data", value=str(options.data), reason=described(seen))]
+    if options.weights != "auto":
+        weights = with_full_paths(options.weights, options.backbone or ())
+        settings.append(Setting(key="weights", value=weights, reason="as given"))
+    if options.device != "auto":
+        settings.append(Setting(key="device", value=options.device, reason="as given", table="run"))
+    for key, columns in (("image-columns", seen.columns.images), ("number-columns", seen.columns.numbers)):
+        if columns not in ((), ("image",)):
+            settings.append(Setting(key=key, value=list(columns), reason="as given", table="train"))
+    return settings
+
+
+def described(seen: Survey) -> str:
+    """Describe images in a line."""
+    counts = sorted(seen.classes.values())
+    size = f", shorter side {spread(seen.shorter_sides)} px" if seen.shorter_sides else ""
+    n_train, n_val, n_test = seen.splits.values()
+    return (
+        f"{seen.name}: {seen.n_samples:,} {seen.columns.noun}s of {len(counts)} classes, "
+        f"{spread(counts)} of each{size}; {n_train:,} to train, {n_val:,} to validate, {n_test:,} to test."
+    )
+
+
+def _machine(device: Device) -> str:
+    n_cores = usable_cores()
+    cores = f"{n_cores} {'core' if n_cores == 1 else 'cores'}"
+    free = f"{free_memory_bytes() / 2**30:.0f} GiB of memory free"
+    return f"{device.kind}, {device.precision}, {processor_name(device)}, {cores}, {free}"
+
+
+def pace(planned: Plan) -> str:
+    """Describe in a line what was measured, and how long the study takes."""
+    rates = planned.measured.images_per_second
+    each = ", ".join(
+        f"{f'{name} ' if name else ''}{rate:,.1f} {planned.survey.columns.noun}s a second"
+        for name, rate in rates.items()
+    )
+    decoding = planned.measured.decode_seconds
+    before = f", of it {duration(decoding)} to decode the images, once" if decoding >= 60 else ""
+    return f"trains everything at {each}; the study takes about {duration(planned.seconds)}{before}"
