@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import fields
 from functools import partial
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 
@@ -888,6 +889,12 @@ def test_what_may_not_be_removed_of_the_cache_is_told_after_all_else_is_removed(
     assert f"depthsearch cache: Not all could be {expected.format(full_cache)}" in complaint(told.err)
     (full_cache / "features").chmod(0o755)
     assert [path.name for path in full_cache.rglob("*.*")] == ["a.features", "b.features"]
+
+
+def test_the_version_names_the_libraries_that_decide_what_is_computed(capsys) -> None:
+    assert status_of(["--version"]) == 0
+    versions = f"torch {version('torch')}, timm {timm.__version__}, optuna {optuna.__version__}"
+    assert capsys.readouterr().out.startswith(f"depthsearch {version('depthsearch')} ({versions}, Python 3.")
 
 
 def test_a_command_is_needed(capsys) -> None:

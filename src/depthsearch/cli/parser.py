@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import platform
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from importlib import metadata
 from typing import Any, NoReturn
 
 from depthsearch import __version__
@@ -15,6 +17,9 @@ from depthsearch.options.commands import COMMANDS
 from depthsearch.options.declaring import Declared, Option, default_text, flag_of, options_of
 from depthsearch.options.study import StudyOptions
 from depthsearch.text import hidden, one_line
+
+# Those that decide what a study computes, as a report of a problem has to name them.
+LIBRARIES = ("torch", "timm", "optuna")
 
 __all__ = ["make_parser", "options_from", "without_passwords"]
 
@@ -51,12 +56,24 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, one_line(f"{self.prog}: {without_passwords(message)} {hint}") + "\n")
 
 
+class _Version(argparse.Action):
+    """Prints versions and exits; the libraries themselves are not imported."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print them."""
+        libraries = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
+        print(f"depthsearch {__version__} ({libraries}, Python {platform.python_version()})")
+        parser.exit()
+
+
 def make_parser() -> Parser:
     """Make the parser of all commands; its result holds only the options that were given."""
     parser = Parser(
         prog="depthsearch", description="Find out which layers of a pretrained CNN should stay frozen."
     )
-    parser.add_argument("--version", action="version", version=f"depthsearch {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the versions of it and its libraries"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, (options, help_) in COMMANDS.items():
         _add_options(commands.add_parser(name, help=help_), options)
