@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from insides import actions_of
 from PIL import Image
 from privileges import modes_obeyed
 from sklearn.datasets import load_digits, load_sample_image
@@ -31,7 +32,6 @@ from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import check_place, save
 from depthsearch.cli import main
 from depthsearch.cli.fit_view import render_fit
-from depthsearch.cli.parser import make_parser
 from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
@@ -173,7 +173,7 @@ def test_the_reading_is_what_the_trained_suffix_says_of_kept_features(middle, ta
     suffix = ended(train_point(everything, middle.point, seed=middle.fitted.seed))
     source = Boundaries(task.features, [ViewedImages(task.data.test)], task.position(middle.point.cut))
     source.prepare(1)
-    assert torch.equal(loop._predict(suffix, source, task.recipe, CPU), middle.logits)
+    assert torch.equal(loop.predict_logits(suffix, source, task.recipe, CPU), middle.logits)
 
 
 def test_the_results_have_no_validation(middle) -> None:
@@ -220,7 +220,7 @@ def test_memory_that_does_not_suffice_is_one_line(study, task, space, tmp_path, 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop, "_train_epoch", full)
+    monkeypatch.setattr(loop, "train_epoch", full)
     point = Point(cut=space.cuts[0], learning_rate=1e-3)
     with pytest.raises(TrainingError, match=r"out of memory on cpu at batch size 32\. Free some"):
         run_fit(study, task, point, tmp_path / "model")
@@ -233,8 +233,8 @@ def test_memory_that_does_not_suffice_is_one_line(study, task, space, tmp_path, 
 def epochs_trained(monkeypatch) -> list[int]:
     """Numbers of the epochs that are really trained."""
     trained: list[int] = []
-    real = loop._train_epoch
-    monkeypatch.setattr(loop, "_train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
+    real = loop.train_epoch
+    monkeypatch.setattr(loop, "train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
     return trained
 
 
@@ -462,7 +462,7 @@ def test_a_model_sees_new_images_of_16_bits_in_the_range_of_those_it_learned_fro
 def test_a_fit_writes_the_ranges_of_its_images_to_the_model(task) -> None:
     ranges = (ValueRange(format="PNG", numbers="16-bit", low=0, high=4095),)
     of_16_bits = replace(task, data=replace(task.data, ranges=ranges))
-    assert fitting._classifier(of_16_bits, torch.nn.Identity()).preprocessing.ranges == ranges
+    assert fitting.classifier_with(of_16_bits, torch.nn.Identity()).preprocessing.ranges == ranges
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -761,7 +761,7 @@ def test_an_onnx_file_that_computes_something_else_is_refused(exported, middle, 
     other = depthsearch.load(middle.folder, device="cpu")
     with torch.no_grad():
         other.model.fc.bias[0] += 0.01
-    monkeypatch.setattr(onnxfile, "_written", lambda *_: exported[1].content)
+    monkeypatch.setattr(onnxfile, "written_onnx", lambda *_: exported[1].content)
     with pytest.raises(ModelError, match=r"probabilities that differ by up to 0\.00.* Leave --onnx out"):
         onnxfile.export_onnx(other, task.data.train.gather(torch.arange(2)))
 
@@ -770,7 +770,7 @@ def test_a_model_that_cannot_be_exported_is_one_line(exported, task, monkeypatch
     def unknown(*_):
         raise RuntimeError("no such operator\nand much more")
 
-    monkeypatch.setattr(onnxfile, "_written", unknown)
+    monkeypatch.setattr(onnxfile, "written_onnx", unknown)
     with pytest.raises(ModelError, match=r"cannot be written as ONNX: no such operator Leave --onnx out\.$"):
         onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
 
@@ -782,7 +782,7 @@ def test_a_bug_in_an_export_keeps_its_traceback_and_a_lack_of_memory_is_called_s
         def fail(*_):
             raise error from cause
 
-        monkeypatch.setattr(onnxfile, "_written", fail)
+        monkeypatch.setattr(onnxfile, "written_onnx", fail)
         onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
 
     with pytest.raises(TypeError, match="ours"):
@@ -793,7 +793,7 @@ def test_a_bug_in_an_export_keeps_its_traceback_and_a_lack_of_memory_is_called_s
 
 
 def test_a_file_that_onnxruntime_refuses_is_one_line(exported, task, monkeypatch) -> None:
-    monkeypatch.setattr(onnxfile, "_written", lambda *_: b"no model")
+    monkeypatch.setattr(onnxfile, "written_onnx", lambda *_: b"no model")
     with pytest.raises(ModelError, match=r"cannot be written as ONNX: .* Leave --onnx out\.$"):
         onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
 
@@ -1028,8 +1028,7 @@ def test_a_bad_value_is_one_line_and_status_2(
 
 @pytest.mark.parametrize("command", ["fit", "predict"])
 def test_every_option_has_a_bad_value_in_these_tests(command: str) -> None:
-    parser = make_parser()._subparsers._group_actions[0].choices[command]
-    options = {next(iter(a.option_strings), a.metavar) for a in parser._actions if a.dest != "help"}
+    options = {next(iter(a.option_strings), a.metavar) for a in actions_of(command)}
     assert options == {option for name, option, *_ in BAD if name == command}
 
 

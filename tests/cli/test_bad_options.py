@@ -7,13 +7,13 @@ import pytest
 from bad_input import STEADY, contents, refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from insides import actions_of, parsers
 
-from depthsearch.cli.parser import make_parser
 from depthsearch.errors import SettingsError
 from depthsearch.options.file import read_study_file
 from depthsearch.options.study import StudyOptions
 
-PARSERS: dict[str, argparse.ArgumentParser] = make_parser()._subparsers._group_actions[0].choices
+PARSERS = parsers()
 # How each command is called so that nothing comes of it, whatever the option under test makes of its value.
 REFUSED = {
     # Refused before anything is loaded, as --momentum is of another optimizer.
@@ -55,23 +55,19 @@ OPENED = ("log_file", "tensorboard")
 HUGE = str(10**30)
 
 
-def options_of(command: str) -> list[argparse.Action]:
-    return [action for action in PARSERS[command]._actions if action.dest != "help"]
-
-
 def argv_of(command: str, action: argparse.Action, value: str) -> list[str]:
     """Give an option a value in a command that is refused in any case."""
     argv = REFUSED[command]
     if action.option_strings:
         # Last, so that it wins; the backbone keeps a study from being run.
         return [*argv, f"{action.option_strings[0]}={value}"]
-    positional = [each.dest for each in options_of(command) if not each.option_strings]
+    positional = [each.dest for each in actions_of(command) if not each.option_strings]
     place = positional.index(action.dest)
     others = argv[1:] if command in ("predict", "explain", "cuts", "init") else []
     return [command, *others[:place], "--", value, *others[place + 1 :]]
 
 
-CASES = [(command, action.dest) for command in PARSERS for action in options_of(command)]
+CASES = [(command, action.dest) for command in PARSERS for action in actions_of(command)]
 
 
 def test_every_command_is_tried() -> None:
@@ -83,7 +79,7 @@ def test_no_value_of_an_option_is_a_traceback_or_more_than_a_line(
     tmp_path, monkeypatch, capsys, command: str, dest: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    action = next(each for each in options_of(command) if each.dest == dest)
+    action = next(each for each in actions_of(command) if each.dest == dest)
     for value in (*NONSENSE, HUGE, "-1"):
         told = refusal(argv_of(command, action, value), capsys)
         if dest in FREE[command].split():
@@ -104,7 +100,7 @@ def test_an_empty_name_is_not_taken_for_a_default(
     tmp_path, monkeypatch, capsys, command, dest, value
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    action = next(each for each in options_of(command) if each.dest == dest)
+    action = next(each for each in actions_of(command) if each.dest == dest)
     told = refusal(argv_of(command, action, value), capsys)
     assert "is empty: give a " in told or "is no list, such as" in told or dest == "password"
     assert contents(tmp_path) == {}
@@ -122,7 +118,7 @@ WHOLE = [
 
 @pytest.mark.parametrize(("command", "dest"), WHOLE)
 def test_a_number_that_fits_no_machine_is_refused_at_once(capsys, command: str, dest: str) -> None:
-    action = next(each for each in options_of(command) if each.dest == dest)
+    action = next(each for each in actions_of(command) if each.dest == dest)
     told = refusal(argv_of(command, action, HUGE), capsys)
     assert action.option_strings[0] in told
     assert HUGE in told
@@ -132,7 +128,7 @@ def test_a_number_that_fits_no_machine_is_refused_at_once(capsys, command: str, 
 @given(st.text(st.characters(codec=None), max_size=30))
 def test_no_text_given_as_any_number_is_a_traceback(text: str) -> None:
     for command in ("study", "enqueue", "stop"):
-        for action in options_of(command):
+        for action in actions_of(command):
             if callable(action.type) and action.dest not in FREE[command].split():
                 try:
                     action.type(text)
@@ -195,7 +191,7 @@ def test_layers_and_sizes_that_a_backbone_lacks_are_one_line(
 
 # --- study files --------------------------------------------------------------------------------
 
-KEYS = [action.dest for action in options_of("study") if action.dest not in ("file",)]
+KEYS = [action.dest for action in actions_of("study") if action.dest not in ("file",)]
 BAD_VALUES = {
     "table": "{a = 1}",
     "date": "1979-05-27",

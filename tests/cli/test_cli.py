@@ -23,6 +23,7 @@ import platformdirs
 import pytest
 import timm
 import torch
+from insides import actions_of
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
 
@@ -782,8 +783,7 @@ TABLED = ["study", "cuts", "report", "status", "stop", "enqueue", "dashboard", "
 
 
 def options_of(command: str) -> list[str]:
-    parser = make_parser()._subparsers._group_actions[0].choices[command]
-    return [next(iter(a.option_strings), a.metavar) for a in parser._actions if a.dest != "help"]
+    return [next(iter(a.option_strings), a.metavar) for a in actions_of(command)]
 
 
 @pytest.mark.parametrize("command", TABLED)

@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from insides import memory_of_store
 from PIL import Image
 from torch import nn
 
@@ -350,7 +351,7 @@ def test_training_on_kept_features_ends_in_the_same_weights(data, of, space, opt
         assert kept.keys() == recomputed.keys()
         assert [name for name in kept if not torch.equal(kept[name], recomputed[name])] == []
         assert scores == again
-    assert kept_task.features._memories[0].rows, "nothing was kept: nothing is shown"
+    assert memory_of_store(kept_task.features).rows, "nothing was kept: nothing is shown"
 
 
 def test_training_on_a_new_division_keeps_to_samples(data, of, space) -> None:
@@ -462,8 +463,8 @@ def fitted(data, of, space, tmp_path_factory, open_quick_storage):
         return logits[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        seen = fitting._logits
-        patch.setattr(fitting, "_logits", remember)
+        seen = fitting.logits_on
+        patch.setattr(fitting, "logits_on", remember)
         training = fit(study, task, point, folder / "model", trial=0, checkpoints=folder)
         while True:
             try:

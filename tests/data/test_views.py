@@ -54,7 +54,7 @@ def ramps() -> torch.Tensor:
 def matrix(*, left=0, top=0, width=SIDE, height=SIDE, flipped=False, degrees=0.0) -> torch.Tensor:
     """Make the matrix ``(1, 2, 3)`` of one image of SIDE pixels from lengths in pixels."""
     one = np.ones(1)
-    parameters = views._Parameters(
+    parameters = views.Parameters(
         left=one * left / SIDE,
         top=one * top / SIDE,
         width=one * width / SIDE,
@@ -65,7 +65,7 @@ def matrix(*, left=0, top=0, width=SIDE, height=SIDE, flipped=False, degrees=0.0
         contrast=one,
         saturation=one,
     )
-    return torch.from_numpy(views._matrices(parameters)).float()
+    return torch.from_numpy(views.matrices_of(parameters)).float()
 
 
 def resized_crop(image: torch.Tensor, *, left: int, top: int, width: int, height: int) -> torch.Tensor:
@@ -157,9 +157,9 @@ def test_a_view_of_an_image_does_not_depend_on_the_size_of_the_set(train, n_imag
 
 
 def test_the_parameters_of_fewer_images_are_the_first_ones_of_more() -> None:
-    table = views._table(views._draw(1, 0, 64))
+    table = views.table_of(views.draw(1, 0, 64))
     for n_images in range(64):
-        assert torch.equal(views._table(views._draw(1, 0, n_images)), table[:n_images])
+        assert torch.equal(views.table_of(views.draw(1, 0, n_images)), table[:n_images])
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -190,14 +190,14 @@ def test_a_gpu_shows_the_same_view(train) -> None:
 @pytest.mark.parametrize("name", ["degrees", "brightness", "contrast", "saturation"])
 def test_parameters_fill_their_range(name: str) -> None:
     low, high = getattr(RANGES, name)
-    drawn = (getattr(views._draw(1, 0, 2000), name) - low) / (high - low)
+    drawn = (getattr(views.draw(1, 0, 2000), name) - low) / (high - low)
     assert drawn.min() >= 0
     assert drawn.max() <= 1
     assert np.histogram(drawn, 4, (0, 1))[0] == pytest.approx([500] * 4, abs=80)  # four standard deviations
 
 
 def test_crops_lie_in_the_image_with_area_and_ratio_in_their_ranges() -> None:
-    drawn = views._draw(1, 0, 2000)
+    drawn = views.draw(1, 0, 2000)
     for start, length in ((drawn.left, drawn.width), (drawn.top, drawn.height)):
         assert start.min() >= 0
         assert (start + length).max() <= 1 + 1e-12
@@ -210,7 +210,7 @@ def test_crops_lie_in_the_image_with_area_and_ratio_in_their_ranges() -> None:
 
 
 def test_a_quarter_of_the_crops_is_cut_to_the_image() -> None:
-    drawn = views._draw(1, 0, 2000)
+    drawn = views.draw(1, 0, 2000)
     cut = np.maximum(drawn.width, drawn.height) == 1
     expected = 2 * (1 - (1 - 3 / 4) / math.log(4 / 3))
     assert cut.mean() == pytest.approx(expected, abs=0.04)
@@ -218,11 +218,11 @@ def test_a_quarter_of_the_crops_is_cut_to_the_image() -> None:
 
 
 def test_half_of_the_images_are_flipped() -> None:
-    assert views._draw(1, 0, 2000).flipped.sum() == pytest.approx(1000, abs=90)  # four standard deviations
+    assert views.draw(1, 0, 2000).flipped.sum() == pytest.approx(1000, abs=90)  # four standard deviations
 
 
 def test_parameters_are_independent_of_each_other_and_of_those_of_other_views() -> None:
-    drawn = np.concatenate([views._uniform(number, seed, 2000) for number, seed in ((1, 0), (2, 0), (1, 1))])
+    drawn = np.concatenate([views.uniform(number, seed, 2000) for number, seed in ((1, 0), (2, 0), (1, 1))])
     correlations = np.corrcoef(drawn) - np.eye(27)
     assert np.abs(correlations).max() < 0.1  # 4.5 standard deviations of 351 pairs
 
@@ -232,13 +232,13 @@ def test_parameters_are_independent_of_each_other_and_of_those_of_other_views() 
 
 def test_a_whole_crop_is_the_image() -> None:
     image = noise(1, 3, SIDE, SIDE)
-    assert close(views._warp(image, matrix()), image)
+    assert close(views.warp(image, matrix()), image)
 
 
 @pytest.mark.parametrize("level", [0, 1, 100, 255])
 def test_a_constant_image_stays_constant_up_to_the_corners(level: int) -> None:
-    matrices = torch.from_numpy(views._matrices(views._draw(1, 0, 200))).float()
-    shown = views._warp(torch.full((200, 3, SIDE, SIDE), float(level)), matrices)
+    matrices = torch.from_numpy(views.matrices_of(views.draw(1, 0, 200))).float()
+    shown = views.warp(torch.full((200, 3, SIDE, SIDE), float(level)), matrices)
     assert (shown - level).abs().max() < 1e-4
 
 
@@ -254,25 +254,25 @@ def test_a_constant_image_stays_constant_up_to_the_corners(level: int) -> None:
 )
 def test_crops_are_torchvisions(crop: dict[str, int]) -> None:
     image = noise(1, 3, SIDE, SIDE)
-    assert close(inside(views._warp(image, matrix(**crop))), inside(resized_crop(image, **crop)))
+    assert close(inside(views.warp(image, matrix(**crop))), inside(resized_crop(image, **crop)))
 
 
 def test_flips_are_torchvisions() -> None:
     image = noise(1, 3, SIDE, SIDE)
-    assert close(views._warp(image, matrix(flipped=True)), tv.horizontal_flip(image))
+    assert close(views.warp(image, matrix(flipped=True)), tv.horizontal_flip(image))
 
 
 @pytest.mark.parametrize("degrees", [-10.0, -3.3, 0.5, 10.0, 77.0])
 def test_rotations_are_torchvisions(degrees: float) -> None:
     image = noise(1, 3, SIDE, SIDE)
-    assert close(disc(views._warp(image, matrix(degrees=degrees))), disc(rotate(image, degrees)))
+    assert close(disc(views.warp(image, matrix(degrees=degrees))), disc(rotate(image, degrees)))
 
 
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("degrees", [-10.0, 6.0])
 def test_the_matrix_crops_then_flips_then_rotates(degrees: float, flipped: bool) -> None:
     crop = {"left": 3, "top": 7, "width": 25, "height": 20}
-    ours = views._warp(ramps(), matrix(**crop, flipped=flipped, degrees=degrees))
+    ours = views.warp(ramps(), matrix(**crop, flipped=flipped, degrees=degrees))
     theirs = resized_crop(ramps(), **crop)
     theirs = rotate(tv.horizontal_flip(theirs) if flipped else theirs, degrees)
     assert close(disc(ours), disc(theirs))
@@ -284,7 +284,7 @@ FACTORS = (0.0, 0.8, 1.0, 1.15, 2.0)
 
 
 def adjusted(image: torch.Tensor, brightness=1.0, contrast=1.0, saturation=1.0) -> torch.Tensor:
-    return views._adjust_colours(image.clone(), torch.tensor([[brightness, contrast, saturation]]))
+    return views.adjust_colours(image.clone(), torch.tensor([[brightness, contrast, saturation]]))
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])
@@ -299,7 +299,7 @@ def test_colour_changes_are_torchvisions(name: str, factor: float, n_channels: i
 def test_each_image_of_a_batch_has_its_own_factors_in_a_fixed_order() -> None:
     images = noise(3, 3, SIDE, SIDE)
     factors = torch.tensor([[0.8, 1.2, 0.9], [1.2, 0.8, 1.1], [1.0, 1.2, 1.2]])
-    ours = views._adjust_colours(images.clone(), factors)
+    ours = views.adjust_colours(images.clone(), factors)
     for image, (brightness, contrast, saturation), our in zip(images, factors.tolist(), ours, strict=True):
         theirs = tv.adjust_contrast(tv.adjust_brightness(image / 255, brightness), contrast)
         assert close(our, tv.adjust_saturation(theirs, saturation) * 255)
@@ -314,10 +314,10 @@ def test_contrast_of_other_channels_is_about_their_mean() -> None:
 @pytest.mark.parametrize("side", [16, 128])
 def test_the_mean_grey_is_exact_to_a_hundred_thousandth(side: int) -> None:
     grey = noise(2, 1, side, side)
-    assert views._mean(grey).flatten().tolist() == pytest.approx(
+    assert views.mean_grey(grey).flatten().tolist() == pytest.approx(
         grey.double().mean((1, 2, 3)).tolist(), abs=2e-5
     )
-    assert views._mean(torch.full((1, 1, side, side), 255.0)).item() == 255
+    assert views.mean_grey(torch.full((1, 1, side, side), 255.0)).item() == 255
 
 
 def test_values_stay_between_0_and_255(train) -> None:

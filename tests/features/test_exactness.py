@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from insides import files_of_store, memory_of_store
 from torch import nn
 
 from depthsearch.data import DataSet, ImageSet, load_data
@@ -403,7 +404,7 @@ def test_what_one_store_writes_others_read(train_kept, tmp_path: Path) -> None:
             assert all(result.kept_bytes == 0 for result in kept[1]), cut
             if cut.name != "stem":
                 assert_reads(cut, kept[1])
-        assert bool(reading.features._memories[0].rows) == bool(memory)
+        assert bool(memory_of_store(reading.features).rows) == bool(memory)
 
 
 @pytest.mark.slow
@@ -420,9 +421,9 @@ def test_trials_end_the_same_while_tensors_come_and_go(train_kept, tmp_path: Pat
         n_reading += kept[1][1].read_bytes > 0
         once_kept.update(tmp_path.glob("*.features"))
     assert n_reading > len(order) // 2
-    in_memory = task.features._memories[0].rows
+    in_memory = memory_of_store(task.features).rows
     assert 0 < sum(kept.rows.nbytes for kept in in_memory.values()) <= 1_000_000
-    assert task.features._files[-1]._mapped, "nothing was read from the disk"
+    assert files_of_store(task.features)._mapped, "nothing was read from the disk"
     still_kept = set(tmp_path.glob("*.features"))
     assert sum(path.stat().st_size for path in still_kept) <= 3_000_000
     assert still_kept < once_kept, "nothing had to go"

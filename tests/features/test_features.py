@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from insides import files_of_store, folder_of_store, memory_of_store
 from privileges import IS_ROOT, files_limited
 from timm.models.densenet import DenseNet
 from torch import fx, nn
@@ -162,12 +163,12 @@ def folder_bytes(folder: Path) -> int:
 
 
 def names_in_memory(store: FeatureStore, viewed: ViewedImages) -> set[str]:
-    (memory,) = store._memories
+    memory = memory_of_store(store)
     return {node.name for node, item in store.items(viewed).items() if item.key in memory.rows}
 
 
 def names_on_disk(store: FeatureStore, viewed: ViewedImages) -> set[str]:
-    names = {path.stem for path in files_of(store._files[-1].folder)}
+    names = {path.stem for path in files_of(folder_of_store(store))}
     return {node.name for node, item in store.items(viewed).items() if item.key in names}
 
 
@@ -648,7 +649,7 @@ def test_one_pass_fills_the_boundaries_of_all_cuts_before(open_store, viewed, fr
 
 def test_another_studys_files_are_read_and_no_tensor_is_written_twice(open_store, viewed) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._files[-1].folder)
+    (path,) = files_of(folder_of_store(open_store()))
     written = path.stat().st_ino
     _, spent = trial(open_store(memory=PLENTY), viewed, DEEP)
     assert (spent.macs, spent.kept_bytes) == (0, 0)
@@ -660,7 +661,7 @@ def test_what_is_read_into_memory_needs_no_file_any_more(open_store, viewed, exp
     store = open_store(memory=PLENTY)
     trial(store, viewed, DEEP)
     assert names_in_memory(store, viewed) == {"layer2_0_act2"}
-    shutil.rmtree(store._files[-1].folder)
+    shutil.rmtree(folder_of_store(store))
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
 
 
@@ -723,34 +724,34 @@ def wander(
 @pytest.mark.parametrize("n_bytes", BUDGETS)
 def test_memory_never_holds_more_than_its_budget(open_store, viewed, expected, n_bytes: int) -> None:
     store = open_store(memory=n_bytes, disk=0)
-    (memory,) = store._memories
+    memory = memory_of_store(store)
     for _ in wander(store, viewed, expected, n_bytes):
         assert sum(kept.rows.nbytes for kept in memory.rows.values()) <= n_bytes
-        assert memory._promised == {}
+        assert memory.promised == {}
 
 
 @pytest.mark.parametrize("n_bytes", BUDGETS[::2])
 def test_the_folder_never_holds_more_than_its_budget(open_store, viewed, expected, n_bytes: int) -> None:
     store = open_store(disk=n_bytes)
     for _ in wander(store, viewed, expected, n_bytes):
-        assert folder_bytes(store._files[-1].folder) <= n_bytes
-        assert partial_files(store._files[-1].folder) == []
+        assert folder_bytes(folder_of_store(store)) <= n_bytes
+        assert partial_files(folder_of_store(store)) == []
 
 
 def test_a_files_description_counts_too(open_store, viewed) -> None:
     store = open_store(disk=DEEP_BYTES)
     trial(store, viewed, DEEP)
-    assert folder_bytes(store._files[-1].folder) <= DEEP_BYTES
+    assert folder_bytes(folder_of_store(store)) <= DEEP_BYTES
 
 
 def test_files_of_other_studies_count_too(open_store, viewed, images) -> None:
     other = ViewedImages(images, 1)
     trial(open_store(), other, SHALLOW)
-    (path,) = files_of(open_store()._files[-1].folder)
+    (path,) = files_of(folder_of_store(open_store()))
     os.utime(path, (1e9, 1e9))
     store = open_store(disk=SHALLOW_BYTES + 1000)
     trial(store, viewed, DEEP)
-    assert folder_bytes(store._files[-1].folder) <= SHALLOW_BYTES + 1000
+    assert folder_bytes(folder_of_store(store)) <= SHALLOW_BYTES + 1000
     assert names_on_disk(store, viewed) == {"layer2_0_act2"}
     assert names_on_disk(store, other) == set()
 
@@ -776,7 +777,7 @@ def test_a_file_removed_by_another_store_is_read_until_the_next_trial(
     store = open_store()
     trial(store, viewed, DEEP)
     source = Boundaries(store, [viewed], position_of(frozen, DEEP))
-    (path,) = files_of(store._files[-1].folder)
+    (path,) = files_of(folder_of_store(store))
     path.unlink()
     source.prepare(1)
     assert_same(read(source), expected[DEEP])
@@ -794,8 +795,9 @@ def test_the_file_longest_unused_goes_first(open_store, viewed, images) -> None:
     for other in others:
         trial(open_store(), other, DEEP)
     for age, other in enumerate((others[1], others[2], others[0])):
-        (path,) = (open_store()._files[-1]._path(item.key) for item in open_store().items(other).values()
-                   if open_store()._files[-1]._path(item.key).exists())  # fmt: skip
+        files = files_of_store(open_store())
+        paths = (files.path_of(item.key) for item in open_store().items(other).values())
+        (path,) = filter(Path.exists, paths)
         os.utime(path, (1e9 - age, 1e9 - age))
     store = open_store(disk=3 * DEEP_BYTES + 3000)
     trial(store, viewed, DEEP)
@@ -804,7 +806,7 @@ def test_the_file_longest_unused_goes_first(open_store, viewed, images) -> None:
 
 def test_reading_a_file_makes_it_the_last_used(open_store, viewed) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._files[-1].folder)
+    (path,) = files_of(folder_of_store(open_store()))
     os.utime(path, (1e9, 1e9))
     trial(open_store(), viewed, DEEP)
     assert path.stat().st_mtime > 1e9
@@ -834,7 +836,7 @@ def test_a_file_that_goes_is_not_held_open(open_store, viewed) -> None:
     """Mapped pages of a removed file still take up the disk."""
     store = open_store(disk=SHALLOW_BYTES + 1000)
     trial(store, viewed, SHALLOW)
-    (gone,) = files_of(store._files[-1].folder)
+    (gone,) = files_of(folder_of_store(store))
     trial(store, viewed, DEEP)
     assert not gone.exists()
     assert not any(str(gone) in held.path for held in psutil.Process().memory_maps(grouped=False))
@@ -845,7 +847,7 @@ def test_decisions_are_logged(open_store, viewed, caplog: pytest.LogCaptureFixtu
     store = open_store(memory=SHALLOW_BYTES, disk=SHALLOW_BYTES + DEEP_BYTES + 1000)
     trial(store, viewed, SHALLOW)
     # A file's time has the grain of the system's clock, in which both may be written.
-    (shallow,) = files_of(store._files[-1].folder)
+    (shallow,) = files_of(folder_of_store(store))
     trial(store, viewed, DEEP)
     os.utime(shallow, (1e9, 1e9))
     trial(store, viewed, LAST)
@@ -864,7 +866,7 @@ def test_want_of_room_and_damage_are_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG, "depthsearch.features")
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._files[-1].folder)
+    (path,) = files_of(folder_of_store(open_store()))
     path.write_bytes(b"")
     free = shutil.disk_usage(path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
@@ -1079,7 +1081,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_file_is_computed_anew(open_store, viewed, expected, frozen, damage) -> None:
     trial(open_store(), viewed, SHALLOW)
-    (other,) = files_of(open_store()._files[-1].folder)
+    (other,) = files_of(folder_of_store(open_store()))
     other = other.rename(other.with_suffix(".moved"))
     trial(open_store(), viewed, DEEP)
     (path,) = files_of(other.parent)
@@ -1094,7 +1096,7 @@ def test_a_damaged_file_is_computed_anew(open_store, viewed, expected, frozen, d
 
 def test_a_damaged_file_is_not_read_into_memory(open_store, viewed, expected) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._files[-1].folder)
+    (path,) = files_of(folder_of_store(open_store()))
     flip(path, 3)
     store = open_store(memory=PLENTY)
     for _ in range(2):
@@ -1104,7 +1106,7 @@ def test_a_damaged_file_is_not_read_into_memory(open_store, viewed, expected) ->
 @pytest.mark.parametrize("memory", [0, PLENTY], ids=["mapped", "read into memory"])
 def test_a_folder_under_a_files_name_is_left_alone(open_store, viewed, expected, memory: int) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._files[-1].folder)
+    (path,) = files_of(folder_of_store(open_store()))
     swap_for_a_folder(path, path)
     store = open_store(memory=memory)
     for cut in (DEEP, SHALLOW, DEEP):
@@ -1117,7 +1119,7 @@ def test_a_folder_under_another_tensors_name_does_not_matter(open_store, viewed,
     store = open_store()
     for item in store.items(viewed).values():
         if item.node.name == "layer1_0_act2":
-            store._files[-1]._path(item.key).mkdir(parents=True)
+            files_of_store(store).path_of(item.key).mkdir(parents=True)
     trial(store, viewed, DEEP)
     found, spent = trial(store, viewed, DEEP)
     assert_same(found, expected[DEEP])
@@ -1127,7 +1129,7 @@ def test_a_folder_under_another_tensors_name_does_not_matter(open_store, viewed,
 @pytest.mark.skipif(IS_ROOT, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_computed_anew(open_store, viewed, expected) -> None:
     trial(open_store(), viewed, DEEP)
-    (path,) = files_of(open_store()._files[-1].folder)
+    (path,) = files_of(folder_of_store(open_store()))
     path.chmod(0)
     assert_same(trial(open_store(), viewed, DEEP)[0], expected[DEEP])
 
@@ -1150,7 +1152,7 @@ def test_a_folder_deleted_between_two_epochs(open_store, viewed, frozen, expecte
     source = Boundaries(store, [viewed], position_of(frozen, DEEP))
     source.prepare(1)
     assert_same(read(source), expected[DEEP])
-    shutil.rmtree(store._files[-1].folder)
+    shutil.rmtree(folder_of_store(store))
     assert_same(read(source), expected[DEEP])
     source.prepare(2)
     assert_same(read(source), expected[DEEP])
@@ -1159,7 +1161,7 @@ def test_a_folder_deleted_between_two_epochs(open_store, viewed, frozen, expecte
 def test_a_folder_deleted_between_two_trials(open_store, viewed, frozen, expected) -> None:
     store = open_store()
     trial(store, viewed, DEEP)
-    shutil.rmtree(store._files[-1].folder)
+    shutil.rmtree(folder_of_store(store))
     for cut in (SHALLOW, DEEP, LAST):
         assert_same(trial(store, viewed, cut)[0], expected[cut])
     assert names_on_disk(store, viewed) >= {"layer1_0_act2"}
@@ -1168,7 +1170,7 @@ def test_a_folder_deleted_between_two_trials(open_store, viewed, frozen, expecte
 
 def test_a_folder_deleted_while_it_is_filled(open_store, images, expected) -> None:
     store = open_store()
-    viewed = Surprising(images, 2, lambda: shutil.rmtree(store._files[-1].folder))
+    viewed = Surprising(images, 2, lambda: shutil.rmtree(folder_of_store(store)))
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
     assert_same(trial(store, viewed, SHALLOW)[0], expected[SHALLOW])
 
@@ -1195,7 +1197,7 @@ def test_a_disk_that_is_full_after_some_bytes(
     with files_limited(n_bytes):
         found, _ = trial(store, viewed, DEEP)
     assert_same(found, expected[DEEP])
-    assert left_in(store._files[-1].folder) == []
+    assert left_in(folder_of_store(store)) == []
     (warned,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert warned.message.startswith("Features are no longer kept on disk: [Errno 27] File too large")
     # In memory it is kept all the same.
@@ -1217,7 +1219,7 @@ def test_a_disk_with_little_space_left_is_not_written_to(
     store = open_store()
     for _ in range(2):
         assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
-    assert left_in(store._files[-1].folder) == []
+    assert left_in(folder_of_store(store)) == []
 
 
 def test_files_written_before_the_disk_was_full_are_still_read(open_store, viewed, expected) -> None:
@@ -1263,9 +1265,9 @@ def test_a_fill_that_is_interrupted_leaves_nothing(
     viewed = Surprising(images, at, raiser(KeyboardInterrupt("enough")))
     with pytest.raises(KeyboardInterrupt, match="enough"):
         trial(store, viewed, DEEP)
-    (resident,) = store._memories
-    assert (resident.rows, resident._promised) == ({}, {})
-    assert not store._files[-1].folder.exists() or not left_in(store._files[-1].folder)
+    resident = memory_of_store(store)
+    assert (resident.rows, resident.promised) == ({}, {})
+    assert not folder_of_store(store).exists() or not left_in(folder_of_store(store))
     found, spent = trial(store, viewed, DEEP)
     assert_same(found, expected[DEEP])
     assert spent.macs == macs_before(frozen, DEEP)
@@ -1278,19 +1280,19 @@ def test_a_fill_that_fails_leaves_nothing_and_says_why(open_store, images, error
     store = open_store(memory=PLENTY)
     with pytest.raises(type(error), match=error.args[-1]):
         trial(store, Surprising(images, 2, raiser(error)), DEEP)
-    assert left_in(store._files[-1].folder) == []
-    assert store._memories[0]._promised == {}
+    assert left_in(folder_of_store(store)) == []
+    assert memory_of_store(store).promised == {}
 
 
 def test_a_tensor_for_which_there_is_no_memory_is_not_kept(open_store, viewed) -> None:
     """Budgets are of what was free at the start; others, and training itself, may have taken it since."""
     store = open_store(memory=2**62, disk=0)
     expect(store, viewed, DEEP)
-    (memory,) = store._memories
+    memory = memory_of_store(store)
     item = next(item for item in store.items(viewed).values() if item.key in memory.wanted)
     beyond = replace(item, layout=replace(item.layout, shape=(2**50,)))
     assert memory.allocate(beyond) is None
-    assert memory._promised == {}
+    assert memory.promised == {}
 
 
 def test_reading_in_that_is_interrupted_leaves_no_promise(open_store, viewed, monkeypatch) -> None:
@@ -1300,7 +1302,7 @@ def test_reading_in_that_is_interrupted_leaves_no_promise(open_store, viewed, mo
     monkeypatch.setattr(MappedRows, "__getitem__", lambda *_: interrupt())
     with pytest.raises(KeyboardInterrupt, match="enough"):
         trial(store, viewed, DEEP)
-    assert store._memories[0]._promised == {}
+    assert memory_of_store(store).promised == {}
 
 
 def test_a_store_that_fills_while_another_does_finds_one_whole_file(
@@ -1313,7 +1315,7 @@ def test_a_store_that_fills_while_another_does_finds_one_whole_file(
     first = open_store()
     assert_same(trial(first, interrupting, DEEP)[0], expected[DEEP])
     assert_same(found[0], expected[DEEP])
-    (path,) = files_of(first._files[-1].folder)
+    (path,) = files_of(folder_of_store(first))
     assert left_in(path.parent) == [path]
     assert trial(open_store(), viewed, DEEP)[1].macs == 0
 
@@ -1324,17 +1326,17 @@ def test_a_file_that_another_store_ends_while_this_one_makes_ready_to_fill_is_no
 ) -> None:
     """It was not there when the store looked what is missing, and is when it looks where to start."""
     store, other = open_store(memory=memory), open_store()
-    begin = store._files[-1].begin
+    begin = files_of_store(store).begin
 
     def begin_late(item: object) -> object:
         trial(other, viewed, DEEP)
         return begin(item)
 
-    monkeypatch.setattr(store._files[-1], "begin", begin_late)
+    monkeypatch.setattr(files_of_store(store), "begin", begin_late)
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
     monkeypatch.undo()
     assert_same(trial(store, viewed, DEEP)[0], expected[DEEP])
-    (path,) = files_of(store._files[-1].folder)
+    (path,) = files_of(folder_of_store(store))
     assert describe(path)["n_bytes"] == DEEP_BYTES
 
 
@@ -1382,7 +1384,7 @@ def test_processes_that_fill_at_once_agree(open_store, images, frozen, tmp_path:
     torch.save(
         {
             "images": stored,
-            "folder": str(store._files[-1].folder),
+            "folder": str(folder_of_store(store)),
             "position": position,
             "n_views": n_views,
         },
@@ -1409,8 +1411,8 @@ def test_processes_that_fill_at_once_agree(open_store, images, frozen, tmp_path:
     theirs = torch.load(tmp_path / "found", weights_only=True)
     for (our,), their in zip(ours, theirs, strict=True):
         assert torch.equal(our, their)
-    assert len(files_of(store._files[-1].folder)) == len(left_in(store._files[-1].folder)) == n_views
-    assert {describe(path)["n_bytes"] for path in files_of(store._files[-1].folder)} == {DEEP_BYTES}
+    assert len(files_of(folder_of_store(store))) == len(left_in(folder_of_store(store))) == n_views
+    assert {describe(path)["n_bytes"] for path in files_of(folder_of_store(store))} == {DEEP_BYTES}
     reader = open_store()
     for number, (our,) in enumerate(ours):
         found, spent = trial(reader, ViewedImages(images, number), DEEP)

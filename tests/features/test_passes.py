@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from insides import memory_of_store
 from torch import nn
 
 from depthsearch import features
@@ -154,7 +155,7 @@ def opened(task: Task, position: int) -> FeatureStore:
 
 def kept(store: FeatureStore, viewed: ViewedImages) -> dict[str, torch.Tensor]:
     """List what is kept on the GPU, by the node's name."""
-    (memory,) = store._memories[:1]
+    memory = memory_of_store(store)
     assert memory.name == "device"
     names = {item.key: item.node.name for item in store.items(viewed).values()}
     return {names[key]: resident.rows for key, resident in memory.rows.items()}
@@ -170,7 +171,7 @@ def test_a_pass_that_does_not_fit_is_done_again_with_half_as_many_images(on_gpu,
     assert found.keys() == expected.keys()
     for name, rows in found.items():
         torch.testing.assert_close(rows, expected[name])
-    assert again.features._pass_size.n_images == 16
+    assert again.features.pass_size.n_images == 16
 
 
 def test_a_probing_that_does_not_fit_is_done_again_with_half_as_many_images(on_gpu, space, room) -> None:
@@ -179,7 +180,7 @@ def test_a_probing_that_does_not_fit_is_done_again_with_half_as_many_images(on_g
     again = replace(on_gpu)
     found = transfer_curve(again, space.cuts)
     assert [(p.cut, p.n_features) for p in found.points] == [(p.cut, p.n_features) for p in expected.points]
-    assert again.features._pass_size.n_images == 16
+    assert again.features.pass_size.n_images == 16
 
 
 def test_on_a_cpu_too_little_memory_is_told_at_once(task, space, room) -> None:
@@ -194,7 +195,7 @@ def test_probing_gives_back_what_is_kept_on_the_gpu_and_tries_once_more(
     """What a training has kept there is in the way of the next backbone's probing."""
     other = replace(on_gpu)
     list(train_point(other, Point(cut=space.cuts[9], learning_rate=1e-3), seed=0))
-    memory = other.features._memories[0]
+    memory = memory_of_store(other.features)
     assert memory.rows
     asked, real = [], FeatureStore.give_back_device
 
@@ -213,7 +214,7 @@ def test_probing_gives_back_what_is_kept_on_the_gpu_and_tries_once_more(
     assert asked == [on_gpu.features, on_gpu.features, other.features]
     assert not memory.rows
     # Not the one image that it was down to.
-    assert on_gpu.features._pass_size.n_images == 256
+    assert on_gpu.features.pass_size.n_images == 256
 
 
 def test_a_gpu_without_room_for_one_image_is_told(on_gpu, space, room) -> None:
@@ -228,9 +229,9 @@ def test_what_was_about_to_be_kept_on_the_gpu_is_given_up_as_well(on_gpu, space)
     position = on_gpu.position(space.cuts[9])
     asks = [features.Asks(group=viewed, n_images=len(viewed), passes={position: 100.0})]
     store.expect(asks)
-    store._pass_size.halve()
+    store.pass_size.halve()
     assert store.give_back_device()
-    assert store._pass_size.n_images == 256
+    assert store.pass_size.n_images == 256
     store.expect(asks)
     assert not store.give_back_device()
     store.open(viewed, store.frozen.graph.boundary(position), position, Spent())

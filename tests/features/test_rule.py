@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from insides import memory_of_store
 
 from depthsearch.devices import choose_device
 from depthsearch.features import Budget, FeatureStore, FrozenBackbone, ViewedImages
@@ -294,7 +295,7 @@ def wanted_of(frozen: FrozenBackbone, images, passes: Mapping[str, float], folde
     positions = {layer.name: layer.position for layer in frozen.graph.layers}
     at = {positions[name]: times for name, times in passes.items()}
     store.expect([Asks(group=viewed, n_images=len(viewed), passes=at)])
-    (memory,) = store._memories
+    memory = memory_of_store(store)
     return {node.name for node, item in store.items(viewed).items() if item.key in memory.wanted}
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from insides import folder_of_store
 from privileges import modes_obeyed
 
 from depthsearch.devices import choose_device
@@ -229,14 +230,14 @@ def test_the_probe_and_a_trial_that_meet_compute_the_prefix_once(open_store, ima
 
 def test_sets_that_are_not_the_same_do_not_wait_for_each_other(open_store, images, expected) -> None:
     store, other = open_store(), ViewedImages(images, 1)
-    with HeldElsewhere(store._files[-1].folder, lock_of(store, other)):
+    with HeldElsewhere(folder_of_store(store), lock_of(store, other)):
         assert torch.equal(trial(store, [ViewedImages(images)])[0][0], expected())
 
 
 def test_who_finds_all_it_wants_waits_for_nobody(open_store, images, expected) -> None:
     trial(open_store(), [ViewedImages(images)])
     store, viewed = open_store(), ViewedImages(images)
-    with HeldElsewhere(store._files[-1].folder, lock_of(store, viewed)):
+    with HeldElsewhere(folder_of_store(store), lock_of(store, viewed)):
         (found,), spent = trial(store, [viewed])
     assert torch.equal(found, expected())
     assert spent.macs == 0
@@ -250,7 +251,7 @@ def test_what_is_kept_in_a_memory_of_ones_own_takes_no_lock(open_store, images, 
 
 def test_who_waits_can_be_interrupted(open_store, images) -> None:
     store, viewed = open_store(), ViewedImages(images)
-    held = HeldElsewhere(store._files[-1].folder, lock_of(store, viewed))
+    held = HeldElsewhere(folder_of_store(store), lock_of(store, viewed))
     with held, pytest.raises(KeyboardInterrupt, match=r"^$"), interrupted_after(0.3):
         trial(store, [viewed])
     assert trial(store, [viewed])[1].kept_bytes == DEEP_BYTES
@@ -269,7 +270,7 @@ def test_a_fill_that_fails_frees_the_lock(open_store, images, frozen) -> None:
 @pytest.mark.parametrize("spoil", [Path.touch, lambda path: path.symlink_to("nowhere")], ids=["file", "link"])
 def test_a_folder_that_cannot_be_locked_is_used_without(open_store, images, expected, spoil) -> None:
     store = open_store()
-    folder = store._files[-1].folder
+    folder = folder_of_store(store)
     folder.mkdir()
     spoil(folder / "locks")
     (found,), spent = trial(store, [ViewedImages(images)])
@@ -303,7 +304,7 @@ def test_of_two_folders_the_first_that_can_be_locked_is(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_removed_by_the_next(open_store, images) -> None:
     """It would count as kept otherwise. What others are writing stays."""
     store, viewed = open_store(), ViewedImages(images)
-    folder = store._files[-1].folder
+    folder = folder_of_store(store)
     trial(store, [viewed])
     (path,) = features_in(folder)
     left, other = path.with_suffix(".1234.partial"), path.with_name("another.5678.partial")
@@ -324,12 +325,12 @@ def test_those_who_begin_at_once_stay_within_the_budget(open_store, images, expe
 
     def fill(number: int) -> torch.Tensor:
         store = open_store(disk=limit)
-        viewed = Slow(images, number, lambda: sizes.append(bytes_in(store._files[-1].folder)))
+        viewed = Slow(images, number, lambda: sizes.append(bytes_in(folder_of_store(store))))
         return trial(store, [viewed], start.wait)[0][0]
 
     found = at_once([lambda number=number: fill(number) for number in numbers])
     assert all(torch.equal(values, expected(number)) for number, values in enumerate(found))
-    folder = open_store()._files[-1].folder
+    folder = folder_of_store(open_store())
     assert bytes_in(folder) <= limit
     assert len(features_in(folder)) <= n_fit
     if n_fit > N_PROCESSES:
@@ -343,7 +344,7 @@ def test_stores_that_divide_a_folder_plan_with_their_part_of_it(open_store, imag
     first, second = open_store(disk=limit, n=2), open_store(disk=limit, n=2)
     seen = ((first, views[:3]), (second, views[3:]))
     assert [trial(store, three)[1].kept_bytes for store, three in seen] == [2 * DEEP_BYTES] * 2
-    assert len(features_in(first._files[-1].folder)) == 4
+    assert len(features_in(folder_of_store(first))) == 4
     assert [trial(store, three)[1].macs for store, three in seen] == [prefix_macs(frozen)] * 2
 
 
@@ -366,7 +367,7 @@ def test_what_one_keeps_in_shared_memory_others_read(
     assert all(torch.equal(values, expected()) for (values,), _ in found)
     assert sorted(spent.kept_bytes for _, spent in found) == [0, 0, 0, DEEP_BYTES]
     assert len(features_in(shared_folder)) == 1
-    on_disk = features_in(open_store()._files[-1].folder)
+    on_disk = features_in(folder_of_store(open_store()))
     assert [path.name for path in on_disk] == [path.name for path in features_in(shared_folder) if disk]
 
 
@@ -375,7 +376,7 @@ def test_what_lies_on_the_disk_is_copied_into_shared_memory_once(
     open_store, images, expected, shared_folder: Path
 ) -> None:
     trial(open_store(), [ViewedImages(images)])
-    (on_disk,) = features_in(open_store()._files[-1].folder)
+    (on_disk,) = features_in(folder_of_store(open_store()))
     inodes = set()
     for _ in range(3):
         (found,), spent = trial(open_store(memory=PLENTY, shared=shared_folder), [ViewedImages(images)])
@@ -396,7 +397,7 @@ def test_while_another_process_is_busy_the_disk_is_read(
 ) -> None:
     trial(open_store(), [ViewedImages(images)])
     store, viewed = open_store(memory=PLENTY, shared=shared_folder), ViewedImages(images)
-    with HeldElsewhere(store._files[-1].folder, lock_of(store, viewed)):
+    with HeldElsewhere(folder_of_store(store), lock_of(store, viewed)):
         (found,), spent = trial(store, [viewed])
     assert torch.equal(found, expected())
     assert (spent.macs, features_in(shared_folder)) == (0, [])
@@ -769,11 +770,11 @@ def test_a_process_that_is_killed_while_it_fills_frees_the_lock(
 ) -> None:
     """And nothing of what it wrote is taken for kept, or counted."""
     store = open_store()
-    budget_of_all = Budget(memory_bytes=0, device_bytes=0, disk_bytes=PLENTY, folder=store._files[-1].folder)
+    budget_of_all = Budget(memory_bytes=0, device_bytes=0, disk_bytes=PLENTY, folder=folder_of_store(store))
     process, connection = processes.pop()
     connection.send((begin, pickle.dumps(replace(shown, budget=budget_of_all))))
     assert told(connection) == "filling"
-    (left,) = store._files[-1].folder.glob("*.partial")
+    (left,) = folder_of_store(store).glob("*.partial")
     assert left.stat().st_size > DEEP_BYTES
     waiting = ThreadPoolExecutor(1)
     found = waiting.submit(trial, store, [ViewedImages(images)])
@@ -785,4 +786,4 @@ def test_a_process_that_is_killed_while_it_fills_frees_the_lock(
     process.join()
     assert torch.equal(values, expected())
     assert spent.macs == prefix_macs(frozen)
-    assert [path.suffix for path in store._files[-1].folder.iterdir() if path.is_file()] == [".features"]
+    assert [path.suffix for path in folder_of_store(store).iterdir() if path.is_file()] == [".features"]

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from depthsearch.errors import StudyError
 from depthsearch.study.lease import lease
 from depthsearch.study.storage import open_storage
+from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 
 
 def run(what: Callable[[str, Any], Any], url: str, n: int) -> list[Any]:
@@ -45,7 +46,7 @@ def begin_trials(url: str, gate: Any) -> list[int]:
     begun = []
     while waiting := study.get_trials(states=(TrialState.WAITING,)):
         for trial in waiting:
-            if study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+            if storage_of(study).set_trial_state_values(trial_id_of(study, trial.number), TrialState.RUNNING):
                 begun.append(trial.number)
     storage.engine.dispose()
     return begun

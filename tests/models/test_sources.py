@@ -113,7 +113,7 @@ def test_named_weights_of_torchvision_bring_their_own_images() -> None:
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b1", "swin_t", "vit_b_16", "regnet_y_400mf"])
 def test_images_are_resized_as_torchvisions_transforms_say(name: str) -> None:
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    seen = torchvision_source._seen(transforms)
+    seen = torchvision_source.seen_by_transforms(transforms)
     assert int(seen.image_size / seen.crop_share) == transforms.resize_size[0]
     assert (seen.mean, seen.std) == (tuple(transforms.mean), tuple(transforms.std))
     assert seen.interpolation == transforms.interpolation.value
@@ -521,9 +521,9 @@ class _Seen:
     ],
 )
 def test_a_processor_says_which_part_of_an_image_is_seen(values, size: int, share: float) -> None:
-    from depthsearch.models.backbones.transformers_source import _of_processor
+    from depthsearch.models.backbones.transformers_source import seen_by_processor
 
-    seen = _of_processor("hf:x", _Seen(**values))
+    seen = seen_by_processor("hf:x", _Seen(**values))
     assert (seen.image_size, seen.crop_share) == (size, share)
 
 
@@ -536,10 +536,10 @@ def test_a_processor_says_which_part_of_an_image_is_seen(values, size: int, shar
     ],
 )
 def test_a_processor_that_does_more_is_refused(values, expected: str) -> None:
-    from depthsearch.models.backbones.transformers_source import _of_processor
+    from depthsearch.models.backbones.transformers_source import seen_by_processor
 
     with pytest.raises(SettingsError, match=expected):
-        _of_processor("hf:x", _Seen(**values))
+        seen_by_processor("hf:x", _Seen(**values))
 
 
 def test_without_a_network_a_name_of_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

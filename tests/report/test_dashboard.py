@@ -26,13 +26,12 @@ from test_page import nasty
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.report.dashboard import refresh
-from depthsearch.report.dashboard.serving import _QuietHandler as QuietHandler
-from depthsearch.report.dashboard.serving import _Server as Server
-from depthsearch.report.dashboard.serving import application, serve
+from depthsearch.report.dashboard.serving import QuietHandler, Server, application, serve
 from depthsearch.report.page import compose
 from depthsearch.results import StoredStudy
 from depthsearch.results.summary import summarize
 from depthsearch.study.artifacts import Artifacts, keep_latest
+from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of
 
 PASSWORD = "Grüße:an alle"
 SCRIPT = "<!doctype html><title>before</title><script>document.title='after';alert(1)</script><p>text</p>"
@@ -82,10 +81,10 @@ def asked(
 
 def artifact(study: optuna.Study, name: str) -> str:
     """Give the path of an artifact."""
-    attributes = study._storage.get_study_system_attrs(study._study_id)
+    attributes = storage_of(study).get_study_system_attrs(study_id_of(study))
     known = [json.loads(text) for key, text in attributes.items() if key.startswith("artifacts:")]
     (found,) = (each["artifact_id"] for each in known if each and each["filename"] == name)
-    return f"/artifacts/{study._study_id}/{found}"
+    return f"/artifacts/{study_id_of(study)}/{found}"
 
 
 # --- who may do what ----------------------------------------------------------------------------
@@ -106,20 +105,20 @@ def artifact(study: optuna.Study, name: str) -> str:
 )
 def test_a_dashboard_is_read_only(place, method: str, path: str) -> None:
     study, store = place
-    app = application(study._storage, "127.0.0.1", store)
+    app = application(storage_of(study), "127.0.0.1", store)
     status, _, content = asked(app, path, method, {"body": "x", "version": 9}, origin="http://127.0.0.1:80")
     assert status == "403 Forbidden"
     reason = "This dashboard is read-only. What changes studies takes depthsearch dashboard --writable."
     assert json.loads(content) == {"reason": reason}
-    assert asked(app, f"/api/studies/{study._study_id}")[0] == "200 OK"
+    assert asked(app, f"/api/studies/{study_id_of(study)}")[0] == "200 OK"
 
 
 @pytest.mark.parametrize("origin", ["", "null", "http://evil.example", "http://127.0.0.1:81", "http://[",
                                     "http://127.0.0.1:80.evil.example"])  # fmt: skip
 def test_only_its_own_pages_may_write(place, origin: str) -> None:
     study, store = place
-    app = application(study._storage, "127.0.0.1", store, writable=True)
-    path = f"/api/studies/{study._study_id}/note"
+    app = application(storage_of(study), "127.0.0.1", store, writable=True)
+    path = f"/api/studies/{study_id_of(study)}/note"
     note = {"body": "x", "version": 2}
     status, _, content = asked(app, path, "PUT", note, origin=origin)
     assert status == "403 Forbidden"
@@ -138,7 +137,7 @@ def test_what_a_person_writes_into_the_note_is_kept_by_the_running_study(
     study.add_trials(FINISHED)
     app = application(storage, "localhost", writable=True)
     refresh(study)
-    path = f"/api/studies/{study._study_id}"
+    path = f"/api/studies/{study_id_of(study)}"
     seen = json.loads(asked(app, path)[2])["note"]
     # While a person edits it trials end.
     study.add_trials([trial(3, 0.95)])
@@ -168,7 +167,7 @@ def test_what_a_person_writes_into_the_note_is_kept_by_the_running_study(
 )
 def test_on_loopback_no_other_name_leads_to_it(place, host: str, is_known: bool) -> None:
     study, _ = place
-    app = application(study._storage, "127.0.0.1")
+    app = application(storage_of(study), "127.0.0.1")
     status, _, content = asked(app, "/api/studies", host=host)
     assert status == ("200 OK" if is_known else "403 Forbidden")
     if not is_known:
@@ -198,7 +197,7 @@ def told(password: str, user: str = "somebody") -> str:
 )
 def test_a_password_is_asked_for_with_every_request(place, authorization: str, is_let_in: bool) -> None:
     study, store = place
-    app = application(study._storage, "0.0.0.0", store, password=PASSWORD)
+    app = application(storage_of(study), "0.0.0.0", store, password=PASSWORD)
     for path in ("/api/studies", "/dashboard", "/static/bundle.js", artifact(study, "report.html")):
         status, headers, content = asked(app, path, authorization=authorization, host="somewhere:8080")
         assert (status == "200 OK") == is_let_in
@@ -214,14 +213,14 @@ def test_others_are_let_in_with_a_password_only(place, host: str) -> None:
     with pytest.raises(
         SettingsError, match=r"lets others in: that takes a password, in DEPTHSEARCH_DASHBOARD"
     ):
-        application(study._storage, host)
-    application(study._storage, host, password="x")
-    application(study._storage, "127.1.2.3")
+        application(storage_of(study), host)
+    application(storage_of(study), host, password="x")
+    application(storage_of(study), "127.1.2.3")
 
 
 def test_no_artifact_can_run_a_script_of_its_own_or_be_read_by_another_site(place) -> None:
     study, store = place
-    app = application(study._storage, "127.0.0.1", store)
+    app = application(storage_of(study), "127.0.0.1", store)
     for name in ("report.html", "script.html", "script.js"):
         status, headers, _ = asked(app, artifact(study, name))
         assert status == "200 OK"
@@ -243,14 +242,14 @@ def test_no_artifact_can_run_a_script_of_its_own_or_be_read_by_another_site(plac
 def test_no_bytes_in_an_address_make_an_artifact_a_page(place, before: str) -> None:
     study, store = place
     path = artifact(study, "script.html").replace("/artifacts/", before)
-    status, _, content = asked(application(study._storage, "127.0.0.1", store), path)
+    status, _, content = asked(application(storage_of(study), "127.0.0.1", store), path)
     assert status == "400 Bad Request"
     assert SCRIPT.encode() not in content
 
 
 def test_artifacts_lead_to_no_other_file_and_one_that_is_gone_is_not_found(place, capfd) -> None:
     study, store = place
-    app = application(study._storage, "127.0.0.1", store)
+    app = application(storage_of(study), "127.0.0.1", store)
     known = artifact(study, "script.html")
     inside = known.rpartition("/")[0]
     for path in ("../s.db", "..%2fs.db", "%2e%2e/s.db", f"{known}/../../s.db", "/etc/passwd", "a" * 36):
@@ -265,7 +264,7 @@ def test_artifacts_lead_to_no_other_file_and_one_that_is_gone_is_not_found(place
 
 def test_a_client_that_takes_nothing_packed_is_answered(place) -> None:
     study, _ = place
-    status, headers, content = asked(application(study._storage, "localhost"), "/static/bundle.js")
+    status, headers, content = asked(application(storage_of(study), "localhost"), "/static/bundle.js")
     assert status == "200 OK"
     assert headers["Content-Encoding"] is None
     assert len(content) > 1_000_000
@@ -308,7 +307,7 @@ def test_a_password_that_is_no_text_is_refused(tmp_path, capsys, monkeypatch) ->
 def test_a_host_that_cannot_be_listened_on_is_named(place, host: str, told: str) -> None:
     study, _ = place
     with pytest.raises(SettingsError) as caught:
-        serve(study._storage, host, 0, password="x")
+        serve(storage_of(study), host, 0, password="x")
     assert told in str(caught.value)
 
 
@@ -329,7 +328,7 @@ def test_a_password_on_the_command_line_is_said_to_be_seen_by_others(tmp_path, c
 @pytest.mark.slow
 def test_a_password_opens_the_dashboard_and_is_never_printed(place, monkeypatch) -> None:
     study, _ = place
-    url = str(study._storage._backend.url)
+    url = str(database_of(study).url)
     monkeypatch.setenv("DEPTHSEARCH_DASHBOARD_PASSWORD", "s3cret-word")
     options = ["--storage", url, "--host", "0.0.0.0", "--port", "0", "--writable"]
     process = subprocess.Popen([sys.executable, "-m", "depthsearch", "dashboard", *options],
@@ -418,8 +417,8 @@ def looked_at(tab: Tab, address: str, study_id: int, attribute: str = "cut_layer
 @needs_chromium
 def test_a_browser_shows_hostile_names_as_text(place, tab: Tab) -> None:
     study, store = place
-    with served(application(study._storage, "127.0.0.1", store)) as address:
-        rows = looked_at(tab, address, study._study_id, attribute="plain_macs")
+    with served(application(storage_of(study), "127.0.0.1", store)) as address:
+        rows = looked_at(tab, address, study_id_of(study), attribute="plain_macs")
         assert rows[1][:3] == ["20", NASTY, NASTY]
         tab.open(f"{address}{artifact(study, 'report.html')}")
         tab.until("document.body.innerText.includes('onerror=alert(1)')")
@@ -471,10 +470,10 @@ def test_a_browser_follows_a_study_while_it_runs_and_shows_all_of_it_afterwards(
             if "trial 0" in line:
                 break
         study = optuna.load_study(study_name="tiny", storage=open_quick_storage(url))
-        app = application(study._storage, "127.0.0.1", Artifacts(tmp_path / "s-artifacts"))
+        app = application(storage_of(study), "127.0.0.1", Artifacts(tmp_path / "s-artifacts"))
         with served(app) as address:
             tab.complaints.clear()
-            tab.open(f"{address}/dashboard/studies/{study._study_id}/note")
+            tab.open(f"{address}/dashboard/studies/{study_id_of(study)}/note")
             tab.until("document.body.innerText.includes('Running: process')")
             running = tab.value("document.body.innerText")
             # The page asks anew by itself.
@@ -482,11 +481,11 @@ def test_a_browser_follows_a_study_while_it_runs_and_shows_all_of_it_afterwards(
             assert process.poll() is None
             assert process.wait(timeout=300) == 0
             assert main(["fit", "tiny", "--storage", url, "--out", str(tmp_path / "model")]) == 0
-            rows = looked_at(tab, address, study._study_id)
+            rows = looked_at(tab, address, study_id_of(study))
             assert rows[0][:3] == ["layer", "Keras name", "module path"]
             assert "mean of 2 seeds" in rows[1]
             assert "Complete: 6 of 6 trials done" in tab.value("document.body.innerText")
-            tab.open(f"{address}/dashboard/studies/{study._study_id}")
+            tab.open(f"{address}/dashboard/studies/{study_id_of(study)}")
             for name in ("report.html", "confusions.png", "model-card.md"):
                 tab.until(f"document.body.innerText.includes({name!r})")
             confusions = artifact(study, "confusions.png")

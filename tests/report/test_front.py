@@ -18,6 +18,7 @@ from depthsearch.report.dashboard import refresh
 from depthsearch.report.text import as_json, render
 from depthsearch.results.front import front_of
 from depthsearch.results.summary import summarize
+from depthsearch.study.storage.optuna_private import storage_of, study_id_of
 
 SECTION = "## Score against cost"
 
@@ -97,7 +98,7 @@ def test_a_study_of_one_aim_shows_no_front(changed: dict[str, Any]) -> None:
     found = as_json(summarize(study))
     assert (found["aim"], found["front"]) == ("accuracy", None)
     refresh(study)
-    kept = study._storage.get_study_system_attrs(study._study_id)
+    kept = storage_of(study).get_study_system_attrs(study_id_of(study))
     assert not [key for key in kept if "front" in key]
 
 
@@ -169,7 +170,7 @@ def test_the_dashboard_serves_the_front_and_has_it_anew_after_each_trial(
     application = wsgi(storage)
 
     def shown() -> dict[str, Any]:
-        plots = asked(application, f"/api/studies/{study._study_id}")["plotly_graph_objects"]
+        plots = asked(application, f"/api/studies/{study_id_of(study)}")["plotly_graph_objects"]
         (plot,) = (plot for plot in plots if plot["id"] == "front")
         return json.loads(plot["graph_object"])
 

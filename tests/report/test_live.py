@@ -34,6 +34,7 @@ from depthsearch.results.summary import summarize
 from depthsearch.study.control import mark
 from depthsearch.study.lease import lease
 from depthsearch.study.storage import open_storage
+from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of
 
 OURS = f"{BEGIN}\n\nours\n\n{END}"
 
@@ -54,7 +55,7 @@ def kept(tmp_path, open_quick_storage):
 
 
 def system(study: optuna.Study) -> dict[str, Any]:
-    return study._storage.get_study_system_attrs(study._study_id)
+    return storage_of(study).get_study_system_attrs(study_id_of(study))
 
 
 def drawn(study: optuna.Study) -> dict[str, dict[str, Any]]:
@@ -133,7 +134,7 @@ def test_who_reads_while_a_long_note_is_replaced_sees_the_old_or_the_new(kept, t
         with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as connection:
             seen.append(connection.execute(query).fetchall())
 
-    sqlalchemy.event.listen(study._storage._backend.engine, "after_cursor_execute", look)
+    sqlalchemy.event.listen(database_of(study).engine, "after_cursor_execute", look)
     before = system(study)
     keep_note(study, "new")
     pieces = sorted(json.dumps(text) for key, text in before.items() if key.startswith("dashboard:note_str:"))
@@ -148,7 +149,9 @@ def test_what_has_not_changed_is_not_written(kept, monkeypatch: pytest.MonkeyPat
     study = kept(*FINISHED)
     refresh(study)
     written = []
-    monkeypatch.setattr(study._storage, "set_study_system_attr", lambda *arguments: written.append(arguments))
+    monkeypatch.setattr(
+        storage_of(study), "set_study_system_attr", lambda *arguments: written.append(arguments)
+    )
     refresh(study)
     assert not written
     study.add_trials([trial(3, 0.5)])
@@ -167,7 +170,7 @@ def test_a_view_that_cannot_be_kept_stops_nothing(kept, monkeypatch, caplog, err
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(study._storage, "set_study_system_attr", fail)
+    monkeypatch.setattr(storage_of(study), "set_study_system_attr", fail)
     with caplog.at_level(logging.WARNING, "depthsearch"):
         refresh(study)
     (record,) = (record for record in caplog.records if record.name.startswith("depthsearch"))
@@ -240,7 +243,7 @@ def test_the_last_view_waits_for_no_database(tmp_path) -> None:
                 # Moved away: what reads it fails until it is back.
                 (tmp_path / "s.db").rename(tmp_path / "away.db")
                 until_end.callback((tmp_path / "away.db").rename, tmp_path / "s.db")
-                study._storage._backend.engine.dispose()
+                database_of(study).engine.dispose()
                 raise KeyboardInterrupt("stop")
 
         began = time.monotonic()

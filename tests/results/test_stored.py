@@ -29,6 +29,7 @@ from depthsearch.options.attributes import FORMAT, StudyKey, TrialKey
 from depthsearch.results import StoredStudy, front_of, importance_of, summarize, weigh
 from depthsearch.study import open_storage
 from depthsearch.study.progress import is_something_left
+from depthsearch.study.storage.optuna_private import storage_of
 
 SOURCE = Path(depthsearch.__file__).parent
 PAGE = SOURCE.parents[1] / "docs" / "reference" / "stored-attributes.md"
@@ -69,7 +70,7 @@ def test_all_that_is_said_of_a_study_is_said_of_the_value(tmp_path: Path) -> Non
     value = StoredStudy.read(study)
     assert StoredStudy.read(value) is value
     expected = summarize(study)
-    optuna.delete_study(study_name="s", storage=study._storage)
+    optuna.delete_study(study_name="s", storage=storage_of(study))
     assert summarize(value) == expected
     assert weigh(value) == expected.evidence
     assert front_of(summarize(value)) is None

@@ -45,6 +45,7 @@ from depthsearch.study import lease as lease_module
 from depthsearch.study.control import AFTER
 from depthsearch.study.lease import holder_of, lease
 from depthsearch.study.progress import STATES, Status, status, status_json
+from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 from depthsearch.training.objective import Task
 
 
@@ -317,7 +318,7 @@ def test_the_same_setting_is_not_tried_twice_but_one_that_failed_may_be(place) -
     with pytest.raises(StudyError, match=rf"^Trial {number} of study 's' has just this"):
         enqueue(study, last.layer, learning_rate=1.5e-3)
     waiting = study.get_trials()[number]
-    study._storage.set_trial_state_values(waiting._trial_id, state=TrialState.FAIL)
+    storage_of(study).set_trial_state_values(trial_id_of(study, waiting.number), state=TrialState.FAIL)
     assert enqueue(study, last.layer, learning_rate=1.5e-3) == number + 1
 
 

@@ -23,6 +23,7 @@ from depthsearch.machine import start_of, this_machine
 from depthsearch.study import lease as lease_module
 from depthsearch.study.lease import holder_of, lease
 from depthsearch.study.storage import open_storage
+from depthsearch.study.storage.optuna_private import database_of, storage_of
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 
@@ -145,12 +146,12 @@ def test_a_process_is_told_from_a_later_one_of_its_number(
 def test_a_study_that_is_deleted_while_it_runs_is_told_and_leaves_nothing(study: optuna.Study) -> None:
     def deleted() -> None:
         with lease(study) as held:
-            optuna.delete_study(study_name="s", storage=study._storage)
+            optuna.delete_study(study_name="s", storage=storage_of(study))
             held.renew()
 
     with pytest.raises(StudyError, match=r"^Study 's' was deleted\.$"):
         deleted()
-    with study._storage._backend.engine.connect() as connection:
+    with database_of(study).engine.connect() as connection:
         count = sqlalchemy.text("SELECT count(*) FROM study_user_attributes")
         assert connection.execute(count).scalar_one() == 0
 

@@ -34,6 +34,7 @@ from depthsearch.search.sampling import ExtrapolatingGPSampler, make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search
 from depthsearch.study.preparing import prepare_again
+from depthsearch.study.storage.optuna_private import storage_of
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.visualization.words import layer_ranges
 
@@ -175,7 +176,7 @@ def test_a_stop_anywhere_changes_nothing(run, finished, tmp_path, stop_after: in
 
 
 def test_another_list_of_backbones_is_another_study(finished, tasks, space) -> None:
-    storage = finished._storage
+    storage = storage_of(finished)
     alone = tasks[NAMES[0]]
     message = rf"backbone: \['{NAMES[0]}', '{NAMES[1]}'\] stored, '{NAMES[0]}' given"
     with pytest.raises(StudyError, match=message):

@@ -34,6 +34,7 @@ from depthsearch.study import open_storage as exported
 from depthsearch.study import open_study, search
 from depthsearch.study import without_password as hide_exported
 from depthsearch.study.storage import StorageError, open_storage
+from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of, trial_id_of
 from depthsearch.text import hidden, without_password
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
@@ -344,7 +345,7 @@ def test_a_dashboard_that_reads_and_writes_breaks_no_study(
     # Any outage would end in an error.
     storage = open_(url, patience_seconds=5, busy_seconds=5)
     study = new_study(storage)
-    address = f"{dashboard(url)}/api/studies/{study._study_id}"
+    address = f"{dashboard(url)}/api/studies/{study_id_of(study)}"
     answers: list[int] = []
     ended = threading.Event()
 
@@ -535,7 +536,7 @@ def test_a_trial_begun_with_the_answer_lost_is_begun(far: optuna.Study, wire: Wi
     assert wire.n_cut == 1
     assert [(t.number, t.state) for t in far.get_trials()] == [(trial.number, TrialState.RUNNING)]
     # Another's is not.
-    assert not far._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+    assert not storage_of(far).set_trial_state_values(trial_id_of(far, trial.number), TrialState.RUNNING)
 
 
 def test_a_trial_told_with_the_answer_lost_is_told(far: optuna.Study, wire: Wire) -> None:
@@ -545,11 +546,11 @@ def test_a_trial_told_with_the_answer_lost_is_told(far: optuna.Study, wire: Wire
     assert wire.n_cut == 1
     assert [(t.state, t.value) for t in far.get_trials()] == [(TrialState.COMPLETE, 0.25)]
     with pytest.raises(UpdateFinishedTrialError, match="has already finished"):
-        far._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [0.25])
+        storage_of(far).set_trial_state_values(trial_id_of(far, trial.number), TrialState.COMPLETE, [0.25])
 
 
 def test_a_study_made_or_deleted_with_the_answer_lost_is_so(far: optuna.Study, wire: Wire) -> None:
-    storage = far._storage._backend
+    storage = database_of(far)
     wire.armed = True
     another = new_study(storage, "another")
     assert wire.n_cut == 1
@@ -560,7 +561,7 @@ def test_a_study_made_or_deleted_with_the_answer_lost_is_so(far: optuna.Study, w
     assert wire.n_cut == 2
     assert optuna.get_all_study_names(storage) == ["s"]
     with pytest.raises(KeyError, match="Record does not exist"):
-        storage.delete_study(another._study_id)
+        storage.delete_study(study_id_of(another))
 
 
 def test_what_is_written_twice_is_written_once(far: optuna.Study, wire: Wire) -> None:

@@ -430,8 +430,8 @@ def test_a_study_stopped_after_every_epoch_ends_as_one_never_stopped(
     place, longer, space, uninterrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    real = loop._train_epoch
-    monkeypatch.setattr(loop, "_train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
+    real = loop.train_epoch
+    monkeypatch.setattr(loop, "train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
     seen: set[tuple[int, int]] = set()
     for attempt in range(60):
         events = place.start(longer, space, 9, pruner="halving")

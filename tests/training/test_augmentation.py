@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_one_line(text: str, message: str) -> None:
 
 def test_without_new_words_the_numbers_are_those_of_before() -> None:
     """Bits that features were kept under, from before there was a choice."""
-    drawn = views._draw(3, 7, 5)
+    drawn = views.draw(3, 7, 5)
     bits = np.random.Philox(key=np.array([7, 3], dtype=np.uint64)).random_raw(45).reshape(5, 9)
     expected = (bits >> np.uint64(11)) * 2.0**-53
     assert drawn.distortion is None
@@ -101,15 +101,13 @@ def test_without_new_words_the_numbers_are_those_of_before() -> None:
 
 
 def test_more_words_leave_what_the_others_draw_alone() -> None:
-    plain, more = (
-        views._draw(1, 0, 50, read_augmentation(t)) for t in (USUAL, f"{USUAL},shift=0.2,zoom=0.1")
-    )
+    plain, more = (views.draw(1, 0, 50, read_augmentation(t)) for t in (USUAL, f"{USUAL},shift=0.2,zoom=0.1"))
     for name in ("left", "top", "width", "height", "flipped", "degrees", "brightness"):
         assert np.array_equal(getattr(plain, name), getattr(more, name))
 
 
 def test_distortions_fill_their_ranges_and_are_independent() -> None:
-    drawn = views._draw(1, 0, 2000, read_augmentation("shift=0.2,shear=0.3,zoom=0.1")).distortion
+    drawn = views.draw(1, 0, 2000, read_augmentation("shift=0.2,shear=0.3,zoom=0.1")).distortion
     assert drawn is not None
     ranges = {"right": (-0.2, 0.2), "down": (-0.2, 0.2), "shear": (-0.3, 0.3)}
     ranges |= {"width": (0.9, 1.1), "height": (0.9, 1.1)}
@@ -118,15 +116,15 @@ def test_distortions_fill_their_ranges_and_are_independent() -> None:
         share = (getattr(drawn, name) - low) / (high - low)
         assert np.histogram(share, 4, (0, 1))[0] == pytest.approx([500] * 4, abs=80)
         shares.append(share)
-    others = views._uniform(1, 0, 2000)
+    others = views.uniform(1, 0, 2000)
     assert np.abs(np.corrcoef([*shares, *others]) - np.eye(14)).max() < 0.1
 
 
 def test_the_parameters_of_fewer_images_are_the_first_ones_of_more() -> None:
     ranges = read_augmentation(KERAS)
-    table = views._table(views._draw(1, 0, 20, ranges))
+    table = views.table_of(views.draw(1, 0, 20, ranges))
     for n_images in range(20):
-        assert torch.equal(views._table(views._draw(1, 0, n_images, ranges)), table[:n_images])
+        assert torch.equal(views.table_of(views.draw(1, 0, n_images, ranges)), table[:n_images])
 
 
 def test_a_view_is_the_same_to_the_bit_in_any_batch(digits) -> None:
@@ -146,14 +144,14 @@ def test_a_view_is_the_same_to_the_bit_in_any_batch(digits) -> None:
 def warped(image: torch.Tensor, *, right=0.0, down=0.0, shear=0.0, width=1.0, height=1.0, degrees=0.0):
     """Show one image of SIDE pixels; shifts in pixels."""
     one = np.ones(1)
-    distortion = views._Distortion(
+    distortion = views.Distortion(
         right=one * right / SIDE,
         down=one * down / SIDE,
         shear=one * shear,
         width=one * width,
         height=one * height,
     )
-    parameters = views._Parameters(
+    parameters = views.Parameters(
         left=0 * one,
         top=0 * one,
         width=one,
@@ -165,7 +163,7 @@ def warped(image: torch.Tensor, *, right=0.0, down=0.0, shear=0.0, width=1.0, he
         saturation=one,
         distortion=distortion,
     )
-    return views._warp(image, torch.from_numpy(views._matrices(parameters)).float())
+    return views.warp(image, torch.from_numpy(views.matrices_of(parameters)).float())
 
 
 @pytest.fixture

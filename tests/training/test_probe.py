@@ -57,7 +57,7 @@ def test_predictions_are_those_of_scikit_learn(n: int, d: int, num_classes: int,
 
 def test_the_score_is_scikit_learns_at_the_chosen_strength(pixels: Rows) -> None:
     train, train_labels, val, val_labels = pixels
-    strength = probe._choose_strength(train.double(), train_labels, 10)
+    strength = probe.choose_strength(train.double(), train_labels, 10)
     expected = np.mean(sklearn_predictions(train.double(), train_labels, val.double(), strength)
                        == val_labels.numpy())  # fmt: skip
     assert linear_probe(train, train_labels, val, val_labels, 10) == pytest.approx(expected, abs=1e-12)
@@ -182,7 +182,7 @@ def test_a_fifth_of_every_class_chooses_the_strength(pixels: Rows, monkeypatch: 
         return ridge_logits(features, labels, queries, *rest, **more)
 
     monkeypatch.setattr(probe, "ridge_logits", spy)
-    probe._choose_strength(train.double(), train_labels, 10)
+    probe.choose_strength(train.double(), train_labels, 10)
     ((fitted, n_held_out),) = seen
     assert n_held_out == pytest.approx(len(train) / 5, abs=1)
     assert ((train_labels.bincount() - fitted) / train_labels.bincount()).tolist() == pytest.approx(
@@ -193,8 +193,8 @@ def test_a_fifth_of_every_class_chooses_the_strength(pixels: Rows, monkeypatch: 
 def test_noise_is_held_on_a_shorter_lead_than_pixels(pixels: Rows) -> None:
     train, train_labels, _, _ = pixels
     noise = torch.randn(len(train), 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert probe._choose_strength(noise, train_labels, 10) == max(probe.STRENGTHS)
-    assert probe._choose_strength(train.double(), train_labels, 10) < 1
+    assert probe.choose_strength(noise, train_labels, 10) == max(probe.STRENGTHS)
+    assert probe.choose_strength(train.double(), train_labels, 10) < 1
 
 
 # --- what it refuses --------------------------------------------------------------------------------

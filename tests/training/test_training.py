@@ -202,8 +202,8 @@ def test_going_on_repeats_no_epoch(task, space, tmp_path: Path, monkeypatch: pyt
     list(itertools.islice(stopped, 2))
     stopped.close()
     epochs = []
-    real = loop._train_epoch
-    monkeypatch.setattr(loop, "_train_epoch", lambda *given: epochs.append(given[-1]) or real(*given))
+    real = loop.train_epoch
+    monkeypatch.setattr(loop, "train_epoch", lambda *given: epochs.append(given[-1]) or real(*given))
     list(train_split(task, split_of(task, space, -1)[0], recipe, checkpoint))
     assert epochs == [3]
 
@@ -232,12 +232,12 @@ def test_a_disk_that_is_full_at_any_byte_costs_the_checkpoint_and_not_the_traini
     optimizer = torch.optim.SGD(suffix.parameters(), lr=0.1)
     file = Full()
     monkeypatch.setattr(loop, "written_whole", lambda *_, **__: contextlib.nullcontext(file))
-    loop._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
+    loop.save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
     n_writes, caplog.records[:] = file.n, []
     assert n_writes > 20
     for n in range(n_writes):
         file = Full(n)
-        loop._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
+        loop.save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
     expected = "No checkpoint of epoch 0: [Errno 28] No space left on device"
     assert caplog.messages == [expected] * n_writes
 
@@ -251,7 +251,7 @@ def test_another_error_of_a_checkpoint_is_no_full_disk(task, space, tmp_path: Pa
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(RuntimeError, match=r"^something else$"):
-        loop._save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
+        loop.save_checkpoint(tmp_path / "trial.pt", suffix, optimizer, [])
 
 
 @pytest.mark.parametrize(

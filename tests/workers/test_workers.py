@@ -37,6 +37,7 @@ from depthsearch.study import (
 )
 from depthsearch.study.choosing.confirmation import CONFIRMATION
 from depthsearch.study.choosing.lost import replaced
+from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 from depthsearch.training import objective
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, TransferCurve
@@ -423,7 +424,7 @@ def test_a_trial_whose_last_loss_was_not_told_is_ended_by_the_next_start(
             break
     (left,) = [trial for trial in trials() if trial.state == TrialState.RUNNING and trial.number == 1]
     reasons = ["worker 1: one", "worker 2: two", "three"]
-    stored._storage.set_trial_user_attr(left._trial_id, "lost", reasons)
+    storage_of(stored).set_trial_user_attr(trial_id_of(stored, left.number), "lost", reasons)
     events = list(start(pretend, 2))
     # Told from its start, though nothing of it is trained: who follows knows it by that.
     told = [event for event in events if isinstance(event, TrialStarted | TrialEnded) and event.number == 1]

@@ -40,7 +40,15 @@ from depthsearch.text import first_line
 from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, model_for, train_point
 
-__all__ = ["Fitted", "TestReading", "fit", "learn_from_all", "refit"]
+__all__ = [
+    "Fitted",
+    "TestReading",
+    "classifier_with",
+    "fit",
+    "learn_from_all",
+    "logits_on",
+    "refit",
+]
 
 ONNX_IMAGES = 32
 
@@ -215,9 +223,9 @@ def fit(
     with lease(study, "fit") as owned:
         model = yield from _renewing(refit(task, point, seed=seed, checkpoint=checkpoint), results, owned)
         started = time.perf_counter()
-        classifier = _classifier(task, model)
+        classifier = classifier_with(task, model)
         written = _as_onnx(classifier, task.data.train) if onnx else None
-        figures = figures_of(_logits(classifier, task.data.test), task.data.test.labels, task.data.classes)
+        figures = figures_of(logits_on(classifier, task.data.test), task.data.test.labels, task.data.classes)
         with deferred():
             owned.renew()
             fitted = Fitted(
@@ -246,7 +254,7 @@ def _checkpoint(study: optuna.Study, task: Task, trial: int, seed: int, folder: 
     return folder / str(study.user_attrs[StudyKey.CHECKPOINT_ID]) / name
 
 
-def _classifier(task: Task, model: nn.Module) -> Classifier:
+def classifier_with(task: Task, model: nn.Module) -> Classifier:
     """Join a model with what its task says of classes and images."""
     data = task.data
     return Classifier(
@@ -299,7 +307,7 @@ def _renewing(
         yield result
 
 
-def _logits(classifier: Classifier, images: ImageSet) -> torch.Tensor:
+def logits_on(classifier: Classifier, images: ImageSet) -> torch.Tensor:
     """Run the model on a whole set: ``(n, k)``."""
     batches = [images.chosen(index) for index in torch.arange(len(images)).split(BATCH_SIZE)]
     return torch.cat([classifier.logits(b.gather(torch.arange(len(b.rows))), b.numbers) for b in batches])

@@ -20,7 +20,7 @@ from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.text import first_line
 
-__all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "require_onnx"]
+__all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "require_onnx", "written_onnx"]
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # Largest difference between two probabilities of one image and class.
@@ -68,7 +68,7 @@ def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:
     whole = _FromPixels(classifier.model, classifier.preprocessing).eval()
     images = pixels.float()
     try:
-        content = _written(whole, images[:2], classifier.classes)
+        content = written_onnx(whole, images[:2], classifier.classes)
         theirs = _run(content, images)
     except _failures() as error:
         if _lacks_memory(error):
@@ -107,7 +107,7 @@ def _lacks_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _written(whole: nn.Module, example: torch.Tensor, classes: Sequence[str]) -> bytes:
+def written_onnx(whole: nn.Module, example: torch.Tensor, classes: Sequence[str]) -> bytes:
     """Write a model from pixels to probabilities, for any number of images."""
     import onnx
 

@@ -22,7 +22,19 @@ import torch.nn.functional as F
 
 from depthsearch.options.augmentation import RANGES, Ranges
 
-__all__ = ["View", "view_of"]
+__all__ = [
+    "Distortion",
+    "Parameters",
+    "View",
+    "adjust_colours",
+    "draw",
+    "matrices_of",
+    "mean_grey",
+    "table_of",
+    "uniform",
+    "view_of",
+    "warp",
+]
 
 # Sets the numbers that shift, shear and zoom are drawn from apart from all others.
 DISTORTION = 1
@@ -32,7 +44,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Distortion:
+class Distortion:
     """Shift, shear and zoom of ``n`` images, each ``(n,)``.
 
     ``right`` and ``down`` are shares of the side, ``shear`` is in radians, the others are factors of what is
@@ -47,7 +59,7 @@ class _Distortion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Parameters:
+class Parameters:
     """Parameters of ``n`` images, each ``(n,)``; lengths are shares of the image's side."""
 
     left: Numbers
@@ -59,7 +71,7 @@ class _Parameters:
     brightness: Numbers
     contrast: Numbers
     saturation: Numbers
-    distortion: _Distortion | None = None
+    distortion: Distortion | None = None
 
 
 def view_of(epoch: int, n_views: int) -> int:
@@ -81,7 +93,7 @@ class View:
         """
         self.number = number
         # Per image the six entries of its matrix, then brightness, contrast, saturation; float32 (n, 9).
-        self._table = None if number == 0 else _table(_draw(number, seed, n_images, ranges))
+        self._table = None if number == 0 else table_of(draw(number, seed, n_images, ranges))
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Show some images in this view.
@@ -97,13 +109,13 @@ class View:
             return images.float()
         # From pageable memory, CUDA has copied the rows before the call returns; elsewhere there is no gain.
         rows = self._table[index].to(images.device, non_blocking=images.is_cuda)
-        return _adjust_colours(_warp(images.float(), rows[:, :6].view(-1, 2, 3)), rows[:, 6:])
+        return adjust_colours(warp(images.float(), rows[:, :6].view(-1, 2, 3)), rows[:, 6:])
 
 
 # --- parameters -------------------------------------------------------------------------------------
 
 
-def _draw(number: int, seed: int, n_images: int, ranges: Ranges = RANGES) -> _Parameters:
+def draw(number: int, seed: int, n_images: int, ranges: Ranges = RANGES) -> Parameters:
     """Draw the parameters of ``n_images`` images, the first ones the same whatever their number.
 
     The crop is torchvision's RandomResizedCrop, with area, logarithm of the ratio and position uniform, but
@@ -111,12 +123,12 @@ def _draw(number: int, seed: int, n_images: int, ranges: Ranges = RANGES) -> _Pa
     the image (26% of the draws), that side is cut to the image's, so that each image takes the same number
     of draws. Area and ratio stay in their ranges: cut are only areas above 3/4, and to no less than that.
     """
-    area, ratio, left, top, flip, degrees, brightness, contrast, saturation = _uniform(number, seed, n_images)
+    area, ratio, left, top, flip, degrees, brightness, contrast, saturation = uniform(number, seed, n_images)
     area = _between(area, ranges.scale)
     ratio = np.exp(_between(ratio, (math.log(ranges.ratio[0]), math.log(ranges.ratio[1]))))
     width = np.minimum(np.sqrt(area * ratio), 1)
     height = np.minimum(np.sqrt(area / ratio), 1)
-    return _Parameters(
+    return Parameters(
         left=left * (1 - width),
         top=top * (1 - height),
         width=width,
@@ -130,9 +142,9 @@ def _draw(number: int, seed: int, n_images: int, ranges: Ranges = RANGES) -> _Pa
     )
 
 
-def _draw_distortion(number: int, seed: int, n_images: int, ranges: Ranges) -> _Distortion:
-    right, down, shear, width, height = _uniform(number, seed, n_images, n_each=5, stream=DISTORTION)
-    return _Distortion(
+def _draw_distortion(number: int, seed: int, n_images: int, ranges: Ranges) -> Distortion:
+    right, down, shear, width, height = uniform(number, seed, n_images, n_each=5, stream=DISTORTION)
+    return Distortion(
         right=_between(right, ranges.shift),
         down=_between(down, ranges.shift),
         shear=_between(shear, ranges.shear),
@@ -141,7 +153,7 @@ def _draw_distortion(number: int, seed: int, n_images: int, ranges: Ranges) -> _
     )
 
 
-def _uniform(number: int, seed: int, n_images: int, *, n_each: int = 9, stream: int = 0) -> Numbers:
+def uniform(number: int, seed: int, n_images: int, *, n_each: int = 9, stream: int = 0) -> Numbers:
     """Draw ``(n_each, n_images)`` numbers in [0, 1), independent of those of other streams.
 
     From the bits of the generator, which numpy keeps between versions; its distributions it may change.
@@ -158,14 +170,14 @@ def _between(uniform: Numbers, bounds: tuple[float, float]) -> Numbers:
     return bounds[0] + uniform * (bounds[1] - bounds[0])
 
 
-def _table(parameters: _Parameters) -> torch.Tensor:
+def table_of(parameters: Parameters) -> torch.Tensor:
     """Put the matrices' entries and the colour factors of ``n`` images side by side: float32 ``(n, 9)``."""
-    matrices = _matrices(parameters).reshape(-1, 6)
+    matrices = matrices_of(parameters).reshape(-1, 6)
     colours = np.stack((parameters.brightness, parameters.contrast, parameters.saturation), axis=1)
     return torch.from_numpy(np.concatenate((matrices, colours), axis=1)).float()
 
 
-def _matrices(parameters: _Parameters) -> Numbers:
+def matrices_of(parameters: Parameters) -> Numbers:
     """Compose crop, flip, rotation, shift, shear and zoom, in this order: pixels are interpolated once.
 
     Returns:
@@ -183,7 +195,7 @@ def _matrices(parameters: _Parameters) -> Numbers:
     return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
 
 
-def _distorted(row: tuple[Numbers, ...], by: _Distortion) -> tuple[Numbers, ...]:
+def _distorted(row: tuple[Numbers, ...], by: Distortion) -> tuple[Numbers, ...]:
     """Zoom, then shear, then shift the place (x, y, 1) that a row of the matrices is applied to."""
     of_x, of_y, shift = row
     return (
@@ -201,7 +213,7 @@ def _distorted(row: tuple[Numbers, ...], by: _Distortion) -> tuple[Numbers, ...]
 # such as add(alpha=) and lerp, which may round in another way in the last few elements of a tensor.
 
 
-def _warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Show the images through the matrices, bilinearly; places outside an image mirror its inside.
 
     A crop is never larger than the view, so that nothing is shrunk and no antialiasing is missed; a zoom
@@ -209,7 +221,7 @@ def _warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
 
     Args:
         images: ``(b, c, s, s)``, float32.
-        matrices: ``(b, 2, 3)``, float32, as of ``_matrices``.
+        matrices: ``(b, 2, 3)``, float32, as of ``matrices_of``.
 
     Returns:
         ``(b, c, s, s)``.
@@ -221,7 +233,7 @@ def _warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def _adjust_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+def adjust_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Change brightness, then contrast, then saturation, as torchvision defines them.
 
     Args:
@@ -233,7 +245,7 @@ def _adjust_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
     images.mul_(brightness).clamp_(0, 255)
-    _blend(images, _mean(_grey(images)), contrast)
+    _blend(images, mean_grey(_grey(images)), contrast)
     if images.shape[1] == 3:
         _blend(images, _grey(images), saturation)
     return images
@@ -254,7 +266,7 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
     return grey
 
 
-def _mean(grey: torch.Tensor) -> torch.Tensor:
+def mean_grey(grey: torch.Tensor) -> torch.Tensor:
     """Average each of ``(b, 1, s, s)`` greys in [0, 255]: ``(b, 1, 1, 1)``, the same in any order of sums.
 
     The sum is over integers, of 2**-16 grey levels: fine enough, and small enough for float32 and int32.

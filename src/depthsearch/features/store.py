@@ -84,7 +84,7 @@ class FeatureStore:
         self.frozen = frozen
         self._name = name
         self._built = built
-        self._pass_size = PassSize(frozen.graph, device)
+        self.pass_size = PassSize(frozen.graph, device)
         self._costs = MACS_PER_BYTE[device.kind]
         # Of this process alone, and of all; the fastest first.
         self._memories: list[Memory] = []
@@ -138,7 +138,7 @@ class FeatureStore:
             memory.wanted = frozenset()
             memory.rows.clear()
         # Also where others have given some back.
-        self._pass_size.choose_again()
+        self.pass_size.choose_again()
         return bool(on_device)
 
     def open(
@@ -396,13 +396,13 @@ class FeatureStore:
             try:
                 return work()
             except RuntimeError as error:
-                if not is_out_of_memory(error) or not self._pass_size.halve():
+                if not is_out_of_memory(error) or not self.pass_size.halve():
                     raise
             release_memory()
 
     def _batches(self, n_images: int) -> Sequence[torch.Tensor]:
         """Divide a set into batches of almost one size: a small one would be rounded in another way."""
-        size = self._pass_size.n_images
+        size = self.pass_size.n_images
         batches: Sequence[torch.Tensor] = torch.arange(n_images).tensor_split(-(-n_images // size))
         return batches
 

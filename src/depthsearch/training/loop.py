@@ -27,7 +27,7 @@ from depthsearch.options.words import BALANCES, METRICS, OPTIMIZERS, SCHEDULES
 from depthsearch.seeds import seed_from
 from depthsearch.text import first_line
 
-__all__ = ["EpochResult", "Recipe", "train"]
+__all__ = ["EpochResult", "Recipe", "predict_logits", "save_checkpoint", "train", "train_epoch"]
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def train(
         before = [replace(source.spent) for source in sources]
         train_source.prepare(epoch)
         with device.own_randomness():
-            train_loss = _train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
+            train_loss = train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
         trained = time.perf_counter() - started
         val_loss, score = validate(suffix, val_source, recipe, device, epoch)
         result = EpochResult(
@@ -183,7 +183,7 @@ def train(
         )
         done = [*done, result]
         if checkpoint is not None and epoch < recipe.epochs:
-            _save_checkpoint(checkpoint, suffix, optimizer, done)
+            save_checkpoint(checkpoint, suffix, optimizer, done)
         yield result
 
 
@@ -210,7 +210,7 @@ def costs_of(sources: Sequence[BoundarySource], before: Sequence[Spent], suffix_
     }
 
 
-def _train_epoch(
+def train_epoch(
     suffix: nn.Module,
     source: BoundarySource,
     optimizer: torch.optim.Optimizer,
@@ -278,7 +278,7 @@ def validate(
     if source is None:
         return math.nan, math.nan
     source.prepare(epoch)
-    logits = _predict(suffix, source, recipe, device)
+    logits = predict_logits(suffix, source, recipe, device)
     loss = F.cross_entropy(logits, source.labels).item()
     if not math.isfinite(loss):
         raise DivergedError(f"validation loss {loss} in epoch {epoch}")
@@ -286,7 +286,7 @@ def validate(
 
 
 @torch.no_grad()
-def _predict(suffix: nn.Module, source: BoundarySource, recipe: Recipe, device: Device) -> torch.Tensor:
+def predict_logits(suffix: nn.Module, source: BoundarySource, recipe: Recipe, device: Device) -> torch.Tensor:
     """Logits ``(n, num_classes)`` of all images, float32 on the CPU."""
     suffix.eval()
     logits = []
@@ -326,7 +326,7 @@ def _optimizer(suffix: nn.Module, recipe: Recipe, device: Device) -> torch.optim
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
 
 
-def _save_checkpoint(
+def save_checkpoint(
     path: Path, suffix: nn.Module, optimizer: torch.optim.Optimizer, done: list[EpochResult]
 ) -> None:
     """Write a checkpoint; where that fails the earlier one stays."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from depthsearch.errors import DataError, TrainingError
 
-__all__ = ["ProbePoint", "linear_probe", "plateau_start"]
+__all__ = ["ProbePoint", "choose_strength", "linear_probe", "plateau_start"]
 
 # Pooled features of DenseNet121 and EfficientNet-Lite0 at 11 depths, of 1078 and 1600 images and a quarter of
 # them, scored best with one of these; 1e-4 was better for 2 of the 44.
@@ -93,7 +93,7 @@ def linear_probe(
         raise DataError(f"A probe needs training and validation images: got {len(train)} and {len(val)}.")
     train, val = _finite(train, "training"), _finite(val, "validation")
     train_labels, val_labels = train_labels.cpu(), val_labels.cpu()
-    strength = _choose_strength(train, train_labels, num_classes)
+    strength = choose_strength(train, train_labels, num_classes)
     (logits,) = ridge_logits(train, train_labels, val, num_classes, [strength])
     return (logits.argmax(1) == val_labels).double().mean().item()
 
@@ -132,7 +132,7 @@ def _finite(features: torch.Tensor, what: str) -> torch.Tensor:
     return features
 
 
-def _choose_strength(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> float:
+def choose_strength(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> float:
     """Choose the strength with the least squared error on a held-out fifth of each class.
 
     Squared error, as accuracy on few rows is the same for most strengths. Float32 is enough to choose and

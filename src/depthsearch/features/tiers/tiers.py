@@ -83,7 +83,7 @@ class Memory:
         self.budget_bytes = budget_bytes
         self.wanted: frozenset[str] = frozenset()
         self.rows: dict[str, Resident] = {}
-        self._promised: dict[str, int] = {}
+        self.promised: dict[str, int] = {}
 
     def find(self, key: str) -> Resident | None:
         """Find a tensor by its key; it counts as used now."""
@@ -111,7 +111,7 @@ class Memory:
                 raise
             log.debug("%s: full already, no room for %s, %d bytes", self.name, item, item.n_bytes)
             return None
-        self._promised[item.key] = item.n_bytes
+        self.promised[item.key] = item.n_bytes
         return rows
 
     def keep(self, item: Item, rows: torch.Tensor) -> Resident:
@@ -123,10 +123,10 @@ class Memory:
 
     def forget(self, item: Item) -> None:
         """Release the room that was promised."""
-        self._promised.pop(item.key, None)
+        self.promised.pop(item.key, None)
 
     def _used_bytes(self) -> int:
-        return sum(kept.rows.nbytes for kept in self.rows.values()) + sum(self._promised.values())
+        return sum(kept.rows.nbytes for kept in self.rows.values()) + sum(self.promised.values())
 
 
 class Files:
@@ -162,7 +162,7 @@ class Files:
 
     def find(self, item: Item) -> MappedRows | None:
         """Open a file if it is whole; one that is damaged is removed. It counts as used now."""
-        path = self._path(item.key)
+        path = self.path_of(item.key)
         mapped = self._mapped.get(item.key)
         try:
             if mapped is None:
@@ -188,7 +188,7 @@ class Files:
             return None
         try:
             # Its room is claimed before it is looked for: of two that begin at once, one sees the other.
-            writer = RowWriter(self._path(item.key), claimed_bytes=item.n_bytes + DESCRIPTION_BYTES)
+            writer = RowWriter(self.path_of(item.key), claimed_bytes=item.n_bytes + DESCRIPTION_BYTES)
         except OSError as error:
             self.give_up(error)
             return None
@@ -235,7 +235,8 @@ class Files:
             return set()
         return {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
 
-    def _path(self, key: str) -> Path:
+    def path_of(self, key: str) -> Path:
+        """Return where the file of a tensor is, or would be."""
         return self.folder / f"{key}{SUFFIX}"
 
     def _make_room(self) -> bool:

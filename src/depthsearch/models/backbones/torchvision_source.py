@@ -33,7 +33,7 @@ from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.models.backbones.weightsfile import read_state
 from depthsearch.text import first_line
 
-__all__ = ["create", "network"]
+__all__ = ["create", "network", "seen_by_transforms"]
 
 # Where torchvision has no weights of a model, as of mnasnet in some versions.
 USUAL = Preprocessing(
@@ -107,7 +107,7 @@ def _coloured(request: Request, *, as_pretrained: bool) -> nn.Module:
         torch.manual_seed(request.seed)
         model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     _end_in_classifier(model)
-    seen = USUAL if chosen is None else _seen(chosen.transforms())
+    seen = USUAL if chosen is None else seen_by_transforms(chosen.transforms())
     fixed = isinstance(model, torchvision.models.VisionTransformer)
     describe(model, f"torchvision:{name}", seen, fixed_input_size=fixed, num_classes=1000)
     return model
@@ -147,7 +147,7 @@ def _entry(name: str, entry: str) -> Any:
     return weights[entry] if entry != "DEFAULT" else weights.DEFAULT
 
 
-def _seen(transforms: Any) -> Preprocessing:
+def seen_by_transforms(transforms: Any) -> Preprocessing:
     """Read what weights were trained to see from the transforms that come with them."""
     image_size, resized = transforms.crop_size[0], transforms.resize_size[0]
     share = image_size / resized

@@ -21,7 +21,7 @@ from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, desc
 from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.text import first_line
 
-__all__ = ["create", "network"]
+__all__ = ["create", "network", "seen_by_processor"]
 
 # Pillow's filters by their numbers, as processors store them.
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -240,7 +240,7 @@ def _processor(name: str) -> Any:
 def _seen(called: str, config: Any, processor: Any, image_size: int | None) -> Preprocessing:
     """Read what images a model takes from its processor, else from its configuration."""
     if processor is not None:
-        return _of_processor(called, processor)
+        return seen_by_processor(called, processor)
     size = getattr(config, "image_size", None) or image_size
     if isinstance(size, list | tuple):
         size = size[0]
@@ -251,7 +251,7 @@ def _seen(called: str, config: Any, processor: Any, image_size: int | None) -> P
     )
 
 
-def _of_processor(called: str, processor: Any) -> Preprocessing:
+def seen_by_processor(called: str, processor: Any) -> Preprocessing:
     """Read what a processor does, as far as it can be done here.
 
     Raises:

@@ -18,18 +18,22 @@ from depthsearch.errors import SettingsError
 from depthsearch.report.dashboard.guard import LOOPBACK_NAMES, Application, guarded, is_loopback
 from depthsearch.study.artifacts import Artifacts
 
-__all__ = ["application", "serve"]
+__all__ = ["QuietHandler", "Server", "application", "serve"]
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+class Server(ThreadingMixIn, WSGIServer):
+    """Serves each request in a thread of its own; none of them keeps the process alive."""
+
     daemon_threads = True
 
 
-class _Server6(_Server):
+class _Server6(Server):
     address_family = socket.AF_INET6
 
 
-class _QuietHandler(WSGIRequestHandler):
+class QuietHandler(WSGIRequestHandler):
+    """Handles requests without a log."""
+
     def log_message(self, format: str, *args: Any) -> None:
         """Write nothing: a line for each request would bury the address."""
 
@@ -101,10 +105,10 @@ def serve(
         SettingsError: If others could reach it without a password, or the address cannot be listened on.
     """
     guarded_one = application(storage, host, artifacts, password=password, writable=writable)
-    kind = _Server6 if ":" in host else _Server
+    kind = _Server6 if ":" in host else Server
     try:
         host.encode("idna")  # as the socket would, which does not say what it is that fails
-        server = make_server(host, port, guarded_one, server_class=kind, handler_class=_QuietHandler)
+        server = make_server(host, port, guarded_one, server_class=kind, handler_class=QuietHandler)
     except (OSError, UnicodeError) as error:
         raise SettingsError(_cannot_listen(error, host, port)) from error
     for line in _warnings(host, password, writable=writable):
