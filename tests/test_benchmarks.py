@@ -42,6 +42,7 @@ def run(script: str, *options: object, cache: Path, status: int = 0) -> str:
 
 
 def test_grid24_has_equal_metrics_on_both_sides(photos: Path, tmp_path: Path) -> None:
+    """Guards the comparison behind a published number: both sides train the same."""
     options = ("--data", photos, "--weights", "random", "--image-size", 32, "--limit-images", 8)
     shown = run("speed.grid24", *options, "--epochs", 1, "--precision", "float32", cache=tmp_path)
     assert "Equal     24 of 24 trials in every score and validation loss" in shown
@@ -58,6 +59,7 @@ def test_gpu_check_runs_every_step_without_a_gpu(tmp_path: Path) -> None:
 
 
 def test_plain_runs_a_study(photos: Path, tmp_path: Path) -> None:
+    """Guards the other side of that comparison."""
     options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
     assert "a trial (n = 2 trials)" in run(
         "speed.plain", *options, "--trials", 2, "--epochs", 1, cache=tmp_path
@@ -65,28 +67,33 @@ def test_plain_runs_a_study(photos: Path, tmp_path: Path) -> None:
 
 
 def test_suffix_rate_prints_a_ratio_for_each_cut(photos: Path, tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     options = ("--data", photos, "--backbone", NET, "--image-size", 32, "--batch-size", 8, "--rounds", 1)
     assert run("speed.suffix_rate", *options, cache=tmp_path).count(f"| {NET} |") == 4
 
 
 def test_heads_prints_a_row_for_each_way(photos: Path, tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
     shown = run("search.heads", *options, "--epochs", 2, "--splits", 2, cache=tmp_path)
     assert [way for way in ("solved", "ridge probe", "2 epochs at 0.003") if f"| {way}" not in shown] == []
 
 
 def test_memory_prints_a_row_for_each_budget(photos: Path, tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     shown = run("speed.memory", "--data", photos, "--backbone", NET, "--image-size", 32, cache=tmp_path)
     assert shown.count(" MiB |") >= 3
 
 
 def test_demo_finds_the_same_cold_and_warm(tmp_path: Path) -> None:
+    """Guards the demo: kept features change no result."""
     study = f"--backbone {NET} --weights random --image-size 16 --trials 3 --epochs 1 --precision float32"
     shown = run("speed.demo", "--", *study.split(), cache=tmp_path)
     assert "the best cut and its score are the same" in shown
 
 
 def test_views_prints_a_row_for_each_number_of_views(photos: Path, tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
     settings = ("--layer", "fc", "--epochs", 2, "--seeds", 2, "--views", 1, 2)
     shown = run("speed.views", *options, *settings, cache=tmp_path)
@@ -94,6 +101,7 @@ def test_views_prints_a_row_for_each_number_of_views(photos: Path, tmp_path: Pat
 
 
 def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     table = tmp_path / "digits.json"
     options = ("--backbone", NET, "--weights", "random", "--image-size", 16, "--epochs", 1)
     grid = ("--cuts", 3, "--learning-rates", "1e-3,1e-2", "--precision", "float32", "--out", table)
@@ -103,24 +111,28 @@ def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
 
 
 def test_backbones_compares_one_study_with_one_each(tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     shown = run("search.backbones", "--studies", 2, "--trials", 16, "--backbones", 2, cache=tmp_path)
     assert "2 draws of 2 backbones, 16 trials in one study each" in shown
     assert all(f"| {way}" in shown for way in ("one study each", "jointly", "conditional, TPE"))
 
 
 def test_confirm_says_how_often_the_set_holds_the_best(tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     shown = run("search.confirm", "--studies", 2, "--trials", 7, cache=tmp_path)
     assert "simulated, relation 0: 2 studies of 7 trials" in shown
     assert any(f"| {n}/2 " in shown for n in (0, 1, 2))
 
 
 def test_aims_compares_the_fronts_that_are_found(tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     shown = run("search.aims", "--studies", 2, "--trials", 7, "--cost", "parameters", cache=tmp_path)
     assert "2 studies of 7 trials each way, score against parameters, sampler auto" in shown
     assert [name for name in ("accuracy+cost", "accuracy", "random") if f"| {name} " not in shown] == []
 
 
 def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None:
+    """Guards a benchmark against the change of what it calls."""
     options = ("--workers", 1, 2, "--trials", 4, "--epoch-seconds", 0.01)
     shown = run("speed.workers", *options, cache=tmp_path)
     rows = [line for line in shown.splitlines() if line.startswith(("| 1 | 4 |", "| 2 | 4 |"))]
@@ -130,6 +142,7 @@ def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None
 
 
 def test_workers_that_train_have_nothing_beside_them(tmp_path: Path) -> None:
+    """Guards that number against load that it would hide."""
     shown = run("speed.workers", "--workers", 2, "--real", cache=tmp_path)
     assert re.search(r"^\| 2 \| 16 \| [\d.]+ \| 1\.00 \|$", shown, re.MULTILINE), shown
 
@@ -139,6 +152,7 @@ CLEAN = r"\| 0 \| \d\d \| 0 \| 0 \| 0 \| 0 \| yes \|"
 
 
 def test_faults_prints_a_clean_account(tmp_path: Path) -> None:
+    """Guards contract 6 with real kills, a few of the hundreds of the campaign."""
     options = ("--kills", 4, "--storage", "sqlite", "--only", "kills", "--seconds-between", 2)
     shown = run("faults.campaign", *SMALL, *options, cache=tmp_path)
     assert re.search(rf"^\| kills, SQLite, study 1 \| [1-4] \(1\) \|.*{CLEAN}", shown, re.MULTILINE), shown
@@ -146,6 +160,7 @@ def test_faults_prints_a_clean_account(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgres"])
 def test_faults_takes_the_database_away(storage: str, tmp_path: Path) -> None:
+    """Guards the same with a database that goes away."""
     if storage == "postgres" and (reason := why_missing()):
         pytest.skip(reason)
     shown = run("faults.campaign", *SMALL, "--only", "database", "--storage", storage, cache=tmp_path)
@@ -155,6 +170,7 @@ def test_faults_takes_the_database_away(storage: str, tmp_path: Path) -> None:
 
 
 def test_faults_that_did_not_happen_are_no_clean_account(tmp_path: Path) -> None:
+    """Guards the campaign against success without a fault."""
     options = ("--storage", "sqlite", "--only", "kills", "--seconds-between", 1e6)
     shown = run("faults.campaign", *SMALL, *options, cache=tmp_path, status=1)
     assert "| kills, SQLite, study 1 | 0 (1) | 0 + 0 | 1 | 0 |" in shown

@@ -135,6 +135,7 @@ def test_a_backbone_can_be_explained(name, image):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_a_larger_backbone_can_be_explained(name, image):
+    """Guards the maps of networks whose stages are named and shaped otherwise than the tiny one's."""
     size = 96 if name.startswith("inception_v") else SIZE
     grown = nn.functional.interpolate(image[None], size=(size, size))[0]
     assert_can_be_explained(name, grown, size)

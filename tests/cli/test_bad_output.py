@@ -154,6 +154,7 @@ def test_a_shell_sees_no_traceback(shell: str) -> None:
     ],
 )
 def test_a_whole_command_in_a_poor_locale_sees_no_traceback(redirection: str, status: int) -> None:
+    """Guards all that a command prints where the terminal knows only ASCII; a process for each."""
     command = f"{sys.executable} -m depthsearch cuts test_resnet {redirection}"
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     ended = subprocess.run(

@@ -315,6 +315,7 @@ def exhaustive_arguments(pictures: Path, folder: Path, *options: str) -> list[st
 def test_an_exhaustive_study_confirms_every_candidate_and_runs_again_from_its_report(
     pictures, tmp_path, capsys
 ) -> None:
+    """Guards the command of a report: run again it gives the same scores."""
     options = ["--learning-rates", "1e-3,1e-4", "--confirm", "all", "--seeds", "2"]
     argv = exhaustive_arguments(pictures, tmp_path, *options)
     assert main([*argv, "--json"]) == 0
@@ -494,6 +495,7 @@ def test_nothing_is_measured_beside_the_trials_of_another_process(
 def test_a_study_whose_database_stays_away_ends_with_a_status_of_its_own(
     pictures, tmp_path, capsys, monkeypatch
 ) -> None:
+    """Guards status 75, which schedulers repeat; the patience has to run out."""
     argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
     with monkeypatch.context() as patch, closing(sqlite3.connect(tmp_path / "s.db")) as other:
         hurried = partial(conducting.open_storage, patience_seconds=0.5, busy_seconds=0.1)
@@ -1052,6 +1054,7 @@ def start(started: list[subprocess.Popen[str]], argv: list[str]) -> subprocess.P
 def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(
     pictures, tmp_path, started, capsys, open_quick_storage, number: signal.Signals
 ) -> None:
+    """Guards Ctrl-C in a process of its own, as a terminal sends it."""
     url = f"sqlite:///{tmp_path}/s.db"
     argv = study_arguments(pictures, url, epochs=10)
     process = start(started, argv)
@@ -1072,6 +1075,7 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(
 
 @pytest.mark.slow
 def test_the_dashboard_is_served_on_loopback_until_interrupted(finished, arguments, started) -> None:
+    """Guards the command as it is run: its address, its answer, its end."""
     process = start(started, ["dashboard", "--storage", arguments[-1], "--port", "0"])
     line = process.stderr.readline()
     address = re.fullmatch(r"Dashboard on (http://127\.0\.0\.1:\d+/) \(Ctrl-C stops it\)\n", line)

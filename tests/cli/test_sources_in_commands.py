@@ -91,6 +91,7 @@ def test_a_changed_file_is_another_study(here: Path, capsys) -> None:
 
 @pytest.mark.slow
 def test_workers_of_their_own_process_train_a_function(here: Path) -> None:
+    """Guards a user's own network in worker processes, which have to run its file first."""
     run(*study("net.py:make", image_size="32", workers="2"))
     assert len(_complete("net-make-digits")) == 2
 
@@ -125,6 +126,7 @@ def _saved(folder: Path) -> Path:
 def test_the_answer_of_one_backbone_is_trained_though_layers_of_another_were_picked(
     here: Path, capsys
 ) -> None:
+    """Guards fit of a study of several backbones with picked layers."""
     names = "net.py:make,test_resnet"
     # The picked layers are of one of the two; whichever has the answer, the other's are none of its own.
     for layers in ("net.py:make:body.1.*", "test_resnet:layer2*"):
@@ -146,6 +148,7 @@ def test_an_own_name_is_refused_where_the_network_is_a_librarys(here: Path, caps
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_three_sources_in_one_study_and_a_model_of_each(here: Path, torch_home, tiny_resnet, capsys) -> None:
+    """Guards timm, torchvision and a file side by side, from the search to the model."""
     put_weights(torch_home, "shufflenet_v2_x0_5")
     own, theirs = "net.py:make", f"hf:{tiny_resnet}"
     names = [TINY, own, theirs]
@@ -170,6 +173,7 @@ def test_three_sources_in_one_study_and_a_model_of_each(here: Path, torch_home, 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["transformer", "named logits"])
 def test_what_returns_more_than_logits_is_trained_and_taken_away(here: Path, tiny_vit, which: str) -> None:
+    """Guards networks with further outputs from the search to the model."""
     named = "class Named(Net):\n    def forward(self, x): return {'logits': super().forward(x)}"
     Path("net.py").write_text(f"{NET}\n{named}\ndef make(): return Named()", encoding="utf-8")
     backbone = f"hf:{tiny_vit}" if which == "transformer" else "net.py:make"

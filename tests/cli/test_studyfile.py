@@ -299,6 +299,7 @@ precision = "float32"
 
 @pytest.mark.slow
 def test_a_study_keeps_its_merged_options_and_the_name_of_its_file(pictures, tmp_path, capsys) -> None:
+    """Guards what is stored of a study file, which fit and reports read."""
     (tmp_path / "pictures").symlink_to(pictures)
     path, url = write(tmp_path, SMALL), f"sqlite:///{tmp_path}/s.db"
     assert main(["study", str(path), "--trials", "3", "--storage", url, "--json"]) == 0

@@ -313,6 +313,7 @@ def test_sizes_that_are_hardly_images_are_refused(tmp_path, size: tuple[int, int
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
 def test_a_large_image_that_is_none_too_large_is_read(tmp_path) -> None:
+    """Guards against a limit that refuses scans and panoramas; it takes a gigabyte."""
     Image.new("L", (12_000, 12_000), 77).save(tmp_path / "x.png")
     assert (seen(tmp_path / "x.png") == 77).all()
 

@@ -31,17 +31,20 @@ def task() -> Task:
 
 
 def test_photos_have_no_image_in_two_rows_of_one_split(task: Task) -> None:
+    """Guards the store on real photos: no row is written twice."""
     rows = torch.cat([task.data.train.rows, task.data.val.rows, task.data.test.rows])
     assert len(rows) == len(rows.unique()) == 674
 
 
 def test_feature_extraction_is_well_above_chance(task: Task) -> None:
+    """Guards preprocessing and weights together: each alone can be wrong and train."""
     space = SearchSpace.for_model(task.backbone.model, image_size=128)
     *_, last = train_point(task, Point(cut=space.cuts[-1], learning_rate=3e-3), seed=0)
     assert last.score > 0.7, "chance is 0.25 to 0.3"
 
 
 def test_untrained_weights_are_far_below_imagenet_ones(task: Task) -> None:
+    """Guards the test above: its threshold tells weights apart."""
     random = replace(task, backbone=load_backbone("tf_efficientnet_lite0", "random", image_size=128))
     space = SearchSpace.for_model(task.backbone.model, image_size=128)
     point = Point(cut=space.cuts[-1], learning_rate=3e-3)
@@ -51,6 +54,7 @@ def test_untrained_weights_are_far_below_imagenet_ones(task: Task) -> None:
 
 @pytest.mark.parametrize("depth", [0.3, 0.8])
 def test_frozen_prefix_is_bit_identical_after_training(task: Task, depth: float) -> None:
+    """Guards frozen batch norm on a network of mobile blocks with real weights."""
     cuts = SearchSpace.for_model(task.backbone.model, image_size=128).cuts
     point = Point(cut=cuts[round(depth * (len(cuts) - 1))], learning_rate=1e-2)
     before = state_digest(task.backbone.model)

@@ -665,6 +665,7 @@ def assert_one_line(capsys, expected: str) -> None:
 def test_from_a_table_to_predictions_of_another(
     folder, tmp_path, capsys, monkeypatch, backbones: str
 ) -> None:
+    """Guards samples from the table to the predictions of another process."""
     monkeypatch.chdir(tmp_path)
     columns = ["--image-columns", "front,side", "--number-columns", "weight_g,age"]
     options = OPTIONS.replace("test_resnet", backbones).split()

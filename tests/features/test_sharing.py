@@ -737,6 +737,7 @@ def shown(task, few_digits) -> Task:
 def test_processes_that_open_at_once_compute_the_prefix_once_and_train_the_same(
     processes, shown, expected, frozen, shared_folder: Path, tmp_path: Path
 ) -> None:
+    """Guards shared features among processes that race; threads would not show it."""
     kept = Budget(
         memory_bytes=PLENTY,
         device_bytes=0,

@@ -267,11 +267,13 @@ def test_what_is_used_before_the_cut_is_frozen_and_nothing_else(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_what_is_used_before_the_cut_is_frozen_in_larger_models(name):
+    """Guards parameters that several layers use, in networks that have them."""
     assert_all_frozen_right(lambda: timm.create_model(name, num_classes=5), SLOW[name])
 
 
 @pytest.mark.slow
 def test_a_model_whose_attention_mixes_images_is_refused():
+    """Guards against features that depend on the rest of the batch."""
     model = timm.create_model("csatv2", num_classes=5)
     with pytest.raises(CutError, match=r"it depends on the other images of a batch in eval mode too"):
         freeze_before(model, list_cuts(model, image_size=96)[-1])
@@ -280,6 +282,7 @@ def test_a_model_whose_attention_mixes_images_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
 def test_what_is_used_before_the_cut_is_frozen_in_large_models(name):
+    """Guards the same in networks of hundreds of layers."""
     with torch.device("meta"):
         assert_all_frozen_right(lambda: timm.create_model(name, num_classes=5, **SHORTER.get(name, {})), None)
 
@@ -309,6 +312,7 @@ def regnets_on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_used_before_the_cut_is_frozen_in_every_kind_of_torchvisions_classifiers(
     name, regnets_on_meta
 ):
+    """Guards the same for torchvision's families."""
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     size = 299 if name == "inception_v3" else None
     with torch.device("meta"):

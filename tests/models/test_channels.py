@@ -168,6 +168,7 @@ def place(pictures: Path, weights: Path, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_model_takes_grey_images_wherever_it_runs(place: Path, pictures: Path) -> None:
+    """Guards grey images in timm, ONNX and depthsearch alike, from one folder."""
     onnxruntime = pytest.importorskip("onnxruntime")
     files = sorted(pictures.rglob("*.png"))[:6]
     said = depthsearch.load(place / "model", device="cpu").predict(files)
@@ -192,6 +193,7 @@ def test_the_model_takes_grey_images_wherever_it_runs(place: Path, pictures: Pat
 
 @pytest.mark.slow
 def test_grey_images_are_explained(place: Path, tmp_path: Path, capsys) -> None:
+    """Guards the pictures of one channel."""
     argv = ["explain", "grey", "--storage", f"sqlite:///{place}/s.db", "--n", "1", "--out", str(tmp_path)]
     assert main(argv) == 0
     assert len(list(tmp_path.glob("*.png"))) == 1

@@ -260,6 +260,7 @@ STUDY = (
 
 @pytest.mark.slow
 def test_from_the_search_to_the_model_and_its_explanation(pictures, last_line, capsys) -> None:
+    """Guards --head flatten on its whole way."""
     answer = last_line(*STUDY.split(), "--data", str(pictures))["answer"]
     settings = optuna.load_study(study_name=None, storage="sqlite:///depthsearch.db").user_attrs["settings"]
     assert settings["head"] == "flatten"
@@ -300,6 +301,7 @@ def assert_learns(answer: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["pool", "flatten"])
 def test_the_report_counts_what_learns(pictures, last_line, capsys, head: str) -> None:
+    """Guards the counts of a flat head, which is most of the parameters."""
     words = [word if word != "flatten" else head for word in STUDY.split()]
     answer = last_line(*words, "--data", str(pictures))["answer"]
     last_line("fit", "--json", "--out", "model")

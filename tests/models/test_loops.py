@@ -168,6 +168,7 @@ def test_one_model_serves_several_cuts_when_each_is_undone(run, trainings) -> No
     "ignore:.isinstance.treespec, LeafSpec.. is deprecated",
 )
 def test_lightning_trains_what_is_behind_the_cut_and_loads_its_checkpoint(run, trainings) -> None:
+    """Guards the example of the documentation with Lightning, whose hooks change modes."""
     need("lightning")
     names = run("Lightning")
     assert [trial.state for trial in names["study"].trials] == [TrialState.COMPLETE] * 3
@@ -193,6 +194,7 @@ def test_skorch_trains_what_is_behind_the_cut(run, trainings) -> None:
 
 @pytest.mark.slow
 def test_hugging_faces_trainer_searches_the_cut_without_a_warning(run, trainings, capfd, caplog) -> None:
+    """Guards the example with the Trainer, which warns of what it does not know."""
     need("transformers")
     need("accelerate")
     names = run("Hugging Face's Trainer")

@@ -210,6 +210,7 @@ def test_the_terminal_and_the_report_show_a_study_with_one_cut(finished, capsys)
 
 @pytest.mark.slow
 def test_it_is_a_baseline_among_several_backbones(task, scratch, both, tmp_path, open_quick_storage) -> None:
+    """Guards a network from scratch beside pretrained ones in one study."""
     tasks = {"cnn": scratch, "test_resnet": task}
     study = open_study(open_quick_storage(f"sqlite:///{tmp_path}/s.db"), "both", tasks, both, {})
     events = run(study, tasks, both, tmp_path, n_trials=9, sampler="gp")
@@ -250,6 +251,7 @@ def last_line(tmp_path, monkeypatch, capsys) -> Callable[..., Any]:
 
 @pytest.mark.slow
 def test_from_the_search_to_a_model_that_another_process_loads(pictures, last_line) -> None:
+    """Guards a model that timm knows only once depthsearch is imported."""
     options = ("--data", str(pictures), "--image-size", "16", "--batch-size", "8", "--epochs", "2")
     few = ("--trials", "2", "--confirm", "0", "--device", "cpu", "--precision", "float32", "--json")
     result, told = last_line("study", "--backbone", "cnn", *options, *few)

@@ -207,6 +207,7 @@ def test_every_family_of_torchvision_is_tried() -> None:
 
 @pytest.mark.slow
 def test_a_transformers_old_names_in_torchvisions_file_are_read(torch_home: Path) -> None:
+    """Guards the weights that torchvision has published under old names; a large network."""
     state = put_weights(torch_home, "vit_b_32")
     chosen = torchvision.models.get_model_weights("vit_b_32").DEFAULT
     old = {
@@ -232,6 +233,7 @@ def test_weights_of_another_model_in_torchvisions_cache_are_one_line(torch_home:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_the_classifier_of_torchvisions_families_is_found_and_its_weights_read(name, torch_home) -> None:
+    """Guards each family of torchvision: they name the classifier in five ways."""
     state = put_weights(torch_home, name)
     loaded = load_backbone(f"torchvision:{name}")
     first, weight = next(iter(loaded.model.state_dict().items()))
@@ -412,6 +414,7 @@ def test_the_model_that_a_function_hands_out_each_time_is_left_alone(here: Path)
 
 @pytest.mark.slow
 def test_a_process_that_has_not_run_the_file_can_unpickle_the_backbone(here: Path) -> None:
+    """Guards workers that are started anew and know nothing of the user's file."""
     loaded = load_backbone("net.py:make", image_size=32)
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():

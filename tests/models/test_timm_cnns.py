@@ -169,6 +169,7 @@ def test_model_is_split_into_what_it_computes(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS_OF_NETWORK)
 def test_model_is_split_at_every_cut(name):
+    """Guards contract 1, suffix(prefix(x)) == model(x) to the bit, at every cut and not at five."""
     model = build(name)
     assert_splits_at(model, cuts_of(model, KINDS_OF_NETWORK[name]), KINDS_OF_NETWORK[name])
 
@@ -176,5 +177,6 @@ def test_model_is_split_at_every_cut(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_model_is_split_into_what_it_computes(name):
+    """Guards the same for families with an odd graph."""
     model = build(name)
     assert_splits_at(model, spread(list_cuts(model, KINDS, image_size=OTHERS[name]), 8), OTHERS[name])

@@ -327,6 +327,7 @@ def test_a_password_on_the_command_line_is_said_to_be_seen_by_others(tmp_path, c
 
 @pytest.mark.slow
 def test_a_password_opens_the_dashboard_and_is_never_printed(place, monkeypatch) -> None:
+    """Guards the password on its way through the command, its log and its pages."""
     study, _ = place
     url = str(database_of(study).url)
     monkeypatch.setenv("DEPTHSEARCH_DASHBOARD_PASSWORD", "s3cret-word")
@@ -416,6 +417,7 @@ def looked_at(tab: Tab, address: str, study_id: int, attribute: str = "cut_layer
 @pytest.mark.slow
 @needs_chromium
 def test_a_browser_shows_hostile_names_as_text(place, tab: Tab) -> None:
+    """Guards against script in names; only a browser would run it."""
     study, store = place
     with served(application(storage_of(study), "127.0.0.1", store)) as address:
         rows = looked_at(tab, address, study_id_of(study), attribute="plain_macs")
@@ -452,6 +454,7 @@ def test_a_browser_shows_hostile_names_as_text(place, tab: Tab) -> None:
 def test_a_browser_follows_a_study_while_it_runs_and_shows_all_of_it_afterwards(
     tmp_path, open_quick_storage, tab: Tab, capsys, monkeypatch
 ) -> None:
+    """Guards the plots in the browser that draws them, while they change."""
     monkeypatch.chdir(tmp_path)
     url = f"sqlite:///{tmp_path}/s.db"
     options = (

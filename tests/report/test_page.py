@@ -510,6 +510,7 @@ def test_both_files_are_written_whole_and_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_chromium
 def test_the_markdown_shows_each_figure_from_a_file_that_is_there(tmp_path: Path) -> None:
+    """Guards the pictures that kaleido draws in a Chrome."""
     markdown, _ = write_report(nasty(), tmp_path, images=True)
     text = markdown.read_text()
     shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
@@ -604,6 +605,7 @@ def console_of(page: Path, scratch: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
 def test_a_browser_shows_the_page_without_a_complaint(tmp_path: Path) -> None:
+    """Guards the page's script and style, which no parser checks."""
     _, page = write_report(nasty(), tmp_path)
     assert console_of(page, tmp_path) == []
     broken = tmp_path / "broken.html"
@@ -618,6 +620,7 @@ INK = "getComputedStyle(document.querySelector('.chart .xtitle')).fill"
 @pytest.mark.slow
 @needs_chromium
 def test_a_page_fits_a_telephone_and_a_desk_in_light_and_dark(tmp_path: Path) -> None:
+    """Guards the layout, which exists in a browser alone."""
     _, page = write_report(stored(*FINISHED), tmp_path)
     inks = set()
     with browser(tmp_path / "profile") as tab:
@@ -642,6 +645,7 @@ def test_a_page_fits_a_telephone_and_a_desk_in_light_and_dark(tmp_path: Path) ->
 @pytest.mark.slow
 @needs_chromium
 def test_the_arrow_keys_go_from_mark_to_mark(tmp_path: Path) -> None:
+    """Guards the page for who uses no mouse."""
     _, page = write_report(stored(*FINISHED), tmp_path)
     with browser(tmp_path / "profile") as tab:
         tab.open(page.as_uri())

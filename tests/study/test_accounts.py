@@ -296,6 +296,7 @@ def test_a_rate_counts_all_trials_that_were_trained() -> None:
 
 @pytest.mark.slow
 def test_the_plain_way_ends_where_a_trial_of_it_fails(monkeypatch) -> None:
+    """Guards the comparison with plain training: a failure must not count as fast."""
     # Nobody can sleep for so long.
     monkeypatch.setenv(workers.EPOCH_SECONDS, "nan")
     with pytest.raises(RuntimeError, match="ended too early, with status 1"):

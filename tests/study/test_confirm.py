@@ -124,6 +124,7 @@ def test_what_is_done_is_not_done_again(study: Study) -> None:
 
 @pytest.mark.slow
 def test_more_seeds_keep_those_that_are_there(study: Study) -> None:
+    """Guards trainings that are paid for against being done again."""
     study.confirm(n_seeds=2)
     before = study.scores()
     assert study.confirm(n_seeds=3)[0].n_trainings == len(before) // 2
@@ -135,6 +136,7 @@ def test_more_seeds_keep_those_that_are_there(study: Study) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [2, 8])
 def test_a_stop_anywhere_costs_nothing(make, stop_after: int) -> None:
+    """Guards contract 6 for the confirmation."""
     whole, stopped = make("whole"), make("stopped")
     whole.confirm()
     events = stopped.start()
@@ -149,6 +151,7 @@ def test_a_stop_anywhere_costs_nothing(make, stop_after: int) -> None:
 
 @pytest.mark.slow
 def test_what_an_earlier_plan_left_waiting_is_not_trained_unless_it_is_wanted_again(study: Study) -> None:
+    """Guards against trainings that nobody wants any more."""
     events = study.start(n_cuts=1, n_seeds=3)
     next(events)
     events.close()
@@ -163,6 +166,7 @@ def test_what_an_earlier_plan_left_waiting_is_not_trained_unless_it_is_wanted_ag
 
 @pytest.mark.slow
 def test_a_trial_stopped_in_its_middle_goes_on_under_its_number(study: Study) -> None:
+    """Guards against a trial that counts twice."""
     events = study.start()
     for event in events:
         if isinstance(event, EpochDone):
@@ -227,6 +231,7 @@ def test_the_answer_of_the_summary_is_the_confirmed_one(study: Study) -> None:
 
 @pytest.mark.slow
 def test_a_training_that_diverges_is_no_score(study: Study, monkeypatch) -> None:
+    """Guards contract 5 for the confirmation."""
     real, n_calls = module.train_point, 0
 
     def broken(*args: Any, **options: Any) -> Iterator[Any]:
@@ -267,6 +272,7 @@ def test_a_class_of_one_image_cannot_be_divided(digits) -> None:
 
 @pytest.mark.slow
 def test_resampled_seeds_validate_on_other_images_the_same_for_every_cut(study: Study) -> None:
+    """Guards the comparison of cuts under --resample: each seed's split is one for all."""
     study.confirm()
     plain = study.scores()
     study.confirm(resample=True)

@@ -408,6 +408,7 @@ def test_of_several_backbones_the_layer_or_its_name_says_which(make, tmp_path, t
 
 @pytest.mark.slow
 def test_a_study_goes_through_its_states(place) -> None:
+    """Guards status of a study that another process runs, from empty to complete."""
     assert status(place.open()).state == "empty"
     with closing(place.start(2, then_confirm=True)) as events:
         for event in events:
@@ -644,6 +645,7 @@ def study_arguments(url: str, *, epochs: int) -> list[str]:
 def test_a_running_study_stops_on_request_and_goes_on_with_nothing_lost(
     tmp_path, capsys, open_quick_storage
 ) -> None:
+    """Guards stop between processes, with its exit status."""
     url, other = (f"sqlite:///{tmp_path}/{name}.db" for name in ("stopped", "whole"))
     argv = study_arguments(url, epochs=4)
     command = [sys.executable, "-m", "depthsearch", *argv, "--json"]

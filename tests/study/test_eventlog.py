@@ -411,6 +411,7 @@ storage = "sqlite:///{folder}/s.db"
 def test_a_study_file_names_its_log_beside_itself_and_the_terminal_is_as_ever(
     pictures, tmp_path, capsys, open_quick_storage
 ) -> None:
+    """Guards --log-file of a study file, as a command."""
     text = FILE.format(pictures=pictures, folder=tmp_path)
     (tmp_path / "noughts.toml").write_text(text)
     assert main(["study", str(tmp_path / "noughts.toml"), "--json"]) == 0

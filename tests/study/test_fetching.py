@@ -75,6 +75,7 @@ def test_what_is_read_is_what_optuna_reads(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_what_is_read_is_what_optuna_reads_of_postgresql(postgres_url: str) -> None:
+    """Guards our own queries against Optuna's, on the other database."""
     check(postgres_url)
 
 

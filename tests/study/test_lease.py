@@ -71,6 +71,7 @@ def renewing() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("url", KINDS, indirect=True)
 def test_of_processes_that_start_in_the_same_moment_one_holds_the_lease(url: str) -> None:
+    """Guards against two owners of a study; only processes race."""
     storage = open_storage(url)
     names = [f"study {n:02d}" for n in range(30)]
     for n, name in enumerate(names):

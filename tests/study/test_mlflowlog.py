@@ -191,6 +191,7 @@ def test_a_missing_mlflow_is_said_before_anything_is_loaded(study, uri, monkeypa
 
 @pytest.mark.slow
 def test_a_database_holds_the_runs_of_the_command_line_too_and_all_is_quiet(pictures, tmp_path) -> None:
+    """Guards MLflow as the command uses it, which prints and warns on its own."""
     url, uri = (f"sqlite:///{tmp_path}/{name}.db" for name in ("s", "mlflow"))
     options = "--backbone test_resnet --weights random --image-size 16 --epochs 1 --trials 2 --confirm 0"
     argv = ["study", *options.split(), "--device", "cpu", "--data", str(pictures), "--name", "noughts"]

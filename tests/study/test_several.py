@@ -146,6 +146,7 @@ def test_the_first_trials_are_every_backbones_ends_then_all_depths_in_turn(both)
 
 @pytest.mark.slow
 def test_a_trial_scores_as_its_backbone_alone_does(finished, tasks, both) -> None:
+    """Guards several backbones against sharing what is one's alone."""
     for trial in finished.trials[:6]:
         point = both.point(trial.params)
         task = tasks[point.cut.backbone]
@@ -167,6 +168,7 @@ def test_each_backbone_is_probed_once(run, tasks, both, open_quick_storage, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [3, 44])
 def test_a_stop_anywhere_changes_nothing(run, finished, tmp_path, stop_after: int) -> None:
+    """Guards contracts 6 and 7 with several backbones."""
     again = run(tmp_path, stop_after=stop_after)
 
     def facts(study: optuna.Study) -> list[Any]:
@@ -390,6 +392,7 @@ def last_line(tmp_path, monkeypatch, capsys) -> Callable[..., Any]:
 
 @pytest.mark.slow
 def test_from_the_search_to_the_model(pictures, last_line) -> None:
+    """Guards several backbones from the search to the model."""
     options = ("--data", str(pictures), "--weights", "random", "--image-size", "16", "--batch-size", "8")
     few = ("--epochs", "1", "--trials", "4", "--confirm", "1", "--seeds", "2", "--device", "cpu", "--json")
     answer = last_line("study", "--backbone", ",".join(NAMES), *options, *few)["answer"]
@@ -413,6 +416,7 @@ def test_one_file_of_weights_is_not_for_two_backbones(pictures, tmp_path, capsys
 
 @pytest.mark.slow
 def test_each_backbone_may_have_weights_of_its_own(pictures, tmp_path, capsys, monkeypatch) -> None:
+    """Guards --weights NAME=FILE to the trained model."""
     monkeypatch.chdir(tmp_path)
     made = load_backbone(NAMES[1], "random", seed=7).model
     save_file(made.state_dict(), tmp_path / "mine.safetensors")

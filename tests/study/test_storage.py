@@ -295,6 +295,7 @@ def test_a_running_study_can_be_read_by_who_may_not_write(read_only, open_) -> N
 def test_processes_that_start_together_make_one_database_and_share_its_trials(
     kind: str, url: str, request: pytest.FixtureRequest
 ) -> None:
+    """Guards the creation of a database against a race."""
     url = url if kind == "sqlite" else request.getfixturevalue("postgres_url")
     begun = racing.run(racing.begin_trials, url, 4)
     assert sorted(number for mine in begun for number in mine) == list(range(40))
@@ -341,6 +342,7 @@ def ask(address: str, body: dict[str, Any] | None = None) -> int:
 def test_a_dashboard_that_reads_and_writes_breaks_no_study(
     kind: str, request: pytest.FixtureRequest, url: str, open_, dashboard
 ) -> None:
+    """Guards a study against locks of whoever watches it."""
     url = url if kind == "sqlite" else request.getfixturevalue("postgres_url")
     # Any outage would end in an error.
     storage = open_(url, patience_seconds=5, busy_seconds=5)
@@ -410,6 +412,8 @@ def test_a_server_that_stays_away_is_named(postgres, postgres_url: str, open_) -
 def test_a_search_goes_on_after_the_server_was_away(
     postgres, postgres_url: str, url: str, open_, task, space, tmp_path: Path
 ) -> None:
+    """Guards patience with a PostgreSQL server that is really stopped and started."""
+
     def run(url: str, at_epoch: Callable[[int], None]) -> list[Any]:
         study = open_study(open_(url), "s", task, space, {})
         options = {"n_trials": 4, "sampler": "tpe", "pruner": "none", "checkpoints": tmp_path / "checkpoints"}
@@ -765,6 +769,7 @@ STUDY = (
 def test_a_study_on_postgresql_keeps_and_shows_no_password(
     postgres_url: str, capsys: pytest.CaptureFixture[str], caplog, tmp_path: Path
 ) -> None:
+    """Guards the password in all that a study stores and prints."""
     out = ["--out", str(tmp_path / "report")]
     for command in (STUDY, f"{STUDY} --json", "status", "status s", "status --json", "report s --json"):
         assert cli.main([*command.split(), "--storage", postgres_url]) == 0

@@ -113,6 +113,7 @@ def test_the_superclasses_are_twenty_of_five() -> None:
 
 @pytest.mark.slow
 def test_vgg16_learns_from_block5_conv1_or_not_at_all() -> None:
+    """Guards the kept study of VGG16, whose full network takes seconds an image."""
     cuts = space_of("vgg16_catsdogs").cuts_of("vgg16")
     assert [cut.keras_name for cut in cuts[:2]] == ["block1_conv1", "block5_conv1"]
     assert cuts[-1].kind == "head"

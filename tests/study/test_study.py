@@ -231,6 +231,7 @@ def test_a_trial_stores_both_of_its_costs_whatever_the_aim(place, task, space, c
 def test_a_study_of_two_aims_that_was_stopped_is_the_one_that_was_not(
     place_in, tmp_path, task, space, sampler: str
 ) -> None:
+    """Guards contracts 6 and 7 with two aims."""
     names = {"sampler": sampler, "pruner": "median", "cost": "macs"}
     whole, stopped = place_in(tmp_path / "whole"), place_in(tmp_path / "stopped")
     for place in (whole, stopped):
@@ -276,6 +277,7 @@ def test_the_transfer_curve_is_drawn_once_and_stored(place, task, space) -> None
 
 @pytest.mark.slow
 def test_a_study_on_kept_features_is_the_one_without(place, place_in, task, space, tmp_path: Path) -> None:
+    """Guards contract 3 for a whole study."""
     budget = Budget(memory_bytes=2**28, device_bytes=0, disk_bytes=2**28, folder=tmp_path / "features")
     kept = replace(task, budget=budget)
     plain, fast = (
@@ -371,6 +373,7 @@ def test_any_other_error_fails_its_trial_and_surfaces(
 
 @pytest.mark.slow
 def test_trials_that_diverge_are_pruned_with_the_epoch(place, task, space) -> None:
+    """Guards contract 5: a loss that is not finite is no score."""
     wild = replace(space, learning_rate=(1e39, 1e39))
     trials = place.run(task, wild, N_ANCHORS + 1).get_trials()
     # A linear head alone is solved, whatever the learning rate.
@@ -398,12 +401,14 @@ def test_the_reference_study_has_every_kind_of_trial(uninterrupted) -> None:
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_study(place, longer, space, uninterrupted) -> None:
+    """Guards contract 7."""
     assert stored(place.run(longer, space, 9, pruner="halving")) == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 def test_the_same_seed_gives_the_same_suggestions(place_in, tmp_path, task, space, sampler: str) -> None:
+    """Guards contract 7 for each sampler, without training."""
     studies = []
     for name in ("first", "again"):
         place = place_in(tmp_path / name)
@@ -429,6 +434,7 @@ def test_another_seed_gives_another_study(place, longer, space, uninterrupted) -
 def test_a_study_stopped_after_every_epoch_ends_as_one_never_stopped(
     place, longer, space, uninterrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Guards contract 6 at every epoch of a study, and not at one."""
     trained = []
     real = loop.train_epoch
     monkeypatch.setattr(loop, "train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
@@ -555,6 +561,7 @@ def test_an_exhaustive_search_trains_every_candidate_to_its_end_and_then_goes_on
 
 @pytest.mark.slow
 def test_an_exhaustive_search_that_was_stopped_trains_each_candidate_once(place, task, five) -> None:
+    """Guards contract 6 for the exhaustive search."""
     for n_epochs in (1, 4, 2):
         exhaust(place, task, five, 5, n_epochs=n_epochs)
     study = exhaust(place, task, five, 5)
@@ -746,6 +753,8 @@ def test_the_lease_is_held_while_trials_run_and_given_back_after(place, task, sp
 
 @pytest.mark.slow
 def test_a_killed_process_costs_nothing_that_was_finished(place_in, tmp_path: Path) -> None:
+    """Guards contract 6 against SIGKILL, which no handler sees."""
+
     def command(name: str) -> list[str]:
         options = (
             "--backbone test_resnet --weights random --image-size 16 --trials 3 --epochs 6 --pruner none"

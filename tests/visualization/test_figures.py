@@ -115,6 +115,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.slow
 def test_plotly_is_imported_with_the_first_figure() -> None:
+    """Guards the start of commands that draw nothing; a process of its own."""
     code = (
         "import sys, depthsearch\n"
         "from depthsearch import visualization\n"

@@ -143,6 +143,7 @@ def test_an_address_where_no_cluster_is_is_told_within_seconds(address: str, sai
 @needs_ray
 @pytest.mark.slow
 def test_what_listens_but_is_no_cluster_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against Ray's own minutes of silence."""
     monkeypatch.setattr(connecting, "ANSWER_SECONDS", 5.0)
     # Another test of this process may have left Ray connected.
     monkeypatch.setattr(connecting.import_ray(), "is_initialized", lambda: False)
@@ -228,6 +229,7 @@ def gone(pid: int, seconds: float = GONE_SECONDS) -> bool:
 @needs_ray
 @pytest.mark.slow
 def test_a_ray_of_its_own_is_started_without_a_word_and_ended(started_here) -> None:
+    """Guards the terminal against Ray's messages, and the machine against what it leaves."""
     run = started_here("workers.close()")
     out, err = run.communicate(timeout=120)
     # A busy machine may take long to start a worker, and that is said.
@@ -240,6 +242,7 @@ def test_a_ray_of_its_own_is_started_without_a_word_and_ended(started_here) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_coordinator_that_is_ended_leaves_no_worker(number: int, started_here) -> None:
+    """Guards a cluster against actors that compute for nobody."""
     run = started_here("import time; time.sleep(120)")
     assert run.stdout is not None
     pid = int(run.stdout.readline())
@@ -460,6 +463,7 @@ def start(open_quick_storage, tmp_path: Path, space) -> Callable[..., tuple[optu
 def test_a_study_outlives_a_node_and_its_trial_goes_on_from_its_checkpoint(
     folder, two_nodes, workers_on, start, longer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Guards the one fault that clusters have every day."""
     if folder == "apart":
         # No node sees what the coordinator puts beside its checkpoints.
         monkeypatch.setattr(Tokens, "token_in", lambda *_: None)
@@ -546,6 +550,7 @@ def test_a_cluster_trains_to_the_bits_that_this_process_does(
 def test_each_node_keeps_features_in_its_own_folder(
     two_nodes, workers_on, start, task, tmp_path: Path
 ) -> None:
+    """Guards nodes that share a file system against each other."""
     kept = replace(task, budget=choose_budget(task.device, tmp_path / "kept here"))
     workers = workers_on(kept, memory_bytes=0, disk_bytes=2**30)
     _, events = start(kept, workers, 4)
@@ -560,6 +565,7 @@ def test_each_node_keeps_features_in_its_own_folder(
 
 @pytest.mark.slow
 def test_giving_up_ends_the_actors_that_train_and_closing_all(workers_on, start, longer) -> None:
+    """Guards the cluster after a stop."""
     workers = workers_on(longer, run=pretended)
     before = {place.pid for place in workers.places.values()}
     study, events = start(longer, workers, 8)
@@ -584,6 +590,7 @@ def test_giving_up_ends_the_actors_that_train_and_closing_all(workers_on, start,
 
 @pytest.mark.slow
 def test_a_stop_after_an_epoch_keeps_the_workers(workers_on, start, longer) -> None:
+    """Guards a pruned trial's worker: to start another takes seconds."""
     workers = workers_on(longer, run=pretended)
     before = workers.places
     study, events = start(longer, workers, 8)
@@ -610,6 +617,7 @@ def broken(tasks, job: Job) -> Iterator[Report]:
 
 @pytest.mark.slow
 def test_a_bug_in_a_worker_surfaces_here(workers_on, start, task) -> None:
+    """Guards contract 5 on a cluster: a bug is a traceback and no score."""
     _, events = start(task, workers_on(task, run=broken), 2)
     with pytest.raises(ZeroDivisionError, match=r"^broken at job (''|0)$"):
         list(events)
@@ -644,6 +652,7 @@ def one_report(workers: RayWorkers, key: str, seconds: float = 60.0) -> Report:
 def test_a_job_that_cannot_be_begun_or_meets_a_full_disk_or_a_failing_gpu_goes_on_elsewhere(
     workers_on, task, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Guards a trial against the node that it met."""
     workers = workers_on(task, run=not_begun)
     report = one_report(workers, "ends")
     assert isinstance(report, Lost)
@@ -676,6 +685,7 @@ def hanging(tasks, job: Job) -> Iterator[Report]:
 @needs_clocks
 @pytest.mark.slow
 def test_an_actor_that_hangs_is_replaced_and_one_that_computes_is_not(workers_on, task) -> None:
+    """Guards --hung-after on a cluster, by processor time."""
     workers = workers_on(task, run=hanging, hung_seconds=2.0)
     for key in ("waits", "stops"):
         report = one_report(workers, key)
@@ -688,6 +698,7 @@ def test_an_actor_that_hangs_is_replaced_and_one_that_computes_is_not(workers_on
 def test_a_cluster_where_no_worker_can_work_says_why(
     two_nodes, task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Guards against a study that waits for ever."""
     two_nodes.with_second()
     too_large = RayWorkers({"": task}, n_workers=1, num_cpus=64, patience_seconds=1.0)
     with (
@@ -706,6 +717,7 @@ def test_a_cluster_where_no_worker_can_work_says_why(
 
 @pytest.mark.slow
 def test_a_cluster_without_gpus_computes_on_cpus_and_says_so_if_asked_for_others(two_nodes, task) -> None:
+    """Guards --device on a cluster."""
     with contextlib.closing(ray_workers({"": task}, n_workers=1)) as workers:
         assert len(workers.places) == 1
         assert workers.slots.num_gpus == 0
@@ -726,6 +738,7 @@ def asked(tmp_path: Path, *more: str) -> list[str]:
 def test_a_study_of_the_command_line_runs_on_the_cluster_that_is_there(
     two_nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Guards --executor ray as a user runs it."""
     two_nodes.with_second()
     made = []
 
@@ -822,6 +835,7 @@ def test_a_ray_that_would_be_started_here_has_no_gpu_that_is_not_here(
 def test_a_coordinator_without_a_gpu_asks_the_cluster_for_one(
     two_nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Guards the choice of a device that this machine lacks."""
     assert main([*asked(tmp_path, "--executor", "ray"), "--device", "cuda"]) == 2
     assert "--device cuda: the cluster has no GPU now." in capsys.readouterr().err
     assert not (tmp_path / "s.db").exists()

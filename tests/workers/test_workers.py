@@ -168,6 +168,7 @@ def trials(longer, space, tmp_path, open_quick_storage) -> Callable[[], list[opt
 
 @pytest.mark.slow
 def test_workers_train_different_trials_at_once_and_each_once(start, trials) -> None:
+    """Guards contract 6 with several workers."""
     events = list(start(pretend, 12))
     started = [event for event in events if isinstance(event, TrialStarted)]
     ended = [event for event in events if isinstance(event, TrialEnded)]
@@ -319,6 +320,7 @@ def probe_short_of_memory(tasks: Mapping[str, Task], job: Job) -> Iterator[Repor
 
 @pytest.mark.slow
 def test_a_probing_that_has_too_little_memory_is_done_alone(start, trials) -> None:
+    """Guards a probe that fits only where nothing else runs."""
     events = list(start(probe_short_of_memory, 6, n_workers=2))
     kinds = [type(event).__name__ for event in events]
     assert kinds.index("CurveDrawn") > max(i for i, kind in enumerate(kinds) if kind == "TrialEnded")
@@ -541,6 +543,7 @@ def test_workers_that_cannot_start_are_waited_for_and_then_named(longer, space, 
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_before_it_can_work_is_ended_too(longer, space, tmp_path) -> None:
+    """Guards the start of workers, where no job's clock runs."""
     silent = replace(longer, data=Silent())
     plans = plan_workers(longer.device, 1)
     made = LocalProcesses({"": silent}, plans, run=pretend, hung_seconds=1.0, patience_seconds=1.0)
@@ -623,6 +626,7 @@ def test_a_terminal_s_interrupt_is_not_heard_by_workers_that_start(longer) -> No
 
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_made_them_and_leave_no_memory_behind(tmp_path: Path) -> None:
+    """Guards /dev/shm after a SIGKILL of the coordinator."""
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "features.npy").touch()
     code = (
