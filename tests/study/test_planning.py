@@ -107,6 +107,8 @@ def test_samples_of_a_table_are_planned_for_too(pictures: Path, tmp_path: Path, 
     ("argv", "expected"),
     [
         (["gone"], "No folder "),
+        (["takn.toml"], "Near: taken.toml."),
+        (["holes.csv"], "--skip-unreadable leaves missing files out."),
         (["PICTURES", "--out=taken.toml"], "taken.toml is there already, and is kept. Give another --out"),
         (["PICTURES", "--out=gone/x.toml"], "No folder gone for x.toml. Make it, or give another --out."),
         (["PICTURES", "--weights=random"], "--weights random needs the --backbone that they are of"),
@@ -119,12 +121,14 @@ def test_what_cannot_be_planned_is_one_line_and_writes_nothing(
     pictures: Path, tmp_path: Path, monkeypatch, capsys, argv: list[str], expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("taken.toml").write_text("mine", encoding="utf-8")
+    files = {"taken.toml": "mine", "holes.csv": "image,label\ngone.png,one\n"}
+    for name, text in files.items():
+        Path(name).write_text(text, encoding="utf-8")
     assert init(*(word.replace("PICTURES", str(pictures)) for word in argv)) == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("depthsearch init: ")
     assert expected in line
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("taken.toml", "mine")]
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == files
 
 
 @pytest.mark.parametrize(

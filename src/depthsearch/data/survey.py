@@ -65,6 +65,7 @@ def survey(
     seed: int = 0,
     image_columns: Sequence[str] = ("image",),
     number_columns: Sequence[str] = (),
+    skip_unreadable: bool = False,
 ) -> Survey:
     """Look at images as `load_data` would read them, without decoding more than a few.
 
@@ -75,6 +76,7 @@ def survey(
         seed: Of the splits.
         image_columns: Of a table.
         number_columns: Of a table.
+        skip_unreadable: Whether files that a table names may be missing.
 
     Raises:
         DataError: If there is no such source, or it cannot be used.
@@ -82,7 +84,7 @@ def survey(
     columns = Columns(images=tuple(image_columns), numbers=tuple(number_columns))
     downloads = Path(platformdirs.user_cache_dir("depthsearch")) / "torchvision"
     with pillow_quiet():
-        listing = list_source(source, columns, downloads, skip_unreadable=False)
+        listing = list_source(source, columns, downloads, skip_unreadable=skip_unreadable)
         splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
         sides, unreadable = _looked_at(listing)
     each = columns.images_each

@@ -72,6 +72,7 @@ class InitOptions(Declared):
     number_columns: tuple[str, ...] = declared(
         (), values.COLUMNS, "columns of a table with a number of each sample"
     )
+    skip_unreadable: bool = declared(False, None, UNREADABLE_HELP)
     device: words.DeviceWord = declared("auto", DEVICE, DEVICE_HELP)
 
 

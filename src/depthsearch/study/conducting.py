@@ -145,10 +145,8 @@ def run(
             if prepared.marked:
                 mark(study, prepared.marked)
             executor = executor or until_ended.enter_context(start())
-            sinks = [tell, log]
-            before = _announce(prepared, study)
-            if not before.n_finished:
-                sinks.append(LongStudyNote(options, tasks, space, n_workers=executor.n_workers, say=tell))
+            sinks = [tell, log, *_outlook(prepared, study, executor)]
+            _announce(prepared, study)
             for watcher in watchers:
                 sinks.append(until_ended.enter_context(watcher(study, options)))
             is_stopped = _conduct(prepared, study, sinks, held, executor)
@@ -213,7 +211,7 @@ def _n_trials(options: StudyOptions, space: SearchSpace) -> int:
     return options.trials or needed
 
 
-def _announce(prepared: _Prepared, study: optuna.Study) -> Summary:
+def _announce(prepared: _Prepared, study: optuna.Study) -> None:
     """Report where a study stands and how it is searched."""
     options, cost = prepared.options, prepared.cost
     sampler, pruner = resolve(options.sampler, options.pruner, prepared.n_trials, cost)
@@ -229,7 +227,15 @@ def _announce(prepared: _Prepared, study: optuna.Study) -> Summary:
             f"{options.epochs} {'epoch' if options.epochs == 1 else 'epochs'} each; {how}{aims}."
         )
     )
-    return before
+
+
+def _outlook(prepared: _Prepared, study: optuna.Study, executor: Executor) -> list[Sink]:
+    """Note of a new study how long it takes, where it takes long; one that goes on says what is left."""
+    if any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
+        return []
+    n_workers = executor.n_workers
+    options, tasks, space = prepared.options, prepared.tasks, prepared.space
+    return [LongStudyNote(options, tasks, space, n_workers=n_workers, say=prepared.say)]
 
 
 def _conduct(

@@ -1,5 +1,7 @@
 """What a folder of images holds: its files, classes and splits, see `layouts`."""
 
+import contextlib
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,10 +36,19 @@ def folder_there(folder: Path) -> Path:
         )
     if not is_folder(root):
         raise DataError(
-            f"No folder {root}{why_no_folder(root)}. Give a folder of images, DIR/<class>/<image>, "
-            "a table (.csv, .parquet), torchvision:NAME or 'digits'."
+            f"No folder {root}{why_no_folder(root)}. {_near(root)}Give a folder of images, "
+            "DIR/<class>/<image>, a table (.csv, .parquet), torchvision:NAME or 'digits'."
         )
     return root
+
+
+def _near(missing: Path) -> str:
+    """Name what is beside a missing folder and spelt like it; empty if nothing is."""
+    with contextlib.suppress(OSError):
+        names = [path.name for path in missing.parent.iterdir()]
+        if near := difflib.get_close_matches(missing.name, names, n=1, cutoff=0.7):
+            return f"Near: {near[0]}. "
+    return ""
 
 
 def list_folder(tree: Tree) -> Listing:

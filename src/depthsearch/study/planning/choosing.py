@@ -9,8 +9,10 @@ from typing import Any
 from depthsearch.data import Survey
 from depthsearch.data.listing import SPLITS
 
-__all__ = ["Setting", "choose_size", "settings_for", "settings_to_save_time", "spread"]
+__all__ = ["SHARE", "Setting", "choose_size", "settings_for", "settings_to_save_time", "spread"]
 
+# Of the training samples, for a split that the source lacks.
+SHARE = 0.2
 # Samples to train on: an epoch of fewer teaches little, and one of more is worth several.
 FEW, MANY = 1000, 20_000
 # An epoch is to have so many steps at least.
@@ -110,7 +112,7 @@ def _of_images(survey: Survey, own_size: int, size: int | None) -> Iterator[Sett
     for split, job in zip(SPLITS[1:], ("chooses between cuts", "is read once, at the end"), strict=True):
         if split not in survey.own_splits:
             reason = f"the images have no such split: a fifth, drawn from each class, {job}"
-            yield Setting(key=f"{split}-share", value=0.2, reason=reason, table="train")
+            yield Setting(key=f"{split}-share", value=SHARE, reason=reason, table="train")
 
 
 def _of_training(survey: Survey) -> Iterator[Setting]:

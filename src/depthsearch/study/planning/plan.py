@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from depthsearch.data import Survey, survey
 from depthsearch.devices import Device, choose_device, processor_name
 from depthsearch.errors import SettingsError
 from depthsearch.machine import free_memory_bytes, usable_cores
+from depthsearch.models.backbones import Backbone
 from depthsearch.models.backbones.suggesting import suggest
 from depthsearch.options.backbones import counted_from
 from depthsearch.options.commands import InitOptions
 from depthsearch.options.study import StudyOptions, with_defaults
 from depthsearch.options.weights import with_full_paths
+from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Note, Say
 from depthsearch.study.planning.choosing import (
+    SHARE,
     Setting,
     choose_size,
     settings_for,
@@ -63,51 +67,38 @@ def plan(options: InitOptions, say: Say) -> Plan:
         DepthsearchError: If images or weights cannot be had or used.
     """
     device = choose_device(options.device)
-    base = StudyOptions(
-        backbone=options.backbone or ("unknown",),
-        data=options.data,
-        weights=options.weights,
-        device=options.device,
-        image_columns=options.image_columns,
-        number_columns=options.number_columns,
-    )
-    seen = survey(
-        options.data,
-        val_share=base.val_share,
-        test_share=base.test_share,
-        image_columns=options.image_columns,
-        number_columns=options.number_columns,
-    )
+    columns: dict[str, Any] = {
+        "image_columns": options.image_columns,
+        "number_columns": options.number_columns,
+        "skip_unreadable": options.skip_unreadable,
+    }
+    seen = survey(options.data, val_share=SHARE, test_share=SHARE, **columns)
     say(Note(text=described(seen)))
     machine = _machine(device)
     say(Note(text=f"Machine: {machine}."))
-    reason = "as given"
-    if not options.backbone:
+    given, reason = options.backbone, "as given"
+    if given is None:
         name, reason = suggest(device.kind)
-        base = replace(base, backbone=(name,))
-    backbones, space = load_backbones(with_defaults(base), say)
-    own_size = max(each.preprocessing.image_size for each in backbones.values())
-    size = choose_size(seen, own_size, device.kind) if len(backbones) == 1 else None
-    if size is not None:
-        try:
-            backbones, space = load_backbones(with_defaults(replace(base, image_size=size)), say)
-        except SettingsError:
-            # It takes images of its own size alone.
-            size = None
-    settings = settings_for(seen, own_size=own_size, size=size, n_cuts=len(space.cuts))
+        given = (name,)
+    base = StudyOptions(
+        backbone=given, data=options.data, weights=options.weights, device=options.device, **columns
+    )
+    backbones, space, settings = _chosen(base, seen, device, say)
     taken = {each.key.replace("-", "_"): each.value for each in settings if each.is_set}
     chosen = with_defaults(replace(base, **taken))
-    names = ", ".join(chosen.backbone)
-    say(Note(text=f"Measuring {names} on a few batches ..."))
+    say(Note(text=f"Measuring {', '.join(given)} on a few batches ..."))
     measured = measure(chosen, seen, backbones, space, device)
-    splits = seen.splits
     seconds = measured.decode_seconds + expected_seconds(
-        chosen, space, measured.fine_tune_seconds, n_train=splits["train"], n_val=splits["val"]
+        chosen,
+        space,
+        measured.fine_tune_seconds,
+        n_train=seen.splits["train"],
+        n_val=seen.splits["val"],
     )
-    where = "; ".join(f"{each.name}: weights {each.weights}" for each in backbones.values())
+    weights = "; ".join(f"weights of {each.name}: {each.weights}" for each in backbones.values())
     return Plan(
         settings=[
-            Setting(key="backbone", value=_from_anywhere(chosen.backbone), reason=f"{reason}; {where}"),
+            Setting(key="backbone", value=_from_anywhere(given), reason=f"{reason}; {weights}"),
             *_given(options, seen),
             *settings,
             *settings_to_save_time(seen, seconds),
@@ -117,6 +108,22 @@ def plan(options: InitOptions, say: Say) -> Plan:
         measured=measured,
         seconds=seconds,
     )
+
+
+def _chosen(
+    base: StudyOptions, seen: Survey, device: Device, say: Say
+) -> tuple[Mapping[str, Backbone], SearchSpace, list[Setting]]:
+    """Load the backbones, and choose what suits them and the images."""
+    backbones, space = load_backbones(with_defaults(base), say)
+    own_size = max(each.preprocessing.image_size for each in backbones.values())
+    size = choose_size(seen, own_size, device.kind) if len(backbones) == 1 else None
+    if size is not None:
+        try:
+            backbones, space = load_backbones(with_defaults(replace(base, image_size=size)), say)
+        except SettingsError:
+            # It takes images of its own size alone.
+            size = None
+    return backbones, space, settings_for(seen, own_size=own_size, size=size, n_cuts=len(space.cuts))
 
 
 def _from_anywhere(backbones: Sequence[str]) -> list[str]:
@@ -130,6 +137,8 @@ def _given(options: InitOptions, seen: Survey) -> list[Setting]:
     if options.weights != "auto":
         weights = with_full_paths(options.weights, options.backbone or ())
         settings.append(Setting(key="weights", value=weights, reason="as given"))
+    if options.skip_unreadable and not seen.unreadable:
+        settings.append(Setting(key="skip-unreadable", value=True, reason="as given", table="train"))
     if options.device != "auto":
         settings.append(Setting(key="device", value=options.device, reason="as given", table="run"))
     for key, columns in (("image-columns", seen.columns.images), ("number-columns", seen.columns.numbers)):
