@@ -9,7 +9,7 @@ from depthsearch.data.sources.folder import files_left_out, image_files
 from depthsearch.data.sources.manifest import MANIFEST_SUFFIXES, read_samples
 from depthsearch.data.sources.opening import check_source
 from depthsearch.data.splits import divided
-from depthsearch.data.survey import Survey, survey
+from depthsearch.data.surveying import Survey, survey
 
 __all__ = [
     "MANIFEST_SUFFIXES",

@@ -15,7 +15,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.files import full_path, is_folder
 from depthsearch.options.file import TABLES
 from depthsearch.study.planning.choosing import Setting
-from depthsearch.study.planning.plan import Plan, pace
+from depthsearch.study.planning.making import Plan, pace
 from depthsearch.text import one_line
 
 __all__ = ["check_place", "study_file", "write_study_file"]
