@@ -1,4 +1,7 @@
-"""Every benchmark runs, on a net and images too small for its figures to mean anything."""
+"""Every benchmark runs, on a net and images too small for its figures to mean anything.
+
+Slow as a whole: guards what published figures were measured with against changes of what it calls.
+"""
 
 import os
 import re
@@ -67,20 +70,17 @@ def test_plain_runs_a_study(photos: Path, tmp_path: Path) -> None:
 
 
 def test_suffix_rate_prints_a_ratio_for_each_cut(photos: Path, tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     options = ("--data", photos, "--backbone", NET, "--image-size", 32, "--batch-size", 8, "--rounds", 1)
     assert run("speed.suffix_rate", *options, cache=tmp_path).count(f"| {NET} |") == 4
 
 
 def test_heads_prints_a_row_for_each_way(photos: Path, tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
     shown = run("search.heads", *options, "--epochs", 2, "--splits", 2, cache=tmp_path)
     assert [way for way in ("solved", "ridge probe", "2 epochs at 0.003") if f"| {way}" not in shown] == []
 
 
 def test_memory_prints_a_row_for_each_budget(photos: Path, tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     shown = run("speed.memory", "--data", photos, "--backbone", NET, "--image-size", 32, cache=tmp_path)
     assert shown.count(" MiB |") >= 3
 
@@ -93,7 +93,6 @@ def test_demo_finds_the_same_cold_and_warm(tmp_path: Path) -> None:
 
 
 def test_views_prints_a_row_for_each_number_of_views(photos: Path, tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
     settings = ("--layer", "fc", "--epochs", 2, "--seeds", 2, "--views", 1, 2)
     shown = run("speed.views", *options, *settings, cache=tmp_path)
@@ -101,7 +100,6 @@ def test_views_prints_a_row_for_each_number_of_views(photos: Path, tmp_path: Pat
 
 
 def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     table = tmp_path / "digits.json"
     options = ("--backbone", NET, "--weights", "random", "--image-size", 16, "--epochs", 1)
     grid = ("--cuts", 3, "--learning-rates", "1e-3,1e-2", "--precision", "float32", "--out", table)
@@ -111,28 +109,24 @@ def test_first_depths_compares_on_a_table_of_its_own(tmp_path: Path) -> None:
 
 
 def test_backbones_compares_one_study_with_one_each(tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     shown = run("search.backbones", "--studies", 2, "--trials", 16, "--backbones", 2, cache=tmp_path)
     assert "2 draws of 2 backbones, 16 trials in one study each" in shown
     assert all(f"| {way}" in shown for way in ("one study each", "jointly", "conditional, TPE"))
 
 
 def test_confirm_says_how_often_the_set_holds_the_best(tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     shown = run("search.confirm", "--studies", 2, "--trials", 7, cache=tmp_path)
     assert "simulated, relation 0: 2 studies of 7 trials" in shown
     assert any(f"| {n}/2 " in shown for n in (0, 1, 2))
 
 
 def test_aims_compares_the_fronts_that_are_found(tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     shown = run("search.aims", "--studies", 2, "--trials", 7, "--cost", "parameters", cache=tmp_path)
     assert "2 studies of 7 trials each way, score against parameters, sampler auto" in shown
     assert [name for name in ("accuracy+cost", "accuracy", "random") if f"| {name} " not in shown] == []
 
 
 def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None:
-    """Guards a benchmark against the change of what it calls."""
     options = ("--workers", 1, 2, "--trials", 4, "--epoch-seconds", 0.01)
     shown = run("speed.workers", *options, cache=tmp_path)
     rows = [line for line in shown.splitlines() if line.startswith(("| 1 | 4 |", "| 2 | 4 |"))]

@@ -8,8 +8,10 @@ import elsewhere
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it is about what Linux has")
 def test_every_module_is_imported_without_what_only_some_systems_have() -> None:
+    """Guards Windows and macOS, on which nothing is run: each module, imported anew."""
     program = [sys.executable, str(Path(elsewhere.__file__))]
     ended = subprocess.run(program, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

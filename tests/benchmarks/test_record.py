@@ -1,4 +1,7 @@
-"""Recorded trainings are those of a study, and a recording that was cut off goes on as if it had not been."""
+"""Recorded trainings are those of a study, and a recording that was cut off goes on as if it had not been.
+
+Slow as a whole: guards the recordings that the search's defaults are chosen on, and nothing that a user runs.
+"""
 
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from benchmarks.search.tables import Table
 from depthsearch.errors import SettingsError
 from depthsearch.search.space import Point
 from depthsearch.training import train_point
+
+pytestmark = pytest.mark.slow
 
 TRAININGS = ("done", "score", "train_loss", "val_loss", "log_probability", "right", "probe")
 

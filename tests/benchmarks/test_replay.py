@@ -1,4 +1,7 @@
-"""Studies on recorded trainings pay for what they see, and are judged by what is true."""
+"""Studies on recorded trainings pay for what they see, and are judged by what is true.
+
+Slow as a whole: guards the benchmarks that choose the search's defaults, and nothing that a user runs.
+"""
 
 import json
 from dataclasses import replace
@@ -17,7 +20,10 @@ from depthsearch.errors import DivergedError
 from depthsearch.study import open_study, search
 from depthsearch.training import full_fine_tune_macs
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+]
 RIVALS = sorted(POLICIES.keys() - {"before"})
 
 

@@ -734,11 +734,15 @@ def test_an_image_given_twice_is_told_twice(middle, files) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(middle, task) -> tuple[Classifier, onnxfile.OnnxFile]:
+def exportable(middle) -> Classifier:
     for package in onnxfile.PACKAGES:
         pytest.importorskip(package, reason="needs the extra onnx")
-    classifier = depthsearch.load(middle.folder, device="cpu")
-    return classifier, onnxfile.export_onnx(classifier, task.data.train.gather(torch.arange(8)))
+    return depthsearch.load(middle.folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def exported(exportable, task) -> tuple[Classifier, onnxfile.OnnxFile]:
+    return exportable, onnxfile.export_onnx(exportable, task.data.train.gather(torch.arange(8)))
 
 
 @pytest.mark.slow
@@ -768,24 +772,24 @@ def test_an_onnx_file_that_computes_something_else_is_refused(exported, middle, 
         onnxfile.export_onnx(other, task.data.train.gather(torch.arange(2)))
 
 
-def test_a_model_that_cannot_be_exported_is_one_line(exported, task, monkeypatch) -> None:
+def test_a_model_that_cannot_be_exported_is_one_line(exportable, task, monkeypatch) -> None:
     def unknown(*_):
         raise RuntimeError("no such operator\nand much more")
 
     monkeypatch.setattr(onnxfile, "written_onnx", unknown)
     with pytest.raises(ModelError, match=r"cannot be written as ONNX: no such operator Leave --onnx out\.$"):
-        onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
+        onnxfile.export_onnx(exportable, task.data.train.gather(torch.arange(2)))
 
 
 def test_a_bug_in_an_export_keeps_its_traceback_and_a_lack_of_memory_is_called_so(
-    exported, task, monkeypatch
+    exportable, task, monkeypatch
 ) -> None:
     def failing(error, cause=None):
         def fail(*_):
             raise error from cause
 
         monkeypatch.setattr(onnxfile, "written_onnx", fail)
-        onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
+        onnxfile.export_onnx(exportable, task.data.train.gather(torch.arange(2)))
 
     with pytest.raises(TypeError, match="ours"):
         failing(TypeError("ours"))
@@ -794,10 +798,10 @@ def test_a_bug_in_an_export_keeps_its_traceback_and_a_lack_of_memory_is_called_s
             failing(error, cause)
 
 
-def test_a_file_that_onnxruntime_refuses_is_one_line(exported, task, monkeypatch) -> None:
+def test_a_file_that_onnxruntime_refuses_is_one_line(exportable, task, monkeypatch) -> None:
     monkeypatch.setattr(onnxfile, "written_onnx", lambda *_: b"no model")
     with pytest.raises(ModelError, match=r"cannot be written as ONNX: .* Leave --onnx out\.$"):
-        onnxfile.export_onnx(exported[0], task.data.train.gather(torch.arange(2)))
+        onnxfile.export_onnx(exportable, task.data.train.gather(torch.arange(2)))
 
 
 def test_without_its_packages_onnx_is_refused_before_training(
@@ -810,12 +814,14 @@ def test_without_its_packages_onnx_is_refused_before_training(
     assert epochs_trained == []
 
 
-def test_an_onnx_file_lies_in_the_folder(exported, study, task, space, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(fitting, "export_onnx", lambda *_: exported[1])
+def test_an_onnx_file_lies_in_the_folder(study, task, space, tmp_path, monkeypatch) -> None:
+    file = onnxfile.OnnxFile(content=b"as exported", difference=1e-6, n_images=8)
+    monkeypatch.setattr(fitting, "require_onnx", lambda: None)
+    monkeypatch.setattr(fitting, "export_onnx", lambda *_: file)
     point = Point(cut=space.cuts[-1], learning_rate=1e-3)
     run = run_fit(study, task, point, tmp_path / "model", onnx=True)
-    assert (run.folder / "model.onnx").read_bytes() == exported[1].content
-    assert run.fitted.as_json()["onnx"] == {"difference": exported[1].difference, "n_images": 8}
+    assert (run.folder / "model.onnx").read_bytes() == file.content
+    assert run.fitted.as_json()["onnx"] == {"difference": file.difference, "n_images": 8}
     assert "model.onnx" in (run.folder / "README.md").read_text()
     assert "on 8 images in onnxruntime" in shown(run.fitted)
     check_place(run.folder)

@@ -818,9 +818,11 @@ def test_a_size_is_read_as_it_is_written(text: str, n_bytes: int) -> None:
     assert SIZE.read(text) == n_bytes
 
 
+@pytest.mark.slow
 def test_the_cache_is_shown_and_cleared_and_a_study_fills_it_again(
     pictures, tmp_path, capsys, monkeypatch
 ) -> None:
+    """Guards the cache command on what a study has really left there."""
     monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_: str(tmp_path / "cache"))
     argv = study_arguments(pictures, f"sqlite:///{tmp_path}/s.db")
 

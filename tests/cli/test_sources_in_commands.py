@@ -63,7 +63,9 @@ def test_a_function_goes_from_its_cuts_to_its_predictions(here: Path, capsys) ->
     assert "is not what it was when" in refusal(["predict", model, "x.png", "--backbone=net.py:make"], capsys)
 
 
+@pytest.mark.slow
 def test_names_stay_whole_in_the_tables_of_a_narrow_terminal(here: Path, monkeypatch, capsys) -> None:
+    """Guards the tables of a real study and a deep network against names that are cut."""
     run(*study("test_resnet", weights="random", image_size="16", confirm="1", seeds="2"))
     for width in (80, 120):
         monkeypatch.setattr(console, "PLAIN_WIDTH", width)
@@ -137,7 +139,9 @@ def test_the_answer_of_one_backbone_is_trained_though_layers_of_another_were_pic
         run("fit", name, "--storage=sqlite:///studies.db")
 
 
+@pytest.mark.slow
 def test_an_own_name_is_refused_where_the_network_is_a_librarys(here: Path, capsys) -> None:
+    """Guards predict against running a file that the model is not of."""
     run(*study("test_resnet", weights="random", image_size="32"))
     run("fit", "test_resnet-digits", "--storage=sqlite:///studies.db")
     capsys.readouterr()

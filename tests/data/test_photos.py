@@ -1,4 +1,7 @@
-"""On real photos with real ImageNet weights: what the small tests cannot show."""
+"""On real photos with real ImageNet weights: what the small tests cannot show.
+
+Slow as a whole: guards preprocessing, weights and frozen batch norm together, as a user has them.
+"""
 
 import contextlib
 from dataclasses import replace

@@ -175,8 +175,10 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_a_compiled_frozen_model_trains_only_behind_the_cut_and_compiles_once(model) -> None:
+    """Guards frozen layers under torch.compile, which sees modes and hooks otherwise."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     freeze_before(model, cut_of(model))
@@ -194,8 +196,10 @@ def test_a_compiled_frozen_model_trains_only_behind_the_cut_and_compiles_once(mo
         torch.testing.assert_close(model.state_dict()[name], tensor)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_a_frozen_model_compiled_in_place_trains_only_behind_the_cut(model) -> None:
+    """Guards the same for a model that is compiled in place."""
     freeze_before(model, cut_of(model))
     model.compile(backend="eager")
     assert_trains_only_behind_the_cut(model)

@@ -31,6 +31,8 @@ KINDS_OF_NETWORK = {
     "mobilevit_xxs": 64,
     "vgg11_bn": 64,
 }
+# Those that are split in every run of the tests; all are at every cut in the slow ones.
+QUICK = ("test_convnext", "test_efficientnet", "test_nfnet", "test_resnet", "densenet121")
 # Others of timm's, a small variant of each family: more of the same, put together otherwise.
 OTHERS = {
     "convnext_atto": 64,
@@ -160,7 +162,7 @@ def cuts_of(model: nn.Module, image_size: int) -> list[Cut]:
     return cuts
 
 
-@pytest.mark.parametrize("name", KINDS_OF_NETWORK)
+@pytest.mark.parametrize("name", QUICK)
 def test_model_is_split_into_what_it_computes(name):
     model = build(name)
     assert_splits_at(model, spread(cuts_of(model, KINDS_OF_NETWORK[name]), 5), KINDS_OF_NETWORK[name])

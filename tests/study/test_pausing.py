@@ -94,8 +94,10 @@ def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(run, tmp_path: 
     assert not list((tmp_path / "checkpoints").rglob("*.pt"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_pause")
 def test_a_study_stopped_between_is_the_one_never_stopped(run, longer, space, tmp_path: Path) -> None:
+    """Guards contract 6 with paused trials, at five places of a study."""
     whole, events = run()
     list(events)
     other = open_study(open_storage(f"sqlite:///{tmp_path}/other.db"), "s", longer, space, {})

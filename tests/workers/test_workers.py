@@ -214,9 +214,11 @@ def test_workers_train_what_one_process_trains_to_the_bit(
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_stop_lets_every_worker_end_its_epoch_and_the_next_start_adopts_all(
     start, trials, longer, space, tmp_path, open_quick_storage
 ) -> None:
+    """Guards contract 6 for a stop while several workers train."""
     stored = open_study(open_quick_storage(f"sqlite:///{tmp_path}/studies.db"), "s", longer, space, {})
     events = []
     for event in start(pretend, 12):
