@@ -48,6 +48,7 @@ def test_what_is_written_is_what_optuna_writes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_written_is_what_optuna_writes_to_postgresql(postgres_url: str) -> None:
+    """Guards our own statements against Optuna's, on the other database."""
     check(postgres_url)
 
 
