@@ -114,12 +114,6 @@ def test_backbones_compares_one_study_with_one_each(tmp_path: Path) -> None:
     assert all(f"| {way}" in shown for way in ("one study each", "jointly", "conditional, TPE"))
 
 
-def test_confirm_says_how_often_the_set_holds_the_best(tmp_path: Path) -> None:
-    shown = run("search.confirm", "--studies", 2, "--trials", 7, cache=tmp_path)
-    assert "simulated, relation 0: 2 studies of 7 trials" in shown
-    assert any(f"| {n}/2 " in shown for n in (0, 1, 2))
-
-
 def test_aims_compares_the_fronts_that_are_found(tmp_path: Path) -> None:
     shown = run("search.aims", "--studies", 2, "--trials", 7, "--cost", "parameters", cache=tmp_path)
     assert "2 studies of 7 trials each way, score against parameters, sampler auto" in shown

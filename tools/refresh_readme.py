@@ -38,6 +38,7 @@ SHOWN = (
     "Study ",
     "frozen features",
     "trial 1 complete",
+    "search ended",
     "Best ",
     "Baselines ",
     "Evidence ",
@@ -157,20 +158,14 @@ def short(lines: Sequence[str]) -> list[str]:
 
 
 def long(lines: Sequence[str]) -> list[str]:
-    """Leave trials out: all of the search but the first two, all of the confirmation but the first."""
+    """Leave trials out: all but the first two."""
     kept, n_trials = [], 0
-    is_confirming = has_left_out = False
     for line in lines:
-        if line.startswith(("confirming", "Best ")):
-            is_confirming, n_trials = line.startswith("confirming"), 0
         n_trials += bool(re.match(r"trial \d+ \(", line))
-        is_of_trial = line.startswith(("trial", "  epoch"))
-        if is_of_trial and n_trials > (1 if is_confirming else 2):
-            kept += [] if has_left_out else ["  ..."]
-            has_left_out = True
-        else:
+        if n_trials <= 2 or not line.startswith(("trial", "  epoch")):
             kept.append(line)
-            has_left_out = False
+        elif kept[-1] != "  ...":
+            kept.append("  ...")
     return kept
 
 

@@ -103,6 +103,7 @@ keep-disk = 0
 confirm = 1
 seeds = 2
 resample = true
+tolerance = 1.5
 mark = [52, "features.norm5"]
 storage = "sqlite:///s.db"
 log-file = "log.jsonl"
@@ -125,7 +126,7 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--also dropout --sampler gp --pruner none --aim accuracy+cost --cost parameters "
         "--workers 2 --hung-after 60 --executor ray --ray-address head:6379 "
         "--trials 12 --budget 4.5 --timeout 1800.0 --device cpu --precision float32 "
-        "--keep-memory 1GiB --keep-disk 0 --confirm 1 --seeds 2 --resample "
+        "--keep-memory 1GiB --keep-disk 0 --confirm 1 --seeds 2 --resample --tolerance 1.5 "
         "--mark 52,features.norm5 --storage sqlite:///s.db --mlflow sqlite:///mlflow.db --json"
     )
     files = {"data": "photos", "weights": "w/d.safetensors", "classes-map": "coarse.json"}
@@ -170,7 +171,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(merged) 
 
 def test_what_a_file_says_of_a_confirmation_is_no_hindrance_to_leaving_it_out(merged) -> None:
     arguments = merged('backbone = "densenet121"\nseeds = 5\nresample = true', "--confirm", "0")
-    assert (arguments.confirm, arguments.resample) == (0, False)
+    assert (arguments.confirm, arguments.resample) == (0, None)
     assert arguments.seeds != 5
 
 

@@ -144,8 +144,8 @@ FINISHED = (
 AIM = {"aim": {"aim": "accuracy+cost", "cost": "macs"}}
 CONFIRMED = {"confirmation": {"trials": [2, 0, 1], "seeds": 2, "resample": False, "after": 5}}
 AGAIN = tuple(
-    trial(index, score + 0.01 * seed, origin="confirm", confirms=number, seed=seed, resample=False)
-    for number, index, score in ((2, 6, 0.86), (1, 0, 0.8), (0, 11, 0.7))
+    trial(index, score + 0.01 * seed, rate=rate, origin="confirm", confirms=number, seed=seed, resample=False)
+    for number, index, score, rate in ((2, 6, 0.86, 3e-4), (1, 0, 0.8, 1e-3), (0, 11, 0.7, 1e-3))
     for seed in (0, 1)
 )
 

@@ -28,7 +28,7 @@ from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions
 from depthsearch.report.page import Report, compose, pictures, write_report
 from depthsearch.results import StoredStudy, importance_of
-from depthsearch.results.evidence import Confirmed, Evidence, Expected
+from depthsearch.results.evidence import Evidence, Expected, Settled
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.study.control import mark
 from depthsearch.visualization.style import SYMBOLS
@@ -44,7 +44,7 @@ def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary
     study = stored(*FINISHED, *again)
     summary = summarize(study)
     means = tuple(
-        Confirmed(
+        Settled(
             cut=summary.cuts[place],
             trial=2,
             params={"learning_rate": 3e-4, "head_width": 0},
@@ -52,12 +52,20 @@ def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary
             mean=0.8867,
             standard_error=0.0067,
             gap=0.0,
-            gap_error=None,
+            gap_error=0.002,
+            chance=0.93,
         )
         for place in places
     )
-    expected = (Expected(mean=0.8, low=0.75, high=0.85),) * N_CUTS
-    evidence = Evidence(confirmed=means, best=means[0], answer=means[-1], level=level, expected=expected)
+    evidence = Evidence(
+        settled=means,
+        best=means[0],
+        answer=means[-1],
+        tolerance=0.005,
+        level=level,
+        expected=(Expected(mean=0.8, low=0.75, high=0.85, loss=0.02),) * N_CUTS,
+        advice=None,
+    )
     return replace(summary, evidence=evidence), study
 
 
@@ -136,7 +144,7 @@ def test_every_trial_is_drawn_where_scores_rates_and_curves_are_and_state_is_tol
     for drawn in (depth, learning):
         shapes = [each for t in drawn.data if t.marker.symbol for each in np.atleast_1d(t.marker.symbol)]
         assert shapes.count("x-thin") == 1
-    assert traces(depth)["best, one training"].text[0].startswith("Trial 2: 0.9000, complete")
+    assert traces(depth)["answer"].text[0].startswith("0.9000, one training")
     (failed,) = traces(depth)["failed"].text
     assert failed.startswith("Trial 4: –, failed: boom")  # noqa: RUF001 (a dash for nothing)
 
@@ -146,9 +154,9 @@ def test_no_two_kinds_of_trials_share_a_shape() -> None:
 
 
 def test_a_mark_tells_number_names_kind_share_and_setting_of_its_cut() -> None:
-    best = traces(figure(stored(*FINISHED), "score-against-depth"))["best, one training"]
+    best = traces(figure(stored(ENDS[0], FINISHED[2]), "score-against-depth"))["best, one training"]
     assert best.text[0].split("<br>") == [
-        "Trial 2: 0.9000, complete",
+        "Trial 1: 0.9000, complete",
         "layer 20 (conv6_keras, layer2.0.conv); conv;",
         "54.5 % of the MACs frozen",
         "lr 0.0003, head linear",
@@ -157,9 +165,12 @@ def test_a_mark_tells_number_names_kind_share_and_setting_of_its_cut() -> None:
 
 def test_baselines_are_lines_and_stages_have_borders() -> None:
     depth = figure(stored(*FINISHED), "score-against-depth")
-    rules = {name: trace.y for name, trace in traces(depth).items() if trace.mode == "lines"}
-    assert rules == {"head only 0.7000": (0.7, 0.7), "everything trained 0.8500": (0.85, 0.85)}
-    assert [each.x0 for each in depth.layout.shapes] == [0.5, 5.5, 10.5]
+    lines = {name: trace.y for name, trace in traces(depth).items() if trace.mode == "lines"}
+    assert {name: y for name, y in lines.items() if not name.startswith("expected")} == {
+        "head only 0.7000": (0.7, 0.7),
+        "everything trained 0.8500": (0.85, 0.85),
+    }
+    assert [each.x0 for each in depth.layout.shapes if each.type == "line"] == [0.5, 5.5, 10.5]
     assert [each.text for each in depth.layout.annotations] == ["stem", "layer1", "layer2", "fc"]
 
 
@@ -169,7 +180,8 @@ def test_baselines_are_lines_and_stages_have_borders() -> None:
         (
             FINISHED,
             "tiny: train from layer 20 (conv6_keras, layer2.0.conv), everything before it frozen: validation "
-            "accuracy 0.9000, against 0.7000 with only the head trained and 0.8500 with everything trained.",
+            "accuracy 0.9000, against 0.7000 with only the head trained and 0.8500 with everything trained; "
+            "the best cut is among layers ",
         ),
         (
             ENDS,
@@ -190,8 +202,8 @@ def test_the_answer_is_one_sentence(trials, expected: str) -> None:
 
 def test_an_answer_of_single_trainings_says_so() -> None:
     text = Page(document(stored(*FINISHED)).html()).text
-    assert "Not confirmed: every setting was trained once, with one seed" in text
-    assert "best of 3 complete trials on the same validation images (100; one is worth 0.0100)" in text
+    assert "Not trained again: every setting was trained once, with one seed" in text
+    assert "one seed, 3 complete trials on the same validation images (100; one is worth 0.0100)" in text
 
 
 def test_a_running_study_says_how_far_it_is_and_draws_what_it_has() -> None:
@@ -210,14 +222,14 @@ def test_a_study_that_wants_more_trials_is_not_finished() -> None:
 
 
 def test_of_losses_the_lowest_is_best_and_the_axis_says_so() -> None:
-    trials = trial(11, 0.9), trial(0, 0.4), trial(5, 1.7), trial(6, 0.3)
+    trials = trial(11, 1.7), trial(0, 0.9), trial(5, 0.4), trial(6, 0.3)
     study = stored(*trials, lower=True, recipe={"metric": "loss", "epochs": EPOCHS, "seed": 0})
     made = document(study)
     depth, learning, rates = (
         figure(made, name) for name in ("score-against-depth", "learning-curves", "learning-rate-and-depth")
     )
     assert depth.layout.yaxis.title.text == "validation loss (lower is better)"
-    assert traces(depth)["best, one training"].customdata == (3,)
+    assert (traces(depth)["answer"].x, traces(depth)["answer"].y) == ((6,), (0.3,))
     assert {*learning.data[-1].customdata} == {3}
     assert learning.data[-1].name == "best of the search"
     scale = rates.layout.coloraxis
@@ -225,7 +237,7 @@ def test_of_losses_the_lowest_is_best_and_the_axis_says_so() -> None:
     shades = dict(
         zip(traces(rates)["complete"].customdata, traces(rates)["complete"].marker.color, strict=True)
     )
-    assert (shades[3], shades[2]) == (0.3, 1.7)
+    assert (shades[3], shades[0]) == (0.3, 1.7)
 
 
 def test_one_far_off_trial_does_not_flatten_the_others() -> None:
@@ -284,9 +296,16 @@ def test_the_data_are_told() -> None:
 # --- evidence and test --------------------------------------------------------------------------
 
 
+def test_where_nothing_was_trained_again_no_confirmation_is_shown() -> None:
+    assert "## Confirmation" not in document(stored(*FINISHED)).markdown()
+
+
 def test_without_evidence_nothing_of_it_is_shown() -> None:
-    made = document(stored(*FINISHED))
+    made = document(stored(*ENDS))
     assert "## Confirmation" not in made.markdown()
+    assert "may be the best" not in made.markdown()
+    drawn = [name for name, trace in traces(figure(made, "score-against-depth")).items() if trace.y]
+    assert "expected, 95 %" not in drawn
     shapes = figure(made, "score-against-depth").layout.shapes
     assert not [each for each in shapes if each.type == "rect"]
 
@@ -296,17 +315,18 @@ def test_evidence_is_the_answer_and_is_drawn() -> None:
     made = compose(summary, StoredStudy.read(study))
     text = rendered(made.markdown()).text
     assert "train from layer 20" in text
-    assert "validation accuracy 0.8867 ± 0.0067 (mean of 2 seeds)" in text
-    assert "layers 20 to 26 cannot be told from the best." in text
-    assert "Not confirmed" not in text
+    assert "validation accuracy 0.8867 ± 0.0067 (mean of 2 trainings)" in text
+    assert "; the best cut is among layers 20 to 26." in text
+    assert "Layer 20 loses less than 0.5 points against the best cut with 93 % probability." in text
+    assert "Not trained again" not in text
     depth = figure(made, "score-against-depth")
     found = traces(depth)
     assert found["expected, 95 %"].fill == "tonexty"
     assert found["expected"].y == (0.8,) * N_CUTS
     assert [each.type for each in depth.layout.shapes].count("rect") == 1
-    assert (found["mean over seeds ± standard error"].x, found["answer"].x) == ((4,), (6,))
+    assert (found["trained again: mean ± standard error"].x, found["answer"].x) == ((4,), (6,))
     assert found["answer"].error_y.array == (0.0067,)
-    assert found["answer"].text[0].startswith("Mean of 2 seeds: 0.8867 ± 0.0067")
+    assert found["answer"].text[0].startswith("0.8867 ± 0.0067, mean of 2 trainings")
     assert len(found["trained again, another seed"].x) == 4
     # Epochs of what was trained again are none of the search's.
     assert f"1 trial pruned: {3 * EPOCHS + 2} of {5 * EPOCHS} epochs were trained" in text
@@ -326,7 +346,7 @@ def test_an_end_that_was_trained_again_is_told_by_its_mean() -> None:
 def test_depths_that_do_not_touch_are_named_and_shaded_apart() -> None:
     summary, study = confirmed(4, 6, level=(2, 3, 8))
     made = compose(summary, StoredStudy.read(study))
-    assert "layers 8 to 11, 26 cannot be told" in made.markdown()
+    assert "; the best cut is among layers 8 to 11, 26." in made.markdown()
     shapes = figure(made, "score-against-depth").layout.shapes
     assert [(each.x0, each.x1) for each in shapes if each.type == "rect"] == [(1.5, 3.5), (7.5, 8.5)]
 
@@ -549,7 +569,10 @@ def test_layers_that_were_asked_for_are_pointed_out_and_compared() -> None:
     assert [note for note in notes if "asked" in note] == ["asked for: 20", "asked for: 23"]
     text = page.markdown()
     asked = text[text.index("The layers that were asked for") :].splitlines()[4:6]
-    assert asked[0] == "| 20 | `layer2.0.conv` (conv6_keras) | 0.8867 ± 0.0067 | 2 of 2 | 0.0000 | 0.9000 |"
+    assert (
+        asked[0]
+        == "| 20 | `layer2.0.conv` (conv6_keras) | 0.8867 ± 0.0067 | 2 of 2 | 0.0000 ± 0.0020 | 0.9000 |"
+    )
     assert asked[1].startswith("| 23 | `layer2.1.conv` (conv7_keras) |  |  |  | ")
     assert "asked for" not in compose(summary, StoredStudy.read(study)).markdown()
 

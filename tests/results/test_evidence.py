@@ -1,7 +1,8 @@
-"""What training again says: which cuts are chosen for it, which is the answer, which cannot be told apart."""
+"""What all trials say: which cut is the answer, which cannot be told apart, which are trained again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -11,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 from stored_studies import attributes
 
 from depthsearch.models.cuts import Cut
-from depthsearch.results import Evidence, StoredStudy, StoredTrial, promising, weigh
+from depthsearch.results import Evidence, Settled, StoredStudy, StoredTrial, promising, weigh
 from depthsearch.results import evidence as evidence_module
 from depthsearch.search.aims import store_aim
 from depthsearch.search.response import Observation, Response
@@ -48,16 +49,24 @@ def chosen_of(study: optuna.Study, n_cuts: int) -> list[StoredTrial]:
 
 @pytest.fixture
 def store() -> Callable[..., optuna.Study]:
-    """Make a study of trials (cut, score), and of scores by seed for some of them."""
+    """Make a study of trials (cut, score), and of scores by seed for some of them: a dash for none."""
 
     def make(
         trials: Sequence[tuple[int, float]],
-        again: dict[int, Sequence[float | None]] | None = None,
+        again: dict[int, Sequence[float | str | None]] | None = None,
         *,
         direction: str = "maximize",
+        tolerance: float = 0.5,
+        resample: bool = False,
     ) -> optuna.Study:
         study = optuna.create_study(direction=direction)
-        for key, value in attributes(cuts=[asdict(cut_at(i)) for i in range(N_CUTS)]).items():
+        metric = "loss" if direction == "minimize" else "accuracy"
+        for key, value in attributes(
+            cuts=[asdict(cut_at(i)) for i in range(N_CUTS)],
+            data={**attributes()["data"], "images": {"train": 6000, "val": 2000, "test": 50}},
+            recipe={"metric": metric, "epochs": 4, "seed": 3},
+            aim={"aim": "accuracy", "cost": None, "tolerance": tolerance},
+        ).items():
             study.set_user_attr(key, value)
 
         def add(cut: int, score: float | None, **more: object) -> None:
@@ -73,87 +82,222 @@ def store() -> Callable[..., optuna.Study]:
 
         for cut, score in trials:
             add(cut, score)
-        if again:
-            n_seeds = max(len(scores) for scores in again.values())
-            plan = {"trials": list(again), "seeds": n_seeds, "resample": False}
-            study.set_user_attr("confirmation", plan)
-            for number, scores in again.items():
-                for seed, score in enumerate(scores):
-                    add(
-                        trials[number][0], score, origin="confirm", confirms=number, seed=seed, resample=False
-                    )
+        for number, scores in (again or {}).items():
+            for seed, score in enumerate(scores):
+                if score != "-":
+                    again_ = {"origin": "confirm", "confirms": number, "seed": seed, "resample": resample}
+                    add(trials[number][0], score, **again_)
         return study
 
     return make
 
 
+def noisy(mean: float, n: int, *, seed: int, noise: float = 0.0015) -> list[float]:
+    """Scores that differ by chance alone."""
+    return [mean + noise * float(z) for z in np.random.default_rng(seed).standard_normal(n)]
+
+
+# Up to here nothing is lost; two cuts later two points are, four cuts later eight.
+EVEN_UP_TO = 14
+
+
+def even(cut: int) -> float:
+    return 0.9 - 0.005 * max(0, cut - EVEN_UP_TO) ** 2
+
+
+def settled_by_cut(evidence: Evidence) -> dict[int, Settled]:
+    return {setting.cut.index: setting for setting in evidence.settled}
+
+
 # --- the answer -----------------------------------------------------------------------------------
 
 
-def test_the_answer_freezes_most_within_one_standard_error_of_the_best(store) -> None:
-    trials = [(5, 0.9), (10, 0.9), (15, 0.9)]
-    # Differences from the best: 0.010, -0.006, 0.008 (0.004 +- 0.0050); 0.03, 0.03, 0.04 (0.033 +- 0.0033).
-    again = {0: [0.90, 0.91, 0.92], 1: [0.890, 0.916, 0.912], 2: [0.87, 0.88, 0.88]}
-    evidence = weighed(store(trials, again))
-    assert [c.cut.index for c in evidence.confirmed] == [5, 10, 15]
-    assert (evidence.best.cut.index, evidence.answer.cut.index) == (5, 10)
-    assert evidence.confirmed[1].gap == pytest.approx(0.004)
-    assert evidence.confirmed[1].gap_error == pytest.approx(0.0050332, rel=1e-4)
-    assert not evidence.confirmed[2].is_level
+@pytest.fixture
+def on_a_plateau(store) -> Callable[..., optuna.Study]:
+    """Make a study whose first cuts are truly equal: each trained again and again."""
+
+    def make(n_seeds: int = 12, **options: Any) -> optuna.Study:
+        cuts = [20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0]
+        trials = [(cut, noisy(even(cut), 1, seed=cut)[0]) for cut in cuts]
+        divisions = noisy(0.0, n_seeds, seed=99, noise=0.01 if options.get("resample") else 0.0)
+        again = {
+            n: [
+                score + division
+                for score, division in zip(noisy(even(cut), n_seeds, seed=100 + cut), divisions, strict=True)
+            ]
+            for n, cut in enumerate(cuts)
+        }
+        return store(trials, again, **options)
+
+    return make
 
 
-def test_the_error_is_that_of_pairs_so_what_a_seed_does_to_all_cancels(store) -> None:
-    """Scores differ much from seed to seed, alike for both cuts: the worse is surely worse."""
-    again = {0: [0.70, 0.80, 0.90], 1: [0.69, 0.79, 0.8905]}
-    evidence = weighed(store([(5, 0.9), (10, 0.9), (0, 0.1)], again))
-    assert evidence.confirmed[1].standard_error > 0.05
+def test_the_cheapest_of_equal_cuts_is_the_answer(on_a_plateau) -> None:
+    """What a division of the images does to all is several times the noise, and cancels."""
+    evidence = weighed(on_a_plateau(resample=True))
+    assert evidence.answer.cut.index == EVEN_UP_TO
+    assert evidence.is_shown
+    assert evidence.advice is None
+    assert evidence.answer.n_trainings == 12
+
+
+def test_trainings_on_the_same_images_show_less_than_those_on_others(on_a_plateau) -> None:
+    """All settings are right and wrong about the same validation images: more seeds do not change that."""
+    same, others = (weighed(on_a_plateau(resample=resample)) for resample in (False, True))
+    assert settled_by_cut(same)[EVEN_UP_TO].chance < settled_by_cut(others)[EVEN_UP_TO].chance
+    assert same.answer.cut.index <= EVEN_UP_TO
+
+
+def test_few_trainings_cannot_show_that_nothing_is_lost(on_a_plateau) -> None:
+    many, few = weighed(on_a_plateau(20)), weighed(on_a_plateau(1))
+    assert settled_by_cut(many)[EVEN_UP_TO].chance > settled_by_cut(few)[EVEN_UP_TO].chance
+    assert len(few.level) > 1
+
+
+@pytest.mark.parametrize("resample", [False, True])
+def test_a_cut_five_points_behind_after_three_seeds_is_not_among_the_best(store, resample: bool) -> None:
+    trials = [(20, 0.5), (0, 0.9), (5, 0.9), (10, 0.85)]
+    again = {2: noisy(0.9, 3, seed=1), 3: noisy(0.85, 3, seed=2)}
+    evidence = weighed(store(trials, again, resample=resample))
+    assert evidence.answer.cut.index in (0, 5)
+    assert not {10, 20} & set(evidence.level)
+    behind = settled_by_cut(evidence)
+    assert behind[10].gap == pytest.approx(0.05, abs=0.02)
+    assert behind[10].chance < 0.05
+    assert behind[20].gap > 0.2
+
+
+@pytest.mark.parametrize("resample", [False, True])
+def test_what_is_said_is_whole_and_in_its_ranges(on_a_plateau, on_a_hill, store, resample: bool) -> None:
+    poor = store([(20, 0.1), (0, 0.98), (5, 0.99), (10, 0.9)], {2: [0.99]}, resample=resample)
+    for study in (on_a_plateau(2, resample=resample), on_a_hill(0.01), poor):
+        evidence = weighed(study)
+        assert all(0 <= setting.chance <= 1 for setting in evidence.settled)
+        assert all(0 <= setting.gap <= 1 for setting in evidence.settled)
+        assert evidence.best.gap == evidence.best.gap_error == 0
+        assert evidence.answer in evidence.settled
+        assert {evidence.answer.cut.index, evidence.best.cut.index} <= set(evidence.level)
+        assert len(evidence.expected) == N_CUTS
+        for each in evidence.expected:
+            assert 0 <= each.low <= each.mean <= each.high <= 1
+            assert 0 <= each.loss <= 1
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_larger_tolerance_never_gives_a_dearer_cut(store, direction: str) -> None:
+    sign = 1 if direction == "maximize" else -1
+    scores = {20: 0.7, 15: 0.85, 10: 0.88, 5: 0.89, 0: 0.9}
+    trials = [(cut, 1 + sign * (score - 1)) for cut, score in scores.items()]
+    again = {n: noisy(score, 5, seed=n, noise=0.001) for n, (_, score) in enumerate(trials)}
+    found = [
+        weighed(store(trials, again, direction=direction, tolerance=tolerance)).answer.cut.index
+        for tolerance in (0, 0.3, 2, 4, 10, 50)
+    ]
+    assert found == sorted(found)
+    assert found[0] == 0
+    assert found[-1] == 20
+
+
+def test_with_no_tolerance_the_answer_is_the_best_and_nothing_is_advised(on_a_plateau) -> None:
+    evidence = weighed(on_a_plateau(3, tolerance=0))
     assert evidence.answer is evidence.best
-    # The other way round, the same scores by other seeds: not to be told apart.
-    again = {0: [0.70, 0.80, 0.90], 1: [0.79, 0.8905, 0.69]}
-    assert weighed(store([(5, 0.9), (10, 0.9), (0, 0.1)], again)).answer.cut.index == 10
-
-
-def test_rounding_does_not_decide_where_gap_and_error_are_the_same(store) -> None:
-    """Of two seeds one is equal: gap and error are both half the other's difference."""
-    for difference in (1 / 359, 2 / 359, 1 / 107, 0.3):
-        again = {0: [0.9 + difference, 0.9], 1: [0.9, 0.9]}
-        assert weighed(store([(5, 0.9), (12, 0.9), (0, 0.1)], again)).answer.cut.index == 12
-
-
-def test_of_equal_means_the_deepest_is_best_and_the_answer(store) -> None:
-    evidence = weighed(store([(5, 0.9), (12, 0.9), (0, 0.1)], {0: [0.75, 0.875], 1: [0.875, 0.75]}))
-    assert evidence.best is evidence.answer
-    assert evidence.best.cut.index == 12
+    assert evidence.advice is None
 
 
 def test_the_lowest_loss_is_best_and_gaps_count_upwards(store) -> None:
-    study = store([(5, 0.3), (10, 0.3)], {0: [0.2, 0.21], 1: [0.4, 0.42]}, direction="minimize")
-    evidence = weighed(study)
-    assert evidence.answer.cut.index == 5
-    assert evidence.confirmed[1].gap == pytest.approx(0.205)
+    trials = [(20, 0.9), (0, 0.5), (3, 0.32), (5, 0.3), (7, 0.32), (10, 0.4), (15, 0.5)]
+    again = {3: [0.3, 0.31, 0.3], 5: [0.4, 0.42, 0.41]}
+    evidence = weighed(store(trials, again, direction="minimize"))
+    assert evidence.best.cut.index == 5
+    behind = settled_by_cut(evidence)
+    assert behind[10].gap == pytest.approx(0.1, abs=0.06)
+    assert behind[20].gap > behind[10].gap > 0
+    assert all(0 <= e.low <= e.mean <= e.high for e in evidence.expected)
 
 
-def test_a_setting_that_failed_with_one_seed_is_out(store) -> None:
-    again = {0: [0.8, 0.81, 0.8], 1: [0.99, None, 0.99], 2: [0.7, 0.7, 0.71]}
-    evidence = weighed(store([(5, 0.8), (10, 0.99), (15, 0.7)], again))
-    assert [c.cut.index for c in evidence.confirmed] == [5, 15]
+def test_a_setting_keeps_the_seeds_it_has_where_others_have_more_or_one_failed(store) -> None:
+    trials = [(20, 0.5), (0, 0.8), (5, 0.8), (10, 0.9), (15, 0.7)]
+    again = {2: [0.8, 0.81, 0.8], 3: [0.91, None, 0.93], 4: ["-", 0.7]}
+    evidence = weighed(store(trials, again))
+    assert {c.cut.index: c.scores for c in evidence.confirmed} == {
+        5: {0: 0.8, 1: 0.81, 2: 0.8},
+        10: {0: 0.91, 2: 0.93},
+        15: {1: 0.7},
+    }
+    by_cut = settled_by_cut(evidence)
+    assert by_cut[10].mean == pytest.approx(0.92)
+    assert by_cut[10].standard_error == pytest.approx(0.01)
+    assert by_cut[15].standard_error is None
+    assert [by_cut[cut].n_trainings for cut in (0, 5, 10, 15, 20)] == [1, 3, 2, 1, 1]
 
 
-def test_only_seeds_that_all_settings_are_through_with_count(store) -> None:
-    again = {0: [0.8, 0.81, 0.1], 1: [0.7, 0.71]}
-    evidence = weighed(store([(5, 0.8), (10, 0.7)], again))
-    assert [list(c.scores) for c in evidence.confirmed] == [[0, 1], [0, 1]]
+def test_a_training_again_that_failed_alone_leaves_the_first_score(store) -> None:
+    evidence = weighed(store([(20, 0.5), (0, 0.8), (5, 0.9)], {2: [None]}))
+    assert evidence.confirmed == ()
+    assert settled_by_cut(evidence)[5].mean == 0.9
 
 
-def test_there_is_no_evidence_before_anything_was_trained_again(store) -> None:
+def test_settings_are_listed_by_depth_each_once(store) -> None:
+    evidence = weighed(store([(10, 0.9), (5, 0.8), (10, 0.89), (20, 0.5)], {0: [0.9, 0.91]}))
+    assert [(c.cut.index, c.trial) for c in evidence.settled] == [(5, 1), (10, 0), (20, 3)]
+
+
+def test_evidence_begins_with_three_trials_of_which_one_is_complete(store) -> None:
     assert weighed(store([(5, 0.8), (10, 0.9)])) is None
-    assert weighed(store([(5, 0.8), (10, 0.9)], {0: [0.8, 0.8]})) is None
-
-
-def test_trainings_on_other_splits_do_not_count(store) -> None:
-    study = store([(5, 0.8), (10, 0.7)], {0: [0.8, 0.81], 1: [0.7, 0.71]})
-    study.set_user_attr("confirmation", {**study.user_attrs["confirmation"], "resample": True})
+    assert weighed(store([(5, 0.8), (10, 0.9)], {0: [0.8]})) is not None
+    assert weighed(store([(5, 0.8), (10, 0.9), (15, 0.7)])).confirmed == ()
+    study = store([])
+    for index in (5, 10, 15):
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED,
+                params={"cut": index, "learning_rate": 1e-3},
+                distributions=RANGES,
+                intermediate_values={1: 0.5},
+            )
+        )
     assert weighed(study) is None
+
+
+def test_pruned_trials_say_something_but_are_no_answer(store) -> None:
+    study = store([(20, 0.5), (0, 0.8), (5, 0.8)])
+    study.add_trial(
+        create_trial(
+            state=TrialState.PRUNED,
+            params={"cut": 10, "learning_rate": 1e-3},
+            distributions=RANGES,
+            intermediate_values={3: 0.95},
+        )
+    )
+    evidence = weighed(study)
+    assert {0, 5, 20} == set(settled_by_cut(evidence))
+    assert 10 in evidence.level
+
+
+def test_what_freezing_more_costs_grows_with_depth(on_a_plateau) -> None:
+    evidence = weighed(on_a_plateau())
+    cuts = [cut_at(i) for i in range(N_CUTS)]
+    prices = evidence.prices(cuts)
+    depths, losses = [cut.index for cut, _ in prices], [loss for _, loss in prices]
+    assert depths == sorted(depths)
+    assert min(depths) > evidence.answer.cut.index
+    assert depths[-1] == LAST
+    assert losses[-1] == pytest.approx(0.18, abs=0.03)
+    # Of those that lose at most one point nothing deeper does.
+    for limit in (0.005, 0.01, 0.02):
+        within = [i for i, e in enumerate(evidence.expected) if e.loss <= limit and i > EVEN_UP_TO]
+        assert not within or max(within) in depths
+
+
+def test_advice_is_more_where_the_two_best_are_less_alike_from_seed_to_seed(store) -> None:
+    trials = [(20, 0.5), (10, 0.89), (5, 0.9), (0, 0.88)]
+    quiet, loud = (
+        weighed(store(trials, {n: noisy(0.9, 4, seed=n, noise=noise) for n in (1, 2)})).advice
+        for noise in (0.002, 0.02)
+    )
+    assert quiet.trainings is not None
+    assert loud.trainings is None or loud.trainings > quiet.trainings
+    assert loud.images > quiet.images > 1
 
 
 # --- the cuts that cannot be told apart -----------------------------------------------------------
@@ -185,16 +329,6 @@ def test_the_set_holds_what_lies_between_and_not_what_is_far(on_a_hill) -> None:
     assert 10 in level
     assert not {0, 1, 2, 18, 19, 20} & set(level)
     assert list(level) == sorted(level)
-
-
-def test_a_cut_whose_own_seeds_are_far_behind_is_not_in_the_set(store, monkeypatch) -> None:
-    """Of other learning rates there nothing may be known, but it was trained at its best setting."""
-    monkeypatch.setattr(evidence_module, "_expect", lambda *_: ((), set(range(N_CUTS))))
-    trials = [(20, 0.10), (0, 0.61), (10, 0.50)]
-    again = {1: [0.57, 0.55, 0.52], 2: [0.57, 0.37, 0.51], 0: [0.11, 0.10, 0.11]}
-    evidence = weighed(store(trials, again))
-    assert [c.is_behind for c in evidence.confirmed] == [False, False, True]
-    assert evidence.level == tuple(range(LAST))
 
 
 def test_the_set_grows_with_the_noise(on_a_hill) -> None:
@@ -249,7 +383,7 @@ def with_costs(study: optuna.Study, *paid: int) -> optuna.Study:
     aimed = optuna.create_study(direction=study.direction)
     for key, value in study.user_attrs.items():
         aimed.set_user_attr(key, value)
-    store_aim(aimed, "macs")
+    store_aim(aimed, "macs", 0.5)
     for trial, cost in zip(study.get_trials(), paid, strict=True):
         trial.user_attrs["training_macs"] = cost
         aimed.add_trial(trial)
@@ -258,7 +392,7 @@ def with_costs(study: optuna.Study, *paid: int) -> optuna.Study:
 
 def test_with_two_aims_cuts_along_the_front_are_trained_again(store, monkeypatch) -> None:
     """Of the best scores all but one lie beside each other; what is cheap and nearly as good adds more."""
-    monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
+    monkeypatch.setattr(evidence_module, "_learned", lambda *_, **__: None)
     trials = [(20, 0.50), (0, 0.60), (5, 0.90), (4, 0.899), (3, 0.898), (12, 0.88), (16, 0.80), (11, 0.70)]
     paid = (100, 1000, 760, 780, 800, 400, 200, 500)
     assert [t.cut.index for t in chosen_of(store(trials), 3)] == [5, 4, 3, 20, 0]
@@ -267,13 +401,13 @@ def test_with_two_aims_cuts_along_the_front_are_trained_again(store, monkeypatch
 
 
 def test_with_two_aims_a_cut_is_chosen_with_the_head_that_is_on_the_front(store, monkeypatch) -> None:
-    monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
+    monkeypatch.setattr(evidence_module, "_learned", lambda *_, **__: None)
     study = with_costs(store([(20, 0.5), (5, 0.9), (12, 0.8), (12, 0.79)]), 100, 900, 850, 200)
     assert [t.number for t in chosen_of(study, 2)] == [1, 3, 0]
 
 
 def test_where_nothing_adds_to_the_front_the_best_scores_are_trained_again(store, monkeypatch) -> None:
-    monkeypatch.setattr(evidence_module, "_response", lambda *_, **__: None)
+    monkeypatch.setattr(evidence_module, "_learned", lambda *_, **__: None)
     trials = [(20, 0.9), (0, 0.6), (5, 0.7), (12, 0.8)]
     study = with_costs(store(trials), 100, 1000, 700, 400)
     assert [t.cut.index for t in chosen_of(study, 2)] == [20, 12, 0]

@@ -89,7 +89,7 @@ def test_a_trial_without_a_cost_neither_judges_nor_is_judged() -> None:
 
 
 def test_with_two_aims_auto_prunes_by_the_median_and_halving_is_refused() -> None:
-    assert resolve("auto", "auto", 5, "macs") == ("tpe", "median")
+    assert resolve("tpe", "auto", 5, "macs") == ("tpe", "median")
     assert resolve("auto", "none", 50, "macs") == ("gp", "none")
     with pytest.raises(SettingsError, match=r"--pruner halving ranks .* Give median or none\.$"):
         make_pruner("halving", 5, "macs")
@@ -103,7 +103,7 @@ def test_an_unknown_cost_is_refused() -> None:
 
 def test_a_study_keeps_its_latest_aim() -> None:
     study = optuna.create_study()
-    store_aim(study, "parameters")
-    assert study.user_attrs["aim"] == {"aim": "accuracy+cost", "cost": "parameters"}
-    store_aim(study, None)
-    assert study.user_attrs["aim"] == {"aim": "accuracy", "cost": None}
+    store_aim(study, "parameters", 0.5)
+    assert study.user_attrs["aim"] == {"aim": "accuracy+cost", "cost": "parameters", "tolerance": 0.5}
+    store_aim(study, None, 2.0)
+    assert study.user_attrs["aim"] == {"aim": "accuracy", "cost": None, "tolerance": 2.0}

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.gain import Planner, cost_of_training, is_paused
+from depthsearch.search.gain import CHECK, Planner
+from depthsearch.search.known import Known
+from depthsearch.search.learning import ScoreError
+from depthsearch.search.moves import Move, Race, Repeat, cost_of_training, is_paused
 from depthsearch.search.space import SearchSpace
 
 N_CUTS, EPOCHS = 21, 8
+AT_CHECK = math.ceil(CHECK * EPOCHS)
 IMAGE_MACS = 1_000_000
+EXACT = ScoreError(n_val=2000, is_share=True)
 
 
 def cut(index: int) -> Cut:
@@ -42,7 +49,17 @@ def space() -> SearchSpace:
 
 @pytest.fixture
 def planner(space: SearchSpace) -> Planner:
-    return Planner(space, epochs=EPOCHS, n_val=2000)
+    return Planner(space, epochs=EPOCHS, error=EXACT)
+
+
+@pytest.fixture
+def racing(space: SearchSpace) -> Callable[..., Planner]:
+    """Make a planner that may train settings again."""
+
+    def make(n_seeds: int = 5, **options: Any) -> Planner:
+        return Planner(space, epochs=EPOCHS, error=EXACT, race=Race(n_seeds=n_seeds, **options))
+
+    return make
 
 
 def trial(
@@ -56,7 +73,7 @@ def trial(
     **attributes: object,
 ) -> FrozenTrial:
     """Make a trial whose curve rises towards a score; one that ends early has a part of it."""
-    curve = {e: score - 0.2 * (1 - e / EPOCHS) for e in range(1, epoch + 1)}
+    curve = {e: score - 0.06 * (1 - e / EPOCHS) ** 2 for e in range(1, epoch + 1)}
     return create_trial(
         state=state,
         params={"cut": index, "learning_rate": rate},
@@ -78,14 +95,17 @@ def sloping(space: SearchSpace) -> list[FrozenTrial]:
     return [trial(space, index, 0.6 + 0.015 * index) for index in (20, 18, 15, 10, 5, 0)]
 
 
+def moves_of(planner: Planner, trials: list[FrozenTrial], seed: int = 0) -> list[Move]:
+    return planner._moves(Known(planner, trials), seed)
+
+
 # --- costs ------------------------------------------------------------------------------------------
 
 
-def test_everything_costs_one_full_fine_tune_and_the_head_one_pass_forward() -> None:
+def test_everything_costs_one_full_fine_tune_and_the_head_nothing_once_features_are_kept() -> None:
     assert cost_of_training(cut(0), EPOCHS) == 1
-    assert cost_of_training(cut(N_CUTS - 1), EPOCHS) == pytest.approx(1 / (3 * EPOCHS))
-    half = cost_of_training(cut(10), EPOCHS)
-    assert half == pytest.approx(0.5 + 0.5 / (3 * EPOCHS))
+    assert cost_of_training(cut(N_CUTS - 1), EPOCHS) == 0
+    assert cost_of_training(cut(10), EPOCHS) == pytest.approx(0.5)
 
 
 def test_what_is_done_is_not_paid_again() -> None:
@@ -124,16 +144,14 @@ def test_a_dear_cut_needs_a_larger_gain_than_a_cheap_one(space, planner) -> None
 
 def test_nothing_is_worth_it_once_every_depth_and_rate_is_known_and_level(space, planner) -> None:
     rates = (1e-5, 1e-4, 1e-3, 1e-2)
-    known = [
-        trial(space, i, 0.8 - 0.1 * abs(math.log10(r) + 3), rate=r) for i in range(0, 21, 2) for r in rates
-    ]
+    known = [trial(space, i, 0.8 + 1e-3 * math.sin(i / r), rate=r) for i in range(0, 21, 2) for r in rates]
     assert planner.next_move(numbered(*known), seed=0) is None
 
 
 def test_a_promising_paused_trial_goes_on(space, planner) -> None:
     trials = numbered(
         *sloping(space),
-        trial(space, 19, 0.99, epoch=6, state=TrialState.RUNNING, **{TrialKey.PAUSED: 6}),
+        trial(space, 19, 0.95, rate=3e-5, epoch=6, state=TrialState.RUNNING, **{TrialKey.PAUSED: 6}),
     )
     assert is_paused(trials[-1])
     move = planner.next_move(trials, seed=0)
@@ -183,7 +201,7 @@ def test_the_same_trials_and_seed_give_the_same_move(space, planner) -> None:
 
 def test_a_head_that_is_solved_is_not_tried_at_another_rate(space, planner) -> None:
     trials = numbered(*sloping(space))
-    cuts = [move.params["cut"] for move in planner._moves(trials, 0)]
+    cuts = [move.params["cut"] for move in moves_of(planner, trials)]
     assert N_CUTS - 1 not in cuts
 
 
@@ -192,7 +210,7 @@ def test_every_candidate_of_a_deep_network_is_reached() -> None:
         replace(cut(0), index=i, layer=i + 1, name=str(i), frozen_mac_share=i / 399) for i in range(400)
     )
     planner = Planner(SearchSpace(cuts=cuts, head_width=0), epochs=EPOCHS)
-    reached = {move.params["cut"] for seed in range(60) for move in planner._moves([], seed)}
+    reached = {move.params["cut"] for seed in range(60) for move in moves_of(planner, [], seed)}
     assert len(reached) > 390
 
 
@@ -200,14 +218,15 @@ def test_every_candidate_of_a_deep_network_is_reached() -> None:
 
 
 def test_a_weak_dear_trial_is_paused_and_a_strong_one_goes_on(space, planner) -> None:
-    weak = trial(space, 2, 0.3, epoch=2, state=TrialState.RUNNING)
-    strong = trial(space, 2, 1.0, epoch=2, state=TrialState.RUNNING)
-    assert planner.should_pause(numbered(*sloping(space), weak), 6, seed=0)
-    assert not planner.should_pause(numbered(*sloping(space), strong), 6, seed=0)
+    known = [trial(space, index, 0.9 - 0.015 * index) for index in (20, 18, 15, 10, 5, 0)]
+    weak = trial(space, 2, 0.3, rate=1e-4, epoch=AT_CHECK, state=TrialState.RUNNING)
+    strong = trial(space, 2, 0.97, rate=1e-4, epoch=AT_CHECK, state=TrialState.RUNNING)
+    assert planner.should_pause(numbered(*known, weak), 6, seed=0)
+    assert not planner.should_pause(numbered(*known, strong), 6, seed=0)
 
 
 def test_a_cheap_trial_is_never_paused_nor_one_between_checks(space, planner) -> None:
-    cheap = trial(space, 20, 0.3, epoch=2, state=TrialState.RUNNING)
+    cheap = trial(space, 20, 0.3, epoch=AT_CHECK, state=TrialState.RUNNING)
     between = trial(space, 2, 0.3, epoch=3, state=TrialState.RUNNING)
     assert not planner.should_pause(numbered(*sloping(space), cheap), 6, seed=0)
     assert not planner.should_pause(numbered(*sloping(space), between), 6, seed=0)
@@ -216,10 +235,180 @@ def test_a_cheap_trial_is_never_paused_nor_one_between_checks(space, planner) ->
 def test_with_two_aims_a_cheap_cut_need_not_beat_a_dear_one(space) -> None:
     """Everything learning is best by far: along the front what is cheap may still gain."""
     trials = numbered(*[trial(space, i, 0.95 - 0.02 * i) for i in (20, 18, 15, 10, 5, 0)])
-    alone, front = (Planner(space, epochs=EPOCHS, n_val=2000, seeks_front=f) for f in (False, True))
+    alone, front = (Planner(space, epochs=EPOCHS, error=EXACT, seeks_front=f) for f in (False, True))
     gains = {}
     for name, planner in (("alone", alone), ("front", front)):
-        learned = planner._learn(trials)
-        moves = planner._weighed(list(planner._moves(trials, 0)), trials, learned)
+        known = Known(planner, trials)
+        moves = planner._weighed(planner._moves(known, 0), known)
         gains[name] = max(move.gain for move in moves if move.params["cut"] > 15)
     assert gains["front"] > gains["alone"]
+
+
+# --- training again ---------------------------------------------------------------------------------
+
+
+def again(
+    space: SearchSpace,
+    number: int,
+    index: int,
+    score: float,
+    seed: int,
+    *,
+    state: TrialState = TrialState.COMPLETE,
+    **attributes: object,
+) -> FrozenTrial:
+    """Make a further training of a trial's setting, on the division of a seed."""
+    named = {
+        TrialKey.ORIGIN: "confirm",
+        TrialKey.CONFIRMS: number,
+        TrialKey.SEED: seed,
+        TrialKey.RESAMPLE: True,
+    }
+    epoch = EPOCHS if state == TrialState.COMPLETE else 1
+    return trial(space, index, score, epoch=epoch, state=state, **named, **attributes)
+
+
+def close(space: SearchSpace) -> list[FrozenTrial]:
+    """Trials of which the two best, numbers 1 and 2, are hardly apart."""
+    return [trial(space, i, s) for i, s in ((20, 0.6), (17, 0.895), (13, 0.9), (6, 0.8), (0, 0.7))]
+
+
+def repeats_of(planner: Planner, trials: list[FrozenTrial]) -> list[tuple[Repeat, ...]]:
+    return [move.repeats for move in moves_of(planner, trials) if move.repeats]
+
+
+def test_without_a_race_nothing_is_trained_again(space, planner) -> None:
+    assert not planner.races
+    assert repeats_of(planner, numbered(*close(space))) == []
+
+
+def test_two_settings_are_trained_again_on_the_same_division(space, racing) -> None:
+    pairs = repeats_of(racing(), numbered(*close(space)))
+    # Each beside the best one.
+    assert sorted({repeat.number for repeat in pair} for pair in pairs) == [{2, n} for n in (0, 1, 3, 4)]
+    assert all({repeat.seed for repeat in pair} == {0} for pair in pairs)
+
+
+def test_what_costs_of_a_pair_is_both(space, racing) -> None:
+    for move in moves_of(racing(), numbered(*close(space))):
+        if move.repeats and move.params["cut"] == 17:
+            assert move.cost == pytest.approx(
+                cost_of_training(cut(17), EPOCHS) + cost_of_training(cut(13), EPOCHS)
+            )
+            assert not move.is_new
+
+
+def test_what_is_best_is_trained_again_where_nothing_new_may_be_tried(space, racing) -> None:
+    move = racing().next_move(numbered(*close(space)), seed=0, may_be_new=False)
+    assert {repeat.number for repeat in move.repeats} == {1, 2}
+
+
+def test_only_the_one_that_lacks_a_seed_is_trained(space, racing) -> None:
+    trials = numbered(*close(space), again(space, 2, 13, 0.9, 0))
+    assert (Repeat(number=1, seed=0),) in repeats_of(racing(), trials)
+    trials = numbered(*close(space), again(space, 1, 17, 0.895, 0))
+    assert (Repeat(number=2, seed=0),) in repeats_of(racing(), trials)
+
+
+def test_what_both_have_is_trained_with_the_next_seed(space, racing) -> None:
+    trials = numbered(*close(space), again(space, 2, 13, 0.9, 0), again(space, 1, 17, 0.895, 0))
+    assert (Repeat(number=2, seed=1), Repeat(number=1, seed=1)) in repeats_of(racing(), trials)
+
+
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL])
+def test_a_repeat_that_runs_or_failed_is_not_chosen_again(space, racing, state: TrialState) -> None:
+    """One that fails would fail for ever."""
+    trials = numbered(
+        *close(space), *(again(space, n, i, 0.9, 0, state=state) for n, i in ((1, 17), (2, 13)))
+    )
+    chosen = {repeat for pair in repeats_of(racing(), trials) for repeat in pair}
+    assert not {Repeat(number=1, seed=0), Repeat(number=2, seed=0)} & chosen
+
+
+def test_a_repeat_that_nobody_had_begun_may_be_chosen_again(space, racing) -> None:
+    dropped = again(space, 1, 17, 0.9, 0, state=TrialState.FAIL, **{TrialKey.DROPPED: True})
+    pairs = repeats_of(racing(), numbered(*close(space), dropped))
+    assert (Repeat(number=2, seed=0), Repeat(number=1, seed=0)) in pairs
+
+
+def test_a_setting_that_failed_is_not_tried_again(space, planner) -> None:
+    first = planner.next_move([], seed=0)
+    failed = create_trial(
+        state=TrialState.FAIL, params=dict(first.params), distributions=space.distributions()
+    )
+    assert planner.next_move(numbered(failed), seed=0).params != first.params
+    move = planner.next_move(numbered(*sloping(space)), seed=0)
+    failed = create_trial(
+        state=TrialState.FAIL, params=dict(move.params), distributions=space.distributions()
+    )
+    assert dict(move.params) not in [
+        dict(other.params) for other in moves_of(planner, numbered(*sloping(space), failed))
+    ]
+
+
+def test_no_setting_is_trained_again_more_often_than_there_are_seeds(space, racing) -> None:
+    trials = close(space)
+    trials += [again(space, n, i, 0.9, seed) for n, i in ((1, 17), (2, 13)) for seed in (0, 1)]
+    pairs = repeats_of(racing(2), numbered(*trials))
+    assert all(repeat.number not in (1, 2) for pair in pairs for repeat in pair)
+    assert all(repeat.seed < 2 for pair in pairs for repeat in pair)
+    both = [again(space, n, i, 0.8, seed) for n, i in ((0, 20), (3, 6), (4, 0)) for seed in (0, 1)]
+    assert repeats_of(racing(2), numbered(*trials, *both)) == []
+
+
+def test_no_more_cuts_are_trained_again_than_asked_for(space, racing) -> None:
+    trials = close(space)
+    trials += [again(space, n, i, 0.9, 0) for n, i in ((1, 17), (2, 13))]
+    cuts = {move.params["cut"] for move in moves_of(racing(n_cuts=2), numbered(*trials)) if move.repeats}
+    assert cuts == {17}
+    cuts = {move.params["cut"] for move in moves_of(racing(n_cuts=3), numbered(*trials)) if move.repeats}
+    assert cuts == {20, 17, 6, 0}
+    # Two at least: one alone is compared with nothing.
+    assert repeats_of(racing(n_cuts=1), numbered(*close(space))) != []
+
+
+def test_a_clear_winner_is_not_trained_again_beside_what_is_far_behind(space, racing) -> None:
+    """Of what may be trained again the strongest rival promises most for its cost."""
+    planner, trials = racing(), numbered(*close(space))
+    known = Known(planner, trials)
+    moves = planner._weighed([move for move in planner._moves(known, 0) if move.repeats], known)
+    assert max(moves, key=lambda move: move.rate).params["cut"] == 17
+    far = [move for move in moves if move.params["cut"] == 0]
+    assert all(move.gain < 0.0005 for move in far)
+
+
+def test_two_settings_come_apart_and_the_race_is_over(space, racing) -> None:
+    trials = close(space)
+    for seed in range(4):
+        trials += [again(space, 1, 17, 0.80, seed), again(space, 2, 13, 0.90, seed)]
+    assert racing(20).next_move(numbered(*trials), seed=0, may_be_new=False) is None
+
+
+def test_a_repeat_is_told_apart_from_a_paused_trial_and_a_new_setting() -> None:
+    pair = Move(params={}, place=(), repeats=(Repeat(number=0, seed=1),), cost=0.1)
+    paused, new = Move(params={}, place=(), number=3, cost=0.1), Move(params={}, place=(), cost=0.1)
+    assert [move.is_new for move in (pair, paused, new)] == [False, False, True]
+
+
+def test_where_a_front_is_sought_a_setting_is_compared_with_what_costs_no_more(space) -> None:
+    trials = numbered(*close(space))
+    planner = Planner(space, epochs=EPOCHS, error=EXACT, seeks_front=True, race=Race(n_seeds=3))
+    by_number = {trial.number: trial.params["cut"] for trial in trials}
+    for pair in repeats_of(planner, trials):
+        lead, other = (by_number[repeat.number] for repeat in pair)
+        # Frozen more, so cheaper.
+        assert lead > other
+
+
+def test_a_loss_is_learned_upside_down(space) -> None:
+    sloped = [trial(space, index, 0.4 + 0.01 * index) for index in (20, 18, 15, 10, 5, 0)]
+    planner = Planner(
+        space,
+        epochs=EPOCHS,
+        maximize=False,
+        error=ScoreError(n_val=100, is_share=False),
+        race=Race(n_seeds=3),
+    )
+    known = Known(planner, numbered(*sloped))
+    assert known.best_params("")["cut"] == 0
+    assert {lead.params["cut"] for lead in known.leads} == {0}

@@ -131,8 +131,12 @@ def test_sampling_leaves_the_study_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("given", "n_trials", "expected"),
     [
-        (("auto", "auto"), 19, ("tpe", "halving")),
-        (("auto", "auto"), 20, ("gp", "median")),
+        (("auto", "auto"), 5, ("gain", "pause")),
+        (("auto", "auto"), 50, ("gain", "pause")),
+        (("gain", "auto"), 50, ("gain", "pause")),
+        (("auto", "halving"), 19, ("tpe", "halving")),
+        (("auto", "median"), 20, ("gp", "median")),
+        (("gp", "auto"), 20, ("gp", "median")),
         (("gp", "auto"), 5, ("gp", "halving")),
         (("auto", "none"), 50, ("gp", "none")),
         (("random", "median"), 5, ("random", "median")),

@@ -147,7 +147,7 @@ def test_a_budget_bounds_search_and_confirmation(run, longer, space, tmp_path: P
     assert searched < 2.6
     assert searched == pytest.approx(
         (
-            sum(trial.user_attrs["macs"] for trial in study.get_trials())
+            sum(trial.user_attrs.get("macs", 0) for trial in study.get_trials())
             + study.user_attrs["transfer_curve"]["macs"]
         )
         / full_fine_tune_macs(longer)

@@ -227,14 +227,18 @@ def test_a_search_of_every_cut_costs_what_their_trainings_cost(space) -> None:
 
 
 def test_what_limits_a_study_limits_its_time(space) -> None:
-    whole = expected(space)
-    assert (
-        expected(space, trials=60)
-        > whole
-        > expected(space, confirm=0)
-        > expected(space, confirm=0, trials=10)
-    )
-    assert expected(space, pruner="none") > whole
+    usual = {"sampler": "tpe", "confirm": 3}
+    whole = expected(space, **usual)
+    without = expected(space, **{**usual, "confirm": 0})
+    assert expected(space, **usual, trials=60) > whole > without
+    assert without > expected(space, sampler="tpe", confirm=0, trials=10)
+    assert expected(space, **usual, pruner="none") > whole
+    assert (expected(space, **usual, budget=2), expected(space, **usual, timeout=90)) == (200, 90)
+
+
+def test_a_search_that_ends_by_itself_costs_a_few_full_fine_tunes(space) -> None:
+    assert 200 < expected(space) < 1000
+    assert expected(space, trials=60) == expected(space)
     assert (expected(space, budget=2), expected(space, timeout=90)) == (200, 90)
 
 

@@ -22,6 +22,7 @@ from depthsearch.study import (
     CurveDrawn,
     EpochDone,
     Event,
+    SearchEnded,
     TrialEnded,
     TrialLost,
     TrialPaused,
@@ -35,13 +36,13 @@ __all__ = ["View"]
 class View:
     """Follows the events of a study; use it as a context manager."""
 
-    def __init__(self, console: Console, before: Summary, *, n_trials: int, epochs: int) -> None:
+    def __init__(self, console: Console, before: Summary, *, n_trials: int | None, epochs: int) -> None:
         """Start from where the study stands.
 
         Args:
             console: Where to draw.
             before: The study so far.
-            n_trials: Finished trials wanted in total.
+            n_trials: Finished trials wanted in total; None: the search ends by itself.
             epochs: Epochs of a trial that is not pruned.
         """
         self.console = console
@@ -52,7 +53,8 @@ class View:
         self.n_done = self.n_done_before = before.n_finished + sum(
             t.state in ENDED for t in before.confirming
         )
-        self.n_trials += len(before.confirming)
+        if self.n_trials is not None:
+            self.n_trials += len(before.confirming)
         best = before.best
         self.best = (best.score, str(best.cut)) if best and best.score is not None else None
         self.running: dict[int, _Shown] = {}
@@ -88,6 +90,8 @@ class View:
                 layers = ", ".join(f"{cut.backbone} {cut.layer}".strip() for cut in event.cuts)
                 left = f"{event.n_trainings} trainings to go"
                 self._line(f"confirming layers {layers} with {event.n_seeds} seeds each: {left}")
+            case SearchEnded():
+                self._line(f"search ended: {event.reason}")
             case TrialStarted():
                 again = ", continued" if event.adopted else ""
                 on = f" on {event.worker}" if event.worker else ""
@@ -121,8 +125,9 @@ class View:
 
     def _end(self, event: TrialEnded) -> None:
         self.n_done += 1
-        # Guesses may be extra.
-        self.n_trials = max(self.n_trials, self.n_done)
+        if self.n_trials is not None:
+            # Guesses may be extra.
+            self.n_trials = max(self.n_trials, self.n_done)
         self.n_pruned += event.state == TrialState.PRUNED
         if event.state == TrialState.COMPLETE and event.score is not None:
             better = self.best is None or (
@@ -134,7 +139,7 @@ class View:
         summary = f"trial {event.number} {event.reason or event.state.name.lower()}{score}"
         if self.live:
             self.console.print(Text.assemble(summary, "  ", (_describe(event.point), "dim")))
-        self._line(f"{summary} [{self.n_done}/{self.n_trials}{self._time_left()}]")
+        self._line(f"{summary} [{self._progress()}]")
         # One that was paused runs no more.
         self.running.pop(event.number, None)
 
@@ -142,7 +147,14 @@ class View:
         if not self.live:
             say(self.console, text)
 
+    def _progress(self) -> str:
+        return (
+            f"{self.n_done}" if self.n_trials is None else f"{self.n_done}/{self.n_trials}{self._time_left()}"
+        )
+
     def _time_left(self) -> str:
+        if self.n_trials is None:
+            return ""
         n_here = self.n_done - self.n_done_before
         n_left = self.n_trials - self.n_done
         if not n_here or n_left <= 0:
@@ -152,8 +164,9 @@ class View:
 
     def _panel(self) -> RenderableType:
         progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
-        words = f"{self.n_done}/{self.n_trials}, {self.n_pruned} pruned{self._time_left()}"
-        task: TaskID = progress.add_task("trials", total=max(1, self.n_trials), words=words)
+        total = None if self.n_trials is None else max(1, self.n_trials)
+        words = f"{self._progress()}, {self.n_pruned} pruned"
+        task: TaskID = progress.add_task("trials", total=total, words=words)
         progress.update(task, completed=self.n_done)
         best = f"best so far {self.best[0]:.4f} at {self.best[1]}" if self.best else "no complete trial yet"
         return Group(progress, Text(best, style="green"), *self._each_running())

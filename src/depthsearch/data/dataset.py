@@ -127,6 +127,8 @@ class DataSet:
         interpolation: Filter that they were resized with.
         columns: What a sample is made of.
         ranges: Which numbers are black and white in images of more than 8 bits, by kind; empty without such.
+        val_is_drawn: Whether the validation images were drawn from those to train on; else the source says
+            which they are.
     """
 
     name: str
@@ -146,6 +148,7 @@ class DataSet:
     interpolation: str
     columns: Columns = field(default_factory=Columns)
     ranges: tuple[ValueRange, ...] = ()
+    val_is_drawn: bool = False
 
     @property
     def num_classes(self) -> int:

@@ -101,11 +101,17 @@ def load_data(
         store = open_store(
             listing, how, folder / "images", skip_unreadable=skip_unreadable, progress=progress
         )
-    return _data_set(listing, splits, store, how, notes)
+    return _data_set(listing, splits, store, how, notes, val_is_drawn="val" not in listing.splits)
 
 
 def _data_set(
-    listing: Listing, splits: NDArray[np.str_], store: Store, geometry: Geometry, notes: Sequence[str]
+    listing: Listing,
+    splits: NDArray[np.str_],
+    store: Store,
+    geometry: Geometry,
+    notes: Sequence[str],
+    *,
+    val_is_drawn: bool,
 ) -> DataSet:
     """Put together what was listed, split and decoded; ``notes`` are those on the classes' names."""
     each = listing.columns.images_each
@@ -139,6 +145,7 @@ def _data_set(
         interpolation=geometry.interpolation,
         columns=listing.columns,
         ranges=store.ranges,
+        val_is_drawn=val_is_drawn,
     )
 
 

@@ -139,7 +139,7 @@ class EnqueueOptions(StoredOptions):
         "of the head's hidden layer; 0: none (default: none, where that is searched)",
     )
     backbone: str | None = declared(None, values.name("NAME"), "of several, if the layer is in more than one")
-    to_the_end: bool = declared(False, None, "never prune it; else it is judged as others are")
+    to_the_end: bool = declared(False, None, "never pause or prune it; else it is judged as others are")
     json: bool = declared(False, None, JSON_LAST_HELP)
 
 

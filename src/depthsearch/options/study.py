@@ -16,16 +16,20 @@ from depthsearch.options.declaring import Declared, Rule, declared, flag_of, ref
 from depthsearch.options.file import read_study_file
 from depthsearch.text import printable
 
-__all__ = ["StudyOptions", "is_demo", "with_defaults"]
+__all__ = ["StudyOptions", "is_demo", "is_planned", "with_defaults"]
 
 DEFAULT_STORAGE = "sqlite:///depthsearch.db"
-# Defaults for a user's own images, and for the demo, which has to end within minutes on two cores.
-TRIALS, DEMO_TRIALS = 30, 14
+# Most settings of a search by gain, which ends by itself long before; and how many others have.
+MOST_TRIALS, TRIALS = 100, 30
 # For each of several backbones.
-TRIALS_EACH, DEMO_TRIALS_EACH = 20, 10
+TRIALS_EACH = 20
+# Of a user's own images, and of the demo, which has to end within a minute or two on two cores.
 EPOCHS, DEMO_EPOCHS = 10, 3
-CONFIRMED, DEMO_CONFIRMED = 3, 2
-SEEDS, DEMO_SEEDS = 3, 2
+DEMO_TRIALS, DEMO_SEEDS = 20, 3
+# Where a search does not choose by itself what it trains again.
+CONFIRMED, SEEDS = 3, 3
+# Most trainings of a setting again, where it does.
+MOST_SEEDS = 20
 LEARNING_RATES = (1e-5, 1e-2)
 # A larger image would take tens of gigabytes by itself.
 PIXELS = values.whole(8, 4096, metavar="PX")
@@ -46,21 +50,21 @@ CUT_KINDS = (
 )
 LAYERS = (
     values.LAYERS,
-    "pick candidates: layer numbers, Keras names, module paths, patterns as conv_pw_*; both ends stay; "
-    "vgg16:block5_conv1 is of vgg16 alone",
+    "only these candidates: layer numbers, Keras names, module paths, patterns such as conv_pw_*; both ends "
+    "stay; vgg16:block5_conv1 is of vgg16 alone",
 )
 HEAD, DEVICE, PRECISION = map(values.choice, (words.HEADS, words.DEVICES, words.PRECISIONS))
 DEVICE_HELP = "what to compute on; auto: a GPU, if there is one"
 CHANNELS = (values.CHANNELS, "3: colours; 1: grey images")
 KEEP_MEMORY = (
     values.SIZE,
-    "of what frozen layers compute; 0: nothing; default: a quarter of the memory free",
+    "memory to keep what frozen layers compute; 0: none; default: a quarter of what is free",
 )
 KEEP_DISK = (
     values.SIZE,
-    "of what frozen layers compute; 0: nothing; default: 8GiB, at most a fifth of the disk free",
+    "disk to keep what frozen layers compute; 0: none; default: 8GiB, at most a fifth of what is free",
 )
-STORAGE = (values.place("URL"), "database")
+STORAGE = (values.place("URL"), "database that holds the study")
 
 _train = partial(declared, group="what to train")
 _search = partial(declared, group="what to search")
@@ -125,12 +129,12 @@ class StudyOptions(Declared):
     image_columns: tuple[str, ...] = _train(
         ("image",),
         values.COLUMNS,
-        "columns of a table that name an image each: several make samples of as many",
+        "columns of a table that name an image each; several make samples of several images",
     )
     number_columns: tuple[str, ...] = _train(
         (),
         values.COLUMNS,
-        "columns of a table with a number of each sample, which the head takes beside the images",
+        "columns of a table that hold a number each, which the head takes beside the images",
     )
     classes_map: str | Path | None = _train(
         None,
@@ -143,53 +147,70 @@ class StudyOptions(Declared):
         "auto: the pretrained ones of its library; FILE:NAME is one of several state dicts in a file; of "
         "several backbones NAME=FILE,...",
     )
-    image_size: int | None = _train(None, PIXELS, AS_TRAINED)
+    image_size: int | None = _train(None, PIXELS, f"side of the images; {AS_TRAINED}")
     mean: tuple[float, ...] | None = _train(
-        None, values.MEANS, f"of pixels in [0, 1], subtracted; {AS_TRAINED}"
+        None, values.MEANS, f"mean that is subtracted from pixels in [0, 1]; {AS_TRAINED}"
     )
-    std: tuple[float, ...] | None = _train(None, values.DEVIATIONS, f"of them, divided by; {AS_TRAINED}")
+    std: tuple[float, ...] | None = _train(
+        None, values.DEVIATIONS, f"standard deviation that they are divided by; {AS_TRAINED}"
+    )
     interpolation: words.Interpolation | None = _train(
         None, values.choice(words.INTERPOLATIONS), f"how images are resized; {AS_TRAINED}"
     )
     crop_share: float | None = _train(
-        None, values.PART, f"of the resized shorter side that is kept, in (0, 1]; {AS_TRAINED}"
+        None, values.PART, f"share of the resized shorter side that is kept, in (0, 1]; {AS_TRAINED}"
     )
     channels: int = _train(3, *CHANNELS)
-    val_share: float = _train(0.2, values.SHARE, "of train, if there is no val")
-    test_share: float = _train(0.2, values.SHARE, "of train, if there is no test")
-    subset: float = _train(1.0, values.PART, "of each class in each split, in (0, 1]")
+    val_share: float = _train(
+        0.2, values.SHARE, "share of the training images to validate on, if --data has no validation images"
+    )
+    test_share: float = _train(
+        0.2, values.SHARE, "share of the training images to test on, if --data has no test images"
+    )
+    subset: float = _train(
+        1.0, values.PART, "share of the images to use, of each class in each split, in (0, 1]"
+    )
     skip_unreadable: bool = _train(False, None, "leave out images that cannot be read")
     epochs: int | None = _train(
-        None, values.whole(1), f"of a trial that is not pruned (default: {EPOCHS}, demo {DEMO_EPOCHS})"
+        None, values.whole(1), f"of a training that comes to its end (default: {EPOCHS}, demo {DEMO_EPOCHS})"
     )
-    batch_size: int = _train(64, values.whole(2), "images, or samples, a step")
-    metric: words.Metric = _train("accuracy", values.choice(words.METRICS), "score on validation")
-    schedule: words.Schedule = _train("cosine", values.choice(words.SCHEDULES), "of the learning rate")
+    batch_size: int = _train(64, values.whole(2), "images (or samples) in a training step")
+    metric: words.Metric = _train("accuracy", values.choice(words.METRICS), "score on the validation images")
+    schedule: words.Schedule = _train(
+        "cosine", values.choice(words.SCHEDULES), "how the learning rate goes over the epochs"
+    )
     optimizer: words.OptimizerWord | None = _train(
-        None, values.choice(words.OPTIMIZERS), "of what is trained (adamw)", _fixed("optimizer")
+        None,
+        values.choice(words.OPTIMIZERS),
+        "what trains the layers that learn (adamw)",
+        _fixed("optimizer"),
     )
     momentum: float | None = _train(
         None,
         values.SHARE,
-        "of sgd, Nesterov's, in [0, 1) (0.9)",
+        "Nesterov momentum of sgd, in [0, 1) (0.9)",
         refused_if(
             lambda options: options.optimizer != "sgd" and "optimizer" not in options.also,
             "--momentum needs --optimizer sgd: add that, or leave --momentum out.",
         ),
     )
     weight_decay: float | None = _train(
-        None, values.DECAY, "decoupled, on matrices and kernels (0.01)", _fixed("weight_decay")
+        None,
+        values.DECAY,
+        "decoupled weight decay, of matrices and kernels only (0.01)",
+        _fixed("weight_decay"),
     )
     dropout: float | None = _train(None, values.SHARE, "in the head, in [0, 1) (0)", _fixed("dropout"))
     head: words.HeadWord = _train(
         "pool",
         HEAD,
-        "behind what timm has before its classifier, or behind the last feature map, flattened",
+        "where the new head stands. pool: in place of the network's classifier; flatten: behind the last "
+        "feature map, flattened",
     )
     head_depth: int | None = _train(
         None,
         values.whole(1),
-        "hidden layers of a head that has some (1)",
+        "number of hidden layers, where --head-width gives the head any (1)",
         _fixed("head_depth"),
         refused_if(
             lambda options: options.head_width == 0,
@@ -205,7 +226,7 @@ class StudyOptions(Declared):
     balance: words.Balance = _train(
         "none",
         values.choice(words.BALANCES),
-        "uneven classes: weigh the training loss, or draw images of all classes as often",
+        "for uneven classes: weigh the training loss, or draw images of all classes equally often",
     )
     augment: str | None = _train(
         None,
@@ -223,10 +244,10 @@ class StudyOptions(Declared):
     search: words.SearchWord = _search(
         "adaptive",
         values.choice(words.SEARCHES),
-        "adaptive: a sampler proposes, weak trials are pruned; exhaustive: each candidate once",
+        "adaptive: what is known decides what is trained next (--sampler); exhaustive: each candidate once",
     )
     learning_rate: tuple[float, float] | None = _search(
-        None, values.RANGE, "range, or the one to use (1e-5:1e-2)"
+        None, values.RANGE, "range to search, or the one to use (1e-5:1e-2)"
     )
     learning_rates: tuple[float, ...] | None = _search(
         None,
@@ -245,35 +266,38 @@ class StudyOptions(Declared):
     head_width: tuple[int, int] | int = _search(
         (1024, 256),
         values.WIDTH,
-        "of the head's hidden layer: from 0 (none) up to MAX, or the one to use; 0: none",
+        "width of the head's hidden layers: in steps from 0 (none) to MAX, or the one to use; 0: none",
     )
     also: tuple[str, ...] = _search(
         (),
         values.some_of(words.OPTIONAL_RANGES),
-        f"further dimensions: {','.join(words.OPTIONAL_RANGES)}",
+        f"search these too: {','.join(words.OPTIONAL_RANGES)}",
         _searched("also"),
     )
     sampler: words.SamplerWord = _search(
         "auto",
         values.choice(words.SAMPLERS),
-        "auto: tpe under 20 trials, else gp; gain: what promises most for its MACs",
+        "what chooses the next training. gain: what promises most for its cost; gp, tpe, random: Optuna's; "
+        "auto: gain, or with a pruner of Optuna's tpe under 20 trials, else gp",
         _searched("sampler"),
     )
     pruner: words.PrunerWord = _search(
         "auto",
         values.choice(words.PRUNERS),
-        "auto: halving under 20 trials, else median; pause: with gain, what is weak may go on later",
+        "what becomes of weak trials. pause, with gain: they wait, and may go on later; halving, median: "
+        "they end; none: they go on; auto: pause, or with a sampler of Optuna's halving under 20 trials, "
+        "else median",
         _searched("pruner"),
     )
     aim: words.Aim = _search(
         "accuracy",
         values.choice(words.AIMS),
-        "accuracy: the best --metric; accuracy+cost: the front of that and --cost",
+        "accuracy: the best --metric; accuracy+cost: the best --metric at every --cost",
     )
     cost: words.CostWord | None = _search(
         None,
         values.choice(words.COSTS),
-        "with --aim accuracy+cost: training MACs or trainable parameters (macs)",
+        "what counts as cost with --aim accuracy+cost: training MACs or trainable parameters (macs)",
         refused_if(
             lambda options: options.aim == "accuracy",
             "--cost {value} is a second aim: add --aim accuracy+cost, or leave --cost out.",
@@ -283,19 +307,21 @@ class StudyOptions(Declared):
     trials: int | None = _run(
         None,
         values.whole(1),
-        f"the study is to have in total (default: {TRIALS}, demo {DEMO_TRIALS}; {TRIALS_EACH} for each of "
+        "settings to try in all, trainings again not counted: a bound with --sampler gain, which ends by "
+        f"itself ({MOST_TRIALS}, demo {DEMO_TRIALS}); else the number ({TRIALS}, or {TRIALS_EACH} each of "
         "several backbones; exhaustive: all candidates)",
     )
     budget: float | None = _here(
         None,
         values.POSITIVE,
-        "full fine-tunes that the study may cost in all, confirmation included, 4 for example; what it has "
-        "begun it ends",
+        "what the study may cost in all, trainings again included, such as 4 full fine-tunes (trainings of "
+        "everything); what has begun runs to its end",
     )
     timeout: float | None = _here(
         None,
         values.DURATION,
-        "time after which this run begins nothing more and answers with what it has: 90s, 30m, 2h",
+        "time after which this run ends, once the running epochs are over, and answers with what it has: "
+        "90s, 30m, 2h",
     )
     workers: int | None = _here(
         None,
@@ -319,7 +345,7 @@ class StudyOptions(Declared):
     hung_after: float | None = _here(
         None,
         values.SECONDS,
-        "a worker that has used no processor for so long is ended, its trial goes on elsewhere (300)",
+        "a worker that has used no processor for so long is ended, and its trial goes on elsewhere (300)",
     )
     device: words.DeviceWord = _run(
         "auto",
@@ -330,7 +356,7 @@ class StudyOptions(Declared):
             "--executor ray computes on cpu and cuda, not on mps: leave one of the two out.",
         ),
     )
-    precision: words.Precision = _run("auto", PRECISION, "auto: bf16 in hardware")
+    precision: words.Precision = _run("auto", PRECISION, "auto: bf16 where the hardware has it, else float32")
     compile: bool = _run(False, None, "torch.compile what is trained: slow to start, then faster")
     keep_memory: int | None = _here(None, *KEEP_MEMORY)
     keep_disk: int | None = _here(None, *KEEP_DISK)
@@ -338,25 +364,34 @@ class StudyOptions(Declared):
     confirm: int | str | None = _run(
         None,
         values.CONFIRMED,
-        "promising cuts to train again at the end, both ends with them; 0: none; all: all trained "
-        f"({CONFIRMED}, demo {DEMO_CONFIRMED})",
+        "cuts to train again, to be surer of the answer. With --sampler gain at most N, where it tells most "
+        "for its cost, or auto: as many as it takes (default); with another the N most promising and both "
+        f"ends, at the end ({CONFIRMED}); 0: none; all: all that were trained, at the end",
     )
     seeds: int | None = _run(
         None,
         values.whole(2),
-        f"trainings of each cut that is confirmed ({SEEDS}, demo {DEMO_SEEDS})",
+        "how often to train a cut again, each time with another seed: a bound where the search chooses what "
+        f"to train again ({MOST_SEEDS}, demo {DEMO_SEEDS}), else the number ({SEEDS})",
         _confirmed("seeds"),
     )
-    resample: bool = _run(
-        False,
+    resample: bool | None = _run(
         None,
-        "let each of these seeds divide training and validation images anew as well",
+        None,
+        "divide training and validation images anew each time that a cut is trained again (default: where "
+        "--data has no validation images)",
         _confirmed("resample"),
+    )
+    tolerance: float = _run(
+        words.TOLERANCE,
+        values.POINTS,
+        "points (0.01 of the score) that the answer may lose against the best: it is the cheapest setting "
+        "that loses less with 90 % probability",
     )
     mark: tuple[str, ...] | None = _run(
         None,
         values.list_such_as("8,47,84"),
-        "candidates that the report is to point out and to compare: a guess of one's own, 8,47,conv_pw_13",
+        "candidates that the report points out and compares, such as a guess of your own: 8,47,conv_pw_13",
     )
     storage: str = _here(DEFAULT_STORAGE, *STORAGE)
     log_file: Path | None = _here(
@@ -375,7 +410,7 @@ class StudyOptions(Declared):
     name: str | None = _here(
         None,
         values.name(),
-        "of the study; the same name goes on (default: the FILE's, or BACKBONE-DATA)",
+        "name of the study; with the name of a stored one it goes on (default: the FILE's, or BACKBONE-DATA)",
     )
     json: bool = _here(False, None, "print the result as JSON, in the last line of stdout")
 
@@ -429,6 +464,12 @@ def is_demo(options: StudyOptions) -> bool:
     return options.data in (None, "digits")
 
 
+def is_planned(options: StudyOptions) -> bool:
+    """Return whether a study is searched by gain: what it trains, and what again, is chosen by its cost."""
+    is_auto = options.sampler == "auto" and options.pruner in ("auto", "pause")
+    return options.sampler == "gain" or (is_auto and options.search != "exhaustive")
+
+
 def with_defaults(options: StudyOptions) -> StudyOptions:
     """Fill in the defaults that depend on other options.
 
@@ -438,14 +479,18 @@ def with_defaults(options: StudyOptions) -> StudyOptions:
     changes: dict[str, Any] = {}
     if options.learning_rate is None and not options.learning_rates:
         changes["learning_rate"] = LEARNING_RATES
+    plans = is_planned(options)
     if options.trials is None and options.search != "exhaustive":
-        alone, each = (DEMO_TRIALS, DEMO_TRIALS_EACH) if demo else (TRIALS, TRIALS_EACH)
         n_backbones = len(options.backbone)
-        changes["trials"] = alone if n_backbones == 1 else each * n_backbones
+        usual = TRIALS if n_backbones == 1 else TRIALS_EACH * n_backbones
+        most = DEMO_TRIALS if demo and n_backbones == 1 else MOST_TRIALS
+        changes["trials"] = most if plans else usual
     if options.epochs is None:
         changes["epochs"] = DEMO_EPOCHS if demo else EPOCHS
-    if options.confirm is None:
-        changes["confirm"] = DEMO_CONFIRMED if demo else CONFIRMED
-    if options.seeds is None and options.confirm != 0:
-        changes["seeds"] = DEMO_SEEDS if demo else SEEDS
+    confirm = options.confirm
+    if confirm is None or (confirm == "auto" and not plans):
+        confirm = changes["confirm"] = "auto" if plans else CONFIRMED
+    if options.seeds is None and confirm != 0:
+        most_seeds = DEMO_SEEDS if demo else MOST_SEEDS
+        changes["seeds"] = most_seeds if plans and confirm != "all" else SEEDS
     return replace(options, **changes)

@@ -166,12 +166,12 @@ def _read_channels(text: str) -> int:
 
 
 def _read_confirmed(text: str) -> int | str:
-    if text == "all":
+    if text in ("auto", "all"):
         return text
     try:
         return _whole(text, 0)
     except SettingsError as error:
-        raise SettingsError(f"{error}, nor all") from None
+        raise SettingsError(f"{error}, nor auto or all") from None
 
 
 def _read_seed(text: str) -> int:
@@ -253,6 +253,7 @@ DURATION = Kind(read=_read_duration, metavar="TIME")
 SIZE = Kind(read=_read_size, metavar="SIZE")
 WIDTH = Kind(read=_read_width, metavar="MAX:STEP", separator=":")
 SHARE = number("P", "number in [0, 1)", lambda value: 0 <= value < 1)
+POINTS = number("POINTS", "number from 0 to 100, such as 0.5", lambda value: 0 <= value <= 100)
 PART = number("P", "number in (0, 1]", lambda value: 0 < value <= 1)
 DECAY = number("X", "number from 0 on", lambda value: 0 <= value < math.inf)
 POSITIVE = number("X", "number above 0, such as 1e-3", lambda value: 0 < value < math.inf)

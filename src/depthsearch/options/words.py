@@ -41,6 +41,10 @@ AUTO = "auto"
 METRICS: dict[str, str] = {
     metric: "minimize" if metric == "loss" else "maximize" for metric in get_args(Metric)
 }
+# Metrics that are shares of the images.
+SHARES: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
+# What an answer may lose against the best, in points (hundredths of a score).
+TOLERANCE = 0.5
 # A trial's attribute for each cost.
 COSTS = {"macs": str(TrialKey.TRAINING_MACS), "parameters": str(TrialKey.TRAINABLE_PARAMETERS)}
 # Further dimensions of the search with their ranges; fixed for all trials where they are not searched.

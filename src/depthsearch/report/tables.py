@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Column", "FittingTable"]
+__all__ = ["KIND", "LAYER", "MACS", "NAME", "TRIAL", "Column", "FittingTable"]
 
 # Of a column beside its text: a border and a space on each side; and one border more at the end.
 BESIDE, END = 3, 1
@@ -31,6 +31,14 @@ class Column:
     is_right: bool = False
     rank: int = 0
     wraps: bool = False
+
+
+# Columns of several tables.
+LAYER = Column(heading="layer", is_right=True)
+NAME = Column(heading="first trainable", wraps=True)
+KIND = Column(heading="kind", rank=6)
+MACS = Column(heading="frozen MACs", is_right=True, rank=5)
+TRIAL = Column(heading="trial", is_right=True, rank=4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

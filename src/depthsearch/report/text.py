@@ -10,21 +10,20 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
-from depthsearch.report.tables import Column, FittingTable
-from depthsearch.results.evidence import Evidence
+from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines
+from depthsearch.report.tables import KIND, LAYER, MACS, NAME, TRIAL, Column, FittingTable
 from depthsearch.results.front import Front, front_of
 from depthsearch.results.summary import Cost, Standing, Summary, cut_json, end_score, standings, trainable
 from depthsearch.results.trials import ENDED, StoredTrial
 from depthsearch.training.probe import ProbePoint, plateau_start
 from depthsearch.visualization.words import (
     STATES,
-    layer_of,
-    layer_ranges,
     millions,
     names_of,
     setting_of,
     shown,
     with_error,
+    with_trainings,
 )
 
 __all__ = [
@@ -36,13 +35,7 @@ __all__ = [
     "sparkline",
 ]
 
-# Columns of several tables; in a narrow terminal those of a low rank are shown before others.
-LAYER = Column(heading="layer", is_right=True)
-NAME = Column(heading="first trainable", wraps=True)
-KIND = Column(heading="kind", rank=6)
-MACS = Column(heading="frozen MACs", is_right=True, rank=5)
 SETTING = Column(heading="setting", rank=3, wraps=True)
-TRIAL = Column(heading="trial", is_right=True, rank=4)
 BLOCKS = "▁▂▃▄▅▆▇█"
 BACKBONE_HEADINGS = (
     "backbone",
@@ -77,7 +70,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "head_width": best.params.get("head_width", 0),
             "score": best.score,
         },
-        "evidence": _evidence_json(summary),
+        "evidence": evidence_json(summary),
         "baselines": {
             "feature_extraction": summary.feature_extraction,
             "full_fine_tuning": summary.full_fine_tuning,
@@ -161,41 +154,11 @@ def _answer_json(summary: Summary, chosen: StoredTrial) -> dict[str, Any]:
         "cut": cut_json(chosen.cut),
         **chosen.params,
         "head_width": chosen.params.get("head_width", 0),
-        "confirmed": evidence is not None,
+        "confirmed": evidence is not None and bool(evidence.answer.scores),
         "score": chosen.score if evidence is None else evidence.answer.mean,
         "standard_error": None if evidence is None else evidence.answer.standard_error,
         "trainable": None if learns is None else asdict(learns),
     }
-
-
-def _evidence_json(summary: Summary) -> dict[str, Any] | None:
-    evidence = summary.evidence
-    if evidence is None:
-        return None
-    return {
-        "confirmed": [
-            {
-                "trial": c.trial,
-                "cut": cut_json(c.cut),
-                "scores": list(c.scores.values()),
-                "mean": c.mean,
-                "standard_error": c.standard_error,
-                "gap": c.gap,
-                "gap_error": c.gap_error,
-            }
-            for c in evidence.confirmed
-        ],
-        "best_trial": evidence.best.trial,
-        "level_layers": _level_json(summary, evidence),
-    }
-
-
-def _level_json(summary: Summary, evidence: Evidence) -> list[int] | dict[str, list[int]]:
-    """List the layers that cannot be told from the best; of several backbones for each."""
-    level = [summary.cuts[place] for place in evidence.level]
-    if not summary.parts:
-        return [cut.layer for cut in level]
-    return {part.backbone: [c.layer for c in level if c in part.cuts] for part in summary.parts}
 
 
 def render(summary: Summary) -> RenderableType:
@@ -220,10 +183,11 @@ def render(summary: Summary) -> RenderableType:
             f"{learns.parameters:,} of {learns.all_parameters:,} parameters, the head's included"
         )
     if evidence is not None and len(summary.cuts) > 1:
-        answer.append(f"\nEvidence  {_level(summary, evidence)}")
+        for at, line in enumerate(evidence_lines(summary, evidence)):
+            answer.append(f"\n{'' if at else 'Evidence':<9} {line}")
     tables = [_top_table(summary, metric)]
-    if evidence is not None:
-        tables.insert(0, _confirmed_table(evidence, metric))
+    if evidence is not None and evidence.confirmed:
+        tables.insert(0, confirmed_table(evidence, metric))
     front = front_of(summary)
     if front is not None:
         tables.insert(0, _front_table(front, metric))
@@ -344,61 +308,7 @@ def _sure(summary: Summary, chosen: StoredTrial) -> str:
     """Write the answer's score, and how many trainings it rests on."""
     if summary.evidence is None:
         return f"{shown(chosen.score)}, one training"
-    answer = summary.evidence.answer
-    return f"{with_error(answer.mean, answer.standard_error)}, mean of {len(answer.scores)} seeds"
-
-
-def _level(summary: Summary, evidence: Evidence) -> str:
-    """Write which cuts cannot be told from the best, and why the answer is the answer."""
-    best, answer = evidence.best, evidence.answer
-    which = layer_ranges(summary.cuts, evidence.level)
-    if not summary.parts:
-        which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {which}"
-    level = (
-        f"{which} cannot be told from the best ({len(evidence.level)} of {len(summary.cuts)} candidates)\n"
-    )
-    if answer is best:
-        return f"{level}          of those trained again, {layer_of(answer.cut)} has the best mean"
-    mean = with_error(best.mean, best.standard_error)
-    why = "trains cheapest" if summary.parts else "freezes most"
-    return (
-        f"{level}          of those trained again within one standard error of the best mean, {mean} "
-        f"({layer_of(best.cut)}), {layer_of(answer.cut)} {why}"
-    )
-
-
-def _confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
-    n_seeds = len(evidence.best.scores)
-    rows = []
-    for c in evidence.confirmed:
-        behind = "" if c is evidence.best else with_error(c.gap, c.gap_error)
-        words = ["answer"] * (c is evidence.answer) + ["best mean"] * (c is evidence.best)
-        rows.append(
-            (
-                str(c.cut.layer),
-                names_of(c.cut),
-                c.cut.kind,
-                f"{c.cut.frozen_mac_share:.3f}",
-                with_error(c.mean, c.standard_error),
-                behind,
-                str(c.trial),
-                ", ".join(words),
-            )
-        )
-    return FittingTable(
-        title=f"Trained again with {n_seeds} seeds, {metric}",
-        columns=(
-            LAYER,
-            NAME,
-            KIND,
-            MACS,
-            Column(heading="mean", is_right=True),
-            Column(heading="behind the best", is_right=True, rank=2),
-            TRIAL,
-            Column(heading="", rank=1, wraps=True),
-        ),
-        rows=rows,
-    )
+    return with_trainings(summary.evidence.answer)
 
 
 def _curve(summary: Summary) -> list[Text]:

@@ -1,6 +1,6 @@
 """A stored study in values, and what they say."""
 
-from depthsearch.results.evidence import Confirmed, Evidence, Expected, promising, weigh
+from depthsearch.results.evidence import Evidence, Expected, Settled, promising, weigh
 from depthsearch.results.front import Front, FrontPoint, front_of
 from depthsearch.results.importance import importance_of
 from depthsearch.results.stored import ConfirmationPlan, StoredBackbone, StoredData, StoredStudy, Wanted
@@ -9,12 +9,12 @@ from depthsearch.results.trials import StoredTrial, UnsetTrial, rank
 
 __all__ = [
     "ConfirmationPlan",
-    "Confirmed",
     "Cost",
     "Evidence",
     "Expected",
     "Front",
     "FrontPoint",
+    "Settled",
     "Standing",
     "StoredBackbone",
     "StoredData",

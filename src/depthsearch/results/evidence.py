@@ -1,87 +1,42 @@
-"""How sure the answer is: which cuts to train again, and what that says.
+"""How sure the answer is: what all trials together say of the settings that were trained, and of all cuts.
 
-The best of many noisy scores is too high, and often another cut's. So the most promising cuts and both ends
-are trained again with several seeds (see `study.confirm`), and only these fresh scores compare them. The
-answer is the cheapest cut, the one that freezes most multiply-accumulates (of several backbones the one that
-trains with fewest), whose mean is within one standard error of the best mean: the one-standard-error rule of
-Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984, section 3.4.3; also Hastie,
-Tibshirani and Friedman, The Elements of Statistical Learning, section 7.10). The error is that of the
-differences from the best, seed by seed: what a seed does to all cuts cancels.
-
-Between the cuts that were trained lie many that were not. `response.Response` learns from all trials what
-these may score; a cut can be told from the best where it is the better one with less than 3 % probability,
-or where its own seeds say so.
+The best of many noisy scores is too high, and often another cut's. So nothing is read off single scores: a
+regression over every trial of the study, each training on a division of the images of its own told from
+those on others, says what each setting truly scores and how sure that is (`search.learning`). The answer is
+the cheapest setting that loses less than a tolerance against the best with a probability of 90 %, see
+`search.verdict`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from depthsearch.models.cuts import Cut
-from depthsearch.options.words import COSTS
-from depthsearch.results.stored import ConfirmationPlan, StoredStudy
-from depthsearch.results.trials import ENDED, StoredTrial, cost_of, rank
-from depthsearch.search.extrapolation import Course, extrapolated
+from depthsearch.options.words import COSTS, SHARES
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.trials import StoredTrial, cost_of, rank
+from depthsearch.search.extrapolation import Course
+from depthsearch.search.learning import Learned, Lesson, ScoreError, learn, split_of
 from depthsearch.search.pareto import hypervolume
-from depthsearch.search.response import Observation, Response
+from depthsearch.search.verdict import SURE, Verdict, judge
 
-__all__ = ["Confirmed", "Evidence", "Expected", "promising", "weigh"]
+__all__ = ["Advice", "Evidence", "Expected", "Settled", "promising", "weigh"]
 
 Floats = NDArray[np.float64]
 
-# Below this probability of being better than the best, a cut is told apart from it. With 0.05 the set held
-# the best cut in 92 of 100 simulated studies of 14 trials, with 0.03 in 95 (benchmarks/search/confirm.py).
-TOLD_APART = 0.03
-# Standard deviations of the noise that lie near the best.
-NEAR = 8.0
-N_DRAWS = 4000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmed:
-    """A setting that was trained again with several seeds.
-
-    Attributes:
-        cut: First trainable layer.
-        trial: Number of the search's trial that had the setting first.
-        params: The setting but for the cut.
-        scores: By seed.
-        mean: Of the scores.
-        standard_error: Of the mean; None with one seed.
-        gap: Mean over the seeds of how much the best is better than this, 0 or more but for the best itself.
-        gap_error: Standard error of the gap, from the differences seed by seed; None with one seed.
-    """
-
-    cut: Cut
-    trial: int
-    params: dict[str, Any]
-    scores: dict[int, float]
-    mean: float
-    standard_error: float | None
-    gap: float
-    gap_error: float | None
-
-    @property
-    def is_level(self) -> bool:
-        """Whether the gap is at most one standard error; rounding does not decide."""
-        return self.gap <= (self.gap_error or 0.0) * (1 + 1e-9) + 1e-12
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether its seeds alone tell it from the best, by a paired t-test."""
-        if self.gap_error is None:
-            return False
-        least = float(student.ppf(1 - TOLD_APART, len(self.scores) - 1)) * self.gap_error
-        return self.gap > least
+# States of trials that say something once they have reported.
+TELLING = ("complete", "pruned", "paused", "running")
+# More trainings than this of two settings are not advised: more images would do.
+MOST_ADVISED = 50
+# Losses, in points, at which the price of freezing more is named.
+PRICES = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,31 +47,242 @@ class Expected:
         mean: The middle of what it may score (its median).
         low: Lower end of a 95 % interval.
         high: Its upper end.
+        loss: What it loses at most against the best there is, with a probability of 90 %; 0 or more.
     """
 
     mean: float
     low: float
     high: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A setting that was trained to its end.
+
+    Attributes:
+        cut: First trainable layer.
+        trial: Number of the search's trial that had the setting first.
+        params: The setting but for the cut.
+        scores: Of further trainings, by seed; empty where there is none.
+        mean: Of these scores; without any, the score of its one training.
+        standard_error: Of the mean; None with fewer than two scores.
+        gap: How much the best setting is expected to score better than this, 0 or more.
+        gap_error: Standard deviation of that.
+        chance: How probable it is that this loses less than the tolerance against the best there is.
+    """
+
+    cut: Cut
+    trial: int
+    params: dict[str, Any]
+    scores: dict[int, float]
+    mean: float
+    standard_error: float | None
+    gap: float
+    gap_error: float
+    chance: float
+
+    @property
+    def n_trainings(self) -> int:
+        """Trainings behind the mean."""
+        return max(1, len(self.scores))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What would tell the answer from the best, as far as can be estimated.
+
+    Attributes:
+        trainings: More trainings of each of two settings; None: more than is of use.
+        images: Times as many validation images, with the trainings that there are.
+    """
+
+    trainings: int | None
+    images: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What confirmation says.
+    """What all trials say.
 
     Attributes:
-        confirmed: Settings with a score for every seed, by depth.
-        best: The one of the best mean; of equal ones the deepest.
-        answer: The cheapest to train within one standard error of the best.
-        level: Places, among all candidates of the study, of those that cannot be told from the best, tried
-            or not.
-        expected: One a candidate; empty where there are too few trials to learn from.
+        settled: Settings with a complete training, by depth.
+        best: The one of the highest expected score.
+        answer: The cheapest to train that loses less than the tolerance with 90 % probability; the best
+            where none can be shown to.
+        tolerance: What it may lose, in the unit of the score.
+        level: Places, among all candidates of the study, of the fewest that hold the best one with a
+            probability of 95 %, tried or not.
+        expected: One a candidate.
+        advice: What would make sure that the answer loses less than the tolerance; None: that is sure, or
+            the tolerance is 0.
     """
 
-    confirmed: tuple[Confirmed, ...]
-    best: Confirmed
-    answer: Confirmed
+    settled: tuple[Settled, ...]
+    best: Settled
+    answer: Settled
+    tolerance: float
     level: tuple[int, ...]
     expected: tuple[Expected, ...]
+    advice: Advice | None
+
+    @property
+    def confirmed(self) -> tuple[Settled, ...]:
+        """Settings that were trained again, by depth."""
+        return tuple(setting for setting in self.settled if setting.scores)
+
+    def prices(self, cuts: Sequence[Cut]) -> list[tuple[Cut, float]]:
+        """Return what freezing more than the answer costs: cuts, and what each loses at most with 90 %.
+
+        The deepest cut of the answer's backbone at each of a few losses, and the head alone.
+
+        Args:
+            cuts: The candidates that ``expected`` is about.
+        """
+        deeper = [
+            (cut, expected.loss)
+            for cut, expected in zip(cuts, self.expected, strict=True)
+            if cut.backbone == self.answer.cut.backbone and cut.index > self.answer.cut.index
+        ]
+        found: dict[Cut, float] = {}
+        for limit in PRICES:
+            found.update([(cut, loss) for cut, loss in deeper if 100 * loss <= limit][-1:])
+        found.update(deeper[-1:])
+        return sorted(found.items(), key=lambda price: price[0].index)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the answer loses less than the tolerance with a probability of 90 %."""
+        return self.answer.chance >= SURE
+
+
+def weigh(stored: StoredStudy) -> Evidence | None:
+    """Judge what was trained; None before three trials say something and one is complete."""
+    learned = _learned(stored)
+    first = _first_trainings(stored)
+    if learned is None or not first:
+        return None
+    names, places = stored.backbone_names, {cut: place for place, cut in enumerate(stored.cuts)}
+    verdict = judge(
+        learned,
+        [trial.place for trial in first],
+        [names.index(trial.cut.backbone) for trial in first],
+        [places[trial.cut] for trial in first],
+        [names.index(cut.backbone) for cut in stored.cuts],
+        tolerance=stored.tolerance,
+    )
+    again = _scores_again(stored, first)
+    settled = [_settled(trial, again[trial.number], verdict, place) for place, trial in enumerate(first)]
+    return Evidence(
+        settled=tuple(sorted(settled, key=lambda setting: places[setting.cut])),
+        best=settled[verdict.best],
+        answer=settled[verdict.answer],
+        tolerance=stored.tolerance,
+        level=verdict.level,
+        expected=_expected(verdict, maximize=stored.maximize),
+        advice=None if verdict.is_shown or not stored.tolerance else _advice(stored, settled, verdict),
+    )
+
+
+def _learned(stored: StoredStudy) -> Learned | None:
+    names = stored.backbone_names
+    return learn(
+        [
+            Lesson(
+                place=trial.place,
+                backbone=names.index(trial.cut.backbone),
+                split=split_of(trial.seed, resampled=trial.resampled),
+                course=_course_of(trial),
+            )
+            for trial in stored.trials
+            if trial.state in TELLING and (trial.scores or trial.score is not None or trial.diverged)
+        ],
+        epochs=stored.recipe.epochs,
+        maximize=stored.maximize,
+        error=error_of(stored),
+    )
+
+
+def error_of(stored: StoredStudy) -> ScoreError:
+    """Return how far a score of a study is from what many more validation images would say."""
+    return ScoreError(n_val=stored.data.images["val"], is_share=stored.recipe.metric in SHARES)
+
+
+def _course_of(trial: StoredTrial) -> Course:
+    final = trial.score if trial.state == "complete" else None
+    return Course(final=final, scores=trial.scores, has_diverged=trial.diverged)
+
+
+def _first_trainings(stored: StoredStudy) -> list[StoredTrial]:
+    """List the search's complete trials, the first of each setting, the cheapest to train first."""
+    first: dict[tuple[Any, ...], StoredTrial] = {}
+    for trial in stored.trials:
+        if trial.confirms is None and trial.state == "complete" and trial.score is not None:
+            first.setdefault((trial.cut.backbone, trial.place), trial)
+    return sorted(first.values(), key=lambda trial: (cost_of(trial.cut), trial.number))
+
+
+def _scores_again(stored: StoredStudy, first: Iterable[StoredTrial]) -> dict[int, dict[int, float]]:
+    """Collect the scores of the trainings that repeat a setting, by the number of its first trial."""
+    settings = {(trial.cut.backbone, trial.place): trial.number for trial in first}
+    again: dict[int, dict[int, float]] = {number: {} for number in settings.values()}
+    for trial in stored.trials:
+        number = settings.get((trial.cut.backbone, trial.place))
+        if number is None or trial.confirms is None or trial.seed is None or trial.score is None:
+            continue
+        if trial.state == "complete":
+            again[number][trial.seed] = trial.score
+    return {number: dict(sorted(scores.items())) for number, scores in again.items()}
+
+
+def _settled(trial: StoredTrial, scores: dict[int, float], verdict: Verdict, place: int) -> Settled:
+    assert trial.score is not None
+    values = list(scores.values())
+    return Settled(
+        cut=trial.cut,
+        trial=trial.number,
+        params=trial.params,
+        scores=scores,
+        mean=fmean(values) if values else trial.score,
+        standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
+        gap=float(verdict.gap[place]),
+        gap_error=float(verdict.gap_error[place]),
+        chance=float(verdict.chance[place]),
+    )
+
+
+def _expected(verdict: Verdict, *, maximize: bool) -> tuple[Expected, ...]:
+    low, middle, high = verdict.low, verdict.score, verdict.high
+    if not maximize:
+        low, middle, high = -high, -middle, -low
+    return tuple(
+        Expected(mean=float(m), low=float(a), high=float(b), loss=float(loss))
+        for m, a, b, loss in zip(middle, low, high, verdict.loss, strict=True)
+    )
+
+
+def _advice(stored: StoredStudy, settled: Sequence[Settled], verdict: Verdict) -> Advice:
+    """Estimate what would tell the best from its strongest rival by less than the tolerance.
+
+    A difference that is known with a standard deviation is known with a smaller one after more pairs of
+    trainings, each of which says it with twice the variance of a score.
+    """
+    rivals = [place for place in range(len(settled)) if place != verdict.best]
+    strongest = max(rivals, key=lambda place: verdict.chance[place], default=verdict.best)
+    spread = max(float(verdict.gap_error[strongest]), stored.tolerance)
+    aim = stored.tolerance / 1.28  # the 90 % quantile of a normal distribution
+    sign = 1.0 if stored.maximize else -1.0
+    pooled = _noise([list(setting.scores.values()) for setting in settled])
+    noise = pooled or error_of(stored).at(sign * settled[verdict.best].mean)
+    n = math.ceil(max(1.0, 2 * noise**2 * (1 / aim**2 - 1 / spread**2)))
+    return Advice(trainings=n if n <= MOST_ADVISED else None, images=(spread / aim) ** 2)
+
+
+def _noise(groups: Sequence[Sequence[float]]) -> float | None:
+    """Pool the standard deviation of scores over settings; None where it is nothing, or one seed each."""
+    squares = sum((score - fmean(group)) ** 2 for group in groups for score in group)
+    freedom = sum(len(group) - 1 for group in groups if group)
+    return math.sqrt(squares / freedom) if freedom and squares else None
 
 
 def promising(stored: StoredStudy, n_cuts: int) -> list[StoredTrial]:
@@ -137,13 +303,15 @@ def promising(stored: StoredStudy, n_cuts: int) -> list[StoredTrial]:
     ranked = rank((t for t in stored.trials if t.confirms is None), maximize=stored.maximize)
     sign = 1.0 if stored.maximize else -1.0
     expected = {trial.number: sign * (trial.score or 0.0) for trial in ranked}
-    response = _response(stored)
-    if response is not None:
+    learned = _learned(stored)
+    if learned is not None and ranked:
         names = stored.backbone_names
-        means = response.mean(
+        means = learned.response.mean(
             np.array([t.place for t in ranked]), [names.index(t.cut.backbone) for t in ranked]
         )
-        expected = {trial.number: float(mean) for trial, mean in zip(ranked, means, strict=True)}
+        expected = {
+            t.number: float(m) for t, m in zip(ranked, learned.scores(means.astype(np.float64)), strict=True)
+        }
         ranked.sort(key=lambda trial: -expected[trial.number])
     cuts = [cut for cut in stored.cuts if ranked and cut.backbone == ranked[0].cut.backbone]
     ends = [*cuts[-1:], *cuts[:1]]
@@ -196,175 +364,3 @@ def _along_front(
         chosen.append(best)
         there.append(best)
     return chosen
-
-
-def weigh(stored: StoredStudy) -> Evidence | None:
-    """Judge what was trained again; None before two settings, or the only one, have scores for all seeds."""
-    sign = 1.0 if stored.maximize else -1.0
-    cuts = stored.cuts
-    runs = _runs(stored.trials, stored.plan)
-    if len(runs) < min(2, len(cuts)):
-        return None
-    place = {cut: i for i, cut in enumerate(cuts)}
-    best = min(runs, key=lambda run: (-sign * fmean(run[1].values()), cost_of(run[0].cut)))
-    confirmed = tuple(
-        _confirmed(trial, scores, best[1], sign)
-        for trial, scores in sorted(runs, key=lambda run: place[run[0].cut])
-    )
-    first = next(c for c in confirmed if c.trial == best[0].number)
-    answer = min((c for c in confirmed if c.is_level), key=lambda c: cost_of(c.cut))
-    noise = _noise([list(scores.values()) for _, scores in runs])
-    expected, level = _expect(stored, best[0], noise)
-    level -= {place[c.cut] for c in confirmed if c.is_behind}
-    level |= {place[c.cut] for c in confirmed if c.is_level}
-    return Evidence(
-        confirmed=confirmed, best=first, answer=answer, level=tuple(sorted(level)), expected=expected
-    )
-
-
-def _runs(
-    trials: Sequence[StoredTrial], plan: ConfirmationPlan | None
-) -> list[tuple[StoredTrial, dict[int, float]]]:
-    """Group the scores of a planned confirmation by the trial that was repeated.
-
-    Only the seeds that every setting is through with count, so that an early look is fair. A setting of which
-    one of them failed or diverged cannot be compared, and must not win by the others.
-    """
-    if plan is None:
-        return []
-    again = [t for t in trials if t.confirms is not None and t.resampled == plan.resample]
-    runs = {number: {t.seed: t for t in again if t.confirms == number} for number in plan.trials}
-    done = {
-        seed
-        for seed in range(plan.seeds)
-        if all(seed in run and run[seed].state in ENDED for run in runs.values())
-    }
-    complete = {
-        number: {s: score for s in sorted(done) if (score := _final(run[s])) is not None}
-        for number, run in runs.items()
-    }
-    return [
-        (next(t for t in trials if t.number == number), scores)
-        for number, scores in complete.items()
-        if scores and scores.keys() == done
-    ]
-
-
-def _final(trial: StoredTrial) -> float | None:
-    return trial.score if trial.state == "complete" else None
-
-
-def _confirmed(
-    trial: StoredTrial, scores: dict[int, float], best: dict[int, float], sign: float
-) -> Confirmed:
-    gaps = [sign * (best[seed] - score) for seed, score in scores.items()]
-    return Confirmed(
-        cut=trial.cut,
-        trial=trial.number,
-        params=trial.params,
-        scores=dict(sorted(scores.items())),
-        mean=fmean(scores.values()),
-        standard_error=_standard_error(list(scores.values())),
-        gap=fmean(gaps),
-        gap_error=_standard_error(gaps),
-    )
-
-
-def _standard_error(values: Sequence[float]) -> float | None:
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-
-
-def _noise(groups: Sequence[Sequence[float]]) -> float | None:
-    """Pool the standard deviation of scores over settings; None where it is nothing, or one seed each."""
-    squares = sum((score - fmean(group)) ** 2 for group in groups for score in group)
-    freedom = sum(len(group) - 1 for group in groups)
-    return math.sqrt(squares / freedom) if freedom and squares else None
-
-
-def _response(stored: StoredStudy, *, noise: float | None = None) -> Response | None:
-    """Learn from all trials, complete and pruned; None where there are too few.
-
-    Args:
-        stored: Whose trials.
-        noise: Standard deviation of a score from seed to seed, if known. Scores are then learned as the
-            negative logarithm of how many times `NEAR` of it they lie below the best: near the best that is
-            a change of unit, but how bad a bad setting is would else decide how far to trust good ones.
-    """
-    sign = 1.0 if stored.maximize else -1.0
-    trials = [trial for trial in stored.trials if trial.state in ("complete", "pruned")]
-    guesses = extrapolated([_course_of(trial) for trial in trials], sign)
-    known = [
-        (trial, sign * guess)
-        for trial, guess in zip(trials, guesses, strict=True)
-        if guess is not None and not trial.diverged
-    ]
-    if len(known) < 3:
-        return None
-    if noise is not None:
-        best = max(score for _, score in known)
-        known = [(trial, -math.log1p((best - score) / (NEAR * noise))) for trial, score in known]
-    names = stored.backbone_names
-    return Response(
-        [
-            Observation(place=trial.place, score=score, backbone=names.index(trial.cut.backbone))
-            for trial, score in known
-        ]
-    )
-
-
-def _course_of(trial: StoredTrial) -> Course:
-    final = trial.score if trial.state == "complete" else None
-    return Course(final=final, scores=trial.scores, has_diverged=trial.diverged)
-
-
-def _expect(
-    stored: StoredStudy, best: StoredTrial, noise: float | None
-) -> tuple[tuple[Expected, ...], set[int]]:
-    """Return what every candidate would score, and which of them may be better than the best."""
-    response = _response(stored, noise=noise)
-    if response is None:
-        return (), set()
-    sign = 1.0 if stored.maximize else -1.0
-    cuts, names = stored.cuts, stored.backbone_names
-    ranked = rank(stored.trials, maximize=stored.maximize)
-    settings = sorted({trial.place[1:] for trial in ranked})
-    of_cut = [names.index(cut.backbone) for cut in cuts]
-    places = _best_places(response, of_cut, settings)
-    draws = response.draws(
-        np.vstack([[best.place], places]),
-        N_DRAWS,
-        seed=0,
-        backbones=[names.index(best.cut.backbone), *of_cut],
-    )
-    better = (draws[:, 1:] > draws[:, :1]).mean(0)
-    low, middle, high = np.quantile(draws[:, 1:], (0.025, 0.5, 0.975), axis=0)
-    if noise is not None:
-        top = max(sign * t.score for t in ranked if t.score is not None)
-        low, middle, high = (top - NEAR * noise * np.expm1(-each) for each in (low, middle, high))
-    if not stored.maximize:
-        low, middle, high = -high, -middle, -low
-    expected = tuple(
-        Expected(mean=float(m), low=float(a), high=float(b))
-        for m, a, b in zip(middle, low, high, strict=True)
-    )
-    return expected, {i for i in range(len(cuts)) if better[i] > TOLD_APART}
-
-
-def _best_places(response: Response, of_cut: Sequence[int], settings: Sequence[tuple[float, ...]]) -> Floats:
-    """Find the setting that each cut is expected to score best with: ``(n_cuts, d)``.
-
-    Args:
-        response: What the trials say.
-        of_cut: Each candidate's backbone, counted from 0; the candidates of one lie evenly over depth.
-        settings: All dimensions but the cut, as they were tried at some cut: of others nothing is known.
-    """
-    n_cuts = len(of_cut)
-    depths = [depth for _, run in groupby(of_cut) for depth in np.linspace(0, 1, len(list(run)))]
-    places = np.empty((n_cuts, len(settings), 1 + len(settings[0])))
-    places[:, :, 0], places[:, :, 1:] = np.array(depths)[:, None], np.array(settings)
-    backbones = np.repeat(of_cut, len(settings))
-    # Far more than the rounding of single precision decides which is best.
-    every = places.reshape(n_cuts * len(settings), -1).astype(np.float32)
-    means = response.mean(every, backbones)
-    best: Floats = places[np.arange(n_cuts), means.reshape(n_cuts, -1).argmax(1)]
-    return best

@@ -93,7 +93,7 @@ def front_of(summary: Summary) -> Front | None:
     places = non_dominated([(sign * point.score, point.cost) for point in points])
     return Front(
         cost=cost,
-        is_confirmed=summary.evidence is not None,
+        is_confirmed=summary.evidence is not None and bool(summary.evidence.confirmed),
         points=tuple(points[i] for i in places),
         others=tuple(point for i, point in enumerate(points) if i not in places),
         noun=summary.noun,
@@ -118,12 +118,12 @@ def _points(summary: Summary, field: str) -> list[FrontPoint]:
     by_number = {trial.number: trial for trial in summary.trials}
     return [
         FrontPoint(
-            trial=by_number[confirmed.trial],
-            score=confirmed.mean,
-            standard_error=confirmed.standard_error,
-            n_trainings=len(confirmed.scores),
-            cost=getattr(by_number[confirmed.trial], field),
-            is_answer=chosen is not None and confirmed.trial == chosen.number,
+            trial=by_number[settled.trial],
+            score=settled.mean,
+            standard_error=settled.standard_error,
+            n_trainings=settled.n_trainings,
+            cost=getattr(by_number[settled.trial], field),
+            is_answer=chosen is not None and settled.trial == chosen.number,
         )
-        for confirmed in summary.evidence.confirmed
+        for settled in summary.evidence.confirmed or summary.evidence.settled
     ]

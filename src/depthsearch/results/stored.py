@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial
 from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import FORMAT, StudyKey, curve_key
-from depthsearch.options.study import StudyOptions
-from depthsearch.options.words import COSTS
+from depthsearch.options.study import StudyOptions, is_planned
+from depthsearch.options.words import COSTS, TOLERANCE
 from depthsearch.results.trials import StoredTrial, UnsetTrial, has_setting, read_trial, read_unset
 from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.training.loop import Recipe
@@ -90,11 +90,13 @@ class Wanted:
         trials: Finished trials of the search; None where nothing says it.
         confirm: Whether a confirmation is to follow.
         workers: Trials trained at once.
+        at_most: Whether that many trials are only a bound, as the search ends by itself.
     """
 
     trials: int | None
     confirm: bool
     workers: int = 1
+    at_most: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,7 @@ class StoredStudy:
         options: It was made with these; None where they are not kept.
         curves: Transfer curves by backbone, as far as they are drawn.
         cost_aim: What it aims at beside the score, one of `words.COSTS`; None: nothing.
+        tolerance: What its answer may lose against the best, in the unit of the score.
         wanted: What its latest start was to reach.
         plan: Of the confirmation; None before.
         marked: Candidates that somebody wants to see pointed out.
@@ -166,6 +169,7 @@ class StoredStudy:
     options: StudyOptions | None
     curves: Mapping[str, TransferCurve] = field(default_factory=dict)
     cost_aim: str | None = None
+    tolerance: float = TOLERANCE / 100
     wanted: Wanted
     plan: ConfirmationPlan | None = None
     marked: tuple[Cut, ...] = ()
@@ -237,7 +241,8 @@ def _read(study: optuna.Study, attributes: Mapping[str, Any], trials: Sequence[F
     backbones = {key: StoredBackbone(**each) for key, each in attributes[StudyKey.BACKBONES].items()}
     curves = {key: attributes[curve_key(key)] for key in backbones if curve_key(key) in attributes}
     plan = attributes.get(StudyKey.CONFIRMATION)
-    cost = (attributes.get(StudyKey.AIM) or {}).get("cost")
+    aim = attributes.get(StudyKey.AIM) or {}
+    cost = aim.get("cost")
     moments = [when for t in trials for when in (t.datetime_start, t.datetime_complete) if when is not None]
     return StoredStudy(
         name=study.study_name,
@@ -253,6 +258,7 @@ def _read(study: optuna.Study, attributes: Mapping[str, Any], trials: Sequence[F
         options=options,
         curves={key: _read_curve(curve) for key, curve in curves.items()},
         cost_aim=cost if cost in COSTS else None,
+        tolerance=float(aim.get("tolerance", TOLERANCE)) / 100,
         wanted=_read_wanted(attributes.get(StudyKey.WANTED), options),
         plan=plan and ConfirmationPlan.read(plan),
         marked=tuple(cuts[place] for place in attributes.get(StudyKey.MARKED, ())),
@@ -296,4 +302,5 @@ def _read_wanted(stored: Mapping[str, Any] | None, options: StudyOptions | None)
         return Wanted(**stored)
     if options is None:
         return Wanted(trials=None, confirm=False)
-    return Wanted(trials=options.trials, confirm=bool(options.confirm))
+    planned = is_planned(options)
+    return Wanted(trials=options.trials, confirm=bool(options.confirm) and not planned, at_most=planned)

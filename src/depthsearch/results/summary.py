@@ -193,15 +193,15 @@ def _of_backbone(stored: StoredStudy, key: str, evidence: Evidence | None) -> Su
 
 def _part_of(evidence: Evidence, start: int, n_cuts: int, backbone: str) -> Evidence | None:
     """Return the evidence on one backbone; None if nothing of it was trained again."""
-    confirmed = tuple(c for c in evidence.confirmed if c.cut.backbone == backbone)
-    if not confirmed:
+    settled = tuple(setting for setting in evidence.settled if setting.cut.backbone == backbone)
+    if not settled:
         return None
-    own = min(confirmed, key=lambda c: (c.gap, cost_of(c.cut)))
+    own = min(settled, key=lambda setting: (setting.gap, cost_of(setting.cut)))
     return replace(
         evidence,
-        confirmed=confirmed,
-        best=evidence.best if evidence.best in confirmed else own,
-        answer=evidence.answer if evidence.answer in confirmed else own,
+        settled=settled,
+        best=evidence.best if evidence.best in settled else own,
+        answer=evidence.answer if evidence.answer in settled else own,
         level=tuple(place - start for place in evidence.level if 0 <= place - start < n_cuts),
         expected=evidence.expected[start : start + n_cuts],
     )
@@ -318,7 +318,7 @@ def _standing(part: Summary, chosen: StoredTrial) -> Standing:
         trial=chosen,
         score=chosen.score if answer is None else answer.mean,
         standard_error=None if answer is None else answer.standard_error,
-        n_trainings=1 if answer is None else len(answer.scores),
+        n_trainings=1 if answer is None else answer.n_trainings,
         is_answer=part.holds_answer,
         parameters=part.cuts[0].trainable_parameters,
         macs=part.cuts[0].training_macs // 3,

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.gain import is_paused
+from depthsearch.search.moves import is_paused
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import BACKBONE, cut_parameter, place_of
 from depthsearch.training.loop import EpochResult

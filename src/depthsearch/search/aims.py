@@ -26,9 +26,15 @@ __all__ = ["CheaperMedianPruner", "store_aim"]
 STARTUP_CHEAPER = 4
 
 
-def store_aim(study: optuna.Study, cost: str | None) -> None:
-    """Store in a study what it aims at; the latest is what its report shows."""
-    aim = {"aim": "accuracy" if cost is None else "accuracy+cost", "cost": cost}
+def store_aim(study: optuna.Study, cost: str | None, tolerance: float) -> None:
+    """Store in a study what it aims at; the latest is what its report shows.
+
+    Args:
+        study: Which.
+        cost: The second aim, one of `words.COSTS`; None: there is none.
+        tolerance: What the answer may lose against the best, in points.
+    """
+    aim = {"aim": "accuracy" if cost is None else "accuracy+cost", "cost": cost, "tolerance": tolerance}
     if study.user_attrs.get(StudyKey.AIM) != aim:
         study.set_user_attr(StudyKey.AIM, aim)
 

@@ -16,19 +16,24 @@ ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
 
 
 def first_settings(
-    space: SearchSpace, *, exhaustive: bool = False, learning_rates: Sequence[float] = ()
+    space: SearchSpace,
+    *,
+    exhaustive: bool = False,
+    learning_rates: Sequence[float] = (),
+    only_heads: bool = False,
 ) -> list[tuple[dict[str, Any], Origin]]:
     """Choose what a study tries first, with its origin: a ``baseline``, an ``anchor``, or ``exhaustive``.
 
     Head only and everything of each backbone come first, then a spread over depth, the backbones in turn;
-    or all other candidates, from the head on.
+    or all other candidates, from the head on; or nothing more than the head only.
     """
     chosen: dict[tuple[str, int], Origin] = {
-        cut: "baseline" for depth in (1, 0) for cut in _at_depth(space, depth)
+        cut: "baseline" for depth in ((1,) if only_heads else (1, 0)) for cut in _at_depth(space, depth)
     }
+    rest: list[tuple[str, int]] = []
     if exhaustive:
         rest = [(cut.backbone, cut.index) for cut in reversed(space.cuts)]
-    else:
+    elif not only_heads:
         rest = [cut for depth in ANCHOR_DEPTHS for cut in _at_depth(space, depth)]
     for cut in rest:
         chosen.setdefault(cut, "exhaustive" if exhaustive else "anchor")

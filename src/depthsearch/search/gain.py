@@ -1,14 +1,19 @@
-"""Choose what to train next by gain per cost: what is expected to improve the score most for its MACs.
+"""Choose what to train next by gain per cost: what lets the answer become better most for its MACs.
 
-What a setting costs is known before any training: its cut says how much is computed once and how much in each
-epoch. What it may score is asked of `response.Response`, which learns from every trial: complete, paused,
-pruned and running ones, each of these with what its curve lets expect and how sure that is. One rule then
-answers four questions: which setting to try, which paused trial to take up again, whether a running trial is
-to be paused for something better, and when another training is not worth its cost any more.
+What a setting costs is known before any training: its cut says what each epoch computes. What a training may
+say is asked of a model that learns from every trial (`learning.learn`). One rule, the knowledge gradient,
+then answers all questions: which setting to try, which paused trial to take up again, which setting to train
+again on another division of the images, whether a running trial is to be paused for something better, and
+when another training is not worth its cost any more. The gain of a training is by how much the best
+expected score of all settings is expected to rise once its score is known. So a training that only makes sure
+which of two settings is the better one counts as much as one that may find a better setting.
 
-A training that ends early is no loss here: its frozen features are kept and so is its checkpoint.
+A setting is trained again beside the best one, both on the same division of the images: what a division
+does to both cancels. A training that ends early is no loss: its frozen features are kept and so is its
+checkpoint.
 
-Source: the expected improvement per cost of Snoek, Larochelle and Adams, Practical Bayesian optimization of
+Source: Frazier, Powell and Dayanik, The knowledge-gradient policy for correlated normal beliefs, INFORMS
+Journal on Computing 2009; by cost as in Snoek, Larochelle and Adams, Practical Bayesian optimization of
 machine learning algorithms, NeurIPS 2012, section 3.2; trials that are paused and taken up again after
 Swersky, Snoek and Adams, Freeze-thaw Bayesian optimization, 2014.
 """
@@ -17,100 +22,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist, median
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
+from scipy.special import ndtri
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.firsts import sensible_rate
-from depthsearch.search.origins import origin_of
-from depthsearch.search.response import Observation, Response
-from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, place_of
+from depthsearch.search.extrapolation import course_of
+from depthsearch.search.firsts import sensible_setting
+from depthsearch.search.known import Known
+from depthsearch.search.learning import Learned, Lesson, ScoreError, learn, split_of
+from depthsearch.search.moves import Move, Race, Repeat, cost_of_training, is_paused
+from depthsearch.search.response import Belief
+from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, is_solved, place_of
 
-__all__ = ["Move", "Planner", "cost_of_training", "is_paused"]
+__all__ = ["Planner"]
 
 Floats = NDArray[np.float64]
 
 # Less score than this for a whole full fine-tune is not worth it.
-LEAST_RATE = 0.002
-# What a training costs whatever its cut, in full fine-tunes: to start it, to read what is kept.
-OVERHEAD = 0.02
+LEAST_RATE = 0.0005
+# Nor is a training, however cheap, that is expected to give less.
+LEAST_GAIN = 0.0001
 # A running trial is paused where another move promises this many times as much for its cost.
-BETTER = 2.0
+BETTER = 4.0
 # Finished trials before the search may end by itself.
 FEWEST_TRIALS = 6
+# What the first trainings of a backbone cost behind that of its head alone, in full fine-tunes.
+FIRST_COSTS = (0.0, 0.05, 0.1)
 # Learning rates that are weighed at each cut, and values of the other dimensions.
 N_RATES, N_OTHERS = 7, 2
 # Cuts that are weighed each time, of a network with more: drawn anew, so that each is reached.
 MOST_CUTS = 40
-# Standard errors of a score that lie near the best: differences further down count by their logarithm.
-NEAR = 8.0
-# How many of them a training differs from another of the same setting, with another seed.
-NOISE = 1.5
-# Standard deviation of what is left of a curve, as a share of it, where no other curve says.
-UNKNOWN_GAIN = 0.05
-# Shares of a training after which it may be paused.
-CHECKS = (0.25, 0.5, 0.75)
+# Settings that may turn out the best one: those of the highest expected scores.
+MOST_RIVALS = 10
+# Scores that a training may have, in standard deviations, each as probable.
+OUTCOMES: Floats = ndtri((np.arange(9) + 0.5) / 9)
+# Share of a training after which it may be paused: before, its curve says little of its end.
+CHECK = 0.6
 # A trial cheaper than this, in full fine-tunes, is not paused.
 CHEAP = 0.05
-# How far from the sensible one the best learning rate is expected, in powers of ten, and for about how many
-# trials that counts.
-USUAL_DECADES, USUAL_TRIALS = 0.6, 5
 # Two learning rates that are nearer than this share of the range come out alike, but for chance.
 SAME_RATE = 0.1
-# Two trainings at once are told apart by this much of a dimension, at least.
-APART = 0.15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
-    """What to do next.
-
-    Attributes:
-        params: The setting, by Optuna's names.
-        number: The paused trial to go on with; None: a new one.
-        gain: Expected improvement of the score, 0 or more.
-        cost: Of what is to be trained, in full fine-tunes.
-    """
-
-    params: Mapping[str, Any]
-    number: int | None
-    gain: float
-    cost: float
-
-    @property
-    def rate(self) -> float:
-        """Gain for a full fine-tune."""
-        return self.gain / (self.cost + OVERHEAD)
-
-
-def is_paused(trial: FrozenTrial) -> bool:
-    """Return whether a trial is left for something better, and may be taken up again."""
-    return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(TrialKey.PAUSED))
-
-
-def cost_of_training(cut: Cut, epochs: int, *, done: int = 0, whole_macs: int = 0) -> float:
-    """Estimate what a training costs, in full fine-tunes, with the frozen part computed once.
-
-    Args:
-        cut: First trainable layer.
-        epochs: Of the training.
-        done: Epochs that are there already.
-        whole_macs: Training MACs of one image of the network that the full fine-tune is of; 0: the cut's.
-    """
-    share = cut.frozen_mac_share
-    scale = 1.0
-    if whole_macs:
-        # Frozen layers go forward, all others backward too: three times the MACs of going forward.
-        scale = cut.training_macs / (3 - 2 * share) * 3 / whole_macs
-    once = share / (3 * epochs) if done == 0 else 0.0
-    return scale * ((1 - share) * (epochs - done) / epochs + once)
 
 
 class Planner:
@@ -122,9 +80,9 @@ class Planner:
         *,
         epochs: int,
         maximize: bool = True,
-        score_error: float | None = None,
-        n_val: int = 100,
+        error: ScoreError | None = None,
         seeks_front: bool = False,
+        race: Race | None = None,
     ) -> None:
         """Prepare to choose.
 
@@ -132,16 +90,25 @@ class Planner:
             space: What is searched.
             epochs: Of a training.
             maximize: Whether more is better.
-            score_error: Standard error of a score near the best; None: a share's over ``n_val`` images.
-            n_val: Validation images.
+            error: Of a score; None: of a share of a hundred images.
             seeks_front: Whether a setting is to be better only than what costs at most as much.
+            race: How settings may be trained again; None: they may not.
         """
-        self._space, self._epochs = space, epochs
-        self._sign = 1.0 if maximize else -1.0
-        self._score_error, self._n_val = score_error, max(1, n_val)
-        self._seeks_front = seeks_front
+        self._space, self._epochs, self.maximize = space, epochs, maximize
+        self._error = error or ScoreError(n_val=100, is_share=True)
+        self.seeks_front, self._race = seeks_front, race
         self._names = space.backbones
         self._whole_macs = space.cuts_of(self._names[0])[0].training_macs
+
+    @property
+    def races(self) -> bool:
+        """Whether settings may be trained again."""
+        return self._race is not None
+
+    @property
+    def resamples(self) -> bool:
+        """Whether each seed of a further training divides training and validation images anew."""
+        return self._race is not None and self._race.resample
 
     def next_move(
         self,
@@ -154,206 +121,86 @@ class Planner:
         """Choose what to train next; None where nothing is worth its cost, or nothing is left.
 
         Args:
-            trials: All of the study's search.
+            trials: All of the study.
             seed: Of the settings that are weighed.
             most: What it may cost, in full fine-tunes.
-            may_be_new: Whether a new setting may be tried; else only paused trials go on.
+            may_be_new: Whether a new setting may be tried.
         """
-        learned = self._learn(trials)
-        moves = [
-            move
-            for move in self._moves(trials, seed)
-            if move.cost <= most and (may_be_new or move.number is not None)
-        ]
-        if not moves:
-            return None
-        if learned is None:
-            # Too little to learn from: whatever is cheapest.
-            return min(moves, key=lambda move: move.cost)
-        best = max(self._weighed(moves, trials, learned), key=lambda move: move.rate)
+        known = Known(self, trials)
+        if known.learned is None:
+            first = self._first(trials) if may_be_new else None
+            return first if first is not None and first.cost <= most else None
+        moves = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
+        best = max(self._weighed(moves, known), key=lambda move: move.rate, default=None)
         n_finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-        is_worth = best.rate >= LEAST_RATE or n_finished < FEWEST_TRIALS
-        return best if is_worth else None
+        is_worth = best is not None and best.rate >= LEAST_RATE and best.gain >= LEAST_GAIN
+        return best if is_worth or n_finished < FEWEST_TRIALS else None
 
-    def cost_of(self, params: Mapping[str, Any]) -> float:
-        """Estimate what a setting costs, in full fine-tunes."""
-        return self._cost(params, 0)
+    def cost_of(self, params: Mapping[str, Any], done: int = 0) -> float:
+        """Estimate what a setting costs from an epoch on, in full fine-tunes."""
+        cut = self._cut(params)
+        done = 0 if self._is_solved(params) else done
+        return cost_of_training(cut, self._epochs, done=done, whole_macs=self._whole_macs)
 
     def should_pause(self, trials: Sequence[FrozenTrial], number: int, *, seed: int) -> bool:
         """Return whether a running trial is to wait, as another move promises more for its cost.
 
         Args:
-            trials: All of the study's search; of the running one the epochs so far are reported.
+            trials: All of the study; of the running one the epochs so far are reported.
             number: The running trial.
             seed: Of the settings that are weighed.
         """
         trial = next(each for each in trials if each.number == number)
         epoch = max(trial.intermediate_values, default=0)
-        if epoch not in {math.ceil(share * self._epochs) for share in CHECKS} or epoch >= self._epochs:
+        if epoch != math.ceil(CHECK * self._epochs) or epoch >= self._epochs:
             return False
-        going_on = self._going_on(trial, epoch)
+        going_on = self._going_on(trial)
         if going_on.cost < CHEAP:
             return False
-        others = [each for each in trials if each.number != number]
-        learned = self._learn(trials)
-        if learned is None:
+        known = Known(self, trials, but=number)
+        if known.learned is None:
             return False
-        (here,) = self._weighed([going_on], trials, learned, beside=others)
-        moves = list(self._moves(others, seed))
-        most = max((move.rate for move in self._weighed(moves, trials, learned)), default=0.0)
+        here, *others = self._weighed([going_on, *self._moves(known, seed)], known)
+        most = max((move.rate for move in others), default=0.0)
         return here.rate < max(LEAST_RATE, most / BETTER)
 
-    def _learn(self, trials: Sequence[FrozenTrial]) -> _Learned | None:
-        """Learn from all trials; None before three say something."""
-        known = [(trial, *self._expected(trial, trials)) for trial in trials if self._says(trial)]
-        complete = [trial for trial, _, error in known if error == 0]
-        if len(known) < 3 or not complete:
-            return None
-        best = max(score for _, score, _ in known)
-        near = NEAR * self._error_at(best)
-        observations = [
-            Observation(
-                place=self._place(trial.params),
-                score=-math.log1p((best - score) / near),
-                backbone=self._backbone(trial.params),
-                error=error / (near + best - score),
-            )
-            for trial, score, error in known
+    def _first(self, trials: Sequence[FrozenTrial]) -> Move | None:
+        """Choose a setting while too little is known: cheap ones, at some distance from the head."""
+        tried = self._tried(trials)
+        every = [
+            Move(params=params, place=self.place(params), cost=self.cost_of(params))
+            for name in self._names
+            for index in range(len(self._space.cuts_of(name)))
+            if (params := sensible_setting(self._space, name, index))
         ]
-        response = Response(observations, noise=NOISE / NEAR)
-        settled = [dict(trial.params) for trial in complete]
-        places = np.array([self._place(params) for params in settled])
-        highest = response.mean(places, [self._backbone(params) for params in settled]).max()
-        return _Learned(
-            response=response,
-            near=near,
-            settled=settled,
-            best=best - near * math.expm1(-float(highest)),
-        )
+        left = [move for move in every if not _is_known(*self._alike(move.params, move.place), tried)]
+        aim = FIRST_COSTS[min(sum(map(len, tried.values())), len(FIRST_COSTS) - 1)]
+        return min(left, key=lambda move: abs(move.cost - aim), default=None)
 
-    def _says(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial has reported anything to learn from; a failed one says nothing."""
-        if trial.state == TrialState.FAIL or origin_of(trial) == "confirm":
-            return False
-        return bool(trial.intermediate_values) or trial.value is not None
+    # --- what may be done ---------------------------------------------------------------------------
 
-    def _expected(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> tuple[float, float]:
-        """Expect a trial's final score, more is better, and how far off that may be."""
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            return self._sign * trial.value, 0.0
-        complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-        if trial.user_attrs.get(TrialKey.DIVERGED):
-            worst = min((self._sign * t.value for t in complete if t.value is not None), default=0.0)
-            return worst, 0.0
-        epoch, score = max(trial.intermediate_values.items())
-        gains = [
-            self._sign * (t.value - t.intermediate_values[epoch])
-            for t in complete
-            if t.value is not None and epoch in t.intermediate_values and epoch < self._epochs
-        ]
-        usual = UNKNOWN_GAIN * (1 - epoch / self._epochs)
-        if len(gains) < 3:
-            return self._sign * score + usual / 2, usual
-        middle = median(gains)
-        spread = 1.5 * median(abs(gain - middle) for gain in gains)
-        return self._sign * score + middle, max(spread, usual / 2)
+    def _moves(self, known: Known, seed: int, *, may_be_new: bool = True) -> list[Move]:
+        """List what may be done: go on with what is paused, train again, try what was not tried."""
+        moves = [self._going_on(trial) for trial in known.trials if is_paused(trial)]
+        moves += self._repeats(known)
+        if may_be_new:
+            moves += self._new(known, np.random.default_rng(seed))
+        return moves
 
-    def _error_at(self, score: float) -> float:
-        """Return the standard error of a score: a share's, one success and one failure added."""
-        if self._score_error is not None:
-            return self._score_error
-        share = (min(max(score, 0.0), 1.0) * self._n_val + 1) / (self._n_val + 2)
-        return math.sqrt(share * (1 - share) / self._n_val)
-
-    def _weighed(
-        self,
-        moves: Sequence[Move],
-        trials: Sequence[FrozenTrial],
-        learned: _Learned,
-        beside: Sequence[FrozenTrial] | None = None,
-    ) -> Iterator[Move]:
-        """Return the moves with what each promises; what lies near a training under way promises less."""
-        if not moves:
-            return
-        places = np.array([self._place(move.params) for move in moves])
-        backbones = [self._backbone(move.params) for move in moves]
-        allowed = None
-        if self._seeks_front:
-            ours, theirs = (
-                [self._training_macs(p) for p in each]
-                for each in (
-                    [move.params for move in moves],
-                    learned.settled,
-                )
-            )
-            allowed = np.array(theirs)[None] <= np.array(ours)[:, None]
-        gains = learned.near * learned.response.improvement(
-            places,
-            np.array([self._place(params) for params in learned.settled]),
-            backbones,
-            [self._backbone(params) for params in learned.settled],
-            allowed,
-        )
-        gains = (
-            gains
-            * self._apart(places, backbones, trials if beside is None else beside)
-            * self._usual(moves, len(trials))
-        )
-        known = {trial.number: trial for trial in trials}
-        for move, gain in zip(moves, gains, strict=True):
-            promised = float(gain)
-            if move.number is not None:
-                # Neighbours may have it wrong, and so may the curve.
-                promised = (promised + self._by_curve(known[move.number], trials, learned)) / 2
-            yield Move(params=move.params, number=move.number, gain=promised, cost=move.cost)
-
-    def _by_curve(self, trial: FrozenTrial, trials: Sequence[FrozenTrial], learned: _Learned) -> float:
-        """Expect how much better than the best a trial ends by its own curve alone."""
-        score, error = self._expected(trial, trials)
-        deviation = math.hypot(error, NOISE * learned.near / NEAR)
-        z = (score - learned.best) / deviation
-        return deviation * (z * NormalDist().cdf(z) + NormalDist().pdf(z))
-
-    def _usual(self, moves: Sequence[Move], n_trials: int) -> Floats:
-        """Lower what has a learning rate far from the sensible one of its depth, the less the more is known.
-
-        Source: Hvarfner et al., PiBO: Augmenting acquisition functions with user beliefs for Bayesian
-        optimization, ICLR 2022.
-        """
-        off = []
-        for move in moves:
-            cuts = self._space.cuts_of(move.params.get(BACKBONE, self._names[0]))
-            depth = self._cut(move.params).index / max(1, len(cuts) - 1)
-            off.append(math.log10(move.params["learning_rate"] / sensible_rate(depth)))
-        belief = -0.5 * (np.array(off) / USUAL_DECADES) ** 2
-        weight: Floats = np.exp(belief * USUAL_TRIALS / max(1, n_trials))
-        return weight
-
-    def _apart(self, places: Floats, backbones: Sequence[int], trials: Sequence[FrozenTrial]) -> Floats:
-        """Lower what lies near a setting that is being trained: it is soon known. ``(m,)`` in [0, 1]."""
-        factor = np.ones(len(places))
-        for trial in trials:
-            if trial.state == TrialState.RUNNING and not is_paused(trial) and trial.params:
-                distance = (np.abs(places - np.array(self._place(trial.params)))[:, :2] / APART).max(1)
-                same = np.array(backbones) == self._backbone(trial.params)
-                factor = np.where(same, np.minimum(factor, distance), factor)
-        return factor.clip(0, 1)
-
-    def _moves(self, trials: Sequence[FrozenTrial], seed: int) -> Iterator[Move]:
-        """List what may be done: paused trials to go on with, and settings that were not tried."""
-        rng = np.random.default_rng(seed)
-        tried = [self._alike(t.params) for t in trials if t.params and t.state != TrialState.FAIL]
-        for trial in trials:
-            if is_paused(trial):
-                yield self._going_on(trial, max(trial.intermediate_values, default=0))
+    def _new(self, known: Known, rng: np.random.Generator) -> Iterator[Move]:
+        tried = self._tried(known.trials)
         for name in self._names:
             distributions = self._space.distributions(name)
             cuts = self._space.cuts_of(name)
-            best = self._best_of(trials, name)
+            best = known.best_params(name)
             for index in _spread(len(cuts), MOST_CUTS, rng):
+                cost = cost_of_training(cuts[index], self._epochs, whole_macs=self._whole_macs)
                 for params in self._settings(name, index, distributions, best, rng):
-                    if not self._is_known(params, tried):
-                        yield Move(params=params, number=None, gain=0.0, cost=self._cost(params, 0))
+                    if index == len(cuts) - 1 and _is_trained_in_vain(params, distributions):
+                        continue
+                    place = place_of(params, distributions)
+                    if not _is_known(*self._alike(params, place), tried):
+                        yield Move(params=params, place=place, cost=cost)
 
     def _settings(
         self,
@@ -381,72 +228,183 @@ class Planner:
                 }
                 yield {**named, "learning_rate": min(max(rate, rates.low), rates.high), **rest}
 
-    def _best_of(self, trials: Sequence[FrozenTrial], backbone: str) -> Mapping[str, Any]:
-        """Return the setting of the best complete trial of a backbone, or of any."""
-        complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-        own = [t for t in complete if t.params.get(BACKBONE, "") == backbone]
-        best = max(own or complete, key=lambda t: self._sign * (t.value or 0.0), default=None)
-        return {} if best is None else best.params
+    def _repeats(self, known: Known) -> Iterator[Move]:
+        """List the settings that may be trained again, each beside the best one it is to be compared with.
 
-    def _going_on(self, trial: FrozenTrial, epoch: int) -> Move:
-        cost = self._cost(trial.params, epoch)
-        return Move(params=dict(trial.params), number=trial.number, gain=0.0, cost=cost)
+        On the division that costs least: where one of the two was trained already, the other is enough.
+        """
+        if self._race is None:
+            return
+        again = {self._cut(s.params) for s in known.settled if s.seeds}
+        for setting, lead in zip(known.settled, known.leads, strict=True):
+            if lead is None or lead is setting:
+                continue
+            cuts = again | {self._cut(setting.params), self._cut(lead.params)}
+            if self._race.n_cuts is not None and len(cuts) > max(2, self._race.n_cuts):
+                continue
+            pairs = [
+                [s for s in (lead, setting) if seed not in s.seeds] for seed in range(self._race.n_seeds)
+            ]
+            costs = [sum(self.cost_of(s.params) for s in pair) for pair in pairs]
+            choices = [
+                (cost, seed) for seed, (cost, pair) in enumerate(zip(costs, pairs, strict=True)) if pair
+            ]
+            if choices:
+                cost, seed = min(choices)
+                repeats = tuple(Repeat(number=s.number, seed=seed) for s in pairs[seed])
+                yield Move(params=setting.params, place=setting.place, repeats=repeats, cost=cost)
 
-    def _cost(self, params: Mapping[str, Any], done: int) -> float:
-        cut = self._cut(params)
-        if self._is_solved(params):
-            return cost_of_training(cut, self._epochs, whole_macs=self._whole_macs)
-        return cost_of_training(cut, self._epochs, done=done, whole_macs=self._whole_macs)
+    def _going_on(self, trial: FrozenTrial) -> Move:
+        done = max(trial.intermediate_values, default=0)
+        params = dict(trial.params)
+        cost = self.cost_of(params, done)
+        return Move(params=params, place=self.place(params), number=trial.number, cost=cost)
+
+    # --- what it promises ---------------------------------------------------------------------------
+
+    def _weighed(self, moves: Sequence[Move], known: Known) -> list[Move]:
+        """Return the moves with what each promises; what is being trained is taken for known."""
+        assert known.learned is not None
+        if not moves:
+            return []
+        params = [*(s.params for s in known.settled), *known.pending, *(move.params for move in moves)]
+        there = [*(s.place for s in known.settled), *map(self.place, known.pending)]
+        places = np.array([*there, *(move.place for move in moves)])
+        n_settled, n_known = len(known.settled), len(known.settled) + len(known.pending)
+        beliefs = known.learned.response.beliefs(places, n_known, [self.backbone(each) for each in params])
+        weights = np.array([belief.weight for belief in beliefs])
+        allowed = known.allowed([self.training_macs(move.params) for move in moves])
+        gains = sum(
+            belief.weight * _gains(_informed(belief, n_settled, n_known), moves, known, allowed)
+            for belief in beliefs
+        )
+        gains = np.asarray(gains) / weights.sum() * known.learned.near
+        return [replace(move, gain=float(gain)) for move, gain in zip(moves, gains, strict=True)]
+
+    # --- settings -----------------------------------------------------------------------------------
+
+    def lesson_of(self, trial: FrozenTrial) -> Lesson:
+        """Return what a trial has to say."""
+        attributes = trial.user_attrs
+        return Lesson(
+            place=self.place(trial.params),
+            backbone=self.backbone(trial.params),
+            split=split_of(attributes.get(TrialKey.SEED), resampled=bool(attributes.get(TrialKey.RESAMPLE))),
+            course=course_of(trial),
+        )
+
+    def learn(self, lessons: Sequence[Lesson]) -> Learned | None:
+        """Learn from what trials have to say."""
+        return learn(lessons, epochs=self._epochs, maximize=self.maximize, error=self._error)
+
+    def place(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return where a setting lies, see `space.place_of`."""
+        return place_of(params, self._space.distributions(params.get(BACKBONE, self._names[0])))
+
+    def backbone(self, params: Mapping[str, Any]) -> int:
+        """Return which of the backbones a setting is of, counted from 0."""
+        return self._names.index(params.get(BACKBONE, self._names[0]))
 
     def _cut(self, params: Mapping[str, Any]) -> Cut:
         backbone = params.get(BACKBONE, self._names[0])
         index: int = params[cut_parameter(backbone)]
         return self._space.cuts_of(backbone)[index]
 
-    def _training_macs(self, params: Mapping[str, Any]) -> int:
+    def training_macs(self, params: Mapping[str, Any]) -> int:
+        """Return the MACs of training one image at a setting's cut."""
         return self._cut(params).training_macs
 
-    def _backbone(self, params: Mapping[str, Any]) -> int:
-        return self._names.index(params.get(BACKBONE, self._names[0]))
-
-    def _place(self, params: Mapping[str, Any]) -> tuple[float, ...]:
-        distributions = self._space.distributions(params.get(BACKBONE, self._names[0]))
-        return place_of(params, distributions)
-
     def _is_solved(self, params: Mapping[str, Any]) -> bool:
-        """Return whether a setting has a head that is solved, so that its learning rate says nothing."""
-        cuts = self._space.cuts_of(params.get(BACKBONE, self._names[0]))
-        return self._cut(params) is cuts[-1] and not params.get("head_width")
+        return is_solved(params, self._space.distributions(params.get(BACKBONE, self._names[0])))
 
-    def _alike(self, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], float]:
+    def _alike(self, params: Mapping[str, Any], place: tuple[float, ...]) -> tuple[tuple[Any, ...], float]:
         """Return what settings that come out alike have in common, and the place of the learning rate."""
-        cut, *rest = self._place(params)
-        if self._is_solved(params):
-            return (self._backbone(params), cut), 0.0
-        rate, *others = rest
-        return (self._backbone(params), cut, *(round(value, 2) for value in others)), rate
+        cut, rate, *others = place
+        return (self.backbone(params), cut, *(round(value, 2) for value in others)), rate
 
-    def _is_known(self, params: Mapping[str, Any], tried: Sequence[tuple[tuple[Any, ...], float]]) -> bool:
-        """Return whether a setting was tried, or one that differs in little but chance."""
-        mine, rate = self._alike(params)
-        return any(mine == other and abs(rate - at) < SAME_RATE for other, at in tried)
+    def _tried(self, trials: Sequence[FrozenTrial]) -> dict[tuple[Any, ...], list[float]]:
+        """Collect the learning rates that were tried, or are, by what else settings have in common."""
+        tried: dict[tuple[Any, ...], list[float]] = {}
+        for trial in trials:
+            if trial.params:
+                key, rate = self._alike(trial.params, self.place(trial.params))
+                tried.setdefault(key, []).append(rate)
+        return tried
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Learned:
-    """What the trials say.
+def _is_known(key: tuple[Any, ...], rate: float, tried: Mapping[tuple[Any, ...], Sequence[float]]) -> bool:
+    """Return whether a setting was tried, or one that differs in little but chance."""
+    return any(abs(rate - at) < SAME_RATE for at in tried.get(key, ()))
 
-    Attributes:
-        response: Of scores as logarithms of their distance from the best.
-        near: What one unit of that is near the best, in the unit of the score.
-        settled: Settings of the complete trials.
-        best: The highest score that one of them is expected to have, more is better.
+
+def _gains(belief: Belief, moves: Sequence[Move], known: Known, allowed: NDArray[np.bool_]) -> Floats:
+    """Return by how much the best mean is expected to rise with each move ``(m,)``.
+
+    Args:
+        belief: Of the settled settings ``(k,)``, then of the moves' own.
+        moves: What may be done.
+        known: The settled settings.
+        allowed: Which of these a move is compared with ``(k, m)``.
     """
+    k, places = len(known.settled), {id(s): i for i, s in enumerate(known.settled)}
+    mean, noise = belief.mean, belief.noise
+    own = np.arange(k, k + len(moves))
+    # What a score, or the difference of two, says of each settled setting, and how far it may be off.
+    shift, variance = belief.covariance[:, own].copy(), belief.variance[own] + noise
+    is_again = np.array([bool(move.repeats) for move in moves])
+    for at, move in enumerate(moves):
+        if move.number is not None:
+            variance[at] += noise * noise / max(known.error_of(move.number) ** 2, 1e-12)
+    if is_again.any():
+        pairs = [known.pair(move) for move in moves if move.repeats]
+        ours = np.array([places[id(setting)] for setting, _ in pairs])
+        theirs = np.array([places[id(lead)] for _, lead in pairs])
+        shift[:, is_again] = belief.covariance[:, ours] - belief.covariance[:, theirs]
+        variance[is_again] = (
+            belief.variance[ours] + belief.variance[theirs] - 2 * belief.covariance[ours, theirs] + 2 * noise
+        )
+    shift /= np.sqrt(variance)
+    rivals = np.argsort(-mean[:k] - 2 * np.sqrt(belief.variance[:k]))[:MOST_RIVALS]
+    # A move that no settled setting may be compared with is compared with the worst of them.
+    before = np.where(allowed, mean[:k, None], mean[:k].min()).max(0)
+    after = mean[rivals, None, None] + shift[rivals, :, None] * OUTCOMES
+    after = np.where(allowed[rivals, :, None], after, mean[:k].min()).max(0)
+    own_shift = np.where(is_again, 0.0, belief.variance[own] / np.sqrt(variance))
+    own_mean = np.where(is_again, -np.inf, mean[own])
+    after = np.maximum(after, own_mean[:, None] + own_shift[:, None] * OUTCOMES)
+    gains: Floats = (after.mean(1) - before).clip(0)
+    return gains
 
-    response: Response
-    near: float
-    settled: Sequence[Mapping[str, Any]]
-    best: float
+
+def _informed(belief: Belief, n_settled: int, n_known: int) -> Belief:
+    """Take the scores of what is being trained for known; leave it out.
+
+    Args:
+        belief: Of the settled settings, of what is being trained, of all others.
+        n_settled: How many are settled.
+        n_known: How many are settled or being trained.
+    """
+    covariance, variance = belief.covariance, belief.variance
+    for at in range(n_settled, n_known):
+        row = covariance[at] / math.sqrt(variance[at] + belief.noise)
+        covariance = covariance - np.outer(row[:n_known], row)
+        variance = variance - row**2
+    kept = np.r_[:n_settled, n_known : len(variance)]
+    return replace(
+        belief,
+        mean=belief.mean[kept],
+        covariance=covariance[:n_settled, kept],
+        variance=variance[kept].clip(1e-12),
+    )
+
+
+def _is_trained_in_vain(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> bool:
+    """Return whether a head with hidden layers would learn alone where a linear one may: that is solved.
+
+    The epochs of a study are too few to train new layers from frozen features to their end.
+    """
+    widths = distributions.get("head_width")
+    return isinstance(widths, IntDistribution) and widths.low == 0 < params.get("head_width", 0)
 
 
 def _spread(n: int, most: int, rng: np.random.Generator) -> list[int]:

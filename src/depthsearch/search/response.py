@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
-from scipy.special import ndtr
 
-__all__ = ["Observation", "Response"]
+__all__ = ["Belief", "Observation", "Response"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -42,14 +41,19 @@ USUAL_NOISE, NOISE_SPREAD = 0.03, 1.5
 KNOWN_NOISE_SPREAD = 0.7
 # Variance of what a division of the images does to all settings alike, over that of the response.
 SPLIT_SHARES = (0.03, 0.3)
+# Variance of what it does to neighbouring settings alike, over that of the noise: they are right and wrong
+# about the same images, so that one division says less than its many trainings seem to.
+SPLIT_NOISE = 3.0
 # Between two backbones at the same setting, each as probable.
 KINSHIPS = (0.2, 0.5, 0.8, 0.95)
 # Of the grid's weight; the rest changes nothing that is shown.
 KEPT_WEIGHT = 0.98
 # Settings whose correlations with all trials lie in a processor's cache.
 BLOCK = 512
-# What is enough to compare what settings promise.
-WEIGHED = 0.8
+# Of a variance of about one.
+ROUNDING = 1e-9
+# Scales and noises that are enough to compare what settings promise: the most probable ones.
+N_BELIEFS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,7 @@ class _Fit:
 
     scales: tuple[float, ...]
     kinship: float
+    noise: float
     factor: tuple[Floats, bool]
     ones: Floats
     mean: float
@@ -88,7 +93,12 @@ class _Fit:
 
 
 def _fit(
-    covariance: Floats, scores: Floats, scales: tuple[float, ...], kinship: float, log_prior: float
+    covariance: Floats,
+    scores: Floats,
+    scales: tuple[float, ...],
+    kinship: float,
+    noise: float,
+    log_prior: float,
 ) -> _Fit | None:
     """Fit the process with one choice of scales and noise; None where rounding makes it singular."""
     n = len(scores)
@@ -110,6 +120,7 @@ def _fit(
     return _Fit(
         scales=scales,
         kinship=kinship,
+        noise=noise,
         factor=factor,
         ones=solved,
         mean=mean,
@@ -117,6 +128,25 @@ def _fit(
         variance=squares / (n - 1),
         log_weight=log_evidence + log_prior,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Belief:
+    """What is believed of the true scores of ``m`` settings with one choice of scales and noise.
+
+    Attributes:
+        weight: How probable the choice is.
+        mean: Of each ``(m,)``.
+        covariance: Of the first ``k`` with all ``(k, m)``.
+        variance: Of each ``(m,)``.
+        noise: Variance of a score from training to training.
+    """
+
+    weight: float
+    mean: Floats
+    covariance: Floats
+    variance: Floats
+    noise: float
 
 
 class Response:
@@ -164,12 +194,14 @@ class Response:
         here = self._places, self._backbones
         for depth_scale, rate_scale, kinship in itertools.product(DEPTH_SCALES, rates, kinships):
             scales = (depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2))
-            correlation = _correlation(*here, *here, scales, kinship) + np.diag(self._errors)
+            correlation = _correlation(*here, *here, scales, kinship)
+            of_split, errors = correlation * is_same, np.diag(self._errors)
             for noise, split_share in itertools.product(NOISE_SHARES, split_shares):
                 log_prior = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
                 log_prior -= 0.5 * (math.log(noise / self._usual_noise) / self._noise_spread) ** 2
-                covariance = correlation + noise * np.eye(n) + split_share * is_same
-                fit = _fit(covariance, scores, scales, kinship, log_prior)
+                covariance = correlation + errors + split_share * is_same
+                covariance += noise * (np.eye(n) + SPLIT_NOISE * of_split)
+                fit = _fit(covariance, scores, scales, kinship, noise, log_prior)
                 if fit is not None:
                     found.append(fit)
         return found
@@ -188,47 +220,40 @@ class Response:
                 total[block] += weight * (fit.mean + to_trials @ residual)
         return self._offset + self._unit * total
 
-    def improvement(
+    def beliefs(
         self,
         places: Floats,
-        over: Floats,
+        n_first: int,
         backbones: Sequence[int] | NDArray[np.int64] | None = None,
-        over_backbones: Sequence[int] | NDArray[np.int64] | None = None,
-        allowed: NDArray[np.bool_] | None = None,
-    ) -> Floats:
-        """Expect by how much settings ``(m, d)`` are better than the best of others: ``(m,)``, not below 0.
+    ) -> list[Belief]:
+        """Return what is believed of the true scores of settings, once for each probable choice of scales.
 
         Args:
-            places: The settings.
-            over: Those to be better than ``(k, d)``, each at its expected score.
+            places: The settings ``(m, d)``.
+            n_first: Of how many of them, the first ones, the covariance with all is wanted.
             backbones: Of the settings ``(m,)``; None: all of the first.
-            over_backbones: Of the others ``(k,)``.
-            allowed: Which of the others a setting is compared with ``(m, k)``; None: all. Where it is none,
-                with the worst of them.
-
-        Source: Mockus, Tiesis and Zilinskas, The application of Bayesian methods for seeking the extremum,
-        1978: expected improvement, here averaged over the scales and the noise.
         """
-        total = np.zeros(len(places))
-        n = len(self._places)
-        kept = slice(int(np.searchsorted(np.cumsum(self._weights), WEIGHED)) + 1)
-        weights = self._weights[kept] / self._weights[kept].sum()
-        for weight, fit in zip(weights, self._fitted[kept], strict=True):
-            rivals = fit.mean + self._to_trials(fit, over, _given(over_backbones, len(over))) @ fit.residual
-            to_trials = self._to_trials(fit, places, _given(backbones, len(places)))
-            mean = fit.mean + to_trials @ fit.residual
-            left = 1 - to_trials @ fit.ones
-            explained = (to_trials * cho_solve(fit.factor, to_trials.T).T).sum(1)
-            variance = 1 - explained + left**2 / float(fit.ones.sum())
-            deviation = np.sqrt((fit.variance * (n - 1) / max(1, n - 3) * variance).clip(1e-12))
-            if allowed is None:
-                best = np.full(len(places), rivals.max())
-            else:
-                best = np.where(allowed, rivals[None], rivals.min()).max(1)
-            z = (mean - best) / deviation
-            total += weight * deviation * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
-        improved: Floats = self._unit * total
-        return improved
+        which, n = _given(backbones, len(places)), len(self._places)
+        found = []
+        for weight, fit in list(zip(self._weights, self._fitted, strict=True))[:N_BELIEFS]:
+            to_trials = self._to_trials(fit, places, which)
+            half = solve_triangular(fit.factor[0], to_trials.T, lower=True, check_finite=False)
+            # What is not known of the mean.
+            left = (1 - to_trials @ fit.ones) / math.sqrt(float(fit.ones.sum()))
+            first = places[:n_first], which[:n_first]
+            covariance = _correlation(*first, places, which, fit.scales, fit.kinship)
+            covariance += np.outer(left[:n_first], left) - half[:, :n_first].T @ half
+            unit = self._unit**2 * fit.variance * (n - 1) / max(1, n - 3)
+            found.append(
+                Belief(
+                    weight=float(weight),
+                    mean=self._offset + self._unit * (fit.mean + to_trials @ fit.residual),
+                    covariance=unit * covariance,
+                    variance=(unit * (1 - (half**2).sum(0) + left**2)).clip(1e-12),
+                    noise=unit * fit.noise,
+                )
+            )
+        return found
 
     def _to_trials(self, fit: _Fit, places: Floats, which: NDArray[np.int64]) -> Floats:
         trials = self._places.astype(places.dtype)
@@ -252,13 +277,23 @@ class Response:
             # What is not known of the mean.
             left = 1 - to_trials @ fit.ones
             covariance += np.outer(left, left) / float(fit.ones.sum())
-            values, vectors = np.linalg.eigh(covariance)
-            root = vectors * np.sqrt(values.clip(0))
+            root = _root(covariance)
             # Student's: the variance is drawn as well.
             scale = np.sqrt(fit.variance * (n_trials - 1) / rng.chisquare(n_trials - 1, count))
             normal = rng.standard_normal((count, len(places)))
             drawn.append(mean + scale[:, None] * (normal @ root.T))
         return self._offset + self._unit * np.concatenate(drawn)
+
+
+def _root(covariance: Floats) -> Floats:
+    """Return a matrix whose product with its transpose is a covariance ``(m, m)``, but for rounding."""
+    try:
+        # Of settings that are all but the same rounding may make a negative variance.
+        return np.linalg.cholesky(covariance + ROUNDING * np.eye(len(covariance)))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        root: Floats = vectors * np.sqrt(values.clip(0))
+        return root
 
 
 def _given(backbones: Sequence[int] | NDArray[np.int64] | None, n: int) -> NDArray[np.int64]:

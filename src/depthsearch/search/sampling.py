@@ -36,16 +36,16 @@ DEPTH = "depth"
 
 
 def resolve(sampler: str, pruner: str, n_trials: int, cost: str | None = None) -> tuple[str, str]:
-    """Choose what ``auto`` stands for: TPE with halving under 20 trials, else GP with a gentle median.
+    """Choose what ``auto`` stands for: gain with pauses.
 
-    With a ``cost`` as second aim the pruner is median in any case, see `make_pruner`. Gain and pause go
-    together.
+    Where another pruner is asked for, TPE under 20 trials, else GP; with a sampler of Optuna's, halving under
+    20 trials, else a gentle median, with a ``cost`` as second aim median in any case, see `make_pruner`.
 
     Raises:
         SettingsError: If trials are to be paused, and there is nobody to take them up again.
     """
     few = n_trials < FEW_TRIALS
-    if sampler == "auto" and pruner == PAUSE:
+    if sampler == "auto" and pruner in ("auto", PAUSE):
         sampler = GAIN
     if sampler == "auto":
         sampler = "tpe" if few else "gp"

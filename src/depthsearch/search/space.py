@@ -29,7 +29,7 @@ from depthsearch.models.tracing.inputs import ExampleInputs
 from depthsearch.options.attributes import TrialKey
 from depthsearch.options.words import OPTIMIZERS, OPTIONAL_RANGES
 
-__all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter", "place_of"]
+__all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter", "is_solved", "place_of"]
 
 # The parameter that chooses among several backbones.
 BACKBONE = "backbone"
@@ -304,8 +304,23 @@ class SearchSpace:
         return Point(cut=cut, **{**self.fixed, **{k: v for k, v in params.items() if k in named}})
 
 
+def is_solved(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> bool:
+    """Return whether only a linear head learns at a setting: it is solved, the learning rate says nothing.
+
+    Args:
+        params: Of a trial.
+        distributions: Of each of them.
+    """
+    where = cut_parameter(params.get(BACKBONE, ""))
+    cuts = distributions[where]
+    assert isinstance(cuts, IntDistribution)
+    return params[where] == cuts.high > cuts.low and not params.get("head_width")
+
+
 def place_of(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> tuple[float, ...]:
     """Return where a setting lies between the ends of each range, in [0, 1]: cut, learning rate, the rest.
+
+    A learning rate that says nothing lies in the middle.
 
     Args:
         params: Of a trial; its backbone has no part in it.
@@ -313,7 +328,8 @@ def place_of(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribu
     """
     first = (cut_parameter(params.get(BACKBONE, "")), "learning_rate")
     names = [*first, *sorted(params.keys() - {*first, BACKBONE})]
-    return tuple(_share(distributions[name], params[name]) for name in names)
+    cut, rate, *rest = (_share(distributions[name], params[name]) for name in names)
+    return (cut, 0.5 if is_solved(params, distributions) else rate, *rest)
 
 
 def _share(distribution: BaseDistribution, value: Any) -> float:

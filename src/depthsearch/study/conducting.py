@@ -11,17 +11,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import optuna
+import torch
 
 from depthsearch.data import check_source
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.options.backbones import plain_name
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.study import StudyOptions, is_planned, with_defaults
 from depthsearch.results.front import cost_name
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.search.firsts import count_exhaustive
-from depthsearch.search.sampling import make_pruner, resolve
+from depthsearch.search.moves import Race
+from depthsearch.search.sampling import FEW_TRIALS, make_pruner, resolve
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import Drain, sigterm_drains
 from depthsearch.study.choosing.limits import Limits
@@ -44,7 +46,7 @@ __all__ = ["StudyResult", "Watcher", "run"]
 
 logger = logging.getLogger(__name__)
 
-# Of a budget and of the time; the rest is for the confirmation, where there is one.
+# Of a budget and of the time; the rest is for a confirmation that comes at the end, where there is one.
 SEARCHED = 0.6
 # Opened once a study is, with the study and its options; it gives what takes the events.
 Watcher = Callable[[optuna.Study, StudyOptions], AbstractContextManager[Sink]]
@@ -134,6 +136,7 @@ def run(
             provenance_of(options, task),
             exhaustive=options.search == "exhaustive",
             learning_rates=options.learning_rates or (),
+            is_planned=is_planned(options),
         )
         # One lease for search and confirmation: who asks for a stop in between is heard. Without it nothing
         # is changed, neither here nor where its events go.
@@ -191,9 +194,17 @@ def _cost_aim(options: StudyOptions) -> str | None:
     if options.aim == "accuracy":
         return None
     cost = options.cost or "macs"
-    _, pruner = resolve(options.sampler, options.pruner, options.trials or 0, cost)
+    _, pruner = _resolved(options, options.trials or 0, cost)
     make_pruner(pruner, options.epochs or 0, cost)
     return cost
+
+
+def _resolved(options: StudyOptions, n_trials: int, cost: str | None) -> tuple[str, str]:
+    """Return the names of sampler and pruner; what goes on after every candidate is Optuna's by default."""
+    sampler, pruner = options.sampler, options.pruner
+    if not is_planned(options) and (sampler, pruner) == ("auto", "auto"):
+        sampler = "tpe" if n_trials < FEW_TRIALS else "gp"
+    return resolve(sampler, pruner, n_trials, cost)
 
 
 def _n_trials(options: StudyOptions, space: SearchSpace) -> int:
@@ -214,16 +225,17 @@ def _n_trials(options: StudyOptions, space: SearchSpace) -> int:
 def _announce(prepared: _Prepared, study: optuna.Study) -> None:
     """Report where a study stands and how it is searched."""
     options, cost = prepared.options, prepared.cost
-    sampler, pruner = resolve(options.sampler, options.pruner, prepared.n_trials, cost)
+    sampler, pruner = _resolved(options, prepared.n_trials, cost)
     how = f"sampler {sampler}, pruner {pruner}"
     if options.search == "exhaustive":
         n_first = count_exhaustive(prepared.space, options.learning_rates or ())
         how = f"exhaustive search{f', then {how}' if prepared.n_trials > n_first else ''}"
     before = summarize(study)
+    n_trials = f"at most {options.trials}" if is_planned(options) else str(options.trials)
     aims = "" if cost is None else f"; score against {cost_name(cost, before.noun)}"
     prepared.say(
         Note(
-            text=f"Study {study.study_name}: {before.n_finished} of {options.trials} trials done; "
+            text=f"Study {study.study_name}: {before.n_finished} of {n_trials} trials done; "
             f"{options.epochs} {'epoch' if options.epochs == 1 else 'epochs'} each; {how}{aims}."
         )
     )
@@ -244,9 +256,11 @@ def _conduct(
     """Run the missing trials and the confirmation; return whether a stop was asked for."""
     began = time.monotonic()
     options, tasks, space = prepared.options, prepared.tasks, prepared.space
-    sampler, pruner = resolve(options.sampler, options.pruner, prepared.n_trials, prepared.cost)
+    sampler, pruner = _resolved(options, prepared.n_trials, prepared.cost)
     checkpoints = cache_folder("checkpoints")
-    searched = SEARCHED if options.confirm else 1.0
+    race = _race(options, next(iter(tasks.values())))
+    ends_with_confirmation = bool(options.confirm) and race is None
+    searched = SEARCHED if ends_with_confirmation else 1.0
     with sigterm_drains("SIGTERM: epochs that run are ended first; a second one ends at once.") as drain:
         searching = search(
             study,
@@ -257,28 +271,49 @@ def _conduct(
             pruner=pruner,
             checkpoints=checkpoints,
             cost=prepared.cost,
+            tolerance=options.tolerance,
+            race=race,
             limits=_limits(options, began, searched),
-            then_confirm=bool(options.confirm),
+            then_confirm=ends_with_confirmation,
             executor=executor,
             held=held,
         )
         if _follow(searching, study, sinks, drain):
             return True
-        if not options.confirm or summarize(study).best is None:
+        if not ends_with_confirmation or summarize(study).best is None:
             return False
         confirming = confirm(
             study,
             tasks,
             space,
-            n_cuts=len(space.cuts) if options.confirm == "all" else int(options.confirm),
+            n_cuts=len(space.cuts) if options.confirm == "all" else int(options.confirm or 0),
             n_seeds=options.seeds or 0,
-            resample=options.resample,
+            resample=_resamples(options, next(iter(tasks.values()))),
             limits=_limits(options, began),
             checkpoints=checkpoints,
             executor=executor,
             held=held,
         )
         return _follow(confirming, study, sinks, drain)
+
+
+def _race(options: StudyOptions, task: Task) -> Race | None:
+    """Return how the search trains settings again; None: not at all, or only once it has ended."""
+    if not is_planned(options) or options.confirm in (0, "all"):
+        return None
+    return Race(
+        n_seeds=options.seeds or 0,
+        n_cuts=None if options.confirm == "auto" else int(options.confirm or 0),
+        resample=_resamples(options, task),
+    )
+
+
+def _resamples(options: StudyOptions, task: Task) -> bool:
+    """Return whether each further training divides training and validation images anew."""
+    if options.resample is not None:
+        return options.resample
+    labels = torch.cat([task.data.train.labels, task.data.val.labels])
+    return task.data.val_is_drawn and int(labels.bincount().min()) > 1
 
 
 def _limits(options: StudyOptions, began: float, share: float = 1.0) -> Limits:

@@ -89,9 +89,19 @@ def wait_until_free(study: optuna.Study, holder: Holder, seconds: float) -> bool
         time.sleep(min(POLL_SECONDS, left))
 
 
-def note_wanted(study: optuna.Study, *, n_trials: int, then_confirm: bool, n_workers: int = 1) -> None:
-    """Store what a start of a study asks for and its number of workers, for `status`."""
-    request = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers}
+def note_wanted(
+    study: optuna.Study, *, n_trials: int, then_confirm: bool, n_workers: int = 1, at_most: bool = False
+) -> None:
+    """Store what a start of a study asks for and its number of workers, for `status`.
+
+    Args:
+        study: Which.
+        n_trials: Finished trials of its search.
+        then_confirm: Whether a confirmation is to follow.
+        n_workers: Trials trained at once.
+        at_most: Whether the search may end before by itself.
+    """
+    request = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers, "at_most": at_most}
     if study.user_attrs.get(StudyKey.WANTED) != request:
         study.set_user_attr(StudyKey.WANTED, request)
 

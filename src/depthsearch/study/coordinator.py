@@ -15,9 +15,12 @@ from optuna.pruners import NopPruner
 from optuna.study import StudyDirection
 from optuna.trial import Trial
 
+from depthsearch.options.words import SHARES, TOLERANCE
 from depthsearch.results.stored import StoredStudy
 from depthsearch.search.aims import store_aim
 from depthsearch.search.gain import Planner
+from depthsearch.search.learning import ScoreError
+from depthsearch.search.moves import Race
 from depthsearch.search.sampling import GAIN, make_pruner
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
@@ -34,16 +37,12 @@ from depthsearch.study.choosing.confirmation import (
 from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.choosing.lost import enqueue_lost
 from depthsearch.study.control import note_wanted
-from depthsearch.study.events import ConfirmationPlanned, Event, Stopped
+from depthsearch.study.events import ConfirmationPlanned, Event, SearchEnded, Stopped
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
 from depthsearch.training.objective import Task, tasks_of
 from depthsearch.workers import Executor, InProcess
-
-# Metrics that are shares of the images; what else there is is a loss, which a score's error says less of.
-SHARES = ("accuracy", "balanced_accuracy", "macro_f1")
-LOSS_ERROR = 0.02
 
 
 def search(
@@ -56,6 +55,8 @@ def search(
     pruner: str,
     checkpoints: Path,
     cost: str | None = None,
+    tolerance: float = TOLERANCE,
+    race: Race | None = None,
     limits: Limits | None = None,
     then_confirm: bool = False,
     executor: Executor | None = None,
@@ -79,6 +80,9 @@ def search(
         checkpoints: Folder for the checkpoints of running trials.
         cost: The second aim, one of `words.COSTS`; None: the score alone. It is kept in the study, which may
             go on with another: each trial stores both costs.
+        tolerance: What the answer may lose against the best, in points; kept in the study likewise.
+        race: How settings are trained again to be surer of the answer, where the sampler is `GAIN`: among
+            the other trainings, when that is what promises most. None: none is.
         limits: What the study may have taken once the search ends, earlier calls included; what is under way
             is ended, or left for the next call once time is up.
         then_confirm: Whether `confirm` is to follow, for `status` to say that the study is not complete yet.
@@ -95,10 +99,16 @@ def search(
     executor, limits = executor or InProcess(tasks), limits or Limits()
     with _held(study, held) as lease_:
         with deferred():
-            store_aim(study, cost)
-            note_wanted(study, n_trials=n_trials, then_confirm=then_confirm, n_workers=executor.n_workers)
+            store_aim(study, cost, tolerance)
+            note_wanted(
+                study,
+                n_trials=n_trials,
+                then_confirm=then_confirm,
+                n_workers=executor.n_workers,
+                at_most=sampler == GAIN,
+            )
             enqueue_lost(study)
-        planner = _planner(study, tasks, space, cost) if sampler == GAIN else None
+        planner = _planner(study, tasks, space, cost, race) if sampler == GAIN else None
         stored = StoredStudy.read(study)
         chooser = Chooser(study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive)
         run = Run(study, tasks, space, executor, checkpoints, lease_, chooser=chooser, until=limits.until)
@@ -114,9 +124,13 @@ def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -
     if run.asked or chooser.limits.is_time_up():
         # The next call goes on with what is left, paused trials included.
         return
+    if chooser.planner is not None:
+        yield SearchEnded(reason=chooser.why_it_ends())
     yield from run.end_paused("going on was not worth its cost")
     if chooser.planner or chooser.limits.is_reached(study):
         # It has ended by itself: nothing is left to be done for whoever asks where it stands.
+        for waiting in waiting_to_confirm(study):
+            drop(study, waiting)
         n_ended = count_searched(study.get_trials(deepcopy=False, states=FINISHED))
         note_wanted(study, n_trials=n_ended, then_confirm=then_confirm, n_workers=n_workers)
 
@@ -136,17 +150,18 @@ def _unprobed(stored: StoredStudy, space: SearchSpace) -> list[str]:
     return [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
 
 
-def _planner(study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace, cost: str | None) -> Planner:
+def _planner(
+    study: optuna.Study, tasks: Mapping[str, Task], space: SearchSpace, cost: str | None, race: Race | None
+) -> Planner:
     """Make what chooses by gain per cost."""
     task = any_of(tasks)
-    is_share = task.recipe.metric in SHARES
     return Planner(
         space,
         epochs=task.recipe.epochs,
         maximize=study.direction == StudyDirection.MAXIMIZE,
-        score_error=None if is_share else LOSS_ERROR,
-        n_val=len(task.data.val),
+        error=ScoreError(n_val=len(task.data.val), is_share=task.recipe.metric in SHARES),
         seeks_front=cost is not None,
+        race=race,
     )
 
 

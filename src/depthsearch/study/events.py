@@ -115,6 +115,17 @@ class ConfirmationPlanned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchEnded:
+    """The search has ended by itself.
+
+    Attributes:
+        reason: Why, in a line.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
     """The study was asked to stop: the last event. The next call goes on from here.
 
@@ -154,6 +165,7 @@ Event = (
     | TrialLost
     | TrialPaused
     | TrialEnded
+    | SearchEnded
     | Stopped
     | Waiting
 )

@@ -20,6 +20,7 @@ from depthsearch.options.attributes import FORMAT, StudyKey, TrialKey
 from depthsearch.options.words import METRICS
 from depthsearch.results.stored import StoredBackbone, StoredData, StoredStudy
 from depthsearch.search.firsts import first_settings
+from depthsearch.search.origins import Origin
 from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
@@ -36,6 +37,7 @@ def open_study(
     *,
     exhaustive: bool = False,
     learning_rates: Sequence[float] = (),
+    is_planned: bool = False,
 ) -> optuna.Study:
     """Create a study, or open the one of that name if it searches the same.
 
@@ -50,6 +52,8 @@ def open_study(
             they are the ends and a spread over depth.
         learning_rates: Of an exhaustive search: every candidate once at each, all within the space's range.
             Empty: each at the sensible one of its depth.
+        is_planned: Whether what is tried first is chosen by what it costs: only the head alone of each
+            backbone is there from the start.
 
     Raises:
         StudyError: If the study of that name has other settings, naming each difference, or another process
@@ -71,7 +75,12 @@ def open_study(
             _describe_study(study, tasks, space, provenance)
             study.set_user_attr(StudyKey.SETTINGS, settings)
         _refuse_differences(study, settings, direction)
-        _enqueue_first(study, space, exhaustive=exhaustive, learning_rates=learning_rates)
+        _enqueue_first(
+            study,
+            first_settings(
+                space, exhaustive=exhaustive, learning_rates=learning_rates, only_heads=is_planned
+            ),
+        )
     return study
 
 
@@ -191,14 +200,12 @@ def _stored(task: Task) -> StoredBackbone:
     )
 
 
-def _enqueue_first(
-    study: optuna.Study, space: SearchSpace, *, exhaustive: bool, learning_rates: Sequence[float]
-) -> None:
-    """Enqueue the two baselines of each backbone and a spread over depth, or every candidate, once."""
+def _enqueue_first(study: optuna.Study, settings: Sequence[tuple[dict[str, Any], Origin]]) -> None:
+    """Enqueue what a study tries first, once."""
     if study.user_attrs.get(StudyKey.ANCHORS):
         # By another process that opened it at the same moment.
         return
-    for params, origin in first_settings(space, exhaustive=exhaustive, learning_rates=learning_rates):
+    for params, origin in settings:
         study.enqueue_trial(params, user_attrs={TrialKey.ORIGIN: origin}, skip_if_exists=True)
     study.set_user_attr(StudyKey.ANCHORS, True)
 

@@ -92,6 +92,7 @@ class Status:
         metric: What validation is scored with.
         trials_done: Finished trials of the search.
         trials_wanted: How many it is to have, by its latest start; None where nothing says it.
+        trials_at_most: Whether that is only a bound, as the search ends by itself.
         confirmed: Finished trainings of the confirmation.
         confirming: How many it has in all; None before it is planned, and where none is wanted.
         guesses_waiting: Settings that people have enqueued and that have not begun.
@@ -112,6 +113,7 @@ class Status:
     metric: str | None = None
     trials_done: int = 0
     trials_wanted: int | None = None
+    trials_at_most: bool = False
     confirmed: int = 0
     confirming: int | None = None
     guesses_waiting: int = 0
@@ -150,6 +152,7 @@ def status(study: optuna.Study, stored: StoredStudy | None = None, summary: Summ
         metric=summary.metric,
         trials_done=n_done,
         trials_wanted=n_wanted,
+        trials_at_most=stored.wanted.at_most,
         confirmed=sum(trial.state in ENDED for trial in again),
         confirming=len(again) or None,
         guesses_waiting=sum(t.state == "waiting" and t.origin == "guess" for t in trials),
@@ -207,7 +210,7 @@ def _answer(stored: StoredStudy, summary: Summary) -> Answer | None:
         backbone=stored.backbones[chosen.cut.backbone].name,
         score=chosen.score if confirmed is None else confirmed.mean,
         standard_error=None if confirmed is None else confirmed.standard_error,
-        n_trainings=1 if confirmed is None else len(confirmed.scores),
+        n_trainings=1 if confirmed is None else confirmed.n_trainings,
         trial=chosen.number,
     )
 
@@ -237,6 +240,9 @@ def _seconds_left(stored: StoredStudy) -> float | None:
     """
     if not is_something_left(stored):
         return 0.0
+    if stored.wanted.at_most:
+        # It ends by itself: nobody knows when.
+        return None
     trials, n_wanted = stored.every_trial, _n_wanted(stored)
     searched = [trial for trial in trials if trial.origin != "confirm"]
     again = [trial for trial in trials if trial.origin == "confirm"]

@@ -23,7 +23,7 @@ from optuna.trial import Trial, TrialState
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import StudyKey, TrialKey, curve_key
-from depthsearch.search.gain import is_paused
+from depthsearch.search.moves import is_paused
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.space import Point, SearchSpace, cut_attributes
 from depthsearch.seeds import seed_from

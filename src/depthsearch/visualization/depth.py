@@ -8,14 +8,14 @@ from typing import Any
 import optuna
 from plotly.graph_objects import Figure
 
-from depthsearch.results.evidence import Confirmed, Evidence
+from depthsearch.results.evidence import Evidence, Settled
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, end_score
 from depthsearch.visualization.axes import depth_axis, score_axis, score_range, stage_names
 from depthsearch.visualization.marks import best_mark, cut_text, trial_marks
 from depthsearch.visualization.reading import read_part
 from depthsearch.visualization.style import COLOURS, Trace, figure, hover, plain, points
-from depthsearch.visualization.words import runs, setting_of, shown, with_error
+from depthsearch.visualization.words import runs, setting_of, shown, with_trainings
 
 __all__ = ["draw_score_by_depth", "plot_score_by_depth"]
 
@@ -55,13 +55,13 @@ def draw_score_by_depth(summary: Summary) -> Figure:
 
 
 def _range(summary: Summary) -> tuple[float, float]:
-    """Choose the range of scores: the answer, both ends and what is expected are always in it."""
+    """Choose the range of scores: answer, both ends and all that was trained again are always in it."""
     evidence = summary.evidence
     best = None if summary.best is None else summary.best.score
     kept = [end_score(summary, -1).score, end_score(summary, 0).score, best]
     if evidence is not None:
         kept += [score for confirmed in evidence.confirmed for score in confirmed.scores.values()]
-        kept += [expected.mean for expected in evidence.expected]
+        kept.append(evidence.answer.mean)
     states = (
         ("complete",)
         if any(score is not None for score in kept)
@@ -76,8 +76,7 @@ def _how_sure(summary: Summary) -> str:
     if evidence is not None:
         answer = evidence.answer
         word = "answer" if summary.holds_answer else "its best"
-        mean = with_error(answer.mean, answer.standard_error)
-        return f"{word}: layer {answer.cut.layer}, {mean}, {len(answer.scores)} seeds"
+        return f"{word}: layer {answer.cut.layer}, {with_trainings(answer)}"
     if best is None:
         return f"{len(summary.searched)} trials, none complete yet"
     return f"best so far: layer {best.cut.layer}, {shown(best.score)}, one training"
@@ -126,15 +125,15 @@ def _answers(summary: Summary) -> Iterator[Trace]:
         if best is not None and best.score is not None:
             yield best_mark(summary, best.cut.index, best.score)
         return
-    others = [c for c in evidence.confirmed if c.cut != evidence.answer.cut]
-    yield _means(others, "mean over seeds ± standard error", "mean", 11)
+    others = [each for each in evidence.confirmed if each is not evidence.answer]
+    yield _means(others, "trained again: mean ± standard error", "mean", 11)
     yield _means([evidence.answer], "answer" if summary.holds_answer else "best of this backbone", "best", 15)
 
 
-def _means(confirmed: Sequence[Confirmed], name: str, kind: str, size: float) -> Trace:
+def _means(confirmed: Sequence[Settled], name: str, kind: str, size: float) -> Trace:
     texts = [
         hover(
-            f"Mean of {len(each.scores)} seeds: {with_error(each.mean, each.standard_error)}",
+            with_trainings(each).capitalize(),
             cut_text(each.cut),
             setting_of(each.params),
         )
@@ -146,7 +145,7 @@ def _means(confirmed: Sequence[Confirmed], name: str, kind: str, size: float) ->
 
 
 def _level(evidence: Evidence | None) -> Iterator[dict[str, Any]]:
-    """Shade the depths that cannot be told from the best."""
+    """Shade the depths among which the best is."""
     level = sorted(set(evidence.level)) if evidence is not None else []
     for run in runs(level):
         yield {
@@ -159,7 +158,7 @@ def _level(evidence: Evidence | None) -> Iterator[dict[str, Any]]:
             "fillcolor": "rgba(0,158,115,0.13)",
             "line": {"width": 0},
             "layer": "below",
-            "name": "cannot be told from the best",
+            "name": "may be the best",
             "showlegend": run[0] == level[0],
         }
 

@@ -8,22 +8,26 @@ from itertools import groupby
 from typing import Any
 
 from depthsearch.models.cuts import Cut
+from depthsearch.results.evidence import Settled
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import State, StoredTrial
 
 __all__ = [
     "STATES",
     "frozen_share",
+    "in_points",
     "layer_of",
     "layer_ranges",
     "metric_of",
     "millions",
     "names_of",
+    "percent",
     "runs",
     "setting_of",
     "shown",
     "state_of",
     "with_error",
+    "with_trainings",
 ]
 
 # How a trial ended, or that it has not; `state_of` adds the reason.
@@ -41,6 +45,23 @@ PARAMETERS = {"learning_rate": "lr", "head_width": "head"}
 def shown(score: float | None) -> str:
     """Write a score with the digits that every output gives it."""
     return "–" if score is None or not math.isfinite(score) else f"{score:.4f}"  # noqa: RUF001 (for nothing)
+
+
+def percent(share: float) -> str:
+    """Write a share as whole per cent."""
+    return f"{share:.0%}".replace("%", " %")
+
+
+def in_points(loss: float) -> str:
+    """Write a difference of two scores in points, hundredths of a score."""
+    return f"{100 * loss:.1f} points"
+
+
+def with_trainings(settled: Settled) -> str:
+    """Write a setting's score, and how many trainings it rests on."""
+    n = len(settled.scores)
+    rests_on = f"mean of {n} trainings" if n > 1 else "one training"
+    return f"{with_error(settled.mean, settled.standard_error)}, {rests_on}"
 
 
 def with_error(score: float | None, standard_error: float | None) -> str:

@@ -51,7 +51,8 @@ def enqueue(options: EnqueueOptions) -> None:
 
 def _when(status: Status) -> tuple[str, str]:
     """Return when waiting guesses are tried, in a word or two and in a sentence."""
-    is_confirming = any(running.origin == "confirm" for running in status.running)
+    # Where settings are trained again at the end, nothing is searched any more.
+    is_confirming = not status.trials_at_most and any(r.origin == "confirm" for r in status.running)
     n_begun = status.trials_done + sum(running.origin != "confirm" for running in status.running)
     needed = n_begun + status.guesses_waiting
     if status.trials_wanted is not None and needed > status.trials_wanted:

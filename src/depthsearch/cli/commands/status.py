@@ -116,8 +116,12 @@ def _state(status: Status) -> str:
 
 def _trials(status: Status) -> str:
     total = "" if status.trials_wanted is None else f"/{status.trials_wanted}"
+    if status.trials_at_most and status.trials_wanted is not None:
+        total = f" of at most {status.trials_wanted}"
     doing = "confirmed" if status.confirmed == status.confirming else "confirming"
     again = "" if status.confirming is None else f", {doing} {status.confirmed}/{status.confirming}"
+    if status.trials_at_most and status.confirming is not None:
+        again = f", {status.confirmed} trained again"
     n_guesses = status.guesses_waiting
     waiting = f", {n_guesses} {'guess' if n_guesses == 1 else 'guesses'} waiting" if n_guesses else ""
     return f"{status.trials_done}{total}{again}{waiting}"

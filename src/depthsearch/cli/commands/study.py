@@ -14,7 +14,7 @@ from depthsearch.cli.console import Notices, console_for, say
 from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.live_view import View
 from depthsearch.errors import SettingsError
-from depthsearch.options.study import StudyOptions
+from depthsearch.options.study import StudyOptions, is_planned
 from depthsearch.report.dashboard import refreshed
 from depthsearch.report.text import as_json, render
 from depthsearch.results import summarize
@@ -37,7 +37,8 @@ def study(options: StudyOptions) -> bool:
 
     @contextmanager
     def shown(stored: optuna.Study, options: StudyOptions) -> Iterator[Sink]:
-        view = View(console, summarize(stored), n_trials=options.trials or 0, epochs=options.epochs or 0)
+        n_trials = None if is_planned(options) else options.trials or 0
+        view = View(console, summarize(stored), n_trials=n_trials, epochs=options.epochs or 0)
         with view, refreshed(stored) as refresh:
 
             def show(event: Event) -> None:

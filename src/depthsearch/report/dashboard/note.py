@@ -5,16 +5,17 @@ from __future__ import annotations
 import shlex
 from datetime import UTC
 
-from depthsearch.report.page.answer import percent, plural
+from depthsearch.report.page.answer import plural
 from depthsearch.report.page.composing import cost_values, data_values, opening_values
 from depthsearch.report.page.rendering import as_markdown
 from depthsearch.report.page.values import Cell, Code, Table
+from depthsearch.results.evidence import Settled
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.study.progress import Status
 from depthsearch.text import duration
-from depthsearch.visualization.words import setting_of, shown, with_error
+from depthsearch.visualization.words import percent, setting_of, shown, with_error
 
 __all__ = ["note_text"]
 
@@ -47,8 +48,11 @@ def note_text(stored: StoredStudy, summary: Summary, status: Status) -> str:
 def _state(stored: StoredStudy, status: Status) -> Cell:
     """Write who runs the study and how far it is, as of the latest event that it keeps."""
     n, wanted = status.trials_done, status.trials_wanted
-    progress = f"{n}{f' of {wanted}' if wanted else ''} {plural('trial', wanted or n)} done"
-    if status.confirming:
+    most = "at most " if status.trials_at_most else ""
+    progress = f"{n}{f' of {most}{wanted}' if wanted else ''} {plural('trial', wanted or n)} done"
+    if status.confirming and status.trials_at_most:
+        progress += f", {status.confirmed} {plural('training', status.confirmed)} of settings again"
+    elif status.confirming:
         progress += f", {status.confirmed} of {status.confirming} trainings of the confirmation"
     when = f" As of {stored.latest.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC." if stored.latest else ""
     if status.holder is not None:
@@ -67,10 +71,15 @@ def _best_cuts(summary: Summary) -> Table | None:
     if not top:
         return None
     evidence = summary.evidence
-    again = {} if evidence is None else {c.cut: c for c in evidence.confirmed}
+    confirmed = () if evidence is None else sorted(evidence.confirmed, key=lambda each: -each.gap)
+    again = {each.cut: each for each in confirmed}
     by_number = {trial.number: trial for trial in summary.trials}
     listed = [
-        (by_number[c.trial], with_error(c.mean, c.standard_error), f"mean of {len(c.scores)} seeds")
+        (
+            by_number[c.trial],
+            with_error(c.mean, c.standard_error),
+            _rests_on(c),
+        )
         for c in sorted(again.values(), key=lambda confirmed: confirmed.gap)
     ]
     listed += [(trial, shown(trial.score), "one training") for trial in top if trial.cut not in again]
@@ -79,13 +88,18 @@ def _best_cuts(summary: Summary) -> Table | None:
     place = cuts.index(chosen.cut) if chosen is not None and chosen.cut in cuts else None
     kept = list(range(len(listed)))[:N_CUTS]
     if place is not None and place not in kept:
-        # The answer is the cheapest of those that cannot be told from the best, of which there may be many.
+        # The answer is the cheapest of those that lose little, of which there may be many.
         kept[-1] = place
     return Table(
         headings=(*(("backbone",) if summary.parts else ()), *HEADINGS),
         rows=tuple(_row(summary, *listed[row]) for row in kept),
         marked=None if place is None else kept.index(place),
     )
+
+
+def _rests_on(settled: Settled) -> str:
+    n = len(settled.scores)
+    return f"mean of {n} trainings" if n > 1 else "trained again once"
 
 
 def _row(summary: Summary, trial: StoredTrial, score: str, evidence: str) -> tuple[Cell, ...]:

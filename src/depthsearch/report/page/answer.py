@@ -10,9 +10,9 @@ from depthsearch.report.page.tables import STATES
 from depthsearch.report.page.values import Cell
 from depthsearch.results.summary import Summary, end_score, trainable
 from depthsearch.text import duration
-from depthsearch.visualization.words import layer_ranges, metric_of, setting_of, shown, with_error
+from depthsearch.visualization.words import layer_ranges, metric_of, percent, setting_of, shown, with_error
 
-__all__ = ["Answer", "answer_of", "key_figures", "percent", "plural"]
+__all__ = ["Answer", "answer_of", "key_figures", "plural"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Answer:
         cut: Where to cut.
         backbone: Of the cut.
         score: As written, with its error where it has one.
-        n_seeds: Behind the score, where it was confirmed; else 0.
+        n_trainings: Behind the score.
         ends: What else the backbone scores: a score, and what is trained there.
         level: Layers that cannot be told from the best, as written; empty: the answer alone.
     """
@@ -31,7 +31,7 @@ class Answer:
     cut: Cut
     backbone: str
     score: str
-    n_seeds: int
+    n_trainings: int
     ends: tuple[tuple[str, str], ...]
     level: str
 
@@ -55,7 +55,7 @@ def answer_of(summary: Summary) -> Answer | None:
         cut=cut,
         backbone=part.backbone,
         score=shown(chosen.score) if mean is None else with_error(mean.mean, mean.standard_error),
-        n_seeds=0 if mean is None else len(mean.scores),
+        n_trainings=1 if mean is None else mean.n_trainings,
         ends=tuple(
             (shown(score), what) for score, what, is_answer in ends if score is not None and not is_answer
         ),
@@ -93,11 +93,6 @@ def _counted(summary: Summary) -> str:
     if summary.confirming:
         counts.append(f"{len(summary.confirming)} trained again")
     return ", ".join(counts) or "none begun"
-
-
-def percent(share: float) -> str:
-    """Write a share as whole per cent."""
-    return f"{share:.0%}".replace("%", " %")
 
 
 def plural(word: str, n: int) -> str:

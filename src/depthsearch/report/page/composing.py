@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from depthsearch.errors import SettingsError
 from depthsearch.files import written_whole
 from depthsearch.report.page import tables
-from depthsearch.report.page.answer import answer_of, key_figures, percent
+from depthsearch.report.page.answer import answer_of, key_figures
 from depthsearch.report.page.pictures import draw_files
 from depthsearch.report.page.plots import Plots, plots_of
 from depthsearch.report.page.rendering import as_html, as_markdown
@@ -31,6 +31,7 @@ from depthsearch.report.page.sources import (
     test_facts,
     test_tables,
 )
+from depthsearch.report.sureness import evidence_lines
 from depthsearch.results.front import front_of
 from depthsearch.results.importance import LEAST_FOR_IMPORTANCE
 from depthsearch.results.stored import StoredStudy
@@ -39,7 +40,7 @@ from depthsearch.results.trials import ENDED
 from depthsearch.study.artifacts import SmallPicture
 from depthsearch.study.progress import is_something_left
 from depthsearch.training.probe import plateau_start
-from depthsearch.visualization.words import metric_of
+from depthsearch.visualization.words import in_points, metric_of, percent
 
 __all__ = ["Report", "compose", "cost_values", "data_values", "opening_values", "write_report"]
 
@@ -128,6 +129,9 @@ def opening_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
         "noun": summary.noun,
         "metric": metric_of(summary),
         "answer": answer_of(summary),
+        "is_confirmed": summary.evidence is not None and bool(summary.evidence.confirmed),
+        "tolerance": "" if summary.evidence is None else in_points(summary.evidence.tolerance),
+        "sureness": () if summary.evidence is None else tuple(evidence_lines(summary, summary.evidence)),
         "n_running": sum(trial.state == "running" for trial in summary.trials),
         "counts": stored.data.images,
         "key_figures": tuple(key_figures(summary)),

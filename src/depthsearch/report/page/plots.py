@@ -118,9 +118,9 @@ def _depth_caption(summary: Summary, low: float, high: float) -> str:
         parts.append(f"Trials without any score stand at the {'bottom' if summary.maximize else 'top'}.")
     if summary.evidence is not None:
         parts.append(
-            "Large diamonds are means over seeds with their standard errors, the star is the answer; the "
-            "line is the score expected at each depth with its best setting, in a band of 95 %; shaded "
-            "depths cannot be told from the best."
+            "Large diamonds are means of further trainings, with standard errors; the star is the answer; "
+            "the line is the score expected at each depth with its best setting, in a band of 95 %; shaded "
+            "depths are those among which the best one is, with 95 % probability."
         )
     if summary.marked:
         parts.append("Vertical lines point out layers that were asked for.")

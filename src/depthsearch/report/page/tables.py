@@ -11,14 +11,22 @@ from typing import TypeVar
 from depthsearch.models.cuts import Cut
 from depthsearch.report.page.values import Cell, Code, Table, names_of
 from depthsearch.report.text import BACKBONE_HEADINGS, backbone_row, sparkline
-from depthsearch.results.evidence import Confirmed, Expected
+from depthsearch.results.evidence import Expected, Settled
 from depthsearch.results.front import Front, FrontPoint
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Standing, Summary
 from depthsearch.results.trials import ENDED, State, StoredTrial
 from depthsearch.training.probe import ProbePoint, plateau_start
 from depthsearch.visualization import words
-from depthsearch.visualization.words import millions, setting_of, shown, state_of, with_error
+from depthsearch.visualization.words import (
+    in_points,
+    millions,
+    percent,
+    setting_of,
+    shown,
+    state_of,
+    with_error,
+)
 
 __all__ = [
     "STATES",
@@ -105,12 +113,15 @@ def depth_table(summary: Summary) -> Table:
         "best score": lambda cut: shown(best[cut]) if cut in best else "",
     }
     if evidence is not None:
-        means = {confirmed.cut: _mean(confirmed) for confirmed in evidence.confirmed}
+        # Of several settings of a cut the best one.
+        by_gap = sorted(evidence.confirmed, key=lambda confirmed: -confirmed.gap)
+        means = {confirmed.cut: _mean(confirmed) for confirmed in by_gap}
         expected = dict(zip(summary.cuts, evidence.expected, strict=False))
         level = {summary.cuts[place] for place in evidence.level}
-        columns["mean over seeds"] = lambda cut: means.get(cut, "")
+        columns["mean, trained again"] = lambda cut: means.get(cut, "")
         columns["expected (95 %)"] = lambda cut: _expected(expected.get(cut))
-        columns["level with the best"] = lambda cut: "yes" if cut in level else ""
+        columns["loses at most (90 %)"] = lambda cut: _loss(expected.get(cut))
+        columns["may be the best"] = lambda cut: "yes" if cut in level else ""
     chosen = None if summary.chosen is None else summary.chosen.cut
     tried = [cut for cut in summary.cuts if n_trials[cut]]
     return _table(tried, columns, next((cut for cut in tried if cut == chosen), None))
@@ -122,16 +133,20 @@ def _expected(expected: Expected | None) -> str:
     return f"{shown(expected.mean)} ({shown(expected.low)} to {shown(expected.high)})"
 
 
+def _loss(expected: Expected | None) -> str:
+    return "" if expected is None else in_points(expected.loss)
+
+
 def marked_table(summary: Summary) -> Table:
     """Compare the layers that were asked for with the best, by means over seeds or by single trainings."""
     confirmed = () if summary.evidence is None else summary.evidence.confirmed
-    by_mean = {each.cut: each for each in confirmed}
+    by_mean = {each.cut: each for each in sorted(confirmed, key=lambda each: -each.gap)}
     single = {trial.cut: trial.score for trial in reversed(summary.top_cuts(len(summary.cuts)))}
-    ranked = [each.cut for each in sorted(confirmed, key=lambda each: each.gap)]
+    ranked = list(dict.fromkeys(each.cut for each in sorted(confirmed, key=lambda each: each.gap)))
     columns: dict[str, Callable[[Cut], Cell]] = {
         "layer": lambda cut: str(cut.layer),
         "first trainable": names_of,
-        "mean over seeds": lambda cut: _mean(by_mean[cut]) if cut in by_mean else "",
+        "mean, trained again": lambda cut: _mean(by_mean[cut]) if cut in by_mean else "",
         "place among the means": lambda cut: (
             f"{ranked.index(cut) + 1} of {len(ranked)}" if cut in by_mean else ""
         ),
@@ -144,30 +159,31 @@ def marked_table(summary: Summary) -> Table:
 def confirmation_table(summary: Summary) -> Table | None:
     """List what training the best settings again has given."""
     evidence = summary.evidence
-    if evidence is None:
+    if evidence is None or not evidence.confirmed:
         return None
-    columns: dict[str, Callable[[Confirmed], Cell]] = {
+    columns: dict[str, Callable[[Settled], Cell]] = {
         "layer": lambda c: str(c.cut.layer),
         "mean": _mean,
         "behind the best": _gap,
+        "chance": lambda c: percent(c.chance),
         "first trainable": lambda c: names_of(c.cut),
         "setting": lambda c: setting_of(c.params),
     }
     for seed in sorted({seed for confirmed in evidence.confirmed for seed in confirmed.scores}):
         columns[f"seed {seed}"] = partial(_score_of, seed=seed)
-    answer = next((c for c in evidence.confirmed if c.cut == evidence.answer.cut), None)
+    answer = next((each for each in evidence.confirmed if each is evidence.answer), None)
     return _table(evidence.confirmed, columns, answer)
 
 
-def _score_of(confirmed: Confirmed, *, seed: int) -> str:
+def _score_of(confirmed: Settled, *, seed: int) -> str:
     return shown(confirmed.scores.get(seed))
 
 
-def _mean(confirmed: Confirmed) -> str:
+def _mean(confirmed: Settled) -> str:
     return with_error(confirmed.mean, confirmed.standard_error)
 
 
-def _gap(confirmed: Confirmed) -> str:
+def _gap(confirmed: Settled) -> str:
     return with_error(confirmed.gap, confirmed.gap_error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -9,12 +10,20 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from depthsearch.options.attributes import TrialKey
+from depthsearch.results.evidence import weigh
+from depthsearch.results.stored import StoredStudy
 from depthsearch.search.gain import Planner
 from depthsearch.search.origins import origin_of
 from depthsearch.search.sampling import make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
-from depthsearch.study.choosing.confirmation import FINISHED, count_searched, drop, waiting_to_confirm
+from depthsearch.study.choosing.confirmation import (
+    FINISHED,
+    count_searched,
+    drop,
+    enqueue_again,
+    waiting_to_confirm,
+)
 from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.choosing.lost import replaced
 from depthsearch.study.control import GUESS, trials_in_total
@@ -63,13 +72,24 @@ class Chooser:
         if left <= 0 or (n_left <= 0 and self.planner is None):
             return None
         with deferred():
-            # What a confirmation planned that was left for more of the search is out of date now.
-            for waiting in waiting_to_confirm(self.study):
-                drop(self.study, waiting)
+            if self.planner is None or not self.planner.races:
+                # What a confirmation planned that was left for more of the search is out of date now.
+                for waiting in waiting_to_confirm(self.study):
+                    drop(self.study, waiting)
             if self.planner is not None:
                 return self._planned(self.planner, n_left, left)
             self.study.sampler = self.sampler_of(len(self.study.get_trials(deepcopy=False)))
             return _first(self.study)
+
+    def why_it_ends(self) -> str:
+        """Return why nothing more is begun, in a line."""
+        if self.limits.is_reached(self.study):
+            return f"the budget of {self.limits.budget:g} full fine-tunes is spent"
+        if self._is_sure(self.study.get_trials(deepcopy=False)):
+            return "the answer holds with a probability of 90 %"
+        if self.n_trials <= self._n_begun():
+            return f"{self.n_trials} settings were tried, and training one again is not worth its cost"
+        return "another training is not worth its cost"
 
     def _n_begun(self) -> int:
         """Count the trials of the search that have begun, those left out that others have replaced."""
@@ -88,19 +108,26 @@ class Chooser:
             left: Full fine-tunes that are left.
         """
 
-        def turn(enqueued: FrozenTrial) -> tuple[bool, float]:
+        def turn(enqueued: FrozenTrial) -> tuple[bool, bool, float]:
             # What is cheap says whether the dear ones are worth going on with.
-            return origin_of(enqueued) != GUESS, planner.cost_of(planned_params(enqueued))
+            is_again = origin_of(enqueued) == "confirm"
+            return not is_again, origin_of(enqueued) != GUESS, planner.cost_of(planned_params(enqueued))
 
         trials = self.study.get_trials(deepcopy=False)
-        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        if waiting and n_left > 0:
+        waiting = [
+            trial
+            for trial in trials
+            if trial.state == TrialState.WAITING and (n_left > 0 or origin_of(trial) == "confirm")
+        ]
+        if waiting:
             return begin(self.study, min(waiting, key=turn))
-        searched = [trial for trial in trials if origin_of(trial) != "confirm"]
         seed = seed_from(self.seed, len(trials))
-        move = planner.next_move(searched, seed=seed, most=left, may_be_new=n_left > 0)
-        if move is None:
+        move = planner.next_move(trials, seed=seed, most=left, may_be_new=n_left > 0)
+        if move is None or (move.repeats and self._is_sure(trials)):
             return None
+        if move.repeats:
+            enqueue_again(self.study, move.repeats, resample=planner.resamples)
+            return begin(self.study, waiting_to_confirm(self.study)[0])
         if move.number is None:
             self.study.enqueue_trial(dict(move.params))
             self.study.sampler = self.sampler_of(len(trials))
@@ -109,6 +136,13 @@ class Chooser:
         trial.set_user_attr(TrialKey.RESUMED, trial.user_attrs[TrialKey.PAUSED])
         trial.set_user_attr(TrialKey.PAUSED, 0)
         return trial
+
+    def _is_sure(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether the answer holds: it was trained again, and loses little with 90 % probability."""
+        if not any(trial.state == TrialState.COMPLETE and origin_of(trial) == "confirm" for trial in trials):
+            return False
+        evidence = weigh(StoredStudy.read(self.study))
+        return evidence is not None and evidence.is_shown and bool(evidence.answer.scores)
 
 
 def _first(study: optuna.Study) -> Trial:

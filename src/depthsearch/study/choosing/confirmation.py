@@ -13,6 +13,7 @@ from depthsearch.options.attributes import StudyKey, TrialKey
 from depthsearch.results.evidence import promising
 from depthsearch.results.stored import ConfirmationPlan, StoredStudy
 from depthsearch.results.trials import ENDED, StoredTrial, UnsetTrial
+from depthsearch.search.moves import Repeat
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.study.choosing.lost import REPEATS, has_failed_by_loss
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
@@ -47,9 +48,23 @@ def enqueue_confirmation(study: optuna.Study, plan: ConfirmationPlan) -> None:
         for number in plan.trials:
             wanted = (number, seed, plan.resample)
             if wanted not in there:
-                attributes: dict[str, Any] = dict(zip(REPEATS, wanted, strict=True))
-                attributes[TrialKey.ORIGIN] = "confirm"
-                study.enqueue_trial(trials[number].params, user_attrs=attributes)
+                enqueue_again(study, [Repeat(number=number, seed=seed)], resample=plan.resample)
+
+
+def enqueue_again(study: optuna.Study, repeats: Iterable[Repeat], *, resample: bool) -> None:
+    """Enqueue further trainings of settings that are known.
+
+    Args:
+        study: Whose.
+        repeats: Of which trials, with which seeds.
+        resample: Whether each seed divides training and validation images anew.
+    """
+    trials = study.get_trials(deepcopy=False)
+    for repeat in repeats:
+        wanted = (repeat.number, repeat.seed, resample)
+        attributes: dict[str, Any] = dict(zip(REPEATS, wanted, strict=True))
+        attributes[TrialKey.ORIGIN] = "confirm"
+        study.enqueue_trial(trials[repeat.number].params, user_attrs=attributes)
 
 
 def drop_others(study: optuna.Study, plan: ConfirmationPlan) -> None:

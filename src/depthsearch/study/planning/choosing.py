@@ -8,6 +8,7 @@ from typing import Any
 
 from depthsearch.data import Survey
 from depthsearch.data.listing import SPLITS
+from depthsearch.options.words import TOLERANCE
 
 __all__ = ["SHARE", "Setting", "choose_size", "settings_for", "settings_to_save_time", "spread"]
 
@@ -22,6 +23,8 @@ UNEVEN = 3.0
 # Of the side that weights were trained on: smaller images gain little from being enlarged to all of it.
 SMALL = 0.5
 HOUR = 3600.0
+# Full fine-tunes of a first study.
+BUDGET = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,21 +76,15 @@ def settings_for(survey: Survey, *, own_size: int, size: int | None, n_cuts: int
         *_of_images(survey, own_size, size),
         *_of_training(survey),
         Setting(
-            key="trials",
-            value=min(30, max(12, n_cuts)),
-            reason=f"cuts to try, of {n_cuts} candidates; weak ones are stopped early",
-            table="search",
-        ),
-        Setting(
-            key="confirm",
-            value=3,
-            reason="the best cuts are trained again, both ends too: a single training may be luck",
+            key="budget",
+            value=BUDGET,
+            reason=f"full fine-tunes that all may cost, for {n_cuts} candidates; it may end before by itself",
             table="run",
         ),
         Setting(
-            key="seeds",
-            value=3,
-            reason="trainings of each; with more, smaller differences can be told",
+            key="tolerance",
+            value=TOLERANCE,
+            reason="points that the answer may lose against the best, to freeze more",
             table="run",
         ),
     ]

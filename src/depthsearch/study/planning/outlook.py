@@ -6,11 +6,12 @@ of the frozen layers over the images, whose features are kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from depthsearch.models.cuts import Cut
-from depthsearch.options.study import StudyOptions
+from depthsearch.options.study import StudyOptions, is_planned
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import CurveDrawn, EpochDone, Event, Note, TrialStarted
 from depthsearch.text import duration
@@ -22,6 +23,8 @@ __all__ = ["LONG_SECONDS", "LongStudyNote", "expected_seconds"]
 LONG_SECONDS = 3600.0
 # Of a training's epochs, where weak ones are pruned: most are stopped at a fifth to a half of them.
 KEPT_EPOCHS = 0.5
+# Full fine-tunes that a search takes which ends by itself: 3 to 5 on recorded trainings.
+USUAL_COST = 4.0
 
 
 def expected_seconds(
@@ -49,6 +52,10 @@ def expected_seconds(
         p = cut.frozen_mac_share
         return fine_tune_seconds[cut.backbone] * (1 - p + p * one_pass)
 
+    probes = sum(fine_tune_seconds[name] for name in space.backbones) * one_pass
+    unit = next(iter(fine_tune_seconds.values()))
+    if is_planned(options) and options.confirm != "all":
+        return _bounded(probes + USUAL_COST * unit, options, unit)
     ends = [seconds(cuts[at]) for cuts in map(space.cuts_of, space.backbones) for at in {0, len(cuts) - 1}]
     each = fmean(map(seconds, space.cuts))
     if options.search == "exhaustive":
@@ -56,14 +63,16 @@ def expected_seconds(
     else:
         kept = 1.0 if options.pruner == "none" else KEPT_EPOCHS
         search = sum(ends) + max(0, (options.trials or 0) - len(ends)) * kept * each
-    probes = sum(fine_tune_seconds[name] for name in space.backbones) * one_pass
     n_cuts = len(space.cuts) if options.confirm == "all" else int(options.confirm or 0)
     both_ends = sum(ends) / len(space.backbones)
     confirmation = (options.seeds or 0) * (n_cuts * each + both_ends) if n_cuts else 0.0
-    total = probes + search + confirmation
-    if options.budget is not None:
-        total = min(total, options.budget * next(iter(fine_tune_seconds.values())))
-    return total if options.timeout is None else min(total, options.timeout)
+    return _bounded(probes + search + confirmation, options, unit)
+
+
+def _bounded(seconds: float, options: StudyOptions, unit: float) -> float:
+    """Return how long a study takes, by its bounds at most; the unit is seconds of a full fine-tune."""
+    most = math.inf if options.budget is None else options.budget * unit
+    return min(seconds, most, math.inf if options.timeout is None else options.timeout)
 
 
 class LongStudyNote:

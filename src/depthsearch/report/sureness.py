@@ -1,0 +1,135 @@
+"""How sure the answer is, in words, as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from depthsearch.report.tables import KIND, LAYER, MACS, NAME, TRIAL, Column, FittingTable
+from depthsearch.results.evidence import Evidence
+from depthsearch.results.summary import Summary, cut_json
+from depthsearch.visualization.words import (
+    in_points,
+    layer_of,
+    layer_ranges,
+    names_of,
+    percent,
+    with_error,
+    with_trainings,
+)
+
+__all__ = ["confirmed_table", "evidence_json", "evidence_lines"]
+
+
+def evidence_lines(summary: Summary, evidence: Evidence) -> Iterator[str]:
+    """Write why the answer is the answer, which cut may be the best, what freezing more costs."""
+    best, answer = evidence.best, evidence.answer
+    tolerance = in_points(evidence.tolerance)
+    chance = f"{percent(answer.chance)} probability"
+    if evidence.is_shown:
+        yield f"{layer_of(answer.cut)} loses less than {tolerance} against the best cut with {chance}"
+    else:
+        yield (
+            f"{layer_of(answer.cut)} has the highest expected score; that it loses less than {tolerance} "
+            f"against the best cut has {chance}"
+        )
+    if answer is not best:
+        yield f"{layer_of(best.cut)} has the highest expected score, {with_trainings(best)}"
+    which = layer_ranges(summary.cuts, evidence.level)
+    if not summary.parts:
+        which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {which}"
+    yield f"the best cut is among {which} ({len(evidence.level)} of {len(summary.cuts)} candidates, 95 %)"
+    prices = [
+        f"up to {layer_of(cut)} at most {in_points(loss)}" for cut, loss in evidence.prices(summary.cuts)
+    ]
+    if prices:
+        yield f"freezing more costs (90 %): {'; '.join(prices)}"
+    if evidence.advice is not None:
+        images = f"{evidence.advice.images:.0f} times as many validation images"
+        n = evidence.advice.trainings
+        again = (
+            "" if n is None else f"about {n} more {'training' if n == 1 else 'trainings'} of two cuts, or "
+        )
+        yield f"to be surer: {again}{images}"
+
+
+def confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
+    """List the settings that were trained again."""
+    rows = []
+    for c in evidence.confirmed:
+        behind = "" if c is evidence.best else with_error(c.gap, c.gap_error)
+        words = ["answer"] * (c is evidence.answer) + ["best expected"] * (c is evidence.best)
+        rows.append(
+            (
+                str(c.cut.layer),
+                names_of(c.cut),
+                c.cut.kind,
+                f"{c.cut.frozen_mac_share:.3f}",
+                with_error(c.mean, c.standard_error),
+                str(len(c.scores)),
+                behind,
+                percent(c.chance),
+                str(c.trial),
+                ", ".join(words),
+            )
+        )
+    return FittingTable(
+        title=f"Trained again, {metric}; chance: that it loses less than {in_points(evidence.tolerance)}",
+        columns=(
+            LAYER,
+            NAME,
+            KIND,
+            MACS,
+            Column(heading="mean", is_right=True),
+            Column(heading="n", is_right=True, rank=3),
+            Column(heading="behind the best", is_right=True, rank=2),
+            Column(heading="chance", is_right=True),
+            TRIAL,
+            Column(heading="", rank=1, wraps=True),
+        ),
+        rows=rows,
+    )
+
+
+def evidence_json(summary: Summary) -> dict[str, Any] | None:
+    """Return what all trials say; None where that is too little."""
+    evidence = summary.evidence
+    if evidence is None:
+        return None
+    return {
+        "settled": [
+            {
+                "trial": c.trial,
+                "cut": cut_json(c.cut),
+                "scores": list(c.scores.values()),
+                "mean": c.mean,
+                "standard_error": c.standard_error,
+                "gap": c.gap,
+                "gap_error": c.gap_error,
+                "chance": c.chance,
+            }
+            for c in evidence.settled
+        ],
+        "answer_trial": evidence.answer.trial,
+        "best_trial": evidence.best.trial,
+        "tolerance": evidence.tolerance,
+        "is_shown": evidence.is_shown,
+        "level_layers": _level_json(summary, evidence),
+        "candidates": [
+            {"cut": cut_json(cut), **asdict(expected)}
+            for cut, expected in zip(summary.cuts, evidence.expected, strict=True)
+        ],
+        "prices": [
+            {"cut": cut_json(cut), "loses_at_most": loss} for cut, loss in evidence.prices(summary.cuts)
+        ],
+        "advice": None if evidence.advice is None else asdict(evidence.advice),
+    }
+
+
+def _level_json(summary: Summary, evidence: Evidence) -> list[int] | dict[str, list[int]]:
+    """List the layers that cannot be told from the best; of several backbones for each."""
+    level = [summary.cuts[place] for place in evidence.level]
+    if not summary.parts:
+        return [cut.layer for cut in level]
+    return {part.backbone: [c.layer for c in level if c in part.cuts] for part in summary.parts}

@@ -1,0 +1,146 @@
+"""What a search knows when it chooses: the settings that are settled, and what is being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+
+from depthsearch.options.attributes import TrialKey
+from depthsearch.search.moves import Move, is_paused
+from depthsearch.search.origins import origin_of
+from depthsearch.search.space import BACKBONE
+
+if TYPE_CHECKING:
+    from depthsearch.search.gain import Planner
+
+__all__ = ["Known", "Setting"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Setting:
+    """A setting with a complete training.
+
+    Attributes:
+        params: By Optuna's names.
+        place: Where it lies, see `space.place_of`.
+        number: Of the trial of the search that had it first.
+        seeds: Those with which it was trained again, is being, or failed to.
+    """
+
+    params: Mapping[str, Any]
+    place: tuple[float, ...]
+    number: int
+    seeds: set[int] = field(default_factory=set)
+
+
+class Known:
+    """What the trials of a study say, sorted for a choice.
+
+    Attributes:
+        trials: All of them.
+        learned: What they say together; None where that is too little.
+        settled: Settings with a complete training.
+        pending: Settings that are being trained.
+        leads: For each settled setting the best one of those it is compared with; None: it has none.
+    """
+
+    def __init__(self, planner: Planner, trials: Sequence[FrozenTrial], *, but: int | None = None) -> None:
+        """Sort the trials.
+
+        Args:
+            planner: Knows what a setting is.
+            trials: All of the study.
+            but: Number of a running one that is not counted as being trained.
+        """
+        self.trials = trials
+        self._planner = planner
+        telling = [trial for trial in trials if _says_something(trial)]
+        self.learned = planner.learn([planner.lesson_of(trial) for trial in telling])
+        errors = () if self.learned is None else self.learned.errors
+        self._errors = {trial.number: error for trial, error in zip(telling, errors, strict=False)}
+        self.pending = [
+            trial.params
+            for trial in trials
+            if trial.state == TrialState.RUNNING
+            and trial.params
+            and not is_paused(trial)
+            and trial.number != but
+        ]
+        self.settled = self._settled()
+        self.leads: list[Setting | None] = [None] * len(self.settled)
+        if self.learned is not None:
+            self._find_leads()
+
+    def _settled(self) -> list[Setting]:
+        by_number: dict[int, Setting] = {}
+        by_place: dict[Any, Setting] = {}
+        for trial in self.trials:
+            if trial.state == TrialState.COMPLETE and origin_of(trial) != "confirm":
+                place = self._planner.place(trial.params)
+                new = Setting(params=trial.params, place=place, number=trial.number)
+                setting = by_place.setdefault((self._planner.backbone(trial.params), *place), new)
+                by_number[trial.number] = setting
+        for trial in self.trials:
+            of = by_number.get(trial.user_attrs.get(TrialKey.CONFIRMS, -1))
+            if of is not None and not trial.user_attrs.get(TrialKey.DROPPED):
+                of.seeds.add(trial.user_attrs[TrialKey.SEED])
+        return list(by_place.values())
+
+    def _find_leads(self) -> None:
+        assert self.learned is not None
+        if not self.settled:
+            return
+        means = self.learned.response.mean(
+            np.array([setting.place for setting in self.settled]),
+            [self._planner.backbone(setting.params) for setting in self.settled],
+        )
+        allowed = self.allowed([self._planner.training_macs(each.params) for each in self.settled])
+        for at in range(len(self.settled)):
+            rivals = np.flatnonzero(allowed[:, at])
+            self.leads[at] = self.settled[rivals[means[rivals].argmax()]] if len(rivals) else None
+
+    def allowed(self, macs: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which settled settings ``k`` are what others are compared with ``(k, m)``.
+
+        Args:
+            macs: Of training one image with each of the others ``(m,)``.
+        """
+        if not self._planner.seeks_front:
+            return np.ones((len(self.settled), len(macs)), dtype=np.bool_)
+        ours = np.array([self._planner.training_macs(setting.params) for setting in self.settled])
+        return ours[:, None] <= np.array(macs)[None]
+
+    def pair(self, move: Move) -> tuple[Setting, Setting]:
+        """Return the setting that a move trains again, and the best one it is compared with."""
+        at = next(i for i, setting in enumerate(self.settled) if setting.params == move.params)
+        lead = self.leads[at]
+        assert lead is not None
+        return self.settled[at], lead
+
+    def error_of(self, number: int) -> float:
+        """Return how far off the response of a trial may be beside noise."""
+        return self._errors.get(number, 0.0)
+
+    def best_params(self, backbone: str) -> Mapping[str, Any]:
+        """Return the best complete trial's setting, of a backbone if it has one; empty if there is none."""
+        complete = [t for t in self.trials if t.state == TrialState.COMPLETE and t.value is not None]
+        own = [trial for trial in complete if trial.params.get(BACKBONE, "") == backbone]
+        sign = 1.0 if self._planner.maximize else -1.0
+        best = max(own or complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
+        return {} if best is None else best.params
+
+
+def _says_something(trial: FrozenTrial) -> bool:
+    """Return whether a trial has reported anything; a failed one says nothing."""
+    if trial.state == TrialState.FAIL or not trial.params:
+        return False
+    return (
+        bool(trial.intermediate_values)
+        or trial.value is not None
+        or bool(trial.user_attrs.get(TrialKey.DIVERGED))
+    )

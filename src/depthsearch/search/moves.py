@@ -1,0 +1,98 @@
+"""What may be done next in a search, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from depthsearch.models.cuts import Cut
+from depthsearch.options.attributes import TrialKey
+
+__all__ = ["Move", "Race", "Repeat", "cost_of_training", "is_paused"]
+
+# What a training costs whatever its cut, in full fine-tunes: to start it, to read what is kept.
+OVERHEAD = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Race:
+    """How settings may be trained again, to be surer of the answer.
+
+    Attributes:
+        n_seeds: Most trainings of a setting on top of its first one.
+        n_cuts: Most cuts that are trained again; None: any number.
+        resample: Whether each seed divides training and validation images anew.
+    """
+
+    n_seeds: int
+    n_cuts: int | None = None
+    resample: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """A setting to be trained again.
+
+    Attributes:
+        number: Of the trial that had the setting first.
+        seed: Which of the seeds, counted from 0.
+    """
+
+    number: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """What to do next.
+
+    Attributes:
+        params: The setting, by Optuna's names.
+        place: Where it lies, see `space.place_of`.
+        number: The paused trial to go on with; None: a new one, or repeats.
+        repeats: Trainings of settings that are known, one or two on the same division of the images.
+        gain: By how much the best expected score is expected to rise, 0 or more.
+        cost: Of what is to be trained, in full fine-tunes.
+    """
+
+    params: Mapping[str, Any]
+    place: tuple[float, ...]
+    number: int | None = None
+    repeats: tuple[Repeat, ...] = ()
+    gain: float = 0.0
+    cost: float
+
+    @property
+    def rate(self) -> float:
+        """Gain for a full fine-tune."""
+        return self.gain / (self.cost + OVERHEAD)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether a setting is tried that was not tried before."""
+        return self.number is None and not self.repeats
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Return whether a trial is left for something better, and may be taken up again."""
+    return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(TrialKey.PAUSED))
+
+
+def cost_of_training(cut: Cut, epochs: int, *, done: int = 0, whole_macs: int = 0) -> float:
+    """Estimate what a training on kept features costs, in full fine-tunes.
+
+    Args:
+        cut: First trainable layer.
+        epochs: Of the training.
+        done: Epochs that are there already.
+        whole_macs: Training MACs of one image of the network that the full fine-tune is of; 0: the cut's.
+    """
+    share = cut.frozen_mac_share
+    scale = 1.0
+    if whole_macs:
+        # Frozen layers go forward, all others backward too: three times the MACs of going forward.
+        scale = cut.training_macs / (3 - 2 * share) * 3 / whole_macs
+    return scale * (1 - share) * (epochs - done) / epochs

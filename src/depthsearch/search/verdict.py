@@ -1,0 +1,164 @@
+"""What a study answers: the cheapest setting that loses little against the best, and how sure that is.
+
+All that is said comes from draws of what the true scores of settings may be, together, tried settings and
+untried candidates (`response.Response.draws`). A setting is good enough if it loses less than the tolerance
+against whatever is the best with a probability of 90 %. The answer is the cheapest of these; if none can be
+shown to be good enough, the setting of the highest expected score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthsearch.search.learning import Learned
+from depthsearch.search.response import Response
+
+__all__ = ["SURE", "Verdict", "best_places", "judge"]
+
+Floats = NDArray[np.float64]
+
+# How probable something is that is called shown.
+SURE = 0.9
+# The set of candidates that cannot be told apart holds the best one with this probability.
+COVERED = 0.95
+N_DRAWS = 2000
+# Candidates of which a neighbour on either side is taken for alike; of twice as many two, and so on.
+ALIKE = 40
+# Settings of a candidate that may be its best one, and of all candidates together.
+MOST_EACH, MOST_PLACES = 3, 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the trials say of the ``k`` settings that are settled, and of ``c`` candidates at their best.
+
+    Attributes:
+        answer: Place of the answer among the settled settings.
+        best: Place of the setting of the highest expected score; of equal ones the cheapest.
+        chance: That a setting loses less than the tolerance against the best there is ``(k,)``.
+        gap: How far its score is expected to be below that of the best setting ``(k,)``; the best's is 0.
+        gap_error: Standard deviation of that ``(k,)``.
+        score: Median of what a candidate may score ``(c,)``, more is better.
+        low: Lower end of a 95 % interval of it ``(c,)``.
+        high: Its upper end ``(c,)``.
+        loss: What a candidate loses at most against the best, with a probability of 90 % ``(c,)``.
+        level: Places of the candidates that cannot be told apart: the fewest that hold the best one with a
+            probability of 95 %, and those of the answer and the best setting.
+    """
+
+    answer: int
+    best: int
+    chance: Floats
+    gap: Floats
+    gap_error: Floats
+    score: Floats
+    low: Floats
+    high: Floats
+    loss: Floats
+    level: tuple[int, ...]
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the answer is good enough with a probability of 90 %."""
+        return bool(self.chance[self.answer] >= SURE)
+
+
+def judge(
+    learned: Learned,
+    settled: Sequence[tuple[float, ...]],
+    backbones: Sequence[int],
+    candidates: Sequence[int],
+    of_candidates: Sequence[int],
+    *,
+    tolerance: float,
+    n_draws: int = N_DRAWS,
+) -> Verdict:
+    """Say which setting to take.
+
+    Args:
+        learned: What the trials say.
+        settled: Settings with a complete training, the cheapest first.
+        backbones: Of each, counted from 0.
+        candidates: Of each settled setting the place of its cut among all candidates.
+        of_candidates: Backbone of each candidate; those of one lie evenly over depth.
+        tolerance: What the answer may lose, in the unit of the score.
+        n_draws: Of scores.
+    """
+    places = best_places(learned.response, of_candidates, sorted({place[1:] for place in settled}))
+    places = places.reshape(-1, places.shape[-1])
+    k = len(settled)
+    of_places = np.repeat(of_candidates, len(places) // len(of_candidates))
+    drawn = learned.response.draws(
+        np.vstack([np.array(settled), places]), n_draws, seed=0, backbones=[*backbones, *of_places]
+    )
+    scores = learned.scores(drawn.astype(np.float64))
+    ours = scores[:, :k]
+    # Of each candidate the best of its settings that promise most.
+    theirs = scores[:, k:].reshape(len(scores), len(of_candidates), -1).max(2)
+    most = scores.max(1)
+    chance = (most[:, None] - ours < tolerance).mean(0)
+    best = int(ours.mean(0).argmax())
+    shown = np.flatnonzero(chance >= SURE)
+    answer = int(shown[0]) if len(shown) else best
+    gaps = ours[:, [best]] - ours
+    low, middle, high = np.quantile(theirs, (0.025, 0.5, 0.975), axis=0)
+    level = _fewest(theirs.argmax(1), of_candidates) | {candidates[answer], candidates[best]}
+    return Verdict(
+        answer=answer,
+        best=best,
+        chance=chance,
+        gap=gaps.mean(0),
+        gap_error=gaps.std(0),
+        score=middle,
+        low=low,
+        high=high,
+        loss=np.quantile(most[:, None] - theirs, SURE, axis=0),
+        level=tuple(sorted(level)),
+    )
+
+
+def _fewest(winners: NDArray[np.int64], of_candidates: Sequence[int]) -> set[int]:
+    """Return the fewest candidates among which the winner of a draw is often enough.
+
+    Of many candidates the shares of neighbours are averaged first: which of them wins is chance.
+
+    Args:
+        winners: Place of the best candidate of each draw.
+        of_candidates: Backbone of each candidate.
+    """
+    shares = np.bincount(winners, minlength=len(of_candidates)) / len(winners)
+    for backbone in set(of_candidates):
+        own = np.flatnonzero(np.asarray(of_candidates) == backbone)
+        reach = len(own) // ALIKE
+        near = abs(own[:, None] - own) <= reach
+        shares[own] = (near * shares[own]).sum(1) / near.sum(1)
+    order = np.argsort(-shares, kind="stable")
+    needed = int(np.searchsorted(np.cumsum(shares[order]), COVERED * shares.sum() - 1e-9)) + 1
+    return {int(place) for place in order[:needed]}
+
+
+def best_places(response: Response, of_cut: Sequence[int], settings: Sequence[tuple[float, ...]]) -> Floats:
+    """Find the settings that each cut is expected to score best with: ``(n_cuts, n, d)``.
+
+    Args:
+        response: What the trials say.
+        of_cut: Each candidate's backbone, counted from 0; the candidates of one lie evenly over depth.
+        settings: All dimensions but the cut, as they were tried at some cut: of others nothing is known.
+    """
+    n_cuts = len(of_cut)
+    depths = [depth for _, run in groupby(of_cut) for depth in np.linspace(0, 1, len(list(run)))]
+    places = np.empty((n_cuts, len(settings), 1 + len(settings[0])))
+    places[:, :, 0], places[:, :, 1:] = np.array(depths)[:, None], np.array(settings)
+    backbones = np.repeat(of_cut, len(settings))
+    # Far more than the rounding of single precision decides which is best.
+    every = places.reshape(n_cuts * len(settings), -1).astype(np.float32)
+    means = response.mean(every, backbones).reshape(n_cuts, -1)
+    n_each = min(len(settings), max(1, min(MOST_EACH, MOST_PLACES // n_cuts)))
+    order = np.argsort(-means, axis=1, kind="stable")[:, :n_each]
+    best: Floats = np.take_along_axis(places, order[:, :, None], axis=1)
+    return best
