@@ -41,6 +41,7 @@ from depthsearch.models.split import Suffix, suffix_of
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.training import EpochResult, Recipe, Task, linear_probe, train
+from depthsearch.training.exact import only_linear_layer, solve
 from depthsearch.training.objective import model_for, suffix_macs
 
 WRITE_EVERY_SECONDS = 30.0
@@ -151,8 +152,6 @@ def begin(task: Task, options: argparse.Namespace) -> Table:
     n = min(table.about.seeds, before.about.seeds)
     for name in ("done", "score", "train_loss", "val_loss", "seconds", "log_probability", "right", "probe"):
         getattr(table, name)[:n] = getattr(before, name)[:n]
-    if n == before.about.seeds == table.about.seeds:
-        return replace(table, exact=before.exact, exact_log_probability=before.exact_log_probability)
     return table
 
 
@@ -221,6 +220,8 @@ def _n_features(task: Task, cut: Cut) -> int:
 def record_training(task: Task, point: Point, seed: int, n_to_come: int) -> Iterator[Epoch]:
     """Train one setting as `training.train_point` does, and keep what each epoch says of each image.
 
+    A head that is solved has one result, that of the last epoch.
+
     Args:
         task: With the split to train on.
         point: Cut and learning rate.
@@ -244,17 +245,17 @@ def record_training(task: Task, point: Point, seed: int, n_to_come: int) -> Iter
 
     suffix.register_forward_hook(keep)
     recipe = replace(task.recipe, learning_rate=point.learning_rate, seed=seed)
-    for result in train(
-        suffix,
-        train_source,
-        val_source,
-        recipe,
-        task.device,
-        suffix_macs=suffix_macs(task, suffix, position),
-    ):
-        logits = torch.cat(seen)
-        seen.clear()
+    linear = only_linear_layer(suffix, task.backbone.classifier)
+    macs = suffix_macs(task, suffix, position)
+    if linear is not None:
+        results = solve(suffix, linear, train_source, val_source, recipe, task.device, suffix_macs=macs)
+    else:
+        results = train(suffix, train_source, val_source, recipe, task.device, suffix_macs=macs)
+    for result in results:
         labels = val_source.labels
+        # What is solved looks at the training images in evaluation too, before.
+        logits = torch.cat(seen)[-len(labels) :]
+        seen.clear()
         own = F.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
         yield Epoch(result=result, log_probability=own.numpy(), right=(logits.argmax(1) == labels).numpy())
 

@@ -89,6 +89,8 @@ class About:
 class Table:
     """Recorded trainings. Those that are missing, and epochs after a training diverged, are NaN or 0.
 
+    So are the epochs before the last of a head alone, which is solved.
+
     Seed s trains on the s-th split of the same images, and starts from the s-th head.
 
     Attributes:
@@ -106,8 +108,6 @@ class Table:
         right: ``(s, c, r, e, ceil(v / 8))``, bits: whether the true class was the likeliest.
         probe: ``(s, c)``, score of a linear probe on the pooled features in front of the cut; NaN at the
             first.
-        exact: ``(s,)``, score of the head alone, solved exactly; None: not recorded.
-        exact_log_probability: ``(s, v)``, as above; None likewise.
     """
 
     about: About
@@ -123,8 +123,6 @@ class Table:
     log_probability: Bytes
     right: Bytes
     probe: Floats
-    exact: Floats | None = None
-    exact_log_probability: Bytes | None = None
 
     @classmethod
     def empty(
@@ -175,7 +173,7 @@ class Table:
         arrays = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("about", "cuts") and getattr(self, field.name) is not None
+            if field.name not in ("about", "cuts")
         }
         # Losses and seconds are not worth more digits; scores are counted in images.
         for name in ("train_loss", "val_loss", "seconds"):
@@ -205,7 +203,6 @@ class Table:
             field.name: getattr(self, field.name)[:n]
             for field in fields(self)
             if field.name not in ("about", "cuts", "images", "labels")
-            and getattr(self, field.name) is not None
         }
         about = About(**{**asdict(self.about), "seeds": n})
         return type(self)(about=about, cuts=self.cuts, images=self.images, labels=self.labels, **by_seed)

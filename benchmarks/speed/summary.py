@@ -4,8 +4,8 @@
 
 A study of 100 trials, 15 of them trained again, in SQLite: `summarize` against what is commonly written for
 the same figures on plain Optuna: `study.trials` and `study.user_attrs` wherever something of them is needed.
-Both without the regression behind the evidence, which needs no database; then `summarize` with it. In turn,
-several rounds, processor seconds; once with a storage just opened, once with one that has read the study.
+Only `summarize` has the regression behind the evidence, too. In turn, several rounds, processor seconds; once
+with a storage just opened, once with one that has read the study.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +26,7 @@ from optuna.trial import TrialState, create_trial
 from benchmarks.shared.machine import machine_facts, print_facts
 from benchmarks.shared.stored_study import describe
 from depthsearch import Cut, choose_device
-from depthsearch.results import StoredStudy, summarize
+from depthsearch.results import summarize
 from depthsearch.study import open_storage
 
 N_CUTS, EPOCHS, AGAIN, SEEDS = 120, 10, 5, 3
@@ -128,11 +127,6 @@ def plainly(study: optuna.Study) -> tuple[Any, ...]:
     return names, cuts[best.params["cut"]], ends, by_setting, macs, seconds, counts
 
 
-def without_evidence(study: optuna.Study) -> Any:
-    """Sum a study up as `summarize` does, its plan taken away."""
-    return summarize(replace(StoredStudy.read(study), plan=None))
-
-
 def seconds_of(work: Callable[[optuna.Study], Any], url: str, *, is_fresh: bool, plain: bool) -> float:
     """Time a summary, in processor seconds."""
     storage = optuna.storages.RDBStorage(url) if plain else open_storage(url)
@@ -152,7 +146,7 @@ def main() -> None:
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print_facts(machine_facts(choose_device("cpu", "float32")))
-    ways = {"plain": plainly, "summarize": without_evidence, "with evidence": summarize}
+    ways: dict[str, Callable[[optuna.Study], Any]] = {"plain": plainly, "summarize": summarize}
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder)}/s.db"
         make(url, given.trials)
