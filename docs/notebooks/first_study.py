@@ -52,8 +52,8 @@ print(depthsearch.find_cut(cuts, "conv5_block1_1_conv"))
 # ## A short study
 #
 # `StudyOptions` has the options of `depthsearch study` under the same names; what is left out has a default. This
-# study is small: a seventh of the digits, six trials of two epochs, and the best cut trained again with two seeds
-# beside both ends. A question worth an answer deserves the defaults.
+# study is small: a seventh of the digits, at most six settings of two epochs, of which two are trained again at most
+# twice. A question worth an answer deserves the defaults.
 
 # %%
 options = depthsearch.StudyOptions(
