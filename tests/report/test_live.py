@@ -30,6 +30,7 @@ from depthsearch.report.dashboard import (
     refreshing,
 )
 from depthsearch.report.dashboard.keeping import with_ours
+from depthsearch.results import StoredStudy, weigh
 from depthsearch.results.summary import summarize
 from depthsearch.study.control import mark
 from depthsearch.study.lease import lease
@@ -357,7 +358,10 @@ def test_the_depth_plot_has_every_trial_with_a_score_at_its_cut_and_names_the_la
     low, high = plot["layout"]["yaxis"]["range"]
     assert low < found["failed"]["y"][0] < low + 0.1 * (high - low), "without a score it stands at the bottom"
     assert "layer 20 (conv6_keras, layer2.0.conv)" in found["complete"]["text"][2]
-    assert (found["answer"]["x"], found["answer"]["y"]) == ([6], [0.9])
+    evidence = weigh(StoredStudy.read(study))
+    assert evidence is not None
+    answer = evidence.answer
+    assert (found["answer"]["x"], found["answer"]["y"]) == ([answer.cut.index], [answer.mean])
     layout = plot["layout"]
     assert layout["yaxis"]["title"]["text"] == "validation accuracy"
     assert layout["xaxis"]["title"]["text"] == "first trainable layer (more frozen to the right)"

@@ -480,6 +480,7 @@ def test_the_json_of_a_status_has_the_same_keys_whatever_the_state(place) -> Non
         "metric",
         "trials_done",
         "trials_wanted",
+        "trials_at_most",
         "confirmed",
         "confirming",
         "guesses_waiting",

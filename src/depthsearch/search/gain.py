@@ -48,7 +48,7 @@ Floats = NDArray[np.float64]
 # Less score than this for a whole full fine-tune is not worth it.
 LEAST_RATE = 0.0005
 # Nor is a training, however cheap, that is expected to give less.
-LEAST_GAIN = 0.0001
+LEAST_GAIN = 0.00005
 # A running trial is paused where another move promises this many times as much for its cost.
 BETTER = 4.0
 # Finished trials before the search may end by itself.

@@ -14,7 +14,7 @@ from depthsearch.options.attributes import TrialKey
 __all__ = ["Move", "Race", "Repeat", "cost_of_training", "is_paused"]
 
 # What a training costs whatever its cut, in full fine-tunes: to start it, to read what is kept.
-OVERHEAD = 0.05
+OVERHEAD = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
