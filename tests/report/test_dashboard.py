@@ -486,7 +486,7 @@ def test_a_browser_follows_a_study_while_it_runs_and_shows_all_of_it_afterwards(
             assert main(["fit", "tiny", "--storage", url, "--out", str(tmp_path / "model")]) == 0
             rows = looked_at(tab, address, study_id_of(study))
             assert rows[0][:3] == ["layer", "Keras name", "module path"]
-            assert "mean of 2 seeds" in rows[1]
+            assert "mean of 2 trainings" in rows[1]
             assert "Complete: 6 of 6 trials done" in tab.value("document.body.innerText")
             tab.open(f"{address}/dashboard/studies/{study_id_of(study)}")
             for name in ("report.html", "confusions.png", "model-card.md"):
