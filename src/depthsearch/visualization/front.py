@@ -82,7 +82,7 @@ def _marks(front: Front, every: Sequence[FrontPoint], name: str, kind: str, size
     texts = [
         hover(
             f"Trial {point.trial.number}: {with_error(point.score, point.standard_error)}, "
-            + (f"mean of {point.n_trainings} seeds" if front.is_confirmed else "one training"),
+            + (f"mean of {point.n_trainings} trainings" if front.is_confirmed else "one training"),
             f"{millions(point.cost)} {front.cost_name}",
             cut_text(point.trial.cut),
             setting_of(point.trial.params),
