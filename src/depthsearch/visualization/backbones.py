@@ -53,7 +53,7 @@ def _marks(compared: Sequence[Standing], name: str, kind: str, size: float) -> T
     texts = [
         hover(
             f"{standing.backbone}: {with_error(standing.score, standing.standard_error)}"
-            + (f", mean of {standing.n_trainings} trainings" if standing.n_trainings > 1 else ", trained once"),
+            + (f", mean of {n} trainings" if (n := standing.n_trainings) > 1 else ", one training"),
             cut_text(standing.trial.cut),
             setting_of(standing.trial.params),
         )
