@@ -412,3 +412,17 @@ def test_a_loss_is_learned_upside_down(space) -> None:
     known = Known(planner, numbered(*sloped))
     assert known.best_params("")["cut"] == 0
     assert {lead.params["cut"] for lead in known.leads} == {0}
+
+
+def test_with_few_cuts_other_learning_rates_are_tried_while_too_little_is_known() -> None:
+    """Two cuts at their sensible learning rates are two trials: nothing is learned from fewer than three."""
+    ends = (cut(0), replace(cut(N_CUTS - 1), index=1))
+    few = SearchSpace(cuts=ends, learning_rate=(1e-5, 1e-2), head_width=0)
+    planner = Planner(few, epochs=EPOCHS, error=EXACT)
+    trials: list[FrozenTrial] = []
+    for _ in range(3):
+        move = planner.next_move(trials, seed=0)
+        assert move is not None
+        trials = numbered(*trials, trial(few, move.params["cut"], 0.8, rate=move.params["learning_rate"]))
+    assert [each.params["cut"] for each in trials] == [1, 0, 0]
+    assert trials[1].params["learning_rate"] != trials[2].params["learning_rate"]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from depthsearch.options.words import COSTS
+from depthsearch.results.evidence import Evidence, Settled
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.search.pareto import non_dominated
@@ -125,5 +126,12 @@ def _points(summary: Summary, field: str) -> list[FrontPoint]:
             cost=getattr(by_number[settled.trial], field),
             is_answer=chosen is not None and settled.trial == chosen.number,
         )
-        for settled in summary.evidence.confirmed or summary.evidence.settled
+        for settled in _shown(summary.evidence)
     ]
+
+
+def _shown(evidence: Evidence) -> list[Settled]:
+    """List the settings that were trained again, with the answer; where none was, all."""
+    if not evidence.confirmed:
+        return list(evidence.settled)
+    return [setting for setting in evidence.settled if setting.scores or setting is evidence.answer]

@@ -128,7 +128,7 @@ class Planner:
         """
         known = Known(self, trials)
         if known.learned is None:
-            first = self._first(trials) if may_be_new else None
+            first = self._first(known, seed) if may_be_new else None
             return first if first is not None and first.cost <= most else None
         moves = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         best = max(self._weighed(moves, known), key=lambda move: move.rate, default=None)
@@ -164,9 +164,12 @@ class Planner:
         most = max((move.rate for move in others), default=0.0)
         return here.rate < max(LEAST_RATE, most / BETTER)
 
-    def _first(self, trials: Sequence[FrozenTrial]) -> Move | None:
-        """Choose a setting while too little is known: cheap ones, at some distance from the head."""
-        tried = self._tried(trials)
+    def _first(self, known: Known, seed: int) -> Move | None:
+        """Choose a setting while too little is known: cheap ones, at some distance from the head.
+
+        Where each of a few cuts was tried at its sensible learning rate, the cheapest at another.
+        """
+        tried = self._tried(known.trials)
         every = [
             Move(params=params, place=self.place(params), cost=self.cost_of(params))
             for name in self._names
@@ -175,7 +178,9 @@ class Planner:
         ]
         left = [move for move in every if not _is_known(*self._alike(move.params, move.place), tried)]
         aim = FIRST_COSTS[min(sum(map(len, tried.values())), len(FIRST_COSTS) - 1)]
-        return min(left, key=lambda move: abs(move.cost - aim), default=None)
+        if left:
+            return min(left, key=lambda move: abs(move.cost - aim))
+        return min(self._new(known, np.random.default_rng(seed)), key=lambda move: move.cost, default=None)
 
     # --- what may be done ---------------------------------------------------------------------------
 

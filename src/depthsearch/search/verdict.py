@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from depthsearch.search.learning import Learned
 from depthsearch.search.response import Response
 
-__all__ = ["SURE", "Verdict", "best_places", "judge"]
+__all__ = ["SURE", "Verdict", "judge"]
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,8 @@ COVERED = 0.95
 N_DRAWS = 2000
 # Candidates of which a neighbour on either side is taken for alike; of twice as many two, and so on.
 ALIKE = 40
+# Where a head alone that is solved lies: depth and learning rate, see `space.place_of`.
+SOLVED = (1.0, 0.5)
 # Settings of a candidate that may be its best one, and of all candidates together.
 MOST_EACH, MOST_PLACES = 3, 200
 
@@ -89,7 +91,7 @@ def judge(
         tolerance: What the answer may lose, in the unit of the score.
         n_draws: Of scores.
     """
-    places = best_places(learned.response, of_candidates, sorted({place[1:] for place in settled}))
+    places = _best_places(learned.response, of_candidates, settled)
     places = places.reshape(-1, places.shape[-1])
     k = len(settled)
     of_places = np.repeat(of_candidates, len(places) // len(of_candidates))
@@ -113,7 +115,7 @@ def judge(
         answer=answer,
         best=best,
         chance=chance,
-        gap=gaps.mean(0),
+        gap=gaps.mean(0).clip(0),
         gap_error=gaps.std(0),
         score=middle,
         low=low,
@@ -143,23 +145,33 @@ def _fewest(winners: NDArray[np.int64], of_candidates: Sequence[int]) -> set[int
     return {int(place) for place in order[:needed]}
 
 
-def best_places(response: Response, of_cut: Sequence[int], settings: Sequence[tuple[float, ...]]) -> Floats:
+def _best_places(response: Response, of_cut: Sequence[int], settled: Sequence[tuple[float, ...]]) -> Floats:
     """Find the settings that each cut is expected to score best with: ``(n_cuts, n, d)``.
+
+    All dimensions but the cut are as they were tried at some cut: of others nothing is known. A head alone
+    that is solved has no learning rate, so that it shares its settings with no other cut.
 
     Args:
         response: What the trials say.
         of_cut: Each candidate's backbone, counted from 0; the candidates of one lie evenly over depth.
-        settings: All dimensions but the cut, as they were tried at some cut: of others nothing is known.
+        settled: Settings with a complete training.
     """
     n_cuts = len(of_cut)
-    depths = [depth for _, run in groupby(of_cut) for depth in np.linspace(0, 1, len(list(run)))]
+    depths = np.array([d for _, run in groupby(of_cut) for d in np.linspace(0, 1, len(list(run)))])
+    solved = {place[1:] for place in settled if place[:2] == SOLVED}
+    trained = {place[1:] for place in settled if place[:2] != SOLVED}
+    settings = sorted(solved | trained)
     places = np.empty((n_cuts, len(settings), 1 + len(settings[0])))
-    places[:, :, 0], places[:, :, 1:] = np.array(depths)[:, None], np.array(settings)
-    backbones = np.repeat(of_cut, len(settings))
+    places[:, :, 0], places[:, :, 1:] = depths[:, None], np.array(settings)
     # Far more than the rounding of single precision decides which is best.
     every = places.reshape(n_cuts * len(settings), -1).astype(np.float32)
-    means = response.mean(every, backbones).reshape(n_cuts, -1)
-    n_each = min(len(settings), max(1, min(MOST_EACH, MOST_PLACES // n_cuts)))
+    means = response.mean(every, np.repeat(of_cut, len(settings))).reshape(n_cuts, -1)
+    for is_head, own in ((depths == 1, solved), (depths < 1, trained)):
+        if own:
+            others = np.array([setting not in own for setting in settings])
+            means[np.ix_(is_head, others)] = -np.inf
+    n_own = min(len(own) for own in (solved, trained) if own)
+    n_each = min(n_own, max(1, min(MOST_EACH, MOST_PLACES // n_cuts)))
     order = np.argsort(-means, axis=1, kind="stable")[:, :n_each]
     best: Floats = np.take_along_axis(places, order[:, :, None], axis=1)
     return best
