@@ -15,7 +15,7 @@ from depthsearch.options.attributes import TrialKey
 from depthsearch.search.gain import CHECK, Planner
 from depthsearch.search.known import Known
 from depthsearch.search.learning import ScoreError
-from depthsearch.search.moves import Move, Race, Repeat, cost_of_training, is_paused
+from depthsearch.search.moves import OVERHEAD, Move, Race, Repeat, cost_of_training, is_paused, passes_each
 from depthsearch.search.space import SearchSpace
 
 N_CUTS, EPOCHS = 21, 8
@@ -106,6 +106,17 @@ def test_everything_costs_one_full_fine_tune_and_the_head_nothing_once_features_
     assert cost_of_training(cut(0), EPOCHS) == 1
     assert cost_of_training(cut(N_CUTS - 1), EPOCHS) == 0
     assert cost_of_training(cut(10), EPOCHS) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("epochs", [1, 3, EPOCHS, 50])
+def test_a_training_passes_more_often_as_long_as_that_costs_next_to_nothing(epochs: int) -> None:
+    passes = [passes_each(replace(cut(19), frozen_mac_share=1 - s), epochs, 30) for s in (0, 0.004, 0.01, 1)]
+    most = max(1, math.ceil(30 / epochs))
+    assert passes == [most, min(most, 5), min(most, 2), 1]
+    assert all(passes_each(each, epochs, 1) == 1 for each in map(cut, range(N_CUTS)))
+    for each in map(cut, range(N_CUTS)):
+        dearer = cost_of_training(each, epochs, late_passes=30) - cost_of_training(each, epochs)
+        assert 0 <= dearer <= OVERHEAD
 
 
 def test_what_is_done_is_not_paid_again() -> None:

@@ -160,6 +160,58 @@ def test_full_fine_tuning_costs_one_full_fine_tune(task, space) -> None:
     assert spent == objective.full_fine_tune_macs(task)
 
 
+# --- several passes in an epoch ------------------------------------------------------------------
+
+
+def test_several_passes_are_one_training_of_as_many_epochs(rows) -> None:
+    """The steps of a plain loop over the same batches, the learning rate falling over all passes."""
+    source, recipe = rows(96), Recipe(epochs=2, batch_size=32, learning_rate=0.01)
+    suffix, plain = linear(), linear()
+    results = list(train(suffix, source, None, recipe, CPU, suffix_macs=640, passes=3))
+    passes = [source.order[start : start + 96] for start in range(0, len(source.order), 96)]
+    assert [sorted(each) for each in passes] == [list(range(96))] * 6
+    assert len({tuple(each) for each in passes}) == 6
+
+    weight, bias = plain.parameters()
+    groups = [{"params": [weight], "weight_decay": 0.01}, {"params": [bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(source.sizes))
+    losses = []
+    for batch in torch.tensor(source.order).split(32):
+        loss = F.cross_entropy(plain((source.features[batch],)), source.labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    torch.testing.assert_close(suffix.state_dict(), plain.state_dict())
+    halves = losses[:9], losses[9:]
+    assert [result.train_loss for result in results] == pytest.approx([sum(half) / 9 for half in halves])
+
+
+def test_each_pass_over_the_training_images_is_paid_for(rows) -> None:
+    recipe = Recipe(epochs=2, batch_size=32)
+    results = list(train(linear(), rows(100, 7), rows(50, 7), recipe, CPU, suffix_macs=640, passes=4))
+    assert [r.macs for r in results] == [7 * (400 + 50) + 640 * (3 * 400 + 50)] * 2
+    assert [r.plain_macs for r in results] == [r.macs for r in results]
+
+
+def test_what_costs_next_to_nothing_is_passed_over_more_often(task, space) -> None:
+    late, n_train, n_val = replace(task.recipe, late_passes=30), len(task.data.train), len(task.data.val)
+    long = task.with_recipe(late)
+    wide = Point(cut=space.cuts[-1], learning_rate=1e-3, head_width=16)
+    split = split_at(model_for(task, wide, 0), wide.cut, image_size=16)
+    spent = sum(r.forward_macs + r.backward_macs for r in train_point(long, wide, seed=0))
+    assert spent == split.suffix_macs * (3 * 30 * n_train + task.recipe.epochs * n_val)
+    whole = Point(cut=space.cuts[0], learning_rate=1e-3)
+    assert sum(r.macs for r in train_point(long, whole, seed=0)) == objective.full_fine_tune_macs(task)
+
+
+def test_late_passes_below_one_are_refused() -> None:
+    with pytest.raises(SettingsError, match="0 late passes: give at least 1"):
+        Recipe(epochs=3, late_passes=0)
+
+
 # --- seeds and checkpoints ----------------------------------------------------------------------
 
 
@@ -203,7 +255,7 @@ def test_going_on_repeats_no_epoch(task, space, tmp_path: Path, monkeypatch: pyt
     stopped.close()
     epochs = []
     real = loop.train_epoch
-    monkeypatch.setattr(loop, "train_epoch", lambda *given: epochs.append(given[-1]) or real(*given))
+    monkeypatch.setattr(loop, "train_epoch", lambda *given: epochs.append(given[5]) or real(*given))
     list(train_split(task, split_of(task, space, -1)[0], recipe, checkpoint))
     assert epochs == [3]
 

@@ -174,6 +174,12 @@ class StudyOptions(Declared):
     epochs: int | None = _train(
         None, values.whole(1), f"of a training that comes to its end (default: {EPOCHS}, demo {DEMO_EPOCHS})"
     )
+    late_passes: int = _train(
+        30,
+        values.whole(1),
+        "passes over the training images in all, where what learns costs next to nothing: hidden layers of "
+        "the head, the last layers; 1: as many as --epochs",
+    )
     batch_size: int = _train(64, values.whole(2), "images (or samples) in a training step")
     metric: words.Metric = _train("accuracy", values.choice(words.METRICS), "score on the validation images")
     schedule: words.Schedule = _train(

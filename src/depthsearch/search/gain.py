@@ -79,6 +79,7 @@ class Planner:
         space: SearchSpace,
         *,
         epochs: int,
+        late_passes: int = 1,
         maximize: bool = True,
         error: ScoreError | None = None,
         seeks_front: bool = False,
@@ -89,12 +90,14 @@ class Planner:
         Args:
             space: What is searched.
             epochs: Of a training.
+            late_passes: See `moves.passes_each`.
             maximize: Whether more is better.
             error: Of a score; None: of a share of a hundred images.
             seeks_front: Whether a setting is to be better only than what costs at most as much.
             race: How settings may be trained again; None: they may not.
         """
-        self._space, self._epochs, self.maximize = space, epochs, maximize
+        self._space, self.maximize = space, maximize
+        self._epochs, self._late_passes = epochs, late_passes
         self._error = error or ScoreError(n_val=100, is_share=True)
         self.seeks_front, self._race = seeks_front, race
         self._names = space.backbones
@@ -139,8 +142,12 @@ class Planner:
     def cost_of(self, params: Mapping[str, Any], done: int = 0) -> float:
         """Estimate what a setting costs from an epoch on, in full fine-tunes."""
         cut = self._cut(params)
-        done = 0 if self._is_solved(params) else done
-        return cost_of_training(cut, self._epochs, done=done, whole_macs=self._whole_macs)
+        return self._cost_at(cut, 0 if self._is_solved(params) else done)
+
+    def _cost_at(self, cut: Cut, done: int = 0) -> float:
+        return cost_of_training(
+            cut, self._epochs, late_passes=self._late_passes, done=done, whole_macs=self._whole_macs
+        )
 
     def should_pause(self, trials: Sequence[FrozenTrial], number: int, *, seed: int) -> bool:
         """Return whether a running trial is to wait, as another move promises more for its cost.
@@ -199,10 +206,8 @@ class Planner:
             cuts = self._space.cuts_of(name)
             best = known.best_params(name)
             for index in _spread(len(cuts), MOST_CUTS, rng):
-                cost = cost_of_training(cuts[index], self._epochs, whole_macs=self._whole_macs)
+                cost = self._cost_at(cuts[index])
                 for params in self._settings(name, index, distributions, best, rng):
-                    if index == len(cuts) - 1 and _is_trained_in_vain(params, distributions):
-                        continue
                     place = place_of(params, distributions)
                     if not _is_known(*self._alike(params, place), tried):
                         yield Move(params=params, place=place, cost=cost)
@@ -401,15 +406,6 @@ def _informed(belief: Belief, n_settled: int, n_known: int) -> Belief:
         covariance=covariance[:n_settled, kept],
         variance=variance[kept].clip(1e-12),
     )
-
-
-def _is_trained_in_vain(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> bool:
-    """Return whether a head with hidden layers would learn alone where a linear one may: that is solved.
-
-    The epochs of a study are too few to train new layers from frozen features to their end.
-    """
-    widths = distributions.get("head_width")
-    return isinstance(widths, IntDistribution) and widths.low == 0 < params.get("head_width", 0)
 
 
 def _spread(n: int, most: int, rng: np.random.Generator) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 
-__all__ = ["Move", "Race", "Repeat", "cost_of_training", "is_paused"]
+__all__ = ["Move", "Race", "Repeat", "cost_of_training", "is_paused", "passes_each"]
 
 # What a training costs whatever its cut, in full fine-tunes: to start it, to read what is kept.
 OVERHEAD = 0.02
@@ -81,12 +82,33 @@ def is_paused(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(TrialKey.PAUSED))
 
 
-def cost_of_training(cut: Cut, epochs: int, *, done: int = 0, whole_macs: int = 0) -> float:
+def passes_each(cut: Cut, epochs: int, late_passes: int) -> int:
+    """Count the passes over the training images in each epoch of a training.
+
+    One, but where all that learns is cheap: there the training passes up to ``late_passes`` times, as long
+    as that costs less than to start it does. The epochs of a study are chosen for its dear end, and too few
+    for a new head, or for the last layers, to come to their end.
+
+    Args:
+        cut: First trainable layer.
+        epochs: Of the training.
+        late_passes: Most passes of the whole training, where they are more than its epochs.
+    """
+    share = 1 - cut.frozen_mac_share
+    # Rounding is not to decide.
+    affordable = math.floor(OVERHEAD / share + 1e-9) if share > 0 else late_passes
+    return max(1, min(math.ceil(late_passes / epochs), affordable))
+
+
+def cost_of_training(
+    cut: Cut, epochs: int, *, late_passes: int = 1, done: int = 0, whole_macs: int = 0
+) -> float:
     """Estimate what a training on kept features costs, in full fine-tunes.
 
     Args:
         cut: First trainable layer.
         epochs: Of the training.
+        late_passes: See `passes_each`.
         done: Epochs that are there already.
         whole_macs: Training MACs of one image of the network that the full fine-tune is of; 0: the cut's.
     """
@@ -95,4 +117,4 @@ def cost_of_training(cut: Cut, epochs: int, *, done: int = 0, whole_macs: int = 
     if whole_macs:
         # Frozen layers go forward, all others backward too: three times the MACs of going forward.
         scale = cut.training_macs / (3 - 2 * share) * 3 / whole_macs
-    return scale * (1 - share) * (epochs - done) / epochs
+    return scale * (1 - share) * passes_each(cut, epochs, late_passes) * (epochs - done) / epochs

@@ -158,6 +158,7 @@ def _planner(
     return Planner(
         space,
         epochs=task.recipe.epochs,
+        late_passes=task.recipe.late_passes,
         maximize=study.direction == StudyDirection.MAXIMIZE,
         error=ScoreError(n_val=len(task.data.val), is_share=task.recipe.metric in SHARES),
         seeks_front=cost is not None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -37,7 +37,8 @@ class Recipe:
     """How to train.
 
     Attributes:
-        epochs: Passes over the training images.
+        epochs: How often a training is judged; each is a pass over the training images, or several, see
+            ``late_passes``.
         batch_size: Samples a step, most often of one image; the last batches of an epoch are evened out.
         learning_rate: Its peak.
         weight_decay: Decoupled, on matrices and kernels only.
@@ -53,6 +54,8 @@ class Recipe:
             of a class's share, so that images weigh 1 on average; ``sampling`` draws each epoch's images with
             replacement, every class as likely as the others; ``none`` does nothing.
         augment: What views may do and how far, see `augmentation`.
+        late_passes: Passes over the training images in all, where what learns costs next to nothing, see
+            `passes_each`; 1: as many as epochs, whatever learns.
     """
 
     epochs: int
@@ -68,6 +71,7 @@ class Recipe:
     views: int = 1
     balance: str = "none"
     augment: str = USUAL
+    late_passes: int = 1
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with."""
@@ -83,6 +87,8 @@ class Recipe:
             raise SettingsError(
                 f"{self.epochs} epochs of batches of {self.batch_size}: give at least 1 and at least 2."
             )
+        if self.late_passes < 1:
+            raise SettingsError(f"{self.late_passes} late passes: give at least 1.")
         if not 0 <= self.momentum < 1:
             raise SettingsError(f"momentum {self.momentum}: give a number in [0, 1).")
         if self.views < 1:
@@ -136,6 +142,7 @@ def train(
     device: Device,
     *,
     suffix_macs: int,
+    passes: int = 1,
     checkpoint: Path | None = None,
 ) -> Generator[EpochResult, None, None]:
     """Train a suffix in place and yield a result after each epoch; close the generator to stop.
@@ -147,6 +154,7 @@ def train(
         recipe: How to train.
         device: Where, and in which precision.
         suffix_macs: Forward MACs of the suffix for one sample.
+        passes: Over the training images in each epoch.
         checkpoint: File to go on from if it is there, and to write after each epoch; removed by nobody here.
             Results of epochs trained before are yielded again.
 
@@ -169,7 +177,7 @@ def train(
         before = [replace(source.spent) for source in sources]
         train_source.prepare(epoch)
         with device.own_randomness():
-            train_loss = train_epoch(suffix, train_source, optimizer, recipe, device, epoch)
+            train_loss = train_epoch(suffix, train_source, optimizer, recipe, device, epoch, passes)
         trained = time.perf_counter() - started
         val_loss, score = validate(suffix, val_source, recipe, device, epoch)
         result = EpochResult(
@@ -178,8 +186,8 @@ def train(
             val_loss=val_loss,
             score=score,
             seconds=time.perf_counter() - started,
-            images_per_second=len(train_source.labels) / trained,
-            **costs_of(sources, before, suffix_macs),
+            images_per_second=passes * len(train_source.labels) / trained,
+            **costs_of(sources, before, suffix_macs, passes),
         )
         done = [*done, result]
         if checkpoint is not None and epoch < recipe.epochs:
@@ -187,18 +195,21 @@ def train(
         yield result
 
 
-def costs_of(sources: Sequence[BoundarySource], before: Sequence[Spent], suffix_macs: int) -> dict[str, int]:
+def costs_of(
+    sources: Sequence[BoundarySource], before: Sequence[Spent], suffix_macs: int, passes: int = 1
+) -> dict[str, int]:
     """Add up what an epoch cost, and what it would have cost without a feature store.
 
     Args:
         sources: To learn from, then, if there is one, to score on.
         before: What each had spent before the epoch.
         suffix_macs: Forward MACs of the suffix for one sample.
+        passes: Over the images to learn from.
     """
-    n_train = len(sources[0].labels)
-    forward = suffix_macs * sum(len(source.labels) for source in sources)
-    backward = 2 * suffix_macs * n_train
-    whole_prefix = sum(source.macs_per_sample * len(source.labels) for source in sources)
+    shown = [passes * len(sources[0].labels), *(len(source.labels) for source in sources[1:])]
+    forward = suffix_macs * sum(shown)
+    backward = 2 * suffix_macs * shown[0]
+    whole_prefix = sum(source.macs_per_sample * n for source, n in zip(sources, shown, strict=True))
     spent = [(source.spent, old) for source, old in zip(sources, before, strict=True)]
     return {
         "prefix_macs": sum(now.macs - old.macs for now, old in spent),
@@ -217,14 +228,19 @@ def train_epoch(
     recipe: Recipe,
     device: Device,
     epoch: int,
+    passes: int = 1,
 ) -> float:
     """Run one epoch of steps; return the mean loss."""
     suffix.train()
     n = len(source.labels)
     torch.manual_seed(seed_from(recipe.seed, epoch))
-    order = _order(source.labels, recipe, epoch)
     # Batches of almost one size: one of a single image would stop batch normalisation.
-    batches = order.tensor_split(max(1, min(math.ceil(n / recipe.batch_size), n // 2)))
+    n_batches = max(1, min(math.ceil(n / recipe.batch_size), n // 2))
+    batches = [
+        batch
+        for order in _orders(source.labels, recipe, epoch, passes)
+        for batch in order.tensor_split(n_batches)
+    ]
     total = torch.zeros((), device=device.torch_device)
     weights = None
     for step, index in enumerate(batches):
@@ -242,19 +258,21 @@ def train_epoch(
         loss.backward()
         optimizer.step()
         total += loss.detach() * len(index)
-    mean = float(total) / n
+    mean = float(total) / (passes * n)
     if not math.isfinite(mean):
         raise DivergedError(f"training loss {mean} in epoch {epoch}")
     return mean
 
 
-def _order(labels: torch.Tensor, recipe: Recipe, epoch: int) -> torch.Tensor:
-    """Draw an epoch's images ``(n,)`` in the order that they are shown in."""
+def _orders(labels: torch.Tensor, recipe: Recipe, epoch: int, passes: int) -> Iterator[torch.Tensor]:
+    """Draw the images ``(n,)`` of each pass of an epoch in the order that they are shown in."""
     generator = torch.Generator().manual_seed(seed_from(recipe.seed, epoch))
-    if recipe.balance == "sampling":
-        chances = 1 / torch.bincount(labels)[labels].double()
-        return torch.multinomial(chances, len(labels), replacement=True, generator=generator)
-    return torch.randperm(len(labels), generator=generator)
+    for _ in range(passes):
+        if recipe.balance == "sampling":
+            chances = 1 / torch.bincount(labels)[labels].double()
+            yield torch.multinomial(chances, len(labels), replacement=True, generator=generator)
+        else:
+            yield torch.randperm(len(labels), generator=generator)
 
 
 def class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

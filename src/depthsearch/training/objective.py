@@ -35,6 +35,7 @@ from depthsearch.models.split import Suffix, check_traced, position_of, suffix_o
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.attributes import TrialKey
+from depthsearch.search.moves import passes_each
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.training.exact import only_linear_layer, solve
@@ -269,7 +270,17 @@ def _train_point(
     linear = only_linear_layer(suffix, task.backbone.classifier)
     if linear is not None:
         return suffix, solve(suffix, linear, shown, judged, recipe, task.device, suffix_macs=macs)
-    return suffix, train(suffix, shown, judged, recipe, task.device, suffix_macs=macs, checkpoint=checkpoint)
+    results = train(
+        suffix,
+        shown,
+        judged,
+        recipe,
+        task.device,
+        suffix_macs=macs,
+        passes=_passes_each(task, point.cut),
+        checkpoint=checkpoint,
+    )
+    return suffix, results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,24 +365,26 @@ def _transfer_curve(
 def _asks(task: Task, cut: Cut, upcoming: Mapping[Cut, float]) -> list[Asks[ViewedImages]]:
     """Count the passes over each view that may still come: of this trial but its first, and of others."""
     epochs, n_views = task.recipe.epochs, len(task.train_views)
-    shown = {
-        viewed.fingerprint: (
-            viewed,
-            sum(view_of(epoch, n_views) == viewed.number for epoch in range(1, epochs + 1)),
-        )
+    trained = {
+        viewed.fingerprint: sum(view_of(epoch, n_views) == viewed.number for epoch in range(1, epochs + 1))
         for viewed in task.train_views
     }
-    for viewed in task.val_views:
-        _, times = shown.get(viewed.fingerprint, (viewed, 0))
-        shown[viewed.fingerprint] = viewed, times + epochs
+    judged = {viewed.fingerprint: epochs for viewed in task.val_views}
     asks = []
-    for viewed, times in shown.values():
-        passes = {task.position(c): n_trials * times for c, n_trials in upcoming.items()}
+    for fingerprint, viewed in {v.fingerprint: v for v in (*task.train_views, *task.val_views)}.items():
+        in_training, in_judging = trained.get(fingerprint, 0), judged.get(fingerprint, 0)
+        if not in_training + in_judging:
+            continue
+        times = {c: in_training * _passes_each(task, c) + in_judging for c in (cut, *upcoming)}
+        passes = {task.position(c): n_trials * times[c] for c, n_trials in upcoming.items()}
         here = task.position(cut)
-        passes[here] = passes.get(here, 0.0) + max(0, times - 1)
-        if times:
-            asks.append(Asks(group=viewed, n_images=len(viewed), passes=passes))
+        passes[here] = passes.get(here, 0.0) + times[cut] - 1
+        asks.append(Asks(group=viewed, n_images=len(viewed), passes=passes))
     return asks
+
+
+def _passes_each(task: Task, cut: Cut) -> int:
+    return passes_each(cut, task.recipe.epochs, task.recipe.late_passes)
 
 
 def model_for(task: Task, point: Point, seed: int) -> nn.Module:

@@ -44,7 +44,17 @@ __all__ = [
 
 # Options that the recipe has under the same name, and those that `load_data` has.
 RECIPE = (
-    *("epochs", "batch_size", "schedule", "label_smoothing", "metric", "seed", "views", "balance"),
+    *(
+        "epochs",
+        "late_passes",
+        "batch_size",
+        "schedule",
+        "label_smoothing",
+        "metric",
+        "seed",
+        "views",
+        "balance",
+    ),
     *("momentum", "augment"),
 )
 IMAGES = (
