@@ -70,6 +70,20 @@ def test_with_head_leaves_the_model_unchanged() -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.parametrize(("name", "classifier"), [("test_resnet", "fc"), ("test_convnext", "head.fc")])
+def test_a_copy_that_shares_the_backbone_has_a_head_of_its_own(name: str, classifier: str) -> None:
+    model = make_model(name).eval()
+    old, images = model.get_submodule(classifier), torch.randn(2, 3, 64, 64)
+    expected = with_head(model, classifier, 5, width=8, seed=3).eval()
+    shared = with_head(model, classifier, 5, width=8, seed=3, shares=True).eval()
+    assert torch.equal(shared(images), expected(images))
+    assert list(shared.state_dict()) == list(expected.state_dict())
+    assert model.get_submodule(classifier) is old
+    own = {id(parameter) for parameter in shared.get_submodule(classifier).parameters()}
+    others = {id(parameter) for parameter in shared.parameters()} - own
+    assert others == {id(p) for p in model.parameters()} - {id(p) for p in old.parameters()}
+
+
 def test_a_head_starts_from_its_seed_alone() -> None:
     model = make_model("test_resnet")
     torch.manual_seed(1)

@@ -190,7 +190,13 @@ def make_head(
 
 
 def with_head(
-    model: nn.Module, classifier: str, num_classes: int, *, seed: int = 0, **options: Unpack[HeadOptions]
+    model: nn.Module,
+    classifier: str,
+    num_classes: int,
+    *,
+    seed: int = 0,
+    shares: bool = False,
+    **options: Unpack[HeadOptions],
 ) -> nn.Module:
     """Copy a model with a new, seeded head in the place of its classifier.
 
@@ -200,15 +206,27 @@ def with_head(
             `flattening.flattened` has put there.
         num_classes: Logits of the new one.
         seed: Seeds the head's initial weights.
+        shares: Whether the copy shares the backbone's own modules, to copy less where only a part of it is
+            wanted (`split.suffix_of` copies that): it must not be trained itself.
         **options: See `make_head`.
 
     Raises:
         SettingsError: If the classifier is something else.
     """
     head = head_for(model, classifier, num_classes, seed=seed, **options)
-    copied = copy.deepcopy(model)
     parent, _, name = classifier.rpartition(".")
+    copied = _with_own_path(model, parent) if shares else copy.deepcopy(model)
     setattr(copied.get_submodule(parent), name, head)
+    return copied
+
+
+def _with_own_path(model: nn.Module, path: str) -> nn.Module:
+    """Copy a module and those on the way to one inside it; all others are shared."""
+    copied = copy.copy(model)
+    copied._modules = dict(model._modules)
+    if path:
+        name, _, rest = path.partition(".")
+        setattr(copied, name, _with_own_path(model.get_submodule(name), rest))
     return copied
 
 

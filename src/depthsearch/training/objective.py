@@ -252,7 +252,7 @@ def _train_point(
     task: Task, point: Point, seed: int, checkpoint: Path | None, upcoming: Mapping[Cut, float]
 ) -> tuple[Suffix, Iterator[EpochResult]]:
     """Make a suffix, and the training of it."""
-    suffix = suffix_of(task.graph, model_for(task, point, seed), point.cut)
+    suffix = suffix_of(task.graph, model_for(task, point, seed, shares=True), point.cut)
     position = task.position(point.cut)
     recipe = replace(
         task.recipe,
@@ -387,8 +387,8 @@ def _passes_each(task: Task, cut: Cut) -> int:
     return passes_each(cut, task.recipe.epochs, task.recipe.late_passes)
 
 
-def model_for(task: Task, point: Point, seed: int) -> nn.Module:
-    """Copy the backbone with the point's new head."""
+def model_for(task: Task, point: Point, seed: int, *, shares: bool = False) -> nn.Module:
+    """Copy the backbone with the point's new head; `shares` as of `with_head`."""
     classifier = task.backbone.classifier
     model = with_head(
         task.backbone.model,
@@ -400,6 +400,7 @@ def model_for(task: Task, point: Point, seed: int) -> nn.Module:
         images_each=task.images_each,
         n_numbers=task.n_numbers,
         seed=seed,
+        shares=shares,
     )
     numbers = task.train_numbers
     if numbers is not None:
