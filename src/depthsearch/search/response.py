@@ -32,6 +32,9 @@ Floats = NDArray[np.floating[Any]]
 DEPTH_SCALES = (0.4, 0.8, 1.6, 3.2)
 RATE_SCALES = (0.6, 1.2, 2.4)
 REST_SCALE = 4.0
+# What is expected far from all trials is at least this quantile of their scores. Cheap cuts are tried most
+# and are often poor: that must not speak against those that were hardly tried.
+USUAL_QUANTILE = 0.75
 # Variance of the noise over that of the response.
 NOISE_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # What is expected before any trial, on a log scale: median and deviation.
@@ -108,9 +111,10 @@ def _fit(
         return None
     solved = cho_solve(factor, np.ones(n), check_finite=False)
     precision = float(solved.sum())
-    mean = float(solved @ scores) / precision
+    mean = max(float(solved @ scores) / precision, float(np.quantile(scores, USUAL_QUANTILE)))
     residual = cho_solve(factor, scores - mean, check_finite=False)
-    # With a flat prior on the mean and a scale-free one on the variance, both integrated out.
+    # With a flat prior on the mean and a scale-free one on the variance, both integrated out: what is not
+    # known of the mean stays unknown where the quantile takes its place.
     squares = max(float((scores - mean) @ residual), 1e-12)
     log_evidence = (
         -float(np.log(np.diag(factor[0])).sum())
