@@ -234,7 +234,7 @@ def epochs_trained(monkeypatch) -> list[int]:
     """Numbers of the epochs that are really trained."""
     trained: list[int] = []
     real = loop.train_epoch
-    monkeypatch.setattr(loop, "train_epoch", lambda *given: trained.append(given[-1]) or real(*given))
+    monkeypatch.setattr(loop, "train_epoch", lambda *given: trained.append(given[5]) or real(*given))
     return trained
 
 

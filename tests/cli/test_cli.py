@@ -614,6 +614,7 @@ BAD = [
     ("study", "--skip-unreadable", "=yes", "--no-skip-unreadable: ignored explicit argument 'yes'"),
     ("study", "--epochs", "0", "--epochs: '0' is no whole number from 1 on"),
     ("study", "--epochs", "1.5", "--epochs: '1.5' is no whole number from 1 on"),
+    ("study", "--late-passes", "0", "--late-passes: '0' is no whole number from 1 on"),
     ("study", "--batch-size", "1", "--batch-size: '1' is no whole number from 2 on"),
     ("study", "--metric", "auc", "--metric: invalid choice: 'auc'"),
     ("study", "--schedule", "linear", "--schedule: invalid choice: 'linear'"),

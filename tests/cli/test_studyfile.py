@@ -63,6 +63,7 @@ test-share = 0.0
 subset = 0.5
 skip-unreadable = true
 epochs = 4
+late-passes = 12
 batch-size = 32
 metric = "macro_f1"
 schedule = "constant"
@@ -118,7 +119,8 @@ def test_a_file_says_what_the_command_line_says(merged, tmp_path, monkeypatch) -
         "--backbone densenet121 --name hand-written --seed 7 --image-size 96 --val-share 0.25 --test-share 0 "
         "--mean 0.4,0.5,0.6 --std 0.25 --interpolation bicubic --crop-share 0.9 "
         "--subset 0.5 "
-        "--skip-unreadable --epochs 4 --batch-size 32 --metric macro_f1 --schedule constant --views 3 "
+        "--skip-unreadable --epochs 4 --late-passes 12 --batch-size 32 --metric macro_f1 "
+        "--schedule constant --views 3 "
         "--label-smoothing 0.1 --kinds conv,pool --learning-rate 1e-4:1e-3 --head-width 512:128 "
         "--channels 1 --balance weights --optimizer sgd --momentum 0.8 --weight-decay 0.05 --head-depth 2 "
         "--search exhaustive --layers 52,conv4_*,features.denseblock4.* "
