@@ -39,9 +39,10 @@ from benchmarks.search.first_depths import (
     noisy,
     print_table,
 )
+from benchmarks.shared.samplers import of_optuna
 from depthsearch.options.words import COSTS
 from depthsearch.search.pareto import hypervolume, non_dominated
-from depthsearch.search.sampling import make_pruner, make_sampler, resolve
+from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.seeds import seed_from
 
 # About those of a ResNet50 at 224 px with ten classes.
@@ -143,8 +144,8 @@ def outcomes_of(seed: int, n_trials: int, cost: str, given: str = "auto") -> dic
     """Search one response in every way, with a sampler that may be ``auto``."""
     rng = np.random.default_rng(seed_from(seed, 6))
     surface = Simulated(seed_from(seed, 7), float(rng.uniform()))
-    sampler, alone = resolve(given, "auto", n_trials)
-    _, together = resolve("auto", "auto", n_trials, cost)
+    sampler, alone = of_optuna(given, "auto", n_trials)
+    _, together = of_optuna("auto", "auto", n_trials, cost)
     # Sampler, pruner, whether that has two aims.
     ways = {
         "accuracy+cost": (sampler, together, True),

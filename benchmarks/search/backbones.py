@@ -32,8 +32,9 @@ import optuna
 from optuna.trial import TrialState
 
 from benchmarks.search.first_depths import Simulated, noisy, print_table
+from benchmarks.shared.samplers import of_optuna
 from depthsearch import Cut, SearchSpace
-from depthsearch.search.sampling import make_pruner, make_sampler, resolve
+from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.study import first_settings
 
@@ -130,7 +131,7 @@ def simulate(
         tpe: Whether to take Optuna's TPE as it is.
     """
     space = SearchSpace(cuts=candidates(backbones))
-    sampler, pruner = resolve("tpe" if tpe else "auto", "auto", n_trials)
+    sampler, pruner = of_optuna("tpe" if tpe else "auto", "auto", n_trials)
     study = optuna.create_study(direction="maximize", pruner=make_pruner(pruner, EPOCHS))
     first = first_settings(space)
     for params, _ in first:

@@ -50,12 +50,13 @@ from optuna.trial import TrialState
 from scipy.interpolate import RegularGridInterpolator
 from torch import nn
 
+from benchmarks.shared.samplers import of_optuna
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data, split_at
 from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS
 from depthsearch.search.response import Observation, Response
-from depthsearch.search.sampling import make_pruner, make_sampler, resolve
+from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
 from depthsearch.training.objective import train_point
@@ -512,7 +513,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
     """Compare the strategies on the simulated family and on tables."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     n_trials = arguments.trials
-    sampler, pruner = resolve(arguments.sampler, arguments.pruner, n_trials)
+    sampler, pruner = of_optuna(arguments.sampler, arguments.pruner, n_trials)
     families: dict[str, list[Problem]] = {}
     for problem in simulated_problems(arguments.relations, arguments.seeds, arguments.steepness):
         families.setdefault(problem.family, []).append(problem)
