@@ -85,9 +85,9 @@ def is_paused(trial: FrozenTrial) -> bool:
 def passes_each(cut: Cut, epochs: int, late_passes: int) -> int:
     """Count the passes over the training images in each epoch of a training.
 
-    One, but where all that learns is cheap: there the training passes up to ``late_passes`` times, as long
-    as that costs less than to start it does. The epochs of a study are chosen for its dear end, and too few
-    for a new head, or for the last layers, to come to their end.
+    One, but where all that learns is cheap: there the training passes up to ``late_passes`` times, as long as
+    it costs no more than `OVERHEAD` in all. The epochs of a study are chosen for its dear end; they are too
+    few for the hidden layers of a new head, and for the last layers of a network.
 
     Args:
         cut: First trainable layer.

@@ -44,18 +44,8 @@ __all__ = [
 
 # Options that the recipe has under the same name, and those that `load_data` has.
 RECIPE = (
-    *(
-        "epochs",
-        "late_passes",
-        "batch_size",
-        "schedule",
-        "label_smoothing",
-        "metric",
-        "seed",
-        "views",
-        "balance",
-    ),
-    *("momentum", "augment"),
+    *("epochs", "late_passes", "batch_size", "schedule", "label_smoothing", "metric", "seed"),
+    *("momentum", "views", "augment", "balance"),
 )
 IMAGES = (
     *("val_share", "test_share", "subset", "seed", "classes_map"),
