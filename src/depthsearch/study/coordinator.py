@@ -64,56 +64,46 @@ def search(
 ) -> Generator[Event, None, None]:
     """Run trials until the study has as many as wanted, and yield what happens.
 
-    An interrupt (KeyboardInterrupt) leaves running trials for the next call to go on with. Close the
-    generator to stop likewise. What `control.request_stop` asks for is done too, also from another process;
-    the last event is a `Stopped` then. What `control.enqueue` adds is tried next.
+    An interrupt, or closing the generator, leaves running trials for the next call to go on with. What
+    `control` asks for is done, also from another process; after a stop the last event is a `Stopped`.
 
     Args:
         study: From `open_study`.
         task: What to train, as given to `open_study`.
         space: What to search.
-        n_trials: How many finished trials the study is to have in total, at most where the sampler is
-            `GAIN`, which ends when another is not worth its cost. Guesses are among them, but for an
-            exhaustive search, where they come on top: every candidate is to be tried.
+        n_trials: Finished trials to have in all, with `GAIN` at most; guesses count, but not if exhaustive.
         sampler: Resolved name, see `sampling.resolve`.
         pruner: Resolved name.
         checkpoints: Folder for the checkpoints of running trials.
-        cost: The second aim, one of `words.COSTS`; None: the score alone. It is kept in the study, which may
-            go on with another: each trial stores both costs.
-        tolerance: What the answer may lose against the best, in points; kept in the study likewise.
-        race: How settings are trained again to be surer of the answer, where the sampler is `GAIN`: among
-            the other trainings, when that is what promises most. None: none is.
-        limits: What the study may have taken once the search ends, earlier calls included; what is under way
-            is ended, or left for the next call once time is up.
+        cost: The second aim, one of `words.COSTS`; None: the score alone. A study may go on with another.
+        tolerance: What the answer may lose against the best, in points; likewise.
+        race: How `GAIN` may train settings again to be surer of the answer; None: it may not.
+        limits: What the study may have taken once the search ends, earlier calls included.
         then_confirm: Whether `confirm` is to follow, for `status` to say that the study is not complete yet.
         executor: Has the workers; default: this process, one trial after the other. It is left open.
         held: The study's lease, where it is held already, for `confirm` as well.
 
     Raises:
-        StudyError: If another coordinator runs this study, the database is gone for long, or workers cannot
-            work.
+        StudyError: If another coordinator runs it, the database is gone for long, or workers cannot work.
     """
     tasks = tasks_of(task)
     recipe = any_of(tasks).recipe
     study.pruner = make_pruner(pruner, recipe.epochs, cost)
     executor, limits = executor or InProcess(tasks), limits or Limits()
     with _held(study, held) as lease_:
+        is_planned, n_workers = sampler == GAIN, executor.n_workers
         with deferred():
             store_aim(study, cost, tolerance)
             note_wanted(
-                study,
-                n_trials=n_trials,
-                then_confirm=then_confirm,
-                n_workers=executor.n_workers,
-                at_most=sampler == GAIN,
+                study, n_trials=n_trials, then_confirm=then_confirm, n_workers=n_workers, at_most=is_planned
             )
             enqueue_lost(study)
-        planner = _planner(study, tasks, space, cost, race) if sampler == GAIN else None
+        planner = _planner(study, tasks, space, cost, race) if is_planned else None
         stored = StoredStudy.read(study)
         chooser = Chooser(study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive)
         run = Run(study, tasks, space, executor, checkpoints, lease_, chooser=chooser, until=limits.until)
         run.probe(_unprobed(stored, space))
-        yield from _search(run, chooser, then_confirm=then_confirm, n_workers=executor.n_workers)
+        yield from _search(run, chooser, then_confirm=then_confirm, n_workers=n_workers)
     yield from _stopped(lease_)
 
 
