@@ -111,12 +111,31 @@ def test_everything_costs_one_full_fine_tune_and_the_head_nothing_once_features_
 @pytest.mark.parametrize("epochs", [1, 3, EPOCHS, 50])
 def test_a_training_passes_more_often_as_long_as_that_costs_next_to_nothing(epochs: int) -> None:
     passes = [passes_each(replace(cut(19), frozen_mac_share=1 - s), epochs, 30) for s in (0, 0.004, 0.01, 1)]
-    most = max(1, math.ceil(30 / epochs))
+    most = max(1, 30 // epochs)
     assert passes == [most, min(most, 5), min(most, 2), 1]
     assert all(passes_each(each, epochs, 1) == 1 for each in map(cut, range(N_CUTS)))
     for each in map(cut, range(N_CUTS)):
         dearer = cost_of_training(each, epochs, late_passes=30) - cost_of_training(each, epochs)
         assert 0 <= dearer <= OVERHEAD
+
+
+def test_the_head_is_paid_too_and_a_large_one_passes_less_often() -> None:
+    """In a small network on small images the new head is a good part of what learns."""
+    head, last = 0.05 * IMAGE_MACS, cut(N_CUTS - 1)
+    assert passes_each(last, 3, 30, head_macs=head) == 1
+    assert passes_each(last, 3, 30, head_macs=head / 20) == 8
+    assert cost_of_training(last, 3, late_passes=30, head_macs=head) == pytest.approx(0.05, rel=1e-4)
+    assert cost_of_training(cut(10), 3, head_macs=head) == pytest.approx(0.55, rel=1e-4)
+    assert cost_of_training(last, 3, late_passes=30, head_macs=head / 20) == pytest.approx(0.02, rel=1e-4)
+
+
+def test_a_planner_knows_what_each_head_costs() -> None:
+    wide = SearchSpace(cuts=tuple(map(cut, range(N_CUTS))), head_width=(512, 256), fixed={"head_depth": 2})
+    planner = Planner(wide, epochs=EPOCHS, head_macs=lambda _, width, depth: 100.0 * width * depth)
+    costs = [
+        planner.cost_of({"cut": N_CUTS - 1, "learning_rate": 1e-3, "head_width": w}) for w in (0, 256, 512)
+    ]
+    assert costs == pytest.approx([0, 0.0512, 0.1024], rel=1e-4)
 
 
 def test_what_is_done_is_not_paid_again() -> None:
@@ -225,6 +244,53 @@ def test_every_candidate_of_a_deep_network_is_reached() -> None:
     assert len(reached) > 390
 
 
+def test_equal_scores_do_not_say_that_all_settings_are_equal(space, racing) -> None:
+    """Each cheap cut answers the majority's class: what learns more may do better."""
+    level = [trial(space, index, 0.7) for index in (20, 19, 18, 17, 16, 15)]
+    planner = Planner(space, epochs=EPOCHS, error=ScoreError(n_val=100, is_share=True))
+    move = planner.next_move(numbered(*level), seed=0)
+    assert move is not None
+    assert move.gain > 0.0005
+
+
+def test_cuts_whose_trainings_fail_are_left_out_with_all_that_train_more(space, planner) -> None:
+    def failed(index: int) -> FrozenTrial:
+        return trial(space, index, 0.0, epoch=0, state=TrialState.FAIL)
+
+    def cuts(*more: FrozenTrial) -> set[int]:
+        known = [trial(space, index, 0.6 + 0.015 * index) for index in (20, 18, 15)]
+        return {move.params["cut"] for move in moves_of(planner, numbered(*known, *more))}
+
+    assert cuts() == cuts(failed(4)) == set(range(N_CUTS - 1))
+    assert min(cuts(failed(4), failed(9))) == 5
+    assert min(cuts(failed(4), failed(9), failed(8))) == 9
+    # What trains as much came to its end, so that it was something else.
+    assert min(cuts(failed(4), failed(9), trial(space, 3, 0.7))) == 0
+
+
+def test_a_search_in_which_nothing_comes_to_its_end_is_given_up(space, planner) -> None:
+    trials: list[FrozenTrial] = []
+    while move := planner.next_move(numbered(*trials), seed=len(trials)):
+        trials.append(
+            create_trial(
+                state=TrialState.PRUNED,
+                params=dict(move.params),
+                distributions=space.distributions(),
+                user_attrs={TrialKey.DIVERGED: True},
+            )
+        )
+    assert len(trials) == 10
+
+
+def test_of_the_first_trainings_one_is_chosen_that_the_budget_pays(space, planner) -> None:
+    head = numbered(trial(space, N_CUTS - 1, 0.7))
+    assert planner.next_move(head, seed=0, most=0.04) is None
+    assert planner.next_move(head, seed=0, most=0.06).params["cut"] == N_CUTS - 2
+    both = numbered(*head, trial(space, N_CUTS - 2, 0.7))
+    # A tenth would be next.
+    assert planner.next_move(both, seed=0, most=0.06).cost <= 0.06
+
+
 # --- pauses -----------------------------------------------------------------------------------------
 
 
@@ -274,9 +340,10 @@ def again(
         TrialKey.CONFIRMS: number,
         TrialKey.SEED: seed,
         TrialKey.RESAMPLE: True,
+        **attributes,
     }
     epoch = EPOCHS if state == TrialState.COMPLETE else 1
-    return trial(space, index, score, epoch=epoch, state=state, **named, **attributes)
+    return trial(space, index, score, epoch=epoch, state=state, **named)
 
 
 def close(space: SearchSpace) -> list[FrozenTrial]:
@@ -395,6 +462,30 @@ def test_two_settings_come_apart_and_the_race_is_over(space, racing) -> None:
     assert racing(20).next_move(numbered(*trials), seed=0, may_be_new=False) is None
 
 
+def test_on_the_same_images_again_a_race_ends(space, racing) -> None:
+    """What these images do to like settings alike no further training on them tells."""
+    planner = racing(20, resample=False)
+    trials = numbered(*[trial(space, i, 0.9 + 0.002 * math.sin(i)) for i in (20, 19, 18, 17, 14, 11, 8)])
+    for n in range(60):
+        move = planner.next_move(trials, seed=n, may_be_new=False)
+        if move is None:
+            break
+        for repeat in move.repeats:
+            index = trials[repeat.number].params["cut"]
+            score = 0.9 + 0.002 * math.sin(index + len(trials))
+            more = again(space, repeat.number, index, score, repeat.seed, **{TrialKey.RESAMPLE: False})
+            trials = numbered(*trials, more)
+    assert move is None
+    assert len(trials) < 30
+
+
+def test_few_settings_are_not_trained_again_for_nothing(space, racing) -> None:
+    """The search does not end before six trials: where no new ones may be, it does."""
+    trials = numbered(*[trial(space, i, s) for i, s in ((20, 0.95), (10, 0.6), (1, 0.58))])
+    assert racing().next_move(trials, seed=0, may_be_new=False) is None
+    assert racing().next_move(trials, seed=0).is_new
+
+
 def test_a_repeat_is_told_apart_from_a_paused_trial_and_a_new_setting() -> None:
     pair = Move(params={}, place=(), repeats=(Repeat(number=0, seed=1),), cost=0.1)
     paused, new = Move(params={}, place=(), number=3, cost=0.1), Move(params={}, place=(), cost=0.1)
@@ -409,6 +500,10 @@ def test_where_a_front_is_sought_a_setting_is_compared_with_what_costs_no_more(s
         lead, other = (by_number[repeat.number] for repeat in pair)
         # Frozen more, so cheaper.
         assert lead > other
+    # What is better than all that is cheaper is made sure of as well.
+    rising = numbered(*[trial(space, i, 0.95 - 0.02 * i) for i in (20, 18, 15, 10, 5, 0)])
+    chosen = {repeat.number for pair in repeats_of(planner, rising) for repeat in pair}
+    assert chosen == set(range(6))
 
 
 def test_a_loss_is_learned_upside_down(space) -> None:

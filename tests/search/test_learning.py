@@ -57,13 +57,26 @@ def test_a_curve_that_still_moves_is_expected_to_gain_more_and_less_surely() -> 
 
 def test_complete_curves_of_like_settings_say_how_much_is_still_gained() -> None:
     """Guards what is learned from a study's own curves, and only from those that are alike."""
-    curve = 0.70, 0.80, 0.80
+    curve = 0.50, 0.60, 0.60
     alone = expected_best(running((0.1, 0.5), *curve), *FAR)
-    like = [complete((0.1, 0.4 + 0.02 * n), 0.5, 0.6, 0.6, 0.7, 0.75) for n in range(10)]
-    unlike = [complete((0.9, 0.9), *scores) for scores in ((0.5, 0.6, 0.6, 0.7, 0.75),) * 10]
+    like = [complete((0.1, 0.4 + 0.02 * n), 0.4, 0.5, 0.5, 0.6, 0.65) for n in range(10)]
+    unlike = [complete((0.9, 0.9), *scores) for scores in ((0.3, 0.4, 0.4, 0.5, 0.55),) * 10]
     beside_like = expected_best(running((0.1, 0.5), *curve), *like, *FAR)
-    assert 0.90 < beside_like < 0.95
+    assert 0.70 < beside_like < 0.75
     assert expected_best(running((0.1, 0.5), *curve), *unlike, *FAR) == pytest.approx(alone, abs=0.005)
+
+
+def test_nothing_is_expected_beyond_what_there_is_to_gain() -> None:
+    """A steep curve at its beginning: half of the errors may go."""
+    steep = running((0.0, 0.9), 0.30, 0.85)
+    assert learned(steep, *FAR, epochs=10).best == pytest.approx(0.925)
+    falling = Lesson(
+        place=(0.0, 0.9), backbone=0, split=0, course=Course(final=None, scores={1: 1.4, 2: 0.5})
+    )
+    loss = ScoreError(n_val=100, is_share=False)
+    found = learn([falling, *FAR], epochs=10, maximize=False, error=loss)
+    assert found is not None
+    assert found.best == pytest.approx(-0.25)
 
 
 @pytest.mark.parametrize("name", ["digits", "vehicles", "catsdogs", "superclasses"])

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from depthsearch.search.response import Observation, Response
+from depthsearch.search import response as responses
+from depthsearch.search.response import (
+    SPLIT_NOISE,
+    Observation,
+    Response,
+    _correlation,  # The oracle below conditions on the same prior.
+)
 
 # Three cheap late cuts at four learning rates each, mostly poor, and a good one in the middle.
 LATE = [
@@ -23,3 +30,51 @@ def test_poor_trials_of_cheap_cuts_say_little_against_one_that_was_not_tried() -
     # What was tried stays what it was.
     tried = response.mean(np.array([each.place for each in LATE]))
     assert np.allclose(tried, scores[: len(LATE)], atol=0.15)
+
+
+def test_equal_scores_leave_room_for_better_ones() -> None:
+    level = [Observation(place=(depth, 0.5), score=0.0) for depth in (0.7, 0.8, 0.9, 1.0)]
+    draws = Response(level, noise=0.125).draws(np.array([[0.0, 0.5], [0.9, 0.5]]), 2000, seed=0)
+    far, near = draws.std(0)
+    assert 0.03 < near < far
+    assert far > 0.08
+
+
+def test_further_trainings_on_the_same_images_say_what_conditioning_on_everything_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """True scores, what a division of the images does to them, and trials in one large Gaussian."""
+    share = 0.2
+    monkeypatch.setattr(responses, "SPLIT_SHARES", (share,))
+    rng = np.random.default_rng(0)
+    places = rng.uniform(size=(9, 2))
+    trials = [
+        Observation(place=(a, b), score=float(rng.normal()), split=int(i % 3 == 2))
+        for i, (a, b) in enumerate(places)
+    ]
+    response = Response(trials, noise=0.1)
+    asked, n_first = np.vstack([places[:4], rng.uniform(size=(3, 2))]), 4
+    beliefs = response.beliefs(asked, n_first, division=0)
+    assert len(beliefs) > 1
+    splits = np.array([each.split for each in trials])
+    for belief, fit in zip(beliefs, response._fitted, strict=False):
+        every = np.vstack([places, asked[:n_first], asked[:n_first]])
+        nobody = np.zeros(len(every), dtype=np.int64)
+        correlation = _correlation(every, nobody, every, nobody, fit.scales, fit.kinship)
+        # Trials, true scores, what division 0 makes of these.
+        division = np.array([*splits, *[-1] * n_first, *[0] * n_first])
+        is_same = np.equal.outer(division, division) & (division[:, None] >= 0)
+        # The mean may be anything; a shift of all scores of a division is left out: it cancels in pairs.
+        prior = correlation * (1 + SPLIT_NOISE * fit.noise * is_same) + 1e5
+        observed = np.zeros_like(prior)
+        n = len(trials)
+        observed[:n, :n] = fit.noise * np.eye(n) + share * is_same[:n, :n]
+        given = (prior + observed)[:n, :n]
+        rest = prior[n:, n:] - prior[n:, :n] @ np.linalg.solve(given, prior[:n, n:])
+        unit = belief.noise / fit.noise
+        judged, shared = unit * rest[n_first:, n_first:], unit * rest[:n_first, n_first:]
+        ours, theirs = np.array([0, 1, 2]), np.array([3, 3, 0])
+        covariance, variance = belief.of_pairs(ours, theirs)
+        assert np.allclose(covariance, shared[:, ours] - shared[:, theirs], atol=1e-4)
+        expected = judged[ours, ours] + judged[theirs, theirs] - 2 * judged[ours, theirs] + 2 * belief.noise
+        assert np.allclose(variance, expected, atol=1e-4)

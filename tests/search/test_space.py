@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 from depthsearch import SearchSpace, freeze_before
 from depthsearch.errors import CutError, SettingsError
 from depthsearch.models.heads import with_head
-from depthsearch.search.space import Point
+from depthsearch.search.space import Point, place_of
 from depthsearch.study import first_settings
 from depthsearch.training.objective import Objective
 
@@ -30,6 +30,23 @@ def test_every_candidate_can_be_suggested(space) -> None:
         for index in range(len(space.cuts))
     ]
     assert [point.cut for point in points] == list(space.cuts)
+
+
+def test_what_says_nothing_of_a_setting_has_no_part_in_its_place(space) -> None:
+    """A solved head is the same whatever the optimizer; a linear one has no hidden layers."""
+    also = {"head_depth": (1, 3), "dropout": (0.0, 0.5), "optimizer": ("adamw", "sgd")}
+    wide = SearchSpace(cuts=space.cuts, head_width=(512, 256), **also)
+    one = {"learning_rate": 1e-3, "head_width": 0, "head_depth": 1, "dropout": 0.1, "optimizer": "adamw"}
+    other = {"learning_rate": 1e-4, "head_width": 0, "head_depth": 3, "dropout": 0.4, "optimizer": "sgd"}
+
+    def places(cut: int, **changes: int) -> int:
+        return len({place_of({**each, **changes, "cut": cut}, wide.distributions()) for each in (one, other)})
+
+    last = len(space.cuts) - 1
+    assert places(last) == 1
+    assert places(last, head_width=256) == places(3) == 2
+    linear = [{**one, "cut": 3, "head_depth": depth} for depth in (1, 3)]
+    assert place_of(linear[0], wide.distributions()) == place_of(linear[1], wide.distributions())
 
 
 def test_random_sampling_reaches_every_candidate(space) -> None:

@@ -34,6 +34,14 @@ def test_where_only_heads_were_trained_nothing_else_is_known(response) -> None:
     assert places.shape == (5, 1, 2)
 
 
+def test_a_head_with_hidden_layers_counts_for_the_head_alone(response) -> None:
+    """The solved head and one with a hidden layer: both are what the head alone was tried with."""
+    hidden = (1.0, 0.8)
+    places = _best_places(response, [0] * 5, [HEAD, hidden, LOW])
+    assert {tuple(place) for place in places[-1]} == {HEAD, hidden}
+    assert set(places[:-1, :, 1].ravel()) <= {0.3, 0.8}
+
+
 def test_each_of_two_backbones_has_a_head(response) -> None:
     places = _best_places(response, [0, 0, 1, 1], [HEAD, LOW])
     assert [float(rate) for rate in places[:, 0, 1]] == [0.3, 0.5, 0.3, 0.5]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,12 @@ from optuna.trial import TrialState
 
 from depthsearch.options.attributes import TrialKey
 from depthsearch.results import StoredStudy
+from depthsearch.search import gain
 from depthsearch.search.gain import Planner, is_paused
+from depthsearch.search.moves import Move
 from depthsearch.study import (
     EpochDone,
+    SearchEnded,
     TrialEnded,
     TrialPaused,
     TrialStarted,
@@ -24,6 +29,7 @@ from depthsearch.study import (
     open_study,
     search,
 )
+from depthsearch.study.choosing.chooser import Chooser
 from depthsearch.study.choosing.limits import Limits, spent_on
 from depthsearch.study.progress import status
 from depthsearch.training.objective import full_fine_tune_macs
@@ -53,7 +59,7 @@ def all_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Planner, "should_pause", is_at_its_second)
 
 
-def is_at_its_second(planner: Planner, trials, number: int, *, seed: int) -> bool:
+def is_at_its_second(planner: Planner, trials, number: int, **_: object) -> bool:
     return max(trials[number].intermediate_values) == 2
 
 
@@ -67,7 +73,12 @@ def test_what_is_cheap_comes_first(run, space) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("all_pause")
-def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(run, tmp_path: Path) -> None:
+def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Random images promise nothing.
+    monkeypatch.setattr(gain, "LEAST_RATE", 0.0)
+    monkeypatch.setattr(gain, "LEAST_GAIN", 0.0)
     study, events = run()
     paused, epochs = [], {}
     for event in events:
@@ -137,6 +148,36 @@ def test_a_search_ends_by_itself_and_is_complete_then(run, monkeypatch: pytest.M
     assert n_trials < 30
     where = status(study)
     assert where.state == "complete"
+
+
+def test_what_is_left_of_a_budget_counts_what_others_are_at(longer, space, tmp_path: Path) -> None:
+    study = open_study(
+        open_storage(f"sqlite:///{tmp_path}/shared.db"), "s", longer, space, {}, is_planned=True
+    )
+    planner = Planner(space, epochs=4)
+    chooser = Chooser(study, 30, Limits(budget=0.5), "gain", planner, 0, is_exhaustive=False)
+    begun = []
+    while (trial := chooser.next_trial()) is not None:
+        space.suggest(trial)
+        begun.append(planner.cost_of(trial.params))
+    assert len(begun) > 1
+    assert sum(begun) <= 0.5
+
+
+@pytest.mark.parametrize("is_enough", [True, False])
+def test_a_search_says_when_the_rest_of_its_budget_is_too_small(
+    run, monkeypatch: pytest.MonkeyPatch, *, is_enough: bool
+) -> None:
+    dear = Move(params={}, place=(), cost=50.0)
+
+    def next_move(planner: Planner, trials, *, most: float = math.inf, **_: object) -> Move | None:
+        return None if is_enough or most < dear.cost else dear
+
+    monkeypatch.setattr(Planner, "next_move", next_move)
+    _, events = run(n_trials=30, limits=Limits(budget=40.0))
+    (ended,) = [event for event in events if isinstance(event, SearchEnded)]
+    rest = r"3\d\.\d\d full fine-tunes are left of the budget, too little for what is worth it$"
+    assert re.match("another training is not worth its cost$" if is_enough else rest, ended.reason)
 
 
 def test_a_budget_bounds_search_and_confirmation(run, longer, space, tmp_path: Path) -> None:

@@ -20,15 +20,16 @@ Swersky, Snoek and Adams, Freeze-thaw Bayesian optimization, 2014.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy.special import ndtri
 
 from depthsearch.models.cuts import Cut
@@ -53,6 +54,8 @@ LEAST_GAIN = 0.00005
 BETTER = 4.0
 # Finished trials before the search may end by itself.
 FEWEST_TRIALS = 6
+# Trials that failed or diverged, where no other is complete, before it is given up.
+MOST_IN_VAIN = 10
 # What the first trainings of a backbone cost behind that of its head alone, in full fine-tunes.
 FIRST_COSTS = (0.0, 0.05, 0.1)
 # Learning rates that are weighed at each cut, and values of the other dimensions.
@@ -80,6 +83,7 @@ class Planner:
         *,
         epochs: int,
         late_passes: int = 1,
+        head_macs: Callable[[str, int, int], float] | None = None,
         maximize: bool = True,
         error: ScoreError | None = None,
         seeks_front: bool = False,
@@ -91,6 +95,8 @@ class Planner:
             space: What is searched.
             epochs: Of a training.
             late_passes: See `moves.passes_each`.
+            head_macs: Of a backbone's new head for one image, by the backbone's name, width and depth; None:
+                nothing.
             maximize: Whether more is better.
             error: Of a score; None: of a share of a hundred images.
             seeks_front: Whether a setting is to be better only than what costs at most as much.
@@ -98,6 +104,7 @@ class Planner:
         """
         self._space, self.maximize = space, maximize
         self._epochs, self._late_passes = epochs, late_passes
+        self._head_macs = functools.cache(head_macs or (lambda *_: 0.0))
         self._error = error or ScoreError(n_val=100, is_share=True)
         self.seeks_front, self._race = seeks_front, race
         self._names = space.backbones
@@ -131,31 +138,52 @@ class Planner:
         """
         known = Known(self, trials)
         if known.learned is None:
-            first = self._first(known, seed) if may_be_new else None
-            return first if first is not None and first.cost <= most else None
+            is_hopeless = not known.settled and len(known.ended) >= MOST_IN_VAIN
+            return self._first(known, seed, most) if may_be_new and not is_hopeless else None
         moves = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
-        best = max(self._weighed(moves, known), key=lambda move: move.rate, default=None)
-        n_finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-        is_worth = best is not None and best.rate >= LEAST_RATE and best.gain >= LEAST_GAIN
-        return best if is_worth or n_finished < FEWEST_TRIALS else None
+        weighed = self._weighed(moves, known)
+        best = max(weighed, key=lambda move: move.rate, default=None)
+        if best is not None and best.rate >= LEAST_RATE and best.gain >= LEAST_GAIN:
+            return best
+        if len(known.ended) >= FEWEST_TRIALS:
+            return None
+        return max((move for move in weighed if move.is_new), key=lambda move: move.rate, default=None)
+
+    def knows_cut(self, params: Mapping[str, Any]) -> bool:
+        """Return whether a setting, perhaps one in part, says where to cut."""
+        return cut_parameter(params.get(BACKBONE, self._names[0])) in params
 
     def cost_of(self, params: Mapping[str, Any], done: int = 0) -> float:
         """Estimate what a setting costs from an epoch on, in full fine-tunes."""
         cut = self._cut(params)
-        return self._cost_at(cut, 0 if self._is_solved(params) else done)
-
-    def _cost_at(self, cut: Cut, done: int = 0) -> float:
+        name = params.get(BACKBONE, self._names[0])
+        depth = params.get("head_depth", self._space.fixed.get("head_depth", 1))
         return cost_of_training(
-            cut, self._epochs, late_passes=self._late_passes, done=done, whole_macs=self._whole_macs
+            cut,
+            self._epochs,
+            late_passes=self._late_passes,
+            head_macs=self._head_macs(name, params.get("head_width", 0), depth),
+            done=0 if self._is_solved(params) else done,
+            whole_macs=self._whole_macs,
         )
 
-    def should_pause(self, trials: Sequence[FrozenTrial], number: int, *, seed: int) -> bool:
+    def should_pause(
+        self,
+        trials: Sequence[FrozenTrial],
+        number: int,
+        *,
+        seed: int,
+        most: float = math.inf,
+        may_be_new: bool = True,
+    ) -> bool:
         """Return whether a running trial is to wait, as another move promises more for its cost.
 
         Args:
             trials: All of the study; of the running one the epochs so far are reported.
             number: The running trial.
             seed: Of the settings that are weighed.
+            most: What another move may cost, in full fine-tunes.
+            may_be_new: Whether that may be a new setting.
         """
         trial = next(each for each in trials if each.number == number)
         epoch = max(trial.intermediate_values, default=0)
@@ -167,11 +195,12 @@ class Planner:
         known = Known(self, trials, but=number)
         if known.learned is None:
             return False
-        here, *others = self._weighed([going_on, *self._moves(known, seed)], known)
+        others = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
+        here, *others = self._weighed([going_on, *others], known)
         most = max((move.rate for move in others), default=0.0)
         return here.rate < max(LEAST_RATE, most / BETTER)
 
-    def _first(self, known: Known, seed: int) -> Move | None:
+    def _first(self, known: Known, seed: int, most: float) -> Move | None:
         """Choose a setting while too little is known: cheap ones, at some distance from the head.
 
         Where each of a few cuts was tried at its sensible learning rate, the cheapest at another.
@@ -180,14 +209,16 @@ class Planner:
         every = [
             Move(params=params, place=self.place(params), cost=self.cost_of(params))
             for name in self._names
-            for index in range(len(self._space.cuts_of(name)))
+            for index in range(known.first_cut(name), len(self._space.cuts_of(name)))
             if (params := sensible_setting(self._space, name, index))
         ]
+        every = [move for move in every if move.cost <= most]
         left = [move for move in every if not _is_known(*self._alike(move.params, move.place), tried)]
         aim = FIRST_COSTS[min(sum(map(len, tried.values())), len(FIRST_COSTS) - 1)]
         if left:
             return min(left, key=lambda move: abs(move.cost - aim))
-        return min(self._new(known, np.random.default_rng(seed)), key=lambda move: move.cost, default=None)
+        others = (move for move in self._new(known, np.random.default_rng(seed)) if move.cost <= most)
+        return min(others, key=lambda move: move.cost, default=None)
 
     # --- what may be done ---------------------------------------------------------------------------
 
@@ -205,12 +236,12 @@ class Planner:
             distributions = self._space.distributions(name)
             cuts = self._space.cuts_of(name)
             best = known.best_params(name)
-            for index in _spread(len(cuts), MOST_CUTS, rng):
-                cost = self._cost_at(cuts[index])
+            first = known.first_cut(name)
+            for index in (first + at for at in _spread(len(cuts) - first, MOST_CUTS, rng)):
                 for params in self._settings(name, index, distributions, best, rng):
                     place = place_of(params, distributions)
                     if not _is_known(*self._alike(params, place), tried):
-                        yield Move(params=params, place=place, cost=cost)
+                        yield Move(params=params, place=place, cost=self.cost_of(params))
 
     def _settings(
         self,
@@ -281,7 +312,11 @@ class Planner:
         there = [*(s.place for s in known.settled), *map(self.place, known.pending)]
         places = np.array([*there, *(move.place for move in moves)])
         n_settled, n_known = len(known.settled), len(known.settled) + len(known.pending)
-        beliefs = known.learned.response.beliefs(places, n_known, [self.backbone(each) for each in params])
+        # Where the validation images stay, whatever is trained again is judged on what others were judged on.
+        division = None if self._race is None or self._race.resample else 0
+        beliefs = known.learned.response.beliefs(
+            places, n_known, [self.backbone(each) for each in params], division=division
+        )
         weights = np.array([belief.weight for belief in beliefs])
         allowed = known.allowed([self.training_macs(move.params) for move in moves])
         gains = sum(
@@ -369,12 +404,11 @@ def _gains(belief: Belief, moves: Sequence[Move], known: Known, allowed: NDArray
         pairs = [known.pair(move) for move in moves if move.repeats]
         ours = np.array([places[id(setting)] for setting, _ in pairs])
         theirs = np.array([places[id(lead)] for _, lead in pairs])
-        shift[:, is_again] = belief.covariance[:, ours] - belief.covariance[:, theirs]
-        variance[is_again] = (
-            belief.variance[ours] + belief.variance[theirs] - 2 * belief.covariance[ours, theirs] + 2 * noise
-        )
+        shift[:, is_again], variance[is_again] = belief.of_pairs(ours, theirs)
     shift /= np.sqrt(variance)
-    rivals = np.argsort(-mean[:k] - 2 * np.sqrt(belief.variance[:k]))[:MOST_RIVALS]
+    rivals = np.arange(k)
+    if allowed.all():
+        rivals = np.argsort(-mean[:k] - 2 * np.sqrt(belief.variance[:k]))[:MOST_RIVALS]
     # A move that no settled setting may be compared with is compared with the worst of them.
     before = np.where(allowed, mean[:k, None], mean[:k].min()).max(0)
     after = mean[rivals, None, None] + shift[rivals, :, None] * OUTCOMES
@@ -405,6 +439,10 @@ def _informed(belief: Belief, n_settled: int, n_known: int) -> Belief:
         mean=belief.mean[kept],
         covariance=covariance[:n_settled, kept],
         variance=variance[kept].clip(1e-12),
+        judged=None if belief.judged is None else belief.judged[:n_settled, :n_settled],
+        judged_covariance=None
+        if belief.judged_covariance is None
+        else belief.judged_covariance[:n_settled, :n_settled],
     )
 
 

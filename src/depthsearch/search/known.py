@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,15 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.moves import Move, is_paused
 from depthsearch.search.origins import origin_of
-from depthsearch.search.space import BACKBONE
+from depthsearch.search.space import BACKBONE, cut_parameter
 
 if TYPE_CHECKING:
     from depthsearch.search.gain import Planner
 
 __all__ = ["Known", "Setting"]
+
+# Failed trainings that say that a cut asks for too much: one may be chance.
+MOST_FAILED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +51,7 @@ class Known:
         settled: Settings with a complete training.
         pending: Settings that are being trained.
         leads: For each settled setting the best one of those it is compared with; None: it has none.
+        ended: Trials that were not stopped from outside: complete, pruned, failed.
     """
 
     def __init__(self, planner: Planner, trials: Sequence[FrozenTrial], *, but: int | None = None) -> None:
@@ -71,6 +76,7 @@ class Known:
             and not is_paused(trial)
             and trial.number != but
         ]
+        self.ended = [trial for trial in trials if trial.state.is_finished() and trial.params]
         self.settled = self._settled()
         self.leads: list[Setting | None] = [None] * len(self.settled)
         if self.learned is not None:
@@ -91,6 +97,22 @@ class Known:
                 of.seeds.add(trial.user_attrs[TrialKey.SEED])
         return list(by_place.values())
 
+    def first_cut(self, backbone: str) -> int:
+        """Return the first cut that may be trained: those before it ask for too much, of memory mostly.
+
+        Two trainings that train no more failed there, and none that trains as much came to its end.
+        """
+        failed, done = [], math.inf
+        for trial in self.ended:
+            if trial.params.get(BACKBONE, "") in ("", backbone):
+                cut = trial.params[cut_parameter(backbone)]
+                if trial.state == TrialState.FAIL:
+                    failed.append(cut)
+                else:
+                    done = min(done, cut)
+        unexplained = sorted(cut for cut in failed if cut < done)
+        return unexplained[-MOST_FAILED] + 1 if len(unexplained) >= MOST_FAILED else 0
+
     def _find_leads(self) -> None:
         assert self.learned is not None
         if not self.settled:
@@ -100,6 +122,9 @@ class Known:
             [self._planner.backbone(setting.params) for setting in self.settled],
         )
         allowed = self.allowed([self._planner.training_macs(each.params) for each in self.settled])
+        if self._planner.seeks_front:
+            # Each is compared with what is cheaper, itself left out: so those on the front are made sure of.
+            np.fill_diagonal(allowed, False)
         for at in range(len(self.settled)):
             rivals = np.flatnonzero(allowed[:, at])
             self.leads[at] = self.settled[rivals[means[rivals].argmax()]] if len(rivals) else None

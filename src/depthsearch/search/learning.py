@@ -25,13 +25,13 @@ Floats = NDArray[np.float64]
 NEAR = 8.0
 # Fewer trials say nothing.
 FEWEST = 3
-# What a curve of accuracy still gains, times the square of the share of the epochs that is left: mean and
-# standard deviation, of a flat curve and for each point that it rose lately (400 recorded trainings,
-# benchmarks/search/tables). It counts as much as so many curves of settings like that one.
+# What a curve of accuracy still gains: the square of the share of the epochs that is left, times a constant
+# plus a factor times its recent rise; its deviation likewise (fitted to 400 recorded trainings,
+# benchmarks/search/tables). This counts as much as so many curves of similar settings.
 USUAL_GAIN, USUAL_SPREAD, USUAL_WEIGHT = 0.04, 0.08, 3.0
 RISE_GAIN, RISE_SPREAD = 1.2, 1.2
-# Lately: in this share of the epochs so far.
-LATE_SHARE = 1 / 3
+# Recent: in this share of the epochs so far.
+RECENT_SHARE = 1 / 3
 # How far away a setting is still like another, as a share of each dimension.
 ALIKE = 0.25
 
@@ -116,11 +116,11 @@ def learn(lessons: Sequence[Lesson], *, epochs: int, maximize: bool, error: Scor
     complete = [lesson for lesson in lessons if lesson.course.final is not None]
     if len(lessons) < FEWEST or not complete:
         return None
-    known = [_expected(lesson, complete, epochs, sign) for lesson in lessons]
-    best, worst = (choose(score for score, _ in known) for choose in (max, min))
-    near = NEAR * error.at(sign * best)
     # How bad an untried setting may be is unknown: without an end to it no mean of what it may score exists.
     lowest, highest = (0.0, 1.0) if error.is_share else (-math.inf, 0.0)
+    known = [_expected(lesson, complete, epochs, sign, highest) for lesson in lessons]
+    best, worst = (choose(score for score, _ in known) for choose in (max, min))
+    near = NEAR * error.at(sign * best)
     observations = [
         Observation(
             place=lesson.place,
@@ -140,11 +140,13 @@ def learn(lessons: Sequence[Lesson], *, epochs: int, maximize: bool, error: Scor
     )
 
 
-def _expected(lesson: Lesson, complete: Sequence[Lesson], epochs: int, sign: float) -> tuple[float, float]:
+def _expected(
+    lesson: Lesson, complete: Sequence[Lesson], epochs: int, sign: float, highest: float
+) -> tuple[float, float]:
     """Estimate the final score of a trial, more is better, and how far off that may be.
 
     A trial that is not complete still gains what its own curve lets expect, corrected by how far that was off
-    for complete ones like it; one that diverged has the worst score of all.
+    for complete ones like it, and at most half of what there is to gain. One that diverged has the worst one.
     """
     course = lesson.course
     if course.final is not None:
@@ -162,16 +164,17 @@ def _expected(lesson: Lesson, complete: Sequence[Lesson], epochs: int, sign: flo
             weights.append(_alikeness(lesson, other))
     miss = float(np.average(misses, weights=weights))
     squares = [spread**2, *((each - miss) ** 2 for each in misses[1:])]
-    return sign * score + gain + miss, math.sqrt(float(np.average(squares, weights=weights)))
+    gain = min(gain + miss, (highest - sign * score) / 2)
+    return sign * score + gain, math.sqrt(float(np.average(squares, weights=weights)))
 
 
 def _gain_to_come(course: Course, epoch: int, epochs: int) -> tuple[float, float]:
     """Estimate what a curve still gains after an epoch, and how far off that may be.
 
-    What moved much lately still moves: at a high learning rate the score jumps and ends far above.
+    A curve that moved much still moves: at a high learning rate the score jumps and ends far above.
     """
-    lately = epoch - max(1, round(LATE_SHARE * epoch))
-    before = max((e for e in course.scores if e <= lately), default=epoch)
+    recent = epoch - max(1, round(RECENT_SHARE * epoch))
+    before = max((e for e in course.scores if e <= recent), default=epoch)
     rise = abs(course.scores[epoch] - course.scores[before])
     left = (1 - epoch / epochs) ** 2
     return left * (USUAL_GAIN + RISE_GAIN * rise), left * math.hypot(USUAL_SPREAD, RISE_SPREAD * rise)

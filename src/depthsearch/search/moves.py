@@ -82,26 +82,33 @@ def is_paused(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(TrialKey.PAUSED))
 
 
-def passes_each(cut: Cut, epochs: int, late_passes: int) -> int:
+def passes_each(cut: Cut, epochs: int, late_passes: int, *, head_macs: float = 0.0) -> int:
     """Count the passes over the training images in each epoch of a training.
 
-    One, but where all that learns is cheap: there the training passes up to ``late_passes`` times, as long as
-    it costs no more than `OVERHEAD` in all. The epochs of a study are chosen for its dear end; they are too
+    One, but where all that learns is cheap: there a training passes up to ``late_passes`` times in all, as
+    long as it costs no more than `OVERHEAD`. The epochs of a study are chosen for its dear end; they are too
     few for the hidden layers of a new head, and for the last layers of a network.
 
     Args:
         cut: First trainable layer.
         epochs: Of the training.
         late_passes: Most passes of the whole training, where they are more than its epochs.
+        head_macs: Forward MACs of the new head for one image.
     """
-    share = 1 - cut.frozen_mac_share
+    share = _learning_share(cut, head_macs)
     # Rounding is not to decide.
     affordable = math.floor(OVERHEAD / share + 1e-9) if share > 0 else late_passes
-    return max(1, min(math.ceil(late_passes / epochs), affordable))
+    return max(1, min(late_passes // epochs, affordable))
 
 
 def cost_of_training(
-    cut: Cut, epochs: int, *, late_passes: int = 1, done: int = 0, whole_macs: int = 0
+    cut: Cut,
+    epochs: int,
+    *,
+    late_passes: int = 1,
+    head_macs: float = 0.0,
+    done: int = 0,
+    whole_macs: int = 0,
 ) -> float:
     """Estimate what a training on kept features costs, in full fine-tunes.
 
@@ -109,12 +116,22 @@ def cost_of_training(
         cut: First trainable layer.
         epochs: Of the training.
         late_passes: See `passes_each`.
+        head_macs: Likewise.
         done: Epochs that are there already.
         whole_macs: Training MACs of one image of the network that the full fine-tune is of; 0: the cut's.
     """
-    share = cut.frozen_mac_share
-    scale = 1.0
-    if whole_macs:
-        # Frozen layers go forward, all others backward too: three times the MACs of going forward.
-        scale = cut.training_macs / (3 - 2 * share) * 3 / whole_macs
-    return scale * (1 - share) * passes_each(cut, epochs, late_passes) * (epochs - done) / epochs
+    # Frozen layers go forward, all others backward too: three times the MACs of going forward.
+    scale = 3 * _network_macs(cut) / whole_macs if whole_macs else 1.0
+    passes = passes_each(cut, epochs, late_passes, head_macs=head_macs)
+    return scale * _learning_share(cut, head_macs) * passes * (epochs - done) / epochs
+
+
+def _network_macs(cut: Cut) -> float:
+    """Return the forward MACs of one image in the whole network of a cut, its head left out."""
+    return cut.training_macs / (3 - 2 * cut.frozen_mac_share)
+
+
+def _learning_share(cut: Cut, head_macs: float) -> float:
+    """Return the MACs of what learns, over those of the network."""
+    network = _network_macs(cut)
+    return 1 - cut.frozen_mac_share + (head_macs / network if network else 0.0)

@@ -102,6 +102,7 @@ def _fit(
     kinship: float,
     noise: float,
     log_prior: float,
+    least_variance: float,
 ) -> _Fit | None:
     """Fit the process with one choice of scales and noise; None where rounding makes it singular."""
     n = len(scores)
@@ -115,7 +116,7 @@ def _fit(
     residual = cho_solve(factor, scores - mean, check_finite=False)
     # With a flat prior on the mean and a scale-free one on the variance, both integrated out: what is not
     # known of the mean stays unknown where the quantile takes its place.
-    squares = max(float((scores - mean) @ residual), 1e-12)
+    squares = max(float((scores - mean) @ residual), (n - 1) * least_variance, 1e-12)
     log_evidence = (
         -float(np.log(np.diag(factor[0])).sum())
         - 0.5 * math.log(precision)
@@ -144,6 +145,9 @@ class Belief:
         covariance: Of the first ``k`` with all ``(k, m)``.
         variance: Of each ``(m,)``.
         noise: Variance of a score from training to training.
+        judged: Covariance of what another training of the first ``k`` would be expected to score, noise left
+            out, ``(k, k)``; None: that is their true score.
+        judged_covariance: Covariance of the first ``k`` true scores with that ``(k, k)``; None likewise.
     """
 
     weight: float
@@ -151,6 +155,24 @@ class Belief:
     covariance: Floats
     variance: Floats
     noise: float
+    judged: Floats | None = None
+    judged_covariance: Floats | None = None
+
+    def of_pairs(self, ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Return what the differences of pairs of further scores say of the first ``k`` true scores.
+
+        Args:
+            ours: Which of the first ``k`` is trained again ``(p,)``.
+            theirs: Beside which, on the same images ``(p,)``.
+
+        Returns:
+            Covariances ``(k, p)``, and the differences' variances ``(p,)``.
+        """
+        k = len(self.covariance)
+        judged = self.covariance[:, :k] if self.judged is None else self.judged
+        shared = self.covariance if self.judged_covariance is None else self.judged_covariance
+        variance = judged[ours, ours] + judged[theirs, theirs] - 2 * judged[ours, theirs] + 2 * self.noise
+        return shared[:, ours] - shared[:, theirs], variance
 
 
 class Response:
@@ -173,7 +195,9 @@ class Response:
         self._splits = np.array([o.split for o in observations])
         scores = np.array([o.score for o in observations])
         self._offset = float(scores.mean())
-        self._unit = float(scores.std()) or 1.0
+        # Equal scores do not say that all settings are equal: they may differ by as much as a score is off.
+        self._unit = max(float(scores.std()), noise or 0.0) or 1.0
+        self._least_variance = 0.0 if noise is None else (noise / self._unit) ** 2
         # The response has a variance of about one in this unit.
         self._errors = (np.array([o.error for o in observations]) / self._unit) ** 2
         self._usual_noise, self._noise_spread = USUAL_NOISE, NOISE_SPREAD
@@ -205,7 +229,7 @@ class Response:
                 log_prior -= 0.5 * (math.log(noise / self._usual_noise) / self._noise_spread) ** 2
                 covariance = correlation + errors + split_share * is_same
                 covariance += noise * (np.eye(n) + SPLIT_NOISE * of_split)
-                fit = _fit(covariance, scores, scales, kinship, noise, log_prior)
+                fit = _fit(covariance, scores, scales, kinship, noise, log_prior, self._least_variance)
                 if fit is not None:
                     found.append(fit)
         return found
@@ -229,6 +253,8 @@ class Response:
         places: Floats,
         n_first: int,
         backbones: Sequence[int] | NDArray[np.int64] | None = None,
+        *,
+        division: int | None = None,
     ) -> list[Belief]:
         """Return what is believed of the true scores of settings, once for each probable choice of scales.
 
@@ -236,18 +262,27 @@ class Response:
             places: The settings ``(m, d)``.
             n_first: Of how many of them, the first ones, the covariance with all is wanted.
             backbones: Of the settings ``(m,)``; None: all of the first.
+            division: Of the images, on which further trainings are judged; None: each on one of its own.
         """
         which, n = _given(backbones, len(places)), len(self._places)
+        first = places[:n_first], which[:n_first]
         found = []
         for weight, fit in list(zip(self._weights, self._fitted, strict=True))[:N_BELIEFS]:
             to_trials = self._to_trials(fit, places, which)
-            half = solve_triangular(fit.factor[0], to_trials.T, lower=True, check_finite=False)
-            # What is not known of the mean.
-            left = (1 - to_trials @ fit.ones) / math.sqrt(float(fit.ones.sum()))
-            first = places[:n_first], which[:n_first]
+            half, left = _explained(fit, to_trials)
             covariance = _correlation(*first, places, which, fit.scales, fit.kinship)
-            covariance += np.outer(left[:n_first], left) - half[:, :n_first].T @ half
+            judged = judged_covariance = None
             unit = self._unit**2 * fit.variance * (n - 1) / max(1, n - 3)
+            if division is not None:
+                # What a division does to like settings alike; what it does to all cancels in a comparison.
+                among, shared = covariance[:, :n_first], SPLIT_NOISE * fit.noise
+                on_division = to_trials[:n_first] * (1 + shared * (self._splits == division))
+                half_judged, left_judged = _explained(fit, on_division)
+                judged = among * (1 + shared) + np.outer(left_judged, left_judged)
+                judged = unit * (judged - half_judged.T @ half_judged)
+                judged_covariance = among + np.outer(left[:n_first], left_judged)
+                judged_covariance = unit * (judged_covariance - half[:, :n_first].T @ half_judged)
+            covariance += np.outer(left[:n_first], left) - half[:, :n_first].T @ half
             found.append(
                 Belief(
                     weight=float(weight),
@@ -255,6 +290,8 @@ class Response:
                     covariance=unit * covariance,
                     variance=(unit * (1 - (half**2).sum(0) + left**2)).clip(1e-12),
                     noise=unit * fit.noise,
+                    judged=judged,
+                    judged_covariance=judged_covariance,
                 )
             )
         return found
@@ -287,6 +324,20 @@ class Response:
             normal = rng.standard_normal((count, len(places)))
             drawn.append(mean + scale[:, None] * (normal @ root.T))
         return self._offset + self._unit * np.concatenate(drawn)
+
+
+def _explained(fit: _Fit, to_trials: Floats) -> tuple[Floats, Floats]:
+    """Return what the ``n`` trials explain of ``m`` values, and what is not known of their mean.
+
+    Args:
+        fit: Of the trials.
+        to_trials: Covariances with them ``(m, n)``.
+
+    Returns:
+        A matrix ``(n, m)`` whose squares are what is explained, and deviations ``(m,)``.
+    """
+    half: Floats = solve_triangular(fit.factor[0], to_trials.T, lower=True, check_finite=False)
+    return half, (1 - to_trials @ fit.ones) / math.sqrt(float(fit.ones.sum()))
 
 
 def _root(covariance: Floats) -> Floats:

@@ -320,16 +320,22 @@ def is_solved(params: Mapping[str, Any], distributions: Mapping[str, BaseDistrib
 def place_of(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> tuple[float, ...]:
     """Return where a setting lies between the ends of each range, in [0, 1]: cut, learning rate, the rest.
 
-    A learning rate that says nothing lies in the middle.
+    What says nothing at a setting lies in the middle: of a head that is solved all but its width, of a linear
+    head the number of hidden layers.
 
     Args:
         params: Of a trial; its backbone has no part in it.
         distributions: Of each of them.
     """
-    first = (cut_parameter(params.get(BACKBONE, "")), "learning_rate")
-    names = [*first, *sorted(params.keys() - {*first, BACKBONE})]
-    cut, rate, *rest = (_share(distributions[name], params[name]) for name in names)
-    return (cut, 0.5 if is_solved(params, distributions) else rate, *rest)
+    where, solved = cut_parameter(params.get(BACKBONE, "")), is_solved(params, distributions)
+    names = [where, "learning_rate", *sorted(params.keys() - {where, "learning_rate", BACKBONE})]
+
+    def says_nothing(name: str) -> bool:
+        if name == "head_depth":
+            return not params.get("head_width")
+        return solved and name not in (where, "head_width")
+
+    return tuple(0.5 if says_nothing(name) else _share(distributions[name], params[name]) for name in names)
 
 
 def _share(distribution: BaseDistribution, value: Any) -> float:

@@ -148,8 +148,9 @@ def _fewest(winners: NDArray[np.int64], of_candidates: Sequence[int]) -> set[int
 def _best_places(response: Response, of_cut: Sequence[int], settled: Sequence[tuple[float, ...]]) -> Floats:
     """Find the settings that each cut is expected to score best with: ``(n_cuts, n, d)``.
 
-    All dimensions but the cut are as they were tried at some cut: of others nothing is known. A head alone
-    that is solved has no learning rate, so that it shares its settings with no other cut.
+    Only combinations of the other dimensions that were tried at some cut are considered. A head alone that is
+    solved has no learning rate, so that it shares its setting with no other cut; where it was tried, the head
+    alone is considered only as it was tried.
 
     Args:
         response: What the trials say.
@@ -160,17 +161,18 @@ def _best_places(response: Response, of_cut: Sequence[int], settled: Sequence[tu
     depths = np.array([d for _, run in groupby(of_cut) for d in np.linspace(0, 1, len(list(run)))])
     solved = {place[1:] for place in settled if place[:2] == SOLVED}
     trained = {place[1:] for place in settled if place[:2] != SOLVED}
+    heads = {place[1:] for place in settled if place[0] == 1} if solved else trained
     settings = sorted(solved | trained)
     places = np.empty((n_cuts, len(settings), 1 + len(settings[0])))
     places[:, :, 0], places[:, :, 1:] = depths[:, None], np.array(settings)
     # Far more than the rounding of single precision decides which is best.
     every = places.reshape(n_cuts * len(settings), -1).astype(np.float32)
     means = response.mean(every, np.repeat(of_cut, len(settings))).reshape(n_cuts, -1)
-    for is_head, own in ((depths == 1, solved), (depths < 1, trained)):
+    for is_head, own in ((depths == 1, heads), (depths < 1, trained)):
         if own:
             others = np.array([setting not in own for setting in settings])
             means[np.ix_(is_head, others)] = -np.inf
-    n_own = min(len(own) for own in (solved, trained) if own)
+    n_own = min(len(own) for own in (heads, trained) if own)
     n_each = min(n_own, max(1, min(MOST_EACH, MOST_PLACES // n_cuts)))
     order = np.argsort(-means, axis=1, kind="stable")[:, :n_each]
     best: Floats = np.take_along_axis(places, order[:, :, None], axis=1)

@@ -41,7 +41,7 @@ from depthsearch.study.events import ConfirmationPlanned, Event, SearchEnded, St
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
-from depthsearch.training.objective import Task, tasks_of
+from depthsearch.training.objective import Task, head_size_of, tasks_of
 from depthsearch.workers import Executor, InProcess
 
 
@@ -145,10 +145,15 @@ def _planner(
 ) -> Planner:
     """Make what chooses by gain per cost."""
     task = any_of(tasks)
+
+    def head_macs(backbone: str, width: int, depth: int) -> float:
+        return head_size_of(tasks[backbone], width=width, depth=depth).macs / task.images_each
+
     return Planner(
         space,
         epochs=task.recipe.epochs,
         late_passes=task.recipe.late_passes,
+        head_macs=head_macs,
         maximize=study.direction == StudyDirection.MAXIMIZE,
         error=ScoreError(n_val=len(task.data.val), is_share=task.recipe.metric in SHARES),
         seeks_front=cost is not None,

@@ -261,7 +261,8 @@ def _train_point(
         optimizer=point.optimizer,
         seed=seed,
     )
-    task.features.expect(_asks(task, point.cut, upcoming))
+    passes = _passes_each(task, point.cut, head_size_of(task, width=point.head_width, depth=point.head_depth))
+    task.features.expect(_asks(task, point.cut, passes, upcoming))
     shown = Boundaries(task.features, task.train_views, position, rows=task.train_rows)
     judged = None
     if task.val_views:
@@ -277,7 +278,7 @@ def _train_point(
         recipe,
         task.device,
         suffix_macs=macs,
-        passes=_passes_each(task, point.cut),
+        passes=passes,
         checkpoint=checkpoint,
     )
     return suffix, results
@@ -339,7 +340,7 @@ def _transfer_curve(
     n_depths = min(n_depths, len(cuts) - 1)
     picked = [cuts[round((i + 1) / n_depths * (len(cuts) - 1))] for i in range(n_depths)]
     positions = [task.position(cut) for cut in picked]
-    task.features.expect(_asks(task, cuts[-1], upcoming))
+    task.features.expect(_asks(task, cuts[-1], _passes_each(task, cuts[-1]), upcoming))
     spent = Spent()
     train_features, train_labels = task.features.pooled(
         task.train_views[0], positions, spent, n_most=PROBED_SAMPLES
@@ -362,7 +363,7 @@ def _transfer_curve(
     return TransferCurve(points=points, macs=spent.macs, seconds=seconds, kept_bytes=spent.kept_bytes)
 
 
-def _asks(task: Task, cut: Cut, upcoming: Mapping[Cut, float]) -> list[Asks[ViewedImages]]:
+def _asks(task: Task, cut: Cut, passes_here: int, upcoming: Mapping[Cut, float]) -> list[Asks[ViewedImages]]:
     """Count the passes over each view that may still come: of this trial but its first, and of others."""
     epochs, n_views = task.recipe.epochs, len(task.train_views)
     trained = {
@@ -375,16 +376,20 @@ def _asks(task: Task, cut: Cut, upcoming: Mapping[Cut, float]) -> list[Asks[View
         in_training, in_judging = trained.get(fingerprint, 0), judged.get(fingerprint, 0)
         if not in_training + in_judging:
             continue
-        times = {c: in_training * _passes_each(task, c) + in_judging for c in (cut, *upcoming)}
-        passes = {task.position(c): n_trials * times[c] for c, n_trials in upcoming.items()}
+        # Which head another trial will have is unknown: a linear one passes most often.
+        passes = {
+            task.position(c): n_trials * (in_training * _passes_each(task, c) + in_judging)
+            for c, n_trials in upcoming.items()
+        }
         here = task.position(cut)
-        passes[here] = passes.get(here, 0.0) + times[cut] - 1
+        passes[here] = passes.get(here, 0.0) + in_training * passes_here + in_judging - 1
         asks.append(Asks(group=viewed, n_images=len(viewed), passes=passes))
     return asks
 
 
-def _passes_each(task: Task, cut: Cut) -> int:
-    return passes_each(cut, task.recipe.epochs, task.recipe.late_passes)
+def _passes_each(task: Task, cut: Cut, head: HeadSize | None = None) -> int:
+    head_macs = 0.0 if head is None else head.macs / task.images_each
+    return passes_each(cut, task.recipe.epochs, task.recipe.late_passes, head_macs=head_macs)
 
 
 def model_for(task: Task, point: Point, seed: int, *, shares: bool = False) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from depthsearch.options.attributes import TrialKey
 from depthsearch.results.evidence import weigh
 from depthsearch.results.stored import StoredStudy
 from depthsearch.search.gain import Planner
+from depthsearch.search.moves import is_paused
 from depthsearch.search.origins import origin_of
 from depthsearch.search.sampling import make_sampler
 from depthsearch.seeds import seed_from
@@ -61,9 +63,15 @@ class Chooser:
 
     def should_pause(self, number: int) -> bool:
         """Return whether a running trial is to wait for something that promises more."""
-        trials = self.study.get_trials(deepcopy=False)
-        seed = seed_from(self.seed, number)
-        return self.planner is not None and self.planner.should_pause(trials, number, seed=seed)
+        if self.planner is None:
+            return False
+        return self.planner.should_pause(
+            self.study.get_trials(deepcopy=False),
+            number,
+            seed=seed_from(self.seed, number),
+            most=self.limits.left(self.study),
+            may_be_new=self.n_trials > self._n_begun(),
+        )
 
     def next_trial(self) -> Trial | None:
         """Begin another trial, or take a paused one up again; None where nothing may or need be begun."""
@@ -85,10 +93,19 @@ class Chooser:
         """Return why nothing more is begun, in a line."""
         if self.limits.is_reached(self.study):
             return f"the budget of {self.limits.budget:g} full fine-tunes is spent"
-        if self._is_sure(self.study.get_trials(deepcopy=False)):
+        trials = self.study.get_trials(deepcopy=False)
+        if not any(trial.state == TrialState.COMPLETE for trial in trials):
+            return "no training came to its end"
+        if self._is_sure(trials):
             return "the answer holds with a probability of 90 %"
-        if self.n_trials <= self._n_begun():
-            return f"{self.n_trials} settings were tried, and training one again is not worth its cost"
+        n_left, left = self.n_trials - self._n_begun(), self.limits.left(self.study)
+        if self.planner is not None and math.isfinite(left):
+            seed = seed_from(self.seed, len(trials))
+            if self.planner.next_move(trials, seed=seed, may_be_new=n_left > 0) is not None:
+                return f"{left:.2f} full fine-tunes are left of the budget, too little for what is worth it"
+        if n_left <= 0:
+            tried = "1 setting was" if self.n_trials == 1 else f"{self.n_trials} settings were"
+            return f"{tried} tried, and training one again is not worth its cost"
         return "another training is not worth its cost"
 
     def _n_begun(self) -> int:
@@ -110,8 +127,10 @@ class Chooser:
 
         def turn(enqueued: FrozenTrial) -> tuple[bool, bool, float]:
             # What is cheap says whether the dear ones are worth going on with.
-            is_again = origin_of(enqueued) == "confirm"
-            return not is_again, origin_of(enqueued) != GUESS, planner.cost_of(planned_params(enqueued))
+            is_again, params = origin_of(enqueued) == "confirm", planned_params(enqueued)
+            # What somebody enqueues may leave the cut to the search.
+            cost = planner.cost_of(params) if planner.knows_cut(params) else 0.0
+            return not is_again, origin_of(enqueued) != GUESS, cost
 
         trials = self.study.get_trials(deepcopy=False)
         waiting = [
@@ -122,6 +141,9 @@ class Chooser:
         if waiting:
             return begin(self.study, min(waiting, key=turn))
         seed = seed_from(self.seed, len(trials))
+        # What others are at is not paid yet.
+        under_way = [t for t in trials if t.state == TrialState.RUNNING and t.params and not is_paused(t)]
+        left -= sum(planner.cost_of(trial.params) for trial in under_way)
         move = planner.next_move(trials, seed=seed, most=left, may_be_new=n_left > 0)
         if move is None or (move.repeats and self._is_sure(trials)):
             return None
