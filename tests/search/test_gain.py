@@ -312,13 +312,28 @@ def test_a_cheap_trial_is_never_paused_nor_one_between_checks(space, planner) ->
 def test_with_two_aims_a_cheap_cut_need_not_beat_a_dear_one(space) -> None:
     """Everything learning is best by far: along the front what is cheap may still gain."""
     trials = numbered(*[trial(space, i, 0.95 - 0.02 * i) for i in (20, 18, 15, 10, 5, 0)])
-    alone, front = (Planner(space, epochs=EPOCHS, error=EXACT, seeks_front=f) for f in (False, True))
+    alone, front = (Planner(space, epochs=EPOCHS, error=EXACT, front=f) for f in (None, "macs"))
     gains = {}
     for name, planner in (("alone", alone), ("front", front)):
         known = Known(planner, trials)
         moves = planner._weighed(planner._moves(known, 0), known)
         gains[name] = max(move.gain for move in moves if move.params["cut"] > 15)
     assert gains["front"] > gains["alone"]
+
+
+def test_the_front_is_that_of_the_cost_that_is_asked_for(space) -> None:
+    """A large head has few MACs in a large network, and many parameters."""
+    wide = SearchSpace(cuts=space.cuts, head_width=(512, 256))
+
+    def costs(front: str) -> list[float]:
+        planner = Planner(wide, epochs=EPOCHS, front=front, head_macs=lambda _, width, __: width / 16)
+        settings = [
+            {"cut": index, "learning_rate": 1e-3, "head_width": w} for index, w in ((19, 512), (0, 0))
+        ]
+        return [planner.front_cost(each) for each in settings]
+
+    assert costs("macs") == [cut(19).training_macs + 96, cut(0).training_macs]
+    assert costs("parameters") == [2 + 32, N_CUTS]
 
 
 # --- training again ---------------------------------------------------------------------------------
@@ -494,7 +509,7 @@ def test_a_repeat_is_told_apart_from_a_paused_trial_and_a_new_setting() -> None:
 
 def test_where_a_front_is_sought_a_setting_is_compared_with_what_costs_no_more(space) -> None:
     trials = numbered(*close(space))
-    planner = Planner(space, epochs=EPOCHS, error=EXACT, seeks_front=True, race=Race(n_seeds=3))
+    planner = Planner(space, epochs=EPOCHS, error=EXACT, front="macs", race=Race(n_seeds=3))
     by_number = {trial.number: trial.params["cut"] for trial in trials}
     for pair in repeats_of(planner, trials):
         lead, other = (by_number[repeat.number] for repeat in pair)

@@ -431,7 +431,7 @@ def workers_on(two_nodes) -> Iterator[Callable[..., RayWorkers]]:
     def make(task: Task, **how: Any) -> RayWorkers:
         two_nodes.with_second()
         made.append(RayWorkers({"": task}, **how))
-        made[-1].gather()
+        made[-1].gather(240.0)
         return made[-1]
 
     yield make
@@ -637,7 +637,7 @@ def not_begun(tasks, job: Job) -> Iterator[Report]:
     return run()
 
 
-def one_report(workers: RayWorkers, key: str, seconds: float = 60.0) -> Report:
+def one_report(workers: RayWorkers, key: str, seconds: float = 240.0) -> Report:
     """Have a job done, and give the first that is told of it."""
     deadline = time.monotonic() + seconds
     workers.start(Probing(key=key, cuts=(), upcoming={}))
@@ -708,7 +708,7 @@ def test_a_cluster_where_no_worker_can_work_says_why(
         too_large.gather()
     monkeypatch.setattr(cluster, "own_versions", lambda: {"depthsearch": "0.0.1", "torch": torch.__version__})
     # A machine that is busy takes its time to start a worker: only one that has started can be told off.
-    for seconds in (20.0, 160.0):
+    for seconds in (40.0, 160.0):
         older = RayWorkers({"": task}, n_workers=1, patience_seconds=seconds)
         with contextlib.closing(older), pytest.raises(StudyError) as raised:
             older.gather()

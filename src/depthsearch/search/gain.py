@@ -86,7 +86,7 @@ class Planner:
         head_macs: Callable[[str, int, int], float] | None = None,
         maximize: bool = True,
         error: ScoreError | None = None,
-        seeks_front: bool = False,
+        front: str | None = None,
         race: Race | None = None,
     ) -> None:
         """Prepare to choose.
@@ -99,16 +99,22 @@ class Planner:
                 nothing.
             maximize: Whether more is better.
             error: Of a score; None: of a share of a hundred images.
-            seeks_front: Whether a setting is to be better only than what costs at most as much.
+            front: One of `words.COSTS`: a setting is to be better only than what costs at most as much of it;
+                None: than all others.
             race: How settings may be trained again; None: they may not.
         """
         self._space, self.maximize = space, maximize
         self._epochs, self._late_passes = epochs, late_passes
         self._head_macs = functools.cache(head_macs or (lambda *_: 0.0))
         self._error = error or ScoreError(n_val=100, is_share=True)
-        self.seeks_front, self._race = seeks_front, race
+        self._front, self._race = front, race
         self._names = space.backbones
         self._whole_macs = space.cuts_of(self._names[0])[0].training_macs
+
+    @property
+    def seeks_front(self) -> bool:
+        """Whether settings are compared only with what costs no more."""
+        return self._front is not None
 
     @property
     def races(self) -> bool:
@@ -156,13 +162,11 @@ class Planner:
     def cost_of(self, params: Mapping[str, Any], done: int = 0) -> float:
         """Estimate what a setting costs from an epoch on, in full fine-tunes."""
         cut = self._cut(params)
-        name = params.get(BACKBONE, self._names[0])
-        depth = params.get("head_depth", self._space.fixed.get("head_depth", 1))
         return cost_of_training(
             cut,
             self._epochs,
             late_passes=self._late_passes,
-            head_macs=self._head_macs(name, params.get("head_width", 0), depth),
+            head_macs=self._head_macs_of(params),
             done=0 if self._is_solved(params) else done,
             whole_macs=self._whole_macs,
         )
@@ -318,7 +322,7 @@ class Planner:
             places, n_known, [self.backbone(each) for each in params], division=division
         )
         weights = np.array([belief.weight for belief in beliefs])
-        allowed = known.allowed([self.training_macs(move.params) for move in moves])
+        allowed = known.allowed([self.front_cost(move.params) for move in moves])
         gains = sum(
             belief.weight * _gains(_informed(belief, n_settled, n_known), moves, known, allowed)
             for belief in beliefs
@@ -355,9 +359,17 @@ class Planner:
         index: int = params[cut_parameter(backbone)]
         return self._space.cuts_of(backbone)[index]
 
-    def training_macs(self, params: Mapping[str, Any]) -> int:
-        """Return the MACs of training one image at a setting's cut."""
-        return self._cut(params).training_macs
+    def front_cost(self, params: Mapping[str, Any]) -> float:
+        """Return what a setting costs along the front: a training's MACs of an image, or what it learns."""
+        cut, head_macs = self._cut(params), self._head_macs_of(params)
+        if self._front == "parameters":
+            # Each weight of a head is used once.
+            return cut.trainable_parameters + head_macs
+        return cut.training_macs + 3 * head_macs
+
+    def _head_macs_of(self, params: Mapping[str, Any]) -> float:
+        depth = params.get("head_depth", self._space.fixed.get("head_depth", 1))
+        return self._head_macs(params.get(BACKBONE, self._names[0]), params.get("head_width", 0), depth)
 
     def _is_solved(self, params: Mapping[str, Any]) -> bool:
         return is_solved(params, self._space.distributions(params.get(BACKBONE, self._names[0])))

@@ -121,7 +121,7 @@ class Known:
             np.array([setting.place for setting in self.settled]),
             [self._planner.backbone(setting.params) for setting in self.settled],
         )
-        allowed = self.allowed([self._planner.training_macs(each.params) for each in self.settled])
+        allowed = self.allowed([self._planner.front_cost(each.params) for each in self.settled])
         if self._planner.seeks_front:
             # Each is compared with what is cheaper, itself left out: so those on the front are made sure of.
             np.fill_diagonal(allowed, False)
@@ -129,16 +129,16 @@ class Known:
             rivals = np.flatnonzero(allowed[:, at])
             self.leads[at] = self.settled[rivals[means[rivals].argmax()]] if len(rivals) else None
 
-    def allowed(self, macs: Sequence[int]) -> NDArray[np.bool_]:
+    def allowed(self, costs: Sequence[float]) -> NDArray[np.bool_]:
         """Return which settled settings ``k`` are what others are compared with ``(k, m)``.
 
         Args:
-            macs: Of training one image with each of the others ``(m,)``.
+            costs: Of the others along the front ``(m,)``.
         """
         if not self._planner.seeks_front:
-            return np.ones((len(self.settled), len(macs)), dtype=np.bool_)
-        ours = np.array([self._planner.training_macs(setting.params) for setting in self.settled])
-        return ours[:, None] <= np.array(macs)[None]
+            return np.ones((len(self.settled), len(costs)), dtype=np.bool_)
+        ours = np.array([self._planner.front_cost(setting.params) for setting in self.settled])
+        return ours[:, None] <= np.array(costs)[None]
 
     def pair(self, move: Move) -> tuple[Setting, Setting]:
         """Return the setting that a move trains again, and the best one it is compared with."""

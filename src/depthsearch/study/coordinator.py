@@ -156,7 +156,7 @@ def _planner(
         head_macs=head_macs,
         maximize=study.direction == StudyDirection.MAXIMIZE,
         error=ScoreError(n_val=len(task.data.val), is_share=task.recipe.metric in SHARES),
-        seeks_front=cost is not None,
+        front=cost,
         race=race,
     )
 
