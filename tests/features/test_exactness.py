@@ -549,7 +549,7 @@ def timm_cuts(task: Task, n_cuts: int) -> list[Cut]:
 def test_trials_on_timms_nets_end_as_with_their_prefix_recomputed(name, train_kept, tmp_path: Path) -> None:
     """With the rule for what is worth keeping as it is: some of it in memory, the rest on the disk."""
     task = timm_task(name, Budget(memory_bytes=2**23, device_bytes=0, disk_bytes=2**30, folder=tmp_path))
-    cuts = timm_cuts(task, 6)
+    cuts = timm_cuts(task, 4)
     for cut in shuffled(cuts):
         point = Point(cut=cut, learning_rate=1e-3, head_width=16)
         kept = train_kept(task, point, upcoming=cuts)
