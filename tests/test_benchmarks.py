@@ -45,7 +45,7 @@ def run(script: str, *options: object, cache: Path, status: int = 0) -> str:
 
 
 def test_gpu_check_runs_every_step_without_a_gpu(tmp_path: Path) -> None:
-    """Guards the comparison behind a published number, as both sides train the same, and four more programs."""
+    """Guards a published comparison, whose sides train the same, and four more programs."""
     command = [ROOT / "benchmarks" / "gpu_check.sh", "--cpu", "--logs", tmp_path]
     environment = {**os.environ, "PYTHON": sys.executable}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
