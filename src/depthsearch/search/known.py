@@ -51,7 +51,7 @@ class Known:
         settled: Settings with a complete training.
         pending: Settings that are being trained.
         leads: For each settled setting the best one of those it is compared with; None: it has none.
-        ended: Trials that were not stopped from outside: complete, pruned, failed.
+        ended: Trials that were begun and are over: complete, pruned, failed.
     """
 
     def __init__(self, planner: Planner, trials: Sequence[FrozenTrial], *, but: int | None = None) -> None:
@@ -76,7 +76,11 @@ class Known:
             and not is_paused(trial)
             and trial.number != but
         ]
-        self.ended = [trial for trial in trials if trial.state.is_finished() and trial.params]
+        self.ended = [
+            trial
+            for trial in trials
+            if trial.state.is_finished() and trial.params and not trial.user_attrs.get(TrialKey.DROPPED)
+        ]
         self.settled = self._settled()
         self.leads: list[Setting | None] = [None] * len(self.settled)
         if self.learned is not None:
