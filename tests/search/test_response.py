@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,7 @@ def test_equal_scores_leave_room_for_better_ones() -> None:
     assert far > 0.08
 
 
-def test_further_trainings_on_the_same_images_say_what_conditioning_on_everything_says(
+def test_further_trainings_on_a_division_say_what_conditioning_on_everything_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """True scores, what a division of the images does to them, and trials in one large Gaussian."""
@@ -54,27 +56,27 @@ def test_further_trainings_on_the_same_images_say_what_conditioning_on_everythin
     ]
     response = Response(trials, noise=0.1)
     asked, n_first = np.vstack([places[:4], rng.uniform(size=(3, 2))]), 4
-    beliefs = response.beliefs(asked, n_first, division=0)
+    beliefs = response.beliefs(asked, n_first, divisions=(0, 1, 7))
     assert len(beliefs) > 1
-    splits = np.array([each.split for each in trials])
-    for belief, fit in zip(beliefs, response._fitted, strict=False):
+    n, splits = len(trials), np.array([each.split for each in trials])
+    for (belief, fit), division in itertools.product(zip(beliefs, response._fitted, strict=False), (0, 1, 7)):
+        # Trials, true scores, what a division makes of these.
         every = np.vstack([places, asked[:n_first], asked[:n_first]])
         nobody = np.zeros(len(every), dtype=np.int64)
         correlation = _correlation(every, nobody, every, nobody, fit.scales, fit.kinship)
-        # Trials, true scores, what division 0 makes of these.
-        division = np.array([*splits, *[-1] * n_first, *[0] * n_first])
-        is_same = np.equal.outer(division, division) & (division[:, None] >= 0)
-        # The mean may be anything; a shift of all scores of a division is left out: it cancels in pairs.
-        prior = correlation * (1 + SPLIT_NOISE * fit.noise * is_same) + 1e5
-        observed = np.zeros_like(prior)
-        n = len(trials)
-        observed[:n, :n] = fit.noise * np.eye(n) + share * is_same[:n, :n]
-        given = (prior + observed)[:n, :n]
+        of = np.array([*splits, *[-1] * n_first, *[division] * n_first])
+        is_same = np.equal.outer(of, of) & (of[:, None] >= 0)
+        # The mean may be anything.
+        prior = correlation * (1 + SPLIT_NOISE * fit.noise * is_same) + share * is_same + 1e5
+        given = prior[:n, :n] + fit.noise * np.eye(n)
         rest = prior[n:, n:] - prior[n:, :n] @ np.linalg.solve(given, prior[:n, n:])
-        unit = belief.noise / fit.noise
-        judged, shared = unit * rest[n_first:, n_first:], unit * rest[:n_first, n_first:]
-        ours, theirs = np.array([0, 1, 2]), np.array([3, 3, 0])
-        covariance, variance = belief.of_pairs(ours, theirs)
-        assert np.allclose(covariance, shared[:, ours] - shared[:, theirs], atol=1e-4)
-        expected = judged[ours, ours] + judged[theirs, theirs] - 2 * judged[ours, theirs] + 2 * belief.noise
-        assert np.allclose(variance, expected, atol=1e-4)
+        rest *= belief.noise / fit.noise
+        covariance, variance = belief.of_another_score(division, 2)
+        assert np.allclose(covariance, rest[:n_first, n_first + 2], atol=1e-4)
+        assert variance == pytest.approx(rest[n_first + 2, n_first + 2] + belief.noise, abs=1e-4)
+        # Of two trainings beside each other the difference.
+        covariance, variance = belief.of_another_score(division, 0, 3)
+        apart = rest[:, n_first] - rest[:, n_first + 3]
+        assert np.allclose(covariance, apart[:n_first], atol=1e-4)
+        expected = apart[n_first] - apart[n_first + 3] + 2 * belief.noise
+        assert variance == pytest.approx(expected, abs=1e-4)

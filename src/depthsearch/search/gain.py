@@ -316,19 +316,25 @@ class Planner:
         there = [*(s.place for s in known.settled), *map(self.place, known.pending)]
         places = np.array([*there, *(move.place for move in moves)])
         n_settled, n_known = len(known.settled), len(known.settled) + len(known.pending)
-        # Where the validation images stay, whatever is trained again is judged on what others were judged on.
-        division = None if self._race is None or self._race.resample else 0
         beliefs = known.learned.response.beliefs(
-            places, n_known, [self.backbone(each) for each in params], division=division
+            places,
+            n_known,
+            [self.backbone(each) for each in params],
+            divisions={self._division(move) for move in moves if move.repeats},
         )
         weights = np.array([belief.weight for belief in beliefs])
+        divisions = [self._division(move) for move in moves]
         allowed = known.allowed([self.front_cost(move.params) for move in moves])
         gains = sum(
-            belief.weight * _gains(_informed(belief, n_settled, n_known), moves, known, allowed)
+            belief.weight * _gains(_informed(belief, n_settled, n_known), moves, known, allowed, divisions)
             for belief in beliefs
         )
         gains = np.asarray(gains) / weights.sum() * known.learned.near
         return [replace(move, gain=float(gain)) for move, gain in zip(moves, gains, strict=True)]
+
+    def _division(self, move: Move) -> int:
+        """Return the division of the images that a move's trainings are judged on."""
+        return split_of(move.repeats[0].seed, resampled=self.resamples) if move.repeats else 0
 
     # --- settings -----------------------------------------------------------------------------------
 
@@ -394,7 +400,13 @@ def _is_known(key: tuple[Any, ...], rate: float, tried: Mapping[tuple[Any, ...],
     return any(abs(rate - at) < SAME_RATE for at in tried.get(key, ()))
 
 
-def _gains(belief: Belief, moves: Sequence[Move], known: Known, allowed: NDArray[np.bool_]) -> Floats:
+def _gains(
+    belief: Belief,
+    moves: Sequence[Move],
+    known: Known,
+    allowed: NDArray[np.bool_],
+    divisions: Sequence[int],
+) -> Floats:
     """Return by how much the best mean is expected to rise with each move ``(m,)``.
 
     Args:
@@ -402,8 +414,9 @@ def _gains(belief: Belief, moves: Sequence[Move], known: Known, allowed: NDArray
         moves: What may be done.
         known: The settled settings.
         allowed: Which of these a move is compared with ``(k, m)``.
+        divisions: Of the images, that each move is judged on ``(m,)``.
     """
-    k, places = len(known.settled), {id(s): i for i, s in enumerate(known.settled)}
+    k, numbers = len(known.settled), {setting.number: i for i, setting in enumerate(known.settled)}
     mean, noise = belief.mean, belief.noise
     own = np.arange(k, k + len(moves))
     # What a score, or the difference of two, says of each settled setting, and how far it may be off.
@@ -412,11 +425,10 @@ def _gains(belief: Belief, moves: Sequence[Move], known: Known, allowed: NDArray
     for at, move in enumerate(moves):
         if move.number is not None:
             variance[at] += noise * noise / max(known.error_of(move.number) ** 2, 1e-12)
-    if is_again.any():
-        pairs = [known.pair(move) for move in moves if move.repeats]
-        ours = np.array([places[id(setting)] for setting, _ in pairs])
-        theirs = np.array([places[id(lead)] for _, lead in pairs])
-        shift[:, is_again], variance[is_again] = belief.of_pairs(ours, theirs)
+    for at, move in enumerate(moves):
+        if move.repeats:
+            again = [numbers[repeat.number] for repeat in move.repeats]
+            shift[:, at], variance[at] = belief.of_another_score(divisions[at], *again)
     shift /= np.sqrt(variance)
     rivals = np.arange(k)
     if allowed.all():
@@ -451,10 +463,10 @@ def _informed(belief: Belief, n_settled: int, n_known: int) -> Belief:
         mean=belief.mean[kept],
         covariance=covariance[:n_settled, kept],
         variance=variance[kept].clip(1e-12),
-        judged=None if belief.judged is None else belief.judged[:n_settled, :n_settled],
-        judged_covariance=None
-        if belief.judged_covariance is None
-        else belief.judged_covariance[:n_settled, :n_settled],
+        judged={
+            division: (covariance[:n_settled, :n_settled], among[:n_settled, :n_settled])
+            for division, (covariance, among) in belief.judged.items()
+        },
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.moves import Move, is_paused
+from depthsearch.search.moves import is_paused
 from depthsearch.search.origins import origin_of
 from depthsearch.search.space import BACKBONE, cut_parameter
 
@@ -143,13 +143,6 @@ class Known:
             return np.ones((len(self.settled), len(costs)), dtype=np.bool_)
         ours = np.array([self._planner.front_cost(setting.params) for setting in self.settled])
         return ours[:, None] <= np.array(costs)[None]
-
-    def pair(self, move: Move) -> tuple[Setting, Setting]:
-        """Return the setting that a move trains again, and the best one it is compared with."""
-        at = next(i for i, setting in enumerate(self.settled) if setting.params == move.params)
-        lead = self.leads[at]
-        assert lead is not None
-        return self.settled[at], lead
 
     def error_of(self, number: int) -> float:
         """Return how far off the response of a trial may be beside noise."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,7 @@ class _Fit:
     scales: tuple[float, ...]
     kinship: float
     noise: float
+    split_share: float
     factor: tuple[Floats, bool]
     ones: Floats
     mean: float
@@ -101,6 +102,7 @@ def _fit(
     scales: tuple[float, ...],
     kinship: float,
     noise: float,
+    split_share: float,
     log_prior: float,
     least_variance: float,
 ) -> _Fit | None:
@@ -126,6 +128,7 @@ def _fit(
         scales=scales,
         kinship=kinship,
         noise=noise,
+        split_share=split_share,
         factor=factor,
         ones=solved,
         mean=mean,
@@ -137,17 +140,17 @@ def _fit(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Belief:
-    """What is believed of the true scores of ``m`` settings with one choice of scales and noise.
+    """What is believed of ``m`` settings with one choice of scales and noise.
 
     Attributes:
         weight: How probable the choice is.
-        mean: Of each ``(m,)``.
-        covariance: Of the first ``k`` with all ``(k, m)``.
-        variance: Of each ``(m,)``.
+        mean: Of each true score ``(m,)``.
+        covariance: Of the first ``k`` true scores with all ``(k, m)``.
+        variance: Of each true score ``(m,)``.
         noise: Variance of a score from training to training.
-        judged: Covariance of what another training of the first ``k`` would be expected to score, noise left
-            out, ``(k, k)``; None: that is their true score.
-        judged_covariance: Covariance of the first ``k`` true scores with that ``(k, k)``; None likewise.
+        judged: Of each division of the images that was asked for, what further trainings of the first ``k``
+            are expected to score on it, noise left out: its covariance with the true scores of the first
+            ``k``, and among itself, both ``(k, k)``.
     """
 
     weight: float
@@ -155,24 +158,24 @@ class Belief:
     covariance: Floats
     variance: Floats
     noise: float
-    judged: Floats | None = None
-    judged_covariance: Floats | None = None
+    judged: Mapping[int, tuple[Floats, Floats]]
 
-    def of_pairs(self, ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """Return what the differences of pairs of further scores say of the first ``k`` true scores.
+    def of_another_score(self, division: int, ours: int, theirs: int | None = None) -> tuple[Floats, float]:
+        """Return what another score says of the first ``k`` true scores, or the difference of two.
 
         Args:
-            ours: Which of the first ``k`` is trained again ``(p,)``.
-            theirs: Beside which, on the same images ``(p,)``.
+            division: Of the images that it is judged on.
+            ours: Which of the first ``k`` is trained again.
+            theirs: Which one is trained beside it; None: none.
 
         Returns:
-            Covariances ``(k, p)``, and the differences' variances ``(p,)``.
+            Covariances ``(k,)``, and the variance of what is observed.
         """
-        k = len(self.covariance)
-        judged = self.covariance[:, :k] if self.judged is None else self.judged
-        shared = self.covariance if self.judged_covariance is None else self.judged_covariance
-        variance = judged[ours, ours] + judged[theirs, theirs] - 2 * judged[ours, theirs] + 2 * self.noise
-        return shared[:, ours] - shared[:, theirs], variance
+        covariance, among = self.judged[division]
+        if theirs is None:
+            return covariance[:, ours], float(among[ours, ours]) + self.noise
+        variance = among[ours, ours] + among[theirs, theirs] - 2 * among[ours, theirs]
+        return covariance[:, ours] - covariance[:, theirs], float(variance) + 2 * self.noise
 
 
 class Response:
@@ -229,7 +232,9 @@ class Response:
                 log_prior -= 0.5 * (math.log(noise / self._usual_noise) / self._noise_spread) ** 2
                 covariance = correlation + errors + split_share * is_same
                 covariance += noise * (np.eye(n) + SPLIT_NOISE * of_split)
-                fit = _fit(covariance, scores, scales, kinship, noise, log_prior, self._least_variance)
+                fit = _fit(
+                    covariance, scores, scales, kinship, noise, split_share, log_prior, self._least_variance
+                )
                 if fit is not None:
                     found.append(fit)
         return found
@@ -254,15 +259,15 @@ class Response:
         n_first: int,
         backbones: Sequence[int] | NDArray[np.int64] | None = None,
         *,
-        division: int | None = None,
+        divisions: Collection[int] = (),
     ) -> list[Belief]:
-        """Return what is believed of the true scores of settings, once for each probable choice of scales.
+        """Return what is believed of settings, once for each probable choice of scales.
 
         Args:
             places: The settings ``(m, d)``.
             n_first: Of how many of them, the first ones, the covariance with all is wanted.
             backbones: Of the settings ``(m,)``; None: all of the first.
-            division: Of the images, on which further trainings are judged; None: each on one of its own.
+            divisions: Of the images, those that `Belief.judged` is to tell of.
         """
         which, n = _given(backbones, len(places)), len(self._places)
         first = places[:n_first], which[:n_first]
@@ -271,17 +276,13 @@ class Response:
             to_trials = self._to_trials(fit, places, which)
             half, left = _explained(fit, to_trials)
             covariance = _correlation(*first, places, which, fit.scales, fit.kinship)
-            judged = judged_covariance = None
             unit = self._unit**2 * fit.variance * (n - 1) / max(1, n - 3)
-            if division is not None:
-                # What a division does to like settings alike; what it does to all cancels in a comparison.
-                among, shared = covariance[:, :n_first], SPLIT_NOISE * fit.noise
-                on_division = to_trials[:n_first] * (1 + shared * (self._splits == division))
-                half_judged, left_judged = _explained(fit, on_division)
-                judged = among * (1 + shared) + np.outer(left_judged, left_judged)
-                judged = unit * (judged - half_judged.T @ half_judged)
-                judged_covariance = among + np.outer(left[:n_first], left_judged)
-                judged_covariance = unit * (judged_covariance - half[:, :n_first].T @ half_judged)
+            among = covariance[:, :n_first].copy()
+            explained = half[:, :n_first], left[:n_first]
+            judged = {
+                division: _scaled(unit, self._judged(fit, division, among, to_trials[:n_first], *explained))
+                for division in divisions
+            }
             covariance += np.outer(left[:n_first], left) - half[:, :n_first].T @ half
             found.append(
                 Belief(
@@ -291,10 +292,30 @@ class Response:
                     variance=(unit * (1 - (half**2).sum(0) + left**2)).clip(1e-12),
                     noise=unit * fit.noise,
                     judged=judged,
-                    judged_covariance=judged_covariance,
                 )
             )
         return found
+
+    def _judged(
+        self, fit: _Fit, division: int, among: Floats, to_trials: Floats, half: Floats, left: Floats
+    ) -> tuple[Floats, Floats]:
+        """Return `Belief.judged` of a division, up to the variance of the response.
+
+        Args:
+            fit: Of the trials.
+            division: Which.
+            among: Correlations of the ``k`` settings ``(k, k)``.
+            to_trials: With the trials ``(k, n)``.
+            half: `_explained` of their true scores ``(n, k)``.
+            left: Likewise ``(k,)``.
+        """
+        # What a division does to like settings alike, and what it does to all.
+        alike, all_alike = SPLIT_NOISE * fit.noise, fit.split_share
+        on_division = to_trials + (self._splits == division) * (alike * to_trials + all_alike)
+        half_judged, left_judged = _explained(fit, on_division)
+        covariance = among + np.outer(left, left_judged) - half.T @ half_judged
+        judged = among * (1 + alike) + all_alike + np.outer(left_judged, left_judged)
+        return covariance, judged - half_judged.T @ half_judged
 
     def _to_trials(self, fit: _Fit, places: Floats, which: NDArray[np.int64]) -> Floats:
         trials = self._places.astype(places.dtype)
@@ -324,6 +345,10 @@ class Response:
             normal = rng.standard_normal((count, len(places)))
             drawn.append(mean + scale[:, None] * (normal @ root.T))
         return self._offset + self._unit * np.concatenate(drawn)
+
+
+def _scaled(unit: float, pair: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    return unit * pair[0], unit * pair[1]
 
 
 def _explained(fit: _Fit, to_trials: Floats) -> tuple[Floats, Floats]:
