@@ -74,6 +74,10 @@ def test_further_trainings_on_a_division_say_what_conditioning_on_everything_say
         covariance, variance = belief.of_another_score(division, 2)
         assert np.allclose(covariance, rest[:n_first, n_first + 2], atol=1e-4)
         assert variance == pytest.approx(rest[n_first + 2, n_first + 2] + belief.noise, abs=1e-4)
+        if division == 0:
+            assert np.allclose(belief.score_covariance[:, :n_first], rest[:n_first, n_first:], atol=1e-4)
+            assert np.allclose(belief.score_own[:n_first], rest[:n_first, n_first:].diagonal(), atol=1e-4)
+            assert np.allclose(belief.score_variance[:n_first], rest.diagonal()[n_first:], atol=1e-4)
         # Of two trainings beside each other the difference.
         covariance, variance = belief.of_another_score(division, 0, 3)
         apart = rest[:, n_first] - rest[:, n_first + 3]

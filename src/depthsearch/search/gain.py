@@ -47,9 +47,9 @@ __all__ = ["Planner"]
 Floats = NDArray[np.float64]
 
 # Less score than this for a whole full fine-tune is not worth it.
-LEAST_RATE = 0.0005
+LEAST_RATE = 0.0002
 # Nor is a training, however cheap, that is expected to give less.
-LEAST_GAIN = 0.00005
+LEAST_GAIN = 0.00002
 # A running trial is paused where another move promises this many times as much for its cost.
 BETTER = 4.0
 # Finished trials before the search may end by itself.
@@ -420,7 +420,7 @@ def _gains(
     mean, noise = belief.mean, belief.noise
     own = np.arange(k, k + len(moves))
     # What a score, or the difference of two, says of each settled setting, and how far it may be off.
-    shift, variance = belief.covariance[:, own].copy(), belief.variance[own] + noise
+    shift, variance = belief.score_covariance[:, own].copy(), belief.score_variance[own] + noise
     is_again = np.array([bool(move.repeats) for move in moves])
     for at, move in enumerate(moves):
         if move.number is not None:
@@ -437,7 +437,7 @@ def _gains(
     before = np.where(allowed, mean[:k, None], mean[:k].min()).max(0)
     after = mean[rivals, None, None] + shift[rivals, :, None] * OUTCOMES
     after = np.where(allowed[rivals, :, None], after, mean[:k].min()).max(0)
-    own_shift = np.where(is_again, 0.0, belief.variance[own] / np.sqrt(variance))
+    own_shift = np.where(is_again, 0.0, belief.score_own[own] / np.sqrt(variance))
     own_mean = np.where(is_again, -np.inf, mean[own])
     after = np.maximum(after, own_mean[:, None] + own_shift[:, None] * OUTCOMES)
     gains: Floats = (after.mean(1) - before).clip(0)
@@ -452,17 +452,22 @@ def _informed(belief: Belief, n_settled: int, n_known: int) -> Belief:
         n_settled: How many are settled.
         n_known: How many are settled or being trained.
     """
-    covariance, variance = belief.covariance, belief.variance
+    with_all, with_own = np.zeros_like(belief.covariance), np.zeros_like(belief.variance)
     for at in range(n_settled, n_known):
-        row = covariance[at] / math.sqrt(variance[at] + belief.noise)
-        covariance = covariance - np.outer(row[:n_known], row)
-        variance = variance - row**2
-    kept = np.r_[:n_settled, n_known : len(variance)]
+        variance = belief.variance[at] - with_own[at] + belief.noise
+        row = (belief.covariance[at] - with_all[at]) / math.sqrt(max(variance, belief.noise))
+        with_all += np.outer(row[:n_known], row)
+        with_own += row**2
+    kept = np.r_[:n_settled, n_known : len(with_own)]
+    with_all, with_own = with_all[:n_settled, kept], with_own[kept]
     return replace(
         belief,
         mean=belief.mean[kept],
-        covariance=covariance[:n_settled, kept],
-        variance=variance[kept].clip(1e-12),
+        covariance=belief.covariance[:n_settled, kept] - with_all,
+        variance=(belief.variance[kept] - with_own).clip(1e-12),
+        score_covariance=belief.score_covariance[:n_settled, kept] - with_all,
+        score_own=belief.score_own[kept] - with_own,
+        score_variance=(belief.score_variance[kept] - with_own).clip(1e-12),
         judged={
             division: (covariance[:n_settled, :n_settled], among[:n_settled, :n_settled])
             for division, (covariance, among) in belief.judged.items()

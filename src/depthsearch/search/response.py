@@ -46,7 +46,7 @@ KNOWN_NOISE_SPREAD = 0.7
 SPLIT_SHARES = (0.03, 0.3)
 # Variance of what it does to neighbouring settings alike, over that of the noise: they are right and wrong
 # about the same images, so that one division says less than its many trainings seem to.
-SPLIT_NOISE = 3.0
+SPLIT_NOISE = 1.5
 # Between two backbones at the same setting, each as probable.
 KINSHIPS = (0.2, 0.5, 0.8, 0.95)
 # Of the grid's weight; the rest changes nothing that is shown.
@@ -148,6 +148,10 @@ class Belief:
         covariance: Of the first ``k`` true scores with all ``(k, m)``.
         variance: Of each true score ``(m,)``.
         noise: Variance of a score from training to training.
+        score_covariance: Of the first ``k`` true scores with what a training of each setting is expected to
+            score on the study's own division, noise left out ``(k, m)``.
+        score_own: Of each true score with that of the same setting ``(m,)``.
+        score_variance: Of that ``(m,)``.
         judged: Of each division of the images that was asked for, what further trainings of the first ``k``
             are expected to score on it, noise left out: its covariance with the true scores of the first
             ``k``, and among itself, both ``(k, k)``.
@@ -158,6 +162,9 @@ class Belief:
     covariance: Floats
     variance: Floats
     noise: float
+    score_covariance: Floats
+    score_own: Floats
+    score_variance: Floats
     judged: Mapping[int, tuple[Floats, Floats]]
 
     def of_another_score(self, division: int, ours: int, theirs: int | None = None) -> tuple[Floats, float]:
@@ -275,22 +282,28 @@ class Response:
         for weight, fit in list(zip(self._weights, self._fitted, strict=True))[:N_BELIEFS]:
             to_trials = self._to_trials(fit, places, which)
             half, left = _explained(fit, to_trials)
-            covariance = _correlation(*first, places, which, fit.scales, fit.kinship)
+            prior = _correlation(*first, places, which, fit.scales, fit.kinship)
             unit = self._unit**2 * fit.variance * (n - 1) / max(1, n - 3)
-            among = covariance[:, :n_first].copy()
             explained = half[:, :n_first], left[:n_first]
             judged = {
-                division: _scaled(unit, self._judged(fit, division, among, to_trials[:n_first], *explained))
+                division: _scaled(
+                    unit, self._judged(fit, division, prior[:, :n_first], to_trials[:n_first], *explained)
+                )
                 for division in divisions
             }
-            covariance += np.outer(left[:n_first], left) - half[:, :n_first].T @ half
+            half_score, left_score = _explained(fit, self._on_division(fit, 0, to_trials))
+            score = 1 + SPLIT_NOISE * fit.noise + fit.split_share + left_score**2 - (half_score**2).sum(0)
             found.append(
                 Belief(
                     weight=float(weight),
                     mean=self._offset + self._unit * (fit.mean + to_trials @ fit.residual),
-                    covariance=unit * covariance,
+                    covariance=unit * (prior + np.outer(left[:n_first], left) - explained[0].T @ half),
                     variance=(unit * (1 - (half**2).sum(0) + left**2)).clip(1e-12),
                     noise=unit * fit.noise,
+                    score_covariance=unit
+                    * (prior + np.outer(left[:n_first], left_score) - explained[0].T @ half_score),
+                    score_own=unit * (1 + left * left_score - (half * half_score).sum(0)),
+                    score_variance=(unit * score).clip(1e-12),
                     judged=judged,
                 )
             )
@@ -309,13 +322,20 @@ class Response:
             half: `_explained` of their true scores ``(n, k)``.
             left: Likewise ``(k,)``.
         """
-        # What a division does to like settings alike, and what it does to all.
-        alike, all_alike = SPLIT_NOISE * fit.noise, fit.split_share
-        on_division = to_trials + (self._splits == division) * (alike * to_trials + all_alike)
-        half_judged, left_judged = _explained(fit, on_division)
+        half_judged, left_judged = _explained(fit, self._on_division(fit, division, to_trials))
         covariance = among + np.outer(left, left_judged) - half.T @ half_judged
-        judged = among * (1 + alike) + all_alike + np.outer(left_judged, left_judged)
-        return covariance, judged - half_judged.T @ half_judged
+        judged = among * (1 + SPLIT_NOISE * fit.noise) + fit.split_share
+        judged += np.outer(left_judged, left_judged) - half_judged.T @ half_judged
+        return covariance, judged
+
+    def _on_division(self, fit: _Fit, division: int, to_trials: Floats) -> Floats:
+        """Return the covariances with the trials of what settings would score on a division ``(m, n)``.
+
+        A division does something to like settings alike, and something to all.
+        """
+        is_same = self._splits == division
+        shared: Floats = is_same * (SPLIT_NOISE * fit.noise * to_trials + fit.split_share)
+        return to_trials + shared
 
     def _to_trials(self, fit: _Fit, places: Floats, which: NDArray[np.int64]) -> Floats:
         trials = self._places.astype(places.dtype)
