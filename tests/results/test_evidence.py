@@ -448,7 +448,8 @@ def test_scores_in_other_units_give_the_same_shape() -> None:
     plain = Response([Observation(place=p, score=s) for p, s in zip(places, scores, strict=True)])
     other = Response([Observation(place=p, score=7 * s - 30) for p, s in zip(places, scores, strict=True)])
     asked = np.array([[0.35, 0.5], [0.9, 0.4]])
-    np.testing.assert_allclose(other.mean(asked), 7 * plain.mean(asked) - 30)
+    # But for rounding, which may let another choice of scales and noise be the last one that counts.
+    np.testing.assert_allclose(other.mean(asked), 7 * plain.mean(asked) - 30, rtol=1e-5)
 
 
 def test_equal_scores_are_no_error() -> None:
