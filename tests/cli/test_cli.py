@@ -12,7 +12,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
 from io import StringIO
@@ -33,7 +33,15 @@ from depthsearch.cli.parser import make_parser
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.commands import COMMANDS
-from depthsearch.options.study import DEMO_EPOCHS, DEMO_TRIALS, EPOCHS, MOST_TRIALS, TRIALS, with_defaults
+from depthsearch.options.study import (
+    DEMO_BUDGET,
+    DEMO_EPOCHS,
+    DEMO_TRIALS,
+    EPOCHS,
+    MOST_TRIALS,
+    TRIALS,
+    with_defaults,
+)
 from depthsearch.options.values import SIZE
 from depthsearch.study import FINISHED, EpochDone, conducting
 from depthsearch.study.lease import lease
@@ -289,6 +297,9 @@ def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch) -> Non
     counts = [(options.trials, options.epochs) for options in map(with_defaults, given)]
     demo, own, other = (DEMO_TRIALS, DEMO_EPOCHS), (MOST_TRIALS, EPOCHS), (TRIALS, EPOCHS)
     assert counts == [demo, demo, own, other]
+    assert [options.budget for options in map(with_defaults, given)] == [DEMO_BUDGET, DEMO_BUDGET, None, None]
+    more = [replace(given[0], trials=50), replace(given[0], budget=3.0)]
+    assert [options.budget for options in map(with_defaults, more)] == [None, 3.0]
     assert DEMO_EPOCHS < EPOCHS / 3
 
 

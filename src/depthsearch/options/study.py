@@ -25,7 +25,7 @@ MOST_TRIALS, TRIALS = 100, 30
 TRIALS_EACH = 20
 # Of a user's own images, and of the demo, which has to end within a minute or two on two cores.
 EPOCHS, DEMO_EPOCHS = 10, 3
-DEMO_TRIALS, DEMO_SEEDS = 20, 3
+DEMO_TRIALS, DEMO_SEEDS, DEMO_BUDGET = 20, 3, 2.0
 # Where a search does not choose by itself what it trains again.
 CONFIRMED, SEEDS = 3, 3
 # Most trainings of a setting again, where it does.
@@ -321,7 +321,7 @@ class StudyOptions(Declared):
         None,
         values.POSITIVE,
         "what the study may cost in all, trainings again included, such as 4 full fine-tunes (trainings of "
-        "everything); what has begun runs to its end",
+        f"everything); what has begun runs to its end (demo without --trials: {DEMO_BUDGET:g})",
     )
     timeout: float | None = _here(
         None,
@@ -491,6 +491,8 @@ def with_defaults(options: StudyOptions) -> StudyOptions:
         usual = TRIALS if n_backbones == 1 else TRIALS_EACH * n_backbones
         most = DEMO_TRIALS if demo and n_backbones == 1 else MOST_TRIALS
         changes["trials"] = most if plans else usual
+        if plans and demo and n_backbones == 1 and options.budget is None:
+            changes["budget"] = DEMO_BUDGET
     if options.epochs is None:
         changes["epochs"] = DEMO_EPOCHS if demo else EPOCHS
     confirm = options.confirm
