@@ -23,7 +23,7 @@ DEFAULT_STORAGE = "sqlite:///depthsearch.db"
 MOST_TRIALS, TRIALS = 100, 30
 # For each of several backbones.
 TRIALS_EACH = 20
-# Of a user's own images, and of the demo, which has to end within a minute or two on two cores.
+# Of a user's own images, and of the demo, which has to end within a few minutes on two cores.
 EPOCHS, DEMO_EPOCHS = 10, 3
 DEMO_TRIALS, DEMO_SEEDS, DEMO_BUDGET = 20, 3, 2.0
 # Where a search does not choose by itself what it trains again.

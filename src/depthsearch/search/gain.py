@@ -201,8 +201,8 @@ class Planner:
             return False
         others = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         here, *others = self._weighed([going_on, *others], known)
-        most = max((move.rate for move in others), default=0.0)
-        return here.rate < max(LEAST_RATE, most / BETTER)
+        best_rate = max((move.rate for move in others), default=0.0)
+        return here.rate < max(LEAST_RATE, best_rate / BETTER)
 
     def _first(self, known: Known, seed: int, most: float) -> Move | None:
         """Choose a setting while too little is known: cheap ones, at some distance from the head.
