@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from depthsearch.search import response as responses
-from depthsearch.search.response import (
-    SPLIT_NOISE,
-    Observation,
-    Response,
-    _correlation,  # The oracle below conditions on the same prior.
-)
+from depthsearch.search.response import SPLIT_NOISE, Observation, Response
 
 # Three cheap late cuts at four learning rates each, mostly poor, and a good one in the middle.
 LATE = [
@@ -63,7 +58,7 @@ def test_further_trainings_on_a_division_say_what_conditioning_on_everything_say
         # Trials, true scores, what a division makes of these.
         every = np.vstack([places, asked[:n_first], asked[:n_first]])
         nobody = np.zeros(len(every), dtype=np.int64)
-        correlation = _correlation(every, nobody, every, nobody, fit.scales, fit.kinship)
+        correlation = fit.kernel(every, nobody, every, nobody)
         of = np.array([*splits, *[-1] * n_first, *[division] * n_first])
         is_same = np.equal.outer(of, of) & (of[:, None] >= 0)
         # The mean may be anything.

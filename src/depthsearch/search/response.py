@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
+from scipy.linalg import solve_triangular
 
 __all__ = ["Belief", "Observation", "Response"]
 
@@ -53,6 +53,8 @@ KINSHIPS = (0.2, 0.5, 0.8, 0.95)
 KEPT_WEIGHT = 0.98
 # Settings whose correlations with all trials lie in a processor's cache.
 BLOCK = 512
+# Against variances of about one.
+MUCH = 1e12
 # Of a variance of about one.
 ROUNDING = 1e-9
 # Scales and noises that are enough to compare what settings promise: the most probable ones.
@@ -81,61 +83,110 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
-    """The process with one choice of scales and noise, up to the variance of the response."""
+class _Kernel:
+    """How alike two settings are.
+
+    Attributes:
+        scales: Length scale of each dimension ``(d,)``.
+        kinship: Between two backbones at the same setting.
+    """
 
     scales: tuple[float, ...]
     kinship: float
+
+    def __call__(self, a: Floats, of_a: NDArray[np.int64], b: Floats, of_b: NDArray[np.int64]) -> Floats:
+        """Correlate settings ``(n, d)`` of backbones ``(n,)`` with others: ``(n, m)``."""
+        correlation = _matern(a, b, self.scales)
+        if self.kinship < 1:
+            correlation[of_a[:, None] != of_b[None]] *= self.kinship
+        return correlation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """The process with one choice of scales and noise, up to the variance of the response.
+
+    Attributes:
+        kernel: How alike settings are.
+        noise: Variance of a score from training to training.
+        split_share: Variance of what a division of the images does to all settings.
+        root: Lower triangular root of the covariance of the scores ``(n, n)``.
+        ones: Ones over it ``(n,)``.
+        rest: Over it what the scores differ from the mean ``(n,)``.
+        mean: What is expected far from all trials.
+        variance: Of the response.
+        log_weight: How probable the choice is.
+    """
+
+    kernel: _Kernel
     noise: float
     split_share: float
-    factor: tuple[Floats, bool]
+    root: Floats
     ones: Floats
+    rest: Floats
     mean: float
-    residual: Floats
     variance: float
     log_weight: float
 
+    def explained(self, to_trials: Floats) -> tuple[Floats, Floats]:
+        """Return what the trials explain of ``m`` values, and what is not known of their mean.
 
-def _fit(
-    covariance: Floats,
+        Args:
+            to_trials: Covariances with the trials ``(m, n)``.
+
+        Returns:
+            A matrix ``(n, m)`` whose squares are what is explained, and deviations ``(m,)``.
+        """
+        half: Floats = solve_triangular(self.root, to_trials.T, lower=True, check_finite=False)
+        return half, (1 - self.ones @ half) / math.sqrt(float(self.ones @ self.ones))
+
+
+def _fits_of(
+    kernel: _Kernel,
+    noises: Sequence[tuple[float, float]],
+    covariances: Floats,
     scores: Floats,
-    scales: tuple[float, ...],
-    kinship: float,
-    noise: float,
-    split_share: float,
-    log_prior: float,
+    log_priors: Floats,
     least_variance: float,
-) -> _Fit | None:
-    """Fit the process with one choice of scales and noise; None where rounding makes it singular."""
+) -> Iterator[_Fit]:
+    """Fit the process with one kernel and each of ``s`` noises.
+
+    Args:
+        kernel: How alike settings are.
+        noises: Variance of the noise, and of what a division does to all settings ``(s, 2)``.
+        covariances: Of the scores with these noises ``(s, n, n)``.
+        scores: Of the trials ``(n,)``.
+        log_priors: How probable each choice is beforehand ``(s,)``.
+        least_variance: Of the response.
+    """
     n = len(scores)
-    try:
-        factor = cho_factor(covariance, lower=True, check_finite=False)
-    except LinAlgError:
-        return None
-    solved = cho_solve(factor, np.ones(n), check_finite=False)
-    precision = float(solved.sum())
-    mean = max(float(solved @ scores) / precision, float(np.quantile(scores, USUAL_QUANTILE)))
-    residual = cho_solve(factor, scores - mean, check_finite=False)
+    # One call finds the root and what is to be divided by it, as two rows below it.
+    wider = np.zeros((len(noises), n + 2, n + 2))
+    wider[:, :n, :n] = covariances
+    wider[:, n:, :n] = np.ones(n), scores
+    wider[:, n:, n:] = MUCH * np.eye(2)
+    roots = np.linalg.cholesky(wider)
+    ones, halves = roots[:, n, :n], roots[:, n + 1, :n]
+    precisions = (ones**2).sum(1)
+    means = np.maximum((ones * halves).sum(1) / precisions, np.quantile(scores, USUAL_QUANTILE))
+    rests = halves - means[:, None] * ones
     # With a flat prior on the mean and a scale-free one on the variance, both integrated out: what is not
     # known of the mean stays unknown where the quantile takes its place.
-    squares = max(float((scores - mean) @ residual), (n - 1) * least_variance, 1e-12)
-    log_evidence = (
-        -float(np.log(np.diag(factor[0])).sum())
-        - 0.5 * math.log(precision)
-        - 0.5 * (n - 1) * math.log(squares)
-    )
-    return _Fit(
-        scales=scales,
-        kinship=kinship,
-        noise=noise,
-        split_share=split_share,
-        factor=factor,
-        ones=solved,
-        mean=mean,
-        residual=residual,
-        variance=squares / (n - 1),
-        log_weight=log_evidence + log_prior,
-    )
+    squares = np.maximum((rests**2).sum(1), max((n - 1) * least_variance, 1e-12))
+    log_weights = log_priors - np.log(roots[:, range(n), range(n)]).sum(1)
+    log_weights -= 0.5 * (np.log(precisions) + (n - 1) * np.log(squares))
+    for at, (noise, split_share) in enumerate(noises):
+        yield _Fit(
+            kernel=kernel,
+            noise=noise,
+            split_share=split_share,
+            root=roots[at, :n, :n],
+            ones=ones[at],
+            rest=rests[at],
+            mean=float(means[at]),
+            variance=float(squares[at]) / (n - 1),
+            log_weight=float(log_weights[at]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -224,26 +275,25 @@ class Response:
 
     def _fits(self, scores: Floats) -> Sequence[_Fit]:
         n, d = self._places.shape
-        found = []
-        rates = RATE_SCALES if d > 1 else (1.0,)
+        found: list[_Fit] = []
         kinships = KINSHIPS if len(set(self._backbones)) > 1 else (1.0,)
-        is_same = np.equal.outer(self._splits, self._splits)
         split_shares = SPLIT_SHARES if len(set(self._splits)) > 1 else (0.0,)
-        here = self._places, self._backbones
+        noises = list(itertools.product(NOISE_SHARES, split_shares))
+        noise, split_share = np.array(noises).T[:, :, None, None]
+        is_same = np.equal.outer(self._splits, self._splits)
+        off = (np.log(NOISE_SHARES) - math.log(self._usual_noise)) / self._noise_spread
+        log_priors = np.repeat(-0.5 * off**2, len(split_shares))
+        rates = RATE_SCALES if d > 1 else (1.0,)
         for depth_scale, rate_scale, kinship in itertools.product(DEPTH_SCALES, rates, kinships):
             scales = (depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2))
-            correlation = _correlation(*here, *here, scales, kinship)
-            of_split, errors = correlation * is_same, np.diag(self._errors)
-            for noise, split_share in itertools.product(NOISE_SHARES, split_shares):
-                log_prior = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
-                log_prior -= 0.5 * (math.log(noise / self._usual_noise) / self._noise_spread) ** 2
-                covariance = correlation + errors + split_share * is_same
-                covariance += noise * (np.eye(n) + SPLIT_NOISE * of_split)
-                fit = _fit(
-                    covariance, scores, scales, kinship, noise, split_share, log_prior, self._least_variance
-                )
-                if fit is not None:
-                    found.append(fit)
+            kernel = _Kernel(scales, kinship)
+            correlation = kernel(self._places, self._backbones, self._places, self._backbones)
+            covariances = correlation + np.diag(self._errors) + split_share * is_same
+            covariances += noise * (np.eye(n) + SPLIT_NOISE * correlation * is_same)
+            of_scale = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
+            found += _fits_of(
+                kernel, noises, covariances, scores, log_priors + of_scale, self._least_variance
+            )
         return found
 
     def mean(self, places: Floats, backbones: Sequence[int] | NDArray[np.int64] | None = None) -> Floats:
@@ -253,7 +303,8 @@ class Response:
         """
         total, which = np.zeros(len(places)), _given(backbones, len(places))
         for weight, fit in zip(self._weights, self._fitted, strict=True):
-            residual = fit.residual.astype(places.dtype)
+            residual = solve_triangular(fit.root, fit.rest, lower=True, trans="T", check_finite=False)
+            residual = residual.astype(places.dtype)
             for start in range(0, len(places), BLOCK):
                 block = slice(start, start + BLOCK)
                 to_trials = self._to_trials(fit, places[block], which[block])
@@ -281,8 +332,8 @@ class Response:
         found = []
         for weight, fit in list(zip(self._weights, self._fitted, strict=True))[:N_BELIEFS]:
             to_trials = self._to_trials(fit, places, which)
-            half, left = _explained(fit, to_trials)
-            prior = _correlation(*first, places, which, fit.scales, fit.kinship)
+            half, left = fit.explained(to_trials)
+            prior = fit.kernel(*first, places, which)
             unit = self._unit**2 * fit.variance * (n - 1) / max(1, n - 3)
             explained = half[:, :n_first], left[:n_first]
             judged = {
@@ -291,12 +342,12 @@ class Response:
                 )
                 for division in divisions
             }
-            half_score, left_score = _explained(fit, self._on_division(fit, 0, to_trials))
+            half_score, left_score = fit.explained(self._on_division(fit, 0, to_trials))
             score = 1 + SPLIT_NOISE * fit.noise + fit.split_share + left_score**2 - (half_score**2).sum(0)
             found.append(
                 Belief(
                     weight=float(weight),
-                    mean=self._offset + self._unit * (fit.mean + to_trials @ fit.residual),
+                    mean=self._offset + self._unit * (fit.mean + fit.rest @ half),
                     covariance=unit * (prior + np.outer(left[:n_first], left) - explained[0].T @ half),
                     variance=(unit * (1 - (half**2).sum(0) + left**2)).clip(1e-12),
                     noise=unit * fit.noise,
@@ -319,10 +370,10 @@ class Response:
             division: Which.
             among: Correlations of the ``k`` settings ``(k, k)``.
             to_trials: With the trials ``(k, n)``.
-            half: `_explained` of their true scores ``(n, k)``.
+            half: `_Fit.explained` of their true scores ``(n, k)``.
             left: Likewise ``(k,)``.
         """
-        half_judged, left_judged = _explained(fit, self._on_division(fit, division, to_trials))
+        half_judged, left_judged = fit.explained(self._on_division(fit, division, to_trials))
         covariance = among + np.outer(left, left_judged) - half.T @ half_judged
         judged = among * (1 + SPLIT_NOISE * fit.noise) + fit.split_share
         judged += np.outer(left_judged, left_judged) - half_judged.T @ half_judged
@@ -339,7 +390,7 @@ class Response:
 
     def _to_trials(self, fit: _Fit, places: Floats, which: NDArray[np.int64]) -> Floats:
         trials = self._places.astype(places.dtype)
-        return _correlation(places, which, trials, self._backbones, fit.scales, fit.kinship)
+        return fit.kernel(places, which, trials, self._backbones)
 
     def draws(
         self, places: Floats, n: int, seed: int, backbones: Sequence[int] | NDArray[np.int64] | None = None
@@ -353,36 +404,18 @@ class Response:
             if not count:
                 continue
             to_trials = self._to_trials(fit, places, which)
-            mean = fit.mean + to_trials @ fit.residual
-            half = solve_triangular(fit.factor[0], to_trials.T, lower=True)
-            covariance = _correlation(places, which, places, which, fit.scales, fit.kinship) - half.T @ half
-            # What is not known of the mean.
-            left = 1 - to_trials @ fit.ones
-            covariance += np.outer(left, left) / float(fit.ones.sum())
-            root = _root(covariance)
+            half, left = fit.explained(to_trials)
+            covariance = fit.kernel(places, which, places, which) - half.T @ half
+            root = _root(covariance + np.outer(left, left))
             # Student's: the variance is drawn as well.
             scale = np.sqrt(fit.variance * (n_trials - 1) / rng.chisquare(n_trials - 1, count))
             normal = rng.standard_normal((count, len(places)))
-            drawn.append(mean + scale[:, None] * (normal @ root.T))
+            drawn.append(fit.mean + fit.rest @ half + scale[:, None] * (normal @ root.T))
         return self._offset + self._unit * np.concatenate(drawn)
 
 
 def _scaled(unit: float, pair: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
     return unit * pair[0], unit * pair[1]
-
-
-def _explained(fit: _Fit, to_trials: Floats) -> tuple[Floats, Floats]:
-    """Return what the ``n`` trials explain of ``m`` values, and what is not known of their mean.
-
-    Args:
-        fit: Of the trials.
-        to_trials: Covariances with them ``(m, n)``.
-
-    Returns:
-        A matrix ``(n, m)`` whose squares are what is explained, and deviations ``(m,)``.
-    """
-    half: Floats = solve_triangular(fit.factor[0], to_trials.T, lower=True, check_finite=False)
-    return half, (1 - to_trials @ fit.ones) / math.sqrt(float(fit.ones.sum()))
 
 
 def _root(covariance: Floats) -> Floats:
@@ -398,21 +431,6 @@ def _root(covariance: Floats) -> Floats:
 
 def _given(backbones: Sequence[int] | NDArray[np.int64] | None, n: int) -> NDArray[np.int64]:
     return np.zeros(n, dtype=np.int64) if backbones is None else np.asarray(backbones)
-
-
-def _correlation(
-    a: Floats,
-    of_a: NDArray[np.int64],
-    b: Floats,
-    of_b: NDArray[np.int64],
-    scales: Sequence[float],
-    kinship: float,
-) -> Floats:
-    """Correlate settings of backbones with others: less where the backbones differ."""
-    correlation = _matern(a, b, scales)
-    if kinship < 1:
-        correlation[of_a[:, None] != of_b[None]] *= kinship
-    return correlation
 
 
 def _matern(a: Floats, b: Floats, scales: Sequence[float]) -> Floats:
