@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import platform
 import re
 from collections.abc import Callable, Sequence
@@ -41,9 +42,11 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             command = getattr(parsed, "command", None)
-            # Point to the command's own help.
-            self.prog = " ".join(filter(None, (self.prog, command)))
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, command)}")
+            self._refuse(
+                f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, command)}",
+                # The command's own help says more.
+                " ".join(filter(None, (self.prog, command))),
+            )
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -52,8 +55,10 @@ class Parser(argparse.ArgumentParser):
             message = _unknown_command(match[1])
         elif message.endswith("required: COMMAND"):
             message = f"no command is given. Commands: {', '.join(COMMANDS)}."
-        hint = f"(see {self.prog} --help)"
-        self.exit(2, one_line(f"{self.prog}: {without_passwords(message)} {hint}") + "\n")
+        self._refuse(message, self.prog)
+
+    def _refuse(self, message: str, prog: str) -> NoReturn:
+        self.exit(2, one_line(f"{prog}: {without_passwords(message)} (see {prog} --help)") + "\n")
 
 
 class _Version(argparse.Action):
@@ -66,8 +71,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+@functools.cache
 def make_parser() -> Parser:
-    """Make the parser of all commands; its result holds only the options that were given."""
+    """Make the parser of all commands, once; its result holds only the options that were given."""
     parser = Parser(
         prog="depthsearch", description="Find out which layers of a pretrained CNN should stay frozen."
     )
