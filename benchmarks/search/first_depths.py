@@ -55,7 +55,7 @@ from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load
 from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS
-from depthsearch.search.response import Observation, Response
+from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES

@@ -19,7 +19,7 @@ from benchmarks.search.recorded import Recorded
 from depthsearch.errors import DivergedError
 from depthsearch.options.study import StudyOptions, with_defaults
 from depthsearch.results import StoredStudy, weigh
-from depthsearch.search.moves import Race
+from depthsearch.search.planning.moves import Race
 from depthsearch.search.sampling import GAIN, PAUSE
 from depthsearch.seeds import seed_from
 from depthsearch.study import open_study, search

@@ -15,7 +15,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.results import Evidence, Settled, StoredStudy, StoredTrial, promising, weigh
 from depthsearch.results import evidence as evidence_module
 from depthsearch.search.aims import store_aim
-from depthsearch.search.response import Observation, Response
+from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.visualization.words import layer_ranges
 
 N_CUTS = 21

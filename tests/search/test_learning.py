@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.search.tables import Table
+from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn
 from depthsearch.search.extrapolation import Course
-from depthsearch.search.learning import Learned, Lesson, ScoreError, learn
 
 TABLES = Path(__file__).parents[2] / "benchmarks" / "search" / "tables"
 ERROR = ScoreError(n_val=100, is_share=True)

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from depthsearch.search import response as responses
-from depthsearch.search.response import SPLIT_NOISE, Observation, Response
+from depthsearch.search.beliefs import response as responses
+from depthsearch.search.beliefs.response import SPLIT_NOISE, Observation, Response
 
 # Three cheap late cuts at four learning rates each, mostly poor, and a good one in the middle.
 LATE = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from depthsearch.search.response import Observation, Response
-from depthsearch.search.verdict import SOLVED, _best_places
+from depthsearch.search.beliefs.response import Observation, Response
+from depthsearch.search.beliefs.verdict import SOLVED, _best_places
 
 HEAD, LOW, HIGH = SOLVED, (0.5, 0.3), (0.0, 0.9)
 

@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 
 from depthsearch.options.attributes import TrialKey
 from depthsearch.results import StoredStudy
-from depthsearch.search import gain
-from depthsearch.search.gain import Planner, is_paused
-from depthsearch.search.moves import Move
+from depthsearch.search.planning import planner
+from depthsearch.search.planning.moves import Move
+from depthsearch.search.planning.planner import Planner, is_paused
 from depthsearch.study import (
     EpochDone,
     SearchEnded,
@@ -77,8 +77,8 @@ def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Random images promise nothing.
-    monkeypatch.setattr(gain, "LEAST_RATE", 0.0)
-    monkeypatch.setattr(gain, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(planner, "LEAST_RATE", 0.0)
+    monkeypatch.setattr(planner, "LEAST_GAIN", 0.0)
     study, events = run()
     paused, epochs = [], {}
     for event in events:

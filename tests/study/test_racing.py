@@ -18,9 +18,9 @@ from depthsearch.models.backbones import load_backbone
 from depthsearch.options.attributes import TrialKey
 from depthsearch.options.study import StudyOptions, with_defaults
 from depthsearch.results import StoredStudy, front_of, summarize, weigh
-from depthsearch.search import gain
-from depthsearch.search.gain import Planner
-from depthsearch.search.moves import Move, Race, Repeat
+from depthsearch.search.planning import planner
+from depthsearch.search.planning.moves import Move, Race, Repeat
+from depthsearch.search.planning.planner import Planner
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.study import TrialEnded, TrialStarted, open_study, search
@@ -38,8 +38,8 @@ N_SETTINGS = 4
 @pytest.fixture
 def tireless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be too little for its cost, so that the bounds alone end a search."""
-    monkeypatch.setattr(gain, "LEAST_RATE", -math.inf)
-    monkeypatch.setattr(gain, "LEAST_GAIN", -math.inf)
+    monkeypatch.setattr(planner, "LEAST_RATE", -math.inf)
+    monkeypatch.setattr(planner, "LEAST_GAIN", -math.inf)
 
 
 @pytest.fixture

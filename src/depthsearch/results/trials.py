@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.moves import is_paused
 from depthsearch.search.origins import Origin, origin_of
+from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.space import BACKBONE, cut_parameter, place_of
 from depthsearch.training.loop import EpochResult
 

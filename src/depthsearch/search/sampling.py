@@ -28,7 +28,7 @@ from depthsearch.search.space import BACKBONE, cut_parameter
 __all__ = ["GAIN", "PAUSE", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
 
 FEW_TRIALS = 20
-# The sampler and the pruner that `gain.Planner` is: no samplers and pruners of Optuna's.
+# The sampler and the pruner that `planning.planner.Planner` is: no samplers and pruners of Optuna's.
 GAIN, PAUSE = "gain", "pause"
 STARTUP_TRIALS = 6
 # What stands for the cuts of all backbones, in [0, 1].

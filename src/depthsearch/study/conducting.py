@@ -22,7 +22,7 @@ from depthsearch.results.front import cost_name
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.search.firsts import count_exhaustive
-from depthsearch.search.moves import Race
+from depthsearch.search.planning.moves import Race
 from depthsearch.search.sampling import FEW_TRIALS, make_pruner, resolve
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import Drain, sigterm_drains

@@ -18,9 +18,9 @@ from optuna.trial import Trial
 from depthsearch.options.words import SHARES, TOLERANCE
 from depthsearch.results.stored import StoredStudy
 from depthsearch.search.aims import store_aim
-from depthsearch.search.gain import Planner
-from depthsearch.search.learning import ScoreError
-from depthsearch.search.moves import Race
+from depthsearch.search.beliefs.learning import ScoreError
+from depthsearch.search.planning.moves import Race
+from depthsearch.search.planning.planner import Planner
 from depthsearch.search.sampling import GAIN, make_pruner
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred

@@ -23,8 +23,8 @@ from optuna.trial import Trial, TrialState
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import StudyKey, TrialKey, curve_key
-from depthsearch.search.moves import is_paused
 from depthsearch.search.origins import Origin, origin_of
+from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.space import Point, SearchSpace, cut_attributes
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred

@@ -35,7 +35,7 @@ from depthsearch.models.split import Suffix, check_traced, position_of, suffix_o
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.moves import passes_each
+from depthsearch.search.planning.moves import passes_each
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.training.exact import only_linear_layer, solve

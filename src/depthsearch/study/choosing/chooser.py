@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from depthsearch.options.attributes import TrialKey
 from depthsearch.results.evidence import weigh
 from depthsearch.results.stored import StoredStudy
-from depthsearch.search.gain import Planner
-from depthsearch.search.moves import is_paused
 from depthsearch.search.origins import origin_of
+from depthsearch.search.planning.moves import is_paused
+from depthsearch.search.planning.planner import Planner
 from depthsearch.search.sampling import make_sampler
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred

@@ -13,8 +13,8 @@ from depthsearch.options.attributes import StudyKey, TrialKey
 from depthsearch.results.evidence import promising
 from depthsearch.results.stored import ConfirmationPlan, StoredStudy
 from depthsearch.results.trials import ENDED, StoredTrial, UnsetTrial
-from depthsearch.search.moves import Repeat
 from depthsearch.search.origins import Origin, origin_of
+from depthsearch.search.planning.moves import Repeat
 from depthsearch.study.choosing.lost import REPEATS, has_failed_by_loss
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 

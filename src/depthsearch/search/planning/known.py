@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.moves import is_paused
 from depthsearch.search.origins import origin_of
+from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.space import BACKBONE, cut_parameter
 
 if TYPE_CHECKING:
-    from depthsearch.search.gain import Planner
+    from depthsearch.search.planning.planner import Planner
 
 __all__ = ["Known", "Setting"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.search.extrapolation import Course
-from depthsearch.search.response import Observation, Response
 
 __all__ = ["Learned", "Lesson", "ScoreError", "learn", "split_of"]
 

@@ -15,8 +15,8 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from depthsearch.search.learning import Learned
-from depthsearch.search.response import Response
+from depthsearch.search.beliefs.learning import Learned
+from depthsearch.search.beliefs.response import Response
 
 __all__ = ["SURE", "Verdict", "judge"]
 

@@ -34,12 +34,12 @@ from scipy.special import ndtri
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
+from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn, split_of
+from depthsearch.search.beliefs.response import Belief
 from depthsearch.search.extrapolation import course_of
 from depthsearch.search.firsts import sensible_setting
-from depthsearch.search.known import Known
-from depthsearch.search.learning import Learned, Lesson, ScoreError, learn, split_of
-from depthsearch.search.moves import Move, Race, Repeat, cost_of_training, is_paused
-from depthsearch.search.response import Belief
+from depthsearch.search.planning.known import Known
+from depthsearch.search.planning.moves import Move, Race, Repeat, cost_of_training, is_paused
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, is_solved, place_of
 
 __all__ = ["Planner"]

@@ -12,10 +12,18 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.gain import CHECK, Planner
-from depthsearch.search.known import Known
-from depthsearch.search.learning import ScoreError
-from depthsearch.search.moves import OVERHEAD, Move, Race, Repeat, cost_of_training, is_paused, passes_each
+from depthsearch.search.beliefs.learning import ScoreError
+from depthsearch.search.planning.known import Known
+from depthsearch.search.planning.moves import (
+    OVERHEAD,
+    Move,
+    Race,
+    Repeat,
+    cost_of_training,
+    is_paused,
+    passes_each,
+)
+from depthsearch.search.planning.planner import CHECK, Planner
 from depthsearch.search.space import SearchSpace
 
 N_CUTS, EPOCHS = 21, 8

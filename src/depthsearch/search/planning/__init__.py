@@ -1,0 +1,1 @@
+"""What to train next: of all that may be done, what promises most for its cost."""
