@@ -30,16 +30,15 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
-from scipy.special import ndtri
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn, split_of
-from depthsearch.search.beliefs.response import Belief
 from depthsearch.search.extrapolation import course_of
 from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.planning.known import Known
 from depthsearch.search.planning.moves import Move, Race, Repeat, cost_of_training, is_paused
+from depthsearch.search.planning.promise import gains_of, informed
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, is_solved, place_of
 
 __all__ = ["Planner"]
@@ -62,10 +61,6 @@ FIRST_COSTS = (0.0, 0.05, 0.1)
 N_RATES, N_OTHERS = 7, 2
 # Cuts that are weighed each time, of a network with more: drawn anew, so that each is reached.
 MOST_CUTS = 40
-# Settings that may turn out the best one: those of the highest expected scores.
-MOST_RIVALS = 10
-# Scores that a training may have, in standard deviations, each as probable.
-OUTCOMES: Floats = ndtri((np.arange(9) + 0.5) / 9)
 # Share of a training after which it may be paused: before, its curve says little of its end.
 CHECK = 0.6
 # A trial cheaper than this, in full fine-tunes, is not paused.
@@ -326,7 +321,7 @@ class Planner:
         divisions = [self._division(move) for move in moves]
         allowed = known.allowed([self.front_cost(move.params) for move in moves])
         gains = sum(
-            belief.weight * _gains(_informed(belief, n_settled, n_known), moves, known, allowed, divisions)
+            belief.weight * gains_of(informed(belief, n_settled, n_known), moves, known, allowed, divisions)
             for belief in beliefs
         )
         gains = np.asarray(gains) / weights.sum() * known.learned.near
@@ -398,81 +393,6 @@ class Planner:
 def _is_known(key: tuple[Any, ...], rate: float, tried: Mapping[tuple[Any, ...], Sequence[float]]) -> bool:
     """Return whether a setting was tried, or one that differs in little but chance."""
     return any(abs(rate - at) < SAME_RATE for at in tried.get(key, ()))
-
-
-def _gains(
-    belief: Belief,
-    moves: Sequence[Move],
-    known: Known,
-    allowed: NDArray[np.bool_],
-    divisions: Sequence[int],
-) -> Floats:
-    """Return by how much the best mean is expected to rise with each move ``(m,)``.
-
-    Args:
-        belief: Of the settled settings ``(k,)``, then of the moves' own.
-        moves: What may be done.
-        known: The settled settings.
-        allowed: Which of these a move is compared with ``(k, m)``.
-        divisions: Of the images, that each move is judged on ``(m,)``.
-    """
-    k, numbers = len(known.settled), {setting.number: i for i, setting in enumerate(known.settled)}
-    mean, noise = belief.mean, belief.noise
-    own = np.arange(k, k + len(moves))
-    # What a score, or the difference of two, says of each settled setting, and how far it may be off.
-    shift, variance = belief.score_covariance[:, own].copy(), belief.score_variance[own] + noise
-    is_again = np.array([bool(move.repeats) for move in moves])
-    for at, move in enumerate(moves):
-        if move.number is not None:
-            variance[at] += noise * noise / max(known.error_of(move.number) ** 2, 1e-12)
-    for at, move in enumerate(moves):
-        if move.repeats:
-            again = [numbers[repeat.number] for repeat in move.repeats]
-            shift[:, at], variance[at] = belief.of_another_score(divisions[at], *again)
-    shift /= np.sqrt(variance)
-    rivals = np.arange(k)
-    if allowed.all():
-        rivals = np.argsort(-mean[:k] - 2 * np.sqrt(belief.variance[:k]))[:MOST_RIVALS]
-    # A move that no settled setting may be compared with is compared with the worst of them.
-    before = np.where(allowed, mean[:k, None], mean[:k].min()).max(0)
-    after = mean[rivals, None, None] + shift[rivals, :, None] * OUTCOMES
-    after = np.where(allowed[rivals, :, None], after, mean[:k].min()).max(0)
-    own_shift = np.where(is_again, 0.0, belief.score_own[own] / np.sqrt(variance))
-    own_mean = np.where(is_again, -np.inf, mean[own])
-    after = np.maximum(after, own_mean[:, None] + own_shift[:, None] * OUTCOMES)
-    gains: Floats = (after.mean(1) - before).clip(0)
-    return gains
-
-
-def _informed(belief: Belief, n_settled: int, n_known: int) -> Belief:
-    """Take the scores of what is being trained for known; leave it out.
-
-    Args:
-        belief: Of the settled settings, of what is being trained, of all others.
-        n_settled: How many are settled.
-        n_known: How many are settled or being trained.
-    """
-    with_all, with_own = np.zeros_like(belief.covariance), np.zeros_like(belief.variance)
-    for at in range(n_settled, n_known):
-        variance = belief.variance[at] - with_own[at] + belief.noise
-        row = (belief.covariance[at] - with_all[at]) / math.sqrt(max(variance, belief.noise))
-        with_all += np.outer(row[:n_known], row)
-        with_own += row**2
-    kept = np.r_[:n_settled, n_known : len(with_own)]
-    with_all, with_own = with_all[:n_settled, kept], with_own[kept]
-    return replace(
-        belief,
-        mean=belief.mean[kept],
-        covariance=belief.covariance[:n_settled, kept] - with_all,
-        variance=(belief.variance[kept] - with_own).clip(1e-12),
-        score_covariance=belief.score_covariance[:n_settled, kept] - with_all,
-        score_own=belief.score_own[kept] - with_own,
-        score_variance=(belief.score_variance[kept] - with_own).clip(1e-12),
-        judged={
-            division: (covariance[:n_settled, :n_settled], among[:n_settled, :n_settled])
-            for division, (covariance, among) in belief.judged.items()
-        },
-    )
 
 
 def _spread(n: int, most: int, rng: np.random.Generator) -> list[int]:

@@ -1,0 +1,102 @@
+"""What a training promises: by how much the best expected score is expected to rise once it is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from depthsearch.search.beliefs.response import Belief
+from depthsearch.search.planning.moves import Move
+
+if TYPE_CHECKING:
+    from depthsearch.search.planning.known import Known
+
+__all__ = ["gains_of", "informed"]
+
+Floats = NDArray[np.float64]
+
+# Settings that may turn out the best one: those of the highest expected scores.
+MOST_RIVALS = 10
+# Scores that a training may have, in standard deviations, each as probable.
+OUTCOMES: Floats = ndtri((np.arange(9) + 0.5) / 9)
+
+
+def gains_of(
+    belief: Belief,
+    moves: Sequence[Move],
+    known: Known,
+    allowed: NDArray[np.bool_],
+    divisions: Sequence[int],
+) -> Floats:
+    """Return by how much the best mean is expected to rise with each move ``(m,)``.
+
+    Args:
+        belief: Of the settled settings ``(k,)``, then of the moves' own.
+        moves: What may be done.
+        known: The settled settings.
+        allowed: Which of these a move is compared with ``(k, m)``.
+        divisions: Of the images, that each move is judged on ``(m,)``.
+    """
+    k, numbers = len(known.settled), {setting.number: i for i, setting in enumerate(known.settled)}
+    mean, noise = belief.mean, belief.noise
+    own = np.arange(k, k + len(moves))
+    # What a score, or the difference of two, says of each settled setting, and how far it may be off.
+    shift, variance = belief.score_covariance[:, own].copy(), belief.score_variance[own] + noise
+    is_again = np.array([bool(move.repeats) for move in moves])
+    for at, move in enumerate(moves):
+        if move.number is not None:
+            variance[at] += noise * noise / max(known.error_of(move.number) ** 2, 1e-12)
+    for at, move in enumerate(moves):
+        if move.repeats:
+            again = [numbers[repeat.number] for repeat in move.repeats]
+            shift[:, at], variance[at] = belief.of_another_score(divisions[at], *again)
+    shift /= np.sqrt(variance)
+    rivals = np.arange(k)
+    if allowed.all():
+        rivals = np.argsort(-mean[:k] - 2 * np.sqrt(belief.variance[:k]))[:MOST_RIVALS]
+    # A move that no settled setting may be compared with is compared with the worst of them.
+    before = np.where(allowed, mean[:k, None], mean[:k].min()).max(0)
+    after = mean[rivals, None, None] + shift[rivals, :, None] * OUTCOMES
+    after = np.where(allowed[rivals, :, None], after, mean[:k].min()).max(0)
+    own_shift = np.where(is_again, 0.0, belief.score_own[own] / np.sqrt(variance))
+    own_mean = np.where(is_again, -np.inf, mean[own])
+    after = np.maximum(after, own_mean[:, None] + own_shift[:, None] * OUTCOMES)
+    gains: Floats = (after.mean(1) - before).clip(0)
+    return gains
+
+
+def informed(belief: Belief, n_settled: int, n_known: int) -> Belief:
+    """Take the scores of what is being trained for known; leave it out.
+
+    Args:
+        belief: Of the settled settings, of what is being trained, of all others.
+        n_settled: How many are settled.
+        n_known: How many are settled or being trained.
+    """
+    with_all, with_own = np.zeros_like(belief.covariance), np.zeros_like(belief.variance)
+    for at in range(n_settled, n_known):
+        variance = belief.variance[at] - with_own[at] + belief.noise
+        row = (belief.covariance[at] - with_all[at]) / math.sqrt(max(variance, belief.noise))
+        with_all += np.outer(row[:n_known], row)
+        with_own += row**2
+    kept = np.r_[:n_settled, n_known : len(with_own)]
+    with_all, with_own = with_all[:n_settled, kept], with_own[kept]
+    return replace(
+        belief,
+        mean=belief.mean[kept],
+        covariance=belief.covariance[:n_settled, kept] - with_all,
+        variance=(belief.variance[kept] - with_own).clip(1e-12),
+        score_covariance=belief.score_covariance[:n_settled, kept] - with_all,
+        score_own=belief.score_own[kept] - with_own,
+        score_variance=(belief.score_variance[kept] - with_own).clip(1e-12),
+        judged={
+            division: (covariance[:n_settled, :n_settled], among[:n_settled, :n_settled])
+            for division, (covariance, among) in belief.judged.items()
+        },
+    )
