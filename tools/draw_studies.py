@@ -281,7 +281,7 @@ def pictures() -> dict[str, str]:
         "three-answers-dark.svg": svg(answers, DARK, title),
         "three-answers.svg": svg(answers, None, title),
         "by-rate.svg": svg(by_rate(), None, "Accuracy of five learning rates along the depth", width=640),
-        "sweeps.svg": svg(sweeps(), None, "Two hundred trainings each of every cut of a network", width=400),
+        "sweeps.svg": svg(sweeps(), None, "Fifty cuts of a network, trained four times each", width=400),
         "epoch-cost.svg": svg(
             epoch_cost(), None, "Cost of an epoch with and without kept features", width=420
         ),
