@@ -487,7 +487,9 @@ def test_damaged_store_is_rebuilt(folder, cache, spoil):
     assert store.read_bytes() == good
 
 
+@pytest.mark.slow
 def test_process_killed_while_decoding_leaves_no_store(folder, cache):
+    """Guards kept images against a kill. A process starts."""
     script = (
         "import os, signal, sys; from pathlib import Path; from depthsearch.data import load_data\n"
         "def kill(done, total):\n"

@@ -71,11 +71,13 @@ def test_what_is_cheap_comes_first(run, space) -> None:
     assert 0 in started[:6]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("all_pause")
 def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Guards what a pause keeps. Trainings of many epochs."""
     # Random images promise nothing.
     monkeypatch.setattr(planner, "LEAST_RATE", 0.0)
     monkeypatch.setattr(planner, "LEAST_GAIN", 0.0)

@@ -138,10 +138,10 @@ def test_it_ends_once_the_answer_holds(run) -> None:
 
 @pytest.mark.usefixtures("tireless")
 def test_the_budget_ends_what_is_trained_again(run) -> None:
-    study, events = run("whole", race=Race(n_seeds=6))
+    study, events = run("whole", race=Race(n_seeds=3))
     list(events)
     budget = spent_on(study) / 2
-    limited, events = run("limited", race=Race(n_seeds=6), limits=Limits(budget=budget))
+    limited, events = run("limited", race=Race(n_seeds=3), limits=Limits(budget=budget))
     list(events)
     dearest = max(trial.user_attrs["macs"] for trial in study.get_trials())
     unit = StoredStudy.read(study).backbones[""].full_fine_tune_macs
@@ -154,8 +154,10 @@ def test_the_budget_ends_what_is_trained_again(run) -> None:
 # --- stops ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tireless")
 def test_a_study_killed_between_two_trainings_of_a_pair_goes_on_with_the_second(run) -> None:
+    """Guards pairs that a kill has parted. Two studies of real trainings."""
     study, events = run()
     for event in events:
         if isinstance(event, TrialEnded) and event.number >= N_SETTINGS:
@@ -270,6 +272,7 @@ def command(pictures: Path, tmp_path: Path) -> list[str]:
     return ["study", "--data", str(pictures), *words.split(), *counts.split(), "--storage", url]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tireless")
 @pytest.mark.parametrize(
     ("asked", "resampled"),
@@ -280,6 +283,7 @@ def command(pictures: Path, tmp_path: Path) -> list[str]:
     ],
 )
 def test_the_command_line_trains_again_as_asked(command, tmp_path, asked, resampled, capsys) -> None:
+    """Guards the options of a race. Three studies by the command line."""
     assert main([*command, *asked]) == 0
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db")
     assert {trial.user_attrs[TrialKey.RESAMPLE] for trial in repeats_in(study)} == resampled
@@ -307,11 +311,13 @@ def test_a_larger_tolerance_gives_a_cheaper_cut_or_the_same(run) -> None:
 # --- several backbones, two aims ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tireless")
 @pytest.mark.parametrize("cost", [None, "macs"])
 def test_several_backbones_are_searched_and_raced_in_one_study(
     task, tmp_path: Path, open_quick_storage, cost: str | None
 ) -> None:
+    """Guards races across backbones. Two studies of real trainings."""
     tasks: Mapping[str, Any] = {
         "test_resnet": task,
         "test_byobnet": replace(task, backbone=load_backbone("test_byobnet", "random", image_size=16)),

@@ -239,7 +239,9 @@ def test_a_stop_lets_every_worker_end_its_epoch_and_the_next_start_adopts_all(
 # --- what is lost goes on -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_an_epoch_and_a_deadly_trial_fails_in_the_end(start, trials) -> None:
+    """Guards what a lost worker costs. Processes start."""
     events = list(start(die_at_two, 6))
     lost = [event for event in events if isinstance(event, TrialLost)]
     assert Counter(event.number for event in lost) == {2: 1, 3: 2}
@@ -258,8 +260,10 @@ def test_a_killed_worker_costs_an_epoch_and_a_deadly_trial_fails_in_the_end(star
     assert [result["epoch"] for result in found[2].user_attrs["results"]] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="stops a process as Linux does")
 def test_a_worker_that_hangs_is_ended_and_its_trial_goes_on(start, trials) -> None:
+    """Guards against workers that hang. Processes start and are stopped."""
     events = list(start(hang_at_one, 4, hung_seconds=1.5))
     (lost,) = (event for event in events if isinstance(event, TrialLost))
     assert (lost.number, lost.n_lost) == (1, 1)
@@ -302,7 +306,9 @@ def short_of_memory(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
     yield from pretend(tasks, job)
 
 
+@pytest.mark.slow
 def test_what_has_too_little_memory_beside_others_goes_on_alone(start, trials) -> None:
+    """Guards the way back from too little memory. Processes start."""
     events = list(start(short_of_memory, 6, n_workers=2))
     numbers = [(type(e).__name__, e.number) for e in events if isinstance(e, TrialStarted | TrialEnded)]
     # Each after all others, and one after the other.
@@ -341,7 +347,9 @@ def test_a_probing_that_has_too_little_memory_alone_stops_the_study(start) -> No
         list(start(never_probed, 2, n_workers=2))
 
 
+@pytest.mark.slow
 def test_a_training_that_needs_all_memory_has_no_idle_process_beside_it(longer, space, tmp_path) -> None:
+    """Guards that idle workers hold no memory. Processes start."""
     with contextlib.closing(
         LocalProcesses({"": longer}, plan_workers(longer.device, 2), run=pretend)
     ) as made:
@@ -376,7 +384,9 @@ def lose_the_gpu(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
     yield from pretend(tasks, job)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_fails_costs_its_process_and_the_trial_goes_on(start, trials) -> None:
+    """Guards against GPUs that fail. Processes start and end."""
     events = list(start(lose_the_gpu, 4))
     (lost,) = (event for event in events if isinstance(event, TrialLost))
     assert (lost.number, lost.n_lost) == (1, 1)
@@ -419,9 +429,11 @@ def test_an_error_is_told_for_what_it_is(longer, space, tmp_path, monkeypatch, e
     assert failed.kind == kind
 
 
+@pytest.mark.slow
 def test_a_trial_whose_last_loss_was_not_told_is_ended_by_the_next_start(
     start, trials, longer, space, tmp_path, open_quick_storage
 ) -> None:
+    """Guards trials whose workers died unheard. Processes start and are killed."""
     stored = open_study(open_quick_storage(f"sqlite:///{tmp_path}/studies.db"), "s", longer, space, {})
     for event in start(pretend, 2):
         if isinstance(event, EpochDone) and event.number == 1:
@@ -456,9 +468,11 @@ def die_at_once(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
 FIRST_SEED = seed_from(0, 0, CONFIRMATION)
 
 
+@pytest.mark.slow
 def test_what_failed_by_lost_workers_and_must_not_be_missing_is_trained_by_the_next_start(
     longer, space, tmp_path, open_quick_storage
 ) -> None:
+    """Guards that ends are not missing for good. Processes start and are killed."""
     study = open_study(open_quick_storage(f"sqlite:///{tmp_path}/s.db"), "s", longer, space, {})
     where = {"checkpoints": tmp_path / "checkpoints"}
     plans = plan_workers(longer.device, 2)
