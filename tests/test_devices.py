@@ -1,5 +1,8 @@
 """Devices: what is moved to them, on a machine that need not have them."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from depthsearch.devices import (
     choose_device,
     is_device_fault,
     is_out_of_memory,
+    quick_releases,
     release_memory,
 )
 
@@ -112,3 +116,33 @@ def test_a_gpu_that_has_failed_need_not_take_its_memory_back(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "empty_cache", fail)
     release_memory()
     assert asked
+
+
+class Knot:
+    """Refers to itself, as models do."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_in_a_study_what_was_there_before_is_passed_over_and_a_trial_s_is_released() -> None:
+    gc.unfreeze()
+    before = weakref.ref(kept := Knot())
+    with quick_releases(), quick_releases():
+        of_trial = weakref.ref(Knot())
+        del kept
+        release_memory()
+        assert of_trial() is None
+        assert before() is not None
+        assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() == 0
+    release_memory()
+    assert before() is None
+
+
+def test_what_somebody_else_has_set_aside_stays_so() -> None:
+    gc.unfreeze()
+    gc.freeze()
+    with quick_releases():
+        pass
+    assert gc.get_freeze_count() > 1000

@@ -14,6 +14,7 @@ import optuna
 import torch
 
 from depthsearch.data import check_source
+from depthsearch.devices import quick_releases
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.options.backbones import plain_name
@@ -141,6 +142,7 @@ def run(
         # One lease for search and confirmation: who asks for a stop in between is heard. Without it nothing
         # is changed, neither here nor where its events go.
         with (
+            quick_releases(),
             lease(study) as held,
             watching(options, study) as log,
             until_stored.pop_all() as until_ended,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from depthsearch.devices import quick_releases
 from depthsearch.features import remove_shared
 from depthsearch.machine import name_process
 from depthsearch.training.loop import EpochResult
@@ -58,7 +59,7 @@ def serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRunn
         connection.send(failed_to_start(error))
         return
     # Nobody at the other end: the coordinator is gone, or is about to kill this process.
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError), quick_releases():
         connection.send(READY)
         while True:
             _do(connection, tasks, connection.recv(), run)

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from depthsearch import __version__
+from depthsearch.devices import quick_releases
 from depthsearch.errors import DataError, StudyError
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
@@ -110,6 +111,8 @@ class Trainer:
         self._known: tuple[int, int] | None = None
         # Of the thread that runs a call; None: none runs, or the system has no such clock.
         self._clock: Callable[[], float] | None = None
+        # As long as this process lives.
+        self._forever = contextlib.ExitStack()
 
     def computed(self) -> float | None:
         """Return the processor time of the thread that works, in seconds; to be called from another thread.
@@ -142,6 +145,7 @@ class Trainer:
                     for name, task in taken.items()
                 }
                 self._run = terms.run
+                self._forever.enter_context(quick_releases())
         except Exception as error:  # noqa: BLE001 (drivers and pickles raise anything; the coordinator decides)
             if isinstance(error, DataError) and isinstance(tasks, bytes):
                 return NoImages(reason=first_line(error))
