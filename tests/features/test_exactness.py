@@ -549,7 +549,7 @@ def timm_cuts(task: Task, n_cuts: int) -> list[Cut]:
 def test_trials_on_timms_nets_end_as_with_their_prefix_recomputed(name, train_kept, tmp_path: Path) -> None:
     """With the rule for what is worth keeping as it is: some of it in memory, the rest on the disk."""
     task = timm_task(name, Budget(memory_bytes=2**23, device_bytes=0, disk_bytes=2**30, folder=tmp_path))
-    cuts = timm_cuts(task, 4)
+    cuts = timm_cuts(task, 3)
     for cut in shuffled(cuts):
         point = Point(cut=cut, learning_rate=1e-3, head_width=16)
         kept = train_kept(task, point, upcoming=cuts)
@@ -605,7 +605,7 @@ def test_on_a_gpu_the_ends_differ_by_rounding_only(tier, train_kept, tmp_path: P
     """
     given = dict.fromkeys(("memory_bytes", "device_bytes", "disk_bytes"), 0) | {f"{tier}_bytes": PLENTY}
     task = timm_task("resnet50", Budget(folder=tmp_path, **given), kind="cuda")
-    cuts = timm_cuts(task, 4)
+    cuts = timm_cuts(task, 3)
     for cut in shuffled(cuts):
         point = Point(cut=cut, learning_rate=1e-3, head_width=16, optimizer="sgd")
         start = suffix_of(task.graph, model_for(task, point, SEED), cut).state_dict()
