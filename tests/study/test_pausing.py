@@ -80,6 +80,7 @@ def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(
     """Guards what a pause keeps. Trainings of many epochs."""
     # Random images promise nothing.
     monkeypatch.setattr(planner, "LEAST_RATE", 0.0)
+    monkeypatch.setattr(planner, "THRIFTY_RATE", 0.0)
     monkeypatch.setattr(planner, "LEAST_GAIN", 0.0)
     study, events = run()
     paused, epochs = [], {}
@@ -150,6 +151,18 @@ def test_a_search_ends_by_itself_and_is_complete_then(run, monkeypatch: pytest.M
     assert n_trials < 30
     where = status(study)
     assert where.state == "complete"
+
+
+def test_a_search_whose_cost_nobody_has_bounded_ends_sooner(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "THRIFTY_RATE", math.inf)
+    monkeypatch.setattr(planner, "LEAST_RATE", -math.inf)
+    study, events = run(n_trials=16)
+    list(events)
+    assert planner.FEWEST_TRIALS <= len(study.get_trials()) < 14
+    assert Limits(until=time.monotonic() + 1e6).are_given
+    study, events = run(n_trials=16, limits=Limits(budget=1e6))
+    list(events)
+    assert len(study.get_trials()) == 16
 
 
 def test_what_is_left_of_a_budget_counts_what_others_are_at(longer, space, tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ __all__ = ["Planner"]
 
 Floats = NDArray[np.float64]
 
-# Less score than this for a whole full fine-tune is not worth it.
-LEAST_RATE = 0.0002
+# Less score than this for a whole full fine-tune is not worth it: where somebody has said what may be spent,
+# and where nobody has. On few validation images another training always promises a little.
+LEAST_RATE, THRIFTY_RATE = 0.0002, 0.001
 # Nor is a training, however cheap, that is expected to give less.
 LEAST_GAIN = 0.00002
 # A running trial is paused where another move promises this many times as much for its cost.
@@ -128,6 +129,7 @@ class Planner:
         seed: int,
         most: float = math.inf,
         may_be_new: bool = True,
+        is_thrifty: bool = False,
     ) -> Move | None:
         """Choose what to train next; None where nothing is worth its cost, or nothing is left.
 
@@ -136,6 +138,7 @@ class Planner:
             seed: Of the settings that are weighed.
             most: What it may cost, in full fine-tunes.
             may_be_new: Whether a new setting may be tried.
+            is_thrifty: Whether to end sooner, as nobody has said what the study may cost.
         """
         known = Known(self, trials)
         if known.learned is None:
@@ -144,7 +147,8 @@ class Planner:
         moves = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         weighed = self._weighed(moves, known)
         best = max(weighed, key=lambda move: move.rate, default=None)
-        if best is not None and best.rate >= LEAST_RATE and best.gain >= LEAST_GAIN:
+        least_rate = THRIFTY_RATE if is_thrifty else LEAST_RATE
+        if best is not None and best.rate >= least_rate and best.gain >= LEAST_GAIN:
             return best
         if len(known.ended) >= FEWEST_TRIALS:
             return None

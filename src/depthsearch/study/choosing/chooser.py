@@ -144,7 +144,9 @@ class Chooser:
         # What others are at is not paid yet.
         under_way = [t for t in trials if t.state == TrialState.RUNNING and t.params and not is_paused(t)]
         left -= sum(planner.cost_of(trial.params) for trial in under_way)
-        move = planner.next_move(trials, seed=seed, most=left, may_be_new=n_left > 0)
+        move = planner.next_move(
+            trials, seed=seed, most=left, may_be_new=n_left > 0, is_thrifty=not self.limits.are_given
+        )
         if move is None or (move.repeats and self._is_sure(trials)):
             return None
         if move.repeats:

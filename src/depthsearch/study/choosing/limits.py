@@ -25,6 +25,11 @@ class Limits:
     budget: float = math.inf
     until: float = math.inf
 
+    @property
+    def are_given(self) -> bool:
+        """Whether anything bounds the study."""
+        return math.isfinite(self.budget) or math.isfinite(self.until)
+
     def left(self, study: optuna.Study) -> float:
         """Return how many full fine-tunes are left; 0 where time is up."""
         if self.is_time_up():
