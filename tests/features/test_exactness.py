@@ -605,7 +605,7 @@ def test_on_a_gpu_the_ends_differ_by_rounding_only(tier, train_kept, tmp_path: P
     """
     given = dict.fromkeys(("memory_bytes", "device_bytes", "disk_bytes"), 0) | {f"{tier}_bytes": PLENTY}
     task = timm_task("resnet50", Budget(folder=tmp_path, **given), kind="cuda")
-    cuts = timm_cuts(task, 3)
+    cuts = timm_cuts(task, 4)
     for cut in shuffled(cuts):
         point = Point(cut=cut, learning_rate=1e-3, head_width=16, optimizer="sgd")
         start = suffix_of(task.graph, model_for(task, point, SEED), cut).state_dict()

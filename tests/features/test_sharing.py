@@ -482,7 +482,7 @@ time.sleep(600)
 @pytest.mark.slow
 @needs_dev_shm
 def test_a_folder_is_removed_once_its_process_is_killed_and_not_before(shared_folder: Path) -> None:
-    """Also while a program lives that was started from it."""
+    """Guards memory that a killed process has left, also while a program lives that was started from it."""
     with subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         theirs = Path(process.stdout.readline().strip())
