@@ -10,8 +10,8 @@ with the log probability of its true class after every epoch, so that settings c
 The test images are not used.
 
 The file is written every half minute and after each seed. An interrupted recording goes on when the same
-command is given again, also with more ``--seeds``; seeds are recorded one after the other, so that a table
-that is not yet whole is of use.
+command is given again, also with more ``--seeds`` or further ``--learning-rates``; seeds are recorded one
+after the other, so that a table that is not yet whole is of use.
 """
 
 from __future__ import annotations
@@ -144,22 +144,27 @@ def begin(task: Task, options: argparse.Namespace) -> Table:
         return table
     before = Table.read(options.out)
     ours, theirs = (_settings(about) for about in (table.about, before.about))
-    if ours != theirs or len(table.cuts) != len(before.cuts):
-        other = [name for name in ours if ours[name] != theirs[name]]
+    other = [name for name in ours if ours[name] != theirs[name]]
+    if not set(before.about.learning_rates) <= set(table.about.learning_rates):
+        other.append("learning_rates")
+    if len(table.cuts) != len(before.cuts):
+        other.append("cuts")
+    if other:
         raise SettingsError(
             f"{options.out} was recorded with other settings ({', '.join(other)}). Give another --out."
         )
     n = min(table.about.seeds, before.about.seeds)
-    for name in ("done", "score", "train_loss", "val_loss", "seconds", "log_probability", "right", "probe"):
-        getattr(table, name)[:n] = getattr(before, name)[:n]
+    rates = [table.about.learning_rates.index(rate) for rate in before.about.learning_rates]
+    table.probe[:n] = before.probe[:n]
+    for name in ("done", "score", "train_loss", "val_loss", "seconds", "log_probability", "right"):
+        getattr(table, name)[:n, :, rates] = getattr(before, name)[:n]
     return table
 
 
 def _settings(about: About) -> dict[str, object]:
-    """Return what must agree for one table to hold both."""
-    return {
-        name: value for name, value in asdict(about).items() if name not in ("seeds", "machine", "versions")
-    }
+    """Return what must be the same for one table to hold both."""
+    may_differ = ("seeds", "learning_rates", "machine", "versions")
+    return {name: value for name, value in asdict(about).items() if name not in may_differ}
 
 
 def empty_table(task: Task, options: argparse.Namespace) -> Table:

@@ -88,6 +88,18 @@ def test_seeds_can_be_added_later(whole: Table, tmp_path: Path) -> None:
     assert_same(record_table(tmp_path / "table.npz", "--seeds", "2"), whole)
 
 
+def test_learning_rates_can_be_added_later(tmp_path: Path) -> None:
+    path, both = tmp_path / "table.npz", ("--learning-rates", "1e-4", "1e-3")
+    before = record_table(path, "--seeds", "1", "--learning-rates", "1e-3")
+    table = record_table(path, "--seeds", "1", *both)
+    assert table.is_whole
+    # Not trained again: the seconds are those of then.
+    np.testing.assert_array_equal(table.seconds[:, :, 1], before.seconds[:, :, 0])
+    assert_same(table, record_table(tmp_path / "other.npz", "--seeds", "1", *both))
+    with pytest.raises(SettingsError, match=r"other settings \(learning_rates\)"):
+        record_table(path, "--seeds", "1", "--learning-rates", "1e-4")
+
+
 def test_a_file_of_other_settings_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.npz"
     record_table(path, "--seeds", "1")
