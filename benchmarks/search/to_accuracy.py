@@ -31,7 +31,6 @@ import optuna
 from benchmarks.search.first_depths import print_table
 from benchmarks.shared.machine import machine_facts, print_facts
 from benchmarks.speed.plain import (
-    LEARNING_RATES,
     add_arguments,
     load_images,
     make_loaders,
@@ -43,6 +42,7 @@ from depthsearch import Point, Recipe, Task, choose_device, list_cuts, load_back
 from depthsearch.errors import DivergedError
 from depthsearch.features import choose_budget
 from depthsearch.options.study import StudyOptions
+from depthsearch.options.words import LEARNING_RATES
 from depthsearch.results import rank
 from depthsearch.seeds import seed_from
 from depthsearch.study import StudyResult, TrialEnded, TrialStarted, run

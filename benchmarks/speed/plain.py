@@ -49,9 +49,8 @@ from depthsearch.data.sources.scanning import scan_folder
 from depthsearch.devices import Device
 from depthsearch.models.backbones import Backbone, Preprocessing
 from depthsearch.models.heads import with_head
+from depthsearch.options.words import LEARNING_RATES
 from depthsearch.seeds import seed_from
-
-LEARNING_RATES = (1e-5, 1e-2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,7 @@ def confirmed(*places: int, level: tuple[int, ...] = (6, 7, 8)) -> tuple[Summary
         tolerance=0.005,
         level=level,
         expected=(Expected(mean=0.8, low=0.75, high=0.85, loss=0.02),) * N_CUTS,
+        further_rates=None,
         advice=None,
     )
     return replace(summary, evidence=evidence), study

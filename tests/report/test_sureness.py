@@ -41,6 +41,7 @@ def judged() -> Any:
                 Expected(mean=0.9, low=0.8, high=0.95, loss=0.004 * max(0, place - 5))
                 for place in range(N_CUTS)
             ),
+            "further_rates": None,
             "advice": None,
         }
         evidence = Evidence(**{**given, **changed})
@@ -69,6 +70,18 @@ def test_an_answer_that_is_not_shown_says_so_and_what_would_show_it(judged) -> N
     )
     only_images = list(evidence_lines(*judged(0.4, is_best=True, advice=replace(advice, trainings=None))))
     assert only_images[-1] == "to be surer: 3 times as many validation images"
+
+
+def test_a_learning_rate_at_an_end_of_the_range_is_pointed_out(judged) -> None:
+    summary, evidence = judged(0.95, further_rates=(1e-5, 1e-2))
+    best = replace(evidence.best, params={"learning_rate": 1.2e-4})
+    (line,) = [
+        line for line in evidence_lines(summary, replace(evidence, best=best)) if "learning rate" in line
+    ]
+    assert line == (
+        "the best learning rate, 0.00012, is at an end of those searched: "
+        "a study with --learning-rate 1e-05:0.01 looks further"
+    )
 
 
 def test_what_freezing_more_costs_is_told_by_the_deepest_cut_of_each_price(judged) -> None:

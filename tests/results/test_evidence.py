@@ -198,6 +198,15 @@ def test_a_larger_tolerance_never_gives_a_dearer_cut(store, direction: str) -> N
     assert found[-1] == 20
 
 
+@pytest.mark.parametrize(("rate", "further"), [(1.2e-4, (1e-5, 1e-2)), (1e-3, None), (9e-3, (1e-4, 1e-1))])
+def test_a_best_learning_rate_at_an_end_of_the_range_asks_for_a_wider_one(store, rate, further) -> None:
+    study = store([(cut, 0.8) for cut in (0, 5, 10)])
+    study.set_user_attr("settings", {**study.user_attrs["settings"], "learning_rate": [1e-4, 1e-2]})
+    study.add_trial(create_trial(value=0.95, params={"cut": 5, "learning_rate": rate}, distributions=RANGES))
+    found = weighed(study).further_rates
+    assert found == (None if further is None else pytest.approx(further))
+
+
 def test_with_no_tolerance_the_answer_is_the_best_and_nothing_is_advised(on_a_plateau) -> None:
     evidence = weighed(on_a_plateau(3, tolerance=0))
     assert evidence.answer is evidence.best

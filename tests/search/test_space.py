@@ -67,7 +67,7 @@ def test_only_cut_rate_and_width_are_searched_unless_more_is_asked_for(backbone)
     space = SearchSpace.for_model(backbone.model, image_size=16)
     assert space.distributions() == {
         "cut": IntDistribution(0, len(space.cuts) - 1),
-        "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+        "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
         "head_width": IntDistribution(0, 1024, step=256),
     }
 

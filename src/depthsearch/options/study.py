@@ -30,7 +30,6 @@ DEMO_TRIALS, DEMO_SEEDS, DEMO_BUDGET = 20, 3, 2.0
 CONFIRMED, SEEDS = 3, 3
 # Most trainings of a setting again, where it does.
 MOST_SEEDS = 20
-LEARNING_RATES = (1e-5, 1e-2)
 # A larger image would take tens of gigabytes by itself.
 PIXELS = values.whole(8, 4096, metavar="PX")
 NO_BACKBONE = (
@@ -253,7 +252,7 @@ class StudyOptions(Declared):
         "adaptive: what is known decides what is trained next (--sampler); exhaustive: each candidate once",
     )
     learning_rate: tuple[float, float] | None = _search(
-        None, values.RANGE, "range to search, or the one to use (1e-5:1e-2)"
+        None, values.RANGE, "range to search, or the one to use (1e-4:1e-2)"
     )
     learning_rates: tuple[float, ...] | None = _search(
         None,
@@ -484,7 +483,7 @@ def with_defaults(options: StudyOptions) -> StudyOptions:
     demo = is_demo(options)
     changes: dict[str, Any] = {}
     if options.learning_rate is None and not options.learning_rates:
-        changes["learning_rate"] = LEARNING_RATES
+        changes["learning_rate"] = words.LEARNING_RATES
     plans = is_planned(options)
     if options.trials is None and options.search != "exhaustive":
         n_backbones = len(options.backbone)

@@ -203,7 +203,7 @@ def _read_range(text: str) -> tuple[float, float]:
     first, _, last = text.partition(":")
     low, high = _as_number(first, float), _as_number(last or first, float)
     if low is None or high is None or not 0 < low <= high < math.inf:
-        raise SettingsError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-5:1e-2")
+        raise SettingsError(f"{text!r} is no LOW:HIGH with 0 < LOW <= HIGH, such as 1e-4:1e-2")
     return low, high
 
 

@@ -47,6 +47,9 @@ SHARES: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 TOLERANCE = 0.5
 # A trial's attribute for each cost.
 COSTS = {"macs": str(TrialKey.TRAINING_MACS), "parameters": str(TrialKey.TRAINABLE_PARAMETERS)}
+# The learning rates that are searched. Lower ones hardly move a network within a few hundred steps: on four
+# sets of photos and digits 1e-5 left it 30 to 80 points behind (benchmarks/search/tables).
+LEARNING_RATES = (1e-4, 1e-2)
 # Further dimensions of the search with their ranges; fixed for all trials where they are not searched.
 OPTIONAL_RANGES: dict[str, tuple[float, float] | tuple[OptimizerWord, ...]] = {
     "head_depth": (1, 3),

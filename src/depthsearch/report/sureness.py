@@ -45,6 +45,12 @@ def evidence_lines(summary: Summary, evidence: Evidence) -> Iterator[str]:
     ]
     if prices:
         yield f"freezing more costs (90 %): {'; '.join(prices)}"
+    if evidence.further_rates is not None:
+        low, high = evidence.further_rates
+        yield (
+            f"the best learning rate, {best.params['learning_rate']:.2g}, is at an end of those searched: "
+            f"a study with --learning-rate {low:g}:{high:g} looks further"
+        )
     if evidence.advice is not None:
         images = f"{evidence.advice.images:.0f} times as many validation images"
         n = evidence.advice.trainings
@@ -123,6 +129,7 @@ def evidence_json(summary: Summary) -> dict[str, Any] | None:
         "prices": [
             {"cut": cut_json(cut), "loses_at_most": loss} for cut, loss in evidence.prices(summary.cuts)
         ],
+        "further_rates": evidence.further_rates,
         "advice": None if evidence.advice is None else asdict(evidence.advice),
     }
 

@@ -35,6 +35,8 @@ Floats = NDArray[np.float64]
 TELLING = ("complete", "pruned", "paused", "running")
 # More trainings than this of two settings are not advised: more images would do.
 MOST_ADVISED = 50
+# A learning rate within this share of the range, on its log scale, lies at the end of it.
+AT_END = 0.1
 # Losses, in points, at which the price of freezing more is named.
 PRICES = (0.5, 1.0, 2.0)
 
@@ -114,6 +116,8 @@ class Evidence:
         level: Places, among all candidates of the study, of the fewest that hold the best one with a
             probability of 95 %, tried or not.
         expected: One a candidate.
+        further_rates: The learning rates to search instead, where the best setting's lies at an end of those
+            that were searched; None: it does not.
         advice: What would make sure that the answer loses less than the tolerance; None: that is sure, or
             the tolerance is 0.
     """
@@ -124,6 +128,7 @@ class Evidence:
     tolerance: float
     level: tuple[int, ...]
     expected: tuple[Expected, ...]
+    further_rates: tuple[float, float] | None
     advice: Advice | None
 
     @property
@@ -180,6 +185,7 @@ def weigh(stored: StoredStudy) -> Evidence | None:
         tolerance=stored.tolerance,
         level=verdict.level,
         expected=_expected(verdict, maximize=stored.maximize),
+        further_rates=_further_rates(stored, first[verdict.best]),
         advice=None if verdict.is_shown or not stored.tolerance else _advice(stored, settled, verdict),
     )
 
@@ -259,6 +265,15 @@ def _expected(verdict: Verdict, *, maximize: bool) -> tuple[Expected, ...]:
         Expected(mean=float(m), low=float(a), high=float(b), loss=float(loss))
         for m, a, b, loss in zip(middle, low, high, verdict.loss, strict=True)
     )
+
+
+def _further_rates(stored: StoredStudy, best: StoredTrial) -> tuple[float, float] | None:
+    """Return a wider range where a trial's learning rate lies at an end of it; None where it does not."""
+    low, high = stored.space.learning_rate
+    share = best.place[1]
+    if low == high or AT_END < share < 1 - AT_END:
+        return None
+    return (low / 10, high) if share <= AT_END else (low, high * 10)
 
 
 def _advice(stored: StoredStudy, settled: Sequence[Settled], verdict: Verdict) -> Advice:

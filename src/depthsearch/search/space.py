@@ -27,7 +27,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import DEFAULT_KINDS, Cut, list_cuts
 from depthsearch.models.tracing.inputs import ExampleInputs
 from depthsearch.options.attributes import TrialKey
-from depthsearch.options.words import OPTIMIZERS, OPTIONAL_RANGES
+from depthsearch.options.words import LEARNING_RATES, OPTIMIZERS, OPTIONAL_RANGES
 
 __all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter", "is_solved", "place_of"]
 
@@ -82,7 +82,7 @@ class SearchSpace:
     """
 
     cuts: tuple[Cut, ...]
-    learning_rate: tuple[float, float] = (1e-5, 1e-2)
+    learning_rate: tuple[float, float] = LEARNING_RATES
     head_width: tuple[int, int] | int = (1024, 256)
     head_depth: tuple[int, int] | None = None
     dropout: tuple[float, float] | None = None
