@@ -245,10 +245,17 @@ class SearchSpace:
         Args:
             backbone: Only what a trial of this backbone has; default: every backbone's cut.
         """
-        names = self.backbones if backbone is None else (backbone,)
+        return dict(self._distributions[backbone])
+
+    @cached_property
+    def _distributions(self) -> Mapping[str | None, Mapping[str, BaseDistribution]]:
+        """The searched dimensions of all backbones together (None), and of each."""
         several = {BACKBONE: CategoricalDistribution(self.backbones)} if len(self.backbones) > 1 else {}
-        cuts = {cut_parameter(name): IntDistribution(0, len(self.cuts_of(name)) - 1) for name in names}
-        return {**several, **cuts, **self._ranges}
+        cuts = {
+            name: {cut_parameter(name): IntDistribution(0, len(run) - 1)} for name, run in self._cuts.items()
+        }
+        every = {key: value for cut in cuts.values() for key, value in cut.items()}
+        return {of: {**several, **own, **self._ranges} for of, own in ((None, every), *cuts.items())}
 
     @cached_property
     def _ranges(self) -> Mapping[str, BaseDistribution]:

@@ -105,6 +105,8 @@ class Planner:
         self._error = error or ScoreError(n_val=100, is_share=True)
         self._front, self._race = front, race
         self._names = space.backbones
+        # Hundreds of settings are weighed for each move, and few of them differ in what they cost.
+        self._cost = functools.cache(self._cost_at)
         self._whole_macs = space.cuts_of(self._names[0])[0].training_macs
 
     @property
@@ -156,17 +158,22 @@ class Planner:
 
     def knows_cut(self, params: Mapping[str, Any]) -> bool:
         """Return whether a setting, perhaps one in part, says where to cut."""
-        return cut_parameter(params.get(BACKBONE, self._names[0])) in params
+        return cut_parameter(self._backbone_name(params)) in params
 
     def cost_of(self, params: Mapping[str, Any], done: int = 0) -> float:
         """Estimate what a setting costs from an epoch on, in full fine-tunes."""
-        cut = self._cut(params)
+        backbone = self._backbone_name(params)
+        head = params.get("head_width", 0), self._head_depth(params)
+        return self._cost(backbone, params[cut_parameter(backbone)], *head, done)
+
+    def _cost_at(self, backbone: str, index: int, head_width: int, head_depth: int, done: int) -> float:
+        params = {cut_parameter(backbone): index, "head_width": head_width}
         return cost_of_training(
-            cut,
+            self._space.cuts_of(backbone)[index],
             self._epochs,
             late_passes=self._late_passes,
-            head_macs=self._head_macs_of(params),
-            done=0 if self._is_solved(params) else done,
+            head_macs=self._head_macs(backbone, head_width, head_depth),
+            done=0 if is_solved(params, self._space.distributions(backbone)) else done,
             whole_macs=self._whole_macs,
         )
 
@@ -263,14 +270,14 @@ class Planner:
         if BACKBONE in distributions:
             named[BACKBONE] = backbone
         others = [name for name in distributions if name not in (*named, "learning_rate")]
-        for share in shares:
-            rate = float(np.exp(np.interp(share, (0, 1), np.log((rates.low, rates.high)))))
+        low, high = math.log(rates.low), math.log(rates.high)
+        for rate in np.exp(low + shares * (high - low)).clip(rates.low, rates.high).tolist():
             for n in range(N_OTHERS if others else 1):
                 rest = {
                     name: best[name] if n == 0 and name in best else _drawn(distributions[name], rng)
                     for name in others
                 }
-                yield {**named, "learning_rate": min(max(rate, rates.low), rates.high), **rest}
+                yield {**named, "learning_rate": rate, **rest}
 
     def _repeats(self, known: Known) -> Iterator[Move]:
         """List the settings that may be trained again, each beside the best one it is to be compared with.
@@ -353,14 +360,14 @@ class Planner:
 
     def place(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         """Return where a setting lies, see `space.place_of`."""
-        return place_of(params, self._space.distributions(params.get(BACKBONE, self._names[0])))
+        return place_of(params, self._space.distributions(self._backbone_name(params)))
 
     def backbone(self, params: Mapping[str, Any]) -> int:
         """Return which of the backbones a setting is of, counted from 0."""
-        return self._names.index(params.get(BACKBONE, self._names[0]))
+        return self._names.index(self._backbone_name(params))
 
     def _cut(self, params: Mapping[str, Any]) -> Cut:
-        backbone = params.get(BACKBONE, self._names[0])
+        backbone = self._backbone_name(params)
         index: int = params[cut_parameter(backbone)]
         return self._space.cuts_of(backbone)[index]
 
@@ -373,11 +380,16 @@ class Planner:
         return cut.training_macs + 3 * head_macs
 
     def _head_macs_of(self, params: Mapping[str, Any]) -> float:
-        depth = params.get("head_depth", self._space.fixed.get("head_depth", 1))
-        return self._head_macs(params.get(BACKBONE, self._names[0]), params.get("head_width", 0), depth)
+        width = params.get("head_width", 0)
+        return self._head_macs(self._backbone_name(params), width, self._head_depth(params))
 
-    def _is_solved(self, params: Mapping[str, Any]) -> bool:
-        return is_solved(params, self._space.distributions(params.get(BACKBONE, self._names[0])))
+    def _head_depth(self, params: Mapping[str, Any]) -> int:
+        depth: int = params.get("head_depth", self._space.fixed.get("head_depth", 1))
+        return depth
+
+    def _backbone_name(self, params: Mapping[str, Any]) -> str:
+        name: str = params.get(BACKBONE, self._names[0])
+        return name
 
     def _alike(self, params: Mapping[str, Any], place: tuple[float, ...]) -> tuple[tuple[Any, ...], float]:
         """Return what settings that come out alike have in common, and the place of the learning rate."""
