@@ -96,13 +96,13 @@ def three_answers() -> list[Panel]:
 
 
 def by_rate() -> list[Panel]:
-    """Draw a recorded table: the score of each learning rate along the depth."""
+    """Draw a recorded table: the score of each learning rate of a usual search along the depth."""
     with np.load(TABLES / "vehicles.npz") as table:
         about = json.loads(table["about"].tobytes())
-        score = table["score"][..., -1]
+        score = table["score"][:, :, -len(RATES) :, -1]
     layers = [cut["layer"] for cut in about["cuts"]]
     about = about["about"]
-    rates = [float(rate) for rate in about["learning_rates"]]
+    rates = [float(rate) for rate in about["learning_rates"][-len(RATES) :]]
     curves = [
         Curve(
             x=range(len(layers)),

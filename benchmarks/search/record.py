@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from benchmarks.search.tables import About, Table, packed
+from benchmarks.search.tables import BY_RATE, About, Table, packed
 from depthsearch import Cut, list_cuts
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import choose_device, processor_name
@@ -156,7 +156,7 @@ def begin(task: Task, options: argparse.Namespace) -> Table:
     n = min(table.about.seeds, before.about.seeds)
     rates = [table.about.learning_rates.index(rate) for rate in before.about.learning_rates]
     table.probe[:n] = before.probe[:n]
-    for name in ("done", "score", "train_loss", "val_loss", "seconds", "log_probability", "right"):
+    for name in BY_RATE:
         getattr(table, name)[:n, :, rates] = getattr(before, name)[:n]
     return table
 

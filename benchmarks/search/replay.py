@@ -35,6 +35,7 @@ from benchmarks.search.policies import POLICIES, Answer
 from benchmarks.search.recorded import Recorded
 from benchmarks.search.tables import Table
 from benchmarks.search.truth import Truth, truth_of
+from depthsearch.options.words import LEARNING_RATES
 
 WITHIN = 0.5
 ONE_POINT = 1.0
@@ -155,17 +156,26 @@ def describe(table: Table, truth: Truth) -> str:
     )
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, rates: tuple[float, float] = LEARNING_RATES) -> Table:
     """Read a table, or the whole seeds of one that is still being recorded.
 
+    Args:
+        path: Of the table.
+        rates: Lowest and highest learning rate: those of a study, unless it is to search others.
+
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no whole seed, or no such learning rate.
     """
-    table = Table.read(path)
+    table = Table.read(path).with_rates(*rates)
     n_whole = len(table.whole_seeds)
     if not n_whole:
         raise ValueError(f"{path} has no seed yet of which every training is there. Record on.")
     return table.first_seeds(n_whole)
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, high = text.split(":")
+    return float(low), float(high)
 
 
 def _numbers(text: str) -> list[float]:
@@ -179,6 +189,13 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--policies", nargs="+", choices=tuple(POLICIES), default=tuple(POLICIES))
     parser.add_argument("--seeds", type=int, default=20, help="studies of each policy on each table")
     parser.add_argument("--budgets", type=_numbers, default=_numbers("1,2,3,4,6,10"), metavar="N,N,...")
+    parser.add_argument(
+        "--learning-rates",
+        type=_range,
+        default=LEARNING_RATES,
+        metavar="LOW:HIGH",
+        help="which of those of the table are searched; default: as a study does",
+    )
     parser.add_argument("--truth", choices=("auto", "mean", "smooth"), default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every study at every budget")
     return parser.parse_args(arguments)
@@ -190,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     judged: list[Judged] = []
     for path in options.tables:
-        table = read_table(path)
+        table = read_table(path, options.learning_rates)
         truth, started = truth_of(table, options.truth), time.perf_counter()
         print(f"{describe(table, truth)}\n", flush=True)
         shown: list[list[str]] = []

@@ -8,7 +8,7 @@ v validation images of a seed's split, n images of training and validation toget
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,8 @@ from depthsearch.files import written_whole
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
+# What a table has of each learning rate, behind seeds and cuts.
+BY_RATE = ("done", "score", "train_loss", "val_loss", "seconds", "log_probability", "right")
 # A log probability is kept as one byte, at even steps of its root: they are finest where it is near zero.
 LOWEST_LOG_PROBABILITY = -16.0
 
@@ -204,8 +206,22 @@ class Table:
             for field in fields(self)
             if field.name not in ("about", "cuts", "images", "labels")
         }
-        about = About(**{**asdict(self.about), "seeds": n})
-        return type(self)(about=about, cuts=self.cuts, images=self.images, labels=self.labels, **by_seed)
+        return replace(self, about=replace(self.about, seeds=n), **by_seed)
+
+    def with_rates(self, low: float, high: float) -> Self:
+        """Return the table of the learning rates from one to another, both ends included.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        rates = self.about.learning_rates
+        chosen = [place for place, rate in enumerate(rates) if low <= rate <= high]
+        if not chosen:
+            raise ValueError(
+                f"Learning rates {low:g} to {high:g}: the table has {rates[0]:g} to {rates[-1]:g}."
+            )
+        about = replace(self.about, learning_rates=tuple(rates[place] for place in chosen))
+        return replace(self, about=about, **{name: getattr(self, name)[:, :, chosen] for name in BY_RATE})
 
     def mean_score(self) -> Floats:
         """Average the score over the seeds that are there: ``(c, r, e)``; NaN where none is.

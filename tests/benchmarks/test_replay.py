@@ -159,6 +159,17 @@ def test_replays_are_printed_and_written(whole_file: Path, tmp_path: Path, capsy
     assert all(study["regret"] >= 0 and study["cost"] <= study["budget"] for study in studies)
 
 
+def test_a_table_of_some_learning_rates_has_what_was_recorded_of_them(whole: Table) -> None:
+    rates = whole.about.learning_rates
+    some = whole.with_rates(rates[1], rates[-1])
+    assert some.about.learning_rates == rates[1:]
+    assert some.done.shape[2] == len(rates) - 1
+    np.testing.assert_array_equal(some.score, whole.score[:, :, 1:])
+    assert (some.outcomes(0, 1, 0, 1) == whole.outcomes(0, 1, 1, 1)).all()
+    with pytest.raises(ValueError, match=r"^Learning rates 1 to 2: the table has"):
+        whole.with_rates(1.0, 2.0)
+
+
 def test_a_table_without_a_whole_seed_is_refused(whole: Table, tmp_path: Path) -> None:
     done = whole.done.copy()
     done[0, 0, 0] = False

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search.tables import Table
+from depthsearch.options.words import LEARNING_RATES
 from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn
 from depthsearch.search.extrapolation import Course
 
@@ -82,7 +83,7 @@ def test_nothing_is_expected_beyond_what_there_is_to_gain() -> None:
 @pytest.mark.parametrize("name", ["digits", "vehicles", "catsdogs", "superclasses"])
 def test_on_recorded_trainings_nine_of_ten_end_within_two_deviations(name: str) -> None:
     """Guards the figures that a search begins with, on real curves."""
-    table = Table.read(TABLES / f"{name}.npz")
+    table = Table.read(TABLES / f"{name}.npz").with_rates(*LEARNING_RATES)
     epochs = table.score.shape[-1]
     at = math.ceil(0.6 * epochs)
     curves = table.score[:, :-1].reshape(-1, epochs)
