@@ -265,7 +265,7 @@ def test_two_names_of_a_study_are_one_too_many(finished, arguments, capsys) -> N
     ("option", "value", "difference"),
     [
         ("--epochs", "2", "epochs: 1 stored, 2 given"),
-        ("--learning-rate", "1e-4:1e-3", "learning_rate: [1e-05, 0.01] stored, [0.0001, 0.001] given"),
+        ("--learning-rate", "1e-4:1e-3", "learning_rate: [0.0001, 0.01] stored, [0.0001, 0.001] given"),
         ("--image-size", "24", "image_size: 16 stored, 24 given"),
     ],
 )
@@ -738,7 +738,7 @@ BAD = [
     ("enqueue", "--layer", "fc", "Trial 0 of study 'noughts' has just this setting at layer "),
     ("enqueue", "--learning-rate", "0", "--learning-rate: '0' is no number above 0, such as 1e-3"),
     ("enqueue", "--learning-rate", "fast", "--learning-rate: 'fast' is no number above 0"),
-    ("enqueue", "--learning-rate", "0.5", "learning rate 0.5 is not in study 'noughts', which has 1e-05 to"),
+    ("enqueue", "--learning-rate", "0.5", "learning rate 0.5 is not in study 'noughts', which has 0.0001 to"),
     ("enqueue", "--head-width", "-1", "--head-width: '-1' is no whole number from 0 on"),
     ("enqueue", "--head-width", "17", "head width 17 is not in study 'noughts', which has 0, 16. Give that"),
     ("enqueue", "--backbone", "nonesuch", "Backbone 'nonesuch' is not in study 'noughts': give test_resnet"),

@@ -330,10 +330,10 @@ def test_the_same_setting_is_not_tried_twice_but_one_that_failed_may_be(place) -
         (
             {"learning_rate": 0.5},
             SettingsError,
-            r"^learning rate 0.5 is not in study 's', which has 1e-05 to 0.01\. Give that, or start a study",
+            r"^learning rate 0.5 is not in study 's', which has 0.0001 to 0.01\. Give that, or start a study",
         ),
         ({"learning_rate": float("nan")}, SettingsError, r"^learning rate nan is not in study 's', which"),
-        ({"learning_rate": 1e-6}, SettingsError, r"which has 1e-05 to 0\.01\."),
+        ({"learning_rate": 1e-6}, SettingsError, r"which has 0.0001 to 0\.01\."),
         (
             {"head_width": 8},
             SettingsError,

@@ -626,8 +626,8 @@ def with_poolings(task: Task, space: SearchSpace) -> tuple[Task, SearchSpace]:
         (with_other_split, r"data: 'digits \[\w{12}\]' stored, 'digits \[\w{12}\]' given"),
         (with_poolings, r"cuts: '16 from .* stored, '\d+ from .* given"),
         (
-            lambda task, space: (task, replace(space, learning_rate=(1e-4, 1e-2))),
-            r"learning_rate: \[1e-05, 0\.01\] stored, \[0\.0001, 0\.01\] given",
+            lambda task, space: (task, replace(space, learning_rate=(1e-3, 1e-2))),
+            r"learning_rate: \[0\.0001, 0\.01\] stored, \[0\.001, 0\.01\] given",
         ),
         (
             lambda task, space: (task, replace(space, dropout=(0.0, 0.5))),

@@ -47,8 +47,8 @@ SHARES: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 TOLERANCE = 0.5
 # A trial's attribute for each cost.
 COSTS = {"macs": str(TrialKey.TRAINING_MACS), "parameters": str(TrialKey.TRAINABLE_PARAMETERS)}
-# The learning rates that are searched. Lower ones hardly move a network within a few hundred steps: on four
-# sets of photos and digits 1e-5 left it 30 to 80 points behind (benchmarks/search/tables).
+# The learning rates that are searched. Lower ones hardly move a network within a few hundred steps: at 3e-5
+# the best cut was 24 to 34 points behind on three recorded sets (benchmarks/RESULTS.md).
 LEARNING_RATES = (1e-4, 1e-2)
 # Further dimensions of the search with their ranges; fixed for all trials where they are not searched.
 OPTIONAL_RANGES: dict[str, tuple[float, float] | tuple[OptimizerWord, ...]] = {
