@@ -23,6 +23,7 @@ from depthsearch.search.planning.moves import Race
 from depthsearch.search.sampling import GAIN, PAUSE
 from depthsearch.seeds import seed_from
 from depthsearch.study import open_study, search
+from depthsearch.study.choosing.limits import Limits
 
 # A study of a rival that has run so many trials has ended, whatever is left of its budget.
 MOST_TRIALS = 100
@@ -33,7 +34,10 @@ Policy = Callable[[Recorded, Sequence[float]], Mapping[float, Answer]]
 
 
 def depthsearch(recorded: Recorded, budgets: Sequence[float]) -> Mapping[float, Answer]:
-    """Search with the defaults of the program, and ask at each budget what it would answer."""
+    """Search with the defaults of the program within the largest budget; ask at each what it would answer.
+
+    Without an end to that one the study ends by itself as one that nobody has bounded.
+    """
     # Whatever the table was recorded with: the demo's digits have smaller defaults.
     options = with_defaults(StudyOptions(backbone=(recorded.table.about.backbone,), data="photos/"))
     task, space = recorded.task, recorded.space
@@ -50,6 +54,7 @@ def depthsearch(recorded: Recorded, budgets: Sequence[float]) -> Mapping[float, 
             sampler=GAIN,
             pruner=PAUSE,
             race=Race(n_seeds=options.seeds or 0),
+            limits=Limits(budget=max(budgets)),
             checkpoints=Path(folder),
             executor=recorded.executor(),
         )
