@@ -116,6 +116,22 @@ def test_everything_costs_one_full_fine_tune_and_the_head_nothing_once_features_
     assert cost_of_training(cut(10), EPOCHS) == pytest.approx(0.5)
 
 
+def test_a_setting_of_several_backbones_costs_what_its_own_does() -> None:
+    near = [replace(cut(index), backbone="near") for index in range(N_CUTS)]
+    far = [replace(cut(index), backbone="far") for index in range(N_CUTS)]
+    both = SearchSpace(cuts=(*near, *far), learning_rate=(1e-4, 1e-2), head_width=0)
+    planner = Planner(both, epochs=EPOCHS, error=EXACT, head_macs=lambda *_: 1000.0)
+
+    def cost(backbone: str, index: int, done: int) -> float:
+        params = {"backbone": backbone, f"cut_{backbone}": index, "learning_rate": 1e-3}
+        return planner.cost_of(params, done)
+
+    dear, half, solved = cost("far", 0, 0), cost("far", 0, EPOCHS // 2), cost("far", N_CUTS - 1, EPOCHS // 2)
+    assert dear > half > solved > 0
+    assert cost("near", 0, 0) == pytest.approx(dear)
+    assert solved == pytest.approx(cost("far", N_CUTS - 1, 0)), "a head is solved anew: nothing of it is done"
+
+
 @pytest.mark.parametrize("epochs", [1, 3, EPOCHS, 50])
 def test_a_training_passes_more_often_as_long_as_that_costs_next_to_nothing(epochs: int) -> None:
     passes = [passes_each(replace(cut(19), frozen_mac_share=1 - s), epochs, 30) for s in (0, 0.004, 0.01, 1)]

@@ -164,16 +164,17 @@ class Planner:
         """Estimate what a setting costs from an epoch on, in full fine-tunes."""
         backbone = self._backbone_name(params)
         head = params.get("head_width", 0), self._head_depth(params)
+        if is_solved(params, self._space.distributions(backbone)):
+            done = 0
         return self._cost(backbone, params[cut_parameter(backbone)], *head, done)
 
     def _cost_at(self, backbone: str, index: int, head_width: int, head_depth: int, done: int) -> float:
-        params = {cut_parameter(backbone): index, "head_width": head_width}
         return cost_of_training(
             self._space.cuts_of(backbone)[index],
             self._epochs,
             late_passes=self._late_passes,
             head_macs=self._head_macs(backbone, head_width, head_depth),
-            done=0 if is_solved(params, self._space.distributions(backbone)) else done,
+            done=done,
             whole_macs=self._whole_macs,
         )
 
