@@ -504,8 +504,7 @@ def test_in_bf16_the_ends_differ_by_the_tolerance_at_most(train_kept, tmp_path: 
 
 # --- timm's nets --------------------------------------------------------------------------------
 
-# A cut inside a block, where several tensors are alive.
-# A cut inside a block of each.
+# A cut inside a block of each, where several tensors are alive.
 INSIDE = {
     "densenet121": "features.denseblock3.denselayer12.conv2",
     "resnet18": "layer3.1.conv2",
@@ -520,15 +519,15 @@ NETS = [name for name in INSIDE if name != "resnet50"]
 @cache
 def timm_backbone(name: str) -> Backbone:
     backbone = load_backbone(name, "random", image_size=64)
-    randomise_norms(backbone.model, some_digits(64, 48, 24).train.gather(torch.arange(48)))
+    randomise_norms(backbone.model, some_digits(64, 24, 12).train.gather(torch.arange(24)))
     return replace(backbone, digest=state_digest(backbone.model, leave_out=backbone.classifier))
 
 
 def timm_task(name: str, budget: Budget, *, kind: str = "cpu", precision: str = "float32", **recipe) -> Task:
     return Task(
         backbone=timm_backbone(name),
-        data=some_digits(64, 48, 24),
-        recipe=Recipe(**{"epochs": 2, "batch_size": 24, "seed": 3, **recipe}),
+        data=some_digits(64, 24, 12),
+        recipe=Recipe(**{"epochs": 2, "batch_size": 12, "seed": 3, **recipe}),
         device=choose_device(kind, precision),
         budget=budget,
     )
@@ -549,7 +548,7 @@ def timm_cuts(task: Task, n_cuts: int) -> list[Cut]:
 def test_trials_on_timms_nets_end_as_with_their_prefix_recomputed(name, train_kept, tmp_path: Path) -> None:
     """With the rule for what is worth keeping as it is: some of it in memory, the rest on the disk."""
     task = timm_task(name, Budget(memory_bytes=2**23, device_bytes=0, disk_bytes=2**30, folder=tmp_path))
-    cuts = timm_cuts(task, 3)
+    cuts = timm_cuts(task, 2)
     for cut in shuffled(cuts):
         point = Point(cut=cut, learning_rate=1e-3, head_width=16)
         kept = train_kept(task, point, upcoming=cuts)

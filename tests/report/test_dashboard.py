@@ -460,7 +460,7 @@ def test_a_browser_follows_a_study_while_it_runs_and_shows_all_of_it_afterwards(
     options = (
         "--backbone test_resnet --weights random --image-size 32 --device cpu --precision float32 --name tiny"
     )
-    counts = "--trials 6 --epochs 10 --subset 0.3 --pruner none --head-width 16:16 --confirm 2 --seeds 2"
+    counts = "--trials 5 --epochs 8 --subset 0.2 --pruner none --head-width 16:16 --confirm 1 --seeds 2"
     command = ["study", *options.split(), *counts.split(), "--storage", url]
     process = subprocess.Popen(
         [sys.executable, "-m", "depthsearch", *command],
@@ -487,7 +487,7 @@ def test_a_browser_follows_a_study_while_it_runs_and_shows_all_of_it_afterwards(
             rows = looked_at(tab, address, study_id_of(study))
             assert rows[0][:3] == ["layer", "Keras name", "module path"]
             assert "mean of 2 trainings" in rows[1]
-            assert "Complete: 6 of 6 trials done" in tab.value("document.body.innerText")
+            assert "Complete: 5 of 5 trials done" in tab.value("document.body.innerText")
             tab.open(f"{address}/dashboard/studies/{study_id_of(study)}")
             for name in ("report.html", "confusions.png", "model-card.md"):
                 tab.until(f"document.body.innerText.includes({name!r})")
