@@ -139,14 +139,12 @@ def begin(task: Task, options: argparse.Namespace) -> Table:
     Raises:
         SettingsError: If that was recorded with other settings.
     """
-    table = empty_table(task, options)
     if not options.out.exists():
-        return table
+        return empty_table(task, options, options.learning_rates)
     before = Table.read(options.out)
+    table = empty_table(task, options, sorted({*options.learning_rates, *before.about.learning_rates}))
     ours, theirs = (_settings(about) for about in (table.about, before.about))
     other = [name for name in ours if ours[name] != theirs[name]]
-    if not set(before.about.learning_rates) <= set(table.about.learning_rates):
-        other.append("learning_rates")
     if len(table.cuts) != len(before.cuts):
         other.append("cuts")
     if other:
@@ -167,7 +165,7 @@ def _settings(about: About) -> dict[str, object]:
     return {name: value for name, value in asdict(about).items() if name not in may_differ}
 
 
-def empty_table(task: Task, options: argparse.Namespace) -> Table:
+def empty_table(task: Task, options: argparse.Namespace, learning_rates: Sequence[float]) -> Table:
     """Make a table without trainings."""
     backbone, data = task.backbone, task.data
     candidates = list_cuts(backbone.model, image_size=backbone.preprocessing.image_size)
@@ -187,7 +185,7 @@ def empty_table(task: Task, options: argparse.Namespace) -> Table:
         batch_size=task.recipe.batch_size,
         epochs=task.recipe.epochs,
         precision=task.device.precision,
-        learning_rates=tuple(options.learning_rates),
+        learning_rates=tuple(learning_rates),
         seeds=options.seeds,
         n_candidates=len(candidates),
         prefix_macs=tuple(task.features.frozen.macs_before(task.position(cut)) for cut in cuts),
@@ -297,15 +295,22 @@ def fill(table: Table, seed: int, cut: int, rate: int, epochs: Iterator[Epoch]) 
     table.done[at] = True
 
 
-def record(task: Task, table: Table, path: Path) -> None:
-    """Train what a table lacks, seed by seed and cut by cut from the last, and write it now and then."""
+def record(task: Task, table: Table, path: Path, learning_rates: Sequence[float]) -> None:
+    """Train what a table lacks, seed by seed and cut by cut from the last, and write it now and then.
+
+    Args:
+        task: Backbone, images and recipe.
+        table: What is there.
+        path: Where it is written.
+        learning_rates: Those to train with; the table may have others.
+    """
     rates, written = table.about.learning_rates, time.monotonic()
     for seed in range(table.about.seeds):
         of_seed = task.resampled(seed_of(seed))
         if np.isnan(table.probe[seed, 1:]).any():
             table.probe[seed] = probe(of_seed, table.cuts)
         for cut, rate in product(reversed(range(len(table.cuts))), range(len(rates))):
-            if table.done[seed, cut, rate]:
+            if rates[rate] not in learning_rates or table.done[seed, cut, rate]:
                 continue
             point = Point(cut=table.cuts[cut], learning_rate=rates[rate])
             to_come = int((~table.done[:, cut]).sum())
@@ -360,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(arguments)
     task = load_task(options)
     table = begin(task, options)
-    record(task, table, options.out)
+    record(task, table, options.out, options.learning_rates)
 
 
 if __name__ == "__main__":

@@ -96,8 +96,11 @@ def test_learning_rates_can_be_added_later(tmp_path: Path) -> None:
     # Not trained again: the seconds are those of then.
     np.testing.assert_array_equal(table.seconds[:, :, 1], before.seconds[:, :, 0])
     assert_same(table, record_table(tmp_path / "other.npz", "--seeds", "1", *both))
-    with pytest.raises(SettingsError, match=r"other settings \(learning_rates\)"):
-        record_table(path, "--seeds", "1", "--learning-rates", "1e-4")
+    # A further seed of one of them leaves the other as it was.
+    more = record_table(path, "--seeds", "2", "--learning-rates", "1e-3")
+    assert more.done[:, :, 1].all()
+    assert (more.done[0].all(), more.done[1, :, 0].any()) == (True, False)
+    assert_same(more.first_seeds(1), table)
 
 
 def test_a_file_of_other_settings_is_refused(tmp_path: Path) -> None:
