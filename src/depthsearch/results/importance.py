@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from depthsearch.results.stored import StoredStudy
@@ -28,6 +27,9 @@ def importance_of(stored: StoredStudy) -> dict[str, float]:
     searched = [t for t in stored.trials if t.state == "complete" and t.confirms is None]
     if len(searched) < LEAST_FOR_IMPORTANCE:
         return {}
+    # Imported here because it brings scikit-learn's forests, which only this needs.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     study = optuna.create_study(direction="maximize" if stored.maximize else "minimize")
     study.add_trials(
         create_trial(params=dict(t.parameters), distributions=dict(t.distributions), value=t.score)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score, recall_score
 from torch import nn
 
 from depthsearch.devices import Device
@@ -319,6 +318,9 @@ def _score(metric: str, logits: torch.Tensor, labels: torch.Tensor, loss: float)
     predicted = logits.argmax(1)
     if metric == "accuracy":
         return (predicted == labels).double().mean().item()
+    # Imported here because it takes a second, of each worker too, and most studies do without it.
+    from sklearn.metrics import f1_score, recall_score
+
     if metric == "balanced_accuracy":
         return float(recall_score(labels, predicted, average="macro", zero_division=0.0))
     if metric == "macro_f1":
