@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.beliefs.learning import ScoreError
+from depthsearch.search.planning import planner as planning
 from depthsearch.search.planning.known import Known
 from depthsearch.search.planning.moves import (
     OVERHEAD,
@@ -197,9 +199,43 @@ def test_a_dear_cut_needs_a_larger_gain_than_a_cheap_one(space, planner) -> None
 
 
 def test_nothing_is_worth_it_once_every_depth_and_rate_is_known_and_level(space, planner) -> None:
-    rates = (1e-5, 1e-4, 1e-3, 1e-2)
-    known = [trial(space, i, 0.8 + 1e-3 * math.sin(i / r), rate=r) for i in range(0, 21, 2) for r in rates]
-    assert planner.next_move(numbered(*known), seed=0) is None
+    assert planner.next_move(numbered(*level(space, RATES)), seed=0) is None
+
+
+def level(space: SearchSpace, rates: Iterable[float]) -> list[FrozenTrial]:
+    """Trials of every second cut at some learning rates, none of which promises anything."""
+    return [trial(space, i, 0.8 + 1e-4 * i, rate=rate) for i in range(0, N_CUTS, 2) for rate in rates]
+
+
+RATES = (10 ** np.linspace(-5, -2, 7)).tolist()
+
+
+@pytest.fixture
+def last(space, planner, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Move | None]:
+    """Say what is done where nothing is worth its cost: a cut scores more, tried at some learning rates."""
+    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+
+    def next_move(index: int, rates: Iterable[float], **options: Any) -> Move | None:
+        others = [each for each in level(space, RATES) if each.params["cut"] != index]
+        best = [trial(space, index, 0.83, rate=rate) for rate in rates]
+        return planner.next_move(numbered(*others, *best), seed=0, is_thrifty=True, **options)
+
+    return next_move
+
+
+def test_before_it_ends_the_best_cut_is_tried_between_the_learning_rates(last) -> None:
+    ends = RATES[0], RATES[-1]
+    move = last(18, ends)
+    assert (move.params["cut"], move.params["learning_rate"]) == (18, pytest.approx(10**-3.5))
+    assert last(18, RATES[:4]).params["learning_rate"] == pytest.approx(1e-2)
+    assert last(18, RATES) is None
+    assert last(18, ends, may_be_new=False) is None
+    assert last(18, ends, most=0.9 * move.cost) is None
+
+
+def test_a_dear_cut_and_a_head_that_is_solved_are_not(last) -> None:
+    assert last(2, (RATES[0], RATES[-1])) is None
+    assert last(N_CUTS - 1, RATES[:1]) is None
 
 
 def test_a_promising_paused_trial_goes_on(space, planner) -> None:
@@ -492,6 +528,23 @@ def test_a_clear_winner_is_not_trained_again_beside_what_is_far_behind(space, ra
     assert max(moves, key=lambda move: move.rate).params["cut"] == 17
     far = [move for move in moves if move.params["cut"] == 0]
     assert all(move.gain < 0.0005 for move in far)
+
+
+def test_a_best_setting_that_was_trained_once_is_trained_again(space, racing, monkeypatch) -> None:
+    """Also where that promises nothing: the best of many is in part the luckiest."""
+    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+    planner = racing()
+    first = numbered(*level(space, RATES), *[trial(space, 18, 0.83, rate=rate) for rate in RATES])
+    trials = list(first)
+    assert planner.next_move(trials, seed=0, is_thrifty=True, most=0.01) is None
+    while move := planner.next_move(numbered(*trials), seed=0, is_thrifty=True):
+        (lead,) = set(Known(planner, trials).leads)
+        assert lead.number in [repeat.number for repeat in move.repeats]
+        assert not lead.seeds
+        for repeat in move.repeats:
+            of = first[repeat.number]
+            trials.append(again(space, of.number, of.params["cut"], of.value, repeat.seed))
+    assert len(first) < len(trials) < len(first) + 20
 
 
 def test_two_settings_come_apart_and_the_race_is_over(space, racing) -> None:

@@ -24,6 +24,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ LEAST_GAIN = 0.00002
 BETTER = 4.0
 # Finished trials before the search may end by itself.
 FEWEST_TRIALS = 6
+# Before it ends, the best setting is tried at other learning rates, where that costs at most so many full
+# fine-tunes, as long as there is one so much of the range away from those that were tried.
+OTHER_RATE_COST, OTHER_RATE_GAP = 0.35, 0.15
+# Then it is trained again if it was trained only once, where that costs at most so many full fine-tunes.
+ONCE_MORE_COST = 1.0
 # Trials that failed or diverged, where no other is complete, before it is given up.
 MOST_IN_VAIN = 10
 # What the first trainings of a backbone cost behind that of its head alone, in full fine-tunes.
@@ -153,7 +159,7 @@ class Planner:
         if best is not None and best.rate >= least_rate and best.gain >= LEAST_GAIN:
             return best
         if len(known.ended) >= FEWEST_TRIALS:
-            return None
+            return (self._other_rate(known, most) if may_be_new else None) or _once_more(known, weighed)
         return max((move for move in weighed if move.is_new), key=lambda move: move.rate, default=None)
 
     def knows_cut(self, params: Mapping[str, Any]) -> bool:
@@ -271,8 +277,7 @@ class Planner:
         if BACKBONE in distributions:
             named[BACKBONE] = backbone
         others = [name for name in distributions if name not in (*named, "learning_rate")]
-        low, high = math.log(rates.low), math.log(rates.high)
-        for rate in np.exp(low + shares * (high - low)).clip(rates.low, rates.high).tolist():
+        for rate in _rates_at(rates, shares).tolist():
             for n in range(N_OTHERS if others else 1):
                 rest = {
                     name: best[name] if n == 0 and name in best else _drawn(distributions[name], rng)
@@ -305,6 +310,26 @@ class Planner:
                 cost, seed = min(choices)
                 repeats = tuple(Repeat(number=s.number, seed=seed) for s in pairs[seed])
                 yield Move(params=setting.params, place=setting.place, repeats=repeats, cost=cost)
+
+    def _other_rate(self, known: Known, most: float) -> Move | None:
+        """Choose the best setting at the learning rate that is furthest from those tried at its cut.
+
+        A few noisy scores make all learning rates of a cut look alike, and a few cheap trainings tell.
+        """
+        tried, found = self._tried(known.trials), []
+        for lead in known.leads:
+            if lead is None or (cost := self.cost_of(lead.params)) > min(most, OTHER_RATE_COST):
+                continue
+            distributions = self._space.distributions(self._backbone_name(lead.params))
+            rates = distributions["learning_rate"]
+            assert isinstance(rates, FloatDistribution)
+            if rates.low == rates.high or is_solved(lead.params, distributions):
+                continue
+            gap, share = _widest_gap(tried[self._alike(lead.params, lead.place)[0]])
+            if gap >= OTHER_RATE_GAP:
+                params = {**lead.params, "learning_rate": float(_rates_at(rates, share))}
+                found.append((gap, Move(params=params, place=self.place(params), cost=cost)))
+        return max(found, key=lambda each: each[0], default=(0.0, None))[1]
 
     def _going_on(self, trial: FrozenTrial) -> Move:
         done = max(trial.intermediate_values, default=0)
@@ -410,6 +435,30 @@ class Planner:
 def _is_known(key: tuple[Any, ...], rate: float, tried: Mapping[tuple[Any, ...], Sequence[float]]) -> bool:
     """Return whether a setting was tried, or one that differs in little but chance."""
     return any(abs(rate - at) < SAME_RATE for at in tried.get(key, ()))
+
+
+def _once_more(known: Known, moves: Sequence[Move]) -> Move | None:
+    """Choose to train the best setting again if it was trained only once: chance may have made it the best.
+
+    Beside the one of the others that promises most.
+    """
+    once = {lead.number for lead in known.leads if lead is not None and not lead.seeds}
+    again = [move for move in moves if move.cost <= ONCE_MORE_COST]
+    again = [move for move in again if any(repeat.number in once for repeat in move.repeats)]
+    return max(again, key=lambda move: move.rate, default=None)
+
+
+def _widest_gap(places: Sequence[float]) -> tuple[float, float]:
+    """Find the place in [0, 1] that is furthest from some: how far, and where."""
+    inner = sorted(places)
+    between = [((after - before) / 2, (after + before) / 2) for before, after in pairwise(inner)]
+    return max([*between, (inner[0], 0.0), (1 - inner[-1], 1.0)])
+
+
+def _rates_at(rates: FloatDistribution, shares: Any) -> Any:
+    """Return the learning rates at shares of their range, on its logarithmic scale."""
+    low, high = math.log(rates.low), math.log(rates.high)
+    return np.exp(low + shares * (high - low)).clip(rates.low, rates.high)
 
 
 def _spread(n: int, most: int, rng: np.random.Generator) -> list[int]:
