@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -207,7 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     judged: list[Judged] = []
     for path in options.tables:
-        table = read_table(path, options.learning_rates)
+        try:
+            table = read_table(path, options.learning_rates)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
         truth, started = truth_of(table, options.truth), time.perf_counter()
         print(f"{describe(table, truth)}\n", flush=True)
         shown: list[list[str]] = []

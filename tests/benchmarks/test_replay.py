@@ -170,10 +170,13 @@ def test_a_table_of_some_learning_rates_has_what_was_recorded_of_them(whole: Tab
         whole.with_rates(1.0, 2.0)
 
 
-def test_a_table_without_a_whole_seed_is_refused(whole: Table, tmp_path: Path) -> None:
+def test_a_table_without_a_whole_seed_is_refused(whole: Table, tmp_path: Path, capsys) -> None:
     done = whole.done.copy()
     done[0, 0, 0] = False
     done[1] = False
     replace(whole, done=done).write(tmp_path / "table.npz")
     with pytest.raises(ValueError, match="Record on"):
         replay.read_table(tmp_path / "table.npz")
+    with pytest.raises(SystemExit, match="2"):
+        replay.main([str(tmp_path / "table.npz")])
+    assert capsys.readouterr().err.endswith("Record on.\n")
