@@ -51,8 +51,8 @@ Floats = NDArray[np.float64]
 LEAST_RATE, THRIFTY_RATE = 0.0002, 0.001
 # Nor is a training, however cheap, that is expected to give less.
 LEAST_GAIN = 0.00002
-# Where no cut so near was tried, as a share of all candidates, only a sensible learning rate is: the least is
-# known of the ends of the range, and what a cut scores there says little of it.
+# A cut is weighed at a sensible learning rate only, until one was tried that is at most this share of the
+# candidates away: what it scores at an end of the range says little of it.
 NEAR_CUTS = 0.08
 # A running trial is paused where another move promises this many times as much for its cost.
 BETTER = 4.0
@@ -277,7 +277,7 @@ class Planner:
         *,
         only_sensible: bool,
     ) -> Iterator[dict[str, Any]]:
-        """List settings of one cut: learning rates over the range, the rest as the best has it or drawn."""
+        """List settings of one cut: its learning rates, and the rest as the best has it or drawn."""
         within = distributions["learning_rate"]
         assert isinstance(within, FloatDistribution)
         n_rates = N_RATES if within.high > within.low else 1
