@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.beliefs.learning import ScoreError
-from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.planning import planner as planning
 from depthsearch.search.planning.known import Known
 from depthsearch.search.planning.moves import (
@@ -283,16 +282,6 @@ def test_two_workers_do_not_train_alike(space, planner) -> None:
         abs(math.log10(first.params["learning_rate"] / second.params["learning_rate"])),
     )
     assert apart[0] >= 1 or apart[1] >= 0.3
-
-
-def test_far_from_all_trials_only_a_sensible_learning_rate_is_weighed(space, planner) -> None:
-    rates: dict[int, set[float]] = {}
-    for move in moves_of(planner, numbered(*[trial(space, index, 0.8) for index in (20, 18, 5)])):
-        rates.setdefault(move.params["cut"], set()).add(move.params["learning_rate"])
-    near = {4, 5, 6, 17, 18, 19}
-    assert {cut for cut, weighed in rates.items() if len(weighed) > 1} == near
-    for index in rates.keys() - near:
-        assert rates[index] == {sensible_setting(space, "", index)["learning_rate"]}
 
 
 def test_the_same_trials_and_seed_give_the_same_move(space, planner) -> None:

@@ -12,7 +12,7 @@ from depthsearch.search.space import BACKBONE, Point, SearchSpace, cut_parameter
 
 ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
 # Good learning rates fall as more layers learn; anchors take theirs from between these two.
-ANCHOR_LEARNING_RATES = (6e-4, 2e-3)
+ANCHOR_LEARNING_RATES = (3e-4, 3e-3)
 
 
 def first_settings(

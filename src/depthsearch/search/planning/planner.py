@@ -51,9 +51,6 @@ Floats = NDArray[np.float64]
 LEAST_RATE, THRIFTY_RATE = 0.0002, 0.001
 # Nor is a training, however cheap, that is expected to give less.
 LEAST_GAIN = 0.00002
-# A cut is weighed at a sensible learning rate only, until one was tried that is at most this share of the
-# candidates away: what it scores at an end of the range says little of it.
-NEAR_CUTS = 0.08
 # A running trial is paused where another move promises this many times as much for its cost.
 BETTER = 4.0
 # Finished trials before the search may end by itself.
@@ -257,12 +254,8 @@ class Planner:
             cuts = self._space.cuts_of(name)
             best = known.best_params(name)
             first = known.first_cut(name)
-            cuts_tried = {
-                t.params[cut_parameter(name)] for t in known.trials if cut_parameter(name) in t.params
-            }
             for index in (first + at for at in _spread(len(cuts) - first, MOST_CUTS, rng)):
-                is_far = all(abs(index - at) > NEAR_CUTS * (len(cuts) - 1) for at in cuts_tried)
-                for params in self._settings(name, index, distributions, best, rng, only_sensible=is_far):
+                for params in self._settings(name, index, distributions, best, rng):
                     place = place_of(params, distributions)
                     if not _is_known(*self._alike(params, place), tried):
                         yield Move(params=params, place=place, cost=self.cost_of(params))
@@ -274,21 +267,17 @@ class Planner:
         distributions: Mapping[str, BaseDistribution],
         best: Mapping[str, Any],
         rng: np.random.Generator,
-        *,
-        only_sensible: bool,
     ) -> Iterator[dict[str, Any]]:
-        """List settings of one cut: its learning rates, and the rest as the best has it or drawn."""
-        within = distributions["learning_rate"]
-        assert isinstance(within, FloatDistribution)
-        n_rates = N_RATES if within.high > within.low else 1
-        rates = _rates_at(within, (np.arange(n_rates) + rng.uniform(0.25, 0.75)) / n_rates).tolist()
-        if only_sensible:
-            rates = [sensible_setting(self._space, backbone, index)["learning_rate"]]
+        """List settings of one cut: learning rates over the range, the rest as the best has it or drawn."""
+        rates = distributions["learning_rate"]
+        assert isinstance(rates, FloatDistribution)
+        n_rates = N_RATES if rates.high > rates.low else 1
+        shares = (np.arange(n_rates) + rng.uniform(0.25, 0.75)) / n_rates
         named: dict[str, Any] = {cut_parameter(backbone): index}
         if BACKBONE in distributions:
             named[BACKBONE] = backbone
         others = [name for name in distributions if name not in (*named, "learning_rate")]
-        for rate in rates:
+        for rate in _rates_at(rates, shares).tolist():
             for n in range(N_OTHERS if others else 1):
                 rest = {
                     name: best[name] if n == 0 and name in best else _drawn(distributions[name], rng)
