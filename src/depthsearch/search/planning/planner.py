@@ -12,6 +12,9 @@ A setting is trained again beside the best one, both on the same division of the
 does to both cancels. A training that ends early is no loss: its frozen features are kept and so is its
 checkpoint.
 
+Before it ends, a search checks its best setting even where no gain is expected: at other learning rates, and
+once more on other images if it was trained only once.
+
 Source: Frazier, Powell and Dayanik, The knowledge-gradient policy for correlated normal beliefs, INFORMS
 Journal on Computing 2009; by cost as in Snoek, Larochelle and Adams, Practical Bayesian optimization of
 machine learning algorithms, NeurIPS 2012, section 3.2; trials that are paused and taken up again after
@@ -24,12 +27,11 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 
 from depthsearch.models.cuts import Cut
@@ -40,6 +42,7 @@ from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.planning.known import Known
 from depthsearch.search.planning.moves import Move, Race, Repeat, cost_of_training, is_paused
 from depthsearch.search.planning.promise import gains_of, informed
+from depthsearch.search.planning.settings import rates_at, settings_of, spread, widest_gap
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, is_solved, place_of
 
 __all__ = ["Planner"]
@@ -64,10 +67,6 @@ ONCE_MORE_COST = 1.0
 MOST_IN_VAIN = 10
 # What the first trainings of a backbone cost behind that of its head alone, in full fine-tunes.
 FIRST_COSTS = (0.0, 0.05, 0.1)
-# Learning rates that are weighed at each cut, and values of the other dimensions.
-N_RATES, N_OTHERS = 7, 2
-# Cuts that are weighed each time, of a network with more: drawn anew, so that each is reached.
-MOST_CUTS = 40
 # Share of a training after which it may be paused: before, its curve says little of its end.
 CHECK = 0.6
 # A trial cheaper than this, in full fine-tunes, is not paused.
@@ -139,7 +138,7 @@ class Planner:
         may_be_new: bool = True,
         is_thrifty: bool = False,
     ) -> Move | None:
-        """Choose what to train next; None where nothing is worth its cost, or nothing is left.
+        """Choose what to train next; None where nothing is worth its cost and the best setting is checked.
 
         Args:
             trials: All of the study.
@@ -254,36 +253,11 @@ class Planner:
             cuts = self._space.cuts_of(name)
             best = known.best_params(name)
             first = known.first_cut(name)
-            for index in (first + at for at in _spread(len(cuts) - first, MOST_CUTS, rng)):
-                for params in self._settings(name, index, distributions, best, rng):
+            for index in (first + at for at in spread(len(cuts) - first, rng)):
+                for params in settings_of(name, index, distributions, best, rng):
                     place = place_of(params, distributions)
                     if not _is_known(*self._alike(params, place), tried):
                         yield Move(params=params, place=place, cost=self.cost_of(params))
-
-    def _settings(
-        self,
-        backbone: str,
-        index: int,
-        distributions: Mapping[str, BaseDistribution],
-        best: Mapping[str, Any],
-        rng: np.random.Generator,
-    ) -> Iterator[dict[str, Any]]:
-        """List settings of one cut: learning rates over the range, the rest as the best has it or drawn."""
-        rates = distributions["learning_rate"]
-        assert isinstance(rates, FloatDistribution)
-        n_rates = N_RATES if rates.high > rates.low else 1
-        shares = (np.arange(n_rates) + rng.uniform(0.25, 0.75)) / n_rates
-        named: dict[str, Any] = {cut_parameter(backbone): index}
-        if BACKBONE in distributions:
-            named[BACKBONE] = backbone
-        others = [name for name in distributions if name not in (*named, "learning_rate")]
-        for rate in _rates_at(rates, shares).tolist():
-            for n in range(N_OTHERS if others else 1):
-                rest = {
-                    name: best[name] if n == 0 and name in best else _drawn(distributions[name], rng)
-                    for name in others
-                }
-                yield {**named, "learning_rate": rate, **rest}
 
     def _repeats(self, known: Known) -> Iterator[Move]:
         """List the settings that may be trained again, each beside the best one it is to be compared with.
@@ -325,9 +299,9 @@ class Planner:
             assert isinstance(rates, FloatDistribution)
             if rates.low == rates.high or is_solved(lead.params, distributions):
                 continue
-            gap, share = _widest_gap(tried[self._alike(lead.params, lead.place)[0]])
+            gap, share = widest_gap(tried[self._alike(lead.params, lead.place)[0]])
             if gap >= OTHER_RATE_GAP:
-                params = {**lead.params, "learning_rate": float(_rates_at(rates, share))}
+                params = {**lead.params, "learning_rate": rates_at(rates, share).item()}
                 found.append((gap, Move(params=params, place=self.place(params), cost=cost)))
         return max(found, key=lambda each: each[0], default=(0.0, None))[1]
 
@@ -446,39 +420,3 @@ def _once_more(known: Known, moves: Sequence[Move]) -> Move | None:
     again = [move for move in moves if move.cost <= ONCE_MORE_COST]
     again = [move for move in again if any(repeat.number in once for repeat in move.repeats)]
     return max(again, key=lambda move: move.rate, default=None)
-
-
-def _widest_gap(places: Sequence[float]) -> tuple[float, float]:
-    """Find the place in [0, 1] that is furthest from some: how far, and where."""
-    inner = sorted(places)
-    between = [((after - before) / 2, (after + before) / 2) for before, after in pairwise(inner)]
-    return max([*between, (inner[0], 0.0), (1 - inner[-1], 1.0)])
-
-
-def _rates_at(rates: FloatDistribution, shares: Any) -> Any:
-    """Return the learning rates at shares of their range, on its logarithmic scale."""
-    low, high = math.log(rates.low), math.log(rates.high)
-    return np.exp(low + shares * (high - low)).clip(rates.low, rates.high)
-
-
-def _spread(n: int, most: int, rng: np.random.Generator) -> list[int]:
-    """Pick places evenly, each drawn from its own stretch; both ends are among them."""
-    if n <= most:
-        return list(range(n))
-    edges = np.linspace(0, n, most + 1)
-    drawn = rng.uniform(edges[:-1], edges[1:]).astype(int)
-    return sorted({0, n - 1, *(int(place) for place in drawn)})
-
-
-def _drawn(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
-    """Draw a value evenly, on a log scale where the range has one."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(rng.integers(len(distribution.choices)))]
-    if isinstance(distribution, IntDistribution):
-        return int(rng.integers((distribution.high - distribution.low) // distribution.step + 1)) * (
-            distribution.step
-        ) + (distribution.low)
-    assert isinstance(distribution, FloatDistribution)
-    if distribution.log:
-        return float(np.exp(rng.uniform(math.log(distribution.low), math.log(distribution.high))))
-    return float(rng.uniform(distribution.low, distribution.high))
