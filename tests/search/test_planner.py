@@ -238,6 +238,13 @@ def test_a_dear_cut_and_a_head_that_is_solved_are_not(last) -> None:
     assert last(N_CUTS - 1, RATES[:1]) is None
 
 
+def test_a_learning_rate_that_is_given_is_tried_at_no_other(space, monkeypatch) -> None:
+    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+    given = replace(space, learning_rate=(1e-3, 1e-3))
+    trials = numbered(*[trial(given, index, 0.8 + 0.001 * index) for index in range(10, 20)])
+    assert Planner(given, epochs=EPOCHS, error=EXACT).next_move(trials, seed=0, is_thrifty=True) is None
+
+
 def test_a_promising_paused_trial_goes_on(space, planner) -> None:
     trials = numbered(
         *sloping(space),
