@@ -75,10 +75,17 @@ def test_heads_prints_a_row_for_each_way(photos: Path, tmp_path: Path) -> None:
     assert [way for way in ("solved", "ridge probe", "2 epochs at 0.003") if f"| {way}" not in shown] == []
 
 
+def test_head_start_prints_a_row_for_each_cut_and_learning_rate(photos: Path, tmp_path: Path) -> None:
+    options = ("--data", photos, "--backbone", NET, "--weights", "random", "--image-size", 32)
+    grid = ("--depths", "0,0.9", "--learning-rates", "1e-3,1e-2", "--epochs", 1, "--splits", 2)
+    shown = run("search.head_start", *options, *grid, cache=tmp_path)
+    assert len(re.findall(r"^\| \d.* points +\|$", shown, re.MULTILINE)) == 4
+
+
 def test_demo_finds_the_same_cold_and_warm(tmp_path: Path) -> None:
     """Guards the demo: kept features change no result."""
-    study = f"--backbone {NET} --weights random --image-size 16 --trials 3 --epochs 1 --precision float32"
-    shown = run("speed.demo", "--", *study.split(), cache=tmp_path)
+    study = f"--backbone {NET} --weights random --image-size 16 --subset 0.2 --trials 3 --epochs 1"
+    shown = run("speed.demo", "--", *study.split(), "--precision", "float32", cache=tmp_path)
     assert "the best cut and its score are the same" in shown
 
 
@@ -121,22 +128,19 @@ def test_workers_prints_a_row_for_each_number_of_workers(tmp_path: Path) -> None
 
 def test_workers_that_train_have_nothing_beside_them(tmp_path: Path) -> None:
     """Guards that number against load that it would hide."""
-    shown = run("speed.workers", "--workers", 2, "--real", cache=tmp_path)
+    shown = run("speed.workers", "--workers", 2, "--real", "--subset", 0.2, cache=tmp_path)
     assert re.search(r"^\| 2 \| 16 \| [\d.]+ \| 1\.00 \|$", shown, re.MULTILINE), shown
 
 
 def test_faults_prints_a_clean_account_of_kills_and_of_databases_that_go_away(tmp_path: Path) -> None:
     """Guards contract 6 with real kills, a few of the hundreds of the campaign."""
-    storages = ("sqlite",) if why_missing() else ("sqlite", "postgres")
+    storage = "sqlite" if why_missing() else "postgres"
     small = ("--rates", "1e-3", "--epochs", 2, "--images", 8, "--workers", 2, "--away", 1)
-    options = ("--kills", 4, "--only", "kills", "database", "--storage", *storages, "--seconds-between", 2)
+    options = ("--kills", 4, "--only", "kills", "database", "--storage", storage, "--seconds-between", 2)
     shown = run("faults.campaign", *small, *options, cache=tmp_path)
     clean = r"\| 0 \| \d\d \| 0 \| 0 \| 0 \| 0 \| yes \|"
-    for storage in storages:
-        name = {"sqlite": "SQLite", "postgres": "PostgreSQL"}[storage]
-        assert re.search(rf"^\| kills, {name}, study 1 \| [1-4] \(1\) \|.*{clean}", shown, re.MULTILINE), (
-            shown
-        )
-        away = {"sqlite": "SQLite locked for 1 s", "postgres": "PostgreSQL killed, back after 1 s"}[storage]
-        # Started once: the study pauses.
-        assert re.search(rf"^\| {away} \| 3 \(3\) \| 0 \+ 0 \| 1 {clean}", shown, re.MULTILINE), shown
+    name = {"sqlite": "SQLite", "postgres": "PostgreSQL"}[storage]
+    assert re.search(rf"^\| kills, {name}, study 1 \| [1-4] \(1\) \|.*{clean}", shown, re.MULTILINE), shown
+    away = {"sqlite": "SQLite locked for 1 s", "postgres": "PostgreSQL killed, back after 1 s"}[storage]
+    # Started once: the study pauses.
+    assert re.search(rf"^\| {away} \| 3 \(3\) \| 0 \+ 0 \| 1 {clean}", shown, re.MULTILINE), shown

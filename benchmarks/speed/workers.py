@@ -76,11 +76,11 @@ def score(depth: float, epoch: int) -> float:
     return 0.9 - (depth - 0.6) ** 2 - 0.2 / epoch
 
 
-def make_task() -> Task:
-    """A small network on the digits."""
+def make_task(subset: float = 1.0) -> Task:
+    """A small network on a share of the digits."""
     return Task(
         backbone=load_backbone("test_resnet", "random", image_size=32),
-        data=load_data("digits", image_size=32),
+        data=load_data("digits", image_size=32, subset=subset),
         recipe=Recipe(epochs=EPOCHS),
         device=choose_device("cpu", "float32"),
     )
@@ -279,11 +279,12 @@ def main() -> None:
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--real", action="store_true", help="train, instead of sleeping")
+    parser.add_argument("--subset", type=float, default=1.0, help="share of the images that are trained on")
     arguments = parser.parse_args()
     os.environ[EPOCH_SECONDS] = str(arguments.epoch_seconds)
     os.environ["OMP_NUM_THREADS"] = "1"
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    task = make_task()
+    task = make_task(arguments.subset)
     print_facts(machine_facts(task.device))
     columns = "workers | trials | seconds | of linear"
     if not arguments.real:

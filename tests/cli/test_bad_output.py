@@ -146,9 +146,8 @@ def test_a_shell_sees_no_traceback(shell: str) -> None:
     [
         ("", 0),
         (">/dev/full", 2),
-        (">&-", 0),
+        (">&- 2>/dev/full", 0),
         ("| head -1", 0),
-        ("2>/dev/full >/dev/null", 0),
     ],
 )
 def test_a_whole_command_in_a_poor_locale_sees_no_traceback(redirection: str, status: int) -> None:

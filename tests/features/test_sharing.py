@@ -46,6 +46,7 @@ from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.training.objective import Task, train_point
+from depthsearch.workers.process import process_context
 
 CPU = choose_device("cpu", "float32")
 PLENTY = 2**40
@@ -668,8 +669,8 @@ def told(connection: Connection, seconds: float = 120) -> object:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[list[tuple[multiprocessing.Process, Connection]]]:
-    """Four processes that start from nothing, and take seconds to."""
-    context = multiprocessing.get_context("spawn")
+    """Four processes with nothing in common."""
+    context = process_context()
     started = []
     for _ in range(N_PROCESSES):
         ours, theirs = context.Pipe()

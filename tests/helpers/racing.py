@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +12,13 @@ from depthsearch.errors import StudyError
 from depthsearch.study.lease import lease
 from depthsearch.study.storage import open_storage
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
+from depthsearch.workers.process import process_context
 
 
 def run(what: Callable[[str, Any], Any], url: str, n: int) -> list[Any]:
     """Do something in several processes at once; give what each gives."""
-    context = multiprocessing.get_context("spawn")
+    # Forked where that can be done: each would import PyTorch for many seconds.
+    context = process_context()
     gate, results = context.Barrier(n), context.Queue()
     processes = [context.Process(target=_run, args=(what, url, gate, results)) for _ in range(n)]
     for process in processes:

@@ -757,7 +757,8 @@ def test_a_killed_process_costs_nothing_that_was_finished(place_in, tmp_path: Pa
 
     def command(name: str) -> list[str]:
         options = (
-            "--backbone test_resnet --weights random --image-size 16 --trials 3 --epochs 6 --pruner none"
+            "--backbone test_resnet --weights random --image-size 16 --subset 0.2 "
+            "--trials 3 --epochs 6 --pruner none"
         )
         device = "--device cpu --precision float32 --name s --head-width 0"
         url = f"sqlite:///{tmp_path / name}/studies.db"

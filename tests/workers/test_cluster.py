@@ -618,7 +618,7 @@ def broken(tasks, job: Job) -> Iterator[Report]:
 @pytest.mark.slow
 def test_a_bug_in_a_worker_surfaces_here(workers_on, start, task) -> None:
     """Guards contract 5 on a cluster: a bug is a traceback and no score."""
-    _, events = start(task, workers_on(task, run=broken), 2)
+    _, events = start(task, workers_on(task, run=broken, n_workers=1), 2)
     with pytest.raises(ZeroDivisionError, match=r"^broken at job (''|0)$"):
         list(events)
 
