@@ -1,5 +1,6 @@
 """The command line, run as a user runs it."""
 
+import gc
 import json
 import re
 import shlex
@@ -101,6 +102,18 @@ def n_finished_in(storage: optuna.storages.RDBStorage) -> int:
 
 
 # --- study and report ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_a_command_leaves_garbage_collection_as_it_found_it(collects, monkeypatch, capsys) -> None:
+    within = []
+    monkeypatch.setattr(commands, "cuts", lambda options: within.append(gc.isenabled()))
+    (gc.enable if collects else gc.disable)()
+    try:
+        assert main(["cuts", "resnet18"]) == 0
+        assert (within, gc.isenabled()) == ([collects], collects)
+    finally:
+        gc.enable()
 
 
 def test_the_result_is_the_last_line_of_stdout_and_all_else_goes_to_stderr(finished) -> None:
