@@ -71,6 +71,14 @@ def test_what_is_cheap_comes_first(run, space) -> None:
     assert 0 in started[:6]
 
 
+@pytest.mark.usefixtures("all_pause")
+def test_without_a_pruner_no_trial_waits(run) -> None:
+    _, events = run(n_trials=3, pruner="none")
+    assert not [event for event in events if isinstance(event, TrialPaused)]
+    _, events = run(n_trials=4)
+    assert [event for event in events if isinstance(event, TrialPaused)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("all_pause")
@@ -156,6 +164,7 @@ def test_a_search_ends_by_itself_and_is_complete_then(run, monkeypatch: pytest.M
 def test_a_search_whose_cost_nobody_has_bounded_ends_sooner(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "THRIFTY_RATE", math.inf)
     monkeypatch.setattr(planner, "LEAST_RATE", -math.inf)
+    monkeypatch.setattr(planner, "OTHER_RATE_COST", -math.inf)
     study, events = run(n_trials=16)
     list(events)
     assert planner.FEWEST_TRIALS <= len(study.get_trials()) < 14
@@ -170,7 +179,7 @@ def test_what_is_left_of_a_budget_counts_what_others_are_at(longer, space, tmp_p
         open_storage(f"sqlite:///{tmp_path}/shared.db"), "s", longer, space, {}, is_planned=True
     )
     planner = Planner(space, epochs=4)
-    chooser = Chooser(study, 30, Limits(budget=0.5), "gain", planner, 0, is_exhaustive=False)
+    chooser = Chooser(study, 30, Limits(budget=0.5), "gain", planner, 0, is_exhaustive=False, pauses=True)
     begun = []
     while (trial := chooser.next_trial()) is not None:
         space.suggest(trial)

@@ -205,7 +205,9 @@ def chooser(run, space, task) -> Chooser:
     study, events = run(race=None)
     list(events)
     planner = Planner(space, epochs=task.recipe.epochs, race=Race(n_seeds=3))
-    return Chooser(study, N_SETTINGS, Limits(), "gain", planner, task.recipe.seed, is_exhaustive=False)
+    return Chooser(
+        study, N_SETTINGS, Limits(), "gain", planner, task.recipe.seed, is_exhaustive=False, pauses=True
+    )
 
 
 @pytest.mark.usefixtures("tireless")

@@ -21,7 +21,7 @@ from depthsearch.search.aims import store_aim
 from depthsearch.search.beliefs.learning import ScoreError
 from depthsearch.search.planning.moves import Race
 from depthsearch.search.planning.planner import Planner
-from depthsearch.search.sampling import GAIN, make_pruner
+from depthsearch.search.sampling import GAIN, PAUSE, make_pruner
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
 from depthsearch.study.choosing.chooser import Chooser, begin
@@ -100,7 +100,9 @@ def search(
             enqueue_lost(study)
         planner = _planner(study, tasks, space, cost, race) if is_planned else None
         stored = StoredStudy.read(study)
-        chooser = Chooser(study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive)
+        chooser = Chooser(
+            study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive, pruner == PAUSE
+        )
         run = Run(study, tasks, space, executor, checkpoints, lease_, chooser=chooser, until=limits.until)
         run.probe(_unprobed(stored, space))
         yield from _search(run, chooser, then_confirm=then_confirm, n_workers=n_workers)

@@ -46,6 +46,7 @@ class Chooser:
         planner: Chooses by gain per cost; None: a sampler of Optuna's suggests.
         seed: Of the study.
         is_exhaustive: Whether every candidate is tried, so that guesses are extra.
+        pauses: Whether the planner may let a running trial wait.
     """
 
     study: optuna.Study
@@ -55,6 +56,7 @@ class Chooser:
     planner: Planner | None
     seed: int
     is_exhaustive: bool
+    pauses: bool
 
     def sampler_of(self, number: int) -> BaseSampler:
         """Make the sampler of a trial; where a planner chooses it fills in what is missing."""
@@ -63,7 +65,7 @@ class Chooser:
 
     def should_pause(self, number: int) -> bool:
         """Return whether a running trial is to wait for something that promises more."""
-        if self.planner is None:
+        if self.planner is None or not self.pauses:
             return False
         return self.planner.should_pause(
             self.study.get_trials(deepcopy=False),
