@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.beliefs.learning import ScoreError
+from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.planning import planner as planning
 from depthsearch.search.planning.known import Known
 from depthsearch.search.planning.moves import (
@@ -238,6 +239,38 @@ def test_a_dear_cut_and_a_head_that_is_solved_are_not(last) -> None:
     assert last(N_CUTS - 1, RATES[:1]) is None
 
 
+def test_where_nothing_beats_the_head_alone_the_best_of_the_others_is_tried_at_other_rates(
+    space, planner, monkeypatch
+) -> None:
+    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+    others = [trial(space, i, 0.7 + 0.001 * i, rate=1e-5) for i in range(10, N_CUTS - 1)]
+    move = planner.next_move(numbered(trial(space, N_CUTS - 1, 0.8), *others), seed=0, is_thrifty=True)
+    assert (move.params["cut"], move.params["learning_rate"]) == (N_CUTS - 2, pytest.approx(1e-2))
+
+
+def test_a_new_cut_is_weighed_at_its_sensible_learning_rate(space, planner) -> None:
+    new = [move for move in moves_of(planner, numbered(*sloping(space))) if move.is_new]
+    assert len({move.params["cut"] for move in new}) > 10
+    assert all(move.params == sensible_setting(space, "", move.params["cut"]) for move in new)
+
+
+def test_with_another_optimizer_than_adamw_no_learning_rate_is_known_to_be_sensible(space) -> None:
+    other = replace(space, fixed={"optimizer": "sgd"})
+    trials = [trial(other, index, 0.8 + 0.01 * index) for index in (5, 12, 18)]
+    moves = moves_of(Planner(other, epochs=EPOCHS, error=EXACT), numbered(*trials))
+    assert len({move.params["learning_rate"] for move in moves}) > 5
+
+
+def test_what_is_left_of_a_budget_goes_to_any_learning_rate(space, planner, monkeypatch) -> None:
+    monkeypatch.setattr(planning, "OTHER_RATE_COST", 0.0)
+    sensible = [sensible_setting(space, "", index)["learning_rate"] for index in range(N_CUTS)]
+    trials = numbered(*[trial(space, i, 0.8 + 0.001 * i, rate=rate) for i, rate in enumerate(sensible)])
+    move = planner.next_move(trials, seed=0)
+    assert abs(math.log(move.params["learning_rate"] / sensible[move.params["cut"]])) > 0.5
+    assert planner.next_move(trials, seed=0, is_thrifty=True) is None
+    assert planner.next_move(trials, seed=0, may_be_new=False) is None
+
+
 def test_a_learning_rate_that_is_given_is_tried_at_no_other(space, monkeypatch) -> None:
     monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
     given = replace(space, learning_rate=(1e-3, 1e-3))
@@ -325,7 +358,7 @@ def test_cuts_whose_trainings_fail_are_left_out_with_all_that_train_more(space, 
         return trial(space, index, 0.0, epoch=0, state=TrialState.FAIL)
 
     def cuts(*more: FrozenTrial) -> set[int]:
-        known = [trial(space, index, 0.6 + 0.015 * index) for index in (20, 18, 15)]
+        known = [trial(space, index, 0.6 + 0.015 * index, rate=1e-5) for index in (20, 18, 15)]
         return {move.params["cut"] for move in moves_of(planner, numbered(*known, *more))}
 
     assert cuts() == cuts(failed(4)) == set(range(N_CUTS - 1))

@@ -50,6 +50,7 @@ class Known:
         learned: What they say together; None where that is too little.
         settled: Settings with a complete training.
         pending: Settings that are being trained.
+        means: Of the settled settings: their expected scores.
         leads: For each settled setting the best one of those it is compared with; None: it has none.
         ended: Trials that were begun and are over: complete, pruned, failed.
     """
@@ -82,6 +83,7 @@ class Known:
             if trial.state.is_finished() and trial.params and not trial.user_attrs.get(TrialKey.DROPPED)
         ]
         self.settled = self._settled()
+        self.means: NDArray[np.floating[Any]] = np.zeros(0)
         self.leads: list[Setting | None] = [None] * len(self.settled)
         if self.learned is not None:
             self._find_leads()
@@ -117,11 +119,19 @@ class Known:
         unexplained = sorted(cut for cut in failed if cut < done)
         return unexplained[-MOST_FAILED] + 1 if len(unexplained) >= MOST_FAILED else 0
 
+    def failed_cuts(self, backbone: str) -> set[int]:
+        """Return the cuts of a backbone at which a training failed."""
+        return {
+            trial.params[cut_parameter(backbone)]
+            for trial in self.ended
+            if trial.state == TrialState.FAIL and trial.params.get(BACKBONE, "") in ("", backbone)
+        }
+
     def _find_leads(self) -> None:
         assert self.learned is not None
         if not self.settled:
             return
-        means = self.learned.response.mean(
+        self.means = means = self.learned.response.mean(
             np.array([setting.place for setting in self.settled]),
             [self._planner.backbone(setting.params) for setting in self.settled],
         )

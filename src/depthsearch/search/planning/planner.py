@@ -12,8 +12,10 @@ A setting is trained again beside the best one, both on the same division of the
 does to both cancels. A training that ends early is no loss: its frozen features are kept and so is its
 checkpoint.
 
-Before it ends, a search checks its best setting even where no gain is expected: at other learning rates, and
-once more on other images if it was trained only once.
+A new setting is a cut at a sensible learning rate: which cut is the better one is known sooner if the rate is
+not chosen with it. Before it ends, a search checks its best setting even where no gain is expected: at other
+learning rates, and once more on other images if it was trained only once. Where somebody has given a budget,
+what is left of it goes to cuts at any learning rate.
 
 Source: Frazier, Powell and Dayanik, The knowledge-gradient policy for correlated normal beliefs, INFORMS
 Journal on Computing 2009; by cost as in Snoek, Larochelle and Adams, Practical Bayesian optimization of
@@ -27,7 +29,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +41,7 @@ from depthsearch.options.attributes import TrialKey
 from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn, split_of
 from depthsearch.search.extrapolation import course_of
 from depthsearch.search.firsts import sensible_setting
-from depthsearch.search.planning.known import Known
+from depthsearch.search.planning.known import Known, Setting
 from depthsearch.search.planning.moves import Move, Race, Repeat, cost_of_training, is_paused
 from depthsearch.search.planning.promise import gains_of, informed
 from depthsearch.search.planning.settings import rates_at, settings_of, spread, widest_gap
@@ -110,6 +112,7 @@ class Planner:
         self._error = error or ScoreError(n_val=100, is_share=True)
         self._front, self._race = front, race
         self._names = space.backbones
+        self._is_adamw = space.optimizer is None and space.fixed.get("optimizer", "adamw") == "adamw"
         # Hundreds of settings are weighed for each move, and few of them differ in what they cost.
         self._cost = functools.cache(self._cost_at)
         self._whole_macs = space.cuts_of(self._names[0])[0].training_macs
@@ -154,12 +157,17 @@ class Planner:
         moves = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         weighed = self._weighed(moves, known)
         best = max(weighed, key=lambda move: move.rate, default=None)
-        least_rate = THRIFTY_RATE if is_thrifty else LEAST_RATE
-        if best is not None and best.rate >= least_rate and best.gain >= LEAST_GAIN:
+        if _is_worth(best, THRIFTY_RATE if is_thrifty else LEAST_RATE):
             return best
-        if len(known.ended) >= FEWEST_TRIALS:
-            return (self._other_rate(known, most) if may_be_new else None) or _once_more(known, weighed)
-        return max((move for move in weighed if move.is_new), key=lambda move: move.rate, default=None)
+        if len(known.ended) < FEWEST_TRIALS:
+            return max((move for move in weighed if move.is_new), key=lambda move: move.rate, default=None)
+        check = (self._other_rate(known, most) if may_be_new else None) or _once_more(known, weighed)
+        if check is not None or is_thrifty or not may_be_new:
+            return check
+        moves = list(self._new(known, np.random.default_rng(seed), any_rate=True))
+        weighed = self._weighed([move for move in moves if move.cost <= most], known)
+        best = max(weighed, key=lambda move: move.rate, default=None)
+        return best if _is_worth(best, LEAST_RATE) else None
 
     def knows_cut(self, params: Mapping[str, Any]) -> bool:
         """Return whether a setting, perhaps one in part, says where to cut."""
@@ -233,8 +241,8 @@ class Planner:
         aim = FIRST_COSTS[min(sum(map(len, tried.values())), len(FIRST_COSTS) - 1)]
         if left:
             return min(left, key=lambda move: abs(move.cost - aim))
-        others = (move for move in self._new(known, np.random.default_rng(seed)) if move.cost <= most)
-        return min(others, key=lambda move: move.cost, default=None)
+        others = self._new(known, np.random.default_rng(seed), any_rate=True)
+        return min((move for move in others if move.cost <= most), key=lambda move: move.cost, default=None)
 
     # --- what may be done ---------------------------------------------------------------------------
 
@@ -246,15 +254,22 @@ class Planner:
             moves += self._new(known, np.random.default_rng(seed))
         return moves
 
-    def _new(self, known: Known, rng: np.random.Generator) -> Iterator[Move]:
+    def _new(self, known: Known, rng: np.random.Generator, *, any_rate: bool = False) -> Iterator[Move]:
+        """List settings that were not tried: cuts at their sensible learning rate, or at any.
+
+        What is sensible is known of AdamW. A training that failed may have diverged, and another rate may not.
+        """
+        any_rate = any_rate or not self._is_adamw
         tried = self._tried(known.trials)
         for name in self._names:
             distributions = self._space.distributions(name)
             cuts = self._space.cuts_of(name)
             best = known.best_params(name)
-            first = known.first_cut(name)
+            first, failed = known.first_cut(name), known.failed_cuts(name)
             for index in (first + at for at in spread(len(cuts) - first, rng)):
-                for params in settings_of(name, index, distributions, best, rng):
+                is_any = any_rate or index in failed
+                rate = None if is_any else sensible_setting(self._space, name, index)["learning_rate"]
+                for params in settings_of(name, index, distributions, best, rng, rate=rate):
                     place = place_of(params, distributions)
                     if not _is_known(*self._alike(params, place), tried):
                         yield Move(params=params, place=place, cost=self.cost_of(params))
@@ -291,19 +306,31 @@ class Planner:
         A few noisy scores make all learning rates of a cut look alike, and a few cheap trainings tell.
         """
         tried, found = self._tried(known.trials), []
-        for lead in known.leads:
-            if lead is None or (cost := self.cost_of(lead.params)) > min(most, OTHER_RATE_COST):
+        for lead in self._tunable(known):
+            if (cost := self.cost_of(lead.params)) > min(most, OTHER_RATE_COST):
                 continue
-            distributions = self._space.distributions(self._backbone_name(lead.params))
-            rates = distributions["learning_rate"]
+            rates = self._space.distributions(self._backbone_name(lead.params))["learning_rate"]
             assert isinstance(rates, FloatDistribution)
-            if rates.low == rates.high or is_solved(lead.params, distributions):
+            if rates.low == rates.high:
                 continue
             gap, share = widest_gap(tried[self._alike(lead.params, lead.place)[0]])
             if gap >= OTHER_RATE_GAP:
                 params = {**lead.params, "learning_rate": rates_at(rates, share).item()}
                 found.append((gap, Move(params=params, place=self.place(params), cost=cost)))
         return max(found, key=lambda each: each[0], default=(0.0, None))[1]
+
+    def _tunable(self, known: Known) -> list[Setting]:
+        """List the best settings that have a learning rate: not a head that is solved."""
+        trained = [
+            (mean, setting)
+            for mean, setting in zip(known.means, known.settled, strict=True)
+            if not is_solved(setting.params, self._space.distributions(self._backbone_name(setting.params)))
+        ]
+        leads = {lead.number for lead in known.leads if lead is not None}
+        # Where nothing beats the head alone, it may be that all others had a poor rate.
+        best = max(trained, key=lambda each: each[0], default=None)
+        is_found = any(setting.number in leads for _, setting in trained)
+        return [s for _, s in trained if s.number in leads or (not is_found and best and s is best[1])]
 
     def _going_on(self, trial: FrozenTrial) -> Move:
         done = max(trial.intermediate_values, default=0)
@@ -404,6 +431,11 @@ class Planner:
                 key, rate = self._alike(trial.params, self.place(trial.params))
                 tried.setdefault(key, []).append(rate)
         return tried
+
+
+def _is_worth(move: Move | None, least_rate: float) -> TypeGuard[Move]:
+    """Return whether there is a move that promises enough."""
+    return move is not None and move.rate >= least_rate and move.gain >= LEAST_GAIN
 
 
 def _is_known(key: tuple[Any, ...], rate: float, tried: Mapping[tuple[Any, ...], Sequence[float]]) -> bool:

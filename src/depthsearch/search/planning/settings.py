@@ -29,6 +29,8 @@ def settings_of(
     distributions: Mapping[str, BaseDistribution],
     best: Mapping[str, Any],
     rng: np.random.Generator,
+    *,
+    rate: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """List settings of one cut: learning rates over the range, the rest as the best has it or drawn.
 
@@ -38,22 +40,28 @@ def settings_of(
         distributions: Of a trial of the backbone, by parameter.
         best: Parameters of the best setting so far; none if there is none.
         rng: Draws.
+        rate: The only learning rate; None: several over the range.
     """
-    rates = distributions["learning_rate"]
-    assert isinstance(rates, FloatDistribution)
-    n_rates = N_RATES if rates.high > rates.low else 1
-    shares = (np.arange(n_rates) + rng.uniform(0.25, 0.75)) / n_rates
+    rates = [rate] if rate is not None else _rates_over(distributions["learning_rate"], rng)
     named: dict[str, Any] = {cut_parameter(backbone): index}
     if BACKBONE in distributions:
         named[BACKBONE] = backbone
     others = [name for name in distributions if name not in (*named, "learning_rate")]
-    for rate in rates_at(rates, shares).tolist():
+    for each in rates:
         for n in range(N_OTHERS if others else 1):
             rest = {
                 name: best[name] if n == 0 and name in best else _drawn(distributions[name], rng)
                 for name in others
             }
-            yield {**named, "learning_rate": rate, **rest}
+            yield {**named, "learning_rate": each, **rest}
+
+
+def _rates_over(rates: BaseDistribution, rng: np.random.Generator) -> list[float]:
+    """Draw learning rates, one from each stretch of the range."""
+    assert isinstance(rates, FloatDistribution)
+    n_rates = N_RATES if rates.high > rates.low else 1
+    drawn: list[float] = rates_at(rates, (np.arange(n_rates) + rng.uniform(0.25, 0.75)) / n_rates).tolist()
+    return drawn
 
 
 def rates_at(rates: FloatDistribution, shares: float | Floats) -> Floats:
