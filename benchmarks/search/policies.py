@@ -33,10 +33,17 @@ MOST_TRIALS = 100
 Policy = Callable[[Recorded, Sequence[float]], Mapping[float, Answer]]
 
 
-def depthsearch(recorded: Recorded, budgets: Sequence[float]) -> Mapping[float, Answer]:
+def depthsearch(
+    recorded: Recorded, budgets: Sequence[float], *, may_train_again: bool = True
+) -> Mapping[float, Answer]:
     """Search with the defaults of the program within the largest budget; ask at each what it would answer.
 
     Without an end to that one the study ends by itself as one that nobody has bounded.
+
+    Args:
+        recorded: The table.
+        budgets: In full fine-tunes.
+        may_train_again: Whether settings are trained again on other divisions of the images.
     """
     # Whatever the table was recorded with: the demo's digits have smaller defaults.
     options = with_defaults(StudyOptions(backbone=(recorded.table.about.backbone,), data="photos/"))
@@ -53,7 +60,7 @@ def depthsearch(recorded: Recorded, budgets: Sequence[float]) -> Mapping[float, 
             n_trials=options.trials or 0,
             sampler=GAIN,
             pruner=PAUSE,
-            race=Race(n_seeds=options.seeds or 0),
+            race=Race(n_seeds=options.seeds or 0) if may_train_again else None,
             limits=Limits(budget=max(budgets)),
             checkpoints=Path(folder),
             executor=recorded.executor(),

@@ -57,15 +57,17 @@ class Draw:
 class Recorded:
     """A table as one study sees it, and what the study has spent."""
 
-    def __init__(self, table: Table, seed: int) -> None:
+    def __init__(self, table: Table, seed: int, *, n_val: int | None = None) -> None:
         """Begin a study.
 
         Args:
             table: Whose trainings are looked up; all of them are there.
             seed: Of the study.
+            n_val: Validation images that it sees; None: as many as the table has. What they cost stays.
         """
         self.table = table
         self.seed = seed
+        self.n_val = min(n_val or table.about.n_val, table.about.n_val)
         self.macs = 0
         self._kept = {0}
         self._draws: dict[int, Draw] = {}
@@ -89,7 +91,7 @@ class Recorded:
     @property
     def task(self) -> Task:
         """What a coordinator wants to know of backbone, images and recipe; there are no pixels in it."""
-        task = task_of(self.table)
+        task = task_of(self.table, self.n_val)
         return task.with_recipe(replace(task.recipe, seed=self.seed))
 
     def executor(self) -> InProcess:
@@ -107,7 +109,7 @@ class Recorded:
             rng = np.random.default_rng(seed_from(self.seed, again, DRAWS))
             about = self.table.about
             seed = int(rng.integers(about.seeds))
-            self._draws[again] = Draw(seed=seed, images=rng.integers(about.n_val, size=about.n_val))
+            self._draws[again] = Draw(seed=seed, images=rng.integers(about.n_val, size=self.n_val))
         return self._draws[again]
 
     def run(self, tasks: Mapping[str, Task], job: Job) -> Generator[Report, None, None]:
@@ -193,7 +195,7 @@ class Recorded:
                 name=cut.name,
                 n_features=table.about.n_features[cut.index],
                 score=float(scores[cut.index]),
-                n_val=table.about.n_val,
+                n_val=self.n_val,
             )
             for cut in table.cuts[1:]
         )
@@ -236,7 +238,7 @@ class Recorded:
 
 
 @lru_cache(maxsize=8)
-def task_of(table: Table) -> Task:
+def task_of(table: Table, n_val: int | None = None) -> Task:
     """Make a task that says of backbone, images and recipe what the recorded one said; it cannot be trained.
 
     The backbone is that one with random weights, as only its layers are asked for.
@@ -254,7 +256,7 @@ def task_of(table: Table) -> Task:
             labels=part,
             digests=(about.fingerprint,),
         )
-        for part in (labels[is_train], labels[~is_train], labels[:0])
+        for part in (labels[is_train], labels[~is_train][:n_val], labels[:0])
     )
     data = DataSet(
         name=about.data,

@@ -1,0 +1,134 @@
+"""Is it better to start from a solved head? The same trainings from a random head and from the regression.
+
+    python -m benchmarks.search.head_start --data photos/ --backbone tf_efficientnet_lite0 --image-size 96
+
+On each of some divisions of the same images the head alone is solved (`training.exact`). Then cuts at some
+depths are trained at some learning rates, with everything alike but the head: random, as in a study, or with
+the weights of the regression. Fine-tuning after a linear probe is from Kumar et al., "Fine-tuning can distort
+pretrained features and underperform out-of-distribution", ICLR 2022.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from torch import nn
+
+from benchmarks.search.first_depths import print_table
+from benchmarks.shared.machine import machine_facts, print_facts
+from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
+from depthsearch.features import Boundaries, Budget
+from depthsearch.models.split import suffix_of
+from depthsearch.training.loop import train
+from depthsearch.training.objective import model_for, suffix_macs, train_point
+
+
+def linear_of(model: nn.Module, classifier: str) -> nn.Linear:
+    """Return the only linear layer of a head."""
+    (linear,) = (each for each in model.get_submodule(classifier).modules() if isinstance(each, nn.Linear))
+    return linear
+
+
+def solved(task: Task, head_only: Cut, seed: int) -> tuple[nn.Linear, float]:
+    """Return the head that a study makes where nothing else learns, and its score."""
+    training = train_point(task, Point(cut=head_only, learning_rate=1e-3), seed=seed)
+    score = next(training).score
+    try:
+        next(training)
+    except StopIteration as end:
+        return linear_of(end.value.graph, task.backbone.classifier), score
+    raise RuntimeError("a solved head has one epoch")
+
+
+def trained(task: Task, point: Point, seed: int, start: nn.Linear | None) -> float:
+    """Return the score of the last epoch of a training; None: from a random head."""
+    position = task.position(point.cut)
+    model = model_for(task, point, seed)
+    if start is not None:
+        linear = linear_of(model, task.backbone.classifier)
+        with torch.no_grad():
+            linear.weight.copy_(start.weight)
+            assert linear.bias is not None
+            linear.bias.copy_(start.bias)
+    suffix = suffix_of(task.graph, model, point.cut)
+    recipe = replace(task.recipe, learning_rate=point.learning_rate, seed=seed)
+    shown = Boundaries(task.features, task.train_views, position, rows=task.train_rows)
+    judged = Boundaries(task.features, task.val_views, position, rows=task.val_rows)
+    macs = suffix_macs(task, suffix, position)
+    return list(train(suffix, shown, judged, recipe, task.device, suffix_macs=macs))[-1].score
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(each) for each in text.split(",")]
+
+
+def main() -> None:
+    """Print a row for each cut and learning rate."""
+    parser = argparse.ArgumentParser(description="Trainings from a random head and from a solved one.")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--image-size", type=int, required=True)
+    parser.add_argument("--depths", type=_numbers, default=_numbers("0,0.35,0.7,0.9,0.95"), metavar="SHARES")
+    parser.add_argument("--learning-rates", type=_numbers, default=_numbers("3e-4,1e-3,3e-3"))
+    parser.add_argument("--splits", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--subset", type=float, default=1.0)
+    arguments = parser.parse_args()
+    device = choose_device("auto", "float32")
+    size = arguments.image_size
+    backbone = load_backbone(
+        arguments.backbone, arguments.weights, image_size=size, demo=arguments.data == "digits"
+    )
+    data = load_data(arguments.data, image_size=size, subset=arguments.subset)
+    recipe = Recipe(epochs=arguments.epochs, batch_size=arguments.batch_size)
+    every = list_cuts(backbone.model, image_size=size)
+    cuts = [min(every, key=lambda cut: abs(cut.frozen_mac_share - share)) for share in arguments.depths]
+    points = [Point(cut=cut, learning_rate=rate) for cut in cuts for rate in arguments.learning_rates]
+    heads_alone: list[float] = []
+    scores: dict[tuple[Point, bool], list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        budget = Budget(memory_bytes=2**30, device_bytes=0, disk_bytes=2**32, folder=Path(folder))
+        task = Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget)
+        for seed in range(1, arguments.splits + 1):
+            split = task.resampled(seed)
+            start, score = solved(split, every[-1], seed)
+            heads_alone.append(score)
+            for point in points:
+                for is_solved in (False, True):
+                    end = trained(split, point, seed, start if is_solved else None)
+                    scores.setdefault((point, is_solved), []).append(end)
+    print_facts(machine_facts(device))
+    sizes = f"{len(data.train)} training, {len(data.val)} validation images"
+    print(f"{sizes}; {arguments.epochs} epochs, n = {arguments.splits} divisions; ± standard error")
+    print(f"the head alone, solved: {fmean(heads_alone):.3f} ± {_error(heads_alone):.3f}\n")
+    lines = [("layer", "frozen MACs", "learning rate", "random head", "solved head", "solved is ahead by")]
+    for point in points:
+        random, from_solved = scores[point, False], scores[point, True]
+        ahead = [100 * (ours - plain) for ours, plain in zip(from_solved, random, strict=True)]
+        lines.append(
+            (
+                str(point.cut.layer),
+                f"{point.cut.frozen_mac_share:.2f}",
+                f"{point.learning_rate:g}",
+                f"{fmean(random):.3f}",
+                f"{fmean(from_solved):.3f}",
+                f"{fmean(ahead):+.1f} ± {_error(ahead):.1f} points",
+            )
+        )
+    print_table(lines)
+
+
+def _error(each: list[float]) -> float:
+    """Return the standard error of a mean."""
+    return stdev(each) / len(each) ** 0.5
+
+
+if __name__ == "__main__":
+    main()
