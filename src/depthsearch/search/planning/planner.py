@@ -257,7 +257,7 @@ class Planner:
     def _new(self, known: Known, rng: np.random.Generator, *, any_rate: bool = False) -> Iterator[Move]:
         """List settings that were not tried: cuts at their sensible learning rate, or at any.
 
-        What is sensible is known of AdamW. Where a training failed it may have diverged: another rate may not.
+        What is sensible is known of AdamW. A training that failed may have diverged; another rate may not.
         """
         any_rate = any_rate or not self._is_adamw
         tried = self._tried(known.trials)
