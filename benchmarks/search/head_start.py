@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 
-import torch
 from torch import nn
 
 from benchmarks.search.first_depths import print_table
+from benchmarks.search.heads import trained
 from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
-from depthsearch.features import Boundaries, Budget
-from depthsearch.models.split import suffix_of
-from depthsearch.training.loop import train
-from depthsearch.training.objective import model_for, suffix_macs, train_point
+from depthsearch.features import Budget
+from depthsearch.training.objective import train_point
 
 
 def linear_of(model: nn.Module, classifier: str) -> nn.Linear:
@@ -45,22 +43,13 @@ def solved(task: Task, head_only: Cut, seed: int) -> tuple[nn.Linear, float]:
     raise RuntimeError("a solved head has one epoch")
 
 
-def trained(task: Task, point: Point, seed: int, start: nn.Linear | None) -> float:
-    """Return the score of the last epoch of a training; None: from a random head."""
-    position = task.position(point.cut)
-    model = model_for(task, point, seed)
-    if start is not None:
-        linear = linear_of(model, task.backbone.classifier)
-        with torch.no_grad():
-            linear.weight.copy_(start.weight)
-            assert linear.bias is not None
-            linear.bias.copy_(start.bias)
-    suffix = suffix_of(task.graph, model, point.cut)
-    recipe = replace(task.recipe, learning_rate=point.learning_rate, seed=seed)
-    shown = Boundaries(task.features, task.train_views, position, rows=task.train_rows)
-    judged = Boundaries(task.features, task.val_views, position, rows=task.val_rows)
-    macs = suffix_macs(task, suffix, position)
-    return list(train(suffix, shown, judged, recipe, task.device, suffix_macs=macs))[-1].score
+def starting_from(solved_head: nn.Linear, classifier: str) -> Callable[[nn.Module], None]:
+    """Return what gives a model the weights of a solved head."""
+
+    def start(model: nn.Module) -> None:
+        linear_of(model, classifier).load_state_dict(solved_head.state_dict())
+
+    return start
 
 
 def _numbers(text: str) -> list[float]:
@@ -98,12 +87,13 @@ def main() -> None:
         task = Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget)
         for seed in range(1, arguments.splits + 1):
             split = task.resampled(seed)
-            start, score = solved(split, every[-1], seed)
+            head, score = solved(split, every[-1], seed)
             heads_alone.append(score)
             for point in points:
-                for is_solved in (False, True):
-                    end = trained(split, point, seed, start if is_solved else None)
-                    scores.setdefault((point, is_solved), []).append(end)
+                cut, rate = point.cut, point.learning_rate
+                start = starting_from(head, backbone.classifier)
+                scores.setdefault((point, False), []).append(trained(split, cut, seed, rate))
+                scores.setdefault((point, True), []).append(trained(split, cut, seed, rate, start=start))
     print_facts(machine_facts(device))
     sizes = f"{len(data.train)} training, {len(data.val)} validation images"
     print(f"{sizes}; {arguments.epochs} epochs, n = {arguments.splits} divisions; ± standard error")

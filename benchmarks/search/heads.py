@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+
+from torch import nn
 
 from benchmarks.search.first_depths import print_table
 from benchmarks.shared.machine import machine_facts, print_facts
@@ -44,10 +47,14 @@ def probed(task: Task, cut: Cut) -> float:
     )
 
 
-def trained(task: Task, cut: Cut, seed: int, rate: float) -> float:
-    """Score the head after epochs of training."""
+def trained(
+    task: Task, cut: Cut, seed: int, rate: float, *, start: Callable[[nn.Module], None] = lambda model: None
+) -> float:
+    """Score what is behind a cut after epochs of training; `start` may change the model before them."""
     point, position = Point(cut=cut, learning_rate=rate), task.position(cut)
-    suffix = suffix_of(task.graph, model_for(task, point, seed), cut)
+    model = model_for(task, point, seed)
+    start(model)
+    suffix = suffix_of(task.graph, model, cut)
     recipe = replace(task.recipe, learning_rate=rate, seed=seed)
     shown = Boundaries(task.features, task.train_views, position, rows=task.train_rows)
     judged = Boundaries(task.features, task.val_views, position, rows=task.val_rows)
