@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection() -> None:
-    """Collect no garbage while PyTorch and the tests are imported: a quarter of the time that it takes."""
+    """Collect no garbage while PyTorch and the tests are imported: half of the time that it takes."""
     gc.disable()
 
 

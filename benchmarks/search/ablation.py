@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from unittest import mock
 
@@ -48,26 +48,25 @@ class Part:
     without: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
-@contextmanager
-def _constants(module: object, values: Mapping[str, float]) -> Iterator[None]:
-    """Give constants of a module other values for a while."""
-    with mock.patch.multiple(module, **values):
-        yield
-
-
 PARTS = (
     Part(name="all of it"),
     Part(name="training again", policy=partial(policies.depthsearch, may_train_again=False)),
-    Part(name="pausing", without=lambda: _constants(planner, {"CHEAP": math.inf})),
+    Part(name="pausing", without=lambda: mock.patch.multiple(planner, CHEAP=math.inf)),
     Part(
         name="cost: the largest gain is next",
         without=lambda: mock.patch.object(moves.Move, "rate", property(lambda move: move.gain)),
     ),
     Part(
-        name="the best setting at other learning rates",
-        without=lambda: _constants(planner, {"OTHER_RATE_COST": 0.0}),
+        name="the cut first: every learning rate is weighed at once",
+        without=lambda: mock.patch.object(
+            planner.Planner, "_new", partialmethod(planner.Planner._new, any_rate=True)
+        ),
     ),
-    Part(name="the best setting once more", without=lambda: _constants(planner, {"ONCE_MORE_COST": 0.0})),
+    Part(
+        name="the best setting at other learning rates",
+        without=lambda: mock.patch.multiple(planner, OTHER_RATE_COST=0.0),
+    ),
+    Part(name="the best setting once more", without=lambda: mock.patch.multiple(planner, ONCE_MORE_COST=0.0)),
 )
 
 

@@ -327,10 +327,11 @@ class Planner:
             if not is_solved(setting.params, self._space.distributions(self._backbone_name(setting.params)))
         ]
         leads = {lead.number for lead in known.leads if lead is not None}
+        found = [setting for _, setting in trained if setting.number in leads]
+        if found or not trained:
+            return found
         # Where nothing beats the head alone, it may be that all others had a poor rate.
-        best = max(trained, key=lambda each: each[0], default=None)
-        is_found = any(setting.number in leads for _, setting in trained)
-        return [s for _, s in trained if s.number in leads or (not is_found and best and s is best[1])]
+        return [max(trained, key=lambda each: each[0])[1]]
 
     def _going_on(self, trial: FrozenTrial) -> Move:
         done = max(trial.intermediate_values, default=0)
