@@ -5,8 +5,7 @@ from itertools import combinations
 
 import pytest
 from bad_input import STEADY
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from depthsearch.files import folder_named, folder_written_whole, written_whole
 

@@ -18,10 +18,16 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from depthsearch.classifier.explain.maps import Photo, compare, explain, pretrained_classes
+from depthsearch.classifier.explain.maps import (
+    Photo,
+    compare,
+    explain,
+    pretrained_classes,
+)
 from depthsearch.classifier.explain.picture import draw
 from depthsearch.models.backbones import Backbone, load_backbone
-from depthsearch.models.cuts import Cut, find_cut, list_cuts
+from depthsearch.models.candidates import list_cuts
+from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.heads import with_head
 from depthsearch.models.pixels import Normalisation

@@ -37,7 +37,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from depthsearch.errors import DepthsearchError
-from depthsearch.models.cuts import Cut, cuts_of
+from depthsearch.models.candidates import cuts_of
+from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.headplace import find_head

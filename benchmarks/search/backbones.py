@@ -34,9 +34,9 @@ from optuna.trial import TrialState
 from benchmarks.search.first_depths import Simulated, noisy, print_table
 from benchmarks.shared.samplers import of_optuna
 from depthsearch import Cut, SearchSpace
+from depthsearch.search.firsts import first_settings
 from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.seeds import seed_from
-from depthsearch.study import first_settings
 
 EPOCHS = 10
 

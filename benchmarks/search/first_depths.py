@@ -51,16 +51,27 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import nn
 
 from benchmarks.shared.samplers import of_optuna
-from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data, split_at
+from depthsearch import (
+    Cut,
+    Point,
+    Recipe,
+    Task,
+    choose_device,
+    list_cuts,
+    load_backbone,
+    load_data,
+    split_at,
+)
 from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS
 from depthsearch.search.beliefs.response import Observation, Response
+from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
 from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.seeds import seed_from
-from depthsearch.study import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
 from depthsearch.training.objective import train_point
-from depthsearch.training.probe import ProbePoint, linear_probe, plateau_start
+from depthsearch.training.outcomes import ProbePoint, plateau_start
+from depthsearch.training.probe import linear_probe
 
 Floats = NDArray[np.float64]
 Params = dict[str, Any]

@@ -27,7 +27,7 @@ from benchmarks.shared.postgres_server import postgres_server
 from benchmarks.speed.workers import EPOCH_SECONDS, make_task, simulated
 from depthsearch import SearchSpace, Task
 from depthsearch.study import open_storage, open_study, search
-from depthsearch.training.loop import EpochResult
+from depthsearch.training.outcomes import EpochResult
 from depthsearch.workers import Ended, InProcess, Report
 
 # Wall and processor seconds.

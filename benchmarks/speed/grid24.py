@@ -59,8 +59,8 @@ from depthsearch import (
 from depthsearch.data import ImageSet
 from depthsearch.features import choose_budget
 from depthsearch.models.backbones import Backbone
-from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import model_for, train_point
+from depthsearch.training.outcomes import EpochResult
 
 STEM = ("conv1", "bn1")
 BLOCKS = (

@@ -23,8 +23,18 @@ from optuna_dashboard import wsgi
 from PIL import Image
 from torch import nn
 
-from depthsearch.classifier.explain.gallery import INDEX, draw_gallery, pick_photos, read_photos
-from depthsearch.classifier.explain.layers import Subject, choose_layers, find_layers, subject_of
+from depthsearch.classifier.explain.gallery import (
+    INDEX,
+    draw_gallery,
+    pick_photos,
+    read_photos,
+)
+from depthsearch.classifier.explain.layers import (
+    Subject,
+    choose_layers,
+    find_layers,
+    subject_of,
+)
 from depthsearch.classifier.explain.maps import (
     Comparison,
     Photo,
@@ -33,11 +43,23 @@ from depthsearch.classifier.explain.maps import (
     look,
     pretrained_classes,
 )
-from depthsearch.classifier.explain.picture import CELL, INFERNO, VIRIDIS, draw, shown_channels
+from depthsearch.classifier.explain.picture import (
+    CELL,
+    INFERNO,
+    VIRIDIS,
+    draw,
+    shown_channels,
+)
 from depthsearch.cli import main
 from depthsearch.errors import CutError, DataError, SettingsError
-from depthsearch.models.backbones import Backbone, WeightsOrigin, load_backbone, state_digest
-from depthsearch.models.cuts import Cut, find_cut, list_cuts
+from depthsearch.models.backbones import (
+    Backbone,
+    WeightsOrigin,
+    load_backbone,
+    state_digest,
+)
+from depthsearch.models.candidates import list_cuts
+from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.heads import with_head
 from depthsearch.models.pixels import Normalisation

@@ -32,9 +32,22 @@ from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import check_place, save
 from depthsearch.cli import main
 from depthsearch.cli.fit_view import render_fit
-from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
+from depthsearch.data import (
+    DataSet,
+    Geometry,
+    ImageSet,
+    ValueRange,
+    decode_file,
+    load_data,
+)
 from depthsearch.devices import choose_device
-from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
+from depthsearch.errors import (
+    DataError,
+    ModelError,
+    SettingsError,
+    StudyError,
+    TrainingError,
+)
 from depthsearch.features import Boundaries, ViewedImages
 from depthsearch.files import folder_named
 from depthsearch.models.backbones import Preprocessing, load_backbone
@@ -44,8 +57,8 @@ from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
 from depthsearch.study.lease import lease
 from depthsearch.training import loop
-from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task, train_point
+from depthsearch.training.recipe import Recipe
 
 CPU = choose_device("cpu", "float32")
 MIDDLE = 9

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from bad_input import STEADY, contents, refusal
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from insides import actions_of, parsers
 
 from depthsearch.errors import SettingsError

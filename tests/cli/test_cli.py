@@ -28,7 +28,7 @@ from insides import actions_of
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
 
-from depthsearch.cli import commands, main
+from depthsearch.cli import main
 from depthsearch.cli.live_view import View
 from depthsearch.cli.parser import make_parser
 from depthsearch.errors import SettingsError
@@ -107,7 +107,7 @@ def n_finished_in(storage: optuna.storages.RDBStorage) -> int:
 @pytest.mark.parametrize("collects", [True, False])
 def test_a_command_leaves_garbage_collection_as_it_found_it(collects, monkeypatch, capsys) -> None:
     within = []
-    monkeypatch.setattr(commands, "cuts", lambda options: within.append(gc.isenabled()))
+    monkeypatch.setattr("depthsearch.cli.commands.cuts.cuts", lambda options: within.append(gc.isenabled()))
     (gc.enable if collects else gc.disable)()
     try:
         assert main(["cuts", "resnet18"]) == 0
@@ -304,7 +304,7 @@ def test_a_study_in_which_nothing_completes_says_where_to_look(pictures, tmp_pat
 
 def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch) -> None:
     given = []
-    monkeypatch.setattr(commands, "study", given.append)
+    monkeypatch.setattr("depthsearch.cli.commands.study.study", given.append)
     for data in ([], ["--data", "digits"], ["--data", "photos"], ["--data", "photos", "--sampler", "gp"]):
         assert main(["study", "--backbone", "x", *data]) == 0
     counts = [(options.trials, options.epochs) for options in map(with_defaults, given)]
@@ -549,7 +549,7 @@ def test_a_database_that_cannot_be_opened_is_no_outage(monkeypatch, error: Excep
     def fail(_: object) -> None:
         raise error from Away(sqlite3.OperationalError("unable to open database file"))
 
-    monkeypatch.setattr(commands, "status", fail)
+    monkeypatch.setattr("depthsearch.cli.commands.status.status", fail)
     assert status_of(["status"]) == status
 
 
@@ -1120,6 +1120,33 @@ def test_the_dashboard_is_served_on_loopback_until_interrupted(finished, argumen
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
+
+
+def test_what_reads_a_stored_study_does_not_wait_for_pytorch(finished, folder: Path, tmp_path: Path) -> None:
+    """All in one process, as starting one takes longer than they do."""
+    url = f"sqlite:///{shutil.copy(folder / 'studies.db', tmp_path)}"
+    commands = (
+        ["status"],
+        ["status", "--json"],
+        ["report"],
+        ["report", "--json"],
+        ["report", "--out", "."],
+        ["enqueue", "--layer", "conv1.0", "--learning-rate", "0.001"],
+        ["stop"],
+    )
+    code = (
+        "import sys, depthsearch.cli.entry as cli\n"
+        f"ended = [cli.main([*command, '--storage', {url!r}]) for command in {commands}]\n"
+        "import depthsearch.cli.commands.dashboard\n"
+        "heavy = {'torch', 'torchvision', 'timm'} & set(sys.modules)\n"
+        "assert (ended, heavy) == ([0, 0, 0, 0, 0, 0, 2], set()), (ended, heavy)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (0, 1), ended.stderr
+    assert "Nobody runs study 'noughts'" in ended.stderr
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_help_does_not_wait_for_pytorch() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from depthsearch.cli import commands, main
+from depthsearch.cli import main
 from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions
@@ -31,7 +31,7 @@ def status_of(argv: list[str]) -> int:
 def merged(monkeypatch, tmp_path):
     """Give what `depthsearch study` is run with, for a file's text and a command line."""
     given: list[StudyOptions] = []
-    monkeypatch.setattr(commands, "study", given.append)
+    monkeypatch.setattr("depthsearch.cli.commands.study.study", given.append)
 
     def merge(text: str, *options: str) -> StudyOptions:
         assert main(["study", str(write(tmp_path, text)), *options]) == 0

@@ -11,7 +11,12 @@ import torch
 from PIL import Image
 
 from depthsearch.classifier.model import Classifier
-from depthsearch.data import DataSet, Geometry, decode_file, load_data
+from depthsearch.data import (
+    DataSet,
+    Geometry,
+    decode_file,
+    load_data,
+)
 from depthsearch.data.decode import cut_square
 from depthsearch.data.store import pixelfile
 from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges
@@ -19,8 +24,8 @@ from depthsearch.devices import choose_device
 from depthsearch.errors import DataError
 from depthsearch.features import Budget, ViewedImages
 from depthsearch.search.space import Point
-from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import train_point
+from depthsearch.training.recipe import Recipe
 
 FILTERS = ("box", "bilinear", "hamming", "bicubic", "lanczos")
 

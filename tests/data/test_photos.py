@@ -14,8 +14,8 @@ from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.models.backbones import load_backbone, state_digest
 from depthsearch.search.space import Point, SearchSpace
-from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task, train_point
+from depthsearch.training.recipe import Recipe
 
 SIZE = 96
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "vehicles"

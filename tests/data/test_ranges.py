@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthsearch.data import DataSet, Geometry, UnreadableError, ValueRange, decode_file, load_data
-from depthsearch.data import decode as decode_module
+from depthsearch.data import (
+    DataSet,
+    Geometry,
+    UnreadableError,
+    ValueRange,
+    decode as decode_module,
+    decode_file,
+    load_data,
+)
 from depthsearch.errors import DataError
 
 RAMP = np.tile(np.linspace(0, 1, 32), (32, 1))

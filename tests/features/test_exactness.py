@@ -20,14 +20,22 @@ from depthsearch.data.views import View
 from depthsearch.devices import choose_device
 from depthsearch.features import Budget, Spent, store
 from depthsearch.features.tiers import rowfile
-from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone, state_digest
-from depthsearch.models.cuts import Cut, find_cut, list_cuts
+from depthsearch.models.backbones import (
+    Backbone,
+    Preprocessing,
+    load_backbone,
+    state_digest,
+)
+from depthsearch.models.candidates import list_cuts
+from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.models.split import Split, split_at, suffix_of
 from depthsearch.options.words import KINDS
 from depthsearch.search.space import Point
 from depthsearch.training import objective
-from depthsearch.training.loop import EpochResult, Recipe, train
+from depthsearch.training.loop import train
 from depthsearch.training.objective import Task, model_for, train_point
+from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.recipe import Recipe
 
 # Largest difference of a weight or a running statistic. Measured on a CPU with bf16 in hardware
 # (AVX-512): none, as in float32.

@@ -37,7 +37,13 @@ from depthsearch.features import (
 )
 from depthsearch.features.digests import value_digests
 from depthsearch.features.parts import Layout
-from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of, describe, is_whole
+from depthsearch.features.tiers.rowfile import (
+    MappedRows,
+    RowWriter,
+    content_of,
+    describe,
+    is_whole,
+)
 from depthsearch.models.backbones import make_model
 from depthsearch.models.heads import with_head
 from depthsearch.models.split import split_traced
@@ -1350,7 +1356,14 @@ import torch
 from depthsearch.models.backbones import load_backbone
 from depthsearch.data import ImageSet
 from depthsearch.devices import choose_device
-from depthsearch.features import Asks, Boundaries, Budget, FeatureStore, FrozenBackbone, ViewedImages
+from depthsearch.features import (
+    Asks,
+    Boundaries,
+    Budget,
+    FeatureStore,
+    FrozenBackbone,
+    ViewedImages,
+)
 from depthsearch.models.tracing.trace import trace
 
 given = torch.load(sys.argv[1], weights_only=True)

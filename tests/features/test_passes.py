@@ -11,12 +11,19 @@ from torch import nn
 
 from depthsearch import features
 from depthsearch.devices import Device, choose_device
-from depthsearch.features import Budget, FeatureStore, FrozenBackbone, Spent, ViewedImages
+from depthsearch.features import (
+    Budget,
+    FeatureStore,
+    FrozenBackbone,
+    Spent,
+    ViewedImages,
+)
 from depthsearch.features.passes import MOST_IMAGES, PassSize, live_bytes
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point
-from depthsearch.training.objective import Task, TransferCurve, train_point, transfer_curve
+from depthsearch.training.objective import Task, train_point, transfer_curve
+from depthsearch.training.outcomes import TransferCurve
 from depthsearch.workers import Probing, run_job
 
 CPU = choose_device("cpu", "float32")

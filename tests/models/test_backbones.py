@@ -12,7 +12,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
-from depthsearch.models.backbones import hub, load_backbone, make_model, state_digest, timm_source
+from depthsearch.models.backbones import (
+    hub,
+    load_backbone,
+    make_model,
+    state_digest,
+    timm_source,
+)
 
 NAME = "test_resnet"
 

@@ -14,8 +14,7 @@ import pytest
 import timm
 import torch
 from bad_input import STEADY, STUDY, contents, refusal
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from privileges import make_pipe
 from safetensors.torch import save
 

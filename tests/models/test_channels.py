@@ -19,11 +19,11 @@ from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.features import Budget
 from depthsearch.models.backbones import Backbone, load_backbone
-from depthsearch.models.cuts import list_cuts
+from depthsearch.models.candidates import list_cuts
 from depthsearch.models.split import split_at
 from depthsearch.search.space import Point
-from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task, train_point
+from depthsearch.training.recipe import Recipe
 
 NAME = "test_resnet"
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from depthsearch import freeze_before
 from depthsearch.errors import CutError
-from depthsearch.models import cuts as module
-from depthsearch.models.cuts import DEFAULT_KINDS, Cut, find_cut, list_cuts
+from depthsearch.models import candidates as module
+from depthsearch.models.candidates import list_cuts
+from depthsearch.models.cuts import DEFAULT_KINDS, Cut, find_cut
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.words import KINDS

@@ -14,7 +14,14 @@ import timm
 import torch
 from optuna.distributions import IntDistribution
 
-from depthsearch import Objective, SearchSpace, list_cuts, load, split_at, transfer_curve
+from depthsearch import (
+    Objective,
+    SearchSpace,
+    list_cuts,
+    load,
+    split_at,
+    transfer_curve,
+)
 from depthsearch.classifier.explain.maps import pretrained_classes
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
@@ -24,9 +31,15 @@ from depthsearch.report.text import as_json, render
 from depthsearch.results import StoredStudy
 from depthsearch.results.evidence import weigh
 from depthsearch.results.summary import standings, summarize
+from depthsearch.search.firsts import count_exhaustive, first_settings
 from depthsearch.search.sampling import make_sampler
 from depthsearch.search.space import Point
-from depthsearch.study import CurveDrawn, confirm, count_exhaustive, first_settings, open_study, search
+from depthsearch.study import (
+    CurveDrawn,
+    confirm,
+    open_study,
+    search,
+)
 from depthsearch.training.objective import Task
 
 BOTH = ("cnn", "test_resnet")

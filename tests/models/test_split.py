@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from depthsearch.errors import CutError, TraceError
-from depthsearch.models.cuts import Cut, find_cut, list_cuts
+from depthsearch.models.candidates import list_cuts
+from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.models.freezing import freeze_before
 from depthsearch.models.split import joined_state, split_at
 from depthsearch.options.words import KINDS

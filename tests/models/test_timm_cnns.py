@@ -11,7 +11,8 @@ import timm
 import torch
 from torch import nn
 
-from depthsearch.models.cuts import Cut, list_cuts
+from depthsearch.models.candidates import list_cuts
+from depthsearch.models.cuts import Cut
 from depthsearch.models.split import split_traced
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.words import KINDS

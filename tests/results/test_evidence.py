@@ -12,8 +12,15 @@ from optuna.trial import TrialState, create_trial
 from stored_studies import attributes
 
 from depthsearch.models.cuts import Cut
-from depthsearch.results import Evidence, Settled, StoredStudy, StoredTrial, promising, weigh
-from depthsearch.results import evidence as evidence_module
+from depthsearch.results import (
+    Evidence,
+    Settled,
+    StoredStudy,
+    StoredTrial,
+    evidence as evidence_module,
+    promising,
+    weigh,
+)
 from depthsearch.search.aims import store_aim
 from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.visualization.words import layer_ranges

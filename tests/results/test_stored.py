@@ -26,7 +26,13 @@ from stored_studies import (
 import depthsearch
 from depthsearch.errors import StudyError
 from depthsearch.options.attributes import FORMAT, StudyKey, TrialKey
-from depthsearch.results import StoredStudy, front_of, importance_of, summarize, weigh
+from depthsearch.results import (
+    StoredStudy,
+    front_of,
+    importance_of,
+    summarize,
+    weigh,
+)
 from depthsearch.study import open_storage
 from depthsearch.study.progress import is_something_left
 from depthsearch.study.storage.optuna_private import storage_of

@@ -9,11 +9,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from depthsearch.errors import SettingsError
-from depthsearch.search.aims import (
-    STARTUP_CHEAPER,
-    CheaperMedianPruner,
-    store_aim,
-)
+from depthsearch.search.aims import STARTUP_CHEAPER, CheaperMedianPruner, store_aim
 from depthsearch.search.sampling import make_pruner, resolve
 
 # --- the pruner ---------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def level(space: SearchSpace, rates: Iterable[float]) -> list[FrozenTrial]:
     return [trial(space, i, 0.8 + 1e-4 * i, rate=rate) for i in range(0, N_CUTS, 2) for rate in rates]
 
 
-RATES = (10 ** np.linspace(-5, -2, 7)).tolist()
+RATES = np.geomspace(1e-5, 1e-2, 7).clip(1e-5, 1e-2).tolist()
 
 
 @pytest.fixture

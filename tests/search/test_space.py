@@ -11,8 +11,8 @@ from optuna.trial import FixedTrial
 from depthsearch import SearchSpace, freeze_before
 from depthsearch.errors import CutError, SettingsError
 from depthsearch.models.heads import with_head
+from depthsearch.search.firsts import first_settings
 from depthsearch.search.space import Point, place_of
-from depthsearch.study import first_settings
 from depthsearch.training.objective import Objective
 
 

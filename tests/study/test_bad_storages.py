@@ -11,8 +11,7 @@ import numpy as np
 import optuna
 import pytest
 from bad_input import STEADY, STUDY, contents, refusal, status_of, studied
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from privileges import modes_obeyed
 
 from depthsearch.study import open_storage

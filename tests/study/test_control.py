@@ -36,15 +36,20 @@ from depthsearch.study import (
     confirm,
     coordinator,
     enqueue,
+    lease as lease_module,
     open_study,
     request_stop,
     search,
     wait_until_free,
 )
-from depthsearch.study import lease as lease_module
 from depthsearch.study.control import AFTER
 from depthsearch.study.lease import holder_of, lease
-from depthsearch.study.progress import STATES, Status, status, status_json
+from depthsearch.study.progress import (
+    STATES,
+    Status,
+    status,
+    status_json,
+)
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 from depthsearch.training.objective import Task
 

@@ -25,14 +25,20 @@ from depthsearch.models.backbones import load_backbone
 from depthsearch.options.weights import weights_by_backbone, with_full_paths
 from depthsearch.report.page import compose
 from depthsearch.report.text import as_json
-from depthsearch.results import StoredStudy
-from depthsearch.results import summary as summary_module
+from depthsearch.results import StoredStudy, summary as summary_module
 from depthsearch.results.evidence import promising, weigh
 from depthsearch.results.summary import standings, summarize
 from depthsearch.results.trials import cost_of
+from depthsearch.search.firsts import first_settings
 from depthsearch.search.sampling import ExtrapolatingGPSampler, make_sampler
 from depthsearch.seeds import seed_from
-from depthsearch.study import CurveDrawn, TrialStarted, confirm, first_settings, open_study, search
+from depthsearch.study import (
+    CurveDrawn,
+    TrialStarted,
+    confirm,
+    open_study,
+    search,
+)
 from depthsearch.study.preparing import prepare_again
 from depthsearch.study.storage.optuna_private import storage_of
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point

@@ -30,12 +30,15 @@ from depthsearch import cli
 from depthsearch.cli import entry
 from depthsearch.errors import SettingsError
 from depthsearch.signals import deferred, let_through, sigterm_interrupts
-from depthsearch.study import open_storage as exported
-from depthsearch.study import open_study, search
-from depthsearch.study import without_password as hide_exported
+from depthsearch.study import open_storage as exported, open_study, search
 from depthsearch.study.storage import StorageError, open_storage
-from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of, trial_id_of
-from depthsearch.text import hidden, without_password
+from depthsearch.study.storage.optuna_private import (
+    database_of,
+    storage_of,
+    study_id_of,
+    trial_id_of,
+)
+from depthsearch.text import hidden, without_password, without_password as hide_exported
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 
@@ -739,7 +742,7 @@ def test_a_command_to_go_on_with_has_no_password(
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("depthsearch.cli.commands.fit", interrupted)
+    monkeypatch.setattr("depthsearch.cli.commands.fit.fit", interrupted)
     assert cli.main(["fit", "--storage", "postgresql://u:s3:c@ret@h/d", "--out", "x"]) == entry.INTERRUPTED
     told = capsys.readouterr().err
     assert told.endswith("go on with: depthsearch fit --storage 'postgresql://u:***@h/d' --out x\n")

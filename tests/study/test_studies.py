@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from depthsearch.cli import commands, main
+from depthsearch.cli import main
 from depthsearch.models.backbones import make_model
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.cuts import find_cut
@@ -26,7 +26,7 @@ def arguments_of(name: str) -> StudyOptions:
     """Give what `depthsearch study` is run with."""
     given: list[StudyOptions] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "study", given.append)
+        patch.setattr("depthsearch.cli.commands.study.study", given.append)
         assert main(["study", str(STUDIES / f"{name}.toml")]) == 0
     return given[0]
 

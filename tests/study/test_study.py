@@ -24,6 +24,7 @@ from depthsearch.features import Budget
 from depthsearch.machine import start_of, this_machine
 from depthsearch.models.backbones import load_backbone
 from depthsearch.results import StoredStudy
+from depthsearch.search.firsts import count_exhaustive
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
 from depthsearch.study import (
@@ -34,7 +35,6 @@ from depthsearch.study import (
     TrialEnded,
     TrialStarted,
     coordinator,
-    count_exhaustive,
     open_storage,
     open_study,
     search,

@@ -17,9 +17,14 @@ from depthsearch.data.views import View
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import ViewedImages
 from depthsearch.options import augmentation
-from depthsearch.options.augmentation import RANGES, USUAL, read_augmentation, written
+from depthsearch.options.augmentation import (
+    RANGES,
+    USUAL,
+    read_augmentation,
+    written,
+)
 from depthsearch.study import open_study
-from depthsearch.training.loop import Recipe
+from depthsearch.training.recipe import Recipe
 
 KERAS = "rotation=40,shift=0.2,shear=0.2,zoom=0.2,flip"
 SIDE = 30

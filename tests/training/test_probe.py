@@ -14,7 +14,8 @@ from torch import Tensor
 
 from depthsearch.errors import DataError, TrainingError
 from depthsearch.training import probe
-from depthsearch.training.probe import ProbePoint, linear_probe, plateau_start, ridge_logits
+from depthsearch.training.outcomes import ProbePoint, plateau_start
+from depthsearch.training.probe import linear_probe, ridge_logits
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -27,8 +27,10 @@ from depthsearch.options import words
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.training import loop, objective
-from depthsearch.training.loop import EpochResult, Recipe, train
+from depthsearch.training.loop import train
 from depthsearch.training.objective import model_for, train_point
+from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.recipe import Recipe
 
 CPU = choose_device("cpu", "float32")
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from depthsearch.models.backbones import make_model
-from depthsearch.models.cuts import Cut, list_cuts
+from depthsearch.models.candidates import list_cuts
+from depthsearch.models.cuts import Cut
 from depthsearch.visualization.axes import stages, without_outliers
 from depthsearch.visualization.style import N_LETTERS, N_LINES, hover
 from depthsearch.visualization.words import shown

@@ -45,12 +45,31 @@ from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.options.study import StudyOptions
-from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
+from depthsearch.study import (
+    EpochDone,
+    TrialLost,
+    TrialStarted,
+    open_study,
+    request_stop,
+    search,
+)
 from depthsearch.study.preparing import executors
-from depthsearch.training.loop import EpochResult
-from depthsearch.training.objective import Task, TransferCurve
-from depthsearch.workers import Probing, RayWorkers, Training, ray_workers, starting
-from depthsearch.workers.jobs import Ended, Failed, Job, Lost, Report
+from depthsearch.training.objective import Task
+from depthsearch.training.outcomes import EpochResult, TransferCurve
+from depthsearch.workers import (
+    Probing,
+    RayWorkers,
+    Training,
+    ray_workers,
+    starting,
+)
+from depthsearch.workers.jobs import (
+    Ended,
+    Failed,
+    Job,
+    Lost,
+    Report,
+)
 from depthsearch.workers.places import HUNG_SECONDS
 from depthsearch.workers.ray import cluster, connecting, remote
 from depthsearch.workers.ray.checkpoints import Tokens
@@ -184,7 +203,7 @@ from depthsearch.devices import choose_device
 from depthsearch.workers import ray_workers
 from depthsearch.signals import sigterm_interrupts
 from depthsearch.training.objective import Task
-from depthsearch.training.loop import Recipe
+from depthsearch.training.recipe import Recipe
 
 data = load_data("digits", image_size=16)
 backbone = load_backbone("test_resnet", "random", image_size=16)

@@ -21,7 +21,12 @@ import torch
 from optuna.trial import TrialState
 
 from depthsearch.devices import Device, choose_device, release_memory
-from depthsearch.errors import DataError, DivergedError, SettingsError, StudyError
+from depthsearch.errors import (
+    DataError,
+    DivergedError,
+    SettingsError,
+    StudyError,
+)
 from depthsearch.features import Budget
 from depthsearch.seeds import seed_from
 from depthsearch.study import (
@@ -39,8 +44,8 @@ from depthsearch.study.choosing.confirmation import CONFIRMATION
 from depthsearch.study.choosing.lost import replaced
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 from depthsearch.training import objective
-from depthsearch.training.loop import EpochResult
-from depthsearch.training.objective import Task, TransferCurve
+from depthsearch.training.objective import Task
+from depthsearch.training.outcomes import EpochResult, TransferCurve
 from depthsearch.workers import (
     Ended,
     Failed,

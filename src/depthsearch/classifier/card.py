@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from depthsearch.models.backbones import WeightsOrigin
+from depthsearch.models.backbones.backbone import WeightsOrigin
 from depthsearch.options.backbones import parse_name
 from depthsearch.text import one_line
 

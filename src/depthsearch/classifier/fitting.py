@@ -24,10 +24,15 @@ from depthsearch.classifier.figures import Figures, figures_of
 from depthsearch.classifier.model import BATCH_SIZE, Classifier
 from depthsearch.classifier.modelfolder import Description, check_place, save
 from depthsearch.classifier.onnxfile import OnnxFile, export_onnx, require_onnx
-from depthsearch.data import DataSet, ImageSet
+from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
-from depthsearch.errors import DivergedError, SettingsError, StudyError, TrainingError
-from depthsearch.models.backbones import Preprocessing
+from depthsearch.errors import (
+    DivergedError,
+    SettingsError,
+    StudyError,
+    TrainingError,
+)
+from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.heads import without_dropout
 from depthsearch.models.split import Suffix
@@ -37,8 +42,8 @@ from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.lease import Lease, lease
 from depthsearch.text import first_line
-from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task, model_for, train_point
+from depthsearch.training.outcomes import EpochResult
 
 __all__ = [
     "Fitted",

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from depthsearch.data import Columns, Sample, UnreadableError, decode_file
-from depthsearch.data.decode import pillow_quiet
+from depthsearch.data.decode import UnreadableError, decode_file, pillow_quiet
+from depthsearch.data.samples import Columns, Sample
 from depthsearch.devices import Device
 from depthsearch.errors import DataError
 from depthsearch.machine import usable_cores
-from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.heads import giving_numbers
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.rounding import filled_up

@@ -24,8 +24,9 @@ from torch import nn
 from depthsearch import __version__
 from depthsearch.classifier.card import model_card
 from depthsearch.classifier.model import Classifier
-from depthsearch.data import Columns, Geometry, ValueRange
-from depthsearch.data.samples import is_number
+from depthsearch.data.decode import Geometry
+from depthsearch.data.ranges import ValueRange
+from depthsearch.data.samples import Columns, is_number
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import DataError, ModelError
 from depthsearch.files import (
@@ -38,7 +39,8 @@ from depthsearch.files import (
     why_no_file,
     why_no_folder,
 )
-from depthsearch.models.backbones import Preprocessing, rebuild, state_digest
+from depthsearch.models.backbones.backbone import Preprocessing, state_digest
+from depthsearch.models.backbones.loading import rebuild
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.flattening import flattened
 from depthsearch.models.heads import with_head

@@ -15,7 +15,7 @@ from torch import nn
 from depthsearch.classifier.model import Classifier
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import ModelError, SettingsError
-from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.text import first_line

@@ -1,4 +1,4 @@
-"""The entry point of the command line. PyTorch is imported only once a command runs."""
+"""The entry point of the command line. What a command needs is imported only once it runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import gc
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from depthsearch.cli import commands
 from depthsearch.cli.output import run_writing
 from depthsearch.cli.parser import make_parser, options_from, without_passwords
 from depthsearch.errors import DepthsearchError, SettingsError
@@ -55,7 +57,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _command_named(name: str) -> Callable[[Any], bool | None]:
-    """Import a command, and with it PyTorch and its kin.
+    """Import a command, and with it what it needs: most need PyTorch and its kin.
 
     Hundreds of thousands of objects are made, and nearly all of them stay. To look through them for garbage
     again and again is a sixth of the time that it takes.
@@ -63,9 +65,10 @@ def _command_named(name: str) -> Callable[[Any], bool | None]:
     was_collecting = gc.isenabled()
     gc.disable()
     try:
-        from depthsearch.cli import commands
+        import optuna
 
-        run: Callable[[Any], bool | None] = getattr(commands, name)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        run: Callable[[Any], bool | None] = getattr(import_module(f"{commands.__name__}.{name}"), name)
     finally:
         if was_collecting:
             gc.enable()

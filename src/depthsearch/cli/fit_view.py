@@ -11,7 +11,7 @@ from depthsearch.classifier.figures import Figures
 from depthsearch.classifier.fitting import Fitted
 from depthsearch.options.backbones import parse_name
 from depthsearch.report.tables import Column, FittingTable
-from depthsearch.training.loop import EpochResult
+from depthsearch.training.outcomes import EpochResult
 
 __all__ = ["epoch_line", "render_fit"]
 

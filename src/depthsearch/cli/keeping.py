@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import optuna
 from optuna.exceptions import StorageInternalError
+from PIL.Image import Image
 from rich.console import Console
 
-from depthsearch.classifier.confusion import confusion_picture
-from depthsearch.classifier.fitting import Fitted
 from depthsearch.cli.console import say
 from depthsearch.cli.places import artifacts_of
 from depthsearch.errors import DepthsearchError
 from depthsearch.report.page import compose
-from depthsearch.results import StoredStudy, summarize
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.summary import summarize
 from depthsearch.signals import deferred
 from depthsearch.study.artifacts import Artifacts, keep_latest, small_pictures
 from depthsearch.text import first_line
@@ -36,15 +37,19 @@ def keep_report(study: optuna.Study, console: Console, storage: str, artifacts: 
 
 
 def keep_fit(
-    stored: optuna.Study, fitted: Fitted, console: Console, storage: str, artifacts: str | None = None
+    study: optuna.Study,
+    confusions: Image,
+    card: Path,
+    console: Console,
+    storage: str,
+    artifacts: str | None = None,
 ) -> None:
-    """Store the confusions of a test and the model's card, replacing earlier ones."""
+    """Store a picture of what a test confused and the model's card, replacing earlier ones."""
     with _failure_said(f"{CONFUSIONS} and {CARD}", console):
         if (store := artifacts_of(storage, artifacts)) is not None:
             picture = io.BytesIO()
-            confusion_picture(fitted.figures, fitted.noun).save(picture, "PNG", optimize=True)
-            card = (fitted.folder / "README.md").read_bytes()
-            _keep(store, stored, {CONFUSIONS: picture.getvalue(), CARD: card})
+            confusions.save(picture, "PNG", optimize=True)
+            _keep(store, study, {CONFUSIONS: picture.getvalue(), CARD: card.read_bytes()})
 
 
 @contextmanager

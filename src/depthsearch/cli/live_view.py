@@ -17,7 +17,7 @@ from depthsearch.cli.console import say
 from depthsearch.report.text import sparkline
 from depthsearch.results.summary import ENDED, Summary
 from depthsearch.search.space import Point
-from depthsearch.study import (
+from depthsearch.study.events import (
     ConfirmationPlanned,
     CurveDrawn,
     EpochDone,

@@ -9,9 +9,10 @@ import optuna
 from depthsearch.errors import SettingsError
 from depthsearch.files import folder_named, is_file
 from depthsearch.options.commands import StoredOptions
-from depthsearch.study import open_storage, without_password
 from depthsearch.study.artifacts import Artifacts, artifact_folder
-from depthsearch.study.preparing import existing
+from depthsearch.study.preparing.places import existing
+from depthsearch.study.storage.opening import open_storage
+from depthsearch.text import without_password
 
 __all__ = ["artifacts_of", "model_folder", "named_study"]
 

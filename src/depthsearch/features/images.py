@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from depthsearch.data import ImageSet
+from depthsearch.data.dataset import ImageSet
 from depthsearch.data.views import View
 from depthsearch.devices import Device
 from depthsearch.options.augmentation import USUAL, read_augmentation, written

@@ -16,7 +16,7 @@ from torch import fx
 
 from depthsearch.devices import Device
 from depthsearch.features.digests import value_digests
-from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.rounding import filled_up, gates_of
 from depthsearch.models.tracing.graph import LayerGraph

@@ -7,81 +7,29 @@ compute), with the others as aliases.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError, TraceError
+from depthsearch.models.cuts import DEFAULT_KINDS, Cut, cuts_named, cuts_near
 from depthsearch.models.headplace import NO_HEAD, find_head, is_within
-from depthsearch.models.numbering import Numbered, layer_name, number_layers
+from depthsearch.models.numbering import Numbered, number_layers
 from depthsearch.models.tracing.graph import Layer, LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
 from depthsearch.models.tracing.trace import trace
-from depthsearch.options.words import AUTO, KINDS
+from depthsearch.options.words import KINDS
 
-__all__ = ["Cut", "find_cut", "kinds_of", "list_cuts"]
+__all__ = ["cuts_of", "find_blocks", "kinds_of", "list_cuts"]
 
-DEFAULT_KINDS = (AUTO,)
 CONVOLUTIONAL, BLOCKS = ("conv", "pool", "concat"), ("block",)
 # Which name a cut carries when several candidates start at the same layer.
 PRECEDENCE = ("head", "conv", "linear", "pool", "concat", "block")
 STATISTICS = ("running_mean", "running_var")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """A border between frozen and trainable layers.
-
-    Attributes:
-        index: Position among the listed candidates by depth; 0 freezes nothing.
-        layer: Number of the first trainable layer, counted from 1 as Keras prints a model.
-        name: Module path of that layer or block.
-        kind: ``conv``, ``pool``, ``concat``, ``block`` or ``linear``; ``head``: the whole backbone is frozen.
-        keras_name: Its name in ``keras.applications``, or None where Keras has no such model.
-        aliases: Other candidates that freeze the same parameters.
-        first_layer: Name of the operation that the suffix starts with.
-        frozen_mac_share: Share of the backbone's forward MACs before the cut, in [0, 1].
-        frozen_parameter_share: Share of the backbone's parameters before the cut, in [0, 1].
-        trainable_parameters: Parameters of the backbone at or behind the cut; the head's come on top.
-        boundary_bytes: Bytes of the tensors alive across the cut, per image, as computed (float32: 4 each).
-        training_macs: MACs of training on one image, the head left out: frozen layers forward, the others
-            forward and backward.
-        trainable_tensors: Weight tensors (kernels, biases, scales) of the backbone at or behind the cut, each
-            counted as one.
-        backbone: Whose cut it is, where a space has those of several backbones; else empty.
-        image_shape: Channels, height and width of the image that its costs are of.
-    """
-
-    index: int
-    layer: int
-    name: str
-    kind: str
-    keras_name: str | None
-    aliases: tuple[str, ...]
-    first_layer: str
-    frozen_mac_share: float
-    frozen_parameter_share: float
-    trainable_parameters: int
-    boundary_bytes: int
-    training_macs: int = 0
-    trainable_tensors: int = 0
-    backbone: str = ""
-    image_shape: tuple[int, ...] = field(default=(), compare=False)
-
-    def __str__(self) -> str:
-        """Name the cut as every output does: backbone if there are several, number, Keras name, path."""
-        return f"{self.backbone} {self.named}" if self.backbone else self.named
-
-    @property
-    def named(self) -> str:
-        """Name the cut within its backbone."""
-        return layer_name(self.layer, self.keras_name, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +113,7 @@ def cuts_of(
     if layers is None:
         return cuts
     numbers = number_layers(graph)
-    matching = {name: _matching(name, cuts, numbers) for name in map(str, layers)}
+    matching = {name: cuts_named(name, cuts, numbers) for name in map(str, layers)}
     for name, matches in matching.items():
         if not matches:
             raise CutError(_no_candidate(name, cuts, graph, model, kinds, head_name))
@@ -178,26 +126,6 @@ def _picked(cuts: Sequence[Cut], picked: Iterable[Cut]) -> list[Cut]:
     return [replace(cuts[place], index=index) for index, place in enumerate(kept)]
 
 
-def _matching(wanted: str, cuts: Sequence[Cut], numbers: Mapping[str, Numbered]) -> list[Cut]:
-    """Find the cuts of one number, name or pattern."""
-    return [
-        cut
-        for cut in cuts
-        if any(fnmatchcase(name, wanted) for name in _names(cut, numbers)) or wanted in _numbers(cut, numbers)
-    ]
-
-
-def _names(cut: Cut, numbers: Mapping[str, Numbered]) -> list[str]:
-    """List all names of a cut: module paths and Keras names, its aliases' too."""
-    keras = [numbers[alias].keras_name for alias in cut.aliases if alias in numbers]
-    return [name for name in (cut.name, *cut.aliases, cut.keras_name, *keras) if name]
-
-
-def _numbers(cut: Cut, numbers: Mapping[str, Numbered]) -> list[str]:
-    aliases = (numbers[alias].number for alias in cut.aliases if alias in numbers)
-    return [str(number) for number in (cut.layer, *aliases)]
-
-
 def _no_candidate(
     wanted: str, cuts: Sequence[Cut], graph: LayerGraph, model: nn.Module, kinds: Sequence[str], head: str
 ) -> str:
@@ -206,43 +134,16 @@ def _no_candidate(
     for kind in KINDS:
         more = (*kinds, kind)
         others = [] if kind in kinds else cuts_of(graph, model, more, head=head)
-        if _matching(wanted, others, numbers):
+        if cuts_named(wanted, others, numbers):
             return f"Layer {wanted!r} is none of {', '.join(kinds)}: --kinds {','.join(more)} has it."
     if any(is_within(cut.name, wanted) for cut in cuts):
         return f"{wanted!r} is a module with layers inside, not one: give '{wanted}.*' for its cuts."
-    near = f"Near: {', '.join(map(str, _near(wanted, cuts, numbers)))}. See `depthsearch cuts`."
+    nearest = f"Near: {', '.join(map(str, cuts_near(wanted, cuts, numbers)))}. See `depthsearch cuts`."
     for name, numbered in numbers.items():
         if wanted in (str(numbered.number), name, numbered.keras_name):
-            return (
-                f"Layer {wanted!r} ({name}) is none of {', '.join(KINDS[:-1])}: no cut starts there. {near}"
-            )
-    return f"No layer {wanted!r} in {type(model).__name__}. {near}"
-
-
-def _near(wanted: str, cuts: Sequence[Cut], numbers: Mapping[str, Numbered]) -> list[Cut]:
-    """Find three cuts with a number or name like one that there is not."""
-    if wanted.isdecimal() and len(wanted) < 10:
-        nearest = sorted(cuts, key=lambda cut: abs(cut.layer - int(wanted)))[:3]
-        return sorted(nearest, key=lambda cut: cut.index)
-    by_name = {name: cut for cut in cuts for name in _names(cut, numbers)}
-    within = [name for name in by_name if wanted and wanted in name]
-    like = within[:3] or difflib.get_close_matches(wanted[:80], by_name, n=3, cutoff=0.0)
-    return list(dict.fromkeys(by_name[name] for name in like))
-
-
-def find_cut(cuts: Iterable[Cut], name: str | int) -> Cut:
-    """Find a cut by layer number, module path, Keras name or alias.
-
-    Raises:
-        CutError: If there is none, with the names that come nearest.
-    """
-    cuts = list(cuts)
-    wanted = str(name)
-    for cut in cuts:
-        if wanted in (str(cut.layer), cut.name, cut.keras_name, *cut.aliases):
-            return cut
-    near = ", ".join(map(str, _near(wanted, cuts, {})))
-    raise CutError(f"No cut {wanted!r}. Near: {near}. See `depthsearch cuts`.")
+            known = f"Layer {wanted!r} ({name}) is none of {', '.join(KINDS[:-1])}"
+            return f"{known}: no cut starts there. {nearest}"
+    return f"No layer {wanted!r} in {type(model).__name__}. {nearest}"
 
 
 def kinds_of(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from depthsearch.devices import Device
-from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.backbones.backbone import Preprocessing
 
 __all__ = ["Normalisation"]
 

@@ -11,9 +11,14 @@ import optuna
 from depthsearch.models.cuts import Cut
 from depthsearch.results.evidence import Evidence, weigh
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.trials import ENDED, State, StoredTrial, cost_of, rank
-from depthsearch.training.objective import TransferCurve
-from depthsearch.training.probe import ProbePoint
+from depthsearch.results.trials import (
+    ENDED,
+    State,
+    StoredTrial,
+    cost_of,
+    rank,
+)
+from depthsearch.training.outcomes import ProbePoint, TransferCurve
 
 __all__ = [
     "Cost",

@@ -14,7 +14,7 @@ from depthsearch.options.attributes import TrialKey
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.space import BACKBONE, cut_parameter, place_of
-from depthsearch.training.loop import EpochResult
+from depthsearch.training.outcomes import EpochResult
 
 __all__ = [
     "ENDED",

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import (
@@ -21,13 +21,16 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from torch import nn
 
 from depthsearch.errors import SettingsError
-from depthsearch.models.cuts import DEFAULT_KINDS, Cut, list_cuts
-from depthsearch.models.tracing.inputs import ExampleInputs
+from depthsearch.models.cuts import DEFAULT_KINDS, Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.options.words import LEARNING_RATES, OPTIMIZERS, OPTIONAL_RANGES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from depthsearch.models.tracing.inputs import ExampleInputs
 
 __all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter", "is_solved", "place_of"]
 
@@ -169,6 +172,8 @@ class SearchSpace:
             CutError: If it has no candidate, or not a layer that is picked.
             SettingsError: If a range cannot be searched.
         """
+        from depthsearch.models.candidates import list_cuts
+
         cuts = list_cuts(
             model,
             kinds,
@@ -209,6 +214,8 @@ class SearchSpace:
             SettingsError: If there is no model, one has no name, a layer is of none of them, or a range
                 cannot be searched.
         """
+        from depthsearch.models.candidates import list_cuts
+
         if not models or (len(models) > 1 and "" in models):
             raise SettingsError(f"Backbones {list(models)}: give at least one, each under a name.")
         pretrained = [name for name in models if name not in from_scratch]

@@ -13,7 +13,7 @@ from functools import partial
 import optuna
 import torch
 
-from depthsearch.data import check_source
+from depthsearch.data.sources.opening import check_source
 from depthsearch.devices import quick_releases
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut, find_cut
@@ -30,7 +30,15 @@ from depthsearch.signals import Drain, sigterm_drains
 from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.control import mark, request_stop
 from depthsearch.study.coordinator import confirm, search
-from depthsearch.study.events import Event, Note, Notice, Say, Stopped, TrialStarted, Waiting
+from depthsearch.study.events import (
+    Event,
+    Note,
+    Notice,
+    Say,
+    Stopped,
+    TrialStarted,
+    Waiting,
+)
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.loggers.watching import check_watchers, watching
@@ -39,9 +47,9 @@ from depthsearch.study.planning.outlook import LongStudyNote
 from depthsearch.study.preparing.executors import check_executor, started_executor
 from depthsearch.study.preparing.places import cache_folder, is_stored
 from depthsearch.study.preparing.tasks import load_backbones, load_tasks, provenance_of
-from depthsearch.study.storage import check_storage, open_storage
+from depthsearch.study.storage.opening import check_storage, open_storage
 from depthsearch.training.objective import Task
-from depthsearch.workers import Executor
+from depthsearch.workers.jobs import Executor
 
 __all__ = ["StudyResult", "Watcher", "run"]
 

@@ -37,12 +37,18 @@ from depthsearch.study.choosing.confirmation import (
 from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.choosing.lost import enqueue_lost
 from depthsearch.study.control import note_wanted
-from depthsearch.study.events import ConfirmationPlanned, Event, SearchEnded, Stopped
+from depthsearch.study.events import (
+    ConfirmationPlanned,
+    Event,
+    SearchEnded,
+    Stopped,
+)
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
 from depthsearch.training.objective import Task, head_size_of, tasks_of
-from depthsearch.workers import Executor, InProcess
+from depthsearch.workers.here import InProcess
+from depthsearch.workers.jobs import Executor
 
 
 def search(

@@ -11,8 +11,7 @@ from optuna.trial import TrialState
 from depthsearch.models.cuts import Cut
 from depthsearch.search.origins import Origin
 from depthsearch.search.space import Point
-from depthsearch.training.loop import EpochResult
-from depthsearch.training.objective import TransferCurve
+from depthsearch.training.outcomes import EpochResult, TransferCurve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,8 +33,9 @@ from depthsearch.errors import StudyError
 from depthsearch.machine import process_lives, start_of, this_machine
 from depthsearch.options.attributes import StudyKey
 from depthsearch.signals import deferred
-from depthsearch.study.storage import PatientStorage, database_of, is_of_one_thread, patiently
-from depthsearch.study.storage.optuna_private import USER_ATTRIBUTES, study_id_of
+from depthsearch.study.storage.connecting import is_of_one_thread
+from depthsearch.study.storage.optuna_private import USER_ATTRIBUTES, database_of, study_id_of
+from depthsearch.study.storage.patient import PatientStorage, patiently
 
 __all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]
 

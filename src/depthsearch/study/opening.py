@@ -12,9 +12,9 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
-from depthsearch.data import DataSet
+from depthsearch.data.dataset import DataSet
 from depthsearch.errors import StudyError
-from depthsearch.models.backbones import Backbone
+from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import FORMAT, StudyKey, TrialKey
 from depthsearch.options.words import METRICS

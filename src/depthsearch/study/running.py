@@ -43,12 +43,20 @@ from depthsearch.study.events import (
     Waiting,
 )
 from depthsearch.study.lease import Lease
-from depthsearch.study.storage import set_trial_attrs
+from depthsearch.study.storage.attributes import set_trial_attrs
 from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.text import first_line
-from depthsearch.training.loop import EpochResult
-from depthsearch.training.objective import Task, TransferCurve, cost_attributes
-from depthsearch.workers import Ended, Executor, Failed, Lost, Probing, Report, Training
+from depthsearch.training.objective import Task, cost_attributes
+from depthsearch.training.outcomes import EpochResult, TransferCurve
+from depthsearch.workers.jobs import (
+    Ended,
+    Executor,
+    Failed,
+    Lost,
+    Probing,
+    Report,
+    Training,
+)
 
 # How long to wait for reports before checking whether the study is asked to stop.
 POLL_SECONDS = 1.0

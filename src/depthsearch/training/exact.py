@@ -26,9 +26,11 @@ from torch import nn
 
 from depthsearch.devices import Device
 from depthsearch.errors import DivergedError
-from depthsearch.features import BoundarySource
+from depthsearch.features.sources import BoundarySource
 from depthsearch.models.split import Suffix
-from depthsearch.training.loop import EpochResult, Recipe, class_weights, costs_of, validate
+from depthsearch.training.loop import class_weights, costs_of, validate
+from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.recipe import Recipe
 
 __all__ = ["LinearFit", "fit_linear", "only_linear_layer", "solve"]
 

@@ -13,25 +13,34 @@ import optuna
 import torch
 from torch import nn
 
-from depthsearch.data import DataSet, ImageSet, divided
+from depthsearch.data.dataset import DataSet, ImageSet
+from depthsearch.data.splits import divided
 from depthsearch.data.views import view_of
 from depthsearch.devices import Device, is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError
-from depthsearch.features import (
-    Asks,
-    Boundaries,
-    Budget,
-    FeatureStore,
-    FrozenBackbone,
-    Spent,
-    ViewedImages,
-)
-from depthsearch.models.backbones import Backbone
+from depthsearch.features.budget import Budget
+from depthsearch.features.images import ViewedImages
+from depthsearch.features.parts import FrozenBackbone
+from depthsearch.features.rule import Asks
+from depthsearch.features.sources import Boundaries
+from depthsearch.features.store import FeatureStore, Spent
+from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
 from depthsearch.models.headplace import find_head
-from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise, with_head
-from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
+from depthsearch.models.heads import (
+    HeadSize,
+    head_macs,
+    head_size,
+    standardise,
+    with_head,
+)
+from depthsearch.models.split import (
+    Suffix,
+    check_traced,
+    position_of,
+    suffix_of,
+)
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.attributes import TrialKey
@@ -39,13 +48,14 @@ from depthsearch.search.planning.moves import passes_each
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.training.exact import only_linear_layer, solve
-from depthsearch.training.loop import EpochResult, Recipe, train
-from depthsearch.training.probe import ProbePoint, linear_probe
+from depthsearch.training.loop import train
+from depthsearch.training.outcomes import EpochResult, ProbePoint, TransferCurve
+from depthsearch.training.probe import linear_probe
+from depthsearch.training.recipe import Recipe
 
 __all__ = [
     "Objective",
     "Task",
-    "TransferCurve",
     "cost_attributes",
     "full_fine_tune_macs",
     "head_size_of",
@@ -282,23 +292,6 @@ def _train_point(
         checkpoint=checkpoint,
     )
     return suffix, results
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferCurve:
-    """How far the pretrained features carry: a linear probe at depths from the first layers to the last.
-
-    Attributes:
-        points: By depth.
-        macs: MACs spent on the one pass over the images.
-        seconds: Pass and probes together.
-        kept_bytes: Written to the feature store on the way.
-    """
-
-    points: tuple[ProbePoint, ...]
-    macs: int
-    seconds: float
-    kept_bytes: int
 
 
 def transfer_curve(

@@ -13,15 +13,14 @@ n d, so n is the mean of its d eigenvalues, and the same λ means the same for a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 from depthsearch.errors import DataError, TrainingError
 
-__all__ = ["ProbePoint", "choose_strength", "linear_probe", "plateau_start"]
+__all__ = ["choose_strength", "linear_probe"]
 
 # Pooled features of DenseNet121 and EfficientNet-Lite0 at 11 depths, of 1078 and 1600 images and a quarter of
 # them, scored best with one of these; 1e-4 was better for 2 of the 44.
@@ -30,36 +29,6 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 HELD_OUT_EVERY = 5
 # A feature that deviates by less than this share of its largest value is constant but for rounding.
 CONSTANT = 1e-6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbePoint:
-    """A linear probe at one depth.
-
-    Attributes:
-        cut: Index of the cut among the candidates by depth.
-        layer: Number of its first trainable layer.
-        name: Module path of that layer.
-        n_features: Features that the probe saw, constant ones included.
-        score: Accuracy of the probe on validation, in [0, 1].
-        n_val: Validation images behind the score.
-    """
-
-    cut: int
-    layer: int
-    name: str
-    n_features: int
-    score: float
-    n_val: int
-
-    @property
-    def standard_error(self) -> float:
-        """Binomial standard error of the score, one success and one failure added.
-
-        So it is never zero: after 100 of 100 correct it is 0.01, one image.
-        """
-        share = (self.score * self.n_val + 1) / (self.n_val + 2)
-        return math.sqrt(share * (1 - share) / self.n_val)
 
 
 def linear_probe(
@@ -96,25 +65,6 @@ def linear_probe(
     strength = choose_strength(train, train_labels, num_classes)
     (logits,) = ridge_logits(train, train_labels, val, num_classes, [strength])
     return (logits.argmax(1) == val_labels).double().mean().item()
-
-
-def plateau_start(points: Iterable[ProbePoint]) -> ProbePoint | None:
-    """Find where the pretrained features stop helping: the shallowest depth as good as the best.
-
-    As good means within one standard error of the best score. Layers behind it make nothing of the images
-    that a linear classifier would miss, so they are the ones to train anew.
-
-    Args:
-        points: Probes at several depths, in any order, on the same validation images.
-
-    Returns:
-        The point, or None where there is none.
-    """
-    by_depth = sorted(points, key=lambda point: point.cut)
-    if not by_depth:
-        return None
-    best = max(by_depth, key=lambda point: point.score)
-    return next(point for point in by_depth if point.score >= best.score - best.standard_error)
 
 
 def _finite(features: torch.Tensor, what: str) -> torch.Tensor:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 
-from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
-from depthsearch.workers.jobs import Job, JobRunner, Report, run_job
+from depthsearch.training.outcomes import EpochResult
+from depthsearch.workers.jobs import (
+    Job,
+    JobRunner,
+    Report,
+    run_job,
+)
 
 __all__ = ["InProcess"]
 

@@ -18,8 +18,8 @@ from depthsearch.errors import DepthsearchError, DivergedError
 from depthsearch.models.cuts import Cut
 from depthsearch.search.space import Point
 from depthsearch.text import first_line
-from depthsearch.training.loop import EpochResult
-from depthsearch.training.objective import Task, TransferCurve, train_point, transfer_curve
+from depthsearch.training.objective import Task, train_point, transfer_curve
+from depthsearch.training.outcomes import EpochResult, TransferCurve
 
 __all__ = [
     "Ended",

@@ -18,9 +18,16 @@ from typing import Any
 from depthsearch.errors import StudyError
 from depthsearch.signals import deferred
 from depthsearch.text import first_line
-from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
-from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, run_job
+from depthsearch.training.outcomes import EpochResult
+from depthsearch.workers.jobs import (
+    Failed,
+    Job,
+    JobRunner,
+    Lost,
+    Report,
+    run_job,
+)
 from depthsearch.workers.places import (
     AWAY_SECONDS,
     FIRST_PAUSE_SECONDS,

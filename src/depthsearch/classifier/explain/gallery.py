@@ -12,13 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthsearch.classifier.explain.maps import Comparison, Explanation, Photo, explain
+from depthsearch.classifier.explain.maps import (
+    Comparison,
+    Explanation,
+    Photo,
+    explain,
+)
 from depthsearch.classifier.explain.picture import class_name, draw, shown_channels
 from depthsearch.classifier.model import read_pixels
-from depthsearch.data import DataSet, ImageSet, UnreadableError
+from depthsearch.data.dataset import DataSet, ImageSet
+from depthsearch.data.decode import UnreadableError
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.files import is_file, is_folder, written_whole
-from depthsearch.models.backbones import Preprocessing
+from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.restoring import evaluating

@@ -13,7 +13,8 @@ import torch
 from torch import fx, nn
 
 from depthsearch.errors import SettingsError
-from depthsearch.models.cuts import Cut, find_blocks
+from depthsearch.models.candidates import find_blocks
+from depthsearch.models.cuts import Cut
 from depthsearch.models.numbering import layer_name, number_layers
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace

@@ -16,8 +16,14 @@ import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import fx, nn
 
-from depthsearch.classifier.explain.layers import MapLayer, Subject, choose_layers, find_layers, subject_of
-from depthsearch.models.backbones import Backbone, Preprocessing
+from depthsearch.classifier.explain.layers import (
+    MapLayer,
+    Subject,
+    choose_layers,
+    find_layers,
+    subject_of,
+)
+from depthsearch.models.backbones.backbone import Backbone, Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.split import position_of

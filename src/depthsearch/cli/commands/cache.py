@@ -13,9 +13,10 @@ from rich.table import Table
 
 from depthsearch.cli.console import console_for, say
 from depthsearch.errors import SettingsError
-from depthsearch.features import kept_files, remove_locks
+from depthsearch.features.tiers.locks import remove_locks
+from depthsearch.features.tiers.rowfile import kept_files
 from depthsearch.options.commands import CacheOptions
-from depthsearch.study.preparing import cache_folder
+from depthsearch.study.preparing.places import cache_folder
 
 __all__ = ["cache"]
 

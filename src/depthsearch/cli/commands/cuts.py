@@ -6,14 +6,14 @@ import json
 from dataclasses import asdict
 
 from depthsearch.cli.console import console_for, say
-from depthsearch.models.backbones import check_size, make_model
-from depthsearch.models.cuts import cuts_of
+from depthsearch.models.backbones.loading import check_size, make_model
+from depthsearch.models.candidates import cuts_of
 from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.commands import CutsOptions
 from depthsearch.report.tables import Column, FittingTable
-from depthsearch.study.preparing import whole_modules
+from depthsearch.study.preparing.tasks import whole_modules
 
 __all__ = ["cuts"]
 

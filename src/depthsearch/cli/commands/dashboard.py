@@ -11,8 +11,8 @@ from depthsearch.cli.places import artifacts_of
 from depthsearch.errors import SettingsError
 from depthsearch.options.commands import DashboardOptions
 from depthsearch.report.dashboard.serving import serve
-from depthsearch.study import open_storage
-from depthsearch.study.preparing import existing
+from depthsearch.study.preparing.places import existing
+from depthsearch.study.storage.opening import open_storage
 
 __all__ = ["dashboard"]
 

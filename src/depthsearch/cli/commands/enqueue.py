@@ -7,12 +7,11 @@ import json
 from depthsearch.cli.console import console_for, say
 from depthsearch.cli.places import named_study
 from depthsearch.options.commands import EnqueueOptions
-from depthsearch.results import StoredStudy
+from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import cut_json
 from depthsearch.search.space import BACKBONE, cut_parameter
-from depthsearch.study import enqueue as enqueue_guess
-from depthsearch.study.progress import Status
-from depthsearch.study.progress import status as status_of
+from depthsearch.study.control import enqueue as enqueue_guess
+from depthsearch.study.progress import Status, status as status_of
 from depthsearch.study.storage.optuna_private import fixed_params
 from depthsearch.visualization.words import setting_of
 

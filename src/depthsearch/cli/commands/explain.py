@@ -12,35 +12,46 @@ import optuna
 import torch
 from rich.console import Console
 
-from depthsearch.classifier.explain import (
-    Comparison,
-    Photo,
+from depthsearch.classifier.explain.gallery import (
     Picture,
-    compare,
     draw_gallery,
     pick_photos,
-    pretrained_classes,
     read_photos,
 )
+from depthsearch.classifier.explain.maps import (
+    Comparison,
+    Photo,
+    compare,
+    pretrained_classes,
+)
 from depthsearch.classifier.modelfolder import load
-from depthsearch.cli.console import Notices, console_for, say, say_list
+from depthsearch.cli.console import (
+    Notices,
+    console_for,
+    say,
+    say_list,
+)
 from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.places import artifacts_of
 from depthsearch.devices import choose_device, use_all_cores
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import folder_named, is_file, is_folder
-from depthsearch.models.backbones import Backbone, WeightsOrigin, load_backbone
-from depthsearch.models.cuts import Cut, find_cut, list_cuts
+from depthsearch.models.backbones.backbone import Backbone, WeightsOrigin
+from depthsearch.models.backbones.loading import load_backbone
+from depthsearch.models.candidates import list_cuts
+from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.options.attributes import StudyKey
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.commands import ExplainOptions
 from depthsearch.options.weights import weights_by_backbone
 from depthsearch.options.words import KINDS
-from depthsearch.results import StoredStudy
+from depthsearch.results.stored import StoredStudy
 from depthsearch.signals import deferred
-from depthsearch.study import open_storage, without_password
 from depthsearch.study.artifacts import Artifacts, keep_artifact
-from depthsearch.study.preparing import existing, prepare_again
+from depthsearch.study.preparing.again import prepare_again
+from depthsearch.study.preparing.places import existing
+from depthsearch.study.storage.opening import open_storage
+from depthsearch.text import without_password
 
 __all__ = ["explain"]
 

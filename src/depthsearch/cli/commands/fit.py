@@ -8,8 +8,8 @@ from contextlib import closing
 
 from rich.console import Console
 
-from depthsearch.classifier.fitting import Fitted
-from depthsearch.classifier.fitting import fit as fit_answer
+from depthsearch.classifier.confusion import confusion_picture
+from depthsearch.classifier.fitting import Fitted, fit as fit_answer
 from depthsearch.classifier.modelfolder import check_place
 from depthsearch.cli.console import Notices, console_for, say
 from depthsearch.cli.fit_view import epoch_line, render_fit
@@ -18,9 +18,11 @@ from depthsearch.cli.places import artifacts_of, model_folder, named_study
 from depthsearch.errors import StudyError
 from depthsearch.options.commands import FitOptions
 from depthsearch.report.dashboard import refresh
-from depthsearch.results import StoredStudy, summarize
-from depthsearch.study.preparing import cache_folder, prepare_again
-from depthsearch.training.loop import EpochResult
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.summary import summarize
+from depthsearch.study.preparing.again import prepare_again
+from depthsearch.study.preparing.places import cache_folder
+from depthsearch.training.outcomes import EpochResult
 
 __all__ = ["fit"]
 
@@ -73,7 +75,8 @@ def fit(options: FitOptions) -> None:
     )
     with closing(training):
         fitted = _show_epochs(console, training, task.recipe.epochs)
-    keep_fit(study, fitted, console, options.storage, options.artifacts)
+    confusions = confusion_picture(fitted.figures, fitted.noun)
+    keep_fit(study, confusions, fitted.folder / "README.md", console, options.storage, options.artifacts)
     keep_report(study, console, options.storage, options.artifacts)
     refresh(study)
     console_for(stderr=options.json).print(render_fit(fitted))

@@ -7,10 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 from depthsearch.cli.console import Notices, console_for, say
-from depthsearch.data import check_source
+from depthsearch.data.sources.opening import check_source
 from depthsearch.files import folder_named, full_path
 from depthsearch.options.commands import InitOptions
-from depthsearch.study.planning import check_place, pace, plan, write_study_file
+from depthsearch.study.planning.making import pace, plan
+from depthsearch.study.planning.writing import check_place, write_study_file
 
 __all__ = ["init"]
 

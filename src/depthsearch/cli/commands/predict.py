@@ -10,14 +10,10 @@ from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import load
 from depthsearch.cli.console import console_for, say
 from depthsearch.cli.places import model_folder
-from depthsearch.data import (
-    MANIFEST_SUFFIXES,
-    Sample,
-    UnreadableError,
-    files_left_out,
-    image_files,
-    read_samples,
-)
+from depthsearch.data.decode import UnreadableError
+from depthsearch.data.samples import Sample
+from depthsearch.data.sources.folder import files_left_out, image_files
+from depthsearch.data.sources.manifest import MANIFEST_SUFFIXES, read_samples
 from depthsearch.devices import use_all_cores
 from depthsearch.errors import DataError, ModelError
 from depthsearch.files import is_folder

@@ -14,7 +14,8 @@ from depthsearch.options.commands import ReportOptions
 from depthsearch.report.dashboard import refresh
 from depthsearch.report.page import write_report
 from depthsearch.report.text import as_json, render, render_trials
-from depthsearch.results import StoredStudy, summarize
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.summary import summarize
 from depthsearch.study.artifacts import small_pictures
 
 __all__ = ["report"]

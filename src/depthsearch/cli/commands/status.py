@@ -11,12 +11,16 @@ from rich.table import Table
 from depthsearch.cli.console import console_for, say
 from depthsearch.cli.places import named_study
 from depthsearch.options.commands import StatusOptions
-from depthsearch.results import StoredStudy
-from depthsearch.study import open_storage, without_password
-from depthsearch.study.preparing import existing
-from depthsearch.study.progress import Running, Status, status_json
-from depthsearch.study.progress import status as status_of
-from depthsearch.text import duration
+from depthsearch.results.stored import StoredStudy
+from depthsearch.study.preparing.places import existing
+from depthsearch.study.progress import (
+    Running,
+    Status,
+    status as status_of,
+    status_json,
+)
+from depthsearch.study.storage.opening import open_storage
+from depthsearch.text import duration, without_password
 from depthsearch.visualization.words import layer_of, with_error
 
 __all__ = ["status"]

@@ -8,7 +8,7 @@ from depthsearch.cli.console import console_for, say
 from depthsearch.cli.places import named_study
 from depthsearch.errors import StudyError
 from depthsearch.options.commands import StopOptions
-from depthsearch.study import request_stop, wait_until_free
+from depthsearch.study.control import request_stop, wait_until_free
 from depthsearch.study.progress import holder_json
 
 __all__ = ["stop"]

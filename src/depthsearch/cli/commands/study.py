@@ -17,9 +17,11 @@ from depthsearch.errors import SettingsError
 from depthsearch.options.study import StudyOptions, is_planned
 from depthsearch.report.dashboard import refreshed
 from depthsearch.report.text import as_json, render
-from depthsearch.results import summarize
-from depthsearch.study import Event, StudyResult, TrialEnded, run, without_password
+from depthsearch.results.summary import summarize
+from depthsearch.study.conducting import StudyResult, run
+from depthsearch.study.events import Event, TrialEnded
 from depthsearch.study.loggers.eventlog import Sink
+from depthsearch.text import without_password
 
 __all__ = ["study"]
 

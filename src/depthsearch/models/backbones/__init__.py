@@ -4,23 +4,6 @@ Where they come from, a module each: timm, torchvision, Hugging Face's transform
 Weights are read without unpickling code; only a file that is named as a backbone is ever run.
 """
 
-from depthsearch.models.backbones.backbone import (
-    Backbone,
-    Preprocessing,
-    PreprocessingOptions,
-    WeightsOrigin,
-    state_digest,
-)
-from depthsearch.models.backbones.loading import check_size, load_backbone, make_model, rebuild
+import lazy_loader
 
-__all__ = [
-    "Backbone",
-    "Preprocessing",
-    "PreprocessingOptions",
-    "WeightsOrigin",
-    "check_size",
-    "load_backbone",
-    "make_model",
-    "rebuild",
-    "state_digest",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import nn
 
-from depthsearch.data import Geometry, ValueRange
+from depthsearch.data.decode import Geometry
+from depthsearch.data.ranges import ValueRange
 from depthsearch.models.backbones.usercode import UserCode
 from depthsearch.options.words import HeadWord
 

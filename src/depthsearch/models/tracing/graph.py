@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import fx
+from typing import TYPE_CHECKING, Any, Literal
 
 from depthsearch.errors import TraceError
+
+if TYPE_CHECKING:
+    from torch import fx
 
 __all__ = ["Layer", "LayerGraph", "LayerKind"]
 

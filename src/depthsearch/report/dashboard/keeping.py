@@ -16,7 +16,7 @@ from optuna_dashboard._note import get_note_from_system_attrs, note_str_key_pref
 from plotly.graph_objects import Figure
 
 from depthsearch.signals import deferred
-from depthsearch.study.storage import set_system_attrs
+from depthsearch.study.storage.attributes import set_system_attrs
 
 # Lines that Markdown shows nothing of. Between them stands what depthsearch writes.
 BEGIN = "[//]: # (depthsearch begins: what stands from here to its end is written anew after each trial)"

@@ -21,7 +21,8 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.signals import deferred
 from depthsearch.study.progress import status
-from depthsearch.study.storage import PatientStorage, database_of
+from depthsearch.study.storage.optuna_private import database_of
+from depthsearch.study.storage.patient import PatientStorage
 from depthsearch.text import first_line
 from depthsearch.visualization.depth import draw_score_by_depth
 from depthsearch.visualization.front import draw_front

@@ -39,7 +39,7 @@ from depthsearch.results.summary import Summary, standings, summarize
 from depthsearch.results.trials import ENDED
 from depthsearch.study.artifacts import SmallPicture
 from depthsearch.study.progress import is_something_left
-from depthsearch.training.probe import plateau_start
+from depthsearch.training.outcomes import plateau_start
 from depthsearch.visualization.words import in_points, metric_of, percent
 
 __all__ = ["Report", "compose", "cost_values", "data_values", "opening_values", "write_report"]

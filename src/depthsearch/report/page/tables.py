@@ -9,14 +9,19 @@ from functools import partial
 from typing import TypeVar
 
 from depthsearch.models.cuts import Cut
-from depthsearch.report.page.values import Cell, Code, Table, names_of
+from depthsearch.report.page.values import (
+    Cell,
+    Code,
+    Table,
+    names_of,
+)
 from depthsearch.report.text import BACKBONE_HEADINGS, backbone_row, sparkline
 from depthsearch.results.evidence import Expected, Settled
 from depthsearch.results.front import Front, FrontPoint
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Standing, Summary
 from depthsearch.results.trials import ENDED, State, StoredTrial
-from depthsearch.training.probe import ProbePoint, plateau_start
+from depthsearch.training.outcomes import ProbePoint, plateau_start
 from depthsearch.visualization import words
 from depthsearch.visualization.words import (
     in_points,

@@ -38,14 +38,37 @@ from optuna.trial import FrozenTrial
 
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
-from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn, split_of
+from depthsearch.search.beliefs.learning import (
+    Learned,
+    Lesson,
+    ScoreError,
+    learn,
+    split_of,
+)
 from depthsearch.search.extrapolation import course_of
 from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.planning.known import Known, Setting
-from depthsearch.search.planning.moves import Move, Race, Repeat, cost_of_training, is_paused
+from depthsearch.search.planning.moves import (
+    Move,
+    Race,
+    Repeat,
+    cost_of_training,
+    is_paused,
+)
 from depthsearch.search.planning.promise import gains_of, informed
-from depthsearch.search.planning.settings import rates_at, settings_of, spread, widest_gap
-from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, is_solved, place_of
+from depthsearch.search.planning.settings import (
+    rates_at,
+    settings_of,
+    spread,
+    widest_gap,
+)
+from depthsearch.search.space import (
+    BACKBONE,
+    SearchSpace,
+    cut_parameter,
+    is_solved,
+    place_of,
+)
 
 __all__ = ["Planner"]
 

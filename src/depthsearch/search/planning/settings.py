@@ -96,5 +96,5 @@ def _drawn(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
         ) + (distribution.low)
     assert isinstance(distribution, FloatDistribution)
     if distribution.log:
-        return float(np.exp(rng.uniform(math.log(distribution.low), math.log(distribution.high))))
+        return float(rates_at(distribution, rng.uniform()))
     return float(rng.uniform(distribution.low, distribution.high))

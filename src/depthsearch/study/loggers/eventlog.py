@@ -41,8 +41,7 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.search.space import Point
 from depthsearch.study.events import Event, TrialEnded
 from depthsearch.text import first_line, hidden
-from depthsearch.training.loop import EpochResult
-from depthsearch.training.objective import TransferCurve
+from depthsearch.training.outcomes import EpochResult, TransferCurve
 
 __all__ = [
     "KEYS",

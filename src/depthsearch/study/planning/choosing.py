@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from depthsearch.data import Survey
 from depthsearch.data.listing import SPLITS
+from depthsearch.data.surveying import Survey
 from depthsearch.options.words import TOLERANCE
 
 __all__ = ["SHARE", "Setting", "choose_size", "settings_for", "settings_to_save_time", "spread"]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthsearch.data import Survey, survey
+from depthsearch.data.surveying import Survey, survey
 from depthsearch.devices import Device, choose_device, processor_name
 from depthsearch.errors import SettingsError
 from depthsearch.machine import free_memory_bytes, usable_cores
-from depthsearch.models.backbones import Backbone
+from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.models.backbones.suggesting import suggest
 from depthsearch.options.backbones import counted_from
 from depthsearch.options.commands import InitOptions

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
-from depthsearch.data import DataSet, ImageSet, Survey
+from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.sources.torchvision_sets import PREFIX
+from depthsearch.data.surveying import Survey
 from depthsearch.devices import Device
-from depthsearch.models.backbones import Backbone
+from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study.events import Decoding, Notice
 from depthsearch.study.preparing.tasks import load_images
-from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.training.recipe import Recipe
 
 __all__ = ["Measured", "measure"]
 

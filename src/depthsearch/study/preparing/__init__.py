@@ -1,20 +1,5 @@
 """Loading what a study needs, from its options: backbones, images, device and workers."""
 
-from depthsearch.study.preparing.again import prepare_again, stored_options
-from depthsearch.study.preparing.executors import check_executor, started_executor
-from depthsearch.study.preparing.places import cache_folder, existing, is_stored
-from depthsearch.study.preparing.tasks import load_backbones, load_tasks, provenance_of, whole_modules
+import lazy_loader
 
-__all__ = [
-    "cache_folder",
-    "check_executor",
-    "existing",
-    "is_stored",
-    "load_backbones",
-    "load_tasks",
-    "prepare_again",
-    "provenance_of",
-    "started_executor",
-    "stored_options",
-    "whole_modules",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

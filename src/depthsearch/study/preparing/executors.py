@@ -10,27 +10,22 @@ from dataclasses import replace
 
 from depthsearch.devices import Device
 from depthsearch.errors import SettingsError
-from depthsearch.features import remove_shared, shared_memory_folder
+from depthsearch.features.tiers.shared import remove_shared, shared_memory_folder
 from depthsearch.machine import usable_cores
 from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Note, Say
 from depthsearch.study.preparing.tasks import device_here
 from depthsearch.training.objective import Task
-from depthsearch.workers import (
-    Executor,
-    InProcess,
-    LocalProcesses,
-    RayWorkers,
-    WorkerPlan,
-    check_room,
-    cluster_device,
-    cluster_has_gpus,
-    plan_workers,
-    ray_workers,
-)
+from depthsearch.workers.gpu import check_room
+from depthsearch.workers.here import InProcess
+from depthsearch.workers.jobs import Executor
+from depthsearch.workers.local import LocalProcesses
 from depthsearch.workers.places import HUNG_SECONDS
+from depthsearch.workers.plans import WorkerPlan, plan_workers
+from depthsearch.workers.ray.cluster import RayWorkers
 from depthsearch.workers.ray.connecting import connect, import_ray
+from depthsearch.workers.starting import cluster_device, cluster_has_gpus, ray_workers
 
 __all__ = ["check_executor", "started_executor"]
 

@@ -10,8 +10,8 @@ import platformdirs
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_file, nearest_folder
-from depthsearch.study.storage import open_storage
 from depthsearch.study.storage.databasefile import database_file
+from depthsearch.study.storage.opening import open_storage
 from depthsearch.text import without_password
 
 __all__ = ["cache_folder", "check_cache", "existing", "is_stored"]

@@ -14,12 +14,20 @@ import torch
 from rich.filesize import decimal
 
 from depthsearch import __version__
-from depthsearch.data import DataSet, load_data
+from depthsearch.data.dataset import DataSet
 from depthsearch.data.listing import a_few
-from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
-from depthsearch.features import choose_budget, local_folder
+from depthsearch.data.loading import load_data
+from depthsearch.devices import (
+    Device,
+    choose_device,
+    processor_name,
+    use_all_cores,
+)
+from depthsearch.features.budget import choose_budget
+from depthsearch.features.tiers.nodes import local_folder
 from depthsearch.files import full_path
-from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone
+from depthsearch.models.backbones.backbone import Backbone, Preprocessing
+from depthsearch.models.backbones.loading import load_backbone
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.study import StudyOptions, is_demo
@@ -29,8 +37,8 @@ from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.study.events import Decoding, Note, Say
 from depthsearch.study.preparing.places import cache_folder, check_cache
 from depthsearch.text import named_few
-from depthsearch.training.loop import Recipe
 from depthsearch.training.objective import Task
+from depthsearch.training.recipe import Recipe
 
 __all__ = [
     "device_here",

@@ -24,13 +24,22 @@ from numpy.typing import NDArray
 from depthsearch import __version__
 from depthsearch.devices import quick_releases
 from depthsearch.errors import DataError, StudyError
-from depthsearch.features import choose_budget, node_folder
+from depthsearch.features.budget import choose_budget
+from depthsearch.features.tiers.nodes import node_folder
 from depthsearch.files import written_whole
 from depthsearch.machine import start_of, this_machine, thread_clock
 from depthsearch.text import first_line
-from depthsearch.training.loop import EpochResult
 from depthsearch.training.objective import Task
-from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, failed_to_start, portable
+from depthsearch.training.outcomes import EpochResult
+from depthsearch.workers.jobs import (
+    Failed,
+    Job,
+    JobRunner,
+    Report,
+    Training,
+    failed_to_start,
+    portable,
+)
 from depthsearch.workers.places import make_locks_mortal
 from depthsearch.workers.ray.connecting import import_ray
 from depthsearch.workers.ray.slots import Slots
