@@ -25,7 +25,7 @@ def test_every_public_name_can_be_imported() -> None:
 
 
 def test_a_name_that_the_package_lacks_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="depthsearch.*nonesuch"):
+    with pytest.raises(AttributeError, match=r"depthsearch.*nonesuch"):
         _ = depthsearch.nonesuch
 
 

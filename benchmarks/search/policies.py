@@ -77,9 +77,7 @@ def depthsearch(
     return answers
 
 
-def answer_of(
-    study: optuna.Study, recorded: Recorded, which: Literal["answer", "best"] = "answer"
-) -> Answer:
+def answer_of(study: optuna.Study, recorded: Recorded, which: Literal["answer", "best"] = "answer") -> Answer:
     """Return what a study of the product says: its evidence, else the best single training so far."""
     stored = StoredStudy.read(study)
     evidence = weigh(stored)
