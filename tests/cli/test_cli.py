@@ -28,6 +28,7 @@ from insides import actions_of
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
 
+import depthsearch
 from depthsearch.cli import main
 from depthsearch.cli.live_view import View
 from depthsearch.cli.parser import make_parser
@@ -1120,6 +1121,21 @@ def test_the_dashboard_is_served_on_loopback_until_interrupted(finished, argumen
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
+
+
+def test_the_command_that_goes_on_has_the_bounds_of_the_latest_start(pictures: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/bounds.db"
+    for bounds, said in (
+        (("--budget", "5", "--timeout", "30m"), ["--budget 5.0", "--timeout 1800.0"]),
+        (("--budget", "9"), ["--budget 9.0"]),
+        ((), []),
+    ):
+        assert main([*study_arguments(pictures, url), *bounds]) == 0
+        command = depthsearch.status(optuna.load_study(study_name="noughts", storage=url)).command
+        assert command is not None
+        assert re.findall(r"--(?:budget|timeout) [\d.]+", command) == said
+        assert main(["report", "--out", str(tmp_path), "--storage", url]) == 0
+        assert all(bound in (tmp_path / "report.md").read_text("utf-8") for bound in said)
 
 
 def test_what_reads_a_stored_study_does_not_wait_for_pytorch(finished, folder: Path, tmp_path: Path) -> None:

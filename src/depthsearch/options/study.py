@@ -322,13 +322,13 @@ class StudyOptions(Declared):
         f"itself ({MOST_TRIALS}, demo {DEMO_TRIALS}); else the number ({TRIALS}, or {TRIALS_EACH} each of "
         "several backbones; exhaustive: all candidates)",
     )
-    budget: float | None = _here(
+    budget: float | None = _run(
         None,
         values.POSITIVE,
         "what the study may cost in all, trainings again included, such as 4 full fine-tunes (trainings of "
         f"everything); what has begun runs to its end (demo without --trials: {DEMO_BUDGET:g})",
     )
-    timeout: float | None = _here(
+    timeout: float | None = _run(
         None,
         values.DURATION,
         "time after which this run ends, once the running epochs are over, and answers with what it has: "

@@ -28,7 +28,7 @@ from depthsearch.search.sampling import FEW_TRIALS, make_pruner, resolve
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import Drain, sigterm_drains
 from depthsearch.study.choosing.limits import Limits
-from depthsearch.study.control import mark, request_stop
+from depthsearch.study.control import mark, note_bounds, request_stop
 from depthsearch.study.coordinator import confirm, search
 from depthsearch.study.events import (
     Event,
@@ -155,6 +155,7 @@ def run(
             watching(options, study) as log,
             until_stored.pop_all() as until_ended,
         ):
+            note_bounds(study, options)
             if prepared.marked:
                 mark(study, prepared.marked)
             executor = executor or until_ended.enter_context(start())

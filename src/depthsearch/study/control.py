@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.options.attributes import StudyKey, TrialKey
+from depthsearch.options.study import StudyOptions
 from depthsearch.results.stored import StoredStudy
 from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.origins import Origin, origin_of
@@ -104,6 +105,14 @@ def note_wanted(
     request = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers, "at_most": at_most}
     if study.user_attrs.get(StudyKey.WANTED) != request:
         study.set_user_attr(StudyKey.WANTED, request)
+
+
+def note_bounds(study: optuna.Study, options: StudyOptions) -> None:
+    """Store budget and time of a study's latest start, for the command that goes on or runs it again."""
+    provenance = study.user_attrs[StudyKey.PROVENANCE]
+    stored, bounds = provenance["options"], {"budget": options.budget, "timeout": options.timeout}
+    if stored != {**stored, **bounds}:
+        study.set_user_attr(StudyKey.PROVENANCE, {**provenance, "options": {**stored, **bounds}})
 
 
 def mark(study: optuna.Study, cuts: Sequence[Cut]) -> None:
