@@ -1,4 +1,4 @@
-"""Find out which layers of a pretrained CNN should stay frozen.
+"""Find out which layers of a pretrained image model should stay frozen.
 
 Here and in the packages below, the names listed in ``__init__.pyi`` are imported when first used, so that
 what needs no PyTorch does not wait for it.

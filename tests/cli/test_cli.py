@@ -186,7 +186,7 @@ def test_a_study_confirms_its_answer_once(finished, arguments, tmp_path, folder,
     assert result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
     assert f"with 2 seeds each: {2 * n_settings} trainings to go" in told.err
     assert "the best cut is among layers " in told.err
-    assert f"and {2 * n_settings} trainings to confirm" in told.err
+    assert f"and {2 * n_settings} trained again" in told.err
     assert main(again) == 0
     told = capsys.readouterr()
     assert ": 0 trainings to go" in told.err

@@ -200,7 +200,7 @@ def test_a_search_says_when_the_rest_of_its_budget_is_too_small(
     monkeypatch.setattr(Planner, "next_move", next_move)
     _, events = run(n_trials=30, limits=Limits(budget=40.0))
     (ended,) = [event for event in events if isinstance(event, SearchEnded)]
-    rest = r"3\d\.\d\d full fine-tunes are left of the budget, too little for what is worth it$"
+    rest = r"the next .* does not fit into the 3\d\.\d\d full fine-tunes that are left of the budget$"
     assert re.match("another training is not worth its cost$" if is_enough else rest, ended.reason)
 
 
@@ -251,6 +251,6 @@ def test_time_that_runs_out_in_an_epoch_leaves_the_trial(run, monkeypatch: pytes
     for event in events:
         if isinstance(event, EpochDone) and event.number == 1:
             monkeypatch.setattr(time, "monotonic", lambda: until + 1)
-    assert not isinstance(event, TrialEnded)
+    assert event == SearchEnded(reason="its time is over; the same command goes on")
     trial = study.get_trials()[1]
     assert (trial.state, list(trial.intermediate_values)) == (TrialState.RUNNING, [1])

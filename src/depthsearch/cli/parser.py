@@ -81,7 +81,8 @@ class _Version(argparse.Action):
 def make_parser() -> Parser:
     """Make the parser of all commands, once; its result holds only the options that were given."""
     parser = Parser(
-        prog="depthsearch", description="Find out which layers of a pretrained CNN should stay frozen."
+        prog="depthsearch",
+        description="Find out which layers of a pretrained image model should stay frozen.",
     )
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="show the versions of it and its libraries"

@@ -100,7 +100,7 @@ class StoredOptions(Declared):
     """The options of a command that works on a stored study."""
 
     study: str | None = _words(None, STUDY, "its name (default: the only one stored)", "?")
-    name: str | None = declared(None, values.name(), "the same")
+    name: str | None = declared(None, values.name(), "name of the study, the same as STUDY")
     storage: str = declared(DEFAULT_STORAGE, *STORAGE)
 
 
@@ -142,9 +142,9 @@ class EnqueueOptions(StoredOptions):
     head_width: int | None = declared(
         None,
         values.whole(0, values.WIDEST),
-        "of the head's hidden layer; 0: none (default: none, where that is searched)",
+        "width of the head's hidden layers; 0: a linear head (default: the narrowest that the study has)",
     )
-    backbone: str | None = declared(None, values.name("NAME"), "of several, if the layer is in more than one")
+    backbone: str | None = declared(None, values.name("NAME"), "which backbone, if several have the layer")
     to_the_end: bool = declared(False, None, "never pause or prune it; else it is judged as others are")
     json: bool = declared(False, None, JSON_LAST_HELP)
 
@@ -173,9 +173,9 @@ class FitOptions(StoredOptions):
         "folder for the model (default: NAME-model); an earlier model there is replaced",
     )
     seed: int | None = declared(
-        None, values.SEED, "of head, batch order and dropout (default: the trial's own)"
+        None, values.SEED, "seed of head, batch order and dropout (default: the trial's own)"
     )
-    subset: float | None = declared(None, values.PART, f"of the images, 1: all ({AS_IN_STUDY})")
+    subset: float | None = declared(None, values.PART, f"share of the images to use; 1: all ({AS_IN_STUDY})")
     device: words.DeviceWord | None = declared(None, DEVICE, AS_IN_STUDY)
     precision: words.Precision | None = declared(None, PRECISION, AS_IN_STUDY)
     keep_memory: int | None = declared(None, *KEEP_MEMORY)
@@ -255,7 +255,8 @@ class ExplainOptions(Declared):
     weights: str | None = declared(
         None,
         values.place("FILE|none"),
-        "pretrained weights, before fine-tuning (default: as it started)",
+        "weights for the pictures before fine-tuning; none: no such pictures (default: those that training "
+        "started from)",
     )
     backbone: str | None = declared(None, *OWN_NETWORK)
     device: words.DeviceWord = declared("auto", DEVICE, DEVICE_HELP)
@@ -273,13 +274,13 @@ class DashboardOptions(Declared):
     host: str = declared(
         "127.0.0.1",
         values.name(),
-        "address to listen on; other than this machine's own it takes a password",
+        "address to listen on; any but this machine's own needs --password",
     )
-    port: int = declared(8080, values.whole(0, metavar=None), "0 takes a free one")
+    port: int = declared(8080, values.whole(0, metavar=None), "port to listen on; 0: a free one")
     password: str | Literal[True] | None = declared(
         None,
         values.Kind(read=str, metavar="SECRET"),
-        "ask browsers for it; without a value it is asked for here (default: "
+        "password that browsers must give; without a value you are asked for it (default: "
         "$DEPTHSEARCH_DASHBOARD_PASSWORD)",
         bare=True,
     )
@@ -293,7 +294,7 @@ class CacheOptions(Declared):
     clear: Literal["features", "images", "all"] | None = declared(
         None,
         values.choice(("features", "images", "all")),
-        "remove it; a running study computes it again",
+        "which files to remove; a running study computes them again",
     )
     json: bool = declared(False, None, JSON_HELP)
 

@@ -157,7 +157,7 @@ class StudyOptions(Declared):
         None, values.MEANS, f"mean that is subtracted from pixels in [0, 1]; {AS_TRAINED}"
     )
     std: tuple[float, ...] | None = _train(
-        None, values.DEVIATIONS, f"standard deviation that they are divided by; {AS_TRAINED}"
+        None, values.DEVIATIONS, f"standard deviation by which pixels are divided; {AS_TRAINED}"
     )
     interpolation: words.Interpolation | None = _train(
         None, values.choice(words.INTERPOLATIONS), f"how images are resized; {AS_TRAINED}"
@@ -177,13 +177,15 @@ class StudyOptions(Declared):
     )
     skip_unreadable: bool = _train(False, None, "leave out images that cannot be read")
     epochs: int | None = _train(
-        None, values.whole(1), f"of a training that comes to its end (default: {EPOCHS}, demo {DEMO_EPOCHS})"
+        None,
+        values.whole(1),
+        f"epochs of a training that is not stopped early (default: {EPOCHS}, demo {DEMO_EPOCHS})",
     )
     late_passes: int = _train(
         30,
         values.whole(1),
-        "passes over the training images in all, where what learns costs next to nothing: hidden layers of "
-        "the head, the last layers; 1: as many as --epochs",
+        "passes over the training images where only what costs next to nothing learns: hidden layers of the "
+        "head, the last layers; 1: as many as --epochs",
     )
     batch_size: int = _train(64, values.whole(2), "images (or samples) in a training step")
     metric: words.Metric = _train("accuracy", values.choice(words.METRICS), "score on the validation images")
@@ -248,7 +250,9 @@ class StudyOptions(Declared):
             "--augment needs --views 2 or more: --views 1 has the plain images only.",
         ),
     )
-    label_smoothing: float = _train(0.0, values.SHARE, "in [0, 1)")
+    label_smoothing: float = _train(
+        0.0, values.SHARE, "share of the target that the other classes are given, in [0, 1)"
+    )
 
     kinds: tuple[str, ...] = _search((words.AUTO,), *CUT_KINDS)
     layers: tuple[str, ...] | None = _search(None, *LAYERS)
@@ -288,8 +292,9 @@ class StudyOptions(Declared):
     sampler: words.SamplerWord = _search(
         "auto",
         values.choice(words.SAMPLERS),
-        "what chooses the next training. gain: what promises most for its cost; gp, tpe, random: Optuna's; "
-        "auto: gain, or with a pruner of Optuna's tpe under 20 trials, else gp",
+        "what chooses the next training. gain: what promises most for its cost; gp: Optuna's Gaussian "
+        "process, which here learns from pruned trials too; tpe, random: Optuna's; auto: gain, or with a "
+        "pruner of Optuna's tpe under 20 trials, else gp",
         _searched("sampler"),
     )
     pruner: words.PrunerWord = _search(
@@ -347,7 +352,8 @@ class StudyOptions(Declared):
     ray_address: str | None = _here(
         None,
         values.name("ADDRESS"),
-        "HOST:PORT of its head; local: start Ray here (RAY_ADDRESS, else one running here, else local)",
+        "HOST:PORT of the cluster's head; local: start Ray here (RAY_ADDRESS, else one running here, else "
+        "local)",
         refused_if(
             lambda options: options.executor != "ray",
             "--ray-address needs --executor ray: add that, or leave --ray-address out.",
@@ -371,19 +377,20 @@ class StudyOptions(Declared):
     compile: bool = _run(False, None, "torch.compile what is trained: slow to start, then faster")
     keep_memory: int | None = _here(None, *KEEP_MEMORY)
     keep_disk: int | None = _here(None, *KEEP_DISK)
-    seed: int = _run(0, values.SEED, "of everything random")
+    seed: int = _run(0, values.SEED, "seed of everything random")
     confirm: int | str | None = _run(
         None,
         values.CONFIRMED,
-        "cuts to train again, to be surer of the answer. With --sampler gain at most N, where it tells most "
-        "for its cost, or auto: as many as it takes (default); with another the N most promising and both "
-        f"ends, at the end ({CONFIRMED}); 0: none; all: all that were trained, at the end",
+        "how many cuts to train again, to be surer of the answer. auto (default with --sampler gain): as "
+        "many as are worth their cost; N: at most N, but not fewer than 2. With other samplers: the N most "
+        f"promising and both ends, at the end ({CONFIRMED}). 0: none. all: every cut that was trained, at the "
+        "end",
     )
     seeds: int | None = _run(
         None,
         values.whole(2),
-        "how often to train a cut again, each time with another seed: a bound where the search chooses what "
-        f"to train again ({MOST_SEEDS}, demo {DEMO_SEEDS}), else the number ({SEEDS})",
+        "how often to train a setting again, each time with another seed: at most with --sampler gain "
+        f"({MOST_SEEDS}, demo {DEMO_SEEDS}), else exactly ({SEEDS})",
         _confirmed("seeds"),
     )
     resample: bool | None = _run(

@@ -244,7 +244,7 @@ def _top_table(summary: Summary, metric: str) -> FittingTable:
 def _account(summary: Summary) -> Text:
     """Write what a study took."""
     counts = ", ".join(f"{summary.count(state)} {STATES[state]}" for state in ENDED)
-    again = f" and {len(summary.confirming)} trainings to confirm" if summary.confirming else ""
+    again = f" and {len(summary.confirming)} trained again" if summary.confirming else ""
     cost = summary.cost
     return Text(
         f"Cost      {cost.seconds:.1f} s, {cost.full_fine_tunes:.2f} full fine-tunes "

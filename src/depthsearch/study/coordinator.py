@@ -121,6 +121,8 @@ def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -
     yield from run(chooser.next_trial)
     if run.asked or chooser.limits.is_time_up():
         # The next call goes on with what is left, paused trials included.
+        if not run.asked:
+            yield SearchEnded(reason="its time is over; the same command goes on")
         return
     if chooser.planner is not None:
         yield SearchEnded(reason=chooser.why_it_ends())

@@ -115,7 +115,7 @@ class ConfirmationPlanned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchEnded:
-    """The search has ended by itself.
+    """The search has ended by itself, or its time is over.
 
     Attributes:
         reason: Why, in a line.

@@ -104,7 +104,10 @@ class Chooser:
         if self.planner is not None and math.isfinite(left):
             seed = seed_from(self.seed, len(trials))
             if self.planner.next_move(trials, seed=seed, may_be_new=n_left > 0) is not None:
-                return f"{left:.2f} full fine-tunes are left of the budget, too little for what is worth it"
+                return (
+                    "the next training worth its cost does not fit into the "
+                    f"{left:.2f} full fine-tunes that are left of the budget"
+                )
         if n_left <= 0:
             tried = "1 setting was" if self.n_trials == 1 else f"{self.n_trials} settings were"
             return f"{tried} tried, and training one again is not worth its cost"
