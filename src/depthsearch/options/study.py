@@ -382,9 +382,9 @@ class StudyOptions(Declared):
         None,
         values.CONFIRMED,
         "how many cuts to train again, to be surer of the answer. auto (default with --sampler gain): as "
-        "many as are worth their cost; N: at most N, but not fewer than 2. With other samplers: the N most "
-        f"promising and both ends, at the end ({CONFIRMED}). 0: none. all: every cut that was trained, at the "
-        "end",
+        "many as are worth their cost; N: at most N, but not fewer than 2. With other samplers: the N "
+        f"most promising and both ends, at the end ({CONFIRMED}). 0: none. all: every cut that was "
+        "trained, at the end",
     )
     seeds: int | None = _run(
         None,
