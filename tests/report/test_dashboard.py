@@ -465,7 +465,7 @@ def test_a_browser_follows_a_study_while_it_runs_and_shows_all_of_it_afterwards(
     options = (
         "--backbone test_resnet --weights random --image-size 32 --device cpu --precision float32 --name tiny"
     )
-    counts = "--trials 5 --epochs 8 --subset 0.2 --pruner none --head-width 16:16 --confirm 1 --seeds 2"
+    counts = "--trials 5 --epochs 20 --subset 0.2 --pruner none --head-width 16:16 --confirm 1 --seeds 2"
     command = ["study", *options.split(), *counts.split(), "--storage", url]
     process = subprocess.Popen(
         [sys.executable, "-m", "depthsearch", *command],

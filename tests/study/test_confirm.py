@@ -53,11 +53,11 @@ class Study:
         for _ in search(self.open(), self.task, self.space, n_trials=n_trials, **options):
             pass
 
-    def start(self, n_cuts: int = 1, n_seeds: int = 2, *, resample: bool = False) -> Iterator[Any]:
+    def start(self, n_cuts: int = 1, n_seeds: int = 2, *, resample: bool = True) -> Iterator[Any]:
         options = {"n_cuts": n_cuts, "n_seeds": n_seeds, "resample": resample, "checkpoints": self.folder}
         return confirm(self.open(), self.task, self.space, **options)
 
-    def confirm(self, n_cuts: int = 1, n_seeds: int = 2, *, resample: bool = False) -> list[Any]:
+    def confirm(self, n_cuts: int = 1, n_seeds: int = 2, *, resample: bool = True) -> list[Any]:
         return list(self.start(n_cuts, n_seeds, resample=resample))
 
     def confirming(self) -> list[optuna.trial.FrozenTrial]:
@@ -105,7 +105,7 @@ def test_each_cut_is_trained_once_with_each_seed_and_named_as_what_it_is(study: 
 
 
 def test_a_score_is_that_of_the_setting_trained_with_the_seed_that_all_cuts_share(study: Study) -> None:
-    study.confirm()
+    study.confirm(resample=False)
     trial = study.confirming()[0]
     point = study.space.point(trial.params)
     seed = seed_from(study.task.recipe.seed, trial.user_attrs["seed"], CONFIRMATION)
@@ -273,9 +273,9 @@ def test_a_class_of_one_image_cannot_be_divided(digits) -> None:
 @pytest.mark.slow
 def test_resampled_seeds_validate_on_other_images_the_same_for_every_cut(study: Study) -> None:
     """Guards the comparison of cuts under --resample: each seed's split is one for all."""
-    study.confirm()
+    study.confirm(resample=False)
     plain = study.scores()
-    study.confirm(resample=True)
+    study.confirm()
     resampled = [t for t in study.confirming() if t.user_attrs["resample"]]
     assert len(resampled) == len(plain)
     tasks = [study.task.resampled(seed) for seed in (1, 1, 2)]

@@ -74,7 +74,7 @@ def run(tasks, both, open_quick_storage) -> Callable[..., optuna.Study]:
                 for n, _ in enumerate(events):
                     if n == stop:
                         break
-        list(confirm(study, tasks, both, n_cuts=2, n_seeds=2, checkpoints=folder))
+        list(confirm(study, tasks, both, n_cuts=2, n_seeds=2, resample=True, checkpoints=folder))
         return optuna.load_study(study_name="s", storage=storage)
 
     return make

@@ -178,6 +178,7 @@ def weigh(stored: StoredStudy) -> Evidence | None:
         learned,
         [trial.place for trial in first],
         [names.index(trial.cut.backbone) for trial in first],
+        [_order(trial) for trial in first],
         [places[trial.cut] for trial in first],
         [names.index(cut.backbone) for cut in stored.cuts],
         tolerance=stored.tolerance,
@@ -231,7 +232,12 @@ def _first_trainings(stored: StoredStudy) -> list[StoredTrial]:
     for trial in stored.trials:
         if trial.confirms is None and trial.state == "complete" and trial.score is not None:
             first.setdefault((trial.cut.backbone, trial.place), trial)
-    return sorted(first.values(), key=lambda trial: (cost_of(trial.cut), trial.number))
+    return sorted(first.values(), key=lambda trial: (_order(trial), trial.number))
+
+
+def _order(trial: StoredTrial) -> tuple[float, ...]:
+    """Return what orders settings by what their training costs, the head included."""
+    return trial.training_macs, *cost_of(trial.cut)
 
 
 def _scores_again(stored: StoredStudy, first: Iterable[StoredTrial]) -> dict[int, dict[int, float]]:

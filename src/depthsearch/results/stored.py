@@ -248,6 +248,7 @@ def _read(study: optuna.Study, attributes: Mapping[str, Any], trials: Sequence[F
     plan = attributes.get(StudyKey.CONFIRMATION)
     aim = attributes.get(StudyKey.AIM) or {}
     cost = aim.get("cost")
+    space = _read_space(settings, cuts)
     moments = [when for t in trials for when in (t.datetime_start, t.datetime_complete) if when is not None]
     return StoredStudy(
         name=study.study_name,
@@ -255,7 +256,7 @@ def _read(study: optuna.Study, attributes: Mapping[str, Any], trials: Sequence[F
         format=FORMAT,
         settings=dict(settings),
         cuts=cuts,
-        space=_read_space(settings, cuts),
+        space=space,
         backbones={key: backbones[key] for key in by_backbone},
         data=StoredData(**attributes[StudyKey.DATA]),
         recipe=Recipe(**attributes[StudyKey.RECIPE]),
@@ -273,8 +274,8 @@ def _read(study: optuna.Study, attributes: Mapping[str, Any], trials: Sequence[F
         fit=attributes.get(StudyKey.FIT) or {},
         test_readings=tuple(attributes.get(StudyKey.TEST_READINGS) or ()),
         explained=tuple(attributes.get(StudyKey.EXPLAINED) or ()),
-        trials=tuple(read_trial(trial, by_backbone) for trial in trials if has_setting(trial)),
-        unset=tuple(read_unset(trial) for trial in trials if not has_setting(trial)),
+        trials=tuple(read_trial(t, by_backbone) for t in trials if has_setting(t, space)),
+        unset=tuple(read_unset(t) for t in trials if not has_setting(t, space)),
         latest=max(moments, default=None),
     )
 

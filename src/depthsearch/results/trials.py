@@ -13,7 +13,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.planning.moves import is_paused
-from depthsearch.search.space import BACKBONE, cut_parameter, place_of
+from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, place_of
 from depthsearch.training.outcomes import EpochResult
 
 __all__ = [
@@ -128,13 +128,15 @@ def cost_of(cut: Cut) -> tuple[float, ...]:
     return cut.training_macs, -cut.frozen_mac_share, -cut.index
 
 
-def has_setting(trial: FrozenTrial) -> bool:
-    """Return whether a trial of Optuna's has a cut."""
+def has_setting(trial: FrozenTrial, space: SearchSpace) -> bool:
+    """Return whether a trial of Optuna's has its whole setting: one that was killed while it chose has not."""
+    if trial.state == TrialState.RUNNING:
+        return space.is_whole(trial.params)
     return cut_parameter(trial.params.get(BACKBONE, "")) in trial.params
 
 
 def read_unset(trial: FrozenTrial) -> UnsetTrial:
-    """Read a trial that has no cut."""
+    """Read a trial that has no whole setting."""
     return UnsetTrial(
         number=trial.number,
         state=_state(trial),
@@ -144,7 +146,7 @@ def read_unset(trial: FrozenTrial) -> UnsetTrial:
 
 
 def read_trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> StoredTrial:
-    """Read a trial that has a cut.
+    """Read a trial that has a whole setting.
 
     Args:
         trial: Optuna's.

@@ -310,6 +310,10 @@ class SearchSpace:
             _suggest(trial, name, distribution)
         return self.point(trial.params)
 
+    def is_whole(self, params: Mapping[str, Any]) -> bool:
+        """Return whether a trial's parameters are all there: one that was killed while it chose has some."""
+        return self.distributions(params.get(BACKBONE, self.backbones[0])).keys() <= params.keys()
+
     def point(self, params: Mapping[str, Any]) -> Point:
         """Return the point that a trial's parameters stand for."""
         backbone = params.get(BACKBONE, self.backbones[0])

@@ -74,6 +74,7 @@ def judge(
     learned: Learned,
     settled: Sequence[tuple[float, ...]],
     backbones: Sequence[int],
+    costs: Sequence[tuple[float, ...]],
     candidates: Sequence[int],
     of_candidates: Sequence[int],
     *,
@@ -86,6 +87,7 @@ def judge(
         learned: What the trials say.
         settled: Settings with a complete training, the cheapest first.
         backbones: Of each, counted from 0.
+        costs: Of each, what orders them by what their training costs.
         candidates: Of each settled setting the place of its cut among all candidates.
         of_candidates: Backbone of each candidate; those of one lie evenly over depth.
         tolerance: What the answer may lose, in the unit of the score.
@@ -105,9 +107,11 @@ def judge(
     most = scores.max(1)
     chance = (most[:, None] - ours < tolerance).mean(0)
     # Draws have heavy tails while little is known: their mean is chance.
-    best = int(learned.response.mean(np.array(settled), backbones).argmax())
-    shown = np.flatnonzero(chance >= SURE)
-    answer = int(shown[0]) if len(shown) else best
+    means = learned.response.mean(np.array(settled), backbones)
+    best = int(means.argmax())
+    shown = [at for at in range(k) if chance[at] >= SURE]
+    # Of those that cost the same, the best.
+    answer = min(shown, key=lambda at: (costs[at], -means[at]), default=best)
     gaps = ours[:, [best]] - ours
     low, middle, high = np.quantile(theirs, (0.025, 0.5, 0.975), axis=0)
     level = _fewest(theirs.argmax(1), of_candidates) | {candidates[answer], candidates[best]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.options.attributes import TrialKey
+from depthsearch.search.beliefs.learning import Learned, Lesson
+from depthsearch.search.extrapolation import Course
 from depthsearch.search.origins import origin_of
 from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.space import BACKBONE, cut_parameter
@@ -49,7 +51,7 @@ class Known:
         trials: All of them.
         learned: What they say together; None where that is too little.
         settled: Settings with a complete training.
-        pending: Settings that are being trained.
+        running: Trials that are being trained.
         means: Of the settled settings: their expected scores.
         leads: For each settled setting the best one of those it is compared with; None: it has none.
         ended: Trials that were begun and are over: complete, pruned, failed.
@@ -65,28 +67,51 @@ class Known:
         """
         self.trials = trials
         self._planner = planner
-        telling = [trial for trial in trials if _says_something(trial)]
-        self.learned = planner.learn([planner.lesson_of(trial) for trial in telling])
-        errors = () if self.learned is None else self.learned.errors
-        self._errors = {trial.number: error for trial, error in zip(telling, errors, strict=False)}
-        self.pending = [
-            trial.params
-            for trial in trials
-            if trial.state == TrialState.RUNNING
-            and trial.params
-            and not is_paused(trial)
-            and trial.number != but
+        whole = [trial for trial in trials if planner.is_set(trial)]
+        self.running = [
+            trial
+            for trial in whole
+            if trial.state == TrialState.RUNNING and not is_paused(trial) and trial.number != but
         ]
         self.ended = [
             trial
-            for trial in trials
-            if trial.state.is_finished() and trial.params and not trial.user_attrs.get(TrialKey.DROPPED)
+            for trial in whole
+            if trial.state.is_finished() and not trial.user_attrs.get(TrialKey.DROPPED)
         ]
+        self._errors: dict[int, float] = {}
+        self.learned = self._learned([trial for trial in whole if _says_something(trial)])
         self.settled = self._settled()
         self.means: NDArray[np.floating[Any]] = np.zeros(0)
         self.leads: list[Setting | None] = [None] * len(self.settled)
         if self.learned is not None:
             self._find_leads()
+
+    def _learned(self, telling: Sequence[FrozenTrial]) -> Learned | None:
+        """Learn from trials; what is being trained is taken for known at the score that is expected of it.
+
+        So nobody trains the same beside it, and nothing is trained again because it is not known yet.
+        """
+        lessons = {trial.number: self._planner.lesson_of(trial) for trial in telling}
+        learned = self._learn(lessons)
+        if learned is None or not self.running:
+            return learned
+        running = [self._planner.lesson_of(trial) for trial in self.running]
+        means = learned.response.mean(
+            np.array([lesson.place for lesson in running]), [lesson.backbone for lesson in running]
+        )
+        sign = 1.0 if self._planner.maximize else -1.0
+        for trial, lesson, score in zip(
+            self.running, running, learned.scores(np.asarray(means, dtype=np.float64)), strict=True
+        ):
+            lessons[trial.number] = replace(lesson, course=Course(final=sign * float(score), scores={}))
+        return self._learn(lessons)
+
+    def _learn(self, lessons: Mapping[int, Lesson]) -> Learned | None:
+        """Learn from lessons by the numbers of their trials."""
+        learned = self._planner.learn(list(lessons.values()))
+        if learned is not None:
+            self._errors = dict(zip(lessons, learned.errors, strict=True))
+        return learned
 
     def _settled(self) -> list[Setting]:
         by_number: dict[int, Setting] = {}
@@ -169,7 +194,7 @@ class Known:
 
 def _says_something(trial: FrozenTrial) -> bool:
     """Return whether a trial has reported anything; a failed one says nothing."""
-    if trial.state == TrialState.FAIL or not trial.params:
+    if trial.state == TrialState.FAIL:
         return False
     return (
         bool(trial.intermediate_values)

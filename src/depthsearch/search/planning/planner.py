@@ -27,9 +27,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ from depthsearch.search.planning.moves import (
     cost_of_training,
     is_paused,
 )
-from depthsearch.search.planning.promise import gains_of, informed
+from depthsearch.search.planning.promise import gains_of
 from depthsearch.search.planning.settings import (
     rates_at,
     settings_of,
@@ -81,7 +81,7 @@ LEAST_RATE, THRIFTY_RATE = 0.0002, 0.001
 LEAST_GAIN = 0.00002
 # A running trial is paused where another move promises this many times as much for its cost.
 BETTER = 4.0
-# Finished trials before the search may end by itself.
+# Trials that have ended or are paused before the search may end by itself.
 FEWEST_TRIALS = 6
 # Before it ends, the best setting is tried at other learning rates, where that costs at most so many full
 # fine-tunes, as long as there is one so much of the range away from those that were tried.
@@ -92,6 +92,8 @@ ONCE_MORE_COST = 1.0
 MOST_IN_VAIN = 10
 # What the first trainings of a backbone cost behind that of its head alone, in full fine-tunes.
 FIRST_COSTS = (0.0, 0.05, 0.1)
+# And at most, while others are trained.
+FIRST_MOST = 0.2
 # Share of a training after which it may be paused: before, its curve says little of its end.
 CHECK = 0.6
 # A trial cheaper than this, in full fine-tunes, is not paused.
@@ -138,7 +140,10 @@ class Planner:
         self._is_adamw = space.optimizer is None and space.fixed.get("optimizer", "adamw") == "adamw"
         # Hundreds of settings are weighed for each move, and few of them differ in what they cost.
         self._cost = functools.cache(self._cost_at)
-        self._whole_macs = space.cuts_of(self._names[0])[0].training_macs
+        # Costs are weighed in full fine-tunes of the dearest backbone, whichever is named first; the study counts
+        # those of the first.
+        wholes = [space.cuts_of(name)[0].training_macs for name in self._names]
+        self._whole_macs, self._unit = max(wholes), max(wholes) / (wholes[0] or 1) or 1.0
 
     @property
     def seeks_front(self) -> bool:
@@ -169,38 +174,46 @@ class Planner:
         Args:
             trials: All of the study.
             seed: Of the settings that are weighed.
-            most: What it may cost, in full fine-tunes.
+            most: What it may cost, in full fine-tunes of the first backbone.
             may_be_new: Whether a new setting may be tried.
             is_thrifty: Whether to end sooner, as nobody has said what the study may cost.
         """
-        known = Known(self, trials)
+        known, most = Known(self, trials), most / self._unit
         if known.learned is None:
             is_hopeless = not known.settled and len(known.ended) >= MOST_IN_VAIN
             return self._first(known, seed, most) if may_be_new and not is_hopeless else None
         moves = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         weighed = self._weighed(moves, known)
-        best = max(weighed, key=lambda move: move.rate, default=None)
-        if _is_worth(best, THRIFTY_RATE if is_thrifty else LEAST_RATE):
+        best = _best_worth(weighed, THRIFTY_RATE if is_thrifty else LEAST_RATE)
+        if best is not None:
             return best
-        if len(known.ended) < FEWEST_TRIALS:
-            return max((move for move in weighed if move.is_new), key=lambda move: move.rate, default=None)
+        if len(known.ended) + sum(map(is_paused, trials)) < FEWEST_TRIALS:
+            new = max((move for move in weighed if move.is_new), key=lambda move: move.rate, default=None)
+            if new is not None:
+                return new
         check = (self._other_rate(known, most) if may_be_new else None) or _once_more(known, weighed)
         if check is not None or is_thrifty or not may_be_new:
             return check
         moves = list(self._new(known, np.random.default_rng(seed), any_rate=True))
-        weighed = self._weighed([move for move in moves if move.cost <= most], known)
-        best = max(weighed, key=lambda move: move.rate, default=None)
-        return best if _is_worth(best, LEAST_RATE) else None
+        return _best_worth(self._weighed([move for move in moves if move.cost <= most], known), LEAST_RATE)
+
+    def is_set(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial has its whole setting: it waits for one, or was killed while it chose."""
+        return self._space.is_whole(trial.params)
 
     def knows_cut(self, params: Mapping[str, Any]) -> bool:
         """Return whether a setting, perhaps one in part, says where to cut."""
         return cut_parameter(self._backbone_name(params)) in params
 
     def cost_of(self, params: Mapping[str, Any], done: int = 0) -> float:
-        """Estimate what a setting costs from an epoch on, in full fine-tunes."""
+        """Estimate what a setting costs from an epoch on, in full fine-tunes of the first backbone."""
+        return self._unit * self._weighed_cost(params, done)
+
+    def _weighed_cost(self, params: Mapping[str, Any], done: int = 0) -> float:
+        """Estimate it in full fine-tunes of the dearest backbone."""
         backbone = self._backbone_name(params)
         head = params.get("head_width", 0), self._head_depth(params)
-        if is_solved(params, self._space.distributions(backbone)):
+        if self._is_solved(params):
             done = 0
         return self._cost(backbone, params[cut_parameter(backbone)], *head, done)
 
@@ -229,7 +242,7 @@ class Planner:
             trials: All of the study; of the running one the epochs so far are reported.
             number: The running trial.
             seed: Of the settings that are weighed.
-            most: What another move may cost, in full fine-tunes.
+            most: What another move may cost, in full fine-tunes of the first backbone.
             may_be_new: Whether that may be a new setting.
         """
         trial = next(each for each in trials if each.number == number)
@@ -242,6 +255,7 @@ class Planner:
         known = Known(self, trials, but=number)
         if known.learned is None:
             return False
+        most /= self._unit
         others = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         here, *others = self._weighed([going_on, *others], known)
         best_rate = max((move.rate for move in others), default=0.0)
@@ -254,11 +268,14 @@ class Planner:
         """
         tried = self._tried(known.trials)
         every = [
-            Move(params=params, place=self.place(params), cost=self.cost_of(params))
+            Move(params=params, place=self.place(params), cost=self._weighed_cost(params))
             for name in self._names
             for index in range(known.first_cut(name), len(self._space.cuts_of(name)))
             if (params := sensible_setting(self._space, name, index))
         ]
+        if known.running:
+            # Other workers shall not spend the budget before the first score is in.
+            most = min(most, FIRST_MOST)
         every = [move for move in every if move.cost <= most]
         left = [move for move in every if not _is_known(*self._alike(move.params, move.place), tried)]
         aim = FIRST_COSTS[min(sum(map(len, tried.values())), len(FIRST_COSTS) - 1)]
@@ -295,7 +312,7 @@ class Planner:
                 for params in settings_of(name, index, distributions, best, rng, rate=rate):
                     place = place_of(params, distributions)
                     if not _is_known(*self._alike(params, place), tried):
-                        yield Move(params=params, place=place, cost=self.cost_of(params))
+                        yield Move(params=params, place=place, cost=self._weighed_cost(params))
 
     def _repeats(self, known: Known) -> Iterator[Move]:
         """List the settings that may be trained again, each beside the best one it is to be compared with.
@@ -312,9 +329,10 @@ class Planner:
             if self._race.n_cuts is not None and len(cuts) > max(2, self._race.n_cuts):
                 continue
             pairs = [
-                [s for s in (lead, setting) if seed not in s.seeds] for seed in range(self._race.n_seeds)
+                [s for s in (lead, setting) if seed not in s.seeds and not self.is_the_same_again(s.params)]
+                for seed in range(self._race.n_seeds)
             ]
-            costs = [sum(self.cost_of(s.params) for s in pair) for pair in pairs]
+            costs = [sum(self._weighed_cost(s.params) for s in pair) for pair in pairs]
             choices = [
                 (cost, seed) for seed, (cost, pair) in enumerate(zip(costs, pairs, strict=True)) if pair
             ]
@@ -323,6 +341,13 @@ class Planner:
                 repeats = tuple(Repeat(number=s.number, seed=seed) for s in pairs[seed])
                 yield Move(params=setting.params, place=setting.place, repeats=repeats, cost=cost)
 
+    def is_the_same_again(self, params: Mapping[str, Any]) -> bool:
+        """Return whether a setting trained again comes to the same: a solved head, on the same images."""
+        return self._is_solved(params) and not self.resamples
+
+    def _is_solved(self, params: Mapping[str, Any]) -> bool:
+        return is_solved(params, self._space.distributions(self._backbone_name(params)))
+
     def _other_rate(self, known: Known, most: float) -> Move | None:
         """Choose the best setting at the learning rate that is furthest from those tried at its cut.
 
@@ -330,7 +355,7 @@ class Planner:
         """
         tried, found = self._tried(known.trials), []
         for lead in self._tunable(known):
-            if (cost := self.cost_of(lead.params)) > min(most, OTHER_RATE_COST):
+            if (cost := self._weighed_cost(lead.params)) > min(most, OTHER_RATE_COST):
                 continue
             rates = self._space.distributions(self._backbone_name(lead.params))["learning_rate"]
             assert isinstance(rates, FloatDistribution)
@@ -347,7 +372,7 @@ class Planner:
         trained = [
             (mean, setting)
             for mean, setting in zip(known.means, known.settled, strict=True)
-            if not is_solved(setting.params, self._space.distributions(self._backbone_name(setting.params)))
+            if not self._is_solved(setting.params)
         ]
         leads = {lead.number for lead in known.leads if lead is not None}
         found = [setting for _, setting in trained if setting.number in leads]
@@ -359,33 +384,27 @@ class Planner:
     def _going_on(self, trial: FrozenTrial) -> Move:
         done = max(trial.intermediate_values, default=0)
         params = dict(trial.params)
-        cost = self.cost_of(params, done)
+        cost = self._weighed_cost(params, done)
         return Move(params=params, place=self.place(params), number=trial.number, cost=cost)
 
     # --- what it promises ---------------------------------------------------------------------------
 
     def _weighed(self, moves: Sequence[Move], known: Known) -> list[Move]:
-        """Return the moves with what each promises; what is being trained is taken for known."""
+        """Return the moves with what each promises."""
         assert known.learned is not None
         if not moves:
             return []
-        params = [*(s.params for s in known.settled), *known.pending, *(move.params for move in moves)]
-        there = [*(s.place for s in known.settled), *map(self.place, known.pending)]
-        places = np.array([*there, *(move.place for move in moves)])
-        n_settled, n_known = len(known.settled), len(known.settled) + len(known.pending)
+        every: list[Setting | Move] = [*known.settled, *moves]
         beliefs = known.learned.response.beliefs(
-            places,
-            n_known,
-            [self.backbone(each) for each in params],
+            np.array([each.place for each in every]),
+            len(known.settled),
+            [self.backbone(each.params) for each in every],
             divisions={self._division(move) for move in moves if move.repeats},
         )
         weights = np.array([belief.weight for belief in beliefs])
         divisions = [self._division(move) for move in moves]
         allowed = known.allowed([self.front_cost(move.params) for move in moves])
-        gains = sum(
-            belief.weight * gains_of(informed(belief, n_settled, n_known), moves, known, allowed, divisions)
-            for belief in beliefs
-        )
+        gains = sum(belief.weight * gains_of(belief, moves, known, allowed, divisions) for belief in beliefs)
         gains = np.asarray(gains) / weights.sum() * known.learned.near
         return [replace(move, gain=float(gain)) for move, gain in zip(moves, gains, strict=True)]
 
@@ -451,15 +470,16 @@ class Planner:
         """Collect the learning rates that were tried, or are, by what else settings have in common."""
         tried: dict[tuple[Any, ...], list[float]] = {}
         for trial in trials:
-            if trial.params:
+            if self.is_set(trial):
                 key, rate = self._alike(trial.params, self.place(trial.params))
                 tried.setdefault(key, []).append(rate)
         return tried
 
 
-def _is_worth(move: Move | None, least_rate: float) -> TypeGuard[Move]:
-    """Return whether there is a move that promises enough."""
-    return move is not None and move.rate >= least_rate and move.gain >= LEAST_GAIN
+def _best_worth(moves: Iterable[Move], least_rate: float) -> Move | None:
+    """Choose the move that promises most for its cost among those that promise enough."""
+    worth = (move for move in moves if move.rate >= least_rate and move.gain >= LEAST_GAIN)
+    return max(worth, key=lambda move: move.rate, default=None)
 
 
 def _is_known(key: tuple[Any, ...], rate: float, tried: Mapping[tuple[Any, ...], Sequence[float]]) -> bool:
@@ -474,5 +494,5 @@ def _once_more(known: Known, moves: Sequence[Move]) -> Move | None:
     """
     once = {lead.number for lead in known.leads if lead is not None and not lead.seeds}
     again = [move for move in moves if move.cost <= ONCE_MORE_COST]
-    again = [move for move in again if any(repeat.number in once for repeat in move.repeats)]
+    again = [m for m in again if m.gain > 0 and any(repeat.number in once for repeat in m.repeats)]
     return max(again, key=lambda move: move.rate, default=None)

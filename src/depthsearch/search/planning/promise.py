@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +15,7 @@ from depthsearch.search.planning.moves import Move
 if TYPE_CHECKING:
     from depthsearch.search.planning.known import Known
 
-__all__ = ["gains_of", "informed"]
+__all__ = ["gains_of"]
 
 Floats = NDArray[np.float64]
 
@@ -60,6 +58,7 @@ def gains_of(
     rivals = np.arange(k)
     if allowed.all():
         rivals = np.argsort(-mean[:k] - 2 * np.sqrt(belief.variance[:k]))[:MOST_RIVALS]
+        rivals = np.union1d(rivals, mean[:k].argmax())
     # A move that no settled setting may be compared with is compared with the worst of them.
     before = np.where(allowed, mean[:k, None], mean[:k].min()).max(0)
     after = mean[rivals, None, None] + shift[rivals, :, None] * OUTCOMES
@@ -69,34 +68,3 @@ def gains_of(
     after = np.maximum(after, own_mean[:, None] + own_shift[:, None] * OUTCOMES)
     gains: Floats = (after.mean(1) - before).clip(0)
     return gains
-
-
-def informed(belief: Belief, n_settled: int, n_known: int) -> Belief:
-    """Take the scores of what is being trained for known; leave it out.
-
-    Args:
-        belief: Of the settled settings, of what is being trained, of all others.
-        n_settled: How many are settled.
-        n_known: How many are settled or being trained.
-    """
-    with_all, with_own = np.zeros_like(belief.covariance), np.zeros_like(belief.variance)
-    for at in range(n_settled, n_known):
-        variance = belief.variance[at] - with_own[at] + belief.noise
-        row = (belief.covariance[at] - with_all[at]) / math.sqrt(max(variance, belief.noise))
-        with_all += np.outer(row[:n_known], row)
-        with_own += row**2
-    kept = np.r_[:n_settled, n_known : len(with_own)]
-    with_all, with_own = with_all[:n_settled, kept], with_own[kept]
-    return replace(
-        belief,
-        mean=belief.mean[kept],
-        covariance=belief.covariance[:n_settled, kept] - with_all,
-        variance=(belief.variance[kept] - with_own).clip(1e-12),
-        score_covariance=belief.score_covariance[:n_settled, kept] - with_all,
-        score_own=belief.score_own[kept] - with_own,
-        score_variance=(belief.score_variance[kept] - with_own).clip(1e-12),
-        judged={
-            division: (covariance[:n_settled, :n_settled], among[:n_settled, :n_settled])
-            for division, (covariance, among) in belief.judged.items()
-        },
-    )

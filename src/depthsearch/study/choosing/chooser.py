@@ -77,9 +77,11 @@ class Chooser:
 
     def next_trial(self) -> Trial | None:
         """Begin another trial, or take a paused one up again; None where nothing may or need be begun."""
-        left = self.limits.left(self.study)
-        n_left = self.n_trials - self._n_begun()
-        if left <= 0 or (n_left <= 0 and self.planner is None):
+        left, n_begun = self.limits.left(self.study), self._n_begun()
+        n_left = self.n_trials - n_begun
+        # The head alone is trained whatever the budget: its features were computed for the probe.
+        is_first = self.planner is not None and not n_begun and not self.limits.is_time_up()
+        if (left <= 0 and not is_first) or (n_left <= 0 and self.planner is None):
             return None
         with deferred():
             if self.planner is None or not self.planner.races:
@@ -147,8 +149,8 @@ class Chooser:
             return begin(self.study, min(waiting, key=turn))
         seed = seed_from(self.seed, len(trials))
         # What others are at is not paid yet.
-        under_way = [t for t in trials if t.state == TrialState.RUNNING and t.params and not is_paused(t)]
-        left -= sum(planner.cost_of(trial.params) for trial in under_way)
+        under_way = [t for t in trials if t.state == TrialState.RUNNING and not is_paused(t)]
+        left -= sum(planner.cost_of(trial.params) for trial in under_way if planner.is_set(trial))
         move = planner.next_move(
             trials, seed=seed, most=left, may_be_new=n_left > 0, is_thrifty=not self.limits.are_given
         )
@@ -167,11 +169,14 @@ class Chooser:
         return trial
 
     def _is_sure(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Return whether the answer holds: it was trained again, and loses little with 90 % probability."""
-        if not any(trial.state == TrialState.COMPLETE and origin_of(trial) == "confirm" for trial in trials):
-            return False
+        """Return whether the answer holds: it loses little with 90 % probability, and was trained again."""
         evidence = weigh(StoredStudy.read(self.study))
-        return evidence is not None and evidence.is_shown and bool(evidence.answer.scores)
+        if evidence is None or not evidence.is_shown:
+            return False
+        params = trials[evidence.answer.trial].params
+        return bool(evidence.answer.scores) or (
+            self.planner is not None and self.planner.is_the_same_again(params)
+        )
 
 
 def _first(study: optuna.Study) -> Trial:

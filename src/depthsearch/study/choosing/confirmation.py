@@ -15,6 +15,7 @@ from depthsearch.results.stored import ConfirmationPlan, StoredStudy
 from depthsearch.results.trials import ENDED, StoredTrial, UnsetTrial
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.planning.moves import Repeat
+from depthsearch.search.space import is_solved
 from depthsearch.study.choosing.lost import REPEATS, has_failed_by_loss
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 
@@ -46,8 +47,10 @@ def enqueue_confirmation(study: optuna.Study, plan: ConfirmationPlan) -> None:
     there = {_repeats(trial) for trial in wanted_still}
     for seed in range(plan.seeds):
         for number in plan.trials:
-            wanted = (number, seed, plan.resample)
-            if wanted not in there:
+            wanted, first = (number, seed, plan.resample), trials[number]
+            # A head that is solved comes to the same on the same images.
+            tells_more = plan.resample or not is_solved(first.params, first.distributions)
+            if tells_more and wanted not in there:
                 enqueue_again(study, [Repeat(number=number, seed=seed)], resample=plan.resample)
 
 
