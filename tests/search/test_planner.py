@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from depthsearch.search.planning.moves import (
     is_paused,
     passes_each,
 )
-from depthsearch.search.planning.planner import CHECK, Planner
+from depthsearch.search.planning.planner import CHECK, FIRST_MOST, Planner
 from depthsearch.search.space import SearchSpace
 
 N_CUTS, EPOCHS = 21, 8
@@ -664,3 +665,118 @@ def test_with_few_cuts_other_learning_rates_are_tried_while_too_little_is_known(
         trials = numbered(*trials, trial(few, move.params["cut"], 0.8, rate=move.params["learning_rate"]))
     assert [each.params["cut"] for each in trials] == [1, 0, 0]
     assert trials[1].params["learning_rate"] != trials[2].params["learning_rate"]
+
+
+# --- workers, backbones, the same images ------------------------------------------------------------
+
+
+def test_paused_trials_count_among_those_after_which_a_search_may_end(space, racing) -> None:
+    """Where the head alone is far ahead, not every dear cut is begun only to be paused."""
+
+    def tried(index: int, score: float, paused: int = 0) -> FrozenTrial:
+        rate = sensible_setting(space, "", index)["learning_rate"]
+        if not paused:
+            return trial(space, index, score, rate=rate)
+        attributes = {TrialKey.PAUSED: paused}
+        return trial(space, index, score, rate=rate, epoch=5, state=TrialState.RUNNING, **attributes)
+
+    told = [(20, 0.95, 0), (17, 0.6, 0), (13, 0.6, 5), (9, 0.6, 5), (5, 0.6, 5)]
+    trials = numbered(*itertools.starmap(tried, told))
+    assert racing().next_move(trials, seed=0, is_thrifty=True).is_new, "five are too few to end"
+    trials = numbered(*trials, tried(0, 0.6, 5))
+    move = racing().next_move(trials, seed=0, is_thrifty=True)
+    assert move is None or not move.is_new or move.cost < 0.2
+
+
+@pytest.mark.parametrize("n_pairs", [1, 3])
+def test_what_is_being_trained_again_promises_no_more(space, racing, n_pairs: int) -> None:
+    """Several workers do not all train the same again: its scores are taken for known."""
+    trials = close(space)
+    beside = [
+        again(space, number, index, 0.9, seed, state=TrialState.RUNNING)
+        for seed in range(n_pairs)
+        for number, index in ((1, 17), (2, 13))
+    ]
+
+    def gain(trials: list[FrozenTrial]) -> float:
+        known = Known(planner := racing(), trials)
+        weighed = planner._weighed(planner._moves(known, 0, may_be_new=False), known)
+        return max(move.gain for move in weighed if {r.number for r in move.repeats} == {1, 2})
+
+    alone = gain(numbered(*trials))
+    assert gain(numbered(*trials, *beside)) < (1 - 0.1 * n_pairs) * alone
+
+
+def test_a_trial_that_was_killed_while_it_chose_has_no_setting_yet(space, planner) -> None:
+    part = trial(space, 9, 0.5, epoch=0, state=TrialState.RUNNING)
+    del part._params["learning_rate"], part._distributions["learning_rate"]
+    trials = numbered(*sloping(space), part)
+    assert planner.next_move(trials, seed=0) == planner.next_move(trials[:-1], seed=0)
+
+
+def test_the_order_of_backbones_changes_no_choice() -> None:
+    small = [
+        replace(cut(i), backbone="small", training_macs=cut(i).training_macs // 25) for i in range(N_CUTS)
+    ]
+    large = [replace(cut(i), backbone="large") for i in range(N_CUTS)]
+    moves = []
+    for cuts in ((*small, *large), (*large, *small)):
+        both = SearchSpace(cuts=cuts, learning_rate=(1e-4, 1e-2), head_width=0)
+        planner = Planner(both, epochs=EPOCHS, error=EXACT, race=Race(n_seeds=5))
+        trials = [
+            create_trial(
+                params={"backbone": name, f"cut_{name}": index, "learning_rate": 1e-3},
+                distributions=both.distributions(name),
+                value=score,
+            )
+            for name, index, score in (
+                ("small", 20, 0.8),
+                ("large", 20, 0.82),
+                ("small", 15, 0.84),
+                ("large", 18, 0.85),
+                ("small", 5, 0.83),
+                ("large", 16, 0.845),
+            )
+        ]
+        unit = max(1.0, large[0].training_macs / cuts[0].training_macs)
+        moves.append(planner.next_move(numbered(*trials), seed=0, most=3 * unit))
+        assert planner.cost_of(trials[0].params | {"cut_small": 0}) == pytest.approx(unit / 25, rel=1e-3)
+    assert moves[0].params == moves[1].params
+    assert moves[0].rate == pytest.approx(moves[1].rate)
+
+
+def test_many_workers_do_not_spend_the_budget_before_the_first_score(space, planner) -> None:
+    begun: list[FrozenTrial] = []
+    while (move := planner.next_move(numbered(*begun), seed=len(begun))) is not None:
+        begun.append(
+            trial(
+                space,
+                move.params["cut"],
+                0,
+                rate=move.params["learning_rate"],
+                epoch=0,
+                state=TrialState.RUNNING,
+            )
+        )
+        assert move.cost <= FIRST_MOST
+        if len(begun) == 16:
+            break
+    assert len({each.params["cut"] for each in begun}) >= 4
+
+
+def test_a_solved_head_is_not_trained_again_on_the_same_images(space, racing) -> None:
+    trials = numbered(
+        *[trial(space, i, s) for i, s in ((20, 0.9), (17, 0.899), (13, 0.898), (6, 0.8), (0, 0.7))]
+    )
+    for resample in (True, False):
+        chosen = {repeat.number for pair in repeats_of(racing(resample=resample), trials) for repeat in pair}
+        assert (0 in chosen) == resample
+        assert {1, 2} <= chosen
+
+
+def test_the_best_of_the_settled_is_always_among_those_that_a_move_is_compared_with(space, racing) -> None:
+    """Untried settings that may be anything come first in what may turn out the best."""
+    rows = [trial(space, i, 0.9 + 1e-4 * i, rate=r) for i in range(12, 20) for r in (1e-3, 3e-3)]
+    known = Known(planner := racing(), numbered(*rows))
+    weighed = planner._weighed(planner._moves(known, 0), known)
+    assert sum(move.gain > 0 for move in weighed) > len(weighed) / 2

@@ -88,6 +88,8 @@ FEWEST_TRIALS = 6
 OTHER_RATE_COST, OTHER_RATE_GAP = 0.35, 0.15
 # Then it is trained again if it was trained only once, where that costs at most so many full fine-tunes.
 ONCE_MORE_COST = 1.0
+# A gain that is nothing but for rounding: the best setting is far ahead.
+ROUNDING = 1e-9
 # Trials that failed or diverged, where no other is complete, before it is given up.
 MOST_IN_VAIN = 10
 # What the first trainings of a backbone cost behind that of its head alone, in full fine-tunes.
@@ -140,7 +142,7 @@ class Planner:
         self._is_adamw = space.optimizer is None and space.fixed.get("optimizer", "adamw") == "adamw"
         # Hundreds of settings are weighed for each move, and few of them differ in what they cost.
         self._cost = functools.cache(self._cost_at)
-        # Costs are weighed in full fine-tunes of the dearest backbone, whichever is named first; the study counts
+        # Costs are weighed in full fine-tunes of the dearest backbone, whichever comes first. The study counts
         # those of the first.
         wholes = [space.cuts_of(name)[0].training_macs for name in self._names]
         self._whole_macs, self._unit = max(wholes), max(wholes) / (wholes[0] or 1) or 1.0
@@ -404,8 +406,13 @@ class Planner:
         weights = np.array([belief.weight for belief in beliefs])
         divisions = [self._division(move) for move in moves]
         allowed = known.allowed([self.front_cost(move.params) for move in moves])
-        gains = sum(belief.weight * gains_of(belief, moves, known, allowed, divisions) for belief in beliefs)
-        gains = np.asarray(gains) / weights.sum() * known.learned.near
+        # A front is compared far below the best score, too, where a response is another unit than near it.
+        near = functools.partial(np.multiply, known.learned.near)
+        worth = known.learned.scores if self.seeks_front else near
+        gains = sum(
+            belief.weight * gains_of(belief, worth, moves, known, allowed, divisions) for belief in beliefs
+        )
+        gains = np.asarray(gains) / weights.sum()
         return [replace(move, gain=float(gain)) for move, gain in zip(moves, gains, strict=True)]
 
     def _division(self, move: Move) -> int:
@@ -494,5 +501,5 @@ def _once_more(known: Known, moves: Sequence[Move]) -> Move | None:
     """
     once = {lead.number for lead in known.leads if lead is not None and not lead.seeds}
     again = [move for move in moves if move.cost <= ONCE_MORE_COST]
-    again = [m for m in again if m.gain > 0 and any(repeat.number in once for repeat in m.repeats)]
+    again = [m for m in again if m.gain > ROUNDING and any(repeat.number in once for repeat in m.repeats)]
     return max(again, key=lambda move: move.rate, default=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,15 +27,17 @@ OUTCOMES: Floats = ndtri((np.arange(9) + 0.5) / 9)
 
 def gains_of(
     belief: Belief,
+    worth: Callable[[Floats], Floats],
     moves: Sequence[Move],
     known: Known,
     allowed: NDArray[np.bool_],
     divisions: Sequence[int],
 ) -> Floats:
-    """Return by how much the best mean is expected to rise with each move ``(m,)``.
+    """Return by how much the best expected score is expected to rise with each move ``(m,)``.
 
     Args:
         belief: Of the settled settings ``(k,)``, then of the moves' own.
+        worth: Turns responses into scores.
         moves: What may be done.
         known: The settled settings.
         allowed: Which of these a move is compared with ``(k, m)``.
@@ -60,11 +62,11 @@ def gains_of(
         rivals = np.argsort(-mean[:k] - 2 * np.sqrt(belief.variance[:k]))[:MOST_RIVALS]
         rivals = np.union1d(rivals, mean[:k].argmax())
     # A move that no settled setting may be compared with is compared with the worst of them.
-    before = np.where(allowed, mean[:k, None], mean[:k].min()).max(0)
+    before = worth(np.where(allowed, mean[:k, None], mean[:k].min()).max(0))
     after = mean[rivals, None, None] + shift[rivals, :, None] * OUTCOMES
     after = np.where(allowed[rivals, :, None], after, mean[:k].min()).max(0)
     own_shift = np.where(is_again, 0.0, belief.score_own[own] / np.sqrt(variance))
     own_mean = np.where(is_again, -np.inf, mean[own])
-    after = np.maximum(after, own_mean[:, None] + own_shift[:, None] * OUTCOMES)
+    after = worth(np.maximum(after, own_mean[:, None] + own_shift[:, None] * OUTCOMES))
     gains: Floats = (after.mean(1) - before).clip(0)
     return gains
