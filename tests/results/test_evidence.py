@@ -476,3 +476,23 @@ def test_equal_scores_are_no_error() -> None:
 def test_a_cut_replaced_in_the_set_is_shown_by_its_layer() -> None:
     cuts = [replace(cut_at(i), layer=100 + i) for i in range(3)]
     assert layer_ranges(cuts, (2,)) == "102"
+
+
+@pytest.mark.parametrize("first", [0.9, 0.904])
+def test_of_settings_that_cost_the_same_the_best_is_the_answer(store, first: float) -> None:
+    """Not the one that was tried first."""
+    study = store([(12, first), (20, 0.6), (4, 0.55)], {0: noisy(first, 6, seed=1)}, tolerance=2.0)
+    other = 1.804 - first
+    for seed, score in enumerate([other, *noisy(other, 6, seed=2)]):
+        again = {"origin": "confirm", "confirms": 9, "seed": seed - 1, "resample": False} if seed else {}
+        study.add_trial(
+            create_trial(
+                value=score,
+                params={"cut": 12, "learning_rate": 3e-3},
+                distributions=RANGES,
+                user_attrs=again,
+            )
+        )
+    evidence = weighed(study)
+    assert evidence.answer.params["learning_rate"] == (3e-3 if other > first else 1e-3)
+    assert evidence.answer.cut.index == 12

@@ -19,6 +19,7 @@ from depthsearch.search.planning import planner
 from depthsearch.search.planning.moves import Move
 from depthsearch.search.planning.planner import Planner, is_paused
 from depthsearch.study import (
+    FINISHED,
     EpochDone,
     SearchEnded,
     TrialEnded,
@@ -254,3 +255,25 @@ def test_time_that_runs_out_in_an_epoch_leaves_the_trial(run, monkeypatch: pytes
     assert event == SearchEnded(reason="its time is over; the same command goes on")
     trial = study.get_trials()[1]
     assert (trial.state, list(trial.intermediate_values)) == (TrialState.RUNNING, [1])
+
+
+def test_a_trial_that_was_killed_between_its_parameters_is_completed(run, space) -> None:
+    """Each parameter is stored by itself: a kill may come behind any."""
+    study, events = run(n_trials=2)
+    list(events)
+    parts = [study.ask() for _ in range(2)]
+    for part in parts:
+        part.suggest_int("cut", 0, len(space.cuts) - 1)
+    assert status(study).state == "interrupted"
+    assert {part.number for part in parts} <= {trial.number for trial in StoredStudy.read(study).unset}
+    study, events = run(n_trials=len(study.trials))
+    list(events)
+    assert {trial.state for trial in study.trials} <= set(FINISHED)
+    assert all("learning_rate" in study.trials[part.number].params for part in parts)
+
+
+def test_a_budget_below_the_first_pass_over_the_images_trains_the_head_alone(run, space) -> None:
+    study, events = run(n_trials=9, limits=Limits(budget=1e-6))
+    list(events)
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert [trial.params["cut"] for trial in complete] == [len(space.cuts) - 1]

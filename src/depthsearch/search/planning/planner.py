@@ -142,8 +142,8 @@ class Planner:
         self._is_adamw = space.optimizer is None and space.fixed.get("optimizer", "adamw") == "adamw"
         # Hundreds of settings are weighed for each move, and few of them differ in what they cost.
         self._cost = functools.cache(self._cost_at)
-        # Costs are weighed in full fine-tunes of the dearest backbone, whichever comes first. The study counts
-        # those of the first.
+        # Costs are weighed in full fine-tunes of the dearest backbone, whichever comes first. The study
+        # counts those of the first.
         wholes = [space.cuts_of(name)[0].training_macs for name in self._names]
         self._whole_macs, self._unit = max(wholes), max(wholes) / (wholes[0] or 1) or 1.0
 
