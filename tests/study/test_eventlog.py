@@ -70,7 +70,7 @@ def logged(make, events_of, task, space, tmp_path_factory) -> tuple[optuna.Study
         for event in events_of(study):
             log(event)
             seen.append(event)
-        for event in confirm(study, task, space, n_cuts=1, n_seeds=2, checkpoints=folder):
+        for event in confirm(study, task, space, n_cuts=1, n_seeds=2, resample=True, checkpoints=folder):
             log(event)
             seen.append(event)
     return study, seen, lines_of(folder / "log.jsonl")
