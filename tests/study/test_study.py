@@ -149,7 +149,7 @@ def test_the_baselines_come_first_then_a_spread_over_depth(place, task, space) -
     assert {params["head_width"] for params in enqueued} == {0}
     rates = [p["learning_rate"] for p in sorted(enqueued, key=lambda p: p["cut"])]
     assert rates == sorted(rates)
-    assert (rates[0], rates[-1]) == pytest.approx((3e-4, 3e-3))
+    assert (rates[0], rates[-1]) == pytest.approx((5e-4, 2e-3))
 
 
 def test_opening_a_study_again_enqueues_nothing_twice(place, task, space) -> None:
@@ -554,7 +554,7 @@ def test_an_exhaustive_search_trains_every_candidate_to_its_end_and_then_goes_on
     assert [t.state.name for t in trials] == ["COMPLETE"] * 5 + ["PRUNED"]
     assert [t.user_attrs.get("origin") for t in trials] == ["baseline"] * 2 + ["exhaustive"] * 3 + [None]
     by_depth = sorted(trials[:5], key=lambda trial: trial.params["cut"])
-    rates = [3e-4 * 10 ** (place / 4) for place in range(5)]
+    rates = [5e-4 * 4 ** (place / 4) for place in range(5)]
     assert [t.params["learning_rate"] for t in by_depth] == pytest.approx(rates)
     assert {t.params["head_width"] for t in by_depth} == {0}
 
