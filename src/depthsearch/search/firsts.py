@@ -16,8 +16,8 @@ from depthsearch.search.space import (
 )
 
 ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
-# Good learning rates fall as more layers learn. On four recorded sets of images (EfficientNet-Lite0, DenseNet121;
-# AdamW) 1e-3 is best or nearly so at all but the first fifth of the cuts.
+# Good learning rates fall as more layers learn. On four recorded sets of images (EfficientNet-Lite0 and
+# DenseNet121, AdamW) 1e-3 is best or nearly so at all but the first fifth of the cuts.
 ANCHOR_LEARNING_RATES = (5e-4, 2e-3)
 
 
