@@ -113,6 +113,17 @@ def test_a_score_is_that_of_the_setting_trained_with_the_seed_that_all_cuts_shar
     assert list(trial.intermediate_values.values()) == expected
 
 
+def test_a_solved_head_is_not_confirmed_on_the_same_images(study: Study) -> None:
+    """It would come to the same, and look like further evidence."""
+    (planned,) = (e for e in study.confirm(resample=False) if isinstance(e, ConfirmationPlanned))
+    last = len(study.space.cuts) - 1
+    assert last in {cut.index for cut in planned.cuts}
+    again = study.confirming()
+    assert again
+    assert planned.n_trainings == len(again)
+    assert not [t for t in again if t.params["cut"] == last and not t.params.get("head_width")]
+
+
 def test_what_is_done_is_not_done_again(study: Study) -> None:
     study.confirm()
     before = study.confirming()
