@@ -75,7 +75,7 @@ class Place:
         return list(self.start(n_trials, **options))
 
     def confirm(self) -> Iterator[Any]:
-        options = {"n_cuts": 1, "n_seeds": 2, "checkpoints": self.folder}
+        options = {"n_cuts": 1, "n_seeds": 2, "resample": True, "checkpoints": self.folder}
         return confirm(self.open(), self.task, self.space, **options)
 
     def states(self) -> list[str]:

@@ -496,7 +496,9 @@ def test_what_failed_by_lost_workers_and_must_not_be_missing_is_trained_by_the_n
         go_on()
         assert len(study.trials) == 7
         for n_trainings in (2 * 2, 2 * 2 + 1):
-            list(confirm(study, longer, space, n_cuts=1, n_seeds=2, executor=executor, **where))
+            list(
+                confirm(study, longer, space, n_cuts=1, n_seeds=2, resample=True, executor=executor, **where)
+            )
             confirming = [t for t in study.trials if t.user_attrs.get("origin") == "confirm"]
             assert len(confirming) >= n_trainings
             # The search is done, whatever a confirmation has lost or trained in its place.
