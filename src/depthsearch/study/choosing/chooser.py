@@ -33,6 +33,9 @@ from depthsearch.study.storage.optuna_private import planned_params, storage_of,
 
 __all__ = ["Chooser", "begin"]
 
+# So few full fine-tunes are shown as none.
+SPENT = 0.005
+
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
@@ -95,14 +98,15 @@ class Chooser:
 
     def why_it_ends(self) -> str:
         """Return why nothing more is begun, in a line."""
-        if self.limits.is_reached(self.study):
+        left = self.limits.left(self.study)
+        if left < SPENT:
             return f"the budget of {self.limits.budget:g} full fine-tunes is spent"
         trials = self.study.get_trials(deepcopy=False)
         if not any(trial.state == TrialState.COMPLETE for trial in trials):
             return "no training came to its end"
         if self._is_sure(trials):
             return "the answer holds with a probability of 90 %"
-        n_left, left = self.n_trials - self._n_begun(), self.limits.left(self.study)
+        n_left = self.n_trials - self._n_begun()
         if self.planner is not None and math.isfinite(left):
             seed = seed_from(self.seed, len(trials))
             if self.planner.next_move(trials, seed=seed, may_be_new=n_left > 0) is not None:
