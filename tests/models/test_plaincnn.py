@@ -148,7 +148,7 @@ def test_kinds_that_it_lacks_do_not_matter_to_it(scratch, alone) -> None:
 
 def test_its_first_trial_is_the_only_baseline(alone, both) -> None:
     assert [(params["cut"], why) for params, why in first_settings(alone)] == [(0, "baseline")]
-    assert first_settings(alone)[0][0]["learning_rate"] == pytest.approx((3e-4 * 3e-3) ** 0.5)
+    assert first_settings(alone)[0][0]["learning_rate"] == pytest.approx((5e-4 * 2e-3) ** 0.5)
     of_both = [(p["backbone"], why) for p, why in first_settings(both)]
     assert of_both[:3] == [("cnn", "baseline"), ("test_resnet", "baseline"), ("test_resnet", "baseline")]
     assert ("cnn", "anchor") not in of_both
