@@ -24,6 +24,7 @@ from depthsearch.cli import main
 from depthsearch.cli.console import PlainConsole
 from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
+from depthsearch.options.study import StudyOptions
 from depthsearch.results import StoredStudy
 from depthsearch.results.summary import cut_json
 from depthsearch.search.space import SearchSpace
@@ -42,7 +43,7 @@ from depthsearch.study import (
     search,
     wait_until_free,
 )
-from depthsearch.study.control import AFTER
+from depthsearch.study.control import AFTER, note_bounds
 from depthsearch.study.lease import holder_of, lease
 from depthsearch.study.progress import (
     STATES,
@@ -713,3 +714,18 @@ def test_the_report_says_which_trials_its_command_does_not_try(place, url, tmp_p
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "1/1, 1 guess waiting" in shown
     assert "complete" in shown
+
+
+def test_a_study_opened_in_python_has_no_options_to_note_bounds_in(place) -> None:
+    """The command may go on with it."""
+    study = place.open()
+    before = dict(study.user_attrs["provenance"])
+    note_bounds(study, StudyOptions(backbone="test_resnet", budget=2))
+    assert study.user_attrs["provenance"] == before
+    study.set_user_attr("provenance", {"options": {"backbone": ["test_resnet"], "budget": 1.0}})
+    note_bounds(study, StudyOptions(backbone="test_resnet", budget=2))
+    assert study.user_attrs["provenance"]["options"] == {
+        "backbone": ["test_resnet"],
+        "budget": 2.0,
+        "timeout": None,
+    }

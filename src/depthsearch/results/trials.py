@@ -129,7 +129,7 @@ def cost_of(cut: Cut) -> tuple[float, ...]:
 
 
 def has_setting(trial: FrozenTrial, space: SearchSpace) -> bool:
-    """Return whether a trial of Optuna's has its whole setting, even if killed while it chose."""
+    """Return whether a trial of Optuna's has its whole setting: not if it was killed while it chose."""
     if trial.state == TrialState.RUNNING:
         return space.is_whole(trial.params)
     return cut_parameter(trial.params.get(BACKBONE, "")) in trial.params

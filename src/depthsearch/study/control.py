@@ -110,8 +110,10 @@ def note_wanted(
 def note_bounds(study: optuna.Study, options: StudyOptions) -> None:
     """Store budget and time of a study's latest start, for the command that goes on or runs it again."""
     provenance = study.user_attrs[StudyKey.PROVENANCE]
-    stored, bounds = provenance["options"], {"budget": options.budget, "timeout": options.timeout}
-    if stored != {**stored, **bounds}:
+    # One that was opened in Python keeps no options.
+    stored = provenance.get("options")
+    bounds = {"budget": options.budget, "timeout": options.timeout}
+    if stored and stored != {**stored, **bounds}:
         study.set_user_attr(StudyKey.PROVENANCE, {**provenance, "options": {**stored, **bounds}})
 
 

@@ -200,7 +200,7 @@ class Planner:
         return _best_worth(self._weighed([move for move in moves if move.cost <= most], known), LEAST_RATE)
 
     def is_set(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial has its whole setting: it waits for one, or was killed while it chose."""
+        """Return whether a trial has its whole setting: not while it waits, nor if it was killed choosing."""
         return self._space.is_whole(trial.params)
 
     def knows_cut(self, params: Mapping[str, Any]) -> bool:
