@@ -16,7 +16,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.beliefs.learning import ScoreError
 from depthsearch.search.firsts import sensible_setting
-from depthsearch.search.planning import planner as planning
+from depthsearch.search.planning import planner as planning, promise
 from depthsearch.search.planning.known import Known
 from depthsearch.search.planning.moves import (
     OVERHEAD,
@@ -448,9 +448,10 @@ def again(
     seed: int,
     *,
     state: TrialState = TrialState.COMPLETE,
+    epoch: int = 1,
     **attributes: object,
 ) -> FrozenTrial:
-    """Make a further training of a trial's setting, on the division of a seed."""
+    """Make a further training of a trial's setting, on the division of a seed; few epochs of one that runs."""
     named = {
         TrialKey.ORIGIN: "confirm",
         TrialKey.CONFIRMS: number,
@@ -458,7 +459,7 @@ def again(
         TrialKey.RESAMPLE: True,
         **attributes,
     }
-    epoch = EPOCHS if state == TrialState.COMPLETE else 1
+    epoch = EPOCHS if state == TrialState.COMPLETE else epoch
     return trial(space, index, score, epoch=epoch, state=state, **named)
 
 
@@ -694,7 +695,7 @@ def test_what_is_being_trained_again_promises_no_more(space, racing, n_pairs: in
     """Several workers do not all train the same again: its scores are taken for known."""
     trials = close(space)
     beside = [
-        again(space, number, index, 0.9, seed, state=TrialState.RUNNING)
+        again(space, number, index, 0.9, seed, state=TrialState.RUNNING, epoch=0)
         for seed in range(n_pairs)
         for number, index in ((1, 17), (2, 13))
     ]
@@ -775,9 +776,22 @@ def test_a_solved_head_is_not_trained_again_on_the_same_images(space, racing) ->
         assert {1, 2} <= chosen
 
 
-def test_the_best_of_the_settled_is_always_among_those_that_a_move_is_compared_with(space, racing) -> None:
-    """Untried settings that may be anything come first in what may turn out the best."""
-    rows = [trial(space, i, 0.9 + 1e-4 * i, rate=r) for i in range(12, 20) for r in (1e-3, 3e-3)]
-    known = Known(planner := racing(), numbered(*rows))
-    weighed = planner._weighed(planner._moves(known, 0), known)
-    assert sum(move.gain > 0 for move in weighed) > len(weighed) / 2
+def test_the_best_of_the_settled_is_always_among_those_that_a_move_is_compared_with(
+    space, racing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known well, and others that are not may come before it in what may turn out the best."""
+    trials = numbered(*close(space), *[again(space, 2, 13, 0.9, seed) for seed in range(12)])
+    known = Known(planner := racing(20), trials)
+    places = np.array([setting.place for setting in known.settled])
+    belief = known.learned.response.beliefs(places, len(places))[0]
+    widest = (belief.mean + 2 * np.sqrt(belief.variance)).argmax()
+    assert widest != belief.mean.argmax(), "else this shows nothing"
+
+    def gain() -> float:
+        weighed = planner._weighed(planner._moves(known, 0, may_be_new=False), known)
+        return max(move.gain for move in weighed if move.params["cut"] == 17)
+
+    among_all = gain()
+    monkeypatch.setattr(promise, "MOST_RIVALS", 1)
+    assert gain() == pytest.approx(among_all, rel=0.05)
+    assert among_all > 0
