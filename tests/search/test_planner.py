@@ -451,7 +451,7 @@ def again(
     epoch: int = 1,
     **attributes: object,
 ) -> FrozenTrial:
-    """Make a further training of a trial's setting, on the division of a seed; few epochs of one that runs."""
+    """Make a further training of a setting, on the division of a seed; one that runs has few epochs."""
     named = {
         TrialKey.ORIGIN: "confirm",
         TrialKey.CONFIRMS: number,
