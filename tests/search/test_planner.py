@@ -28,6 +28,7 @@ from depthsearch.search.planning.moves import (
     passes_each,
 )
 from depthsearch.search.planning.planner import CHECK, FIRST_MOST, Planner
+from depthsearch.search.planning.problem import Problem
 from depthsearch.search.space import SearchSpace
 
 N_CUTS, EPOCHS = 21, 8
@@ -61,7 +62,7 @@ def space() -> SearchSpace:
 
 @pytest.fixture
 def planner(space: SearchSpace) -> Planner:
-    return Planner(space, epochs=EPOCHS, error=EXACT)
+    return Planner(Problem(space, epochs=EPOCHS, error=EXACT))
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def racing(space: SearchSpace) -> Callable[..., Planner]:
     """Make a planner that may train settings again."""
 
     def make(n_seeds: int = 5, **options: Any) -> Planner:
-        return Planner(space, epochs=EPOCHS, error=EXACT, race=Race(n_seeds=n_seeds, **options))
+        return Planner(Problem(space, epochs=EPOCHS, error=EXACT), Race(n_seeds=n_seeds, **options))
 
     return make
 
@@ -108,7 +109,7 @@ def sloping(space: SearchSpace) -> list[FrozenTrial]:
 
 
 def moves_of(planner: Planner, trials: list[FrozenTrial], seed: int = 0) -> list[Move]:
-    return planner._moves(Known(planner, trials), seed)
+    return planner._moves(Known(planner.problem, trials), seed)
 
 
 # --- costs ------------------------------------------------------------------------------------------
@@ -124,11 +125,11 @@ def test_a_setting_of_several_backbones_costs_what_its_own_does() -> None:
     near = [replace(cut(index), backbone="near") for index in range(N_CUTS)]
     far = [replace(cut(index), backbone="far") for index in range(N_CUTS)]
     both = SearchSpace(cuts=(*near, *far), learning_rate=(1e-4, 1e-2), head_width=0)
-    planner = Planner(both, epochs=EPOCHS, error=EXACT, head_macs=lambda *_: 1000.0)
+    problem = Problem(both, epochs=EPOCHS, error=EXACT, head_macs=lambda *_: 1000.0)
 
     def cost(backbone: str, index: int, done: int) -> float:
         params = {"backbone": backbone, f"cut_{backbone}": index, "learning_rate": 1e-3}
-        return planner.cost_of(params, done)
+        return problem.cost(params, done)
 
     dear, half, solved = cost("far", 0, 0), cost("far", 0, EPOCHS // 2), cost("far", N_CUTS - 1, EPOCHS // 2)
     assert dear > half > solved > 0
@@ -159,10 +160,8 @@ def test_the_head_is_paid_too_and_a_large_one_passes_less_often() -> None:
 
 def test_a_planner_knows_what_each_head_costs() -> None:
     wide = SearchSpace(cuts=tuple(map(cut, range(N_CUTS))), head_width=(512, 256), fixed={"head_depth": 2})
-    planner = Planner(wide, epochs=EPOCHS, head_macs=lambda _, width, depth: 100.0 * width * depth)
-    costs = [
-        planner.cost_of({"cut": N_CUTS - 1, "learning_rate": 1e-3, "head_width": w}) for w in (0, 256, 512)
-    ]
+    problem = Problem(wide, epochs=EPOCHS, head_macs=lambda _, width, depth: 100.0 * width * depth)
+    costs = [problem.cost({"cut": N_CUTS - 1, "learning_rate": 1e-3, "head_width": w}) for w in (0, 256, 512)]
     assert costs == pytest.approx([0, 0.0512, 0.1024], rel=1e-4)
 
 
@@ -258,7 +257,7 @@ def test_a_new_cut_is_weighed_at_its_sensible_learning_rate(space, planner) -> N
 def test_with_another_optimizer_than_adamw_no_learning_rate_is_known_to_be_sensible(space) -> None:
     other = replace(space, fixed={"optimizer": "sgd"})
     trials = [trial(other, index, 0.8 + 0.01 * index) for index in (5, 12, 18)]
-    moves = moves_of(Planner(other, epochs=EPOCHS, error=EXACT), numbered(*trials))
+    moves = moves_of(Planner(Problem(other, epochs=EPOCHS, error=EXACT)), numbered(*trials))
     assert len({move.params["learning_rate"] for move in moves if move.params["cut"] == 10}) > 5
 
 
@@ -276,7 +275,9 @@ def test_a_learning_rate_that_is_given_is_tried_at_no_other(space, monkeypatch) 
     monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
     given = replace(space, learning_rate=(1e-3, 1e-3))
     trials = numbered(*[trial(given, index, 0.8 + 0.001 * index) for index in range(10, 20)])
-    assert Planner(given, epochs=EPOCHS, error=EXACT).next_move(trials, seed=0, is_thrifty=True) is None
+    assert (
+        Planner(Problem(given, epochs=EPOCHS, error=EXACT)).next_move(trials, seed=0, is_thrifty=True) is None
+    )
 
 
 def test_a_promising_paused_trial_goes_on(space, planner) -> None:
@@ -340,7 +341,7 @@ def test_every_candidate_of_a_deep_network_is_reached() -> None:
     cuts = tuple(
         replace(cut(0), index=i, layer=i + 1, name=str(i), frozen_mac_share=i / 399) for i in range(400)
     )
-    planner = Planner(SearchSpace(cuts=cuts, head_width=0), epochs=EPOCHS)
+    planner = Planner(Problem(SearchSpace(cuts=cuts, head_width=0), epochs=EPOCHS))
     reached = {move.params["cut"] for seed in range(60) for move in moves_of(planner, [], seed)}
     assert len(reached) > 390
 
@@ -348,7 +349,7 @@ def test_every_candidate_of_a_deep_network_is_reached() -> None:
 def test_equal_scores_do_not_say_that_all_settings_are_equal(space, racing) -> None:
     """Each cheap cut answers the majority's class: what learns more may do better."""
     level = [trial(space, index, 0.7) for index in (20, 19, 18, 17, 16, 15)]
-    planner = Planner(space, epochs=EPOCHS, error=ScoreError(n_val=100, is_share=True))
+    planner = Planner(Problem(space, epochs=EPOCHS, error=ScoreError(n_val=100, is_share=True)))
     move = planner.next_move(numbered(*level), seed=0)
     assert move is not None
     assert move.gain > 0.0005
@@ -413,10 +414,10 @@ def test_a_cheap_trial_is_never_paused_nor_one_between_checks(space, planner) ->
 def test_with_two_aims_a_cheap_cut_need_not_beat_a_dear_one(space) -> None:
     """Everything learning is best by far: along the front what is cheap may still gain."""
     trials = numbered(*[trial(space, i, 0.95 - 0.02 * i) for i in (20, 18, 15, 10, 5, 0)])
-    alone, front = (Planner(space, epochs=EPOCHS, error=EXACT, front=f) for f in (None, "macs"))
+    alone, front = (Planner(Problem(space, epochs=EPOCHS, error=EXACT, front=f)) for f in (None, "macs"))
     gains = {}
     for name, planner in (("alone", alone), ("front", front)):
-        known = Known(planner, trials)
+        known = Known(planner.problem, trials)
         moves = planner._weighed(planner._moves(known, 0), known)
         gains[name] = max(move.gain for move in moves if move.params["cut"] > 15)
     assert gains["front"] > gains["alone"]
@@ -427,11 +428,11 @@ def test_the_front_is_that_of_the_cost_that_is_asked_for(space) -> None:
     wide = SearchSpace(cuts=space.cuts, head_width=(512, 256))
 
     def costs(front: str) -> list[float]:
-        planner = Planner(wide, epochs=EPOCHS, front=front, head_macs=lambda _, width, __: width / 16)
+        problem = Problem(wide, epochs=EPOCHS, front=front, head_macs=lambda _, width, __: width / 16)
         settings = [
             {"cut": index, "learning_rate": 1e-3, "head_width": w} for index, w in ((19, 512), (0, 0))
         ]
-        return [planner.front_cost(each) for each in settings]
+        return [problem.front_cost(each) for each in settings]
 
     assert costs("macs") == [cut(19).training_macs + 96, cut(0).training_macs]
     assert costs("parameters") == [2 + 32, N_CUTS]
@@ -565,7 +566,7 @@ def test_no_more_cuts_are_trained_again_than_asked_for(space, racing) -> None:
 def test_a_clear_winner_is_not_trained_again_beside_what_is_far_behind(space, racing) -> None:
     """Of what may be trained again the strongest rival promises most for its cost."""
     planner, trials = racing(), numbered(*close(space))
-    known = Known(planner, trials)
+    known = Known(planner.problem, trials)
     moves = planner._weighed([move for move in planner._moves(known, 0) if move.repeats], known)
     assert max(moves, key=lambda move: move.rate).params["cut"] == 17
     far = [move for move in moves if move.params["cut"] == 0]
@@ -580,7 +581,7 @@ def test_a_best_setting_that_was_trained_once_is_trained_again(space, racing, mo
     trials = list(first)
     assert planner.next_move(trials, seed=0, is_thrifty=True, most=0.01) is None
     while move := planner.next_move(numbered(*trials), seed=0, is_thrifty=True):
-        (lead,) = set(Known(planner, trials).leads)
+        (lead,) = set(Known(planner.problem, trials).leads)
         assert lead.number in [repeat.number for repeat in move.repeats]
         assert not lead.seeds
         for repeat in move.repeats:
@@ -628,7 +629,7 @@ def test_a_repeat_is_told_apart_from_a_paused_trial_and_a_new_setting() -> None:
 
 def test_where_a_front_is_sought_a_setting_is_compared_with_what_costs_no_more(space) -> None:
     trials = numbered(*close(space))
-    planner = Planner(space, epochs=EPOCHS, error=EXACT, front="macs", race=Race(n_seeds=3))
+    planner = Planner(Problem(space, epochs=EPOCHS, error=EXACT, front="macs"), Race(n_seeds=3))
     by_number = {trial.number: trial.params["cut"] for trial in trials}
     for pair in repeats_of(planner, trials):
         lead, other = (by_number[repeat.number] for repeat in pair)
@@ -642,14 +643,9 @@ def test_where_a_front_is_sought_a_setting_is_compared_with_what_costs_no_more(s
 
 def test_a_loss_is_learned_upside_down(space) -> None:
     sloped = [trial(space, index, 0.4 + 0.01 * index) for index in (20, 18, 15, 10, 5, 0)]
-    planner = Planner(
-        space,
-        epochs=EPOCHS,
-        maximize=False,
-        error=ScoreError(n_val=100, is_share=False),
-        race=Race(n_seeds=3),
-    )
-    known = Known(planner, numbered(*sloped))
+    error = ScoreError(n_val=100, is_share=False)
+    planner = Planner(Problem(space, epochs=EPOCHS, maximize=False, error=error), Race(n_seeds=3))
+    known = Known(planner.problem, numbered(*sloped))
     assert known.best_params("")["cut"] == 0
     assert {lead.params["cut"] for lead in known.leads} == {0}
 
@@ -658,7 +654,7 @@ def test_with_few_cuts_other_learning_rates_are_tried_while_too_little_is_known(
     """Two cuts at their sensible learning rates are two trials: nothing is learned from fewer than three."""
     ends = (cut(0), replace(cut(N_CUTS - 1), index=1))
     few = SearchSpace(cuts=ends, learning_rate=(1e-5, 1e-2), head_width=0)
-    planner = Planner(few, epochs=EPOCHS, error=EXACT)
+    planner = Planner(Problem(few, epochs=EPOCHS, error=EXACT))
     trials: list[FrozenTrial] = []
     for _ in range(3):
         move = planner.next_move(trials, seed=0)
@@ -701,7 +697,7 @@ def test_what_is_being_trained_again_promises_no_more(space, racing, n_pairs: in
     ]
 
     def gain(trials: list[FrozenTrial]) -> float:
-        known = Known(planner := racing(), trials)
+        known = Known((planner := racing()).problem, trials)
         weighed = planner._weighed(planner._moves(known, 0, may_be_new=False), known)
         return max(move.gain for move in weighed if {r.number for r in move.repeats} == {1, 2})
 
@@ -724,7 +720,7 @@ def test_the_order_of_backbones_changes_no_choice() -> None:
     moves = []
     for cuts in ((*small, *large), (*large, *small)):
         both = SearchSpace(cuts=cuts, learning_rate=(1e-4, 1e-2), head_width=0)
-        planner = Planner(both, epochs=EPOCHS, error=EXACT, race=Race(n_seeds=5))
+        planner = Planner(Problem(both, epochs=EPOCHS, error=EXACT), Race(n_seeds=5))
         trials = [
             create_trial(
                 params={"backbone": name, f"cut_{name}": index, "learning_rate": 1e-3},
@@ -781,7 +777,7 @@ def test_the_best_of_the_settled_is_always_among_those_that_a_move_is_compared_w
 ) -> None:
     """It is known well, and others that are not may come before it in what may turn out the best."""
     trials = numbered(*close(space), *[again(space, 2, 13, 0.9, seed) for seed in range(12)])
-    known = Known(planner := racing(20), trials)
+    known = Known((planner := racing(20)).problem, trials)
     places = np.array([setting.place for setting in known.settled])
     belief = known.learned.response.beliefs(places, len(places))[0]
     widest = (belief.mean + 2 * np.sqrt(belief.variance)).argmax()

@@ -16,8 +16,9 @@ from optuna.trial import TrialState
 from depthsearch.options.attributes import TrialKey
 from depthsearch.results import StoredStudy
 from depthsearch.search.planning import planner
-from depthsearch.search.planning.moves import Move
-from depthsearch.search.planning.planner import Planner, is_paused
+from depthsearch.search.planning.moves import Move, is_paused
+from depthsearch.search.planning.planner import Planner
+from depthsearch.search.planning.problem import Problem
 from depthsearch.study import (
     FINISHED,
     EpochDone,
@@ -179,7 +180,7 @@ def test_what_is_left_of_a_budget_counts_what_others_are_at(longer, space, tmp_p
     study = open_study(
         open_storage(f"sqlite:///{tmp_path}/shared.db"), "s", longer, space, {}, is_planned=True
     )
-    planner = Planner(space, epochs=4)
+    planner = Planner(Problem(space, epochs=4))
     chooser = Chooser(study, 30, Limits(budget=0.5), "gain", planner, 0, is_exhaustive=False, pauses=True)
     begun = []
     while (trial := chooser.next_trial()) is not None:

@@ -26,6 +26,7 @@ from depthsearch.results import (
 from depthsearch.search.planning import planner
 from depthsearch.search.planning.moves import Move, Race, Repeat
 from depthsearch.search.planning.planner import Planner
+from depthsearch.search.planning.problem import Problem
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.study import (
@@ -214,7 +215,7 @@ def chooser(run, space, task) -> Chooser:
     """Choose in a study of which the settings are trained, and two are to be compared."""
     study, events = run(race=None)
     list(events)
-    planner = Planner(space, epochs=task.recipe.epochs, race=Race(n_seeds=3))
+    planner = Planner(Problem(space, epochs=task.recipe.epochs), Race(n_seeds=3))
     return Chooser(
         study, N_SETTINGS, Limits(), "gain", planner, task.recipe.seed, is_exhaustive=False, pauses=True
     )

@@ -21,6 +21,7 @@ from depthsearch.search.aims import store_aim
 from depthsearch.search.beliefs.learning import ScoreError
 from depthsearch.search.planning.moves import Race
 from depthsearch.search.planning.planner import Planner
+from depthsearch.search.planning.problem import Problem
 from depthsearch.search.sampling import GAIN, PAUSE, make_pruner
 from depthsearch.search.space import SearchSpace
 from depthsearch.signals import deferred
@@ -159,7 +160,7 @@ def _planner(
     def head_macs(backbone: str, width: int, depth: int) -> float:
         return head_size_of(tasks[backbone], width=width, depth=depth).macs / task.images_each
 
-    return Planner(
+    problem = Problem(
         space,
         epochs=task.recipe.epochs,
         late_passes=task.recipe.late_passes,
@@ -167,8 +168,8 @@ def _planner(
         maximize=study.direction == StudyDirection.MAXIMIZE,
         error=ScoreError(n_val=len(task.data.val), is_share=task.recipe.metric in SHARES),
         front=cost,
-        race=race,
     )
+    return Planner(problem, race)
 
 
 def _stopped(held: Lease) -> Iterator[Event]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,8 @@ from depthsearch.search.beliefs.learning import Learned, Lesson
 from depthsearch.search.extrapolation import Course
 from depthsearch.search.origins import origin_of
 from depthsearch.search.planning.moves import is_paused
+from depthsearch.search.planning.problem import Problem
 from depthsearch.search.space import BACKBONE, cut_parameter
-
-if TYPE_CHECKING:
-    from depthsearch.search.planning.planner import Planner
 
 __all__ = ["Known", "Setting"]
 
@@ -57,17 +55,17 @@ class Known:
         ended: Trials that were begun and are over: complete, pruned, failed.
     """
 
-    def __init__(self, planner: Planner, trials: Sequence[FrozenTrial], *, but: int | None = None) -> None:
+    def __init__(self, problem: Problem, trials: Sequence[FrozenTrial], *, but: int | None = None) -> None:
         """Sort the trials.
 
         Args:
-            planner: Knows what a setting is.
+            problem: What is searched.
             trials: All of the study.
             but: Number of a running one that is not counted as being trained.
         """
         self.trials = trials
-        self._planner = planner
-        whole = [trial for trial in trials if planner.is_set(trial)]
+        self._problem = problem
+        whole = [trial for trial in trials if problem.is_set(trial)]
         self.running = [
             trial
             for trial in whole
@@ -91,15 +89,15 @@ class Known:
 
         So nobody trains the same beside it, and nothing is trained again because it is not known yet.
         """
-        lessons = {trial.number: self._planner.lesson_of(trial) for trial in telling}
+        lessons = {trial.number: self._problem.lesson_of(trial) for trial in telling}
         learned = self._learn(lessons)
         if learned is None or not self.running:
             return learned
-        running = [self._planner.lesson_of(trial) for trial in self.running]
+        running = [self._problem.lesson_of(trial) for trial in self.running]
         means = learned.response.mean(
             np.array([lesson.place for lesson in running]), [lesson.backbone for lesson in running]
         )
-        sign = 1.0 if self._planner.maximize else -1.0
+        sign = 1.0 if self._problem.maximize else -1.0
         for trial, lesson, score in zip(
             self.running, running, learned.scores(np.asarray(means, dtype=np.float64)), strict=True
         ):
@@ -108,7 +106,7 @@ class Known:
 
     def _learn(self, lessons: Mapping[int, Lesson]) -> Learned | None:
         """Learn from lessons by the numbers of their trials."""
-        learned = self._planner.learn(list(lessons.values()))
+        learned = self._problem.learn(list(lessons.values()))
         if learned is not None:
             self._errors = dict(zip(lessons, learned.errors, strict=True))
         return learned
@@ -118,9 +116,9 @@ class Known:
         by_place: dict[Any, Setting] = {}
         for trial in self.trials:
             if trial.state == TrialState.COMPLETE and origin_of(trial) != "confirm":
-                place = self._planner.place(trial.params)
+                place = self._problem.place(trial.params)
                 new = Setting(params=trial.params, place=place, number=trial.number)
-                setting = by_place.setdefault((self._planner.backbone(trial.params), *place), new)
+                setting = by_place.setdefault((self._problem.backbone(trial.params), *place), new)
                 by_number[trial.number] = setting
         for trial in self.trials:
             of = by_number.get(trial.user_attrs.get(TrialKey.CONFIRMS, -1))
@@ -158,10 +156,10 @@ class Known:
             return
         self.means = means = self.learned.response.mean(
             np.array([setting.place for setting in self.settled]),
-            [self._planner.backbone(setting.params) for setting in self.settled],
+            [self._problem.backbone(setting.params) for setting in self.settled],
         )
-        allowed = self.allowed([self._planner.front_cost(each.params) for each in self.settled])
-        if self._planner.seeks_front:
+        allowed = self.allowed([self._problem.front_cost(each.params) for each in self.settled])
+        if self._problem.seeks_front:
             # Each is compared with what is cheaper, itself left out: so those on the front are made sure of.
             np.fill_diagonal(allowed, False)
         for at in range(len(self.settled)):
@@ -174,9 +172,9 @@ class Known:
         Args:
             costs: Of the others along the front ``(m,)``.
         """
-        if not self._planner.seeks_front:
+        if not self._problem.seeks_front:
             return np.ones((len(self.settled), len(costs)), dtype=np.bool_)
-        ours = np.array([self._planner.front_cost(setting.params) for setting in self.settled])
+        ours = np.array([self._problem.front_cost(setting.params) for setting in self.settled])
         return ours[:, None] <= np.array(costs)[None]
 
     def error_of(self, number: int) -> float:
@@ -187,7 +185,7 @@ class Known:
         """Return the best complete trial's setting, of a backbone if it has one; empty if there is none."""
         complete = [t for t in self.trials if t.state == TrialState.COMPLETE and t.value is not None]
         own = [trial for trial in complete if trial.params.get(BACKBONE, "") == backbone]
-        sign = 1.0 if self._planner.maximize else -1.0
+        sign = 1.0 if self._problem.maximize else -1.0
         best = max(own or complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
         return {} if best is None else best.params
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,39 +36,14 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 
-from depthsearch.models.cuts import Cut
-from depthsearch.options.attributes import TrialKey
-from depthsearch.search.beliefs.learning import (
-    Learned,
-    Lesson,
-    ScoreError,
-    learn,
-    split_of,
-)
-from depthsearch.search.extrapolation import course_of
+from depthsearch.search.beliefs.learning import split_of
 from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.planning.known import Known, Setting
-from depthsearch.search.planning.moves import (
-    Move,
-    Race,
-    Repeat,
-    cost_of_training,
-    is_paused,
-)
+from depthsearch.search.planning.moves import Move, Race, Repeat, is_paused
+from depthsearch.search.planning.problem import Problem
 from depthsearch.search.planning.promise import gains_of
-from depthsearch.search.planning.settings import (
-    rates_at,
-    settings_of,
-    spread,
-    widest_gap,
-)
-from depthsearch.search.space import (
-    BACKBONE,
-    SearchSpace,
-    cut_parameter,
-    is_solved,
-    place_of,
-)
+from depthsearch.search.planning.settings import rates_at, settings_of, spread, widest_gap
+from depthsearch.search.space import place_of
 
 __all__ = ["Planner"]
 
@@ -107,50 +82,17 @@ SAME_RATE = 0.1
 class Planner:
     """Chooses the next training of a study."""
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        epochs: int,
-        late_passes: int = 1,
-        head_macs: Callable[[str, int, int], float] | None = None,
-        maximize: bool = True,
-        error: ScoreError | None = None,
-        front: str | None = None,
-        race: Race | None = None,
-    ) -> None:
+    def __init__(self, problem: Problem, race: Race | None = None) -> None:
         """Prepare to choose.
 
         Args:
-            space: What is searched.
-            epochs: Of a training.
-            late_passes: See `moves.passes_each`.
-            head_macs: Of a backbone's new head for one image, by the backbone's name, width and depth; None:
-                nothing.
-            maximize: Whether more is better.
-            error: Of a score; None: of a share of a hundred images.
-            front: One of `words.COSTS`: a setting is to be better only than what costs at most as much of it;
-                None: than all others.
+            problem: What is searched, and what each setting costs.
             race: How settings may be trained again; None: they may not.
         """
-        self._space, self.maximize = space, maximize
-        self._epochs, self._late_passes = epochs, late_passes
-        self._head_macs = functools.cache(head_macs or (lambda *_: 0.0))
-        self._error = error or ScoreError(n_val=100, is_share=True)
-        self._front, self._race = front, race
-        self._names = space.backbones
+        self.problem = problem
+        self._race = race
+        space = problem.space
         self._is_adamw = space.optimizer is None and space.fixed.get("optimizer", "adamw") == "adamw"
-        # Hundreds of settings are weighed for each move, and few of them differ in what they cost.
-        self._cost = functools.cache(self._cost_at)
-        # Costs are weighed in full fine-tunes of the dearest backbone, whichever comes first. The study
-        # counts those of the first.
-        wholes = [space.cuts_of(name)[0].training_macs for name in self._names]
-        self._whole_macs, self._unit = max(wholes), max(wholes) / (wholes[0] or 1) or 1.0
-
-    @property
-    def seeks_front(self) -> bool:
-        """Whether settings are compared only with what costs no more."""
-        return self._front is not None
 
     @property
     def races(self) -> bool:
@@ -180,7 +122,7 @@ class Planner:
             may_be_new: Whether a new setting may be tried.
             is_thrifty: Whether to end sooner, as nobody has said what the study may cost.
         """
-        known, most = Known(self, trials), most / self._unit
+        known, most = Known(self.problem, trials), most / self.problem.unit
         if known.learned is None:
             is_hopeless = not known.settled and len(known.ended) >= MOST_IN_VAIN
             return self._first(known, seed, most) if may_be_new and not is_hopeless else None
@@ -199,35 +141,9 @@ class Planner:
         moves = list(self._new(known, np.random.default_rng(seed), any_rate=True))
         return _best_worth(self._weighed([move for move in moves if move.cost <= most], known), LEAST_RATE)
 
-    def is_set(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial has its whole setting: not while it waits, nor if it was killed choosing."""
-        return self._space.is_whole(trial.params)
-
-    def knows_cut(self, params: Mapping[str, Any]) -> bool:
-        """Return whether a setting, perhaps one in part, says where to cut."""
-        return cut_parameter(self._backbone_name(params)) in params
-
-    def cost_of(self, params: Mapping[str, Any], done: int = 0) -> float:
-        """Estimate what a setting costs from an epoch on, in full fine-tunes of the first backbone."""
-        return self._unit * self._weighed_cost(params, done)
-
-    def _weighed_cost(self, params: Mapping[str, Any], done: int = 0) -> float:
-        """Estimate it in full fine-tunes of the dearest backbone."""
-        backbone = self._backbone_name(params)
-        head = params.get("head_width", 0), self._head_depth(params)
-        if self._is_solved(params):
-            done = 0
-        return self._cost(backbone, params[cut_parameter(backbone)], *head, done)
-
-    def _cost_at(self, backbone: str, index: int, head_width: int, head_depth: int, done: int) -> float:
-        return cost_of_training(
-            self._space.cuts_of(backbone)[index],
-            self._epochs,
-            late_passes=self._late_passes,
-            head_macs=self._head_macs(backbone, head_width, head_depth),
-            done=done,
-            whole_macs=self._whole_macs,
-        )
+    def cost_of(self, params: Mapping[str, Any]) -> float:
+        """Estimate what a setting costs, in full fine-tunes of the first backbone."""
+        return self.problem.unit * self.problem.cost(params)
 
     def should_pause(
         self,
@@ -249,15 +165,15 @@ class Planner:
         """
         trial = next(each for each in trials if each.number == number)
         epoch = max(trial.intermediate_values, default=0)
-        if epoch != math.ceil(CHECK * self._epochs) or epoch >= self._epochs:
+        if epoch != math.ceil(CHECK * self.problem.epochs) or epoch >= self.problem.epochs:
             return False
         going_on = self._going_on(trial)
         if going_on.cost < CHEAP:
             return False
-        known = Known(self, trials, but=number)
+        known = Known(self.problem, trials, but=number)
         if known.learned is None:
             return False
-        most /= self._unit
+        most /= self.problem.unit
         others = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         here, *others = self._weighed([going_on, *others], known)
         best_rate = max((move.rate for move in others), default=0.0)
@@ -268,18 +184,18 @@ class Planner:
 
         Where each of a few cuts was tried at its sensible learning rate, the cheapest at another.
         """
-        tried = self._tried(known.trials)
+        tried = self.problem.tried(known.trials)
         every = [
-            Move(params=params, place=self.place(params), cost=self._weighed_cost(params))
-            for name in self._names
-            for index in range(known.first_cut(name), len(self._space.cuts_of(name)))
-            if (params := sensible_setting(self._space, name, index))
+            Move(params=params, place=self.problem.place(params), cost=self.problem.cost(params))
+            for name in self.problem.space.backbones
+            for index in range(known.first_cut(name), len(self.problem.space.cuts_of(name)))
+            if (params := sensible_setting(self.problem.space, name, index))
         ]
         if known.running:
             # Other workers shall not spend the budget before the first score is in.
             most = min(most, FIRST_MOST)
         every = [move for move in every if move.cost <= most]
-        left = [move for move in every if not _is_known(*self._alike(move.params, move.place), tried)]
+        left = [move for move in every if not _is_known(*self.problem.alike(move.params, move.place), tried)]
         aim = FIRST_COSTS[min(sum(map(len, tried.values())), len(FIRST_COSTS) - 1)]
         if left:
             return min(left, key=lambda move: abs(move.cost - aim))
@@ -302,19 +218,19 @@ class Planner:
         What is sensible is known of AdamW. A training that failed may have diverged; another rate may not.
         """
         any_rate = any_rate or not self._is_adamw
-        tried = self._tried(known.trials)
-        for name in self._names:
-            distributions = self._space.distributions(name)
-            cuts = self._space.cuts_of(name)
+        tried = self.problem.tried(known.trials)
+        for name in self.problem.space.backbones:
+            distributions = self.problem.space.distributions(name)
+            cuts = self.problem.space.cuts_of(name)
             best = known.best_params(name)
             first, failed = known.first_cut(name), known.failed_cuts(name)
             for index in (first + at for at in spread(len(cuts) - first, rng)):
                 is_any = any_rate or index in failed
-                rate = None if is_any else sensible_setting(self._space, name, index)["learning_rate"]
+                rate = None if is_any else sensible_setting(self.problem.space, name, index)["learning_rate"]
                 for params in settings_of(name, index, distributions, best, rng, rate=rate):
                     place = place_of(params, distributions)
-                    if not _is_known(*self._alike(params, place), tried):
-                        yield Move(params=params, place=place, cost=self._weighed_cost(params))
+                    if not _is_known(*self.problem.alike(params, place), tried):
+                        yield Move(params=params, place=place, cost=self.problem.cost(params))
 
     def _repeats(self, known: Known) -> Iterator[Move]:
         """List the settings that may be trained again, each beside the best one it is to be compared with.
@@ -323,18 +239,18 @@ class Planner:
         """
         if self._race is None:
             return
-        again = {self._cut(s.params) for s in known.settled if s.seeds}
+        again = {self.problem.cut(s.params) for s in known.settled if s.seeds}
         for setting, lead in zip(known.settled, known.leads, strict=True):
             if lead is None or lead is setting:
                 continue
-            cuts = again | {self._cut(setting.params), self._cut(lead.params)}
+            cuts = again | {self.problem.cut(setting.params), self.problem.cut(lead.params)}
             if self._race.n_cuts is not None and len(cuts) > max(2, self._race.n_cuts):
                 continue
             pairs = [
                 [s for s in (lead, setting) if seed not in s.seeds and not self.is_the_same_again(s.params)]
                 for seed in range(self._race.n_seeds)
             ]
-            costs = [sum(self._weighed_cost(s.params) for s in pair) for pair in pairs]
+            costs = [sum(self.problem.cost(s.params) for s in pair) for pair in pairs]
             choices = [
                 (cost, seed) for seed, (cost, pair) in enumerate(zip(costs, pairs, strict=True)) if pair
             ]
@@ -345,28 +261,25 @@ class Planner:
 
     def is_the_same_again(self, params: Mapping[str, Any]) -> bool:
         """Return whether a setting trained again comes to the same: a solved head, on the same images."""
-        return self._is_solved(params) and not self.resamples
-
-    def _is_solved(self, params: Mapping[str, Any]) -> bool:
-        return is_solved(params, self._space.distributions(self._backbone_name(params)))
+        return self.problem.is_solved(params) and not self.resamples
 
     def _other_rate(self, known: Known, most: float) -> Move | None:
         """Choose the best setting at the learning rate that is furthest from those tried at its cut.
 
         A few noisy scores make all learning rates of a cut look alike, and a few cheap trainings tell.
         """
-        tried, found = self._tried(known.trials), []
+        tried, found = self.problem.tried(known.trials), []
         for lead in self._tunable(known):
-            if (cost := self._weighed_cost(lead.params)) > min(most, OTHER_RATE_COST):
+            if (cost := self.problem.cost(lead.params)) > min(most, OTHER_RATE_COST):
                 continue
-            rates = self._space.distributions(self._backbone_name(lead.params))["learning_rate"]
+            rates = self.problem.space.distributions(self.problem.backbone_name(lead.params))["learning_rate"]
             assert isinstance(rates, FloatDistribution)
             if rates.low == rates.high:
                 continue
-            gap, share = widest_gap(tried[self._alike(lead.params, lead.place)[0]])
+            gap, share = widest_gap(tried[self.problem.alike(lead.params, lead.place)[0]])
             if gap >= OTHER_RATE_GAP:
                 params = {**lead.params, "learning_rate": rates_at(rates, share).item()}
-                found.append((gap, Move(params=params, place=self.place(params), cost=cost)))
+                found.append((gap, Move(params=params, place=self.problem.place(params), cost=cost)))
         return max(found, key=lambda each: each[0], default=(0.0, None))[1]
 
     def _tunable(self, known: Known) -> list[Setting]:
@@ -374,7 +287,7 @@ class Planner:
         trained = [
             (mean, setting)
             for mean, setting in zip(known.means, known.settled, strict=True)
-            if not self._is_solved(setting.params)
+            if not self.problem.is_solved(setting.params)
         ]
         leads = {lead.number for lead in known.leads if lead is not None}
         found = [setting for _, setting in trained if setting.number in leads]
@@ -386,8 +299,8 @@ class Planner:
     def _going_on(self, trial: FrozenTrial) -> Move:
         done = max(trial.intermediate_values, default=0)
         params = dict(trial.params)
-        cost = self._weighed_cost(params, done)
-        return Move(params=params, place=self.place(params), number=trial.number, cost=cost)
+        cost = self.problem.cost(params, done)
+        return Move(params=params, place=self.problem.place(params), number=trial.number, cost=cost)
 
     # --- what it promises ---------------------------------------------------------------------------
 
@@ -400,15 +313,15 @@ class Planner:
         beliefs = known.learned.response.beliefs(
             np.array([each.place for each in every]),
             len(known.settled),
-            [self.backbone(each.params) for each in every],
+            [self.problem.backbone(each.params) for each in every],
             divisions={self._division(move) for move in moves if move.repeats},
         )
         weights = np.array([belief.weight for belief in beliefs])
         divisions = [self._division(move) for move in moves]
-        allowed = known.allowed([self.front_cost(move.params) for move in moves])
+        allowed = known.allowed([self.problem.front_cost(move.params) for move in moves])
         # A front is compared far below the best score, too, where a response is another unit than near it.
         near = functools.partial(np.multiply, known.learned.near)
-        worth = known.learned.scores if self.seeks_front else near
+        worth = known.learned.scores if self.problem.seeks_front else near
         gains = sum(
             belief.weight * gains_of(belief, worth, moves, known, allowed, divisions) for belief in beliefs
         )
@@ -418,69 +331,6 @@ class Planner:
     def _division(self, move: Move) -> int:
         """Return the division of the images that a move's trainings are judged on."""
         return split_of(move.repeats[0].seed, resampled=self.resamples) if move.repeats else 0
-
-    # --- settings -----------------------------------------------------------------------------------
-
-    def lesson_of(self, trial: FrozenTrial) -> Lesson:
-        """Return what a trial has to say."""
-        attributes = trial.user_attrs
-        return Lesson(
-            place=self.place(trial.params),
-            backbone=self.backbone(trial.params),
-            split=split_of(attributes.get(TrialKey.SEED), resampled=bool(attributes.get(TrialKey.RESAMPLE))),
-            course=course_of(trial),
-        )
-
-    def learn(self, lessons: Sequence[Lesson]) -> Learned | None:
-        """Learn from what trials have to say."""
-        return learn(lessons, epochs=self._epochs, maximize=self.maximize, error=self._error)
-
-    def place(self, params: Mapping[str, Any]) -> tuple[float, ...]:
-        """Return where a setting lies, see `space.place_of`."""
-        return place_of(params, self._space.distributions(self._backbone_name(params)))
-
-    def backbone(self, params: Mapping[str, Any]) -> int:
-        """Return which of the backbones a setting is of, counted from 0."""
-        return self._names.index(self._backbone_name(params))
-
-    def _cut(self, params: Mapping[str, Any]) -> Cut:
-        backbone = self._backbone_name(params)
-        index: int = params[cut_parameter(backbone)]
-        return self._space.cuts_of(backbone)[index]
-
-    def front_cost(self, params: Mapping[str, Any]) -> float:
-        """Return what a setting costs along the front: a training's MACs of an image, or what it learns."""
-        cut, head_macs = self._cut(params), self._head_macs_of(params)
-        if self._front == "parameters":
-            # Each weight of a head is used once.
-            return cut.trainable_parameters + head_macs
-        return cut.training_macs + 3 * head_macs
-
-    def _head_macs_of(self, params: Mapping[str, Any]) -> float:
-        width = params.get("head_width", 0)
-        return self._head_macs(self._backbone_name(params), width, self._head_depth(params))
-
-    def _head_depth(self, params: Mapping[str, Any]) -> int:
-        depth: int = params.get("head_depth", self._space.fixed.get("head_depth", 1))
-        return depth
-
-    def _backbone_name(self, params: Mapping[str, Any]) -> str:
-        name: str = params.get(BACKBONE, self._names[0])
-        return name
-
-    def _alike(self, params: Mapping[str, Any], place: tuple[float, ...]) -> tuple[tuple[Any, ...], float]:
-        """Return what settings that come out alike have in common, and the place of the learning rate."""
-        cut, rate, *others = place
-        return (self.backbone(params), cut, *(round(value, 2) for value in others)), rate
-
-    def _tried(self, trials: Sequence[FrozenTrial]) -> dict[tuple[Any, ...], list[float]]:
-        """Collect the learning rates that were tried, or are, by what else settings have in common."""
-        tried: dict[tuple[Any, ...], list[float]] = {}
-        for trial in trials:
-            if self.is_set(trial):
-                key, rate = self._alike(trial.params, self.place(trial.params))
-                tried.setdefault(key, []).append(rate)
-        return tried
 
 
 def _best_worth(moves: Iterable[Move], least_rate: float) -> Move | None:

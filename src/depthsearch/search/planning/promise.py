@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from depthsearch.search.beliefs.response import Belief
+from depthsearch.search.planning.known import Known
 from depthsearch.search.planning.moves import Move
-
-if TYPE_CHECKING:
-    from depthsearch.search.planning.known import Known
 
 __all__ = ["gains_of"]
 

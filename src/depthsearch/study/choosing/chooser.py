@@ -140,7 +140,7 @@ class Chooser:
             # What is cheap says whether the dear ones are worth going on with.
             is_again, params = origin_of(enqueued) == "confirm", planned_params(enqueued)
             # What somebody enqueues may leave the cut to the search.
-            cost = planner.cost_of(params) if planner.knows_cut(params) else 0.0
+            cost = planner.cost_of(params) if planner.problem.knows_cut(params) else 0.0
             return not is_again, origin_of(enqueued) != GUESS, cost
 
         trials = self.study.get_trials(deepcopy=False)
@@ -154,7 +154,7 @@ class Chooser:
         seed = seed_from(self.seed, len(trials))
         # What others are at is not paid yet.
         under_way = [t for t in trials if t.state == TrialState.RUNNING and not is_paused(t)]
-        left -= sum(planner.cost_of(trial.params) for trial in under_way if planner.is_set(trial))
+        left -= sum(planner.cost_of(trial.params) for trial in under_way if planner.problem.is_set(trial))
         move = planner.next_move(
             trials, seed=seed, most=left, may_be_new=n_left > 0, is_thrifty=not self.limits.are_given
         )
