@@ -23,6 +23,9 @@ Floats = NDArray[np.float64]
 
 # Standard errors of a score that lie near the best: differences further down count by their logarithm.
 NEAR = 8.0
+# Share of a score's variance over validation images that is its own. All settings are right and wrong about
+# many of the same images, so that the rest cancels between them (benchmarks/search/noise.py: 0.3 to 0.5).
+OWN_NOISE = 0.4
 # Fewer trials say nothing.
 FEWEST = 3
 # What a curve of accuracy still gains: the square of the share of the epochs that is left, times a constant
@@ -132,7 +135,7 @@ def learn(lessons: Sequence[Lesson], *, epochs: int, maximize: bool, error: Scor
         for lesson, (score, off) in zip(lessons, known, strict=True)
     ]
     return Learned(
-        response=Response(observations, noise=1 / NEAR),
+        response=Response(observations, noise=math.sqrt(OWN_NOISE) / NEAR),
         best=best,
         near=near,
         bounds=(max(lowest, 2 * worst - best - near), highest),
