@@ -1,4 +1,4 @@
-"""Run the demo and put its output, its time and its pictures into the README and the guide.
+"""Run the demo and `depthsearch fit`; put their output and pictures into the README and the guide.
 
     python tools/refresh_readme.py            # minutes: the demo as it is, in a folder and a cache of its own
     python tools/refresh_readme.py --check    # seconds: markers are there, commands parse, code runs
@@ -25,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "guide" / "first-study.md"
-MARKED = {README: ("time", "short"), GUIDE: ("long",)}
+MODEL = ROOT / "docs" / "guide" / "model.md"
+MARKED = {README: ("time", "short"), GUIDE: ("long",), MODEL: ("fit",)}
 PICTURES = ROOT / "docs" / "pictures"
 FIGURES = ("score_by_depth", "transfer_curve", "learning_curves", "learning_rate_by_depth")
 DEPTHSEARCH = (sys.executable, "-m", "depthsearch")
@@ -45,6 +46,8 @@ SHOWN = (
     "Cost ",
 )
 CONTINUED = " " * 10
+# Rows of a table that the guide shows.
+N_ROWS = 3
 
 
 def main() -> None:
@@ -56,13 +59,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lines, seconds = demo(folder)
+        lines, seconds = output_of(folder, *DEMO)
         draw_figures(folder)
         take_pictures(folder)
+        fitted, _ = output_of(folder, "fit")
     parts = {
         "time": f"{seconds:.0f} s on {machine()}",
-        "short": f"\n```text\n{chr(10).join(short(lines))}\n```\n",
-        "long": f"\n```text\n{chr(10).join(long(lines))}\n```\n",
+        "short": _as_text(short(lines)),
+        "long": _as_text(long(lines)),
+        "fit": _as_text(with_short_tables(fitted)),
     }
     for path, names in MARKED.items():
         text = path.read_text(encoding="utf-8")
@@ -71,8 +76,8 @@ def main() -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def demo(folder: Path) -> tuple[list[str], float]:
-    """Run the demo as on a fresh machine without a model hub; return its output and its seconds.
+def output_of(folder: Path, *arguments: str) -> tuple[list[str], float]:
+    """Run depthsearch as on a fresh machine without a model hub; return its output and its seconds.
 
     Its progress goes to the standard error where nobody watches; unbuffered, both keep their order.
     """
@@ -80,7 +85,7 @@ def demo(folder: Path) -> tuple[list[str], float]:
     environment = os.environ | own
     started = time.perf_counter()
     done = subprocess.run(
-        [*DEPTHSEARCH, *DEMO],
+        [*DEPTHSEARCH, *arguments],
         cwd=folder,
         env=environment,
         check=True,
@@ -173,6 +178,22 @@ def long(lines: Sequence[str]) -> list[str]:
         elif kept[-1] != "  ...":
             kept.append("  ...")
     return kept
+
+
+def with_short_tables(lines: Sequence[str]) -> list[str]:
+    """Leave rows of tables out: all but the first three of each."""
+    kept, n_rows = [], 0
+    for line in lines:
+        n_rows = n_rows + 1 if line.startswith("│") else 0
+        if n_rows <= N_ROWS:
+            kept.append(line)
+        elif kept[-1] != "  ...":
+            kept.append("  ...")
+    return kept
+
+
+def _as_text(lines: Sequence[str]) -> str:
+    return f"\n```text\n{chr(10).join(lines)}\n```\n"
 
 
 def replaced(text: str, name: str, part: str) -> str:
