@@ -45,12 +45,7 @@ from depthsearch.study import (
 )
 from depthsearch.study.control import AFTER, note_bounds
 from depthsearch.study.lease import holder_of, lease
-from depthsearch.study.progress import (
-    STATES,
-    Status,
-    status,
-    status_json,
-)
+from depthsearch.study.progress import STATES, Status, status, status_json
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 from depthsearch.training.objective import Task
 

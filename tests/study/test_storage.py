@@ -32,12 +32,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.signals import deferred, let_through, sigterm_interrupts
 from depthsearch.study import open_storage as exported, open_study, search
 from depthsearch.study.storage import StorageError, open_storage
-from depthsearch.study.storage.optuna_private import (
-    database_of,
-    storage_of,
-    study_id_of,
-    trial_id_of,
-)
+from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of, trial_id_of
 from depthsearch.text import hidden, without_password, without_password as hide_exported
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]

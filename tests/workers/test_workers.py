@@ -21,12 +21,7 @@ import torch
 from optuna.trial import TrialState
 
 from depthsearch.devices import Device, choose_device, release_memory
-from depthsearch.errors import (
-    DataError,
-    DivergedError,
-    SettingsError,
-    StudyError,
-)
+from depthsearch.errors import DataError, DivergedError, SettingsError, StudyError
 from depthsearch.features import Budget
 from depthsearch.seeds import seed_from
 from depthsearch.study import (

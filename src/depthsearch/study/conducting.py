@@ -30,15 +30,7 @@ from depthsearch.signals import Drain, sigterm_drains
 from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.control import mark, note_bounds, request_stop
 from depthsearch.study.coordinator import confirm, search
-from depthsearch.study.events import (
-    Event,
-    Note,
-    Notice,
-    Say,
-    Stopped,
-    TrialStarted,
-    Waiting,
-)
+from depthsearch.study.events import Event, Note, Notice, Say, Stopped, TrialStarted, Waiting
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.loggers.watching import check_watchers, watching

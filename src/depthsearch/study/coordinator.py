@@ -37,12 +37,7 @@ from depthsearch.study.choosing.confirmation import (
 from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.choosing.lost import enqueue_lost
 from depthsearch.study.control import note_wanted
-from depthsearch.study.events import (
-    ConfirmationPlanned,
-    Event,
-    SearchEnded,
-    Stopped,
-)
+from depthsearch.study.events import ConfirmationPlanned, Event, SearchEnded, Stopped
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run

@@ -48,15 +48,7 @@ from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.text import first_line
 from depthsearch.training.objective import Task, cost_attributes
 from depthsearch.training.outcomes import EpochResult, TransferCurve
-from depthsearch.workers.jobs import (
-    Ended,
-    Executor,
-    Failed,
-    Lost,
-    Probing,
-    Report,
-    Training,
-)
+from depthsearch.workers.jobs import Ended, Executor, Failed, Lost, Probing, Report, Training
 
 # How long to wait for reports before checking whether the study is asked to stop.
 POLL_SECONDS = 1.0

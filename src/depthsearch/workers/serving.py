@@ -19,12 +19,7 @@ from depthsearch.features.tiers.shared import remove_shared
 from depthsearch.machine import name_process
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
-from depthsearch.workers.jobs import (
-    Job,
-    JobRunner,
-    failed_to_start,
-    portable,
-)
+from depthsearch.workers.jobs import Job, JobRunner, failed_to_start, portable
 from depthsearch.workers.places import make_locks_mortal
 from depthsearch.workers.plans import WorkerPlan
 

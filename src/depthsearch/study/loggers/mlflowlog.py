@@ -13,19 +13,8 @@ from optuna.trial import TrialState
 
 from depthsearch.errors import SettingsError
 from depthsearch.options.attributes import StudyKey
-from depthsearch.study.events import (
-    EpochDone,
-    Event,
-    Stopped,
-    TrialEnded,
-    TrialStarted,
-)
-from depthsearch.study.loggers.eventlog import (
-    Sink,
-    forgiving,
-    require_extra,
-    teller,
-)
+from depthsearch.study.events import EpochDone, Event, Stopped, TrialEnded, TrialStarted
+from depthsearch.study.loggers.eventlog import Sink, forgiving, require_extra, teller
 from depthsearch.text import first_line, without_password
 
 __all__ = ["check_mlflow", "mlflow_log"]

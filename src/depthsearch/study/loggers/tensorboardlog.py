@@ -12,18 +12,8 @@ import optuna
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import folder_named
-from depthsearch.study.events import (
-    EpochDone,
-    Event,
-    TrialEnded,
-    TrialStarted,
-)
-from depthsearch.study.loggers.eventlog import (
-    Sink,
-    forgiving,
-    require_extra,
-    teller,
-)
+from depthsearch.study.events import EpochDone, Event, TrialEnded, TrialStarted
+from depthsearch.study.loggers.eventlog import Sink, forgiving, require_extra, teller
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -21,12 +21,7 @@ from sqlalchemy.pool import SingletonThreadPool
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_allowed
 from depthsearch.study.storage.databasefile import database_file
-from depthsearch.study.storage.outage import (
-    Away,
-    chain,
-    is_transient,
-    lacks_log,
-)
+from depthsearch.study.storage.outage import Away, chain, is_transient, lacks_log
 
 __all__ = ["ConnectedStorage", "is_of_one_thread"]
 

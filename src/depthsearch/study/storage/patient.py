@@ -29,12 +29,7 @@ from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thr
 from depthsearch.study.storage.fetching import fetch_trial, fetch_trials, fetch_user_attrs
 from depthsearch.study.storage.optuna_private import TRIAL_ID
 from depthsearch.study.storage.outage import Away, chain, reason_of
-from depthsearch.study.storage.writing import (
-    can_write,
-    state_of,
-    write_score,
-    write_user_attrs,
-)
+from depthsearch.study.storage.writing import can_write, state_of, write_score, write_user_attrs
 
 __all__ = ["PatientStorage", "StorageError", "patiently"]
 

@@ -19,15 +19,7 @@ from depthsearch.errors import StudyError
 from depthsearch.text import first_line
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
-from depthsearch.workers.jobs import (
-    Failed,
-    Job,
-    JobRunner,
-    Lost,
-    Report,
-    Training,
-    run_job,
-)
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
 from depthsearch.workers.places import (
     AWAY_SECONDS,
     FIRST_PAUSE_SECONDS,
@@ -38,13 +30,7 @@ from depthsearch.workers.places import (
 from depthsearch.workers.ray.actors import LOOKS, ActorPlace, actor_class
 from depthsearch.workers.ray.checkpoints import Tokens, read_checkpoint, write_checkpoint
 from depthsearch.workers.ray.connecting import import_ray, reason_of
-from depthsearch.workers.ray.remote import (
-    Bytes,
-    NoImages,
-    Ready,
-    Terms,
-    own_versions,
-)
+from depthsearch.workers.ray.remote import Bytes, NoImages, Ready, Terms, own_versions
 from depthsearch.workers.ray.slots import plan_slots
 
 __all__ = ["RayWorkers"]

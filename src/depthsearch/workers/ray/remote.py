@@ -31,15 +31,7 @@ from depthsearch.machine import start_of, this_machine, thread_clock
 from depthsearch.text import first_line
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
-from depthsearch.workers.jobs import (
-    Failed,
-    Job,
-    JobRunner,
-    Report,
-    Training,
-    failed_to_start,
-    portable,
-)
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, failed_to_start, portable
 from depthsearch.workers.places import make_locks_mortal
 from depthsearch.workers.ray.connecting import import_ray
 from depthsearch.workers.ray.slots import Slots
