@@ -10,11 +10,12 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 
 from depthsearch.study.artifacts import Artifacts
-from depthsearch.study.storage import database_of, open_storage
+from depthsearch.study.storage.opening import open_storage
 from depthsearch.study.storage.optuna_private import (
     SYSTEM_ATTRIBUTES,
     TRIAL_ID,
     USER_ATTRIBUTES,
+    database_of,
     fixed_params,
     forget_artifact,
     list_artifacts,
