@@ -7,7 +7,7 @@ differs from one that was never stopped.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
@@ -91,7 +91,7 @@ def search(
     recipe = any_of(tasks).recipe
     study.pruner = make_pruner(pruner, recipe.epochs, cost)
     executor, limits = executor or InProcess(tasks), limits or Limits()
-    with _held(study, held) as lease_:
+    with lease(study) if held is None else nullcontext(held) as lease_:
         is_planned, n_workers = sampler == GAIN, executor.n_workers
         with deferred():
             store_aim(study, cost, tolerance)
@@ -104,8 +104,11 @@ def search(
         chooser = Chooser(
             study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive, pruner == PAUSE
         )
-        run = Run(study, tasks, space, executor, checkpoints, lease_, chooser=chooser, until=limits.until)
-        run.probe(_unprobed(stored, space))
+        # One with a single cut has nothing to probe.
+        unprobed = [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
+        run = Run(
+            study, tasks, space, executor, checkpoints, lease_, limits, chooser=chooser, to_probe=unprobed
+        )
         yield from _search(run, chooser, then_confirm=then_confirm, n_workers=n_workers)
     yield from _stopped(lease_)
 
@@ -128,21 +131,6 @@ def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -
             drop(study, waiting)
         n_ended = count_searched(study.get_trials(deepcopy=False, states=FINISHED))
         note_wanted(study, n_trials=n_ended, then_confirm=then_confirm, n_workers=n_workers)
-
-
-@contextmanager
-def _held(study: optuna.Study, held: Lease | None) -> Iterator[Lease]:
-    """Hold a study's lease, if it is not held yet."""
-    if held is not None:
-        yield held
-        return
-    with lease(study) as taken:
-        yield taken
-
-
-def _unprobed(stored: StoredStudy, space: SearchSpace) -> list[str]:
-    """List the backbones whose frozen features have not been probed; one with a single cut has none."""
-    return [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
 
 
 def _planner(
@@ -209,11 +197,10 @@ def confirm(
         StudyError: As `search`.
     """
     study.pruner = NopPruner()
-    tasks = tasks_of(task)
-    with _held(study, held) as lease_:
-        limits = limits or Limits()
-        executor = executor or InProcess(tasks)
-        run = Run(study, tasks, space, executor, checkpoints, lease_, until=limits.until)
+    tasks, limits = tasks_of(task), limits or Limits()
+    executor = executor or InProcess(tasks)
+    with lease(study) if held is None else nullcontext(held) as lease_:
+        run = Run(study, tasks, space, executor, checkpoints, lease_, limits)
         yield from _confirm(run, limits, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
     yield from _stopped(lease_)
 
