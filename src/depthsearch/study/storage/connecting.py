@@ -67,7 +67,7 @@ class ConnectedStorage(RDBStorage):
             Away: If it cannot be opened now.
             ImportError: If there is no driver for it.
         """
-        self.guards: list[Callable[[Connection], object]] = []
+        self.guards: set[Callable[[Connection], object]] = set()
         self._engine: Engine | None = None
         self._address, self._shown, self._busy = address, shown, busy_seconds
         self._local = threading.local()
