@@ -70,6 +70,4 @@ class InProcess:
             self._reports.close()
         self._job = self._reports = None
 
-    def close(self) -> None:
-        """End the job, if there is one."""
-        self.drop()
+    close = drop

@@ -34,11 +34,7 @@ END_SECONDS = 10.0
 def serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRunner) -> None:
     """Do jobs until nobody is there to send one: the main function of a worker's process.
 
-    Args:
-        connection: To the coordinator.
-        payload: The pickled tasks.
-        plan: Where to compute.
-        run: Does a job.
+    The connection is to the coordinator, and the payload the pickled tasks.
     """
     # Ctrl-C and a SIGTERM to the whole group are for the coordinator, which ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM):
