@@ -95,12 +95,8 @@ def note_wanted(
 ) -> None:
     """Store what a start of a study asks for and its number of workers, for `status`.
 
-    Args:
-        study: Which.
-        n_trials: Finished trials of its search.
-        then_confirm: Whether a confirmation is to follow.
-        n_workers: Trials trained at once.
-        at_most: Whether the search may end before by itself.
+    That is the finished trials of its search, ``at_most`` if it may end before by itself, and whether a
+    confirmation is to follow.
     """
     request = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers, "at_most": at_most}
     if study.user_attrs.get(StudyKey.WANTED) != request:

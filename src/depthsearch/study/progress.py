@@ -130,7 +130,7 @@ def status(study: optuna.Study, stored: StoredStudy | None = None, summary: Summ
     Args:
         study: Which.
         stored: As it was read, where that is at hand.
-        summary: Of it, where it is at hand.
+        summary: Likewise.
     """
     try:
         stored = StoredStudy.read(study) if stored is None else stored
