@@ -86,12 +86,6 @@ def place(place_in, tmp_path: Path) -> Place:
 
 
 @pytest.fixture(scope="module")
-def longer(task) -> Task:
-    """Three epochs, so that a trial can be stopped in its middle."""
-    return replace(task, recipe=replace(task.recipe, epochs=3))
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(longer, space, place_in, tmp_path_factory) -> list[dict[str, Any]]:
     """What nine trials store that run without a stop: anchors, suggestions, some pruned."""
     place = place_in(tmp_path_factory.mktemp("uninterrupted"))
