@@ -27,7 +27,7 @@ from depthsearch.errors import DepthsearchError
 from depthsearch.signals import let_through
 from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thread
 from depthsearch.study.storage.fetching import fetch_trial, fetch_trials, fetch_user_attrs
-from depthsearch.study.storage.optuna_private import TRIAL_ID
+from depthsearch.study.storage.optuna_private import models
 from depthsearch.study.storage.outage import Away, chain, reason_of
 from depthsearch.study.storage.writing import can_write, state_of, write_score, write_user_attrs
 
@@ -39,7 +39,7 @@ BUSY_SECONDS = 60.0
 # Between two checks whether it is back.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
-SELECT_NEWEST = sqlalchemy.select(sqlalchemy.func.max(TRIAL_ID))
+SELECT_NEWEST = sqlalchemy.select(sqlalchemy.func.max(models.TrialModel.trial_id))
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
