@@ -117,10 +117,11 @@ def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -
     """Run trials until there are as many as wanted, nothing more may be begun, or a stop is asked for."""
     study = run.study
     yield from run(chooser.next_trial)
-    if run.asked or chooser.limits.is_time_up():
-        # The next call goes on with what is left, paused trials included.
-        if not run.asked:
-            yield SearchEnded(reason="its time is over; the same command goes on")
+    # The next call goes on with what is left, paused trials included.
+    if run.asked:
+        return
+    if chooser.limits.is_time_up():
+        yield SearchEnded(reason="its time is over; the same command goes on")
         return
     if chooser.planner is not None:
         yield SearchEnded(reason=chooser.why_it_ends())
