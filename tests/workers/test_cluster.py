@@ -801,11 +801,7 @@ def test_what_a_study_is_stored_with_is_what_the_cluster_computes_on(
     monkeypatch.setattr(executors, "connect", lambda _: False)
     monkeypatch.setattr(executors, "cluster_has_gpus", lambda: True)
     monkeypatch.setattr(starting, "import_ray", lambda: pytest.fail("it is not asked"))
-    monkeypatch.setattr(
-        executors,
-        "cluster_device",
-        lambda here, *_, has_gpus: gpu if has_gpus else here,
-    )
+    monkeypatch.setattr(executors, "cluster_device", lambda here, *_, has_gpus: gpu if has_gpus else here)
     monkeypatch.setattr(executors, "ray_workers", asked_for)
     more = ["--executor", "ray", *([] if address is None else ["--ray-address", address])]
     argv = asked(tmp_path, *more)
