@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -16,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial
 
 from depthsearch.options.words import SHARES, TOLERANCE
-from depthsearch.results.stored import StoredStudy
+from depthsearch.results.stored import StoredStudy, Wanted
 from depthsearch.search.aims import store_aim
 from depthsearch.search.beliefs.learning import ScoreError
 from depthsearch.search.planning.moves import Race
@@ -92,12 +93,11 @@ def search(
     study.pruner = make_pruner(pruner, recipe.epochs, cost)
     executor, limits = executor or InProcess(tasks), limits or Limits()
     with lease(study) if held is None else nullcontext(held) as lease_:
-        is_planned, n_workers = sampler == GAIN, executor.n_workers
+        is_planned = sampler == GAIN
+        wanted = Wanted(trials=n_trials, confirm=then_confirm, workers=executor.n_workers, at_most=is_planned)
         with deferred():
             store_aim(study, cost, tolerance)
-            note_wanted(
-                study, n_trials=n_trials, then_confirm=then_confirm, n_workers=n_workers, at_most=is_planned
-            )
+            note_wanted(study, wanted)
             enqueue_lost(study)
         planner = _planner(study, tasks, space, cost, race) if is_planned else None
         stored = StoredStudy.read(study)
@@ -109,11 +109,11 @@ def search(
         run = Run(
             study, tasks, space, executor, checkpoints, lease_, limits, chooser=chooser, to_probe=unprobed
         )
-        yield from _search(run, chooser, then_confirm=then_confirm, n_workers=n_workers)
+        yield from _search(run, chooser, wanted)
     yield from _stopped(lease_)
 
 
-def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -> Iterator[Event]:
+def _search(run: Run, chooser: Chooser, wanted: Wanted) -> Iterator[Event]:
     """Run trials until there are as many as wanted, nothing more may be begun, or a stop is asked for."""
     study = run.study
     yield from run(chooser.next_trial)
@@ -131,7 +131,7 @@ def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -
         for waiting in waiting_to_confirm(study):
             drop(study, waiting)
         n_ended = count_searched(study.get_trials(deepcopy=False, states=FINISHED))
-        note_wanted(study, n_trials=n_ended, then_confirm=then_confirm, n_workers=n_workers)
+        note_wanted(study, replace(wanted, trials=n_ended, at_most=False))
 
 
 def _planner(
