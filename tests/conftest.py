@@ -183,3 +183,9 @@ def task(backbone, few_digits):
         recipe=Recipe(epochs=2, batch_size=32),
         device=choose_device("cpu", "float32"),
     )
+
+
+@pytest.fixture(scope="session")
+def longer(task):
+    """Three epochs, so that a trial can be stopped in its middle."""
+    return replace(task, recipe=replace(task.recipe, epochs=3))

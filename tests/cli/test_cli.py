@@ -48,8 +48,8 @@ from depthsearch.options.values import SIZE
 from depthsearch.study import FINISHED, EpochDone, conducting
 from depthsearch.study.lease import lease
 from depthsearch.study.preparing import executors
-from depthsearch.study.storage import StorageError
 from depthsearch.study.storage.outage import Away
+from depthsearch.study.storage.patient import StorageError
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
 

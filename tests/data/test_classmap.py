@@ -13,7 +13,7 @@ from depthsearch.cli import main
 from depthsearch.data import load_data
 from depthsearch.errors import DataError
 from depthsearch.results import StoredStudy
-from depthsearch.study.preparing import stored_options
+from depthsearch.study.preparing.again import stored_options
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from depthsearch.errors import StudyError
 from depthsearch.study.lease import lease
-from depthsearch.study.storage import open_storage
+from depthsearch.study.storage.opening import open_storage
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 from depthsearch.workers.process import process_context
 

@@ -34,7 +34,7 @@ from depthsearch.results import StoredStudy, weigh
 from depthsearch.results.summary import summarize
 from depthsearch.study.control import mark
 from depthsearch.study.lease import lease
-from depthsearch.study.storage import open_storage
+from depthsearch.study.storage.opening import open_storage
 from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of
 
 OURS = f"{BEGIN}\n\nours\n\n{END}"

@@ -23,15 +23,7 @@ from benchmarks.faults.campaign import Account, Bench, Disturbed, Scene
 from benchmarks.speed import workers
 
 CLEAN = Account(
-    made=3,
-    needed=3,
-    crashed=0,
-    finished=22,
-    lost=0,
-    doubled=0,
-    stuck=0,
-    different=0,
-    same_answer=True,
+    made=3, needed=3, crashed=0, finished=22, lost=0, doubled=0, stuck=0, different=0, same_answer=True
 )
 
 

@@ -45,14 +45,8 @@ from depthsearch.study import (
 )
 from depthsearch.study.control import AFTER, note_bounds
 from depthsearch.study.lease import holder_of, lease
-from depthsearch.study.progress import (
-    STATES,
-    Status,
-    status,
-    status_json,
-)
+from depthsearch.study.progress import STATES, Status, status, status_json
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
-from depthsearch.training.objective import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +75,6 @@ class Place:
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.open().get_trials()]
-
-
-@pytest.fixture(scope="module")
-def longer(task) -> Task:
-    """Three epochs, so that a trial can be stopped in its middle."""
-    return replace(task, recipe=replace(task.recipe, epochs=3))
 
 
 @pytest.fixture(scope="module")

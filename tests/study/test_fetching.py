@@ -6,7 +6,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from depthsearch.study.storage import fetching, open_storage
+from depthsearch.study.storage import fetching
+from depthsearch.study.storage.opening import open_storage
 from depthsearch.study.storage.optuna_private import study_id_of
 
 RANGES = {

@@ -22,7 +22,7 @@ from depthsearch.errors import StudyError
 from depthsearch.machine import start_of, this_machine
 from depthsearch.study import lease as lease_module
 from depthsearch.study.lease import holder_of, lease
-from depthsearch.study.storage import open_storage
+from depthsearch.study.storage.opening import open_storage
 from depthsearch.study.storage.optuna_private import database_of, storage_of
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]

@@ -15,15 +15,7 @@ import pytest
 
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
-from depthsearch.study import (
-    EpochDone,
-    Stopped,
-    TrialStarted,
-    coordinator,
-    open_study,
-    request_stop,
-    search,
-)
+from depthsearch.study import EpochDone, Stopped, TrialStarted, coordinator, open_study, request_stop, search
 from depthsearch.study.loggers import mlflowlog
 from depthsearch.study.loggers.mlflowlog import mlflow_log
 

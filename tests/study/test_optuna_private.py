@@ -4,17 +4,14 @@ from types import FunctionType
 
 import optuna
 import pytest
-import sqlalchemy
 from optuna.artifacts import _upload, get_all_artifact_meta, upload_artifact
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 
 from depthsearch.study.artifacts import Artifacts
-from depthsearch.study.storage import database_of, open_storage
+from depthsearch.study.storage.opening import open_storage
 from depthsearch.study.storage.optuna_private import (
-    SYSTEM_ATTRIBUTES,
-    TRIAL_ID,
-    USER_ATTRIBUTES,
+    database_of,
     fixed_params,
     forget_artifact,
     list_artifacts,
@@ -95,10 +92,3 @@ def test_an_artifact_that_is_forgotten_is_listed_no_more(tmp_path) -> None:
     assert list_artifacts(study) == {meta.artifact_id: "a.txt" for meta in get_all_artifact_meta(study)}
     forget_artifact(study, gone)
     assert list_artifacts(study) == {kept: "a.txt"}
-
-
-@pytest.mark.parametrize("table", [USER_ATTRIBUTES, SYSTEM_ATTRIBUTES, TRIAL_ID.table], ids=str)
-def test_a_table_that_is_read_has_those_columns(table: sqlalchemy.TableClause) -> None:
-    stored = sqlalchemy.inspect(open_storage("sqlite://").engine).get_columns(table.name)
-    told = f"Optuna {optuna.__version__} has no such columns in {table.name}, which {FOUND_IN} had."
-    assert {column.name for column in table.columns} <= {column["name"] for column in stored}, told

@@ -24,7 +24,7 @@ from depthsearch.study import (
 from depthsearch.study.planning import Setting, outlook as looking_ahead, study_file
 from depthsearch.study.planning.choosing import choose_size, settings_for, settings_to_save_time
 from depthsearch.study.planning.outlook import LongStudyNote, expected_seconds
-from depthsearch.study.preparing import cache_folder
+from depthsearch.study.preparing.places import cache_folder
 from depthsearch.training.objective import full_fine_tune_macs
 
 OWN = "test_resnet"

@@ -17,24 +17,14 @@ from depthsearch.cli import main
 from depthsearch.models.backbones import load_backbone
 from depthsearch.options.attributes import TrialKey
 from depthsearch.options.study import StudyOptions, with_defaults
-from depthsearch.results import (
-    StoredStudy,
-    front_of,
-    summarize,
-    weigh,
-)
+from depthsearch.results import StoredStudy, front_of, summarize, weigh
 from depthsearch.search.planning import planner
 from depthsearch.search.planning.moves import Move, Race, Repeat
 from depthsearch.search.planning.planner import Planner
 from depthsearch.search.planning.problem import Problem
 from depthsearch.search.space import SearchSpace
 from depthsearch.seeds import seed_from
-from depthsearch.study import (
-    TrialEnded,
-    TrialStarted,
-    open_study,
-    search,
-)
+from depthsearch.study import TrialEnded, TrialStarted, open_study, search
 from depthsearch.study.choosing.chooser import Chooser
 from depthsearch.study.choosing.confirmation import CONFIRMATION, enqueue_again
 from depthsearch.study.choosing.limits import Limits, spent_on

@@ -32,14 +32,8 @@ from depthsearch.results.trials import cost_of
 from depthsearch.search.firsts import first_settings
 from depthsearch.search.sampling import ExtrapolatingGPSampler, make_sampler
 from depthsearch.seeds import seed_from
-from depthsearch.study import (
-    CurveDrawn,
-    TrialStarted,
-    confirm,
-    open_study,
-    search,
-)
-from depthsearch.study.preparing import prepare_again
+from depthsearch.study import CurveDrawn, TrialStarted, confirm, open_study, search
+from depthsearch.study.preparing.again import prepare_again
 from depthsearch.study.storage.optuna_private import storage_of
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.visualization.words import layer_ranges

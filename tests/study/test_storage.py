@@ -31,13 +31,9 @@ from depthsearch.cli import entry
 from depthsearch.errors import SettingsError
 from depthsearch.signals import deferred, let_through, sigterm_interrupts
 from depthsearch.study import open_storage as exported, open_study, search
-from depthsearch.study.storage import StorageError, open_storage
-from depthsearch.study.storage.optuna_private import (
-    database_of,
-    storage_of,
-    study_id_of,
-    trial_id_of,
-)
+from depthsearch.study.storage.opening import open_storage
+from depthsearch.study.storage.optuna_private import database_of, storage_of, study_id_of, trial_id_of
+from depthsearch.study.storage.patient import StorageError
 from depthsearch.text import hidden, without_password, without_password as hide_exported
 
 KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
@@ -307,7 +303,7 @@ def test_processes_that_start_together_make_one_database_and_share_its_trials(
 SERVE = """
 import sys
 from depthsearch.report.dashboard.serving import serve
-from depthsearch.study.storage import open_storage
+from depthsearch.study.storage.opening import open_storage
 serve(open_storage(sys.argv[1]), "127.0.0.1", 0, writable=True)
 """
 

@@ -9,7 +9,9 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from depthsearch.study.storage import open_storage, patient, set_trial_attrs
+from depthsearch.study.storage import patient
+from depthsearch.study.storage.attributes import set_trial_attrs
+from depthsearch.study.storage.opening import open_storage
 from depthsearch.study.storage.optuna_private import storage_of, study_id_of, trial_id_of
 
 VALUES = {"results": [{"é": 1.5}], "macs": 10**15, "reason": None, "head_weights": (1, 2)}

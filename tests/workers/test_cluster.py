@@ -45,31 +45,12 @@ from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import choose_budget, node_folder
 from depthsearch.files import written_whole
 from depthsearch.options.study import StudyOptions
-from depthsearch.study import (
-    EpochDone,
-    TrialLost,
-    TrialStarted,
-    open_study,
-    request_stop,
-    search,
-)
+from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
 from depthsearch.study.preparing import executors
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult, TransferCurve
-from depthsearch.workers import (
-    Probing,
-    RayWorkers,
-    Training,
-    ray_workers,
-    starting,
-)
-from depthsearch.workers.jobs import (
-    Ended,
-    Failed,
-    Job,
-    Lost,
-    Report,
-)
+from depthsearch.workers import Probing, RayWorkers, Training, ray_workers, starting
+from depthsearch.workers.jobs import Ended, Failed, Job, Lost, Report
 from depthsearch.workers.places import HUNG_SECONDS
 from depthsearch.workers.ray import cluster, connecting, remote
 from depthsearch.workers.ray.checkpoints import Tokens
@@ -820,11 +801,7 @@ def test_what_a_study_is_stored_with_is_what_the_cluster_computes_on(
     monkeypatch.setattr(executors, "connect", lambda _: False)
     monkeypatch.setattr(executors, "cluster_has_gpus", lambda: True)
     monkeypatch.setattr(starting, "import_ray", lambda: pytest.fail("it is not asked"))
-    monkeypatch.setattr(
-        executors,
-        "cluster_device",
-        lambda here, *_, has_gpus: gpu if has_gpus else here,
-    )
+    monkeypatch.setattr(executors, "cluster_device", lambda here, *_, has_gpus: gpu if has_gpus else here)
     monkeypatch.setattr(executors, "ray_workers", asked_for)
     more = ["--executor", "ray", *([] if address is None else ["--ray-address", address])]
     argv = asked(tmp_path, *more)

@@ -21,12 +21,7 @@ import torch
 from optuna.trial import TrialState
 
 from depthsearch.devices import Device, choose_device, release_memory
-from depthsearch.errors import (
-    DataError,
-    DivergedError,
-    SettingsError,
-    StudyError,
-)
+from depthsearch.errors import DataError, DivergedError, SettingsError, StudyError
 from depthsearch.features import Budget
 from depthsearch.seeds import seed_from
 from depthsearch.study import (
@@ -62,6 +57,7 @@ from depthsearch.workers import (
 )
 from depthsearch.workers.gpu import check_room, peak_bytes, refuse_too_many
 
+# Of the task `longer`.
 EPOCHS = 3
 CURVE = TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
 
@@ -136,11 +132,6 @@ def fail_by_number(tasks: Mapping[str, Task], job: Job) -> Iterator[Report]:
         yield Failed(kind=kinds[int(job.key)], reason=str(errors[job.key]), error=errors[job.key])
     else:
         yield from pretend(tasks, job)
-
-
-@pytest.fixture(scope="module")
-def longer(task) -> Task:
-    return replace(task, recipe=replace(task.recipe, epochs=EPOCHS))
 
 
 @pytest.fixture

@@ -18,4 +18,4 @@ from .events import (
     Waiting as Waiting,
 )
 from .opening import open_study as open_study
-from .storage import open_storage as open_storage
+from .storage.opening import open_storage as open_storage

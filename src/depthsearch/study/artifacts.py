@@ -17,14 +17,7 @@ from PIL import Image
 from depthsearch.study.storage.databasefile import database_file
 from depthsearch.study.storage.optuna_private import forget_artifact, list_artifacts
 
-__all__ = [
-    "Artifacts",
-    "SmallPicture",
-    "artifact_folder",
-    "keep_artifact",
-    "keep_latest",
-    "small_pictures",
-]
+__all__ = ["Artifacts", "SmallPicture", "artifact_folder", "keep_artifact", "keep_latest", "small_pictures"]
 
 # Of the small copies: longest side in pixels, and JPEG quality.
 SMALL_SIDE = 1400
@@ -46,9 +39,6 @@ class Artifacts(FileSystemArtifactStore):
 
 def artifact_folder(url: str) -> Path | None:
     """Return the folder of a database's artifacts: ``studies-artifacts`` beside ``studies.db``.
-
-    Args:
-        url: SQLAlchemy's.
 
     Returns:
         None for a database that is no file, and for what is no database.
@@ -76,12 +66,6 @@ def keep_artifact(study: optuna.Study, store: Artifacts, path: Path) -> str:
 
 def keep_latest(study: optuna.Study, store: Artifacts, name: str, content: bytes) -> str:
     """Store a file as an artifact of a study, replacing earlier ones of its name.
-
-    Args:
-        study: The study.
-        store: The artifact store.
-        name: Of the file, as the dashboard lists it.
-        content: Of the file.
 
     Returns:
         The artifact's identifier.

@@ -30,15 +30,7 @@ from depthsearch.signals import Drain, sigterm_drains
 from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.control import mark, note_bounds, request_stop
 from depthsearch.study.coordinator import confirm, search
-from depthsearch.study.events import (
-    Event,
-    Note,
-    Notice,
-    Say,
-    Stopped,
-    TrialStarted,
-    Waiting,
-)
+from depthsearch.study.events import Event, Note, Notice, Say, Stopped, TrialStarted, Waiting
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.loggers.watching import check_watchers, watching
@@ -82,16 +74,7 @@ class StudyResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """All that a study needs before it is opened.
-
-    Attributes:
-        options: With all defaults.
-        tasks: What is trained, by the space's names of the backbones.
-        space: What is searched.
-        marked: The candidates to be pointed out.
-        cost: The second aim; None: there is none.
-        say: Takes notes.
-    """
+    """All that a study needs before it is opened; ``cost`` is the second aim, where there is one."""
 
     options: StudyOptions
     tasks: Mapping[str, Task]
@@ -99,11 +82,6 @@ class _Prepared:
     marked: Sequence[Cut]
     cost: str | None
     say: Say
-
-    @property
-    def n_trials(self) -> int:
-        """How many trials the study is to have."""
-        return self.options.trials or 0
 
 
 def run(
@@ -159,7 +137,10 @@ def run(
             if prepared.marked:
                 mark(study, prepared.marked)
             executor = executor or until_ended.enter_context(start())
-            sinks = [tell, log, *_outlook(prepared, study, executor)]
+            sinks: list[Sink] = [tell, log]
+            if not any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
+                # A study that goes on says what is left; of a new one that takes long it is noted.
+                sinks.append(LongStudyNote(options, tasks, space, n_workers=executor.n_workers, say=tell))
             _announce(prepared, study)
             for watcher in watchers:
                 sinks.append(until_ended.enter_context(watcher(study, options)))
@@ -205,14 +186,14 @@ def _cost_aim(options: StudyOptions) -> str | None:
     if options.aim == "accuracy":
         return None
     cost = options.cost or "macs"
-    _, pruner = _resolved(options, options.trials or 0, cost)
+    _, pruner = _resolved(options, cost)
     make_pruner(pruner, options.epochs or 0, cost)
     return cost
 
 
-def _resolved(options: StudyOptions, n_trials: int, cost: str | None) -> tuple[str, str]:
+def _resolved(options: StudyOptions, cost: str | None) -> tuple[str, str]:
     """Return the names of sampler and pruner; what goes on after every candidate is Optuna's by default."""
-    sampler, pruner = options.sampler, options.pruner
+    sampler, pruner, n_trials = options.sampler, options.pruner, options.trials or 0
     if not is_planned(options) and (sampler, pruner) == ("auto", "auto"):
         sampler = "tpe" if n_trials < FEW_TRIALS else "gp"
     return resolve(sampler, pruner, n_trials, cost)
@@ -236,29 +217,20 @@ def _n_trials(options: StudyOptions, space: SearchSpace) -> int:
 def _announce(prepared: _Prepared, study: optuna.Study) -> None:
     """Report where a study stands and how it is searched."""
     options, cost = prepared.options, prepared.cost
-    sampler, pruner = _resolved(options, prepared.n_trials, cost)
+    sampler, pruner = _resolved(options, cost)
     how = f"sampler {sampler}, pruner {pruner}"
     if options.search == "exhaustive":
         n_first = count_exhaustive(prepared.space, options.learning_rates or ())
-        how = f"exhaustive search{f', then {how}' if prepared.n_trials > n_first else ''}"
+        how = f"exhaustive search{f', then {how}' if options.trials != n_first else ''}"
     before = summarize(study)
-    n_trials = f"at most {options.trials}" if is_planned(options) else str(options.trials)
+    at_most = "at most " if is_planned(options) else ""
     aims = "" if cost is None else f"; score against {cost_name(cost, before.noun)}"
     prepared.say(
         Note(
-            text=f"Study {study.study_name}: {before.n_finished} of {n_trials} trials done; "
+            text=f"Study {study.study_name}: {before.n_finished} of {at_most}{options.trials} trials done; "
             f"{options.epochs} {'epoch' if options.epochs == 1 else 'epochs'} each; {how}{aims}."
         )
     )
-
-
-def _outlook(prepared: _Prepared, study: optuna.Study, executor: Executor) -> list[Sink]:
-    """Note of a new study how long it takes, where it takes long; one that goes on says what is left."""
-    if any(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
-        return []
-    n_workers = executor.n_workers
-    options, tasks, space = prepared.options, prepared.tasks, prepared.space
-    return [LongStudyNote(options, tasks, space, n_workers=n_workers, say=prepared.say)]
 
 
 def _conduct(
@@ -267,7 +239,7 @@ def _conduct(
     """Run the missing trials and the confirmation; return whether a stop was asked for."""
     began = time.monotonic()
     options, tasks, space = prepared.options, prepared.tasks, prepared.space
-    sampler, pruner = _resolved(options, prepared.n_trials, prepared.cost)
+    sampler, pruner = _resolved(options, prepared.cost)
     checkpoints = cache_folder("checkpoints")
     race = _race(options, next(iter(tasks.values())))
     ends_with_confirmation = bool(options.confirm) and race is None
@@ -277,7 +249,7 @@ def _conduct(
             study,
             tasks,
             space,
-            n_trials=prepared.n_trials,
+            n_trials=options.trials or 0,
             sampler=sampler,
             pruner=pruner,
             checkpoints=checkpoints,
@@ -328,13 +300,7 @@ def _resamples(options: StudyOptions, task: Task) -> bool:
 
 
 def _limits(options: StudyOptions, began: float, share: float = 1.0) -> Limits:
-    """Return what a part of a study may take, of what the whole may.
-
-    Args:
-        options: Of the study.
-        began: When this run began, by `time.monotonic`.
-        share: Of budget and time.
-    """
+    """Return what a part of a study may take: a share of its budget, and of its time since it began."""
     return Limits(
         budget=math.inf if options.budget is None else share * options.budget,
         until=math.inf if options.timeout is None else began + share * options.timeout,

@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -20,7 +21,7 @@ from depthsearch.errors import CutError, SettingsError, StudyError
 from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.options.attributes import StudyKey, TrialKey
 from depthsearch.options.study import StudyOptions
-from depthsearch.results.stored import StoredStudy
+from depthsearch.results.stored import StoredStudy, Wanted
 from depthsearch.search.firsts import sensible_setting
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.signals import deferred
@@ -90,21 +91,10 @@ def wait_until_free(study: optuna.Study, holder: Holder, seconds: float) -> bool
         time.sleep(min(POLL_SECONDS, left))
 
 
-def note_wanted(
-    study: optuna.Study, *, n_trials: int, then_confirm: bool, n_workers: int = 1, at_most: bool = False
-) -> None:
-    """Store what a start of a study asks for and its number of workers, for `status`.
-
-    Args:
-        study: Which.
-        n_trials: Finished trials of its search.
-        then_confirm: Whether a confirmation is to follow.
-        n_workers: Trials trained at once.
-        at_most: Whether the search may end before by itself.
-    """
-    request = {"trials": n_trials, "confirm": then_confirm, "workers": n_workers, "at_most": at_most}
-    if study.user_attrs.get(StudyKey.WANTED) != request:
-        study.set_user_attr(StudyKey.WANTED, request)
+def note_wanted(study: optuna.Study, wanted: Wanted) -> None:
+    """Store what a start of a study is to reach, for `status`."""
+    if study.user_attrs.get(StudyKey.WANTED) != asdict(wanted):
+        study.set_user_attr(StudyKey.WANTED, asdict(wanted))
 
 
 def note_bounds(study: optuna.Study, options: StudyOptions) -> None:

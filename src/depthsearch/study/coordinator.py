@@ -7,7 +7,8 @@ differs from one that was never stopped.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -16,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial
 
 from depthsearch.options.words import SHARES, TOLERANCE
-from depthsearch.results.stored import StoredStudy
+from depthsearch.results.stored import StoredStudy, Wanted
 from depthsearch.search.aims import store_aim
 from depthsearch.search.beliefs.learning import ScoreError
 from depthsearch.search.planning.moves import Race
@@ -38,12 +39,7 @@ from depthsearch.study.choosing.confirmation import (
 from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.choosing.lost import enqueue_lost
 from depthsearch.study.control import note_wanted
-from depthsearch.study.events import (
-    ConfirmationPlanned,
-    Event,
-    SearchEnded,
-    Stopped,
-)
+from depthsearch.study.events import ConfirmationPlanned, Event, SearchEnded, Stopped
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
@@ -97,33 +93,36 @@ def search(
     recipe = any_of(tasks).recipe
     study.pruner = make_pruner(pruner, recipe.epochs, cost)
     executor, limits = executor or InProcess(tasks), limits or Limits()
-    with _held(study, held) as lease_:
-        is_planned, n_workers = sampler == GAIN, executor.n_workers
+    with lease(study) if held is None else nullcontext(held) as lease_:
+        is_planned = sampler == GAIN
+        wanted = Wanted(trials=n_trials, confirm=then_confirm, workers=executor.n_workers, at_most=is_planned)
         with deferred():
             store_aim(study, cost, tolerance)
-            note_wanted(
-                study, n_trials=n_trials, then_confirm=then_confirm, n_workers=n_workers, at_most=is_planned
-            )
+            note_wanted(study, wanted)
             enqueue_lost(study)
         planner = _planner(study, tasks, space, cost, race) if is_planned else None
         stored = StoredStudy.read(study)
         chooser = Chooser(
             study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive, pruner == PAUSE
         )
-        run = Run(study, tasks, space, executor, checkpoints, lease_, chooser=chooser, until=limits.until)
-        run.probe(_unprobed(stored, space))
-        yield from _search(run, chooser, then_confirm=then_confirm, n_workers=n_workers)
+        # One with a single cut has nothing to probe.
+        unprobed = [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
+        run = Run(
+            study, tasks, space, executor, checkpoints, lease_, limits, chooser=chooser, to_probe=unprobed
+        )
+        yield from _search(run, chooser, wanted)
     yield from _stopped(lease_)
 
 
-def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -> Iterator[Event]:
+def _search(run: Run, chooser: Chooser, wanted: Wanted) -> Iterator[Event]:
     """Run trials until there are as many as wanted, nothing more may be begun, or a stop is asked for."""
     study = run.study
     yield from run(chooser.next_trial)
-    if run.asked or chooser.limits.is_time_up():
-        # The next call goes on with what is left, paused trials included.
-        if not run.asked:
-            yield SearchEnded(reason="its time is over; the same command goes on")
+    # The next call goes on with what is left, paused trials included.
+    if run.asked:
+        return
+    if chooser.limits.is_time_up():
+        yield SearchEnded(reason="its time is over; the same command goes on")
         return
     if chooser.planner is not None:
         yield SearchEnded(reason=chooser.why_it_ends())
@@ -133,22 +132,7 @@ def _search(run: Run, chooser: Chooser, *, then_confirm: bool, n_workers: int) -
         for waiting in waiting_to_confirm(study):
             drop(study, waiting)
         n_ended = count_searched(study.get_trials(deepcopy=False, states=FINISHED))
-        note_wanted(study, n_trials=n_ended, then_confirm=then_confirm, n_workers=n_workers)
-
-
-@contextmanager
-def _held(study: optuna.Study, held: Lease | None) -> Iterator[Lease]:
-    """Hold a study's lease, if it is not held yet."""
-    if held is not None:
-        yield held
-        return
-    with lease(study) as taken:
-        yield taken
-
-
-def _unprobed(stored: StoredStudy, space: SearchSpace) -> list[str]:
-    """List the backbones whose frozen features have not been probed; one with a single cut has none."""
-    return [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
+        note_wanted(study, replace(wanted, trials=n_ended, at_most=False))
 
 
 def _planner(
@@ -215,11 +199,10 @@ def confirm(
         StudyError: As `search`.
     """
     study.pruner = NopPruner()
-    tasks = tasks_of(task)
-    with _held(study, held) as lease_:
-        limits = limits or Limits()
-        executor = executor or InProcess(tasks)
-        run = Run(study, tasks, space, executor, checkpoints, lease_, until=limits.until)
+    tasks, limits = tasks_of(task), limits or Limits()
+    executor = executor or InProcess(tasks)
+    with lease(study) if held is None else nullcontext(held) as lease_:
+        run = Run(study, tasks, space, executor, checkpoints, lease_, limits)
         yield from _confirm(run, limits, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
     yield from _stopped(lease_)
 

@@ -35,7 +35,7 @@ from depthsearch.options.attributes import StudyKey
 from depthsearch.signals import deferred
 from depthsearch.study.storage.connecting import is_of_one_thread
 from depthsearch.study.storage.optuna_private import USER_ATTRIBUTES, database_of, study_id_of
-from depthsearch.study.storage.patient import PatientStorage, patiently
+from depthsearch.study.storage.patient import PatientStorage, patiently, query
 
 __all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]
 
@@ -96,13 +96,7 @@ def clock_of(study: optuna.Study) -> float:
     Clocks of machines may differ by more than a lease.
     """
     storage = database_of(study)
-
-    def read(_: bool) -> float:
-        assert storage is not None
-        with storage.engine.connect() as connection:
-            return _now(connection)
-
-    return time.time() if storage is None else patiently(storage, read, writes=False)
+    return time.time() if storage is None else query(storage, _now)
 
 
 def asked_of(attributes: Mapping[str, Any], token: str) -> str | None:
@@ -115,15 +109,7 @@ class Lease:
     """A study's lease while it is held; a thread renews it until it is given back."""
 
     def __init__(self, study: optuna.Study, doing: str) -> None:
-        """Acquire a study's lease.
-
-        Args:
-            study: The study.
-            doing: What for: ``study`` or ``fit``.
-
-        Raises:
-            StudyError: If another process holds it.
-        """
+        """Acquire a study's lease, see `lease`."""
         self._study = study
         self._study_id = study_id_of(study)
         self._storage = database_of(study)
@@ -141,14 +127,13 @@ class Lease:
             renewed=0.0,
         )
         self._last_renewed = time.monotonic()
-        self._renewing = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._change(self._taken)
         if self._storage is None or is_of_one_thread(self._storage):
             return
         if isinstance(self._storage, PatientStorage):
-            self._storage.guards.append(self._refuse_if_lost)
+            self._storage.guards.add(self._refuse_if_lost)
         self._thread = threading.Thread(target=self._keep, name="depthsearch-lease", daemon=True)
         self._thread.start()
 
@@ -175,14 +160,14 @@ class Lease:
     def give_back(self) -> None:
         """Release the lease, if it is still held; where the database is away, it expires by itself."""
         self._ended.set()
-        with self._renewing:
-            if isinstance(self._storage, PatientStorage) and self._refuse_if_lost in self._storage.guards:
-                self._storage.guards.remove(self._refuse_if_lost)
-            with contextlib.suppress(StorageInternalError):
-                self._change(
-                    lambda holder, _: None if self._is_mine(holder) else holder,
-                    patience_seconds=GIVE_BACK_SECONDS,
-                )
+        if isinstance(self._storage, PatientStorage):
+            self._storage.guards.discard(self._refuse_if_lost)
+        with contextlib.suppress(StorageInternalError):
+            # A renewal that comes between is seen by this change, and one that comes later finds no lease.
+            self._change(
+                lambda holder, _: None if self._is_mine(holder) else holder,
+                patience_seconds=GIVE_BACK_SECONDS,
+            )
         if self._thread is not None:
             self._thread.join()
 
@@ -191,16 +176,13 @@ class Lease:
         pause = LEASE_SECONDS / RENEWALS
         while not self._ended.wait(pause):
             try:
-                with self._renewing:
-                    if self._ended.is_set():
-                        return
-                    self._extend(patience_seconds=0)
+                self._extend(patience_seconds=0)
                 pause = LEASE_SECONDS / RENEWALS
             except StudyError:
-                # The holder finds out when it calls renew.
+                # Given back, or taken: its holder finds out when it calls renew.
                 return
             except (StorageInternalError, SQLAlchemyError):
-                # Away or locked: waiting here would make `give_back` wait as well.
+                # Away or locked: waiting here would make `give_back` wait as well, which joins this thread.
                 pause = LEASE_SECONDS / TRIES
 
     def _extend(self, patience_seconds: float | None = None) -> None:
@@ -223,7 +205,7 @@ class Lease:
     def _refuse_if_lost(self, connection: Connection) -> None:
         """Refuse to write after another process has taken the study."""
         stored = connection.execute(self._select_holder).scalar()
-        if not self._is_mine(_stored(None if stored is None else json.loads(stored))):
+        if not self._is_mine(_stored(json.loads(stored or "null"))):
             raise self._lost(is_deleted=stored is None)
 
     def _lost(self, *, is_deleted: bool = False) -> StudyError:
@@ -240,15 +222,10 @@ class Lease:
 
     def _attributes(self) -> Mapping[str, Any]:
         """Read who holds the lease and the request to stop; reading all attributes would take longer."""
-        storage = self._storage
-        if storage is None:
+        if self._storage is None:
             return self._study.user_attrs
-
-        def read(_: bool) -> dict[str, Any]:
-            with storage.engine.connect() as connection:
-                return {key: json.loads(value) for value, key in connection.execute(self._select_mine)}
-
-        return patiently(storage, read, writes=False)
+        rows = query(self._storage, lambda connection: connection.execute(self._select_mine).all())
+        return {key: json.loads(value) for value, key in rows}
 
     def _change(self, decide: _Decide, *, patience_seconds: float | None = None) -> None:
         """Change who holds the lease, by compare-and-swap.
@@ -286,22 +263,18 @@ class Lease:
     def _is_swapped(self, connection: Connection, decide: _Decide) -> bool:
         """Change the lease in a transaction; return whether it was still what `decide` was called with."""
         before = connection.execute(self._selected(StudyKey.COORDINATOR)).scalar()
-        holder = decide(_stored(None if before is None else json.loads(before)), _now(connection))
+        holder = decide(_stored(json.loads(before or "null")), _now(connection))
         after = json.dumps(holder and asdict(holder))
-        if before is None and holder is None:
-            # Given back after the study was deleted.
+        if before is None:
+            # Without a holder it is given back after the study was deleted.
+            if holder is not None:
+                values = {"study_id": self._study_id, "key": StudyKey.COORDINATOR, "value_json": after}
+                connection.execute(sqlalchemy.insert(USER_ATTRIBUTES).values(values))
             return True
         columns = USER_ATTRIBUTES.c
-        if before is None:
-            values = {"study_id": self._study_id, "key": StudyKey.COORDINATOR, "value_json": after}
-            connection.execute(sqlalchemy.insert(USER_ATTRIBUTES).values(values))
-            return True
-        is_as_read = (columns.study_id == self._study_id) & (columns.key == StudyKey.COORDINATOR)
-        is_as_read &= columns.value_json == before
-        changed = connection.execute(
-            sqlalchemy.update(USER_ATTRIBUTES).where(is_as_read).values(value_json=after)
-        )
-        return bool(changed.rowcount == 1)
+        is_as_read = (columns.key == StudyKey.COORDINATOR) & (columns.value_json == before)
+        swap = sqlalchemy.update(USER_ATTRIBUTES).where(columns.study_id == self._study_id, is_as_read)
+        return bool(connection.execute(swap.values(value_json=after)).rowcount == 1)
 
 
 @contextlib.contextmanager

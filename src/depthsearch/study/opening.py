@@ -20,7 +20,6 @@ from depthsearch.options.attributes import FORMAT, StudyKey, TrialKey
 from depthsearch.options.words import METRICS
 from depthsearch.results.stored import StoredBackbone, StoredData, StoredStudy
 from depthsearch.search.firsts import first_settings
-from depthsearch.search.origins import Origin
 from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
@@ -75,12 +74,14 @@ def open_study(
             _describe_study(study, tasks, space, provenance)
             study.set_user_attr(StudyKey.SETTINGS, settings)
         _refuse_differences(study, settings, direction)
-        _enqueue_first(
-            study,
-            first_settings(
-                space, exhaustive=exhaustive, learning_rates=learning_rates, only_heads=is_planned
-            ),
+        if study.user_attrs.get(StudyKey.ANCHORS):
+            return study
+        first = first_settings(
+            space, exhaustive=exhaustive, learning_rates=learning_rates, only_heads=is_planned
         )
+        for params, origin in first:
+            study.enqueue_trial(params, user_attrs={TrialKey.ORIGIN: origin}, skip_if_exists=True)
+        study.set_user_attr(StudyKey.ANCHORS, True)
     return study
 
 
@@ -198,16 +199,6 @@ def _stored(task: Task) -> StoredBackbone:
         full_fine_tune_macs=full_fine_tune_macs(task),
         build_digest=task.backbone.build_digest,
     )
-
-
-def _enqueue_first(study: optuna.Study, settings: Sequence[tuple[dict[str, Any], Origin]]) -> None:
-    """Enqueue what a study tries first, once."""
-    if study.user_attrs.get(StudyKey.ANCHORS):
-        # By another process that opened it at the same moment.
-        return
-    for params, origin in settings:
-        study.enqueue_trial(params, user_attrs={TrialKey.ORIGIN: origin}, skip_if_exists=True)
-    study.set_user_attr(StudyKey.ANCHORS, True)
 
 
 def _named_search(exhaustive: bool, learning_rates: Sequence[float]) -> str:

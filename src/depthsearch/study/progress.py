@@ -14,21 +14,11 @@ from depthsearch.models.cuts import Cut
 from depthsearch.options.reproduction import study_command
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, cut_json, summarize
-from depthsearch.results.trials import (
-    ENDED,
-    State as TrialState,
-    StoredTrial,
-    UnsetTrial,
-)
+from depthsearch.results.trials import ENDED, State as TrialState, StoredTrial, UnsetTrial
 from depthsearch.search.origins import Origin
 from depthsearch.study.choosing.confirmation import count_searched
 from depthsearch.study.control import trials_in_total
-from depthsearch.study.lease import (
-    Holder,
-    asked_of,
-    clock_of,
-    holder_of,
-)
+from depthsearch.study.lease import Holder, asked_of, clock_of, holder_of
 
 __all__ = [
     "STATES",
@@ -140,7 +130,7 @@ def status(study: optuna.Study, stored: StoredStudy | None = None, summary: Summ
     Args:
         study: Which.
         stored: As it was read, where that is at hand.
-        summary: Of it, where it is at hand.
+        summary: Likewise.
     """
     try:
         stored = StoredStudy.read(study) if stored is None else stored

@@ -8,8 +8,6 @@ checkpoint if there is one. A trial whose worker is lost goes on elsewhere in th
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,6 +28,7 @@ from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.choosing.chooser import Chooser
 from depthsearch.study.choosing.confirmation import CONFIRMATION
+from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.choosing.lost import MOST_LOST, NEVER_STOPPED
 from depthsearch.study.choosing.upcoming import upcoming_trials
 from depthsearch.study.events import (
@@ -48,15 +47,7 @@ from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.text import first_line
 from depthsearch.training.objective import Task, cost_attributes
 from depthsearch.training.outcomes import EpochResult, TransferCurve
-from depthsearch.workers.jobs import (
-    Ended,
-    Executor,
-    Failed,
-    Lost,
-    Probing,
-    Report,
-    Training,
-)
+from depthsearch.workers.jobs import Ended, Executor, Failed, Lost, Probing, Report, Training
 
 # How long to wait for reports before checking whether the study is asked to stop.
 POLL_SECONDS = 1.0
@@ -66,19 +57,12 @@ NextTrial = Callable[[], Trial | None]
 
 @dataclass(slots=True, kw_only=True)
 class _RunningTrial:
-    """A trial that a worker has, or that waits for one.
-
-    Attributes:
-        trial: The study's.
-        point: Its setting.
-        origin: What it is for.
-        reported: Epochs that the study had at the start.
-        results: Of the epochs so far.
-    """
+    """A trial that a worker has, or that waits for one."""
 
     trial: Trial
     point: Point
     origin: Origin
+    # Epochs that the study had when the trial began or went on, and the results of those since.
     reported: frozenset[int]
     results: list[EpochResult] = field(default_factory=list)
 
@@ -99,22 +83,12 @@ class Run:
         executor: Executor,
         checkpoints: Path,
         lease: Lease,
+        limits: Limits,
         *,
         chooser: Chooser | None = None,
-        until: float = math.inf,
+        to_probe: Sequence[str] = (),
     ) -> None:
-        """Prepare to run trials.
-
-        Args:
-            study: The study.
-            tasks: What is trained, by the space's names for the backbones.
-            space: What is searched.
-            executor: Has the workers.
-            checkpoints: Folder for the checkpoints of running trials.
-            lease: The study's, while it is held.
-            chooser: Of a search; None: nothing is searched.
-            until: When to leave everything under way for the next call, by `time.monotonic`.
-        """
+        """Prepare to run trials; those of a search have a chooser, and backbones to probe before."""
         self.study = study
         self.tasks = tasks
         self.space = space
@@ -123,20 +97,16 @@ class Run:
         self._folder = checkpoints / str(study.user_attrs[StudyKey.CHECKPOINT_ID])
         self._lease = lease
         self._chooser = chooser
-        self._until = until
+        self._limits = limits
         self._under_way: dict[int, _RunningTrial] = {}
         self._to_go_on: list[_RunningTrial] = []
-        self._to_probe: list[str] = []
+        self._to_probe = [*to_probe]
         # What ran out of memory beside others runs when nothing else does, one at a time.
         self._later_alone: list[_RunningTrial | str] = []
         self._alone: int | str | None = None
         # Backbones that are being probed, and how often their workers were lost.
         self._probed: set[str] = set()
         self._lost_probing: Counter[str] = Counter()
-
-    def probe(self, backbones: list[str]) -> None:
-        """Probe the frozen features of some backbones before trials are begun."""
-        self._to_probe += backbones
 
     def __call__(self, next_trial: NextTrial = lambda: None) -> Iterator[Event]:
         """Run orphans, then further trials, until nothing is left or a stop is asked for.
@@ -182,7 +152,7 @@ class Run:
     def _fill(self, next_trial: NextTrial) -> Iterator[Event]:
         """Assign something to every free worker; last, one by one, what ran out of memory before."""
         while len(self._under_way) + len(self._probed) < self._executor.n_workers:
-            if self._is_time_up() or self._alone in self._under_way or self._alone in self._probed:
+            if self._limits.is_time_up() or self._alone in self._under_way or self._alone in self._probed:
                 return
             if self._to_probe:
                 self._begin_probing(self._to_probe.pop(0))
@@ -324,15 +294,12 @@ class Run:
             yield from self._end(running, TrialState.PRUNED, f"pruned after epoch {result.epoch}")
         elif self._is_to_wait(running, result.epoch):
             yield from self._pause(running)
-        elif (self.asked == "epoch" or self._is_time_up()) and result.epoch < epochs:
+        elif (self.asked == "epoch" or self._limits.is_time_up()) and result.epoch < epochs:
             # As after an interrupt, it stays RUNNING, with its checkpoint.
             self._executor.answer(number, go_on=False)
             del self._under_way[number]
         else:
             self._executor.answer(number, go_on=True)
-
-    def _is_time_up(self) -> bool:
-        return time.monotonic() >= self._until
 
     def _is_to_wait(self, running: _RunningTrial, epoch: int) -> bool:
         """Return whether a trial is to wait, as something else promises more."""
@@ -340,9 +307,7 @@ class Run:
         resumed_after = running.trial.user_attrs.get(TrialKey.RESUMED, 0)
         if is_last or epoch < max(running.reported, default=0) or epoch <= resumed_after:
             return False
-        if running.is_kept or running.origin == "confirm":
-            return False
-        if self._chooser is None or self._chooser.planner is None:
+        if self._chooser is None or running.is_kept or running.origin == "confirm":
             return False
         return self._chooser.should_pause(running.trial.number)
 
@@ -370,8 +335,8 @@ class Run:
     def _set_aside(self, running: _RunningTrial) -> None:
         """Detach a trial from its worker; it is to go on from its checkpoint."""
         del self._under_way[running.trial.number]
-        stored = self.study.get_trials(deepcopy=False)[running.trial.number]
-        running.reported, running.results = frozenset(stored.intermediate_values), []
+        running.reported |= {result.epoch for result in running.results}
+        running.results = []
 
     def _fail(self, running: _RunningTrial, failed: Failed) -> Iterator[Event]:
         number = running.trial.number
@@ -390,7 +355,7 @@ class Run:
         elif failed.kind == "memory":
             yield from self._end(running, TrialState.FAIL, failed.reason)
         else:
-            self._tell(running, TrialState.FAIL, failed.reason)
+            self._tell(running.trial, TrialState.FAIL, failed.reason, _spent(running))
             raise failed.error
 
     def _may_do_alone(self, key: int | str) -> bool:
@@ -420,22 +385,10 @@ class Run:
             )
 
     def _end(self, running: _RunningTrial, state: TrialState, reason: str | None = None) -> Iterator[Event]:
-        self._tell(running, state, reason)
-        score = running.results[-1].score if running.results else None
-        yield TrialEnded(
-            number=running.trial.number, point=running.point, state=state, score=score, reason=reason
-        )
-
-    def _tell(self, running: _RunningTrial, state: TrialState, reason: str | None) -> None:
-        trial, results = running.trial, running.results
-        with deferred():
-            set_trial_attrs(trial, _spent(running) | ({} if reason is None else {TrialKey.REASON: reason}))
-            value = results[-1].score if state == TrialState.COMPLETE else None
-            self.study.tell(trial, value, state=state)
-            # The trial has ended: a checkpoint that cannot be removed does no harm.
-            with contextlib.suppress(OSError):
-                self._checkpoint(trial).unlink(missing_ok=True)
-        del self._under_way[trial.number]
+        number, score = running.trial.number, running.results[-1].score if running.results else None
+        self._tell(running.trial, state, reason, _spent(running), score)
+        del self._under_way[number]
+        yield TrialEnded(number=number, point=running.point, state=state, score=score, reason=reason)
 
     def end_paused(self, reason: str) -> Iterator[Event]:
         """End the trials that wait, as nobody will take them up again: PRUNED, with what they have."""
@@ -443,19 +396,26 @@ class Run:
             if is_paused(stored):
                 running = self._prepared(Trial(self.study, trial_id_of(self.study, stored.number)))
                 epoch, score = max(stored.intermediate_values.items())
-                why = f"paused after epoch {epoch}: {reason}"
-                with deferred():
-                    running.trial.set_user_attr(TrialKey.REASON, why)
-                    self.study.tell(running.trial, state=TrialState.PRUNED)
-                    with contextlib.suppress(OSError):
-                        self._checkpoint(running.trial).unlink(missing_ok=True)
+                why, state = f"paused after epoch {epoch}: {reason}", TrialState.PRUNED
+                self._tell(running.trial, state, why, {})
                 yield TrialEnded(
-                    number=stored.number,
-                    point=running.point,
-                    state=TrialState.PRUNED,
-                    score=score,
-                    reason=why,
+                    number=stored.number, point=running.point, state=state, score=score, reason=why
                 )
+
+    def _tell(
+        self,
+        trial: Trial,
+        state: TrialState,
+        reason: str | None,
+        spent: Mapping[str, Any],
+        score: float | None = None,
+    ) -> None:
+        with deferred():
+            set_trial_attrs(trial, {**spent, **({} if reason is None else {TrialKey.REASON: reason})})
+            self.study.tell(trial, score if state == TrialState.COMPLETE else None, state=state)
+            # The trial has ended: a checkpoint that cannot be removed does no harm.
+            with contextlib.suppress(OSError):
+                self._checkpoint(trial).unlink(missing_ok=True)
 
     def _checkpoint(self, trial: Trial) -> Path:
         return self._folder / f"trial-{trial.number}.pt"

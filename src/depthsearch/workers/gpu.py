@@ -66,11 +66,6 @@ def peak_bytes(task: Task, space: SearchSpace, backbone: str) -> int:
 
     A pass over the frozen layers is not measured: it computes as many images at once as there is room for.
 
-    Args:
-        task: What to train.
-        space: What is searched.
-        backbone: The space's name for the task's backbone.
-
     Raises:
         SettingsError: If the GPU has less.
     """

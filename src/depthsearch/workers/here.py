@@ -6,12 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
-from depthsearch.workers.jobs import (
-    Job,
-    JobRunner,
-    Report,
-    run_job,
-)
+from depthsearch.workers.jobs import Job, JobRunner, Report, run_job
 
 __all__ = ["InProcess"]
 
@@ -75,6 +70,4 @@ class InProcess:
             self._reports.close()
         self._job = self._reports = None
 
-    def close(self) -> None:
-        """End the job, if there is one."""
-        self.drop()
+    close = drop

@@ -20,14 +20,7 @@ from depthsearch.signals import deferred
 from depthsearch.text import first_line
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
-from depthsearch.workers.jobs import (
-    Failed,
-    Job,
-    JobRunner,
-    Lost,
-    Report,
-    run_job,
-)
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, run_job
 from depthsearch.workers.places import (
     AWAY_SECONDS,
     FIRST_PAUSE_SECONDS,

@@ -59,12 +59,7 @@ class ProcessPlace(Place):
     failing_since: float | None = None
 
     def start(self, context: BaseContext, payload: bytes, run: JobRunner) -> None:
-        """Start a process here.
-
-        Args:
-            context: From `process_context`.
-            payload: The pickled tasks.
-            run: Does a job.
+        """Start a process here, which gets the pickled tasks.
 
         Raises:
             OSError: If the system cannot start one.
@@ -127,8 +122,7 @@ class ProcessPlace(Place):
 
     def how_it_ended(self) -> str:
         """Describe how the process died."""
-        if self.process is None:
-            return "is gone"
+        assert self.process is not None
         self.process.join(EXIT_SECONDS)
         code = self.process.exitcode
         if code is None:

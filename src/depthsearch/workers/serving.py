@@ -19,12 +19,7 @@ from depthsearch.features.tiers.shared import remove_shared
 from depthsearch.machine import name_process
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
-from depthsearch.workers.jobs import (
-    Job,
-    JobRunner,
-    failed_to_start,
-    portable,
-)
+from depthsearch.workers.jobs import Job, JobRunner, failed_to_start, portable
 from depthsearch.workers.places import make_locks_mortal
 from depthsearch.workers.plans import WorkerPlan
 
@@ -39,11 +34,7 @@ END_SECONDS = 10.0
 def serve(connection: Connection, payload: bytes, plan: WorkerPlan, run: JobRunner) -> None:
     """Do jobs until nobody is there to send one: the main function of a worker's process.
 
-    Args:
-        connection: To the coordinator.
-        payload: The pickled tasks.
-        plan: Where to compute.
-        run: Does a job.
+    The connection is to the coordinator, and the payload the pickled tasks.
     """
     # Ctrl-C and a SIGTERM to the whole group are for the coordinator, which ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -25,7 +25,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,16 +43,7 @@ from depthsearch.study.events import Event, TrialEnded
 from depthsearch.text import first_line, hidden
 from depthsearch.training.outcomes import EpochResult, TransferCurve
 
-__all__ = [
-    "KEYS",
-    "Sink",
-    "check_log",
-    "forgiving",
-    "log_line",
-    "open_log",
-    "require_extra",
-    "teller",
-]
+__all__ = ["KEYS", "Sink", "check_log", "forgiving", "log_line", "open_log", "require_extra", "teller"]
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +59,8 @@ LOOKS, LOOK_SECONDS = 4, 0.05
 # Entries of every line of a trial, and those that are summed over its epochs when it ends.
 OF_TRIAL = ("worker", "backbone", "layer", "cut", "origin")
 SUMMED = ("seconds", "macs", "kept_bytes", "read_bytes")
+# What other loggers plot over the epochs.
+SCALARS = ("score", "val_loss", "train_loss", "seconds")
 
 
 def check_log(path: Path) -> None:
@@ -117,13 +110,7 @@ def open_log(path: Path, study: optuna.Study) -> Iterator[Sink]:
 
 
 def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
-    """Write one line, without its end.
-
-    Args:
-        event: Name of the event.
-        entries: Its entries, in any order.
-        study: Name of the study.
-    """
+    """Write one line, without its end: an event by its name, with entries in any order."""
     head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "study": study}
     known = {**entries, **head}
     ordered = {key: known[key] for key in KEYS if key in known} | known
@@ -131,11 +118,7 @@ def log_line(event: str, entries: Mapping[str, Any], *, study: str) -> str:
 
 
 def forgiving(name: str) -> Callable[..., None]:
-    """Return a function that calls others until one fails: then it logs a warning, and calls no more.
-
-    Args:
-        name: What the functions belong to, for the warning.
-    """
+    """Return a function that calls others until one fails: then it logs a warning, and calls no more."""
     has_failed = False
 
     def attempt(function: Callable[..., object], *arguments: Any) -> None:
@@ -155,7 +138,7 @@ def require_extra(extra: str, package: str) -> None:
     """Check that the package of an extra, needed by the option of the same name, is installed.
 
     Raises:
-        SettingsError: If it is.
+        SettingsError: If it is not.
     """
     if find_spec(package) is None:
         raise SettingsError(
@@ -170,7 +153,9 @@ def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]
     spent: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
 
     def tell(event: Event) -> tuple[str, dict[str, Any]]:
-        entries = _taken_apart(event, names)
+        entries: dict[str, Any] = {}
+        for field in fields(event):
+            entries |= _entries(field.name, getattr(event, field.name), names)
         trial, epoch = entries.get("trial"), entries.get("epoch")
         if trial is not None:
             of_trial[trial] |= {key: entries[key] for key in OF_TRIAL if entries.get(key) is not None}
@@ -187,21 +172,8 @@ def teller(study: optuna.Study) -> Callable[[Event], tuple[str, dict[str, Any]]]
     return tell
 
 
-def _taken_apart(event: Event, names: Mapping[str, str]) -> dict[str, Any]:
-    """List the entries of an event of any class, field by field.
-
-    Args:
-        event: A dataclass.
-        names: Names of the backbones, by the cuts' names for them.
-    """
-    entries: dict[str, Any] = {}
-    for field in fields(event):
-        entries |= _entries(field.name, getattr(event, field.name), names)
-    return entries
-
-
 def _entries(name: str, value: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    """List the entries of one field."""
+    """List the entries of one field, with names of the backbones by the cuts' names for them."""
     match value:
         case Cut():
             backbone = names.get(value.backbone, value.backbone)
@@ -229,8 +201,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int) else hidden(str(value))

@@ -13,24 +13,12 @@ from optuna.trial import TrialState
 
 from depthsearch.errors import SettingsError
 from depthsearch.options.attributes import StudyKey
-from depthsearch.study.events import (
-    EpochDone,
-    Event,
-    Stopped,
-    TrialEnded,
-    TrialStarted,
-)
-from depthsearch.study.loggers.eventlog import (
-    Sink,
-    forgiving,
-    require_extra,
-    teller,
-)
+from depthsearch.study.events import EpochDone, Event, Stopped, TrialEnded, TrialStarted
+from depthsearch.study.loggers.eventlog import SCALARS, Sink, forgiving, require_extra, teller
 from depthsearch.text import first_line, without_password
 
 __all__ = ["check_mlflow", "mlflow_log"]
 
-METRICS = ("score", "val_loss", "train_loss", "seconds")
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 # Where the user has not set them. MLflow's retries would delay a study for minutes when its server is away.
 ENVIRONMENT = {
@@ -125,7 +113,7 @@ def _logging(client: Any, parent: str, study: optuna.Study) -> Sink:
             # A parameter cannot change, and a trial may go on with another worker.
             client.set_tag(run, "worker", entries["worker"] or "")
         elif isinstance(event, EpochDone) and event.result.epoch not in steps[event.number]:
-            for key in METRICS:
+            for key in SCALARS:
                 client.log_metric(runs[event.number], key, entries[key], step=event.result.epoch)
         elif isinstance(event, TrialEnded):
             for key in ("state", "reason"):

@@ -12,25 +12,13 @@ import optuna
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import folder_named
-from depthsearch.study.events import (
-    EpochDone,
-    Event,
-    TrialEnded,
-    TrialStarted,
-)
-from depthsearch.study.loggers.eventlog import (
-    Sink,
-    forgiving,
-    require_extra,
-    teller,
-)
+from depthsearch.study.events import EpochDone, Event, TrialEnded, TrialStarted
+from depthsearch.study.loggers.eventlog import SCALARS, Sink, forgiving, require_extra, teller
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["check_tensorboard", "tensorboard_log"]
-
-SCALARS = ("score", "val_loss", "train_loss", "seconds")
 
 
 def check_tensorboard(folder: Path) -> None:

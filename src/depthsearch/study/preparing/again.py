@@ -11,12 +11,7 @@ from depthsearch.options.weights import weights_by_backbone
 from depthsearch.results.stored import StoredStudy
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Say
-from depthsearch.study.preparing.tasks import (
-    device_here,
-    load_backbones,
-    load_images,
-    load_tasks,
-)
+from depthsearch.study.preparing.tasks import device_here, load_backbones, load_images, load_tasks
 from depthsearch.training.objective import Task
 
 __all__ = ["prepare_again", "stored_options"]

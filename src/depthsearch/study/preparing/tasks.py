@@ -17,12 +17,7 @@ from depthsearch import __version__
 from depthsearch.data.dataset import DataSet
 from depthsearch.data.listing import a_few
 from depthsearch.data.loading import load_data
-from depthsearch.devices import (
-    Device,
-    choose_device,
-    processor_name,
-    use_all_cores,
-)
+from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
 from depthsearch.features.budget import choose_budget
 from depthsearch.features.tiers.nodes import local_folder
 from depthsearch.files import full_path
@@ -40,14 +35,7 @@ from depthsearch.text import named_few
 from depthsearch.training.objective import Task
 from depthsearch.training.recipe import Recipe
 
-__all__ = [
-    "device_here",
-    "load_backbones",
-    "load_images",
-    "load_tasks",
-    "provenance_of",
-    "whole_modules",
-]
+__all__ = ["device_here", "load_backbones", "load_images", "load_tasks", "provenance_of", "whole_modules"]
 
 
 # Options that the recipe has under the same name, and those that `load_data` has.

@@ -1,5 +1,1 @@
 """The database that studies live in: SQLite on one machine, PostgreSQL for several."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

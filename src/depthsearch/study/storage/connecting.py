@@ -21,12 +21,7 @@ from sqlalchemy.pool import SingletonThreadPool
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_allowed
 from depthsearch.study.storage.databasefile import database_file
-from depthsearch.study.storage.outage import (
-    Away,
-    chain,
-    is_transient,
-    lacks_log,
-)
+from depthsearch.study.storage.outage import Away, chain, is_transient, lacks_log
 
 __all__ = ["ConnectedStorage", "is_of_one_thread"]
 
@@ -72,7 +67,7 @@ class ConnectedStorage(RDBStorage):
             Away: If it cannot be opened now.
             ImportError: If there is no driver for it.
         """
-        self.guards: list[Callable[[Connection], object]] = []
+        self.guards: set[Callable[[Connection], object]] = set()
         self._engine: Engine | None = None
         self._address, self._shown, self._busy = address, shown, busy_seconds
         self._local = threading.local()

@@ -21,11 +21,7 @@ OPTUNAS = "alembic_version"
 
 
 def database_file(url: str | URL) -> Path | None:
-    """Return the file of an SQLite database; None for one in memory, on a server, or that is no database.
-
-    Args:
-        url: SQLAlchemy's.
-    """
+    """Return the file of an SQLite database; None for one in memory, on a server, or that is no database."""
     try:
         address = make_url(url)
     except (ArgumentError, ValueError):

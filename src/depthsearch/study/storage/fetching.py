@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Float, String, bindparam
 from sqlalchemy.engine import Connection, Row
 
-from depthsearch.study.storage.optuna_private import models
+from depthsearch.study.storage.optuna_private import USER_ATTRIBUTES, models
 
 __all__ = ["fetch_trial", "fetch_trials", "fetch_user_attrs"]
 
@@ -59,7 +59,7 @@ def _part(
     ).where(table.c.trial_id.in_(wanted))
 
 
-STUDY_ID, ATTRIBUTES = models.StudyModel.__table__.c.study_id, models.StudyUserAttributeModel.__table__
+STUDY_ID = models.StudyModel.__table__.c.study_id
 TRIALS, SCORES = models.TrialModel.__table__, models.TrialIntermediateValueModel
 THE_STUDY = bindparam("study_id") == STUDY_ID
 IS_WANTED = (
@@ -70,8 +70,8 @@ IS_WANTED = (
 COMPILED = _Compiled()
 # Of a study without any there is one empty row, of none there is no row.
 SELECT_ATTRIBUTES = (
-    sqlalchemy.select(ATTRIBUTES.c.key, ATTRIBUTES.c.value_json)
-    .select_from(STUDY_ID.table.outerjoin(ATTRIBUTES))
+    sqlalchemy.select(USER_ATTRIBUTES.c.key, USER_ATTRIBUTES.c.value_json)
+    .select_from(STUDY_ID.table.outerjoin(USER_ATTRIBUTES))
     .where(THE_STUDY)
 )
 SELECT_TRIALS = (

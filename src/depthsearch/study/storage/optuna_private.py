@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import sqlalchemy
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
@@ -19,7 +18,6 @@ from optuna.trial import FrozenTrial, Trial
 
 __all__ = [
     "SYSTEM_ATTRIBUTES",
-    "TRIAL_ID",
     "USER_ATTRIBUTES",
     "database_of",
     "fixed_params",
@@ -34,11 +32,9 @@ __all__ = [
 ]
 
 
-# Tables of Optuna's schema. Those of attributes have each key of a study once.
-_COLUMNS = ("study_id", "key", "value_json")
-USER_ATTRIBUTES = sqlalchemy.table("study_user_attributes", *map(sqlalchemy.column, _COLUMNS))
-SYSTEM_ATTRIBUTES = sqlalchemy.table("study_system_attributes", *map(sqlalchemy.column, _COLUMNS))
-TRIAL_ID = sqlalchemy.table("trials", sqlalchemy.column("trial_id")).c.trial_id
+# Each key of a study stands there once.
+USER_ATTRIBUTES = models.StudyUserAttributeModel.__table__
+SYSTEM_ATTRIBUTES = models.StudySystemAttributeModel.__table__
 
 
 def storage_of(study: Study) -> BaseStorage:

@@ -27,22 +27,19 @@ from depthsearch.errors import DepthsearchError
 from depthsearch.signals import let_through
 from depthsearch.study.storage.connecting import ConnectedStorage, is_of_one_thread
 from depthsearch.study.storage.fetching import fetch_trial, fetch_trials, fetch_user_attrs
-from depthsearch.study.storage.optuna_private import TRIAL_ID
+from depthsearch.study.storage.optuna_private import models
 from depthsearch.study.storage.outage import Away, chain, reason_of
-from depthsearch.study.storage.writing import (
-    can_write,
-    state_of,
-    write_score,
-    write_user_attrs,
-)
+from depthsearch.study.storage.writing import can_write, state_of, write_score, write_user_attrs
 
-__all__ = ["PatientStorage", "StorageError", "patiently"]
+__all__ = ["PatientStorage", "StorageError", "patiently", "query"]
 
 PATIENCE_SECONDS = 600.0
 # SQLite: a lock is no outage before that.
 BUSY_SECONDS = 60.0
 # Between two checks whether it is back.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+
+SELECT_NEWEST = sqlalchemy.select(sqlalchemy.func.max(models.TrialModel.trial_id))
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -66,17 +63,7 @@ class PatientStorage(ConnectedStorage):
     """Optuna's storage, which waits while the database is away."""
 
     def __init__(self, address: URL, shown: str, *, patience_seconds: float, busy_seconds: float) -> None:
-        """Open or create the database.
-
-        Args:
-            address: Where.
-            shown: The same for messages, without a password.
-            patience_seconds: See `open_storage`.
-            busy_seconds: See `open_storage`.
-
-        Raises:
-            Away: If it cannot be opened now.
-        """
+        """Open or create the database, see `ConnectedStorage` and `open_storage`."""
         self._patience = patience_seconds
         self._outage_lock = threading.Lock()
         self._away_since: float | None = None
@@ -220,32 +207,18 @@ class PatientStorage(ConnectedStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Read a study's user attributes in one query."""
-
-        def work(_: bool) -> dict[str, Any]:
-            with self.engine.connect() as connection:
-                return fetch_user_attrs(connection, study_id)
-
-        return self.patiently(work, writes=False)
+        return query(self, lambda connection: fetch_user_attrs(connection, study_id))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Read a trial in two queries."""
-
-        def work(_: bool) -> FrozenTrial:
-            with self.engine.connect() as connection:
-                return fetch_trial(connection, trial_id)
-
-        return self.patiently(work, writes=False)
+        return query(self, lambda connection: fetch_trial(connection, trial_id))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set a user attribute of a trial that has not ended."""
         self.set_trial_user_attrs(trial_id, {key: value})
 
     def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
-        """Set user attributes of a trial that has not ended, in one transaction.
-
-        Args:
-            trial_id: The trial's, in this database.
-            values: JSON values by name.
+        """Set user attributes of a trial that has not ended, JSON values by name, in one transaction.
 
         Raises:
             UpdateFinishedTrialError: If it has ended.
@@ -283,12 +256,8 @@ class PatientStorage(ConnectedStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         """Read trials in two queries, or in one where there are none."""
-
-        def work(_: bool) -> list[FrozenTrial]:
-            with self.engine.connect() as connection:
-                return fetch_trials(connection, study_id, states, included_trial_ids, trial_id_greater_than)
-
-        return self.patiently(work, writes=False)
+        wanted = study_id, states, included_trial_ids, trial_id_greater_than
+        return query(self, lambda connection: fetch_trials(connection, *wanted))
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study; an empty one that is found after a lost answer was made by this call."""
@@ -327,7 +296,8 @@ class PatientStorage(ConnectedStorage):
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """Create a trial, unless a try with a lost answer has made it."""
         template = create_trial(state=TrialState.RUNNING) if template_trial is None else template_trial
-        newest = self.patiently(lambda _: self._newest_trial_id(), writes=False)
+        # Identifiers begin with 1.
+        newest = query(self, lambda connection: connection.execute(SELECT_NEWEST).scalar() or 0)
         create = super()._create_new_trial
 
         def work(may_be_done: bool) -> FrozenTrial:
@@ -336,11 +306,6 @@ class PatientStorage(ConnectedStorage):
             return create(study_id, template) if made is None else made
 
         return self.patiently(work, writes=True)
-
-    def _newest_trial_id(self) -> int:
-        with self.engine.connect() as connection:
-            # Identifiers begin with 1.
-            return int(connection.execute(sqlalchemy.select(sqlalchemy.func.max(TRIAL_ID))).scalar() or 0)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -372,6 +337,16 @@ def patiently(
     if isinstance(storage, PatientStorage):
         return storage.patiently(work, writes=writes, patience_seconds=patience_seconds)
     return work(False)
+
+
+def query(storage: RDBStorage, read: Callable[[Connection], T]) -> T:
+    """Read from a database over a connection, as `patiently`."""
+
+    def work(_: bool) -> T:
+        with storage.engine.connect() as connection:
+            return read(connection)
+
+    return patiently(storage, work, writes=False)
 
 
 def _is_made_from(trial: FrozenTrial, template: FrozenTrial) -> bool:

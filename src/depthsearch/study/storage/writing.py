@@ -69,10 +69,5 @@ def write_user_attrs(connection: Connection, trial_id: int, values: Mapping[str,
 def write_score(connection: Connection, trial_id: int, step: int, score: float) -> None:
     """Set a trial's score at a step."""
     number, kind = SCORES.intermediate_value_to_stored_repr(score)
-    row = {
-        "trial_id": trial_id,
-        "step": step,
-        "intermediate_value": number,
-        "intermediate_value_type": kind,
-    }
+    row = {"trial_id": trial_id, "step": step, "intermediate_value": number, "intermediate_value_type": kind}
     connection.execute(UPSERT_SCORE[connection.dialect.name], row)

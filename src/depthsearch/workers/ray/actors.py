@@ -87,9 +87,7 @@ class ActorPlace(Place):
     def look(self, now: float, *, was_away: bool) -> bool:
         """Ask for a sign if it is time; return whether the actor hangs.
 
-        Args:
-            now: The time.
-            was_away: Whether nobody has looked for so long that it may have been idle meanwhile.
+        It does not if nobody has looked for so long that it may have been idle meanwhile.
         """
         if self.doing and self.sign is None and now >= self.next_look:
             self.sign = self.actor.computed.options(concurrency_group=SIGNS).remote()

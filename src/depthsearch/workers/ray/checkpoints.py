@@ -1,4 +1,4 @@
-"""Checkpoints on the coordinator's machine: nodes that share their folder need not be sent them."""
+"""Checkpoints between machines: nodes that share the coordinator's folder need not be sent them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import secrets
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from depthsearch.files import written_whole
-from depthsearch.workers.ray.remote import Bytes
 
-__all__ = ["Tokens", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Bytes", "Tokens", "read_checkpoint", "write_checkpoint"]
+
+# The content of a file that is sent: Ray passes an array on without a copy.
+Bytes = NDArray[np.uint8]
 
 
 class Tokens:
@@ -48,11 +51,16 @@ def read_checkpoint(path: Path) -> Bytes | None:
         return None
 
 
-def write_checkpoint(path: Path, content: Bytes) -> None:
-    """Write a checkpoint.
+def write_checkpoint(path: Path, content: Bytes | None) -> None:
+    """Write a checkpoint where the training looks for it; None: remove an older one.
 
     Raises:
         OSError: If it cannot be written.
     """
+    if content is None:
+        # Where nothing can be written, the training runs without checkpoints.
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return
     with written_whole(path, durable=False) as file:
         file.write(content.data)

@@ -19,15 +19,7 @@ from depthsearch.errors import StudyError
 from depthsearch.text import first_line
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
-from depthsearch.workers.jobs import (
-    Failed,
-    Job,
-    JobRunner,
-    Lost,
-    Report,
-    Training,
-    run_job,
-)
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
 from depthsearch.workers.places import (
     AWAY_SECONDS,
     FIRST_PAUSE_SECONDS,
@@ -36,15 +28,9 @@ from depthsearch.workers.places import (
     TICK_SECONDS,
 )
 from depthsearch.workers.ray.actors import LOOKS, ActorPlace, actor_class
-from depthsearch.workers.ray.checkpoints import Tokens, read_checkpoint, write_checkpoint
+from depthsearch.workers.ray.checkpoints import Bytes, Tokens, read_checkpoint, write_checkpoint
 from depthsearch.workers.ray.connecting import import_ray, reason_of
-from depthsearch.workers.ray.remote import (
-    Bytes,
-    NoImages,
-    Ready,
-    Terms,
-    own_versions,
-)
+from depthsearch.workers.ray.remote import NoImages, Ready, Terms, own_versions
 from depthsearch.workers.ray.slots import plan_slots
 
 __all__ = ["RayWorkers"]
@@ -111,7 +97,16 @@ class RayWorkers:
         self.slots = plan_slots(
             nodes, on_gpus=on_gpus, n_workers=n_workers, num_cpus=num_cpus, num_gpus=num_gpus
         )
-        self._terms = self._put_terms(run, memory_bytes, disk_bytes)
+        # Every node finds there what is asked of all workers.
+        self._terms = self._ray.put(
+            Terms(
+                run=run,
+                versions=own_versions(),
+                slots=self.slots,
+                memory_bytes=memory_bytes,
+                disk_bytes=disk_bytes,
+            )
+        )
         self._tasks = tasks
         self._pickled = self._ray.put(pickle.dumps(dict(tasks)))
         self._actor = actor_class(self._ray, self.slots)
@@ -242,22 +237,14 @@ class RayWorkers:
         ):
             self.wait(TICK_SECONDS)
 
-    def _put_terms(self, run: JobRunner, memory_bytes: int | None, disk_bytes: int | None) -> Any:
-        """Put what is asked of all workers where every node finds it."""
-        return self._ray.put(
-            Terms(
-                run=run,
-                versions=own_versions(),
-                slots=self.slots,
-                memory_bytes=memory_bytes,
-                disk_bytes=disk_bytes,
-            )
-        )
-
     @functools.cached_property
     def _carried(self) -> Any:
         """The tasks with their images, put where every node finds them once one of them lacks the file."""
-        return self._ray.put(_carried(self._tasks))
+        # Those of one data set share it.
+        data = {id(task.data): task.data.carried() for task in self._tasks.values()}
+        return self._ray.put(
+            {name: replace(task, data=data[id(task.data)]) for name, task in self._tasks.items()}
+        )
 
     def _keep_alive(self) -> None:
         """Start the actors that are missing, and end those that hang.
@@ -415,9 +402,3 @@ class RayWorkers:
             log.warning("worker %d cannot be started yet: %s", worker.number, reason)
         self._why_none = reason
         worker.pause()
-
-
-def _carried(tasks: Mapping[str, Task]) -> dict[str, Task]:
-    """Return the tasks with their images; those of one data set share it."""
-    data = {id(task.data): task.data.carried() for task in tasks.values()}
-    return {name: replace(task, data=data[id(task.data)]) for name, task in tasks.items()}

@@ -16,43 +16,31 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import platformdirs
 import torch
-from numpy.typing import NDArray
 
 from depthsearch import __version__
 from depthsearch.devices import quick_releases
 from depthsearch.errors import DataError, StudyError
 from depthsearch.features.budget import choose_budget
 from depthsearch.features.tiers.nodes import node_folder
-from depthsearch.files import written_whole
 from depthsearch.machine import start_of, this_machine, thread_clock
 from depthsearch.text import first_line
 from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
-from depthsearch.workers.jobs import (
-    Failed,
-    Job,
-    JobRunner,
-    Report,
-    Training,
-    failed_to_start,
-    portable,
-)
+from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, failed_to_start, portable
 from depthsearch.workers.places import make_locks_mortal
+from depthsearch.workers.ray.checkpoints import Bytes, read_checkpoint, write_checkpoint
 from depthsearch.workers.ray.connecting import import_ray
 from depthsearch.workers.ray.slots import Slots
 
-__all__ = ["Bytes", "NoImages", "Ready", "Terms", "Trainer", "own_versions"]
+__all__ = ["NoImages", "Ready", "Terms", "Trainer", "own_versions"]
 
 PREFIX = "depthsearch-worker"
 # Folders of workers: machine, process, start of the process.
 FOLDER = re.compile(rf"{PREFIX}-([0-9a-f]{{16}})-(\d+)-(\w+)")
 # The processes of another machine cannot be looked up: if nothing was written for so long, they have ended.
 ABANDONED_SECONDS = 7 * 24 * 3600.0
-# The content of a file that is sent: Ray passes an array on without a copy.
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +171,7 @@ class Trainer:
                 shares = token is not None and (job.checkpoint.parent / token).exists()
                 if not shares:
                     self._checkpoint = path = _own_folder() / job.checkpoint.name
-                    _put(path, kept)
+                    write_checkpoint(path, kept)
                     self._known = _stamp(path)
                     job = replace(job, checkpoint=path)
             self._reports = self._run(self._tasks, job)
@@ -229,11 +217,9 @@ class Trainer:
         stamp = _stamp(self._checkpoint)
         if stamp in (None, self._known):
             return None
-        try:
-            content = np.fromfile(self._checkpoint, dtype=np.uint8)
-        except OSError:
-            return None
-        self._known = stamp
+        content = read_checkpoint(self._checkpoint)
+        if content is not None:
+            self._known = stamp
         return content
 
 
@@ -269,17 +255,6 @@ def _with_budget(task: Task, terms: Terms, n_beside: int, *, n_tasks: int) -> Ta
         n_on_device = round(1 / terms.slots.num_gpus) if 0 < terms.slots.num_gpus < 1 else 1
         budget = budget.shared(None, n_workers=n_beside, n_on_device=n_on_device)
     return replace(task, budget=budget.divided(n_tasks))
-
-
-def _put(path: Path, kept: Bytes | None) -> None:
-    """Write a checkpoint where the training looks for it, or remove an older one."""
-    if kept is None:
-        # Where nothing can be written, the training runs without checkpoints.
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        return
-    with written_whole(path, durable=False) as file:
-        file.write(kept.data)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
