@@ -32,22 +32,9 @@ from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import check_place, save
 from depthsearch.cli import main
 from depthsearch.cli.fit_view import render_fit
-from depthsearch.data import (
-    DataSet,
-    Geometry,
-    ImageSet,
-    ValueRange,
-    decode_file,
-    load_data,
-)
+from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
 from depthsearch.devices import choose_device
-from depthsearch.errors import (
-    DataError,
-    ModelError,
-    SettingsError,
-    StudyError,
-    TrainingError,
-)
+from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
 from depthsearch.features import Boundaries, ViewedImages
 from depthsearch.files import folder_named
 from depthsearch.models.backbones import Preprocessing, load_backbone

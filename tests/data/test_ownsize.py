@@ -11,12 +11,7 @@ import torch
 from PIL import Image
 
 from depthsearch.classifier.model import Classifier
-from depthsearch.data import (
-    DataSet,
-    Geometry,
-    decode_file,
-    load_data,
-)
+from depthsearch.data import DataSet, Geometry, decode_file, load_data
 from depthsearch.data.decode import cut_square
 from depthsearch.data.store import pixelfile
 from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges

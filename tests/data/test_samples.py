@@ -21,25 +21,14 @@ import depthsearch
 from depthsearch.classifier import fitting
 from depthsearch.classifier.fitting import fit
 from depthsearch.cli import main
-from depthsearch.data import (
-    Columns,
-    DataSet,
-    ImageSet,
-    Sample,
-    load_data,
-)
+from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
 from depthsearch.data.sources.tables import Row
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.features import Budget, ViewedImages
 from depthsearch.models.backbones import load_backbone
 from depthsearch.models.flattening import FLAT_HEAD
-from depthsearch.models.heads import (
-    SampleHead,
-    giving_numbers,
-    make_head,
-    without_dropout,
-)
+from depthsearch.models.heads import SampleHead, giving_numbers, make_head, without_dropout
 from depthsearch.models.split import Suffix, split_traced
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study

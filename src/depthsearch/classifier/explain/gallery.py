@@ -12,12 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthsearch.classifier.explain.maps import (
-    Comparison,
-    Explanation,
-    Photo,
-    explain,
-)
+from depthsearch.classifier.explain.maps import Comparison, Explanation, Photo, explain
 from depthsearch.classifier.explain.picture import class_name, draw, shown_channels
 from depthsearch.classifier.model import read_pixels
 from depthsearch.data.dataset import DataSet, ImageSet

@@ -10,19 +10,9 @@ import numpy as np
 from depthsearch.data.decode import decode_file, range_of_file
 from depthsearch.data.listing import Listing, a_few
 from depthsearch.data.sources.layouts import Layout, layout_of
-from depthsearch.data.sources.scanning import (
-    ImageFile,
-    Tree,
-    scan_folder,
-    unread_notes,
-)
+from depthsearch.data.sources.scanning import ImageFile, Tree, scan_folder, unread_notes
 from depthsearch.errors import DataError
-from depthsearch.files import (
-    full_path,
-    is_file,
-    is_folder,
-    why_no_folder,
-)
+from depthsearch.files import full_path, is_file, is_folder, why_no_folder
 
 # Tables that are not read, but can be saved as ones that are.
 _OTHER_TABLES = (

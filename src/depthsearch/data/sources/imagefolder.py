@@ -17,13 +17,7 @@ from depthsearch.data.listing import SPLITS, Listing, a_few
 from depthsearch.data.samples import Columns
 from depthsearch.data.sources.folder import folder_there, list_folder
 from depthsearch.data.sources.layouts import once_each, split_named, split_names
-from depthsearch.data.sources.manifest import (
-    Entry,
-    entry_of,
-    listing_of,
-    split_in_column,
-    split_unknown,
-)
+from depthsearch.data.sources.manifest import Entry, entry_of, listing_of, split_in_column, split_unknown
 from depthsearch.data.sources.places import Places
 from depthsearch.data.sources.scanning import Tree, scan_folder, unread_notes
 from depthsearch.data.sources.tables import Row, Table, read_table

@@ -17,12 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from depthsearch.data.decode import (
-    PROGRAMS,
-    SCRAMBLED,
-    lacks_memory,
-    too_little_memory,
-)
+from depthsearch.data.decode import PROGRAMS, SCRAMBLED, lacks_memory, too_little_memory
 from depthsearch.data.listing import a_few
 from depthsearch.errors import DataError
 from depthsearch.files import is_file

@@ -13,12 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from depthsearch.data.decode import (
-    Decoded,
-    Geometry,
-    UnreadableError,
-    decode_image,
-)
+from depthsearch.data.decode import Decoded, Geometry, UnreadableError, decode_image
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from depthsearch.data.decode import (
-    Decoded,
-    Geometry,
-    UnknownRangeError,
-    UnreadableError,
-)
+from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange, pool_ranges
 from depthsearch.machine import usable_cores

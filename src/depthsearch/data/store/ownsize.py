@@ -16,22 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from depthsearch.data.decode import (
-    Decoded,
-    Geometry,
-    UnknownRangeError,
-    UnreadableError,
-)
+from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange
 from depthsearch.data.store.decoding import gaps_remain
 from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges
-from depthsearch.data.store.imagefile import (
-    FORMAT,
-    Contents,
-    read_contents,
-    write_images,
-)
+from depthsearch.data.store.imagefile import FORMAT, Contents, read_contents, write_images
 from depthsearch.data.store.mapping import mapped_pixels
 
 Ranges = Callable[[], Sequence[ValueRange]]
