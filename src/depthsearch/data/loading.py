@@ -30,8 +30,8 @@ from depthsearch.data.ranges import NARROW, percent, range_notes
 from depthsearch.data.samples import Columns
 from depthsearch.data.sources.opening import list_source
 from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
-from depthsearch.data.store.ownsize import SmallImages
-from depthsearch.data.store.pixelfile import Store, open_store
+from depthsearch.data.store.ownsize import SmallImages, Store
+from depthsearch.data.store.pixelfile import open_store
 from depthsearch.files import full_path
 from depthsearch.text import one_line
 
