@@ -126,11 +126,7 @@ def check_place(folder: Path) -> None:
 
 
 def _held(folder: Path) -> list[str]:
-    """List a folder.
-
-    Raises:
-        ModelError: If it may not be listed, or not be replaced.
-    """
+    """List a folder that is to be replaced."""
     try:
         files = sorted(file.name for file in folder.iterdir())
     except OSError as error:
@@ -238,12 +234,7 @@ def load(
 
 
 def _network(folder: Path, ours: Mapping[str, Any], backbone: str | None) -> nn.Module:
-    """Build the network of a model folder, with random weights.
-
-    Raises:
-        ModelError: If it is built by somebody's own code, and not said which, or said without need.
-        SettingsError: If it cannot be built here.
-    """
+    """Build the network of a model folder, with random weights."""
     name, built_from = ours["backbone"], ours.get("built_from") or {}
     is_own = parse_name(name).source == "file"
     if is_own and backbone is None:
@@ -359,11 +350,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_sizes(ours: Mapping[str, Any]) -> None:
-    """Refuse what no model of ours has, before memory is taken for it.
-
-    Raises:
-        ValueError: Naming it.
-    """
+    """Refuse what no model of ours has, before memory is taken for it."""
     seen, head, classes = ours["preprocessing"], ours["head"], ours["classes"]
     if not isinstance(classes, list) or not classes or len({str(name) for name in classes}) < len(classes):
         raise ValueError("classes are no list of different names")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import fx, nn
@@ -158,14 +159,10 @@ def choose_layers(subject: Subject, cut: Cut | None = None, *, n_stages: int = 5
     ends: dict[int, MapLayer] = {}
     for layer in _trunk(subject) or subject.layers:
         ends[layer.height] = layer
-    chosen = set(sorted(ends.values(), key=_position)[-n_stages:])
+    chosen = set(sorted(ends.values(), key=attrgetter("position"))[-n_stages:])
     if cut is not None:
         chosen |= {layer for layer in subject.layers if layer.name == cut.first_layer}
-    return tuple(sorted(chosen, key=_position))
-
-
-def _position(layer: MapLayer) -> int:
-    return layer.position
+    return tuple(sorted(chosen, key=attrgetter("position")))
 
 
 def _trunk(subject: Subject) -> list[MapLayer]:
@@ -190,7 +187,7 @@ def find_layers(subject: Subject, names: Sequence[str]) -> tuple[MapLayer, ...]:
     Raises:
         SettingsError: If there is none, or it has no map.
     """
-    return tuple(sorted({_find_layer(subject, name) for name in names}, key=_position))
+    return tuple(sorted({_find_layer(subject, name) for name in names}, key=attrgetter("position")))
 
 
 def _find_layer(subject: Subject, name: str) -> MapLayer:

@@ -12,15 +12,15 @@ import numpy as np
 
 from depthsearch.data.decode import decode_file, range_of_file
 from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
-from depthsearch.data.samples import Columns, Sample
+from depthsearch.data.samples import Columns, Sample, column_key
 from depthsearch.data.sources.layouts import splits_in_paths
 from depthsearch.data.sources.places import Places
+from depthsearch.data.sources.scanning import stamp_of
 from depthsearch.data.sources.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, why_no_file
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
-_COLUMNS = ("image", "label", "split")
 # What programs write into tables where there is no value.
 _NO_LABELS = {
     "nan", "NaN", "NAN", "None", "NULL", "null", "NaT", "N/A", "n/a", "#N/A", "NA", "<NA>", "undefined",
@@ -69,9 +69,11 @@ def list_manifest(file: Path, *, columns: Columns, skip_missing: bool) -> Listin
         )
     table = _read(path, columns, "label", "split")
     table.require("label", "its class")
-    split_of = split_in_column if table.has("split") else split_unknown
-    places = Places(path.parent)
-    entries = [entry_of(row, columns, places, path.parent, split_of(row)) for row in table.rows]
+    has_split, places = table.has("split"), Places(path.parent)
+    entries = [
+        entry_of(row, columns, places, path.parent, split_in_column(row) if has_split else None)
+        for row in table.rows
+    ]
     return listing_of(
         entries,
         tables=[table],
@@ -80,7 +82,7 @@ def list_manifest(file: Path, *, columns: Columns, skip_missing: bool) -> Listin
         source=path,
         columns=columns,
         skip_missing=skip_missing,
-        read=(*_keys(columns), "label", "split"),
+        read=(*map(column_key, (*columns.images, *columns.numbers)), "label", "split"),
     )
 
 
@@ -95,9 +97,8 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
         DataError: If there is no such file or column, or a row of it cannot be used.
     """
     if not is_file(file):
-        raise DataError(
-            f"No file {file}{why_no_file(file)}. Give a table with the columns {_named(columns)}."
-        )
+        names = ", ".join((*columns.images, *columns.numbers))
+        raise DataError(f"No file {file}{why_no_file(file)}. Give a table with the columns {names}.")
     rows = _read(file, columns).rows
     if not rows:
         raise DataError(f"{file}: no rows. Give one for each sample.")
@@ -105,7 +106,7 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
     return [
         Sample(
             images=tuple(places.find(_path(row, column)) for column in columns.images),
-            numbers=tuple(row.number(_key(column)) for column in columns.numbers),
+            numbers=tuple(row.number(column_key(column)) for column in columns.numbers),
             place=row.place,
         )
         for row in rows
@@ -114,7 +115,7 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
 
 def _read(file: Path, columns: Columns, *others: str) -> Table:
     """Read a table that has the columns of a sample, and perhaps others."""
-    table = read_table(file, needed=(*_keys(columns), *others))
+    table = read_table(file, needed=(*map(column_key, (*columns.images, *columns.numbers)), *others))
     for column in columns.images:
         table.require(column, "the file's path")
     for column in columns.numbers:
@@ -122,26 +123,9 @@ def _read(file: Path, columns: Columns, *others: str) -> Table:
     return table
 
 
-def _keys(columns: Columns) -> list[str]:
-    """Name columns as tables know them."""
-    return [_key(name) for name in (*columns.images, *columns.numbers)]
-
-
-def _key(column: str) -> str:
-    return column.strip().lower()
-
-
-def _named(columns: Columns) -> str:
-    return ", ".join((*columns.images, *columns.numbers))
-
-
 def _path(row: Row, column: str) -> str:
-    """Read where an image is.
-
-    Raises:
-        DataError: If the row does not say.
-    """
-    named = row.text(_key(column))
+    """Read where an image is."""
+    named = row.text(column_key(column))
     if not named:
         raise DataError(f"{row.place}: {column} is empty. Give it, or remove the row.")
     return named
@@ -159,10 +143,6 @@ def split_in_column(row: Row) -> str:
             f"{row.place}: split is {word!r}. Give train, val or test in every row, or no column split."
         )
     return SPLIT_WORDS[word.lower()]
-
-
-def split_unknown(row: Row) -> None:
-    """Return None: nothing is known of a row's split."""
 
 
 def entry_of(row: Row, columns: Columns, places: Places, root: Path, split: str | None) -> Entry:
@@ -189,7 +169,7 @@ def entry_of(row: Row, columns: Columns, places: Places, root: Path, split: str 
         files=files,
         label=label,
         split=split,
-        numbers=tuple(row.number(_key(column)) for column in columns.numbers),
+        numbers=tuple(row.number(column_key(column)) for column in columns.numbers),
     )
 
 
@@ -201,8 +181,8 @@ def listing_of(
     name: str,
     source: Path,
     skip_missing: bool,
-    columns: Columns | None = None,
-    read: Collection[str] = _COLUMNS,
+    columns: Columns,
+    read: Collection[str],
 ) -> Listing:
     """Make a listing of samples, known by class and content: the same images elsewhere are the same set.
 
@@ -213,13 +193,12 @@ def listing_of(
         name: What to call the source.
         source: Where it is.
         skip_missing: Whether to go on where files are missing.
-        columns: What a sample is made of; default: one image.
+        columns: What a sample is made of.
         read: Columns that are read.
 
     Raises:
         DataError: If there are none, files are missing, or labels or splits contradict each other.
     """
-    columns = columns or Columns()
     entries = sorted(entries, key=lambda entry: (entry.paths, entry.split or "", entry.numbers))
     tables_named = " and ".join(str(table.path) for table in tables)
     if not entries:
@@ -228,7 +207,7 @@ def listing_of(
     images = [
         (entry, path, file) for entry in entries for path, file in zip(entry.paths, entry.files, strict=True)
     ]
-    stamps = [_stamp(file) for _, _, file in images]
+    stamps = [stamp_of(file) for _, _, file in images]
     missing = [(e.place, f) for (e, _, f), (size, _) in zip(images, stamps, strict=True) if size < 0]
     if missing and not skip_missing:
         raise _missing_files(missing, tables_named)
@@ -279,16 +258,6 @@ def _notes(
 def _shown(path: Path, source: Path) -> str:
     """Name a table: by its path in the source if that is a folder."""
     return path.relative_to(source).as_posix() if path != source else path.name
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Return size in bytes and time of change in ns; -1 for a file that is missing."""
-    try:
-        stat = file.stat()
-    except (OSError, ValueError):
-        # The latter of a name with a NUL character, which no file has.
-        return (-1, -1)
-    return (stat.st_size, stat.st_mtime_ns)
 
 
 def _refuse_contradictions(entries: Sequence[Entry], columns: Columns) -> None:

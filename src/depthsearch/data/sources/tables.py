@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from depthsearch.data.listing import a_few
-from depthsearch.data.samples import is_number
+from depthsearch.data.samples import column_key, is_number
 from depthsearch.errors import DataError
 
 _OTHER_MARKS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -83,7 +83,7 @@ class Table:
 
     def has(self, column: str) -> bool:
         """Return whether there is a column, whatever its case."""
-        return column in map(_key, self.columns)
+        return column in map(column_key, self.columns)
 
     def require(self, column: str, meaning: str) -> None:
         """Refuse a table that lacks a column.
@@ -99,7 +99,7 @@ class Table:
 
     def others(self, read: Collection[str]) -> tuple[str, ...]:
         """Name the columns that are not among those that are read."""
-        return tuple(name or "one without a name" for name in self.columns if _key(name) not in read)
+        return tuple(name or "one without a name" for name in self.columns if column_key(name) not in read)
 
 
 def read_table(path: Path, *, needed: Collection[str]) -> Table:
@@ -127,15 +127,11 @@ def read_table(path: Path, *, needed: Collection[str]) -> Table:
         raise DataError(
             f"Cannot read {path}: {error.strerror or error}. Check that it may be read."
         ) from error
-    counts = Counter(map(_key, table.columns))
+    counts = Counter(map(column_key, table.columns))
     # Those without a name are never read: an index that pandas writes, a comma at the end of each line.
-    if twice := [name for name in table.columns if name.strip() and counts[_key(name)] > 1]:
+    if twice := [name for name in table.columns if name.strip() and counts[column_key(name)] > 1]:
         raise DataError(f"{path} has columns of one name: {a_few(twice)}. Rename or remove one.")
     return table
-
-
-def _key(column: str) -> str:
-    return column.strip().lower()
 
 
 def _read_csv(path: Path, needed: Collection[str]) -> Table:
@@ -161,7 +157,7 @@ def _without_nul(path: Path, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...], reader: Iterator[list[str]]) -> Iterator[Row]:
-    keys = [_key(name) for name in columns]
+    keys = [column_key(name) for name in columns]
     for fields in reader:
         place = f"{path.name}, line {reader.line_num}"  # type: ignore[attr-defined]
         if fields and len(fields) != len(columns):
@@ -220,8 +216,8 @@ def _read_json_lines(path: Path, needed: Collection[str]) -> Table:
                     f'{place} is no JSON object. Give a line such as {{"{next(iter(needed))}": ...}}.'
                 )
             columns.update(dict.fromkeys(values))
-            rows.append((place, {_key(name): value for name, value in values.items()}))
-    known = dict.fromkeys(map(_key, columns))
+            rows.append((place, {column_key(name): value for name, value in values.items()}))
+    known = dict.fromkeys(map(column_key, columns))
     # A line may leave out what it has no value of.
     return Table(
         path=path,
@@ -242,14 +238,17 @@ def _read_parquet(path: Path, needed: Collection[str]) -> Table:
         with path.open("rb") as file:
             parquet = pyarrow.parquet.ParquetFile(file)
             columns = tuple(parquet.schema_arrow.names)
-            read = [name for name in columns if _key(name) in needed]
+            read = [name for name in columns if column_key(name) in needed]
             values = parquet.read(columns=read).to_pylist() if read else []
     except pyarrow.ArrowException as error:
         raise DataError(
             f"{path} is no Parquet file: {' '.join(str(error).split())} Write it again."
         ) from error
     rows = (
-        Row(place=f"{path.name}, row {number}", values={_key(name): value for name, value in row.items()})
+        Row(
+            place=f"{path.name}, row {number}",
+            values={column_key(name): value for name, value in row.items()},
+        )
         for number, row in enumerate(values, start=1)
     )
     return Table(path=path, columns=columns, rows=tuple(rows))
