@@ -26,11 +26,6 @@ FILTERS = ("box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """Hold ten images of each of two classes, of three sizes."""
     return write_noise(tmp_path / "tiny", [(12, 12), (10, 14), (9, 9)])
