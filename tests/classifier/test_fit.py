@@ -423,7 +423,7 @@ def saved(folder: Path, backbone, preprocessing: Preprocessing, **changes) -> Pa
             "provenance": {
                 "weights": {"kind": "random", "seed": 0},
                 "data": {"name": "d", "n_learned": 1, "n_test": 1, "fingerprint": "f"},
-                "recipe": {"epochs": 1, "batch_size": 2},
+                "recipe": {"epochs": 1, "batch_size": 2, "balance": "none"},
                 "seed": 0,
                 "study": "s",
                 "trial": 0,

@@ -141,8 +141,8 @@ def _hamming(x: float) -> float:
     return math.sin(x * math.pi) / (x * math.pi) * (0.54 + 0.46 * math.cos(x * math.pi))
 
 
-def _bicubic(x: float, a: float = -0.5) -> float:
-    x = abs(x)
+def _bicubic(x: float) -> float:
+    x, a = abs(x), -0.5
     if x < 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1
     return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
