@@ -49,17 +49,11 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
     if not tables:
         return list_folder(tree)
     entries = [entry for split, table in tables.items() for entry in _entries(root, table, split)]
+    every = list(tables.values())
     listing = listing_of(
-        entries,
-        tables=list(tables.values()),
-        root=root,
-        name=root.name,
-        source=root,
-        columns=Columns(),
-        skip_missing=skip_missing,
-        read=(*_COLUMNS, "split") if "" in tables else _COLUMNS,
+        entries, tables=every, root=root, source=root, columns=Columns(), skip_missing=skip_missing
     )
-    notes = (*listing.notes, *_not_named(tree, entries, list(tables.values())), *unread_notes(tree))
+    notes = (*listing.notes, *_not_named(tree, entries, every), *unread_notes(tree))
     return replace(listing, notes=notes)
 
 

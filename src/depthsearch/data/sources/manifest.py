@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +75,7 @@ def list_manifest(file: Path, *, columns: Columns, skip_missing: bool) -> Listin
         for row in table.rows
     ]
     return listing_of(
-        entries,
-        tables=[table],
-        root=path.parent,
-        name=path.stem,
-        source=path,
-        columns=columns,
-        skip_missing=skip_missing,
-        read=(*map(column_key, (*columns.images, *columns.numbers)), "label", "split"),
+        entries, tables=[table], root=path.parent, source=path, columns=columns, skip_missing=skip_missing
     )
 
 
@@ -178,11 +171,9 @@ def listing_of(
     *,
     tables: Sequence[Table],
     root: Path,
-    name: str,
     source: Path,
-    skip_missing: bool,
     columns: Columns,
-    read: Collection[str],
+    skip_missing: bool,
 ) -> Listing:
     """Make a listing of samples, known by class and content: the same images elsewhere are the same set.
 
@@ -190,11 +181,9 @@ def listing_of(
         entries: In any order.
         tables: That they come from.
         root: That relative paths count from.
-        name: What to call the source.
-        source: Where it is.
-        skip_missing: Whether to go on where files are missing.
+        source: The folder, or the table in it.
         columns: What a sample is made of.
-        read: Columns that are read.
+        skip_missing: Whether to go on where files are missing.
 
     Raises:
         DataError: If there are none, files are missing, or labels or splits contradict each other.
@@ -216,7 +205,7 @@ def listing_of(
     files = tuple(file for _, _, file in images)
 
     return Listing(
-        name=name,
+        name=root.name if source == root else source.stem,
         source=str(source),
         classes=classes,
         paths=tuple(path for _, path, _ in images),
@@ -226,20 +215,19 @@ def listing_of(
         decode=lambda index, geometry, ranges: decode_file(files[index], geometry, ranges),
         range_at=lambda index: range_of_file(files[index]),
         known_by=tuple(entry.label for entry, _, _ in images),
-        layout=", ".join(_shown(table.path, source) for table in tables),
-        notes=tuple(_notes(entries, tables, source, read, columns.noun)),
+        layout=", ".join(table.path.relative_to(root).as_posix() for table in tables),
+        notes=tuple(_notes(entries, tables, root, columns.noun)),
         columns=columns,
         numbers=np.array([e.numbers for e in entries], dtype=np.float32) if columns.numbers else None,
     )
 
 
-def _notes(
-    entries: Sequence[Entry], tables: Sequence[Table], source: Path, read: Collection[str], noun: str
-) -> Iterator[str]:
+def _notes(entries: Sequence[Entry], tables: Sequence[Table], root: Path, noun: str) -> Iterator[str]:
     """Write lines on columns that are not read, splits in paths that no column has, words for no label."""
     for table in tables:
-        if others := table.others(read):
-            yield f"Columns of {_shown(table.path, source)} that are not read: {a_few(others)}."
+        if table.others:
+            name = table.path.relative_to(root).as_posix()
+            yield f"Columns of {name} that are not read: {a_few(table.others)}."
     if all(entry.split is None for entry in entries) and (
         named := splits_in_paths(path for entry in entries for path in entry.paths)
     ):
@@ -253,11 +241,6 @@ def _notes(
             f"{label!r} is the class of {counts[label]} {noun}{'s' * (counts[label] > 1)}, and what programs "
             "write where a value is missing. If it is no class, remove these rows."
         )
-
-
-def _shown(path: Path, source: Path) -> str:
-    """Name a table: by its path in the source if that is a folder."""
-    return path.relative_to(source).as_posix() if path != source else path.name
 
 
 def _refuse_contradictions(entries: Sequence[Entry], columns: Columns) -> None:
