@@ -151,12 +151,7 @@ def _names(data: DataSet, split: str, images: ImageSet) -> list[str]:
 
 
 def draw_gallery(comparison: Comparison, photos: Sequence[Photo], folder: Path) -> Iterator[Picture]:
-    """Explain photos, write a PNG file of each and in the end the index, ``index.json``.
-
-    Args:
-        comparison: The models and layers.
-        photos: What to explain.
-        folder: Where to write; made if it is not there.
+    """Explain photos, write a PNG file of each into a folder and in the end the index, ``index.json``.
 
     Raises:
         SettingsError: If the folder cannot be written to.

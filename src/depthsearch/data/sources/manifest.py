@@ -139,14 +139,7 @@ def split_in_column(row: Row) -> str:
 
 
 def entry_of(row: Row, columns: Columns, places: Places, root: Path, split: str | None) -> Entry:
-    """Read a row's images, numbers and label.
-
-    Args:
-        row: The row.
-        columns: That name the images and have the numbers.
-        places: From the folder that paths count from.
-        root: Of the source.
-        split: What is known of its split.
+    """Read a row's images, which `places` finds and `root` names, its numbers and its label.
 
     Raises:
         DataError: If one is missing, or no number.
