@@ -50,10 +50,10 @@ def is_plain(text: str) -> bool:
     return printable(text) == text and "\n" not in text
 
 
-def named_few(what: str, items: Sequence[str], n_shown: int = 5) -> str:
+def named_few(what: str, items: Sequence[str]) -> str:
     """Write a line that names the first few of many items."""
-    more = f", and {len(items) - n_shown} more (all in the study)" if len(items) > n_shown else ""
-    return f"{what}: {', '.join(items[:n_shown])}{more}."
+    more = f", and {len(items) - 5} more (all in the study)" if len(items) > 5 else ""
+    return f"{what}: {', '.join(items[:5])}{more}."
 
 
 def duration(seconds: float) -> str:

@@ -23,41 +23,13 @@ from optuna_dashboard import wsgi
 from PIL import Image
 from torch import nn
 
-from depthsearch.classifier.explain.gallery import (
-    INDEX,
-    draw_gallery,
-    pick_photos,
-    read_photos,
-)
-from depthsearch.classifier.explain.layers import (
-    Subject,
-    choose_layers,
-    find_layers,
-    subject_of,
-)
-from depthsearch.classifier.explain.maps import (
-    Comparison,
-    Photo,
-    compare,
-    explain,
-    look,
-    pretrained_classes,
-)
-from depthsearch.classifier.explain.picture import (
-    CELL,
-    INFERNO,
-    VIRIDIS,
-    draw,
-    shown_channels,
-)
+from depthsearch.classifier.explain.gallery import INDEX, draw_gallery, pick_photos, read_photos
+from depthsearch.classifier.explain.layers import Subject, choose_layers, find_layers, subject_of
+from depthsearch.classifier.explain.maps import Comparison, Photo, compare, explain, look, pretrained_classes
+from depthsearch.classifier.explain.picture import CELL, INFERNO, VIRIDIS, draw, shown_channels
 from depthsearch.cli import main
 from depthsearch.errors import CutError, DataError, SettingsError
-from depthsearch.models.backbones import (
-    Backbone,
-    WeightsOrigin,
-    load_backbone,
-    state_digest,
-)
+from depthsearch.models.backbones import Backbone, WeightsOrigin, load_backbone, state_digest
 from depthsearch.models.candidates import list_cuts
 from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.models.freezing import freeze_before
@@ -695,7 +667,8 @@ def model_folder(tmp_path, small, cut, comparison, monkeypatch) -> Path:
         "classes": CLASSES,
         "backbone": small.name,
         "classifier": small.classifier,
-        "head": {"width": 0, "depth": 1},
+        "built_from": {},
+        "head": {"kind": "pool", "width": 0, "depth": 1},
         "preprocessing": asdict(small.preprocessing),
         "precision": "float32",
         "digest": state_digest(model),

@@ -5,7 +5,7 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from generators import run_out
 from insides import actions_of
 from PIL import Image
 from privileges import modes_obeyed
@@ -32,22 +33,9 @@ from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import check_place, save
 from depthsearch.cli import main
 from depthsearch.cli.fit_view import render_fit
-from depthsearch.data import (
-    DataSet,
-    Geometry,
-    ImageSet,
-    ValueRange,
-    decode_file,
-    load_data,
-)
+from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
 from depthsearch.devices import choose_device
-from depthsearch.errors import (
-    DataError,
-    ModelError,
-    SettingsError,
-    StudyError,
-    TrainingError,
-)
+from depthsearch.errors import DataError, ModelError, SettingsError, StudyError, TrainingError
 from depthsearch.features import Boundaries, ViewedImages
 from depthsearch.files import folder_named
 from depthsearch.models.backbones import Preprocessing, load_backbone
@@ -82,15 +70,6 @@ def study(task, space, tmp_path, open_quick_storage) -> optuna.Study:
     return open_study(open_quick_storage(f"sqlite:///{tmp_path}/s.db"), "digits", task, space, {})
 
 
-def ended(training_: Iterator[object]) -> Fitted:
-    """Run a generator to its end; give what it returns."""
-    while True:
-        try:
-            next(training_)
-        except StopIteration as end:
-            return end.value
-
-
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -118,7 +97,7 @@ def run_fit(study, task, point: Point, folder: Path, **options) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "figures_of", look)
         options = {"checkpoints": folder.parent / "checkpoints", **options}
-        fitted = ended(fit(study, task, point, folder, trial=3, **options))
+        _, fitted = run_out(fit(study, task, point, folder, trial=3, **options))
     (logits,) = seen
     return Run(fitted, logits, point)
 
@@ -183,7 +162,7 @@ def test_training_does_not_read_the_test_images_and_judging_does(study, task, sp
 
 def test_the_reading_is_what_the_trained_suffix_says_of_kept_features(middle, task) -> None:
     everything = replace(task, data=learn_from_all(task.data))
-    suffix = ended(train_point(everything, middle.point, seed=middle.fitted.seed))
+    _, suffix = run_out(train_point(everything, middle.point, seed=middle.fitted.seed))
     source = Boundaries(task.features, [ViewedImages(task.data.test)], task.position(middle.point.cut))
     source.prepare(1)
     assert torch.equal(loop.predict_logits(suffix, source, task.recipe, CPU), middle.logits)
@@ -436,7 +415,7 @@ def saved(folder: Path, backbone, preprocessing: Preprocessing, **changes) -> Pa
             "provenance": {
                 "weights": {"kind": "random", "seed": 0},
                 "data": {"name": "d", "n_learned": 1, "n_test": 1, "fingerprint": "f"},
-                "recipe": {"epochs": 1, "batch_size": 2},
+                "recipe": {"epochs": 1, "batch_size": 2, "balance": "none"},
                 "seed": 0,
                 "study": "s",
                 "trial": 0,

@@ -5,11 +5,10 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from bad_input import OBEYED, STEADY, STUDY, contents, refusal, status_of
 from hypothesis import given, strategies as st
-from PIL import Image
+from image_folders import fill
 from privileges import make_pipe, modes_obeyed
 
 from depthsearch.cli.console import console_for, say, say_list
@@ -17,18 +16,9 @@ from depthsearch.data import load_data
 from depthsearch.errors import DataError
 from depthsearch.text import one_line, printable
 
-IMAGES = iter(np.random.default_rng(0).integers(0, 255, (4000, 12, 12, 3), dtype=np.uint8))
 TWO = {"a": 5, "b": 5}
 # Refused before anything is decoded or stored.
 Make = Callable[[Path], object]
-
-
-def fill(root: Path, counts: dict[str, int]) -> None:
-    """Make folders with so many images each, all of them different."""
-    for name, n in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for place in range(n):
-            Image.fromarray(next(IMAGES)).save(root / name / f"{place:02d}.png")
 
 
 def with_two(more: Make) -> Make:

@@ -17,11 +17,6 @@ from depthsearch.study.preparing.again import stored_options
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Hold ten images of each of four plants."""
     for row, name in enumerate(("elm", "oak", "rose", "tulip")):

@@ -1,10 +1,7 @@
 """Names of classes that nobody can tell apart, and images that stand in two classes."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
-from PIL import Image
+from image_folders import fill
 
 from depthsearch.data import load_data
 from depthsearch.data.classnames import check_names
@@ -109,18 +106,6 @@ def test_splits_that_disagree_in_what_cannot_be_seen_are_spelled_out(tmp_path) -
     fill(tmp_path / "set", {"train/cat": 3, "train/dog": 3, "val/cat": 3, "val/dog\u200b": 3})
     with pytest.raises(DataError, match=r"only one of them has 'dog', 'dog\\u200b'"):
         load_data(tmp_path / "set", image_size=8, cache=tmp_path / "cache")
-
-
-IMAGES = iter(np.random.default_rng(0).integers(0, 255, (2000, 8, 8, 3), dtype=np.uint8))
-
-
-def fill(root: Path, counts: dict[str, int]) -> Path:
-    """Make folders with so many images each, all of them different."""
-    for name, n in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for place in range(n):
-            Image.fromarray(next(IMAGES)).save(root / name / f"{place:02d}.png")
-    return root
 
 
 @pytest.mark.parametrize("prefix", ["", "train/"])

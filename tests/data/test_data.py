@@ -39,11 +39,6 @@ def paint_classes(root: Path, counts: dict[str, int]) -> Path:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return paint_classes(tmp_path / "animals", {"cat": 10, "dog": 15})
 

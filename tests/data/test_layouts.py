@@ -2,23 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from image_folders import fill
 
 from depthsearch.data import DataSet, load_data
 from depthsearch.errors import DataError
-
-IMAGES = iter(np.random.default_rng(0).integers(0, 255, (8000, 8, 8, 3), dtype=np.uint8))
-
-
-def fill(root: Path, counts: dict[str, int]) -> Path:
-    """Make folders with so many images each, all of them different."""
-    for name, n in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for place in range(n):
-            Image.fromarray(next(IMAGES)).save(root / name / f"{place:02d}.png")
-    return root
 
 
 def load(root: Path, tmp_path: Path) -> DataSet:

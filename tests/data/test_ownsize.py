@@ -8,15 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from generators import run_out
 from PIL import Image
 
 from depthsearch.classifier.model import Classifier
-from depthsearch.data import (
-    DataSet,
-    Geometry,
-    decode_file,
-    load_data,
-)
+from depthsearch.data import DataSet, Geometry, decode_file, load_data
 from depthsearch.data.decode import cut_square
 from depthsearch.data.store import pixelfile
 from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges
@@ -28,11 +24,6 @@ from depthsearch.training.objective import train_point
 from depthsearch.training.recipe import Recipe
 
 FILTERS = ("box", "bilinear", "hamming", "bicubic", "lanczos")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -283,19 +274,9 @@ def test_training_on_small_images_ends_in_the_weights_of_squares_kept_or_not(bot
     ends = []
     for data, budget_ in ((both[0], None), (both[0], budget), (both[1], None)):
         each = replace(task, data=data, recipe=recipe, budget=budget_)
-        training = train_point(
-            each,
-            Point(cut=space.cuts[9], learning_rate=1e-3),
-            seed=0,
-            upcoming=dict.fromkeys(space.cuts, 9.0),
-        )
-        results = []
-        while True:
-            try:
-                results.append(next(training))
-            except StopIteration as ended:
-                ends.append((ended.value.state_dict(), [r.val_loss for r in results]))
-                break
+        point = Point(cut=space.cuts[9], learning_rate=1e-3)
+        results, suffix = run_out(train_point(each, point, seed=0, upcoming=dict.fromkeys(space.cuts, 9.0)))
+        ends.append((suffix.state_dict(), [r.val_loss for r in results]))
         assert (sum(r.read_bytes for r in results) > 0) == (budget_ is not None)
     for weights, losses in ends[1:]:
         assert losses == ends[0][1]

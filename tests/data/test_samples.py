@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from generators import run_out
 from insides import memory_of_store
 from PIL import Image
 from torch import nn
@@ -21,26 +22,15 @@ import depthsearch
 from depthsearch.classifier import fitting
 from depthsearch.classifier.fitting import fit
 from depthsearch.cli import main
-from depthsearch.data import (
-    Columns,
-    DataSet,
-    ImageSet,
-    Sample,
-    load_data,
-)
+from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
 from depthsearch.data.sources.tables import Row
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError
 from depthsearch.features import Budget, ViewedImages
 from depthsearch.models.backbones import load_backbone
 from depthsearch.models.flattening import FLAT_HEAD
-from depthsearch.models.heads import (
-    SampleHead,
-    giving_numbers,
-    make_head,
-    without_dropout,
-)
-from depthsearch.models.split import Suffix, split_traced
+from depthsearch.models.heads import SampleHead, giving_numbers, make_head, without_dropout
+from depthsearch.models.split import split_traced
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
 from depthsearch.training.objective import (
@@ -112,14 +102,8 @@ def of(backbone) -> Callable[..., Task]:
 
 def end_of(task: Task, point: Point, seed: int = 5) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Train a point; give the weights that it ends in, and its scores."""
-    training = train_point(task, point, seed=seed, upcoming={point.cut: 3.0})
-    scores = []
-    while True:
-        try:
-            scores.append(next(training).score)
-        except StopIteration as ended:
-            suffix: Suffix = ended.value
-            return suffix.state_dict(), scores
+    results, suffix = run_out(train_point(task, point, seed=seed, upcoming={point.cut: 3.0}))
+    return suffix.state_dict(), [result.score for result in results]
 
 
 def row_of(data: DataSet, images: ImageSet, sample: int) -> list[str]:
@@ -476,12 +460,8 @@ def fitted(data, of, space, tmp_path_factory, open_quick_storage):
     with pytest.MonkeyPatch.context() as patch:
         seen = fitting.logits_on
         patch.setattr(fitting, "logits_on", remember)
-        training = fit(study, task, point, folder / "model", trial=0, checkpoints=folder)
-        while True:
-            try:
-                next(training)
-            except StopIteration as ended:
-                return task, ended.value, logits[0]
+        _, fitted = run_out(fit(study, task, point, folder / "model", trial=0, checkpoints=folder))
+    return task, fitted, logits[0]
 
 
 @pytest.fixture(scope="module")

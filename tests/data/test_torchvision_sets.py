@@ -20,11 +20,6 @@ from depthsearch.data.sources.torchvision_sets import KnownSet
 from depthsearch.errors import DataError
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def write_idx(path: Path, values: np.ndarray) -> None:
     """Write bytes as MNIST's files hold them, packed as they are downloaded."""
     header = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)

@@ -64,6 +64,11 @@ def matrix(*, left=0, top=0, width=SIDE, height=SIDE, flipped=False, degrees=0.0
         brightness=one,
         contrast=one,
         saturation=one,
+        right=0 * one,
+        down=0 * one,
+        shear=0 * one,
+        zoom_width=one,
+        zoom_height=one,
     )
     return torch.from_numpy(views.matrices_of(parameters)).float()
 

@@ -101,7 +101,6 @@ def test_without_new_words_the_numbers_are_those_of_before() -> None:
     drawn = views.draw(3, 7, 5)
     bits = np.random.Philox(key=np.array([7, 3], dtype=np.uint64)).random_raw(45).reshape(5, 9)
     expected = (bits >> np.uint64(11)) * 2.0**-53
-    assert drawn.distortion is None
     assert np.array_equal(drawn.brightness, 0.8 + expected[:, 6] * (1.2 - 0.8))
 
 
@@ -112,10 +111,9 @@ def test_more_words_leave_what_the_others_draw_alone() -> None:
 
 
 def test_distortions_fill_their_ranges_and_are_independent() -> None:
-    drawn = views.draw(1, 0, 2000, read_augmentation("shift=0.2,shear=0.3,zoom=0.1")).distortion
-    assert drawn is not None
+    drawn = views.draw(1, 0, 2000, read_augmentation("shift=0.2,shear=0.3,zoom=0.1"))
     ranges = {"right": (-0.2, 0.2), "down": (-0.2, 0.2), "shear": (-0.3, 0.3)}
-    ranges |= {"width": (0.9, 1.1), "height": (0.9, 1.1)}
+    ranges |= {"zoom_width": (0.9, 1.1), "zoom_height": (0.9, 1.1)}
     shares = []
     for name, (low, high) in ranges.items():
         share = (getattr(drawn, name) - low) / (high - low)
@@ -149,13 +147,6 @@ def test_a_view_is_the_same_to_the_bit_in_any_batch(digits) -> None:
 def warped(image: torch.Tensor, *, right=0.0, down=0.0, shear=0.0, width=1.0, height=1.0, degrees=0.0):
     """Show one image of SIDE pixels; shifts in pixels."""
     one = np.ones(1)
-    distortion = views.Distortion(
-        right=one * right / SIDE,
-        down=one * down / SIDE,
-        shear=one * shear,
-        width=one * width,
-        height=one * height,
-    )
     parameters = views.Parameters(
         left=0 * one,
         top=0 * one,
@@ -166,7 +157,11 @@ def warped(image: torch.Tensor, *, right=0.0, down=0.0, shear=0.0, width=1.0, he
         brightness=one,
         contrast=one,
         saturation=one,
-        distortion=distortion,
+        right=one * right / SIDE,
+        down=one * down / SIDE,
+        shear=one * shear,
+        zoom_width=one * width,
+        zoom_height=one * height,
     )
     return views.warp(image, torch.from_numpy(views.matrices_of(parameters)).float())
 

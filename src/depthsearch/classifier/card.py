@@ -19,13 +19,7 @@ N_SHOWN = 20
 
 
 def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
-    """Write the card of a model folder in Markdown.
-
-    Args:
-        config: What `modelfolder` writes beside it.
-        name: Of the folder.
-        has_onnx: Whether the folder holds an ONNX file.
-    """
+    """Write the card of a model folder in Markdown, from what `modelfolder` writes beside it."""
     ours = config["depthsearch"]
     origin, samples = ours["provenance"], ours.get("samples")
     return (
@@ -43,9 +37,9 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             noun="sample" if samples else "image",
             images=origin["data"],
             setting=_setting(ours["setting"]),
-            recipe={"balance": "none", **origin["recipe"]},
+            recipe=origin["recipe"],
             origin=origin,
-            seen={"ranges": (), **ours["preprocessing"]},
+            seen=ours["preprocessing"],
             samples=samples,
             example=_example(samples),
             test=ours["test"]["figures"],

@@ -107,10 +107,8 @@ def calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> floa
         labels: ``(n,)``.
     """
     confidence, predicted = (part.numpy() for part in probabilities.max(1))
-    right = predicted == labels.numpy()
+    confidence = confidence.astype(np.float64)
     # Bin i holds confidences in (i / 15, (i + 1) / 15].
-    bins = np.clip(np.ceil(confidence.astype(np.float64) * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
-    gaps = [
-        abs(right[bins == i].sum() - confidence[bins == i].sum(dtype=np.float64)) for i in np.unique(bins)
-    ]
-    return float(sum(gaps) / len(labels))
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1).astype(int)
+    gaps = np.bincount(bins, weights=(predicted == labels.numpy()) - confidence)
+    return float(np.abs(gaps).sum() / len(labels))

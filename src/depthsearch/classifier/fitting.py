@@ -26,12 +26,7 @@ from depthsearch.classifier.modelfolder import Description, check_place, save
 from depthsearch.classifier.onnxfile import OnnxFile, export_onnx, require_onnx
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
-from depthsearch.errors import (
-    DivergedError,
-    SettingsError,
-    StudyError,
-    TrainingError,
-)
+from depthsearch.errors import DivergedError, SettingsError, StudyError, TrainingError
 from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.heads import without_dropout

@@ -145,11 +145,7 @@ class Classifier:
                 yield from self._named(readable, logits)
 
     def _sample(self, given: Path | str | Sample) -> Sample:
-        """Return a sample as the model was trained on, its parts in order.
-
-        Raises:
-            DataError: If it is something else than the model takes.
-        """
+        """Return a sample as the model was trained on, its parts in order."""
         if isinstance(given, Sample) and self.columns.is_plain:
             raise DataError(
                 f"This model takes single images, not samples such as {given}. Give paths of files."

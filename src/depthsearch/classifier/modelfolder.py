@@ -126,11 +126,7 @@ def check_place(folder: Path) -> None:
 
 
 def _held(folder: Path) -> list[str]:
-    """List a folder.
-
-    Raises:
-        ModelError: If it may not be listed, or not be replaced.
-    """
+    """List a folder that is to be replaced."""
     try:
         files = sorted(file.name for file in folder.iterdir())
     except OSError as error:
@@ -204,8 +200,7 @@ def load(
         _check_sizes(ours)
         classes = tuple(str(name) for name in ours["classes"])
         network = _network(folder, ours, backbone)
-        # Folders written before there was a choice say nothing of it.
-        if "kind" in ours["head"] and ours["head"]["kind"] == "flatten":
+        if ours["head"]["kind"] == "flatten":
             network = flattened(network, image_size=ours["preprocessing"]["image_size"])
         columns = _columns(ours.get("samples"))
         model = with_head(
@@ -238,13 +233,8 @@ def load(
 
 
 def _network(folder: Path, ours: Mapping[str, Any], backbone: str | None) -> nn.Module:
-    """Build the network of a model folder, with random weights.
-
-    Raises:
-        ModelError: If it is built by somebody's own code, and not said which, or said without need.
-        SettingsError: If it cannot be built here.
-    """
-    name, built_from = ours["backbone"], ours.get("built_from") or {}
+    """Build the network of a model folder, with random weights."""
+    name, seen = ours["backbone"], ours["preprocessing"]
     is_own = parse_name(name).source == "file"
     if is_own and backbone is None:
         raise ModelError(
@@ -255,8 +245,9 @@ def _network(folder: Path, ours: Mapping[str, Any], backbone: str | None) -> nn.
         raise ModelError(f"The network of {folder} is {name}, not {backbone}. Leave --backbone out.")
     if is_own and parse_name(str(backbone)).source != "file":
         raise ModelError(f"The network of {folder} is made by {name}, not {backbone}. Give FILE.py:FUNCTION.")
-    seen = ours["preprocessing"]
-    return rebuild(backbone or name, built_from, in_chans=len(seen["mean"]), image_size=seen["image_size"])
+    return rebuild(
+        backbone or name, ours["built_from"], in_chans=len(seen["mean"]), image_size=seen["image_size"]
+    )
 
 
 def _timm_loads(model: nn.Module, name: str, architecture: str, num_classes: int, channels: int) -> bool:
@@ -359,11 +350,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_sizes(ours: Mapping[str, Any]) -> None:
-    """Refuse what no model of ours has, before memory is taken for it.
-
-    Raises:
-        ValueError: Naming it.
-    """
+    """Refuse what no model of ours has, before memory is taken for it."""
     seen, head, classes = ours["preprocessing"], ours["head"], ours["classes"]
     if not isinstance(classes, list) or not classes or len({str(name) for name in classes}) < len(classes):
         raise ValueError("classes are no list of different names")
@@ -386,7 +373,7 @@ def _check_sizes(ours: Mapping[str, Any]) -> None:
 
 
 def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
-    ranges = tuple(ValueRange(**each) for each in values.get("ranges", ()))
+    ranges = tuple(ValueRange(**each) for each in values["ranges"])
     return Preprocessing(
         **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"]), "ranges": ranges}
     )

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,14 @@ def mapped(listing: Listing, file: Path) -> Listing:
     places = {name: place for place, name in enumerate(classes)}
     new_label = np.array([places[names[name]] for name in listing.classes], dtype=np.int64)
     labels = new_label[listing.labels]
-    known_by = listing.paths if listing.known_by is None else listing.known_by
     mapping = f"{len(listing.classes)} classes mapped to {len(classes)} by {file.name}"
     return replace(
         listing,
         classes=classes,
         labels=labels,
-        known_by=tuple(f"{classes[label]}: {known}" for label, known in zip(labels, known_by, strict=True)),
+        known_by=tuple(
+            f"{classes[label]}: {known}" for label, known in zip(labels, listing.known_by, strict=True)
+        ),
         layout=f"{listing.layout}; {mapping}".removeprefix("; "),
     )
 
@@ -62,15 +64,13 @@ def _read(file: Path) -> dict[str, str]:
         reason = getattr(error, "strerror", None) or getattr(error, "reason", "")
         raise DataError(f"Cannot read {file} for --classes-map: {reason}. {_EXAMPLE}") from error
     try:
-        names = json.loads(content, object_pairs_hook=_without_repeats)
+        names = json.loads(content, object_pairs_hook=partial(_without_repeats, file))
     except RecursionError as error:
         raise DataError(f"{file} is no JSON object of names: it is nested too deeply. {_EXAMPLE}") from error
     except json.JSONDecodeError as error:
         raise DataError(
             f"{file} is no JSON: {error.msg} in line {error.lineno}, column {error.colno}. {_EXAMPLE}"
         ) from error
-    if isinstance(names, _Repeats):
-        raise DataError(f"{file} names {a_few(names)} more than once. Give each class one new name.")
     if not isinstance(names, dict) or not names:
         raise DataError(f"{file} holds no JSON object of names. {_EXAMPLE}")
     for old, new in names.items():
@@ -79,13 +79,11 @@ def _read(file: Path) -> dict[str, str]:
     return names
 
 
-class _Repeats(list[str]):
-    """Names that stand twice in an object."""
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any] | _Repeats:
+def _without_repeats(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     counts = Counter(name for name, _ in pairs)
-    return _Repeats(name for name, n in counts.items() if n > 1) or dict(pairs)
+    if repeated := [name for name, n in counts.items() if n > 1]:
+        raise DataError(f"{file} names {a_few(repeated)} more than once. Give each class one new name.")
+    return dict(pairs)
 
 
 def _refuse_misfits(listing: Listing, names: Mapping[str, str], file: Path) -> None:

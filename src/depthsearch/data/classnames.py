@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 
 from depthsearch.errors import DataError
@@ -82,7 +82,7 @@ def visible_form(name: str) -> str:
     return " ".join("".join(characters).split())
 
 
-def _spoken_form(name: str) -> str:
+def _spoken_form(name: str) -> str | Decimal:
     """Return one form of all names that are read out alike."""
     if (number := _as_number(name)) is not None:
         return number
@@ -90,20 +90,15 @@ def _spoken_form(name: str) -> str:
     return " ".join(shown.translate(_JOINTS).casefold().split())
 
 
-def _as_number(name: str) -> str | None:
-    """Return one form of all writings of a number: with a sign, a point, leading zeros; None of others."""
+def _as_number(name: str) -> Decimal | None:
+    """Return the number that a name writes, exactly: with a sign, a point, leading zeros; None of others."""
     shown = _MINUS.sub("-", unicodedata.normalize("NFKC", visible_form(name)).strip(_QUOTES).strip())
     if not _NUMBER.fullmatch(shown):
         return None
     try:
-        sign, digits, exponent = Decimal(shown).as_tuple()
+        return Decimal(shown)
     except InvalidOperation:
         return None  # an exponent without end
-    written = "".join(map(str, digits)).lstrip("0")
-    kept = written.rstrip("0")
-    if not kept or not isinstance(exponent, int):
-        return "0"
-    return f"{'-' * sign}{kept}e{exponent + len(written) - len(kept)}"
 
 
 def _difference(one: str, other: str) -> str:
@@ -113,9 +108,9 @@ def _difference(one: str, other: str) -> str:
     return "case" if same_case else "case, dashes, underscores, quotation marks or the like"
 
 
-def _alike(classes: Sequence[str], form: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+def _alike(classes: Sequence[str], form: Callable[[str], Hashable]) -> Iterator[tuple[str, str]]:
     """Pair each name with an earlier one of the same form."""
-    earlier_of: dict[str, str] = {}
+    earlier_of: dict[Hashable, str] = {}
     for name in classes:
         earlier = earlier_of.setdefault(form(name), name)
         if earlier != name:

@@ -75,7 +75,9 @@ class ImageSet:
 
     def places_of(self, index: Tensor) -> Tensor:
         """Return the places of the images of samples ``(b,)`` for `gather`: ``(b * k,)``."""
-        return images_of(index, self.images_each)
+        if self.images_each == 1:
+            return index
+        return (index[:, None] * self.images_each + torch.arange(self.images_each)).flatten()
 
     def gather(self, index: Tensor, move: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
         """Copy some images out of the store.
@@ -91,13 +93,6 @@ class ImageSet:
         if isinstance(self.images, SmallImages):
             return self.images.squares(rows, move)
         return move(self.images.index_select(0, rows))
-
-
-def images_of(index: Tensor, images_each: int) -> Tensor:
-    """Return the places of the images of samples ``(b,)``: ``(b * images_each,)``."""
-    if images_each == 1:
-        return index
-    return (index[:, None] * images_each + torch.arange(images_each)).flatten()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

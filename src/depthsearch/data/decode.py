@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from depthsearch.data.ranges import ValueRange, range_for
-from depthsearch.data.wide import (
-    N_FIRST_BYTES,
-    has_8_bits,
-    seen_as_8_bits,
-    wide_numbers,
-    wide_values,
-)
+from depthsearch.data.wide import N_FIRST_BYTES, has_8_bits, seen_as_8_bits, wide_numbers, wide_values
 from depthsearch.errors import DataError
 from depthsearch.files import is_file, read_regular
 

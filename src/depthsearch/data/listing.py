@@ -47,9 +47,8 @@ class Listing:
         stamp: What differs when an image has changed, without reading any; goes into JSON.
         decode: Reads the image at one place of the listing, whole where no geometry is given; with the ranges
             that the set's numbers of more than 8 bits have.
+        known_by: What goes into the fingerprint with each image's content and split.
         range_at: Reads the range of the image at one place; None where 8 bits hold its numbers.
-        known_by: What goes into the fingerprint with each image's content and split; None: its
-            path.
         layout: How the source was read, where that is not plain from its name.
         notes: What the user should know of it, a line each.
         keeps_whole: Whether decoding keeps an image whole, whatever the crop share.
@@ -65,8 +64,8 @@ class Listing:
     splits: NDArray[np.str_]
     stamp: object
     decode: Callable[[int, Geometry | None, Sequence[ValueRange]], Decoded]
+    known_by: tuple[str, ...]
     range_at: Callable[[int], ValueRange | None] = lambda _: None
-    known_by: tuple[str, ...] | None = None
     layout: str = ""
     notes: tuple[str, ...] = ()
     keeps_whole: bool = False
@@ -84,22 +83,15 @@ class Listing:
         rows = self.rows_of(samples)
         places = rows.tolist()
 
-        def decode(index: int, geometry: Geometry | None, ranges: Sequence[ValueRange]) -> Decoded:
-            return self.decode(places[index], geometry, ranges)
-
-        def range_at(index: int) -> ValueRange | None:
-            return self.range_at(places[index])
-
-        known_by = self.known_by
         return replace(
             self,
             paths=tuple(self.paths[place] for place in places),
             labels=self.labels[rows],
             splits=self.splits[rows],
             stamp=[self.stamp, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()],
-            decode=decode,
-            range_at=range_at,
-            known_by=None if known_by is None else tuple(known_by[place] for place in places),
+            decode=lambda index, *how: self.decode(places[index], *how),
+            range_at=lambda index: self.range_at(places[index]),
+            known_by=tuple(self.known_by[place] for place in places),
             numbers=None if self.numbers is None else self.numbers[samples],
         )
 

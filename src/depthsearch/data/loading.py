@@ -13,7 +13,7 @@ A source is one of these:
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +27,11 @@ from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry, pillow_quiet
 from depthsearch.data.listing import SPLITS, Listing, a_few
 from depthsearch.data.ranges import NARROW, percent, range_notes
-from depthsearch.data.samples import Columns
+from depthsearch.data.samples import Columns, column_key
 from depthsearch.data.sources.opening import list_source
-from depthsearch.data.splits import (
-    assign_splits,
-    check_shares,
-    drawn,
-    require_every_class,
-)
-from depthsearch.data.store.ownsize import SmallImages
-from depthsearch.data.store.pixelfile import Store, open_store
+from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
+from depthsearch.data.store.ownsize import SmallImages, Store
+from depthsearch.data.store.pixelfile import open_store
 from depthsearch.files import full_path
 from depthsearch.text import one_line
 
@@ -177,36 +172,34 @@ def _brightness_notes(listing: Listing, store: Store) -> Iterator[str]:
         for label in range(min(len(listing.classes), _MOST_CLASSES))
     ]
     n_each = max(_N_OF_A_CLASS, _N_LOOKED_AT // len(by_label))
-    ends = {
-        listing.classes[label]: _ends(store, rows, n_each) for label, rows in enumerate(by_label) if len(rows)
-    }
+    ends = {label: _ends(store, rows, n_each) for label, rows in enumerate(by_label) if len(rows)}
     if not ends:
         return
-    low, high = min(low for low, _ in ends.values()), max(high for _, high in ends.values())
-    if high - low < NARROW * 255:
-        whose = "Images use"
-    else:
+    whose, used = "Images use", _around(ends.values())
+    if not _is_narrow(used):
         dim = {}
-        for label, rows in enumerate(by_label):
-            name = listing.classes[label]
-            if len(rows) >= _N_OF_A_CLASS and _is_narrow(ends[name]):
+        for label, found in ends.items():
+            rows = by_label[label]
+            if len(rows) >= _N_OF_A_CLASS and _is_narrow(found):
                 closer = _ends(store, rows, max(n_each, _N_OF_A_DIM_CLASS))
                 if _is_narrow(closer):
-                    dim[name] = closer
+                    dim[listing.classes[label]] = closer
         if not dim:
             return
-        low, high = min(low for low, _ in dim.values()), max(high for _, high in dim.values())
-        whose = f"Images of {a_few(map(repr, dim))} use"
-        if high - low >= NARROW * 255:
-            yield (
-                f"{whose} less than {percent(NARROW)} of their range, class by class: they are nearly of one "
-                "brightness each. If that is not how they should look, scale their values to 0 to 255."
-            )
-            return
-    yield (
-        f"{whose} {percent((high - low) / 255)} of their range, {low} to {high} of 255: they are nearly of "
-        "one brightness. If that is not how they should look, scale their values to 0 to 255."
-    )
+        whose, used = f"Images of {a_few(map(repr, dim))} use", _around(dim.values())
+    step = "If that is not how they should look, scale their values to 0 to 255."
+    low, high = used
+    if _is_narrow(used):
+        share = f"{percent((high - low) / 255)} of their range, {low} to {high} of 255"
+        yield f"{whose} {share}: they are nearly of one brightness. {step}"
+    else:
+        share = f"less than {percent(NARROW)} of their range, class by class"
+        yield f"{whose} {share}: they are nearly of one brightness each. {step}"
+
+
+def _around(ends: Collection[tuple[int, int]]) -> tuple[int, int]:
+    """Return the least and the greatest of several such pairs."""
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def _ends(store: Store, rows: NDArray[np.int64], n_images: int) -> tuple[int, int]:
@@ -222,8 +215,7 @@ def _is_narrow(ends: tuple[int, int]) -> bool:
 
 
 def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> str:
-    known_by = listing.paths if listing.known_by is None else listing.known_by
-    images = list(zip(known_by, splits.tolist(), store.digests, strict=True))
+    images = list(zip(listing.known_by, splits.tolist(), store.digests, strict=True))
     each = listing.columns.images_each
     samples = [images[start : start + each] for start in range(0, len(images), each)]
     read = [i for i, sample in enumerate(samples) if all(image[-1] is not None for image in sample)]
@@ -231,13 +223,9 @@ def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> st
     if not listing.columns.is_plain:
         # Only here: that of images alone is what it was before there were samples.
         numbers = [] if listing.numbers is None else listing.numbers[read].tolist()
-        parts += [{key: _keys(names) for key, names in listing.columns.as_json().items()}, numbers]
+        keys = {key: list(map(column_key, names)) for key, names in listing.columns.as_json().items()}
+        parts += [keys, numbers]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
-
-
-def _keys(columns: Sequence[str]) -> list[str]:
-    """Name columns as tables know them, whatever their case."""
-    return [name.strip().lower() for name in columns]
 
 
 def _contradiction_notes(listing: Listing, store: Store) -> Iterator[str]:

@@ -36,17 +36,15 @@ class Columns:
             raise DataError("--image-columns names no column. Give at least one, such as image.")
         given = {"--image-columns": self.images, "--number-columns": self.numbers}
         seen: dict[str, str] = {}
-        for option, names in given.items():
-            for name in names:
-                if name.strip().lower() in _TAKEN:
-                    meaning = _TAKEN[name.strip().lower()]
-                    raise DataError(f"{option} names {name!r}, which holds {meaning}. Leave it out.")
-                earlier = seen.setdefault(name.strip().lower(), option)
-                if earlier != option:
-                    raise DataError(f"{earlier} and {option} both name {name!r}. Keep it in one of them.")
-            if len({name.strip().lower() for name in names}) < len(names):
-                twice = next(n for i, n in enumerate(names) if _is_among(n, names[:i]))
-                raise DataError(f"{option} names {twice!r} twice. Name each column once.")
+        for option, name in ((option, name) for option, names in given.items() for name in names):
+            key = column_key(name)
+            if key in _TAKEN:
+                raise DataError(f"{option} names {name!r}, which holds {_TAKEN[key]}. Leave it out.")
+            if seen.get(key) == option:
+                raise DataError(f"{option} names {name!r} twice. Name each column once.")
+            if key in seen:
+                raise DataError(f"{seen[key]} and {option} both name {name!r}. Keep it in one of them.")
+            seen[key] = option
 
     @property
     def images_each(self) -> int:
@@ -75,8 +73,9 @@ class Columns:
         return {"image_columns": list(self.images), "number_columns": list(self.numbers)}
 
 
-def _is_among(name: str, others: Sequence[str]) -> bool:
-    return name.strip().lower() in {other.strip().lower() for other in others}
+def column_key(name: str) -> str:
+    """Return what a column is known by, whatever the case of its name."""
+    return name.strip().lower()
 
 
 def _counted(n: int, noun: str) -> str:

@@ -59,7 +59,8 @@ def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed
         try:
             _, taken = train_test_split(rest, test_size=n_taken, stratify=labels[rest], random_state=seed)
         except ValueError as error:
-            raise _too_small(listing, labels[pool], _rarest(listing, labels[pool]), missing) from error
+            rarest = int(np.bincount(labels[pool], minlength=len(listing.classes)).argmin())
+            raise _too_small(listing, labels[pool], rarest, missing) from error
         splits[taken] = split
     for split in ("train", *missing):
         absent = set(range(len(listing.classes))) - set(labels[splits == split])
@@ -141,10 +142,6 @@ def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: ND
                     f"Class {name!r} of {listing.source} has no readable {listing.columns.noun} in {split}. "
                     "Mend its images or add others."
                 )
-
-
-def _rarest(listing: Listing, labels: NDArray[np.int64]) -> int:
-    return int(np.bincount(labels, minlength=len(listing.classes)).argmin())
 
 
 def _too_small(listing: Listing, labels: NDArray[np.int64], label: int, missing: list[str]) -> DataError:

@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from depthsearch.options.augmentation import RANGES, Ranges
 
 __all__ = [
-    "Distortion",
     "Parameters",
     "View",
     "adjust_colours",
@@ -44,23 +43,11 @@ Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Distortion:
-    """Shift, shear and zoom of ``n`` images, each ``(n,)``.
-
-    ``right`` and ``down`` are shares of the side, ``shear`` is in radians, the others are factors of what is
-    shown.
-    """
-
-    right: Numbers
-    down: Numbers
-    shear: Numbers
-    width: Numbers
-    height: Numbers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parameters:
-    """Parameters of ``n`` images, each ``(n,)``; lengths are shares of the image's side."""
+    """Parameters of ``n`` images, each ``(n,)``; lengths are shares of the image's side.
+
+    Shift (``right``, ``down``), shear (in radians) and zoom (factors of what is shown) come after the others.
+    """
 
     left: Numbers
     top: Numbers
@@ -71,7 +58,11 @@ class Parameters:
     brightness: Numbers
     contrast: Numbers
     saturation: Numbers
-    distortion: Distortion | None = None
+    right: Numbers
+    down: Numbers
+    shear: Numbers
+    zoom_width: Numbers
+    zoom_height: Numbers
 
 
 def view_of(epoch: int, n_views: int) -> int:
@@ -124,6 +115,7 @@ def draw(number: int, seed: int, n_images: int, ranges: Ranges = RANGES) -> Para
     of draws. Area and ratio stay in their ranges: cut are only areas above 3/4, and to no less than that.
     """
     area, ratio, left, top, flip, degrees, brightness, contrast, saturation = uniform(number, seed, n_images)
+    right, down, shear, *zoom = uniform(number, seed, n_images, n_each=5, stream=DISTORTION)
     area = _between(area, ranges.scale)
     ratio = np.exp(_between(ratio, (math.log(ranges.ratio[0]), math.log(ranges.ratio[1]))))
     width = np.minimum(np.sqrt(area * ratio), 1)
@@ -138,18 +130,11 @@ def draw(number: int, seed: int, n_images: int, ranges: Ranges = RANGES) -> Para
         brightness=_between(brightness, ranges.brightness),
         contrast=_between(contrast, ranges.contrast),
         saturation=_between(saturation, ranges.saturation),
-        distortion=_draw_distortion(number, seed, n_images, ranges) if ranges.distorts else None,
-    )
-
-
-def _draw_distortion(number: int, seed: int, n_images: int, ranges: Ranges) -> Distortion:
-    right, down, shear, width, height = uniform(number, seed, n_images, n_each=5, stream=DISTORTION)
-    return Distortion(
         right=_between(right, ranges.shift),
         down=_between(down, ranges.shift),
         shear=_between(shear, ranges.shear),
-        width=_between(width, ranges.zoom),
-        height=_between(height, ranges.zoom),
+        zoom_width=_between(zoom[0], ranges.zoom),
+        zoom_height=_between(zoom[1], ranges.zoom),
     )
 
 
@@ -189,18 +174,15 @@ def matrices_of(parameters: Parameters) -> Numbers:
     height = parameters.height
     of_x = (width * np.cos(angle), -width * np.sin(angle), 2 * parameters.left + parameters.width - 1)
     of_y = (height * np.sin(angle), height * np.cos(angle), 2 * parameters.top + height - 1)
-    rows: tuple[tuple[Numbers, ...], ...] = (of_x, of_y)
-    if parameters.distortion is not None:
-        rows = tuple(_distorted(row, parameters.distortion) for row in rows)
-    return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
+    return np.stack([np.stack(_distorted(row, parameters), axis=1) for row in (of_x, of_y)], axis=1)
 
 
-def _distorted(row: tuple[Numbers, ...], by: Distortion) -> tuple[Numbers, ...]:
+def _distorted(row: tuple[Numbers, Numbers, Numbers], by: Parameters) -> tuple[Numbers, ...]:
     """Zoom, then shear, then shift the place (x, y, 1) that a row of the matrices is applied to."""
     of_x, of_y, shift = row
     return (
-        of_x * by.width,
-        (of_x * np.tan(by.shear) + of_y) * by.height,
+        of_x * by.zoom_width,
+        (of_x * np.tan(by.shear) + of_y) * by.zoom_height,
         # The image spans two units.
         shift + 2 * (of_x * by.right + of_y * by.down),
     )

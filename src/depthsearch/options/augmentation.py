@@ -55,11 +55,6 @@ class Ranges:
     shear: tuple[float, float] = (0.0, 0.0)
     zoom: tuple[float, float] = (1.0, 1.0)
 
-    @property
-    def distorts(self) -> bool:
-        """Whether images are shifted, sheared or zoomed."""
-        return (self.shift, self.shear, self.zoom) != ((0.0, 0.0), (0.0, 0.0), (1.0, 1.0))
-
 
 RANGES = Ranges()
 # The same in words; what is not named in such a list is not done.

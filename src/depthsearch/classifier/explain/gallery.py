@@ -12,12 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthsearch.classifier.explain.maps import (
-    Comparison,
-    Explanation,
-    Photo,
-    explain,
-)
+from depthsearch.classifier.explain.maps import Comparison, Explanation, Photo, explain
 from depthsearch.classifier.explain.picture import class_name, draw, shown_channels
 from depthsearch.classifier.model import read_pixels
 from depthsearch.data.dataset import DataSet, ImageSet
@@ -156,12 +151,7 @@ def _names(data: DataSet, split: str, images: ImageSet) -> list[str]:
 
 
 def draw_gallery(comparison: Comparison, photos: Sequence[Photo], folder: Path) -> Iterator[Picture]:
-    """Explain photos, write a PNG file of each and in the end the index, ``index.json``.
-
-    Args:
-        comparison: The models and layers.
-        photos: What to explain.
-        folder: Where to write; made if it is not there.
+    """Explain photos, write a PNG file of each into a folder and in the end the index, ``index.json``.
 
     Raises:
         SettingsError: If the folder cannot be written to.

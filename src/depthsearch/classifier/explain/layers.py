@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import fx, nn
@@ -23,6 +24,7 @@ __all__ = ["MapLayer", "Subject", "choose_layers", "find_layers", "subject_of"]
 
 # A smaller output is no map: global pooling and what follows it.
 SMALLEST_SIDE = 2
+N_STAGES = 5
 TO_CHANNELS_LAST, TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -136,8 +138,8 @@ def _turned_to(node: fx.Node) -> tuple[int, ...] | None:
     return dims if dims in (TO_CHANNELS_LAST, TO_CHANNELS_FIRST) else None
 
 
-def choose_layers(subject: Subject, cut: Cut | None = None, *, n_stages: int = 5) -> tuple[MapLayer, ...]:
-    """Choose the ends of the last stages and the cut.
+def choose_layers(subject: Subject, cut: Cut | None = None) -> tuple[MapLayer, ...]:
+    """Choose the ends of the last five stages and the cut.
 
     A stage is what computes maps of one size. Its end is its last layer that all later ones depend on alone
     and that does not stand inside of a repeated block.
@@ -145,7 +147,6 @@ def choose_layers(subject: Subject, cut: Cut | None = None, *, n_stages: int = 5
     Args:
         subject: The classifier.
         cut: Its first trainable layer is chosen as well, where that has a map.
-        n_stages: How many stages, counted from the last.
 
     Raises:
         SettingsError: If no layer has a map.
@@ -158,14 +159,10 @@ def choose_layers(subject: Subject, cut: Cut | None = None, *, n_stages: int = 5
     ends: dict[int, MapLayer] = {}
     for layer in _trunk(subject) or subject.layers:
         ends[layer.height] = layer
-    chosen = set(sorted(ends.values(), key=_position)[-n_stages:])
+    chosen = set(sorted(ends.values(), key=attrgetter("position"))[-N_STAGES:])
     if cut is not None:
         chosen |= {layer for layer in subject.layers if layer.name == cut.first_layer}
-    return tuple(sorted(chosen, key=_position))
-
-
-def _position(layer: MapLayer) -> int:
-    return layer.position
+    return tuple(sorted(chosen, key=attrgetter("position")))
 
 
 def _trunk(subject: Subject) -> list[MapLayer]:
@@ -190,7 +187,7 @@ def find_layers(subject: Subject, names: Sequence[str]) -> tuple[MapLayer, ...]:
     Raises:
         SettingsError: If there is none, or it has no map.
     """
-    return tuple(sorted({_find_layer(subject, name) for name in names}, key=_position))
+    return tuple(sorted({_find_layer(subject, name) for name in names}, key=attrgetter("position")))
 
 
 def _find_layer(subject: Subject, name: str) -> MapLayer:

@@ -16,13 +16,7 @@ import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import fx, nn
 
-from depthsearch.classifier.explain.layers import (
-    MapLayer,
-    Subject,
-    choose_layers,
-    find_layers,
-    subject_of,
-)
+from depthsearch.classifier.explain.layers import MapLayer, Subject, choose_layers, find_layers, subject_of
 from depthsearch.models.backbones.backbone import Backbone, Preprocessing
 from depthsearch.models.cuts import Cut
 from depthsearch.models.pixels import Normalisation

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from plotly.colors import sequential
 
 from depthsearch.classifier.explain.layers import MapLayer
 from depthsearch.classifier.explain.maps import Comparison, Explanation, Insight
@@ -26,16 +27,8 @@ PAPER = "#ffffff"
 FROZEN, TRAINED, RIGHT, WRONG = "#3b7fb6", "#d9660a", "#2a7f3b", "#c0262d"
 # How much of the colour covers the grey photo, from no evidence to the strongest.
 THINNEST, THICKEST = 0.15, 0.75
-# Seventeen of the 256 colours of matplotlib's viridis and inferno (CC0, N. Smith and S. van der Walt):
-# equal steps look equal, also in grey.
-VIRIDIS = (
-    "#440154", "#48186a", "#472d7b", "#424086", "#3b528b", "#33638d", "#2c728e", "#26828e", "#21918c",
-    "#1f9f88", "#27ad81", "#3dbc74", "#5cc863", "#81d34d", "#aadc32", "#d5e21a", "#fde725",
-)  # fmt: skip
-INFERNO = (
-    "#000004", "#0b0724", "#210c4a", "#3d0965", "#57106e", "#71196e", "#8a226a", "#a32c61", "#bc3754",
-    "#d04545", "#e35933", "#f1711f", "#f98c0a", "#fcaa0f", "#f9c932", "#f2e865", "#fcffa4",
-)  # fmt: skip
+# Of these, equal steps look equal, also in grey.
+VIRIDIS, INFERNO = sequential.Viridis, sequential.Inferno
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

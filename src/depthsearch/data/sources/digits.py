@@ -31,6 +31,7 @@ def list_digits() -> Listing:
     ink = digits.images[order]
     grey = np.round(ink * (255 / _INK_LEVELS)).astype(np.uint8)
     labels = digits.target[order].astype(np.int64)
+    paths = tuple(f"{label}/{place:04d}" for label, place in zip(labels, order, strict=True))
 
     def decode(index: int, geometry: Geometry | None, _: Sequence[ValueRange]) -> Decoded:
         image = Image.fromarray(grey[index]).convert("RGB")
@@ -43,10 +44,11 @@ def list_digits() -> Listing:
         name="digits",
         source="digits",
         classes=tuple(str(name) for name in digits.target_names),
-        paths=tuple(f"{label}/{place:04d}" for label, place in zip(labels, order, strict=True)),
+        paths=paths,
         labels=labels,
         splits=np.full(len(labels), "train"),
         stamp=hashlib.blake2b(grey.tobytes(), digest_size=16).hexdigest(),
         decode=decode,
+        known_by=paths,
         keeps_whole=True,
     )

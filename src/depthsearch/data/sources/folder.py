@@ -10,19 +10,9 @@ import numpy as np
 from depthsearch.data.decode import decode_file, range_of_file
 from depthsearch.data.listing import Listing, a_few
 from depthsearch.data.sources.layouts import Layout, layout_of
-from depthsearch.data.sources.scanning import (
-    ImageFile,
-    Tree,
-    scan_folder,
-    unread_notes,
-)
+from depthsearch.data.sources.scanning import Tree, folders_around, scan_folder, unread_notes
 from depthsearch.errors import DataError
-from depthsearch.files import (
-    full_path,
-    is_file,
-    is_folder,
-    why_no_folder,
-)
+from depthsearch.files import full_path, is_file, is_folder, why_no_folder
 
 # Tables that are not read, but can be saved as ones that are.
 _OTHER_TABLES = (
@@ -70,47 +60,35 @@ def list_folder(tree: Tree) -> Listing:
     root = tree.root
     layout = layout_of(tree)
     layout.check(tree)
-    files = list(_placed(tree, layout))
+    place_of = {
+        path: (split, name) for split, by_class in layout.classes.items() for name, path in by_class.items()
+    }
+    paths = tuple(tree.images)
+    placed = [next(place_of[f] for f in folders_around(path) if f in place_of) for path in paths]
     classes = tuple(sorted(layout.classes["train"]))
     labels = {name: label for label, name in enumerate(classes)}
-    paths = tuple(file.path for file, _, _ in files)
 
     return Listing(
         name=root.name,
         source=str(root),
         classes=classes,
         paths=paths,
-        labels=np.array([labels[name] for _, _, name in files], dtype=np.int64),
-        splits=np.array([split for _, split, _ in files]),
+        labels=np.array([labels[name] for _, name in placed], dtype=np.int64),
+        splits=np.array([split for split, _ in placed]),
         # The place is in the stamp since two folders can agree in every name, size and time: sets
         # unpacked from archives that carry one date for all, of uncompressed images of one size.
-        stamp=[str(root), [(file.path, file.size_bytes, file.mtime_ns) for file, _, _ in files]],
+        stamp=[str(root), [(path, *stamp) for path, stamp in tree.images.items()]],
         decode=lambda index, geometry, ranges: decode_file(root / paths[index], geometry, ranges),
         range_at=lambda index: range_of_file(root / paths[index]),
+        known_by=paths,
         layout=layout.description,
         notes=(*layout.notes, *unread_notes(tree), *_nested(tree, layout)),
     )
 
 
-def _placed(tree: Tree, layout: Layout) -> Iterator[tuple[ImageFile, str, str]]:
-    """Find the split and the class of each image, by path."""
-    place = {
-        path: (split, name) for split, by_class in layout.classes.items() for name, path in by_class.items()
-    }
-    depths = sorted({path.count("/") + 1 for path in place})
-    for file in tree.images:
-        parts = file.path.split("/")
-        split, name = next(place[path] for depth in depths if (path := "/".join(parts[:depth])) in place)
-        yield file, split, name
-
-
 def _nested(tree: Tree, layout: Layout) -> Iterator[str]:
     """Write a line on images in folders inside class folders."""
-    folders = {path for by_class in layout.classes.values() for path in by_class.values()}
-    deeper = {
-        around for around in {file.path.rpartition("/")[0] for file in tree.images} if around not in folders
-    }
-    if deeper:
+    if deeper := {path.rpartition("/")[0] for path in tree.images} - layout.class_folders:
         yield f"Images in folders within class folders belong to these classes: {a_few(deeper)}."
 
 
@@ -126,7 +104,7 @@ def image_files(folder: Path) -> list[Path]:
             f"No images in {folder}. Give image files, or folders with .jpg, .png, .tif or others that "
             "Pillow reads."
         )
-    return sorted(folder / file.path for file in tree.images)
+    return sorted(folder / path for path in tree.images)
 
 
 def files_left_out(folder: Path) -> tuple[str, ...]:

@@ -16,14 +16,8 @@ from pathlib import Path, PurePosixPath
 from depthsearch.data.listing import SPLITS, Listing, a_few
 from depthsearch.data.samples import Columns
 from depthsearch.data.sources.folder import folder_there, list_folder
-from depthsearch.data.sources.layouts import once_each, split_named, split_names
-from depthsearch.data.sources.manifest import (
-    Entry,
-    entry_of,
-    listing_of,
-    split_in_column,
-    split_unknown,
-)
+from depthsearch.data.sources.layouts import folder_of_each, split_named, split_names
+from depthsearch.data.sources.manifest import Entry, entry_of, listing_of, split_in_column
 from depthsearch.data.sources.places import Places
 from depthsearch.data.sources.scanning import Tree, scan_folder, unread_notes
 from depthsearch.data.sources.tables import Row, Table, read_table
@@ -55,16 +49,11 @@ def list_image_folder(folder: Path, *, skip_missing: bool) -> Listing:
     if not tables:
         return list_folder(tree)
     entries = [entry for split, table in tables.items() for entry in _entries(root, table, split)]
+    every = list(tables.values())
     listing = listing_of(
-        entries,
-        tables=list(tables.values()),
-        root=root,
-        name=root.name,
-        source=root,
-        skip_missing=skip_missing,
-        read=(*_COLUMNS, "split") if "" in tables else _COLUMNS,
+        entries, tables=every, root=root, source=root, columns=Columns(), skip_missing=skip_missing
     )
-    notes = (*listing.notes, *_not_named(tree, entries, list(tables.values())), *unread_notes(tree))
+    notes = (*listing.notes, *_not_named(tree, entries, every), *unread_notes(tree))
     return replace(listing, notes=notes)
 
 
@@ -78,7 +67,7 @@ def _tables(tree: Tree) -> dict[str, Table]:
     one = next(filter(None, found.values()), None)
     if one is None:
         return {}
-    folders = {split: name for name, split in once_each(tree, named).items()}
+    folders = folder_of_each(tree, named)
     paths = {split: found[folders[split]] for split in SPLITS if split in folders}
     for split, path in paths.items():
         if path is None:
@@ -121,7 +110,7 @@ def _split_of(table: Table) -> Callable[[Row], str | None]:
         return split_in_column
     if all(split_named(_first_folder(row)) for row in table.rows):
         return lambda row: split_named(_first_folder(row))
-    return split_unknown
+    return lambda _: None
 
 
 def _first_folder(row: Row) -> str:
@@ -132,7 +121,7 @@ def _first_folder(row: Row) -> str:
 def _not_named(tree: Tree, entries: Sequence[Entry], tables: Sequence[Table]) -> Iterator[str]:
     """Name the images that have no row: those beside each table, and others."""
     named = {file for entry in entries for file in entry.files}
-    others = [tree.root / file.path for file in tree.images if tree.root / file.path not in named]
+    others = [tree.root / path for path in tree.images if tree.root / path not in named]
     for table in tables:
         beside = [path for path in others if path.is_relative_to(table.path.parent)]
         if beside:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from depthsearch.data.classnames import visible_form
 from depthsearch.data.listing import SPLIT_WORDS, SPLITS, a_few
-from depthsearch.data.sources.scanning import Tree, kinds_of
+from depthsearch.data.sources.scanning import Tree, folders_around, kinds_of
 from depthsearch.errors import DataError
 
 # More words, of which none alone makes a folder a split.
@@ -55,6 +55,11 @@ class Layout:
     description: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def class_folders(self) -> set[str]:
+        """The paths of all class folders."""
+        return {path for by_class in self.classes.values() for path in by_class.values()}
+
     def check(self, tree: Tree) -> None:
         """Refuse images in no class, classes without images, and splits that disagree on the classes.
 
@@ -70,16 +75,14 @@ class Layout:
                 raise _disagreement(tree, split, set(others))
         if not tree.images:
             raise _no_images(tree)
-        filled = {around for file in tree.images for around in _around(file.path)}
+        filled = {around for path in tree.images for around in folders_around(path)}
         for by_class in self.classes.values():
             for path in by_class.values():
                 if path not in filled:
                     raise _empty(tree, path, [other for other in by_class.values() if other in filled])
         if len(names) == 1:
             raise _one_class(tree, self)
-        _refuse_splits_within(
-            tree, {path for by_class in self.classes.values() for path in by_class.values()}
-        )
+        _refuse_splits_within(tree, self.class_folders)
 
 
 def layout_of(tree: Tree) -> Layout:
@@ -105,7 +108,7 @@ def layout_of(tree: Tree) -> Layout:
         )
     if not trains:
         raise DataError(f"{tree.root} has {a_few(named)} but no train folder. Add train/<class>/<image>.")
-    folders = {split: name for name, split in once_each(tree, named).items()}
+    folders = folder_of_each(tree, named)
     if tree.images_in(""):
         raise _loose(tree, "")
     within = {split: _unwrapped(tree, folders[split]) for split in SPLITS if split in folders}
@@ -141,11 +144,7 @@ def _flat(tree: Tree) -> Layout:
 
 
 def _refuse_classes_in_a_split(tree: Tree, named: Mapping[str, str], others: Sequence[str]) -> None:
-    """Refuse a split without a train folder, beside class folders and with class folders in it.
-
-    Raises:
-        DataError: If there is one.
-    """
+    """Refuse a split without a train folder, beside class folders and with class folders in it."""
     for name, split in named.items():
         inner = tree.filled_folders_in(name)
         if split != "train" and inner and _is_around(tree, name) and "train" not in named.values():
@@ -175,61 +174,45 @@ def _within_classes(tree: Tree) -> Layout | None:
         return None
     if len(holding) < len(top) and any(split_names(tree, "").values()):
         return None  # what is called like a split at the top comes first
-    first = inner[holding[0]]
-    splits = ", ".join(sorted(first, key=lambda folder: SPLITS.index(first[folder])))
-    shown = f"{holding[0]} holds the splits {splits}"
+    named = {name: folder_of_each(tree, inner[name], within=name) for name in top}
+    first = [split for split in SPLITS if split in named[holding[0]]]
+    splits = ", ".join(named[holding[0]][split] for split in first)
     for name in top:
-        once_each(tree, inner[name], within=name)
-        if name not in holding or set(inner[name].values()) != set(first.values()):
+        if name not in holding or named[name].keys() != set(first):
+            held = a_few(tree.folders_in(name)) or "none"
             raise DataError(
-                f"{tree.root}: {shown}, {name} has {_held(tree, name)}. Give each class folder the same, or "
-                "put the classes into split folders, DIR/train/<class>/<image>."
+                f"{tree.root}: {holding[0]} holds the splits {splits}, {name} has {held}. "
+                "Give each class folder the same, or put the classes into split folders, "
+                "DIR/train/<class>/<image>."
             )
         if tree.images_in(name):
             raise _loose(tree, name)
     if all(_SIDES.fullmatch(name) for name in top):
         raise _two_readings(tree, top, splits)
-    _refuse_classes_within(tree, {name: list(inner[name]) for name in top})
-    classes: dict[str, dict[str, str]] = {}
-    for split in SPLITS:
-        if split in first.values():
-            classes[split] = {
-                name: f"{name}/{folder}" for name in top for folder, s in inner[name].items() if s == split
-            }
+    classes = {split: {name: f"{name}/{named[name][split]}" for name in top} for split in first}
+    _refuse_classes_within(tree, classes)
     return Layout(classes=classes, description=f"{splits} in each class folder", notes=_left_aside(aside))
 
 
-def _refuse_classes_within(tree: Tree, splits: Mapping[str, Sequence[str]]) -> None:
-    """Refuse splits in the folders at the top that hold folders, which may be the classes.
-
-    Args:
-        tree: The folders.
-        splits: By the name of a folder at the top the names of its split folders.
-
-    Raises:
-        DataError: If they may be.
-    """
+def _refuse_classes_within(tree: Tree, classes: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse splits in the folders at the top that hold folders, which may be the classes."""
     found: set[str] = set()
     may_be = False
-    for name, folders in splits.items():
-        paths = [f"{name}/{folder}" for folder in folders]
+    for name in classes["train"]:
+        paths = [by_class[name] for by_class in classes.values()]
         inner = [{each for each in _parted(tree, path) if each.lower() != name.lower()} for path in paths]
         found |= set.union(*inner)
         # Classes stand in several splits; what each split has of its own are parts of it, as of one day.
         apart = all(inner) and sum(map(len, inner)) == len(set.union(*inner))
         may_be = may_be or (any(inner) and not apart)
     if may_be and len(found) > 1:
-        raise _two_readings(tree, splits, a_few(found), deeper=True)
+        raise _two_readings(tree, classes["train"], a_few(found), deeper=True)
 
 
 def _refuse_splits_within(tree: Tree, classes: set[str]) -> None:
-    """Refuse splits somewhere in the class folders, which would be mixed.
-
-    Raises:
-        DataError: If there are some.
-    """
+    """Refuse splits somewhere in the class folders, which would be mixed."""
     for path in sorted(path for path, names in tree.folders.items() if len(names) > 1):
-        folder = next((around for around in _around(f"{path}/") if around in classes), None)
+        folder = next((around for around in folders_around(f"{path}/") if around in classes), None)
         if folder is None or len(set(split_names(tree, path).values())) < 2:
             continue
         filled = tree.filled_folders_in(path)
@@ -255,10 +238,6 @@ def _is_around(tree: Tree, *folders: str) -> bool:
     """Return whether folders hold their images in folders, but for a few stray ones."""
     loose = sum(len(tree.images_in(folder)) for folder in folders)
     return 5 * loose <= sum(map(tree.n_images_below, folders))
-
-
-def _held(tree: Tree, folder: str) -> str:
-    return a_few(tree.folders_in(folder)) or "none"
 
 
 def split_names(tree: Tree, within: str) -> dict[str, str]:
@@ -317,22 +296,22 @@ def splits_in_paths(paths: Iterable[str]) -> list[str]:
     return sorted({name for names in found for name in names})
 
 
-def once_each(tree: Tree, named: Mapping[str, str], within: str = "") -> Mapping[str, str]:
-    """Refuse folders of which two are one split.
+def folder_of_each(tree: Tree, named: Mapping[str, str], within: str = "") -> dict[str, str]:
+    """Return the name of the folder of each split, from the splits by such names.
 
     Raises:
-        DataError: If so.
+        DataError: If two folders are one split.
     """
-    seen: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for name in sorted(named):
-        earlier = seen.setdefault(named[name], name)
+        earlier = folders.setdefault(named[name], name)
         if earlier != name:
             raise DataError(
                 f"{tree.root / within} has both {earlier} and {name}, two names for one split. If they are "
                 "parts of one, put their images together in one; if they belong to several sets, move the "
                 "folders of each set into a folder of its own, and give one of these."
             )
-    return named
+    return folders
 
 
 def _unwrapped(tree: Tree, folder: str) -> str:
@@ -390,12 +369,6 @@ def _two_readings(tree: Tree, folders: Iterable[str], inner: str, *, deeper: boo
         f"their images straight into {into}; if {inner}, give the folder that holds the images, such as "
         f"--data {tree.root / outer[0]}, or a table (.csv) of images and labels."
     )
-
-
-def _around(path: str) -> list[str]:
-    """Return the folders around a path, without the root."""
-    parts = path.split("/")[:-1]
-    return ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
 def _loose(tree: Tree, folder: str) -> DataError:

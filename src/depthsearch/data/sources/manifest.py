@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +12,15 @@ import numpy as np
 
 from depthsearch.data.decode import decode_file, range_of_file
 from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
-from depthsearch.data.samples import Columns, Sample
+from depthsearch.data.samples import Columns, Sample, column_key
 from depthsearch.data.sources.layouts import splits_in_paths
 from depthsearch.data.sources.places import Places
+from depthsearch.data.sources.scanning import stamp_of
 from depthsearch.data.sources.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, why_no_file
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
-_COLUMNS = ("image", "label", "split")
 # What programs write into tables where there is no value.
 _NO_LABELS = {
     "nan", "NaN", "NAN", "None", "NULL", "null", "NaT", "N/A", "n/a", "#N/A", "NA", "<NA>", "undefined",
@@ -69,18 +69,13 @@ def list_manifest(file: Path, *, columns: Columns, skip_missing: bool) -> Listin
         )
     table = _read(path, columns, "label", "split")
     table.require("label", "its class")
-    split_of = split_in_column if table.has("split") else split_unknown
-    places = Places(path.parent)
-    entries = [entry_of(row, columns, places, path.parent, split_of(row)) for row in table.rows]
+    has_split, places = table.has("split"), Places(path.parent)
+    entries = [
+        entry_of(row, columns, places, path.parent, split_in_column(row) if has_split else None)
+        for row in table.rows
+    ]
     return listing_of(
-        entries,
-        tables=[table],
-        root=path.parent,
-        name=path.stem,
-        source=path,
-        columns=columns,
-        skip_missing=skip_missing,
-        read=(*_keys(columns), "label", "split"),
+        entries, tables=[table], root=path.parent, source=path, columns=columns, skip_missing=skip_missing
     )
 
 
@@ -95,9 +90,8 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
         DataError: If there is no such file or column, or a row of it cannot be used.
     """
     if not is_file(file):
-        raise DataError(
-            f"No file {file}{why_no_file(file)}. Give a table with the columns {_named(columns)}."
-        )
+        names = ", ".join((*columns.images, *columns.numbers))
+        raise DataError(f"No file {file}{why_no_file(file)}. Give a table with the columns {names}.")
     rows = _read(file, columns).rows
     if not rows:
         raise DataError(f"{file}: no rows. Give one for each sample.")
@@ -105,7 +99,7 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
     return [
         Sample(
             images=tuple(places.find(_path(row, column)) for column in columns.images),
-            numbers=tuple(row.number(_key(column)) for column in columns.numbers),
+            numbers=tuple(row.number(column_key(column)) for column in columns.numbers),
             place=row.place,
         )
         for row in rows
@@ -114,7 +108,7 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
 
 def _read(file: Path, columns: Columns, *others: str) -> Table:
     """Read a table that has the columns of a sample, and perhaps others."""
-    table = read_table(file, needed=(*_keys(columns), *others))
+    table = read_table(file, needed=(*map(column_key, (*columns.images, *columns.numbers)), *others))
     for column in columns.images:
         table.require(column, "the file's path")
     for column in columns.numbers:
@@ -122,26 +116,9 @@ def _read(file: Path, columns: Columns, *others: str) -> Table:
     return table
 
 
-def _keys(columns: Columns) -> list[str]:
-    """Name columns as tables know them."""
-    return [_key(name) for name in (*columns.images, *columns.numbers)]
-
-
-def _key(column: str) -> str:
-    return column.strip().lower()
-
-
-def _named(columns: Columns) -> str:
-    return ", ".join((*columns.images, *columns.numbers))
-
-
 def _path(row: Row, column: str) -> str:
-    """Read where an image is.
-
-    Raises:
-        DataError: If the row does not say.
-    """
-    named = row.text(_key(column))
+    """Read where an image is."""
+    named = row.text(column_key(column))
     if not named:
         raise DataError(f"{row.place}: {column} is empty. Give it, or remove the row.")
     return named
@@ -161,19 +138,8 @@ def split_in_column(row: Row) -> str:
     return SPLIT_WORDS[word.lower()]
 
 
-def split_unknown(row: Row) -> None:
-    """Return None: nothing is known of a row's split."""
-
-
 def entry_of(row: Row, columns: Columns, places: Places, root: Path, split: str | None) -> Entry:
-    """Read a row's images, numbers and label.
-
-    Args:
-        row: The row.
-        columns: That name the images and have the numbers.
-        places: From the folder that paths count from.
-        root: Of the source.
-        split: What is known of its split.
+    """Read a row's images, which `places` finds and `root` names, its numbers and its label.
 
     Raises:
         DataError: If one is missing, or no number.
@@ -189,7 +155,7 @@ def entry_of(row: Row, columns: Columns, places: Places, root: Path, split: str 
         files=files,
         label=label,
         split=split,
-        numbers=tuple(row.number(_key(column)) for column in columns.numbers),
+        numbers=tuple(row.number(column_key(column)) for column in columns.numbers),
     )
 
 
@@ -198,11 +164,9 @@ def listing_of(
     *,
     tables: Sequence[Table],
     root: Path,
-    name: str,
     source: Path,
+    columns: Columns,
     skip_missing: bool,
-    columns: Columns | None = None,
-    read: Collection[str] = _COLUMNS,
 ) -> Listing:
     """Make a listing of samples, known by class and content: the same images elsewhere are the same set.
 
@@ -210,16 +174,13 @@ def listing_of(
         entries: In any order.
         tables: That they come from.
         root: That relative paths count from.
-        name: What to call the source.
-        source: Where it is.
+        source: The folder, or the table in it.
+        columns: What a sample is made of.
         skip_missing: Whether to go on where files are missing.
-        columns: What a sample is made of; default: one image.
-        read: Columns that are read.
 
     Raises:
         DataError: If there are none, files are missing, or labels or splits contradict each other.
     """
-    columns = columns or Columns()
     entries = sorted(entries, key=lambda entry: (entry.paths, entry.split or "", entry.numbers))
     tables_named = " and ".join(str(table.path) for table in tables)
     if not entries:
@@ -228,7 +189,7 @@ def listing_of(
     images = [
         (entry, path, file) for entry in entries for path, file in zip(entry.paths, entry.files, strict=True)
     ]
-    stamps = [_stamp(file) for _, _, file in images]
+    stamps = [stamp_of(file) for _, _, file in images]
     missing = [(e.place, f) for (e, _, f), (size, _) in zip(images, stamps, strict=True) if size < 0]
     if missing and not skip_missing:
         raise _missing_files(missing, tables_named)
@@ -237,7 +198,7 @@ def listing_of(
     files = tuple(file for _, _, file in images)
 
     return Listing(
-        name=name,
+        name=root.name if source == root else source.stem,
         source=str(source),
         classes=classes,
         paths=tuple(path for _, path, _ in images),
@@ -247,20 +208,19 @@ def listing_of(
         decode=lambda index, geometry, ranges: decode_file(files[index], geometry, ranges),
         range_at=lambda index: range_of_file(files[index]),
         known_by=tuple(entry.label for entry, _, _ in images),
-        layout=", ".join(_shown(table.path, source) for table in tables),
-        notes=tuple(_notes(entries, tables, source, read, columns.noun)),
+        layout=", ".join(table.path.relative_to(root).as_posix() for table in tables),
+        notes=tuple(_notes(entries, tables, root, columns.noun)),
         columns=columns,
         numbers=np.array([e.numbers for e in entries], dtype=np.float32) if columns.numbers else None,
     )
 
 
-def _notes(
-    entries: Sequence[Entry], tables: Sequence[Table], source: Path, read: Collection[str], noun: str
-) -> Iterator[str]:
+def _notes(entries: Sequence[Entry], tables: Sequence[Table], root: Path, noun: str) -> Iterator[str]:
     """Write lines on columns that are not read, splits in paths that no column has, words for no label."""
     for table in tables:
-        if others := table.others(read):
-            yield f"Columns of {_shown(table.path, source)} that are not read: {a_few(others)}."
+        if table.others:
+            name = table.path.relative_to(root).as_posix()
+            yield f"Columns of {name} that are not read: {a_few(table.others)}."
     if all(entry.split is None for entry in entries) and (
         named := splits_in_paths(path for entry in entries for path in entry.paths)
     ):
@@ -274,21 +234,6 @@ def _notes(
             f"{label!r} is the class of {counts[label]} {noun}{'s' * (counts[label] > 1)}, and what programs "
             "write where a value is missing. If it is no class, remove these rows."
         )
-
-
-def _shown(path: Path, source: Path) -> str:
-    """Name a table: by its path in the source if that is a folder."""
-    return path.relative_to(source).as_posix() if path != source else path.name
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Return size in bytes and time of change in ns; -1 for a file that is missing."""
-    try:
-        stat = file.stat()
-    except (OSError, ValueError):
-        # The latter of a name with a NUL character, which no file has.
-        return (-1, -1)
-    return (stat.st_size, stat.st_mtime_ns)
 
 
 def _refuse_contradictions(entries: Sequence[Entry], columns: Columns) -> None:

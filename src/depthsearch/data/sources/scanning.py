@@ -9,20 +9,15 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from depthsearch.data.decode import (
-    PROGRAMS,
-    SCRAMBLED,
-    lacks_memory,
-    too_little_memory,
-)
+from depthsearch.data.decode import PROGRAMS, SCRAMBLED, lacks_memory, too_little_memory
 from depthsearch.data.listing import a_few
 from depthsearch.errors import DataError
 from depthsearch.files import is_file
@@ -44,34 +39,23 @@ _NO_IMAGE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFile:
-    """An image file: its path in the folder, and what changes when it does."""
-
-    path: str
-    size_bytes: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Tree:
     """What a folder holds. Paths count from it, with ``/`` between the parts; it is ``""`` itself.
 
     Attributes:
         root: The folder.
         folders: Names of the visible folders in each folder, by its path; sorted.
-        images: By path.
+        images: By path, sorted: what changes when an image does, see `stamp_of`.
         unread: Visible files that are no images.
         hidden: Images that are hidden, or lie in hidden folders.
     """
 
     root: Path
     folders: Mapping[str, tuple[str, ...]]
-    images: tuple[ImageFile, ...]
+    images: Mapping[str, tuple[int, int]]
     unread: tuple[str, ...]
     hidden: tuple[str, ...]
-    _loose: Mapping[str, list[str]] = field(repr=False)
-    _below: Mapping[str, int] = field(repr=False)
 
     def folders_in(self, folder: str) -> tuple[str, ...]:
         """Return the names of the folders in one of them."""
@@ -83,23 +67,39 @@ class Tree:
 
     def n_images_below(self, folder: str) -> int:
         """Count the images of the folders in a folder, at any depth."""
-        return self._below.get(folder, 0)
-
-    def holds_images(self, folder: str) -> bool:
-        """Return whether there are images in a folder, at any depth."""
-        return bool(self.images_in(folder)) or self.n_images_below(folder) > 0
+        return self._below[folder]
 
     def filled_folders_in(self, folder: str) -> tuple[str, ...]:
         """Return the names of the folders in one of them that hold images."""
         within = f"{folder}/" if folder else ""
-        return tuple(name for name in self.folders_in(folder) if self.holds_images(f"{within}{name}"))
+        return tuple(name for name in self.folders_in(folder) if self._holds_images(f"{within}{name}"))
 
     def is_of_no_images(self, folder: str) -> bool:
         """Return whether a folder holds files, of which none is an image or a picture in another format."""
-        if self.holds_images(folder):
+        if self._holds_images(folder):
             return False
         files = [path for path in self.unread if path.startswith(f"{folder}/")]
         return bool(files) and not any(path.lower().endswith(_PICTURES) for path in files)
+
+    def _holds_images(self, folder: str) -> bool:
+        return bool(self.images_in(folder)) or self.n_images_below(folder) > 0
+
+    @cached_property
+    def _loose(self) -> dict[str, list[str]]:
+        """The names of the images by the path of their folder."""
+        loose: dict[str, list[str]] = {}
+        for path in self.images:
+            folder, _, name = path.rpartition("/")
+            loose.setdefault(folder, []).append(name)
+        return loose
+
+    @cached_property
+    def _below(self) -> Counter[str]:
+        """The number of images in the folders of a folder, by its path."""
+        below: Counter[str] = Counter()
+        for path, names in self._loose.items():
+            below.update(dict.fromkeys(folders_around(path), len(names)))
+        return below
 
 
 def scan_folder(root: Path) -> Tree:
@@ -108,81 +108,66 @@ def scan_folder(root: Path) -> Tree:
     Raises:
         DataError: If a folder in it cannot be looked into, or a link leads nowhere or in circles.
     """
-    found = _Found()
-    # With each folder those around it: a link may lead back to one of them.
-    around = (_identity(root),)
-    folders: list[tuple[Path, str, tuple[tuple[int, int], ...], bool]] = [(root, "", around, False)]
-    while folders:
-        within, path, outer, is_hidden = folders.pop()
-        names = []
-        for entry in _entries(within):
-            hidden = is_hidden or entry.name.startswith((".", *_NOT_OURS))
-            below = f"{path}/{entry.name}" if path else entry.name
-            if not _is_folder(entry):
-                if not hidden and below.count("/") < 2:
-                    _refuse_dead_link(entry)
-                found.take(entry, below, path, hidden=hidden)
-                continue
-            identity = _identity(Path(entry))
-            if identity not in outer:
-                folders.append((Path(entry), below, (*outer, identity), hidden))
-            elif not hidden:
-                raise DataError(
-                    f"{Path(entry)} leads back to a folder around it, by a link and without end. "
-                    "Remove the link."
-                )
-            if not hidden:
-                names.append(entry.name)
-        if not is_hidden:
-            found.folders[path] = tuple(sorted(names))
+    folders: dict[str, tuple[str, ...]] = {}
+    images: dict[str, tuple[int, int]] = {}
+    unread, hidden = [], []
+    for entry, path, is_hidden in _files(root, folders):
+        is_image = _is_image(entry, hidden=is_hidden)
+        if is_image and is_hidden:
+            hidden.append(path)
+        elif is_image:
+            images[path] = stamp_of(entry)
+        elif not is_hidden:
+            unread.append(path)
     return Tree(
         root=root,
-        folders=found.folders,
-        images=tuple(sorted(found.images, key=lambda file: file.path)),
-        unread=tuple(sorted(found.unread)),
-        hidden=tuple(sorted(found.hidden)),
-        _loose=found.loose,
-        _below=_counted_below(found.loose),
+        folders=folders,
+        images=dict(sorted(images.items())),
+        unread=tuple(sorted(unread)),
+        hidden=tuple(sorted(hidden)),
     )
 
 
-def _counted_below(loose: Mapping[str, list[str]]) -> Mapping[str, int]:
-    """Count for each folder the images of the folders in it, at any depth."""
-    below: Counter[str] = Counter()
-    for path, names in loose.items():
-        around = path
-        while "/" in around:
-            around = around.rpartition("/")[0]
-            below[around] += len(names)
-    return below
+def _files(root: Path, names_in: dict[str, tuple[str, ...]]) -> Iterator[tuple[os.DirEntry[str], str, bool]]:
+    """Yield each file with its path and whether it is hidden; note the names of the visible folders."""
+    # With each folder those around it: a link may lead back to one of them.
+    folders: list[tuple[Path, str, tuple[tuple[int, int], ...], bool]] = [(root, "", (), False)]
+    while folders:
+        within, path, outer, is_hidden = folders.pop()
+        identity, entries = _look_into(within)
+        if identity in outer:
+            if is_hidden:
+                continue
+            raise DataError(
+                f"{within} leads back to a folder around it, by a link and without end. Remove the link."
+            )
+        names = []
+        for entry in entries:
+            hidden = is_hidden or entry.name.startswith((".", *_NOT_OURS))
+            below = f"{path}/{entry.name}" if path else entry.name
+            if _is_folder(entry):
+                folders.append((Path(entry), below, (*outer, identity), hidden))
+                if not hidden:
+                    names.append(entry.name)
+                continue
+            if not hidden and below.count("/") < 2:
+                _refuse_dead_link(entry)
+            yield entry, below, hidden
+        if not is_hidden:
+            names_in[path] = tuple(sorted(names))
 
 
-@dataclass(slots=True)
-class _Found:
-    """The files of a folder, as they are found."""
-
-    folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    images: list[ImageFile] = field(default_factory=list)
-    loose: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    unread: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
-
-    def take(self, entry: os.DirEntry[str], path: str, folder: str, *, hidden: bool) -> None:
-        """Put a file where it belongs."""
-        if hidden:
-            # Beside each file a Mac may leave one of the same name behind "._", which is no image.
-            if entry.name.lower().endswith(image_endings()) and _holds_image(Path(entry)):
-                self.hidden.append(path)
-        elif entry.name.lower().endswith(image_endings()) or _holds_image(Path(entry)):
-            size_bytes, mtime_ns = _stamp(entry)
-            self.images.append(ImageFile(path=path, size_bytes=size_bytes, mtime_ns=mtime_ns))
-            self.loose[folder].append(entry.name)
-        else:
-            self.unread.append(path)
+def _is_image(entry: os.DirEntry[str], *, hidden: bool) -> bool:
+    """Return whether a file is an image, by its ending or by its content."""
+    is_called_so = entry.name.lower().endswith(_image_endings())
+    if hidden:
+        # Beside each file a Mac may leave one of the same name behind "._", which is no image.
+        return is_called_so and _holds_image(Path(entry))
+    return is_called_so or _holds_image(Path(entry))
 
 
 @cache
-def image_endings() -> tuple[str, ...]:
+def _image_endings() -> tuple[str, ...]:
     """Return the endings, in lower case, of the formats that Pillow reads."""
     known = Image.registered_extensions().items()
     return tuple(sorted(e for e, kind in known if kind in Image.OPEN and kind not in _NOT_READ))
@@ -196,11 +181,7 @@ def _marked_formats() -> tuple[str, ...]:
 
 
 def _holds_image(path: Path) -> bool:
-    """Return whether a file is an image by its content, whatever its name.
-
-    Raises:
-        DataError: If the memory does not suffice to find out.
-    """
+    """Return whether a file is an image by its content, whatever its name."""
     if not is_file(path):
         return False
     try:
@@ -223,6 +204,12 @@ def _accepts(kind: str, begin: bytes) -> bool:
     accept = Image.OPEN[kind][1]
     # Text says why a format is known and yet not read.
     return accept is not None and accept(begin) is True
+
+
+def folders_around(path: str) -> list[str]:
+    """Return the folders around a path, without the root, the outermost first."""
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
 def unread_notes(tree: Tree) -> Iterator[str]:
@@ -255,35 +242,25 @@ def kinds_of(paths: Iterable[str]) -> str:
     return ", ".join(shown) + (f" and {len(counts) - 5} other kinds" if len(counts) > 5 else "")
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """Return what tells a folder from others, by whatever path it is reached."""
+def stamp_of(file: Path | os.DirEntry[str]) -> tuple[int, int]:
+    """Return a file's size in bytes and its time of change in ns; -1 for a file that is missing."""
     try:
-        stat = folder.stat()
-    except OSError as error:
-        raise _unseen(folder, error) from error
-    return (stat.st_dev, stat.st_ino)
-
-
-def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
-    try:
-        stat = entry.stat()
-    except OSError:
-        # A link to nowhere is listed, so that reading it says so.
+        stat = file.stat()
+    except (OSError, ValueError):
+        # The latter of a name with a NUL character, which no file has.
         return (-1, -1)
     return (stat.st_size, stat.st_mtime_ns)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _look_into(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
+    """Return what tells a folder from others, by whatever path it is reached, and what is in it."""
     try:
+        stat = folder.stat()
         # Path.iterdir asks the disk about each entry again: 3 times slower on 50,000 files.
         with os.scandir(folder) as entries:
-            return list(entries)
+            return (stat.st_dev, stat.st_ino), list(entries)
     except OSError as error:
-        raise _unseen(folder, error) from error
-
-
-def _unseen(folder: Path, error: OSError) -> DataError:
-    return DataError(f"Cannot look into {folder}: {error.strerror}. Check that it may be read.")
+        raise DataError(f"Cannot look into {folder}: {error.strerror}. Check that it may be read.") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -295,20 +272,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _refuse_dead_link(entry: os.DirEntry[str]) -> None:
-    """Refuse a link to nowhere that may have led to a class: of a disk that is not there for one.
-
-    Raises:
-        DataError: If it is one, and not called like a file.
-    """
-    if entry.is_symlink() and not Path(entry).suffix and not _leads_somewhere(entry):
-        raise DataError(f"{Path(entry)} is a link to nowhere. Bring back what it led to, or remove it.")
-
-
-def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
+    """Refuse a link to nowhere that may have led to a class: of a disk that is not there for one."""
+    if not entry.is_symlink() or Path(entry).suffix:
+        return
     try:
         entry.stat()
     except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
+        pass
+    except OSError as error:
+        raise DataError(
+            f"{Path(entry)} is a link to nowhere. Bring back what it led to, or remove it."
+        ) from error

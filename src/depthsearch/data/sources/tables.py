@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from depthsearch.data.listing import a_few
-from depthsearch.data.samples import is_number
+from depthsearch.data.samples import column_key, is_number
 from depthsearch.errors import DataError
 
+# What a file holds: the names of its columns, and its rows.
+_Content: TypeAlias = "tuple[tuple[str, ...], list[Row]]"
 _OTHER_MARKS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -75,15 +78,17 @@ class Table:
         path: Its file.
         columns: Their names as they stand there.
         rows: In its order.
+        needed: The columns that are of use, in lower case.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    needed: Collection[str]
 
     def has(self, column: str) -> bool:
         """Return whether there is a column, whatever its case."""
-        return column in map(_key, self.columns)
+        return column in map(column_key, self.columns)
 
     def require(self, column: str, meaning: str) -> None:
         """Refuse a table that lacks a column.
@@ -97,9 +102,10 @@ class Table:
             step = "Part columns by commas." if parted else "Add it, or rename one."
             raise DataError(f"{self.path} has no column {column!r} ({meaning}), only: {columns}. {step}")
 
-    def others(self, read: Collection[str]) -> tuple[str, ...]:
-        """Name the columns that are not among those that are read."""
-        return tuple(name or "one without a name" for name in self.columns if _key(name) not in read)
+    @property
+    def others(self) -> list[str]:
+        """The names of the columns that are not needed."""
+        return [name or "one without a name" for name in self.columns if column_key(name) not in self.needed]
 
 
 def read_table(path: Path, *, needed: Collection[str]) -> Table:
@@ -112,13 +118,13 @@ def read_table(path: Path, *, needed: Collection[str]) -> Table:
     Raises:
         DataError: If it cannot be read, or two of its columns have one name.
     """
-    readers: dict[str, Callable[[Path, Collection[str]], Table]] = {
+    readers: dict[str, Callable[[Path, Collection[str]], _Content]] = {
         ".csv": _read_csv,
         ".jsonl": _read_json_lines,
         ".parquet": _read_parquet,
     }
     try:
-        table = readers[path.suffix.lower()](path, needed)
+        columns, rows = readers[path.suffix.lower()](path, needed)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not in UTF-8 ({error.reason} at byte {error.start}). Save it so."
@@ -127,18 +133,14 @@ def read_table(path: Path, *, needed: Collection[str]) -> Table:
         raise DataError(
             f"Cannot read {path}: {error.strerror or error}. Check that it may be read."
         ) from error
-    counts = Counter(map(_key, table.columns))
+    counts = Counter(map(column_key, columns))
     # Those without a name are never read: an index that pandas writes, a comma at the end of each line.
-    if twice := [name for name in table.columns if name.strip() and counts[_key(name)] > 1]:
+    if twice := [name for name in columns if name.strip() and counts[column_key(name)] > 1]:
         raise DataError(f"{path} has columns of one name: {a_few(twice)}. Rename or remove one.")
-    return table
+    return Table(path=path, columns=columns, rows=tuple(rows), needed=needed)
 
 
-def _key(column: str) -> str:
-    return column.strip().lower()
-
-
-def _read_csv(path: Path, needed: Collection[str]) -> Table:
+def _read_csv(path: Path, needed: Collection[str]) -> _Content:
     try:
         # A spreadsheet begins its UTF-8 with a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -147,7 +149,7 @@ def _read_csv(path: Path, needed: Collection[str]) -> Table:
             columns = tuple(name.strip() for name in header)
             if not columns:
                 raise DataError(f"{path} is empty. Give a header, such as image,label,split, and rows.")
-            return Table(path=path, columns=columns, rows=tuple(_csv_rows(path, columns, reader)))
+            return columns, list(_csv_rows(path, columns, reader))
     except csv.Error as error:
         raise DataError(f"{path} is no CSV: {error} (line {reader.line_num}). Mend that line.") from error
 
@@ -161,7 +163,7 @@ def _without_nul(path: Path, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...], reader: Iterator[list[str]]) -> Iterator[Row]:
-    keys = [_key(name) for name in columns]
+    keys = [column_key(name) for name in columns]
     for fields in reader:
         place = f"{path.name}, line {reader.line_num}"  # type: ignore[attr-defined]
         if fields and len(fields) != len(columns):
@@ -204,7 +206,7 @@ def _step(fields: Sequence[str], columns: Sequence[str]) -> str:
     return "Put values that hold a comma in quotation marks"
 
 
-def _read_json_lines(path: Path, needed: Collection[str]) -> Table:
+def _read_json_lines(path: Path, needed: Collection[str]) -> _Content:
     rows, columns = [], {}
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
@@ -220,17 +222,13 @@ def _read_json_lines(path: Path, needed: Collection[str]) -> Table:
                     f'{place} is no JSON object. Give a line such as {{"{next(iter(needed))}": ...}}.'
                 )
             columns.update(dict.fromkeys(values))
-            rows.append((place, {_key(name): value for name, value in values.items()}))
-    known = dict.fromkeys(map(_key, columns))
+            rows.append((place, {column_key(name): value for name, value in values.items()}))
+    known = dict.fromkeys(map(column_key, columns))
     # A line may leave out what it has no value of.
-    return Table(
-        path=path,
-        columns=tuple(columns),
-        rows=tuple(Row(place=place, values={**known, **values}) for place, values in rows),
-    )
+    return tuple(columns), [Row(place=place, values={**known, **values}) for place, values in rows]
 
 
-def _read_parquet(path: Path, needed: Collection[str]) -> Table:
+def _read_parquet(path: Path, needed: Collection[str]) -> _Content:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -242,14 +240,16 @@ def _read_parquet(path: Path, needed: Collection[str]) -> Table:
         with path.open("rb") as file:
             parquet = pyarrow.parquet.ParquetFile(file)
             columns = tuple(parquet.schema_arrow.names)
-            read = [name for name in columns if _key(name) in needed]
+            read = [name for name in columns if column_key(name) in needed]
             values = parquet.read(columns=read).to_pylist() if read else []
     except pyarrow.ArrowException as error:
         raise DataError(
             f"{path} is no Parquet file: {' '.join(str(error).split())} Write it again."
         ) from error
-    rows = (
-        Row(place=f"{path.name}, row {number}", values={_key(name): value for name, value in row.items()})
+    return columns, [
+        Row(
+            place=f"{path.name}, row {number}",
+            values={column_key(name): value for name, value in row.items()},
+        )
         for number, row in enumerate(values, start=1)
-    )
-    return Table(path=path, columns=columns, rows=tuple(rows))
+    ]

@@ -13,12 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from depthsearch.data.decode import (
-    Decoded,
-    Geometry,
-    UnreadableError,
-    decode_image,
-)
+from depthsearch.data.decode import Decoded, Geometry, UnreadableError, decode_image
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
@@ -179,12 +174,7 @@ def _reason(error: Exception) -> str:
 
 
 def _sample(name: str, part: Any, place: int) -> Any:
-    """Read one sample of a split, an image and its label.
-
-    Raises:
-        UnreadableError: If that fails, in whatever way.
-        DataError: If the memory does not suffice for it.
-    """
+    """Read one sample of a split, an image and its label."""
     with _memory_named(f"to decode image {place} of {PREFIX}{name}"):
         try:
             return part[place]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import lru_cache
 
 import numpy as np
@@ -60,7 +59,7 @@ def enlarged(images: Tensor, geometry: Geometry) -> Tensor:
     height, width = images.shape[-2:]
     down, across = (
         [(first, last, weights.to(images.device)) for first, last, weights in blocks]
-        for blocks in _blocks(height, width, **asdict(geometry))
+        for blocks in _blocks(height, width, geometry)
     )
     size = geometry.image_size
     result = images.new_empty((*images.shape[:2], size, size))
@@ -83,17 +82,17 @@ def _grey(images: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _blocks(
-    height: int, width: int, image_size: int, crop_share: float, interpolation: str, channels: int
+    height: int, width: int, geometry: Geometry
 ) -> tuple[list[tuple[int, int, Tensor]], list[tuple[int, int, Tensor]]]:
     """Make the matrices down and across, in blocks of rows with the range of pixels that they need."""
-    geometry = Geometry(image_size=image_size, crop_share=crop_share, interpolation=interpolation)
+    size = geometry.image_size
     shorter, longer = sorted((height, width))
     target = geometry.shorter_side
     blocks = []
     for side in (height, width):
         length = target if side == shorter else int(target * longer / shorter)
-        first = round((length - image_size) / 2)
-        blocks.append(_in_blocks(_weights(side, length, first, image_size, interpolation)))
+        first = round((length - size) / 2)
+        blocks.append(_in_blocks(_weights(side, length, first, size, geometry.interpolation)))
     return blocks[0], blocks[1]
 
 
@@ -142,8 +141,8 @@ def _hamming(x: float) -> float:
     return math.sin(x * math.pi) / (x * math.pi) * (0.54 + 0.46 * math.cos(x * math.pi))
 
 
-def _bicubic(x: float, a: float = -0.5) -> float:
-    x = abs(x)
+def _bicubic(x: float) -> float:
+    x, a = abs(x), -0.5
     if x < 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1
     return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0

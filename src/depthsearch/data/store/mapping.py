@@ -24,12 +24,10 @@ class StoreFile:
 
     Attributes:
         path: Where it lies, in full.
-        n_bytes: Its size.
         digest: Hash of what stands behind the pixels: the store's key and the digest of each image.
     """
 
     path: Path
-    n_bytes: int
     digest: str
 
 
@@ -66,10 +64,9 @@ def mapped_pixels(path: Path, shape: tuple[int, ...]) -> Pixels:
     with path.open("rb") as file:
         file.seek(math.prod(shape))
         digest = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-        n_bytes = file.tell()
     # Mode "c" (copy on write) gives torch memory that it may write to, without the file changing.
     pixels = np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
-    return _pixels(pixels, StoreFile(path=path.absolute(), n_bytes=n_bytes, digest=digest))
+    return _pixels(pixels, StoreFile(path=path.absolute(), digest=digest))
 
 
 def carried_pixels(pixels: Tensor) -> Pixels:
@@ -78,11 +75,7 @@ def carried_pixels(pixels: Tensor) -> Pixels:
 
 
 def _mapped_again(file: StoreFile, shape: tuple[int, ...]) -> Pixels:
-    """Map pixels that another process has mapped.
-
-    Raises:
-        DataError: If the file is gone or another one.
-    """
+    """Map pixels that another process has mapped, from a file that has to be the same."""
     advice = "Leave the cache folder as it is while a study runs; on another machine it must be there too."
     try:
         pixels = mapped_pixels(file.path, shape)

@@ -6,32 +6,18 @@ see `imagefile`, does not depend on the size that images are shown at.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from depthsearch.data.decode import (
-    Decoded,
-    Geometry,
-    UnknownRangeError,
-    UnreadableError,
-)
+from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, UnreadableError
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange
-from depthsearch.data.store.decoding import gaps_remain
 from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges
-from depthsearch.data.store.imagefile import (
-    FORMAT,
-    Contents,
-    read_contents,
-    write_images,
-)
+from depthsearch.data.store.imagefile import ImageFile
 from depthsearch.data.store.mapping import mapped_pixels
 
 Ranges = Callable[[], Sequence[ValueRange]]
@@ -95,57 +81,55 @@ class SmallImages:
         return enlarged(moved, self.geometry)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Store:
+    """The decoded images of a listing.
+
+    Attributes:
+        images: ``(n, c, s, s)``, uint8, mapped from the file and private to this process: pages are
+            read when touched, and what is written to them reaches neither the file nor others. Or
+            small images, which become such squares when they are gathered.
+        digests: Hash of the bytes of each image; None where it could not be read.
+        ranges: Which of their numbers are black and white, of images of more than 8 bits.
+    """
+
+    images: Tensor | SmallImages
+    digests: tuple[str | None, ...]
+    ranges: tuple[ValueRange, ...]
+
+
 class _NotSmallError(Exception):
     """An image that is not enlarged: all of them are stored as squares."""
 
 
 def open_small(
-    listing: Listing,
-    geometry: Geometry,
-    *,
-    folder: Path,
-    ranges: Ranges,
-    skip_unreadable: bool,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[SmallImages, Contents] | None:
+    squares: ImageFile, geometry: Geometry, ranges: Ranges, progress: Callable[[int, int], None] | None
+) -> Store | None:
     """Map the images of a listing at their own size, if all of them are to be enlarged.
 
     Args:
-        listing: The images.
+        squares: The file of the same images as squares.
         geometry: Of the squares.
-        folder: Where the stores lie.
         ranges: Of the set's numbers of more than 8 bits; called where nothing is stored.
-        skip_unreadable: Whether to leave out images that cannot be read.
         progress: Called with (done, total) after each image decoded.
 
     Returns:
-        The images and what is known of them; None if some are to be stored as squares.
+        The images; None if some are to be stored as squares.
 
     Raises:
         UnreadableError: If an image cannot be read and none is to be skipped.
         OSError: If the store cannot be written.
     """
-    content = json.dumps(["own size", FORMAT, listing.stamp])
-    key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-    path = folder / f"{key}.images"
-    n_images = len(listing.paths)
+    file = replace(squares, geometry=None)
     check = partial(_check_small, geometry)
-    stored = read_contents(path, key, n_images=n_images)
-    if stored is None or not gaps_remain(
-        listing, None, stored.ranges, stored.digests, skip_unreadable=skip_unreadable
-    ):
+    stored = file.read()
+    if stored is None:
         try:
             seen_in = ranges()
-            _check_first(listing, seen_in, check)
-            write_images(
-                path, key, listing, None, seen_in,
-                skip_unreadable=skip_unreadable, progress=progress, check=check,
-            )  # fmt: skip
+            _check_first(file.listing, seen_in, check)
+            stored = file.write(seen_in, progress, check)
         except _NotSmallError:
             return None
-        stored = read_contents(path, key, n_images=n_images)
-    if stored is None:
-        return None
     shown = sorted({size for size in stored.sizes if size[0]})
     if not shown or not all(enlarges(geometry, *size) for size in shown):
         return None
@@ -153,9 +137,9 @@ def open_small(
         return None
     sizes = torch.tensor(stored.sizes, dtype=torch.int64)
     lengths = 3 * sizes.prod(1)
-    pixels = mapped_pixels(path, (int(lengths.sum()),))
+    pixels = mapped_pixels(file.path, (int(lengths.sum()),))
     images = SmallImages(pixels=pixels, sizes=sizes, starts=lengths.cumsum(0) - lengths, geometry=geometry)
-    return images, stored
+    return Store(images=images, digests=stored.digests, ranges=stored.ranges)
 
 
 def _check_small(geometry: Geometry, decoded: Decoded) -> None:
