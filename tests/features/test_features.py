@@ -37,13 +37,7 @@ from depthsearch.features import (
 )
 from depthsearch.features.digests import value_digests
 from depthsearch.features.parts import Layout
-from depthsearch.features.tiers.rowfile import (
-    MappedRows,
-    RowWriter,
-    content_of,
-    describe,
-    is_whole,
-)
+from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of, describe, is_whole
 from depthsearch.models.backbones import make_model
 from depthsearch.models.heads import with_head
 from depthsearch.models.split import split_traced

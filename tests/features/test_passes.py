@@ -11,13 +11,7 @@ from torch import nn
 
 from depthsearch import features
 from depthsearch.devices import Device, choose_device
-from depthsearch.features import (
-    Budget,
-    FeatureStore,
-    FrozenBackbone,
-    Spent,
-    ViewedImages,
-)
+from depthsearch.features import Budget, FeatureStore, FrozenBackbone, Spent, ViewedImages
 from depthsearch.features.passes import MOST_IMAGES, PassSize, live_bytes
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace

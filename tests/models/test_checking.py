@@ -9,12 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from depthsearch import (
-    freeze_before,
-    joined_state,
-    list_cuts,
-    split_at,
-)
+from depthsearch import freeze_before, joined_state, list_cuts, split_at
 from depthsearch.errors import CutError, TraceError
 from depthsearch.models import checking
 from depthsearch.models.split import check_traced

@@ -11,12 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from depthsearch import (
-    SearchSpace,
-    freeze_before,
-    list_cuts,
-    split_at,
-)
+from depthsearch import SearchSpace, freeze_before, list_cuts, split_at
 from depthsearch.errors import TraceError
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.models.tracing.trace import trace

@@ -16,21 +16,9 @@ from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models import backbones
-from depthsearch.models.backbones import (
-    hub,
-    load_backbone,
-    make_model,
-    rebuild,
-    torchvision_source,
-)
+from depthsearch.models.backbones import hub, load_backbone, make_model, rebuild, torchvision_source
 from depthsearch.models.candidates import list_cuts
-from depthsearch.options.backbones import (
-    BackboneName,
-    counted_from,
-    normal,
-    parse_name,
-    plain_name,
-)
+from depthsearch.options.backbones import BackboneName, counted_from, normal, parse_name, plain_name
 
 
 @pytest.fixture

@@ -30,13 +30,7 @@ from depthsearch.features.parts import FrozenBackbone, Part
 from depthsearch.features.passes import PassSize
 from depthsearch.features.rule import Asks, Starts, choose
 from depthsearch.features.tiers.locks import Timeout, locked
-from depthsearch.features.tiers.tiers import (
-    Files,
-    Filling,
-    Item,
-    Memory,
-    Rows,
-)
+from depthsearch.features.tiers.tiers import Files, Filling, Item, Memory, Rows
 
 __all__ = ["FeatureStore", "Spent"]
 

@@ -22,12 +22,7 @@ from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.nodes import Watching, is_weighted
-from depthsearch.models.tracing.restoring import (
-    evaluating,
-    kept_random_state,
-    kept_state,
-    unchanged,
-)
+from depthsearch.models.tracing.restoring import evaluating, kept_random_state, kept_state, unchanged
 from depthsearch.text import first_line
 
 __all__ = [

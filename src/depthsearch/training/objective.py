@@ -28,19 +28,8 @@ from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
 from depthsearch.models.headplace import find_head
-from depthsearch.models.heads import (
-    HeadSize,
-    head_macs,
-    head_size,
-    standardise,
-    with_head,
-)
-from depthsearch.models.split import (
-    Suffix,
-    check_traced,
-    position_of,
-    suffix_of,
-)
+from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise, with_head
+from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.attributes import TrialKey

@@ -17,12 +17,7 @@ from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.models.backbones.backbone import (
-    Network,
-    Preprocessing,
-    Request,
-    WeightsOrigin,
-)
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
@@ -32,12 +27,7 @@ from depthsearch.models.backbones.description import (
     grey,
 )
 from depthsearch.models.backbones.savedweights import load_file
-from depthsearch.models.backbones.usercode import (
-    UserCode,
-    import_code,
-    read_code,
-    where_it_failed,
-)
+from depthsearch.models.backbones.usercode import UserCode, import_code, read_code, where_it_failed
 
 __all__ = ["create", "network"]
 

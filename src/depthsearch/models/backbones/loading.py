@@ -12,12 +12,7 @@ from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.models.backbones import (
-    file_source,
-    timm_source,
-    torchvision_source,
-    transformers_source,
-)
+from depthsearch.models.backbones import file_source, timm_source, torchvision_source, transformers_source
 from depthsearch.models.backbones.backbone import (
     Backbone,
     Preprocessing,
@@ -25,12 +20,7 @@ from depthsearch.models.backbones.backbone import (
     Request,
     state_digest,
 )
-from depthsearch.models.backbones.description import (
-    classifier_of,
-    configuration,
-    preprocessing_of,
-    unsaid,
-)
+from depthsearch.models.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
 from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import parse_name

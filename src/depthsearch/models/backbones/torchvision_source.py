@@ -19,12 +19,7 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import (
-    Network,
-    Preprocessing,
-    Request,
-    WeightsOrigin,
-)
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,

@@ -25,14 +25,7 @@ from depthsearch.models.tracing.forks import find_forks
 from depthsearch.models.tracing.hooks import ModelHooks, has_hooks
 from depthsearch.models.tracing.nodes import is_weighted
 from depthsearch.models.tracing.restoring import kept_tensors
-from depthsearch.models.tracing.tracer import (
-    AFTER_FORWARD,
-    BEFORE_FORWARD,
-    Given,
-    LostError,
-    Mode,
-    Tracer,
-)
+from depthsearch.models.tracing.tracer import AFTER_FORWARD, BEFORE_FORWARD, Given, LostError, Mode, Tracer
 from depthsearch.text import first_line
 
 __all__ = ["Followed", "ModeRead", "follow", "refuse_wrapped"]

@@ -11,18 +11,8 @@ from torch import nn
 from depthsearch.errors import TraceError
 from depthsearch.models.tracing.following import Followed, follow, refuse_wrapped
 from depthsearch.models.tracing.graph import LayerGraph
-from depthsearch.models.tracing.inputs import (
-    ExampleInputs,
-    candidate_images,
-    has_lazy_layers,
-    input_name,
-)
-from depthsearch.models.tracing.layers import (
-    first_effects,
-    list_layers,
-    own_unused,
-    pixel_nodes,
-)
+from depthsearch.models.tracing.inputs import ExampleInputs, candidate_images, has_lazy_layers, input_name
+from depthsearch.models.tracing.layers import first_effects, list_layers, own_unused, pixel_nodes
 from depthsearch.models.tracing.measuring import Run, does_not_run, measure
 from depthsearch.models.tracing.restoring import evaluating, kept_tensors
 from depthsearch.models.tracing.tracer import Given
