@@ -19,10 +19,11 @@ from depthsearch.errors import CutError, TraceError
 from depthsearch.models.checking import check_split, check_trace
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
-from depthsearch.models.headplace import find_head, is_within
+from depthsearch.models.headplace import find_head
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import ExampleInputs, has_lazy_layers
+from depthsearch.models.tracing.nodes import is_within
 from depthsearch.models.tracing.restoring import unchanged
 from depthsearch.models.tracing.trace import trace
 

@@ -14,6 +14,7 @@ from torch import nn
 from depthsearch.data.decode import Geometry
 from depthsearch.data.ranges import ValueRange
 from depthsearch.models.backbones.usercode import UserCode
+from depthsearch.models.tracing.nodes import is_within
 from depthsearch.options.words import HeadWord
 
 __all__ = [
@@ -200,7 +201,7 @@ def state_digest(model: nn.Module, *, leave_out: str | None = None) -> str:
     """Hash a model's parameters and buffers, names included; leave one module out."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
-        if leave_out is not None and (name + ".").startswith(leave_out + "."):
+        if leave_out is not None and is_within(name, leave_out):
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
