@@ -16,11 +16,9 @@ from torch import nn
 
 from depthsearch.errors import CutError
 from depthsearch.models.cuts import Cut
-from depthsearch.models.fixed import check_fixed
-from depthsearch.models.split import frozen_parameters, position_of, refuse_other
+from depthsearch.models.split import frozen_parameters, trace_to
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
-from depthsearch.models.tracing.trace import trace
 
 __all__ = ["Frozen", "freeze_before"]
 
@@ -46,11 +44,7 @@ class _Keeper:
 
     holds: list[_Hold] = field(default_factory=list)
 
-    def __call__(self, model: nn.Module, args: object) -> None:
-        """Put what is held into eval mode."""
-        self.enforce(model)
-
-    def enforce(self, model: nn.Module) -> None:
+    def __call__(self, model: nn.Module, args: object = None) -> None:
         """Put what is held into eval mode, also modules that have taken the place of others."""
         for hold in self.holds:
             for path in hold.alone:
@@ -83,7 +77,7 @@ class _Train:
                 self.module.training = False
             keeper = _keeper(self.module)
             if keeper is not None:
-                keeper.enforce(self.module)
+                keeper(self.module)
         return self.module
 
 
@@ -146,12 +140,9 @@ def freeze_before(
         CutError: If ``cut`` is not a cut of this model, lies within code that asks for the mode on both sides
             of it, or behind something that is no fixed function of an image whatever the mode.
     """
-    refuse_other(cut)
-    graph = trace(
-        model, image_size=image_size, channels=channels, example_inputs=example_inputs, likely=cut.image_shape
+    graph, position = trace_to(
+        model, cut, head, image_size=image_size, channels=channels, example_inputs=example_inputs
     )
-    position = position_of(graph, model, cut, head=head)
-    check_fixed(graph, model, position)
     whole = _held_whole(graph, model, position)
     alone = _held_alone(graph, model, position, cut, whole)
     hold = _Hold(
@@ -169,7 +160,7 @@ def freeze_before(
         keeper = _Keeper()
         model.register_forward_pre_hook(keeper, prepend=True)
     keeper.holds.append(hold)
-    keeper.enforce(model)
+    keeper(model)
     _stand_in(model, keeper)
     return Frozen(model, hold)
 

@@ -71,10 +71,6 @@ class SampleJoin(nn.Module):
             raise ValueError(f"This head takes {self.n_numbers} numbers of each sample, and got none.")
         return torch.cat([joined, (numbers - self.mean) / self.deviation], 1)
 
-    def extra_repr(self) -> str:
-        """Return what it joins, for ``repr``."""
-        return f"images_each={self.images_each}, n_numbers={self.n_numbers}"
-
 
 class SampleHead(nn.Sequential):
     """A head for samples of several images, or with numbers: layers one after the other.

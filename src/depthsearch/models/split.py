@@ -35,11 +35,11 @@ __all__ = [
     "frozen_parameters",
     "joined_state",
     "position_of",
-    "refuse_other",
     "split_at",
     "split_traced",
     "suffix_from",
     "suffix_of",
+    "trace_to",
 ]
 
 
@@ -144,24 +144,39 @@ def split_at(
         CutError: If ``cut`` is not a cut of this model, or lies behind something that is no fixed function of
             an image.
     """
-    refuse_other(cut)
     if has_lazy_layers(model):
         raise TraceError(
             f"{type(model).__name__} has lazy layers that have no weights yet: call it once on a batch of "
             "images of your size, then split it."
         )
-    graph = trace(
-        model,
-        image_size=image_size,
-        channels=channels,
-        example_inputs=example_inputs,
-        likely=cut.image_shape,
+    graph, _ = trace_to(
+        model, cut, head, image_size=image_size, channels=channels, example_inputs=example_inputs
     )
-    check_fixed(graph, model, position_of(graph, model, cut, head=head))
     split = split_traced(graph, model, cut, head=head)
     if check_traced(graph, model):
         check_split(graph, model, split.prefix, split.suffix)
     return split
+
+
+def trace_to(model: nn.Module, cut: Cut, head: str | None, **images: Any) -> tuple[LayerGraph, int]:
+    """Trace a model that is to be frozen before a cut; return also the cut's position.
+
+    Args:
+        model: Left as it was.
+        cut: One of its cuts.
+        head: See `position_of`.
+        **images: What it takes, see `trace.trace`.
+
+    Raises:
+        TraceError: If the model cannot be followed.
+        CutError: If ``cut`` is none of this model, or lies behind something that is no fixed function.
+    """
+    if not isinstance(cut, Cut):
+        raise CutError(f"{cut!r} is no cut: give one of list_cuts(model), such as find_cut(cuts, {cut!r}).")
+    graph = trace(model, likely=cut.image_shape, **images)
+    position = position_of(graph, model, cut, head=head)
+    check_fixed(graph, model, position)
+    return graph, position
 
 
 def check_traced(graph: LayerGraph, model: nn.Module) -> bool:
@@ -227,16 +242,6 @@ def _held_in_eval(model: nn.Module) -> list[str]:
                 del vars(module)["train"]
         model.train()
         return [path for path, module in model.named_modules() if path and not module.training]
-
-
-def refuse_other(cut: object) -> None:
-    """Refuse what is not a `Cut`, such as the name of one.
-
-    Raises:
-        CutError: If it is none.
-    """
-    if not isinstance(cut, Cut):
-        raise CutError(f"{cut!r} is no cut: give one of list_cuts(model), such as find_cut(cuts, {cut!r}).")
 
 
 def joined_state(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:

@@ -9,5 +9,4 @@ from .loading import (
     check_size as check_size,
     load_backbone as load_backbone,
     make_model as make_model,
-    rebuild as rebuild,
 )

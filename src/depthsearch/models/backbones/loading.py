@@ -27,7 +27,7 @@ from depthsearch.options.backbones import parse_name
 from depthsearch.options.words import HEADS, HeadWord
 from depthsearch.text import first_line
 
-__all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
+__all__ = ["check_size", "load_backbone", "make_model"]
 
 # Each has ``network(request, weights)``, with its weights, and ``create(request, built_from)``, without them.
 SOURCES = {
@@ -121,30 +121,22 @@ def _asked(name: str, **options: Any) -> tuple[ModuleType, Request]:
     return SOURCES[parsed.source], Request(name=parsed.name, entry=parsed.entry, **options)
 
 
-def make_model(name: str, *, seed: int = 0, in_chans: int = 3, image_size: int | None = None) -> nn.Module:
-    """Build a model without pretrained weights, to look at its cuts; for grey images with one channel.
-
-    Args:
-        name: See `load_backbone`. A function in a file gives its model the weights that it has.
-        seed: Of the weights.
-        in_chans: 3 for colours, 1 for grey.
-        image_size: In pixels, where the model does not say itself what it takes.
-
-    Raises:
-        SettingsError: If there is no such model.
-    """
-    return rebuild(name, None, seed=seed, in_chans=in_chans, image_size=image_size)
-
-
-def rebuild(
+def make_model(
     name: str,
-    built_from: Mapping[str, Any] | None,
+    built_from: Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
     in_chans: int = 3,
     image_size: int | None = None,
 ) -> nn.Module:
-    """Build a model as `make_model`, from what `Backbone.built_from` said once; None: as it is built now.
+    """Build a model without pretrained weights; for grey images with one channel.
+
+    Args:
+        name: See `load_backbone`. A function in a file gives its model the weights that it has.
+        built_from: What `Backbone.built_from` said once, to build the same again; None: as it is built now.
+        seed: Of the weights.
+        in_chans: 3 for colours, 1 for grey.
+        image_size: In pixels, where the model does not say itself what it takes.
 
     Raises:
         SettingsError: If there is no such model, or it is built otherwise now.

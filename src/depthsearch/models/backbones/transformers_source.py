@@ -210,10 +210,9 @@ def _pretrained(name: str) -> Any:
     return model
 
 
-def _described(model: Any, called: str, seen: Preprocessing) -> nn.Module:
+def _described(model: nn.Module, called: str, seen: Preprocessing) -> nn.Module:
     describe(model, called, seen)
-    made: nn.Module = model.eval()
-    return made
+    return model.eval()
 
 
 def _folded(model: nn.Module, called: str, config: Any, seen: Preprocessing) -> nn.Module:
@@ -284,9 +283,8 @@ def _each(values: Any) -> tuple[float, ...]:
 
 
 def _filter(resample: Any) -> str:
-    return (
-        str(resample.value) if isinstance(getattr(resample, "value", None), str) else FILTERS[int(resample)]
-    )
+    name = getattr(resample, "value", None)
+    return name if isinstance(name, str) else FILTERS[int(resample)]
 
 
 def _side_and_share(called: str, processor: Any) -> tuple[int, float]:
