@@ -28,21 +28,29 @@ class _Hold:
     """What one call of `freeze_before` holds frozen.
 
     Attributes:
-        whole: Paths of the modules held with all that is inside, and their modes of before.
-        alone: Paths of modules of which only the own mode is held, and their modes of before.
-        parameters: Names of frozen parameters, and whether they took gradients before.
+        whole: Paths of the modules held with all that is inside.
+        alone: Paths of modules of which only the own mode is held.
+        parameters: Names of frozen parameters.
     """
 
-    whole: dict[str, bool]
-    alone: dict[str, bool]
-    parameters: dict[str, bool]
+    whole: list[str]
+    alone: list[str]
+    parameters: list[str]
 
 
 @dataclass(eq=False, slots=True)
 class _Keeper:
-    """A hook before the model's forward: what is held is in eval mode whenever the model runs."""
+    """A hook before the model's forward: what is held is in eval mode whenever the model runs.
+
+    Attributes:
+        holds: The earliest first.
+        modes: Of each module that is held, before it was.
+        gradients: Whether each parameter that is held took gradients before.
+    """
 
     holds: list[_Hold] = field(default_factory=list)
+    modes: dict[str, bool] = field(default_factory=dict)
+    gradients: dict[str, bool] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module, args: object = None) -> None:
         """Put what is held into eval mode, also modules that have taken the place of others."""
@@ -145,21 +153,19 @@ def freeze_before(
     )
     whole = _held_whole(graph, model, position)
     alone = _held_alone(graph, model, position, cut, whole)
-    hold = _Hold(
-        whole={path: model.get_submodule(path).training for path in whole},
-        alone={path: model.get_submodule(path).training for path in alone},
-        parameters={
-            name: model.get_parameter(name).requires_grad
-            for name in frozen_parameters(graph, model, position)
-        },
-    )
-    for name in hold.parameters:
-        model.get_parameter(name).requires_grad_(False)
+    hold = _Hold(whole=whole, alone=alone, parameters=frozen_parameters(graph, model, position))
     keeper = _keeper(model)
     if keeper is None:
         keeper = _Keeper()
         model.register_forward_pre_hook(keeper, prepend=True)
     keeper.holds.append(hold)
+    for path in (*whole, *alone):
+        keeper.modes.setdefault(path, model.get_submodule(path).training)
+    for name in hold.parameters:
+        keeper.gradients.setdefault(name, model.get_parameter(name).requires_grad)
+    # Once all are noted: a parameter may have several names.
+    for name in hold.parameters:
+        model.get_parameter(name).requires_grad_(False)
     keeper(model)
     _stand_in(model, keeper)
     return Frozen(model, hold)
@@ -221,23 +227,19 @@ def _stand_in(model: nn.Module, keeper: _Keeper) -> None:
 
 
 def _release(model: nn.Module, keeper: _Keeper, hold: _Hold) -> None:
-    """Undo what one hold alone holds; a later one that holds the same takes over the state of before."""
-    place = keeper.holds.index(hold)
+    """Undo what one hold alone holds."""
     keeper.holds.remove(hold)
-    later = keeper.holds[place:]
-    for name, requires_grad in hold.parameters.items():
-        if _passed_on(name, requires_grad, [h.parameters for h in later]):
-            continue
-        if not any(name in other.parameters for other in keeper.holds):
+    frozen = {name for other in keeper.holds for name in other.parameters}
+    held = {path for other in keeper.holds for path in (*other.whole, *other.alone)}
+    for name in hold.parameters:
+        if name not in frozen:
+            requires_grad = keeper.gradients.pop(name)
             for parameter in _parameters(model, name):
                 parameter.requires_grad_(requires_grad)
     _stand_in(model, keeper)
-    modules = dict(model.named_modules())
-    for path, training in {**hold.alone, **hold.whole}.items():
-        if _passed_on(path, training, [modes for h in later for modes in (h.alone, h.whole)]):
-            continue
-        if path in modules and not any(path in h.alone or path in h.whole for h in keeper.holds):
-            _switch(modules[path], training=training)
+    for path in (*hold.alone, *hold.whole):
+        if path not in held:
+            _switch(_submodule(model, path), training=keeper.modes.pop(path))
     if not keeper.holds:
         hooks = model._forward_pre_hooks
         for number in [number for number, hook in hooks.items() if hook is keeper]:
@@ -261,15 +263,6 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
         return model.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _passed_on(name: str, before: bool, later: list[dict[str, bool]]) -> bool:
-    """Hand the state of before to the next of some later holds; return whether one of them holds the name."""
-    for before_of in later:
-        if name in before_of:
-            before_of[name] = before
-            return True
-    return False
 
 
 def _switch(module: nn.Module | None, *, training: bool) -> None:

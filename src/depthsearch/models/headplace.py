@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError
 from depthsearch.models.tracing.graph import Layer, LayerGraph
+from depthsearch.models.tracing.inputs import configuration
 from depthsearch.models.tracing.layers import NORMS
 from depthsearch.models.tracing.nodes import is_weighted, is_within, module_path
 
@@ -52,7 +53,7 @@ def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> t
 
 def _classifier_paths(model: nn.Module) -> tuple[str, ...]:
     """List the modules that a timm model's configuration names as its classifiers, and that it has."""
-    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    named = configuration(model).get("classifier") or ()
     paths = (named,) if isinstance(named, str) else tuple(named)
     has = dict(model.named_modules())
     return tuple(path for path in paths if path in has)

@@ -240,7 +240,19 @@ def solve(
     n_views = min(recipe.views, recipe.epochs)
     rows = _inputs_of(suffix, linear, train_source, recipe, device, n_views)
     labels = train_source.labels.repeat(n_views)
-    fit = _fitted(linear, rows, labels, recipe, n_views)
+    weights = None if recipe.balance == "none" else class_weights(labels, linear.out_features)
+    fit = fit_linear(
+        rows,
+        labels,
+        linear.out_features,
+        weights=weights,
+        label_smoothing=recipe.label_smoothing,
+        n_views=n_views,
+    )
+    with torch.no_grad():
+        linear.weight.copy_(fit.weight)
+        if linear.bias is not None:
+            linear.bias.copy_(fit.bias)
     trained = time.perf_counter() - started
     val_loss, score = validate(suffix, val_source, recipe, device, recipe.epochs)
     costs = costs_of(sources, before, suffix_macs)
@@ -258,27 +270,6 @@ def solve(
         images_per_second=len(train_source.labels) / trained,
         **costs,
     )
-
-
-def _fitted(
-    linear: nn.Linear, rows: torch.Tensor, labels: torch.Tensor, recipe: Recipe, n_views: int
-) -> LinearFit:
-    """Fit a linear layer, in place, to what it gets ``(n_views * n, d)``."""
-    num_classes = linear.out_features
-    weights = None if recipe.balance == "none" else class_weights(labels, num_classes)
-    fit = fit_linear(
-        rows,
-        labels,
-        num_classes,
-        weights=weights,
-        label_smoothing=recipe.label_smoothing,
-        n_views=n_views,
-    )
-    with torch.no_grad():
-        linear.weight.copy_(fit.weight)
-        if linear.bias is not None:
-            linear.bias.copy_(fit.bias)
-    return fit
 
 
 def _inputs_of(

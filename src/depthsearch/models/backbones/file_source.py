@@ -21,13 +21,13 @@ from depthsearch.models.backbones.backbone import Network, Preprocessing, Reques
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
-    configuration,
     describe,
     fold_to_grey,
     grey,
 )
 from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.models.backbones.usercode import UserCode, import_code, read_code, where_it_failed
+from depthsearch.models.tracing.inputs import configuration
 
 __all__ = ["create", "network"]
 

@@ -20,8 +20,9 @@ from depthsearch.models.backbones.backbone import (
     Request,
     state_digest,
 )
-from depthsearch.models.backbones.description import classifier_of, configuration, preprocessing_of, unsaid
+from depthsearch.models.backbones.description import classifier_of, preprocessing_of, unsaid
 from depthsearch.models.flattening import flattened
+from depthsearch.models.tracing.inputs import configuration
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.words import HEADS, HeadWord

@@ -23,7 +23,6 @@ from depthsearch.models.backbones.backbone import Network, Preprocessing, Reques
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
-    configuration,
     describe,
     fold_to_grey,
     grey,
@@ -31,6 +30,7 @@ from depthsearch.models.backbones.description import (
 )
 from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.models.backbones.weightsfile import read_state
+from depthsearch.models.tracing.inputs import configuration
 from depthsearch.text import first_line
 
 __all__ = ["create", "network", "seen_by_transforms"]
