@@ -151,12 +151,6 @@ def kinds_of(
     backbone's MACs, and there are no blocks without one. Blocks where attention or MLPs do: convolutions are
     less than a third of the MACs and less than a fifth of the weighted layers. All four of them in between.
     Linear layers where there is nothing else.
-
-    Args:
-        graph: The traced model.
-        model: What was traced.
-        kinds: Some of ``KINDS`` and ``auto``.
-        head: Path of the head; see `headplace.find_head`.
     """
     if "auto" not in kinds:
         return tuple(kinds)
@@ -206,10 +200,7 @@ def find_blocks(model: nn.Module, whole: Collection[str] = ()) -> list[str]:
 
     A unit is the innermost module with at least two weighted layers whose class stands several times under
     one parent; modules at the same place of the hierarchy (``blocks.0.0`` beside ``blocks.3.1``) are too.
-
-    Args:
-        model: Whatever has modules.
-        whole: Paths of modules that are kept whole: nothing inside them is a unit.
+    Nothing inside of a module that is kept whole is a unit.
     """
     units = {
         path: module

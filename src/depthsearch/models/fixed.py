@@ -38,12 +38,8 @@ _unfixed: WeakKeyDictionary[type, dict[str, tuple[int, str]]] = WeakKeyDictionar
 def check_fixed(graph: LayerGraph, model: nn.Module, position: int) -> None:
     """Refuse a cut behind an operation that is not a fixed function of one image even in eval mode.
 
-    Such is what draws random numbers always, and batch normalisation that never uses its statistics.
-
-    Args:
-        graph: The traced model.
-        model: What was traced. Left as it was.
-        position: Of the cut.
+    Such is what draws random numbers always, and batch normalisation that never uses its statistics. The
+    model is left as it was.
 
     Raises:
         CutError: If there is such an operation before the position.

@@ -195,11 +195,7 @@ def _upwards(path: str) -> Iterator[str]:
 
 
 def _held_alone(graph: LayerGraph, model: nn.Module, position: int, cut: Cut, whole: list[str]) -> list[str]:
-    """List the modules of which only the own mode is to be held: code of theirs asks for it before the cut.
-
-    Raises:
-        CutError: If it does so behind the cut as well.
-    """
+    """List the modules of which only the own mode is to be held: their code asks for it before the cut."""
     reading = dict.fromkeys(path for path, at in graph.mode_reads if at < position and path not in whole)
     for path in reading:
         if any(at >= position for other, at in graph.mode_reads if other == path):

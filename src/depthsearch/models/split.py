@@ -159,13 +159,7 @@ def split_at(
 
 
 def trace_to(model: nn.Module, cut: Cut, head: str | None, **images: Any) -> tuple[LayerGraph, int]:
-    """Trace a model that is to be frozen before a cut; return also the cut's position.
-
-    Args:
-        model: Left as it was.
-        cut: One of its cuts.
-        head: See `position_of`.
-        **images: What it takes, see `trace.trace`.
+    """Trace a model, see `trace.trace`, that is to be frozen before a cut; return also the cut's position.
 
     Raises:
         TraceError: If the model cannot be followed.
@@ -256,11 +250,7 @@ def joined_state(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:
 def position_of(graph: LayerGraph, model: nn.Module, cut: Cut, *, head: str | None = None) -> int:
     """Find the position of a cut in a model's graph.
 
-    Args:
-        graph: The traced model.
-        model: What was traced.
-        cut: One of its cuts.
-        head: Module path of the head, where the cut freezes the whole backbone and does not say.
+    The head's module path is needed where the cut freezes the whole backbone and does not say it.
 
     Raises:
         CutError: If it is not a cut of this model.

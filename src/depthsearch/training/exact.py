@@ -168,11 +168,7 @@ class _Problem:
 def _choose_strength(
     z: torch.Tensor, targets: torch.Tensor, each: torch.Tensor, held_out: torch.Tensor
 ) -> tuple[float, _Problem | None]:
-    """Find the strongest strength about as good as the best on held-out rows.
-
-    Returns:
-        It, and what was solved with it without these rows, to start from; None where there are none.
-    """
+    """Find the strongest strength about as good as the best on held-out rows, and the fit without them."""
     if not bool(held_out.any()):
         return STRENGTHS[len(STRENGTHS) // 2], None
     fit = ~held_out
@@ -191,12 +187,7 @@ def _choose_strength(
 
 
 def only_linear_layer(suffix: Suffix, classifier: str) -> nn.Linear | None:
-    """Return a suffix's classifier if that is linear and all that learns, so that it can be solved.
-
-    Args:
-        suffix: What is to be trained.
-        classifier: Module path of the head in it.
-    """
+    """Return a suffix's classifier if that is linear and all that learns, so that it can be solved."""
     head = suffix.graph.get_submodule(classifier)
     linear = head if isinstance(head, nn.Linear) else getattr(head, "classifier", None)
     learns = {id(p) for p in suffix.parameters() if p.requires_grad}

@@ -37,13 +37,9 @@ USUAL_MEAN, USUAL_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def describe(model: nn.Module, name: str, seen: Preprocessing, **others: Any) -> None:
-    """Attach timm's configuration to a model; its classifier is found by running it on one image.
+    """Attach timm's configuration to a model, and further keys.
 
-    Args:
-        model: Of somebody else's; where it has a configuration of timm's, its classifier is the one there.
-        name: The backbone's.
-        seen: What its weights were trained to see.
-        **others: Further keys.
+    Its classifier is what a configuration that it has says, else it is found by running it on one image.
 
     Raises:
         SettingsError: If it does not run on such an image, or no single module gives what it returns.

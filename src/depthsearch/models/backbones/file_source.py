@@ -37,14 +37,7 @@ NUM_CLASSES = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A function in the user's own file.
-
-    Attributes:
-        name: ``FILE.py:function``.
-        code: The file.
-        call: The function.
-        takes: Its parameters by name, with their defaults.
-    """
+    """A function in the user's own file, ``FILE.py:function``, with its parameters by name."""
 
     name: str
     code: UserCode
@@ -179,11 +172,7 @@ def _call(
 
 
 def _arguments(made: _Function, in_chans: int, image_size: int | None) -> dict[str, Any]:
-    """Choose what a function is called with.
-
-    Raises:
-        SettingsError: If it needs what nobody knows.
-    """
+    """Choose what a function is called with; refuse one that needs what nobody knows."""
     takes = made.takes
     given: dict[str, Any] = {}
     if "in_chans" in takes:

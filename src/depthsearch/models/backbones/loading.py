@@ -148,12 +148,7 @@ def make_model(
 
 
 def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
-    """Refuse a size of images that a model cannot take, before anything is traced or decoded.
-
-    Args:
-        name: The backbone's.
-        model: What takes them.
-        image_size: In pixels; None: the model's own.
+    """Refuse a size of images, in pixels, that a model cannot take, before anything is traced or decoded.
 
     Raises:
         SettingsError: Naming the size that it takes.
@@ -176,11 +171,7 @@ def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
 
 
 def _changed(own: Preprocessing, image_size: int | None, seen: PreprocessingOptions) -> Preprocessing:
-    """Replace what the weights were trained to see by what is asked for.
-
-    Raises:
-        SettingsError: If it is of another number of channels, or no deviation.
-    """
+    """Replace what the weights were trained to see by what is asked for, as far as it fits the channels."""
     changes: dict[str, Any] = {name: value for name, value in seen.items() if value is not None}
     n_channels = len(own.mean)
     for name in ("mean", "std"):

@@ -26,10 +26,7 @@ __all__ = ["load_file"]
 def load_file(name: str, model: nn.Module, given: str) -> tuple[WeightsOrigin, tuple[str, ...]]:
     """Load everything but the classifier, which may have another size or be missing.
 
-    Args:
-        name: The backbone's.
-        model: What gets the weights.
-        given: ``FILE``, or ``FILE:NAME`` for one of several state dicts in it.
+    What is given is ``FILE``, or ``FILE:NAME`` for one of several state dicts in it.
 
     Returns:
         Where the weights come from, and what the user should know of them, a line each.

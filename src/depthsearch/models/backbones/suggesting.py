@@ -18,13 +18,7 @@ OTHERS = (
 
 
 def suggest(device: str) -> tuple[str, str]:
-    """Suggest a backbone of timm's.
-
-    Args:
-        device: ``cpu``, ``cuda`` or ``mps``.
-
-    Returns:
-        Its name, and why.
+    """Suggest a backbone of timm's for a kind of device: its name, and why.
 
     Raises:
         WeightsError: If no weights are on this machine and the hub does not answer.

@@ -90,17 +90,12 @@ def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.
 
 
 def _coloured(request: Request, *, as_pretrained: bool) -> nn.Module:
-    """Build a model for colours with random weights, described by the images of its weights' entry.
-
-    Args:
-        request: Names it.
-        as_pretrained: Whether it is to compute as with torchvision's weights, which see images otherwise in
-            two of its models.
-    """
+    """Build a model for colours with random weights, described by the images of its weights' entry."""
     name = request.name
     chosen = _entry(name, request.entry)
     options: dict[str, Any] = {}
     if name in AUXILIARY:
+        # With torchvision's weights these see images otherwise.
         options = {"aux_logits": False, "init_weights": True, "transform_input": as_pretrained}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")

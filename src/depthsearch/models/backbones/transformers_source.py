@@ -120,11 +120,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _options(name: str, *filenames: str) -> dict[str, Any]:
-    """Return how transformers is to look for a model: where it is at hand, the hub is not asked.
-
-    Raises:
-        WeightsError: If it is not, and the hub does not answer.
-    """
+    """Return how transformers is to look for a model: where it is at hand, the hub is not asked."""
     if is_folder(Path(name)) or hub.in_cache(name, *filenames):
         return {"local_files_only": True, "trust_remote_code": False}
     if not hub.answers(lambda: hub.ask_hub(name)):

@@ -160,15 +160,9 @@ def _refuse_bomb(path: Path) -> None:
 def fitting(expected: State, given: State, classifier: str, path: Path) -> tuple[State, str]:
     """Remove a prefix that all keys of a model's tensors have in a file, if there is one.
 
-    Args:
-        expected: The model's tensors, without its classifier.
-        given: Those of the file.
-        classifier: Module path of the classifier, whose tensors need not fit.
-        path: Of the file.
-
     Returns:
         The tensors by the model's names, and what was taken off, empty if nothing. Where they do not fit, the
-        best of what is there.
+        best of what is there. Those of the classifier need not fit.
 
     Raises:
         WeightsError: If the tensors of several such models are in the file.
@@ -216,12 +210,7 @@ def _missing(expected: State, given: State) -> set[str]:
 
 
 def differences(expected: State, given: State) -> list[str]:
-    """List how a state dict differs from what a model takes.
-
-    Args:
-        expected: The model's.
-        given: From a file; what counts batches may be missing.
-    """
+    """List how a state dict differs from what a model takes; what counts batches may be missing."""
     both = expected.keys() & given.keys()
     fitting = {k for k in both if expected[k].shape == given[k].shape}
     unlike = {k for k in fitting if not _is_like(given[k], expected[k])}

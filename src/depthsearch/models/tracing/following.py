@@ -53,11 +53,7 @@ class Followed:
 
 
 def follow(model: nn.Module, given: Given) -> Followed:
-    """Follow a model in eval mode; what cannot be entered is kept whole.
-
-    Args:
-        model: Left as it was.
-        given: How it takes its images.
+    """Follow a model in eval mode; what cannot be entered is kept whole. The model is left as it was.
 
     Raises:
         TraceError: If the model's own forward stops, or the only module that runs.
