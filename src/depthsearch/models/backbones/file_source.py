@@ -25,8 +25,8 @@ from depthsearch.models.backbones.description import (
     fold_to_grey,
     grey,
 )
-from depthsearch.models.backbones.savedweights import load_file
 from depthsearch.models.backbones.usercode import UserCode, import_code, read_code, where_it_failed
+from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.models.tracing.inputs import configuration
 
 __all__ = ["create", "network"]

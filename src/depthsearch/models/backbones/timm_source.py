@@ -24,7 +24,7 @@ from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
 from depthsearch.models.backbones.backbone import Network, Request, WeightsOrigin
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
-from depthsearch.models.backbones.savedweights import load_file
+from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.text import first_line
 
 __all__ = ["SHIPPED", "at_hand", "create", "load_in_order", "network", "repository_of"]

@@ -28,8 +28,7 @@ from depthsearch.models.backbones.description import (
     grey,
     preprocessing_of,
 )
-from depthsearch.models.backbones.savedweights import load_file
-from depthsearch.models.backbones.weightsfile import read_state
+from depthsearch.models.backbones.weightsfile import load_file, read_state
 from depthsearch.models.tracing.inputs import configuration
 from depthsearch.text import first_line
 

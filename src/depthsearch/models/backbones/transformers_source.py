@@ -18,7 +18,7 @@ from depthsearch.files import is_folder
 from depthsearch.models.backbones import hub
 from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
-from depthsearch.models.backbones.savedweights import load_file
+from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.text import first_line
 
 __all__ = ["create", "network", "seen_by_processor"]
