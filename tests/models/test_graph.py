@@ -245,11 +245,7 @@ class FailsWhenRun(nn.Module):
 
 @pytest.mark.parametrize(
     ("inner", "message"),
-    [
-        (Kinds(), None),
-        (FailsWhenRun(), "does not run on one image"),
-        (NeedsEvenSum(), "cannot be traced"),
-    ],
+    [(Kinds(), None), (FailsWhenRun(), "does not run on one image"), (NeedsEvenSum(), "cannot be traced")],
 )
 def test_model_is_left_as_it_was(inner, message):
     model = inner if message == "cannot be traced" else nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), inner)

@@ -402,12 +402,7 @@ class FeatureStore:
         return batches
 
     def values(
-        self,
-        viewed: ViewedImages,
-        part: Part,
-        rows: Sequence[Rows | None],
-        index: torch.Tensor,
-        spent: Spent,
+        self, viewed: ViewedImages, part: Part, rows: Sequence[Rows | None], index: torch.Tensor, spent: Spent
     ) -> dict[fx.Node, torch.Tensor]:
         """Read a part's inputs for the images at ``index`` ``(b,)``, on the device, and count what it costs.
 

@@ -264,12 +264,7 @@ def solve(
 
 
 def _inputs_of(
-    suffix: Suffix,
-    linear: nn.Linear,
-    source: BoundarySource,
-    recipe: Recipe,
-    device: Device,
-    n_views: int,
+    suffix: Suffix, linear: nn.Linear, source: BoundarySource, recipe: Recipe, device: Device, n_views: int
 ) -> torch.Tensor:
     """Compute what the linear layer gets of each image in each view: ``(n_views * n, d)``."""
     rows: list[torch.Tensor] = []

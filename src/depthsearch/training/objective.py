@@ -271,14 +271,7 @@ def _train_point(
     if linear is not None:
         return suffix, solve(suffix, linear, shown, judged, recipe, task.device, suffix_macs=macs)
     results = train(
-        suffix,
-        shown,
-        judged,
-        recipe,
-        task.device,
-        suffix_macs=macs,
-        passes=passes,
-        checkpoint=checkpoint,
+        suffix, shown, judged, recipe, task.device, suffix_macs=macs, passes=passes, checkpoint=checkpoint
     )
     return suffix, results
 

@@ -18,13 +18,7 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
-from depthsearch.models.backbones.description import (
-    USUAL_MEAN,
-    USUAL_STD,
-    describe,
-    fold_to_grey,
-    grey,
-)
+from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
 from depthsearch.models.backbones.usercode import UserCode, import_code, read_code, where_it_failed
 from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.models.tracing.inputs import configuration

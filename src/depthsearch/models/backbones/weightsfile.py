@@ -92,12 +92,7 @@ def load_file(name: str, model: nn.Module, given: str) -> tuple[WeightsOrigin, t
 
 
 def _notes(
-    place: str,
-    saved: SavedState,
-    begin: str,
-    tensors: State,
-    old: nn.Module,
-    classifier: str,
+    place: str, saved: SavedState, begin: str, tensors: State, old: nn.Module, classifier: str
 ) -> Iterator[str]:
     """Write a line on each thing that is surprising in what was taken from a file."""
     if saved.others:

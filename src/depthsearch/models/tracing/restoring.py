@@ -15,14 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = [
-    "evaluating",
-    "is_lazy",
-    "kept_random_state",
-    "random_states",
-    "torch_states",
-    "unchanged",
-]
+__all__ = ["evaluating", "is_lazy", "kept_random_state", "random_states", "torch_states", "unchanged"]
 
 
 @contextlib.contextmanager

@@ -49,11 +49,7 @@ def trace(
     refuse_wrapped(model)
     images = list(
         candidate_images(
-            model,
-            image_size=image_size,
-            channels=channels,
-            example_inputs=example_inputs,
-            likely=likely,
+            model, image_size=image_size, channels=channels, example_inputs=example_inputs, likely=likely
         )
     )
     if has_lazy_layers(model):
