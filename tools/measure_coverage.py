@@ -166,7 +166,7 @@ def attempt(name: str, device: str, *, most_parameters: int) -> Outcome:
             is_convolutional = convolution_share(model) >= LEAST_CONVOLUTION_SHARE
             step = "trace"
             graph = trace(model)
-            opaque = dict(Counter(graph.reasons.values()))
+            opaque = dict(Counter(graph.opaque.values()))
             step = "list"
             cuts = cuts_of(graph, model)
             n_cuts = len(cuts)

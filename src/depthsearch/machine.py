@@ -127,9 +127,6 @@ def this_machine() -> str | None:
 def start_of(pid: int) -> str | None:
     """Return when a process started, which tells it from an earlier one of the same number.
 
-    Args:
-        pid: Its number.
-
     Returns:
         Clock ticks since boot on Linux, else seconds since 1970; ``ended`` for a zombie; None: there is no
         such process, or the system does not report it.
@@ -151,9 +148,7 @@ def start_of(pid: int) -> str | None:
 def process_lives(pid: int, started: str | None) -> bool | None:
     """Return whether a process of this machine still runs; None where that cannot be known.
 
-    Args:
-        pid: Its number.
-        started: From `start_of`: the number may belong to another process by now.
+    By when it started, see `start_of`: its number may belong to another one by now.
     """
     now = start_of(pid)
     if now is not None and started is not None:

@@ -20,12 +20,7 @@ from depthsearch.data.views import View
 from depthsearch.devices import choose_device
 from depthsearch.features import Budget, Spent, store
 from depthsearch.features.tiers import rowfile
-from depthsearch.models.backbones import (
-    Backbone,
-    Preprocessing,
-    load_backbone,
-    state_digest,
-)
+from depthsearch.models.backbones import Backbone, Preprocessing, load_backbone, state_digest
 from depthsearch.models.candidates import list_cuts
 from depthsearch.models.cuts import Cut, find_cut
 from depthsearch.models.split import Split, split_at, suffix_of

@@ -37,13 +37,7 @@ from depthsearch.features import (
 )
 from depthsearch.features.digests import value_digests
 from depthsearch.features.parts import Layout
-from depthsearch.features.tiers.rowfile import (
-    MappedRows,
-    RowWriter,
-    content_of,
-    describe,
-    is_whole,
-)
+from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of, describe, is_whole
 from depthsearch.models.backbones import make_model
 from depthsearch.models.heads import with_head
 from depthsearch.models.split import split_traced
@@ -687,15 +681,7 @@ def test_each_view_is_kept_by_itself(open_store, images, frozen) -> None:
     assert not torch.equal(shown[0], shown[1])
 
 
-@pytest.mark.parametrize(
-    "size",
-    [
-        64,
-        32,
-        pytest.param(10),
-        pytest.param(3),
-    ],
-)
+@pytest.mark.parametrize("size", [64, 32, 10, 3])
 def test_kept_values_are_those_recomputed_in_batches_of_any_size(
     open_store, frozen, viewed, size: int
 ) -> None:
@@ -1395,12 +1381,7 @@ def test_processes_that_fill_at_once_agree(open_store, images, frozen, tmp_path:
     stored = {field: getattr(images, field) for field in ("images", "rows", "labels", "digests")}
     stored["images"] = stored["images"].clone()
     torch.save(
-        {
-            "images": stored,
-            "folder": str(folder_of_store(store)),
-            "position": position,
-            "n_views": n_views,
-        },
+        {"images": stored, "folder": str(folder_of_store(store)), "position": position, "n_views": n_views},
         tmp_path / "given",
     )
     views = [ViewedImages(images, number) for number in range(n_views)]

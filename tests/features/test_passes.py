@@ -11,13 +11,7 @@ from torch import nn
 
 from depthsearch import features
 from depthsearch.devices import Device, choose_device
-from depthsearch.features import (
-    Budget,
-    FeatureStore,
-    FrozenBackbone,
-    Spent,
-    ViewedImages,
-)
+from depthsearch.features import Budget, FeatureStore, FrozenBackbone, Spent, ViewedImages
 from depthsearch.features.passes import MOST_IMAGES, PassSize, live_bytes
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
@@ -90,11 +84,7 @@ class Branching(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.wide, self.narrow = (
-            nn.Conv2d(3, 4, 1),
-            nn.Conv2d(4, 8, 1),
-            nn.Conv2d(8, 4, 1),
-        )
+        self.first, self.wide, self.narrow = (nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1))
         self.fc = nn.Linear(4, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

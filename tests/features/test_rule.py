@@ -10,12 +10,7 @@ import pytest
 from insides import memory_of_store
 
 from depthsearch.devices import choose_device
-from depthsearch.features import (
-    Budget,
-    FeatureStore,
-    FrozenBackbone,
-    ViewedImages,
-)
+from depthsearch.features import Budget, FeatureStore, FrozenBackbone, ViewedImages
 from depthsearch.features.rule import Asks, Starts, choose
 from depthsearch.models.backbones import load_backbone
 from depthsearch.models.tracing.trace import trace

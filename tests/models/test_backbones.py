@@ -12,13 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
-from depthsearch.models.backbones import (
-    hub,
-    load_backbone,
-    make_model,
-    state_digest,
-    timm_source,
-)
+from depthsearch.models.backbones import hub, load_backbone, make_model, state_digest, timm_source
 
 NAME = "test_resnet"
 

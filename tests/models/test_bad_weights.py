@@ -183,11 +183,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "complex numbers": (TORCH, lambda: torch_bytes(first(lambda t: t + 1j)), "no floating-point"),
     "sparse": (TORCH, lambda: torch_bytes(first(lambda t: t.to_sparse())), "no floating-point"),
     "without memory": (TORCH, lambda: torch_bytes(first(lambda t: t.to("meta"))), "no floating"),
-    "quantised": (
-        TORCH,
-        lambda: torch_bytes(quantised()),
-        "no floating-point",
-    ),
+    "quantised": (TORCH, lambda: torch_bytes(quantised()), "no floating-point"),
 }
 
 

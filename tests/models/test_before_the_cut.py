@@ -25,12 +25,7 @@ from depthsearch.models.tracing.inputs import input_size, logits_of
 
 # The smallest model of each of timm's modules, and an image size in pixels where it takes a smaller one:
 # four kinds in the default run, all others of each kind in the slow one.
-FAST = {
-    "test_efficientnet": 64,
-    "test_mambaout": 64,
-    "test_resnet": 64,
-    "test_vit": 160,
-}
+FAST = {"test_efficientnet": 64, "test_mambaout": 64, "test_resnet": 64, "test_vit": 160}
 SLOW = {
     "test_byobnet": 64,
     "test_convnext": 64,
@@ -157,10 +152,7 @@ SHORTER: dict[str, dict[str, Any]] = {
     "sequencer2d_s": {"img_size": 28, "layers": (1, 1, 1, 1)},
 }
 # Of their classifiers those that are small; all of them are run without weights.
-TORCHVISION_FAST = {
-    "resnet18": 64,
-    "squeezenet1_1": 64,
-}
+TORCHVISION_FAST = {"resnet18": 64, "squeezenet1_1": 64}
 # Only wider or deeper than one of the others.
 LARGER = {
     *("convnext_base", "convnext_large", "convnext_small"),

@@ -9,12 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from depthsearch import (
-    freeze_before,
-    joined_state,
-    list_cuts,
-    split_at,
-)
+from depthsearch import freeze_before, joined_state, list_cuts, split_at
 from depthsearch.errors import CutError, TraceError
 from depthsearch.models import checking
 from depthsearch.models.split import check_traced
@@ -166,12 +161,12 @@ def test_what_tracing_would_lose_in_a_module_is_run_as_it_is(inner, name):
     ],
 )
 def test_what_is_kept_whole_says_why(inner, reason):
-    assert trace(Around(inner()), image_size=16).reasons == {"inner": reason}
+    assert trace(Around(inner()), image_size=16).opaque == {"inner": reason}
 
 
 def test_a_branch_on_the_mode_that_changes_nothing_keeps_its_cuts():
     graph = trace(Around(FusedAttention(0.0)), image_size=16)
-    assert graph.opaque == ()
+    assert graph.opaque == {}
     assert "inner.qkv" in [layer.name for layer in graph.layers]
 
 
@@ -250,7 +245,7 @@ def test_hooks_of_a_module_keep_it_whole_and_are_run():
     torch.manual_seed(0)
     model = Around(DropsPaths()).eval()
     model.inner.register_forward_hook(lambda _, __, output: output.clamp(max=0.1))
-    assert trace(model, image_size=16).reasons == {"inner": "it has hooks"}
+    assert trace(model, image_size=16).opaque == {"inner": "it has hooks"}
     assert_trains_as_the_model(model, "conv3")
 
 

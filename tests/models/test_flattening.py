@@ -15,35 +15,17 @@ import torch
 from timm.models.vgg import VGG
 from torch import nn
 
-from depthsearch import (
-    SearchSpace,
-    find_cut,
-    freeze_before,
-    list_cuts,
-    load,
-    split_at,
-)
+from depthsearch import SearchSpace, find_cut, freeze_before, list_cuts, load, split_at
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.features import Budget
 from depthsearch.models.backbones import load_backbone, make_model
 from depthsearch.models.flattening import FLAT_HEAD, MapClassifier, flattened
-from depthsearch.models.heads import (
-    head_macs,
-    head_size,
-    make_head,
-    with_head,
-)
+from depthsearch.models.heads import head_macs, head_size, make_head, with_head
 from depthsearch.models.split import suffix_of
 from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point
-from depthsearch.training.objective import (
-    Task,
-    full_fine_tune_macs,
-    model_for,
-    suffix_macs,
-    train_point,
-)
+from depthsearch.training.objective import Task, full_fine_tune_macs, model_for, suffix_macs, train_point
 
 # Residual, depthwise, convolutions behind the pooling (MobileNetV3), a norm behind it (ConvNeXt), ours.
 NAMES = ("test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", "cnn")

@@ -13,12 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from depthsearch import (
-    find_cut,
-    freeze_before,
-    list_cuts,
-    split_at,
-)
+from depthsearch import find_cut, freeze_before, list_cuts, split_at
 from depthsearch.errors import CutError
 
 SIZE = 32

@@ -200,7 +200,7 @@ class Around(nn.Module):
 
 def test_module_that_cannot_be_entered_is_kept_whole():
     graph = trace(Around(nn.Sequential(NeedsEvenSum())), image_size=8)
-    assert graph.opaque == ("inner.0",)
+    assert list(graph.opaque) == ["inner.0"]
     layer = by_name(graph)["inner.0"]
     assert layer.tensors == ("inner.0.a.weight", "inner.0.a.bias", "inner.0.b.weight", "inner.0.b.bias")
     assert layer.macs == 8 * 8 * (3 * 4 + 4 * 4)
@@ -208,7 +208,7 @@ def test_module_that_cannot_be_entered_is_kept_whole():
 
 
 def test_model_that_can_be_entered_has_no_opaque_module():
-    assert trace(nn.Sequential(nn.Conv2d(3, 3, 1), Kinds()), image_size=8).opaque == ()
+    assert trace(nn.Sequential(nn.Conv2d(3, 3, 1), Kinds()), image_size=8).opaque == {}
 
 
 def test_model_that_branches_on_values_itself_is_an_error():
@@ -245,11 +245,7 @@ class FailsWhenRun(nn.Module):
 
 @pytest.mark.parametrize(
     ("inner", "message"),
-    [
-        (Kinds(), None),
-        (FailsWhenRun(), "does not run on one image"),
-        (NeedsEvenSum(), "cannot be traced"),
-    ],
+    [(Kinds(), None), (FailsWhenRun(), "does not run on one image"), (NeedsEvenSum(), "cannot be traced")],
 )
 def test_model_is_left_as_it_was(inner, message):
     model = inner if message == "cannot be traced" else nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), inner)

@@ -7,13 +7,7 @@ from torch import nn
 
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import make_model
-from depthsearch.models.heads import (
-    HeadSize,
-    head_macs,
-    head_size,
-    make_head,
-    with_head,
-)
+from depthsearch.models.heads import HeadSize, head_macs, head_size, make_head, with_head
 
 
 def test_width_zero_is_a_plain_linear_layer() -> None:

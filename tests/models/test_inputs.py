@@ -9,14 +9,10 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from timm.models import PretrainedCfg
 from torch import nn
 
-from depthsearch import (
-    SearchSpace,
-    freeze_before,
-    list_cuts,
-    split_at,
-)
+from depthsearch import SearchSpace, freeze_before, list_cuts, split_at
 from depthsearch.errors import TraceError
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.models.tracing.trace import trace
@@ -119,6 +115,14 @@ def test_a_configuration_of_hugging_face_is_read():
     assert input_size(model) == (1, 20, 20)
     model.config = SimpleNamespace(vision_config=SimpleNamespace(image_size=[20, 30]), num_channels=1)
     assert input_size(model) == (1, 20, 30)
+
+
+def test_a_configuration_may_be_timms_own_object() -> None:
+    model = Net()
+    model.pretrained_cfg = PretrainedCfg(input_size=(3, 40, 40), classifier="fc")
+    assert input_size(model) == (3, 40, 40)
+    cut = list_cuts(model)[-1]
+    assert (cut.name, cut.image_shape) == ("fc", (3, 40, 40))
 
 
 def test_another_image_size_is_asked_for_only_where_that_is_the_matter():

@@ -7,13 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from depthsearch import (
-    Cut,
-    find_cut,
-    freeze_before,
-    list_cuts,
-    split_at,
-)
+from depthsearch import Cut, find_cut, freeze_before, list_cuts, split_at
 from depthsearch.errors import CutError, TraceError
 
 

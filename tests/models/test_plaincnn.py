@@ -14,14 +14,7 @@ import timm
 import torch
 from optuna.distributions import IntDistribution
 
-from depthsearch import (
-    Objective,
-    SearchSpace,
-    list_cuts,
-    load,
-    split_at,
-    transfer_curve,
-)
+from depthsearch import Objective, SearchSpace, list_cuts, load, split_at, transfer_curve
 from depthsearch.classifier.explain.maps import pretrained_classes
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
@@ -34,12 +27,7 @@ from depthsearch.results.summary import standings, summarize
 from depthsearch.search.firsts import count_exhaustive, first_settings
 from depthsearch.search.sampling import make_sampler
 from depthsearch.search.space import Point
-from depthsearch.study import (
-    CurveDrawn,
-    confirm,
-    open_study,
-    search,
-)
+from depthsearch.study import CurveDrawn, confirm, open_study, search
 from depthsearch.training.objective import Task
 
 BOTH = ("cnn", "test_resnet")

@@ -8,13 +8,7 @@ import torch
 from torch import fx, nn
 
 from depthsearch.devices import choose_device
-from depthsearch.models.rounding import (
-    LEAST_BATCH,
-    MOST_GATES,
-    filled_up,
-    gates_of,
-    rows_at_once,
-)
+from depthsearch.models.rounding import LEAST_BATCH, MOST_GATES, filled_up, gates_of, rows_at_once
 from depthsearch.models.tracing.trace import trace
 
 THREADS = (1, 2, 4)

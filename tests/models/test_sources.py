@@ -16,21 +16,9 @@ from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models import backbones
-from depthsearch.models.backbones import (
-    hub,
-    load_backbone,
-    make_model,
-    rebuild,
-    torchvision_source,
-)
+from depthsearch.models.backbones import hub, load_backbone, make_model, torchvision_source
 from depthsearch.models.candidates import list_cuts
-from depthsearch.options.backbones import (
-    BackboneName,
-    counted_from,
-    normal,
-    parse_name,
-    plain_name,
-)
+from depthsearch.options.backbones import BackboneName, counted_from, normal, parse_name, plain_name
 
 
 @pytest.fixture
@@ -447,11 +435,11 @@ def test_a_process_that_has_not_run_the_file_can_unpickle_the_backbone(here: Pat
 
 def test_another_text_of_the_file_is_another_network(here: Path) -> None:
     loaded = load_backbone("net.py:make", image_size=32)
-    assert rebuild("net.py:make", loaded.built_from, image_size=32).state_dict().keys()
+    assert make_model("net.py:make", loaded.built_from, image_size=32).state_dict().keys()
     add("# changed")
     assert load_backbone("net.py:make", image_size=32).build_digest != loaded.build_digest
     with pytest.raises(SettingsError, match=r"net\.py is not what it was when the model was trained\. Bring"):
-        rebuild("net.py:make", loaded.built_from, image_size=32)
+        make_model("net.py:make", loaded.built_from, image_size=32)
 
 
 # --- Hugging Face's -----------------------------------------------------------------------------
@@ -487,7 +475,7 @@ def test_it_computes_what_transformers_does_also_copied_pickled_and_rebuilt(tiny
     theirs = transformers.AutoModelForImageClassification.from_pretrained(tiny_resnet).eval()
     ours = load_backbone(f"hf:{tiny_resnet}")
     image = torch.rand(2, 3, 32, 32)
-    again = rebuild(ours.name, json.loads(json.dumps(ours.built_from)), image_size=32)
+    again = make_model(ours.name, json.loads(json.dumps(ours.built_from)), image_size=32)
     again.load_state_dict(ours.model.state_dict())
     with torch.no_grad():
         expected = theirs(image).logits

@@ -17,12 +17,7 @@ from depthsearch.data.views import View
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import ViewedImages
 from depthsearch.options import augmentation
-from depthsearch.options.augmentation import (
-    RANGES,
-    USUAL,
-    read_augmentation,
-    written,
-)
+from depthsearch.options.augmentation import RANGES, USUAL, read_augmentation, written
 from depthsearch.study import open_study
 from depthsearch.training.recipe import Recipe
 

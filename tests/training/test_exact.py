@@ -10,13 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from depthsearch import (
-    Point,
-    Recipe,
-    SearchSpace,
-    Task,
-    list_cuts,
-)
+from depthsearch import Point, Recipe, SearchSpace, Task, list_cuts
 from depthsearch.errors import DivergedError
 from depthsearch.models.split import suffix_of
 from depthsearch.training.exact import fit_linear, only_linear_layer

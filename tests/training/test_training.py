@@ -312,12 +312,7 @@ def test_another_error_of_a_checkpoint_is_no_full_disk(task, space, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: b"",
-        lambda data: data[: len(data) // 2],
-        lambda data: bytes(reversed(data)),
-    ],
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: bytes(reversed(data))]
 )
 def test_a_damaged_checkpoint_starts_over(task, space, tmp_path: Path, damage) -> None:
     recipe, checkpoint = Recipe(epochs=2, batch_size=32), tmp_path / "trial.pt"

@@ -40,7 +40,7 @@ from depthsearch.files import (
     why_no_folder,
 )
 from depthsearch.models.backbones.backbone import Preprocessing, state_digest
-from depthsearch.models.backbones.loading import rebuild
+from depthsearch.models.backbones.loading import make_model
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.flattening import flattened
 from depthsearch.models.heads import with_head
@@ -245,7 +245,7 @@ def _network(folder: Path, ours: Mapping[str, Any], backbone: str | None) -> nn.
         raise ModelError(f"The network of {folder} is {name}, not {backbone}. Leave --backbone out.")
     if is_own and parse_name(str(backbone)).source != "file":
         raise ModelError(f"The network of {folder} is made by {name}, not {backbone}. Give FILE.py:FUNCTION.")
-    return rebuild(
+    return make_model(
         backbone or name, ours["built_from"], in_chans=len(seen["mean"]), image_size=seen["image_size"]
     )
 

@@ -103,5 +103,4 @@ def choose_budget(
 
 
 def _free_disk_bytes(folder: Path) -> int:
-    there = nearest_folder(folder)
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(nearest_folder(folder)).free

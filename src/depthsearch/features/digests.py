@@ -26,9 +26,7 @@ COUNTER = "num_batches_tracked"
 def value_digests(graph: LayerGraph, module: nn.Module | None = None) -> dict[fx.Node, str]:
     """Compute for each node the digest of all that determines its value in eval mode, but for the image.
 
-    Args:
-        graph: The traced model.
-        module: What holds the weights, where that is not the traced model itself.
+    The weights are those of the module, if there is one, else of the traced model itself.
     """
     module = module or graph.traced
     digests: dict[fx.Node, str] = {}

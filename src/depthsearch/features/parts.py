@@ -6,6 +6,7 @@ Notation: ``n`` images in a set, ``b`` of them in a batch.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,10 +53,7 @@ class Layout:
     @property
     def row_bytes(self) -> int:
         """Bytes of one image's row."""
-        size = self.dtype.itemsize
-        for length in self.shape:
-            size *= length
-        return size
+        return self.dtype.itemsize * math.prod(self.shape)
 
     def to_rows(self, value: torch.Tensor) -> torch.Tensor:
         """Bring a value ``(b, ...)`` into rows ``(b, *shape)``, contiguous."""
@@ -132,8 +130,7 @@ class FrozenBackbone:
 
         watched = {n for n, carried in self.graph.carried.items() if carried} - self.graph.changed
         watched -= {self.image}
-        channels = len(self.preprocessing.mean)
-        images = torch.zeros(2, channels, self.graph.image_size, self.graph.image_size, dtype=torch.uint8)
+        images = torch.zeros(2, *self.graph.image_shape, dtype=torch.uint8)
         nodes = self.graph.nodes
         whole = self.part((), [n for n in nodes[-1].all_input_nodes if self.graph.carried[n]], len(nodes) - 1)
         self.run(whole, {self.image: self.normalise(self.device.move(images))}, watched, look)

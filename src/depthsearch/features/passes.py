@@ -28,12 +28,7 @@ class PassSize:
     """The number of images at once: chosen when it is first asked for, so that most passes have the same."""
 
     def __init__(self, graph: LayerGraph, device: Device) -> None:
-        """Choose nothing yet.
-
-        Args:
-            graph: Of the backbone that passes run.
-            device: Where they do.
-        """
+        """Choose nothing yet."""
         self._graph = graph
         self._device = device
         self._n_images: int | None = None

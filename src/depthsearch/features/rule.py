@@ -140,15 +140,12 @@ class _Choice:
 
     def best(self, budget_bytes: float) -> tuple[float, int]:
         """Find the start that fits and gains most for each byte: that gain (0 for none), and the start."""
-        fitting = np.where(self._sizes <= budget_bytes, self._densities, 0.0)
-        start = int(np.argmax(fitting)) if len(fitting) else -1
-        return (float(fitting[start]), start) if start >= 0 else (0.0, start)
+        return _largest(np.where(self._sizes <= budget_bytes, self._densities, 0.0))
 
     def best_alone(self, budget_bytes: float) -> tuple[float, int]:
         """Find the start that gains most of those that fit."""
-        gains = np.where((self._sizes <= budget_bytes) & (self._densities > 0), self._net_gains(), 0.0)
-        start = int(np.argmax(gains)) if len(gains) else -1
-        return (float(gains[start]), start) if start >= 0 else (0.0, start)
+        fits = (self._sizes <= budget_bytes) & (self._densities > 0)
+        return _largest(np.where(fits, self._net_gains(), 0.0))
 
     def has_more(self, budget_bytes: float) -> bool:
         """Return whether a start would gain something, but does not fit."""
@@ -178,6 +175,11 @@ class _Choice:
         densities = np.divide(self._gains, added, out=np.zeros_like(self._gains), where=added > 0)
         # What gains less than it costs to write is not kept.
         self._densities = np.where(densities > self._macs_per_byte, densities, 0.0)
+
+
+def _largest(gains: NDArray[np.float64]) -> tuple[float, int]:
+    """Find the largest gain and its place; 0 and -1 of none."""
+    return (float(gains.max()), int(gains.argmax())) if len(gains) else (0.0, -1)
 
 
 def _without_dominated(starts: Starts, cuts: NDArray[np.int64]) -> Starts:

@@ -81,11 +81,7 @@ class Boundaries:
             index = self._of_set[index]
         numbers = () if samples.numbers is None else (frozen.device.move(samples.numbers[index]),)
         index = samples.places_of(index)
-        filled_up = frozen.filled_up(index) if self._part.computed else index
-        inputs = self._store.values(self._viewed, self._part, self._rows, filled_up, self.spent)
-        self.spent.macs += self._part.macs * len(filled_up)
+        inputs = self._store.values(self._viewed, self._part, self._rows, index, self.spent)
         with torch.no_grad(), frozen.device.autocast():
-            boundary: tuple[torch.Tensor, ...] = self._part.module(*inputs.values())
-        if filled_up is not index:
-            boundary = tuple(tensor[: len(index)] for tensor in boundary)
-        return (*boundary, *numbers)
+            boundary = self._part.module(*inputs.values())
+        return (*(tensor[: len(index)] for tensor in boundary), *numbers)

@@ -30,13 +30,7 @@ from depthsearch.features.parts import FrozenBackbone, Part
 from depthsearch.features.passes import PassSize
 from depthsearch.features.rule import Asks, Starts, choose
 from depthsearch.features.tiers.locks import Timeout, locked
-from depthsearch.features.tiers.tiers import (
-    Files,
-    Filling,
-    Item,
-    Memory,
-    Rows,
-)
+from depthsearch.features.tiers.tiers import Files, Filling, Item, Memory, Rows
 
 __all__ = ["FeatureStore", "Spent"]
 
@@ -206,9 +200,7 @@ class FeatureStore:
             shown = torch.arange(len(viewed)) if fillings else spread
             for places_shown in self._batches(len(shown)):
                 index = shown[places_shown]
-                filled_up = self.frozen.filled_up(index)
-                values = self.values(viewed, part, rows, filled_up, spent)
-                spent.macs += part.macs * len(filled_up)
+                values = self.values(viewed, part, rows, index, spent)
                 places = chosen[index]
 
                 def look(node: fx.Node, value: torch.Tensor, places: torch.Tensor = places) -> None:
@@ -372,14 +364,11 @@ class FeatureStore:
                 # What another process has kept meanwhile is computed all the same: its place is made already.
                 part, inputs = self._start(viewed, list(fillings), position, but=fillings)
                 for index in self._batches(len(viewed)):
-                    filled_up = self.frozen.filled_up(index)
-                    n = len(index)
 
-                    def look(node: fx.Node, value: torch.Tensor, n: int = n) -> None:
+                    def look(node: fx.Node, value: torch.Tensor, n: int = len(index)) -> None:
                         fillings[node].add(value[:n])
 
-                    values = self.values(viewed, part, inputs, filled_up, spent)
-                    spent.macs += part.macs * len(filled_up)
+                    values = self.values(viewed, part, inputs, index, spent)
                     self.frozen.run(part, values, fillings, look)
 
     @contextlib.contextmanager
@@ -413,14 +402,15 @@ class FeatureStore:
         return batches
 
     def values(
-        self,
-        viewed: ViewedImages,
-        part: Part,
-        rows: Sequence[Rows | None],
-        index: torch.Tensor,
-        spent: Spent,
+        self, viewed: ViewedImages, part: Part, rows: Sequence[Rows | None], index: torch.Tensor, spent: Spent
     ) -> dict[fx.Node, torch.Tensor]:
-        """Read a part's inputs for the images at ``index`` ``(b,)``, on the device."""
+        """Read a part's inputs for the images at ``index`` ``(b,)``, on the device, and count what it costs.
+
+        Where it computes anything, the last image is repeated until each is rounded as in any other batch.
+        """
+        if part.computed:
+            index = self.frozen.filled_up(index)
+        spent.macs += part.macs * len(index)
         values = {}
         for node, kept in zip(part.inputs, rows, strict=True):
             if kept is None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError, TraceError
 from depthsearch.models.cuts import DEFAULT_KINDS, Cut, cuts_named, cuts_near
-from depthsearch.models.headplace import NO_HEAD, find_head, is_within
+from depthsearch.models.headplace import NO_HEAD, find_head
 from depthsearch.models.numbering import Numbered, number_layers
 from depthsearch.models.tracing.graph import Layer, LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
+from depthsearch.models.tracing.nodes import is_weighted, is_within
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.words import KINDS
 
@@ -30,6 +30,7 @@ CONVOLUTIONAL, BLOCKS = ("conv", "pool", "concat"), ("block",)
 # Which name a cut carries when several candidates start at the same layer.
 PRECEDENCE = ("head", "conv", "linear", "pool", "concat", "block")
 STATISTICS = ("running_mean", "running_var")
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ def cuts_of(
     # Of a backbone that is one module, kept whole, there are the two ends.
     if not candidates and "auto" not in asked:
         has = sorted({layer.kind for layer in backbone} & set(KINDS))
-        whole = [f" '{path}' is kept whole: {reason}." for path, reason in graph.reasons.items()]
+        whole = [f" '{path}' is kept whole: {reason}." for path, reason in graph.opaque.items()]
         raise CutError(
             f"{type(model).__name__} has no {' or '.join(kinds)} layer to cut at; it has: "
             f"{', '.join(has) or 'none of these'}.{'' if has else ''.join(whole[:3])}"
@@ -117,12 +118,7 @@ def cuts_of(
     for name, matches in matching.items():
         if not matches:
             raise CutError(_no_candidate(name, cuts, graph, model, kinds, head_name))
-    return _picked(cuts, [cut for matches in matching.values() for cut in matches])
-
-
-def _picked(cuts: Sequence[Cut], picked: Iterable[Cut]) -> list[Cut]:
-    """Keep the wanted cuts and both ends, and count them anew."""
-    kept = sorted({0, len(cuts) - 1, *(cut.index for cut in picked)})
+    kept = sorted({0, len(cuts) - 1, *(cut.index for matches in matching.values() for cut in matches)})
     return [replace(cuts[place], index=index) for index, place in enumerate(kept)]
 
 
@@ -155,12 +151,6 @@ def kinds_of(
     backbone's MACs, and there are no blocks without one. Blocks where attention or MLPs do: convolutions are
     less than a third of the MACs and less than a fifth of the weighted layers. All four of them in between.
     Linear layers where there is nothing else.
-
-    Args:
-        graph: The traced model.
-        model: What was traced.
-        kinds: Some of ``KINDS`` and ``auto``.
-        head: Path of the head; see `headplace.find_head`.
     """
     if "auto" not in kinds:
         return tuple(kinds)
@@ -210,17 +200,14 @@ def find_blocks(model: nn.Module, whole: Collection[str] = ()) -> list[str]:
 
     A unit is the innermost module with at least two weighted layers whose class stands several times under
     one parent; modules at the same place of the hierarchy (``blocks.0.0`` beside ``blocks.3.1``) are too.
-
-    Args:
-        model: Whatever has modules.
-        whole: Paths of modules that are kept whole: nothing inside them is a unit.
+    Nothing inside of a module that is kept whole is a unit.
     """
     units = {
         path: module
         for path, module in model.named_modules()
         if path
-        and not _is_container(module)
-        and _n_weighted(module) >= 2
+        and type(module) not in CONTAINERS
+        and sum(map(is_weighted, module.modules())) >= 2
         and not any(path.startswith(around + ".") for around in whole)
     }
     siblings = Counter((path.rpartition(".")[0], type(module)) for path, module in units.items())
@@ -229,14 +216,6 @@ def find_blocks(model: nn.Module, whole: Collection[str] = ()) -> list[str]:
     places = {_place(path) for path in repeated}
     paths = [p for p in units if p in repeated or _place(p) in places]
     return [p for p in paths if not any(q.startswith(p + ".") for q in paths)]
-
-
-def _is_container(module: nn.Module) -> bool:
-    return type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-def _n_weighted(module: nn.Module) -> int:
-    return sum(isinstance(m, _ConvNd | nn.Linear) for m in module.modules())
 
 
 def _place(path: str) -> str:
@@ -278,11 +257,8 @@ def _merge(
             groups.append([])
             counts = frozen_now
         groups[-1].append(candidate)
-    return [(last, _names_of(others, last)) for *others, last in groups]
-
-
-def _names_of(others: Sequence[_Candidate], last: _Candidate) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(other.name for other in others if other.name != last.name))
+    aliases = (dict.fromkeys(c.name for c in group if c.name != group[-1].name) for group in groups)
+    return [(group[-1], tuple(names)) for group, names in zip(groups, aliases, strict=True)]
 
 
 def _describe(

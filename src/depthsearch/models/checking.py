@@ -22,21 +22,10 @@ from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.nodes import Watching, is_weighted
-from depthsearch.models.tracing.restoring import (
-    evaluating,
-    kept_random_state,
-    kept_state,
-    unchanged,
-)
+from depthsearch.models.tracing.restoring import evaluating, kept_random_state, unchanged
 from depthsearch.text import first_line
 
-__all__ = [
-    "called",
-    "check_split",
-    "check_trace",
-    "small_batch",
-    "structure_of",
-]
+__all__ = ["called", "check_split", "check_trace", "small_batch", "structure_of"]
 
 N_IMAGES = 2
 # Relative, of float32: more than another order of a sum makes, less than a step in 16 bits.
@@ -65,7 +54,7 @@ def check_trace(graph: LayerGraph, model: nn.Module, copied: Callable[[], nn.Mod
     done = _checked.setdefault(type(model), set())
     if structure in done or any(parameter.is_meta for parameter in model.parameters()):
         return False
-    with unchanged(model), kept_state(model), kept_random_state():
+    with unchanged(model), kept_random_state():
         _release(model)
         suffix = copied()
         images = small_batch(graph, model)
@@ -165,13 +154,10 @@ def _differing(
     expected = _gradients(graph, model, images, name, random_layers=random_layers)
     traced = _gradients(graph, suffix, images, name, random_layers=random_layers)
     largest = max((float(g.abs().max()) for g in expected.values() if g.numel()), default=0.0)
-    names = [name for name in expected if name in traced or f"graph.{name}" in traced or expected[name].any()]
     return [
         name
-        for name in names
-        if not _are_close(
-            traced.get(f"graph.{name}", torch.zeros_like(expected[name])), expected[name], floor=largest
-        )
+        for name, gradient in expected.items()
+        if not _are_close(traced.get(f"graph.{name}", torch.zeros_like(gradient)), gradient, floor=largest)
     ]
 
 
@@ -182,8 +168,9 @@ def _gradients(
     _switch(part, training=True)
     if not random_layers:
         for module in part.modules():
-            if not any(True for _ in module.parameters()) and not any(True for _ in module.buffers()):
-                module.training = not _is_random(module)
+            # What holds nothing and does something else in training draws random numbers then.
+            if not [*module.parameters(), *module.buffers(), *module.children()]:
+                module.training = False
     parameters = {n: p for n, p in part.named_parameters() if p.is_floating_point()}
     for parameter in parameters.values():
         parameter.requires_grad_(True)
@@ -199,11 +186,6 @@ def _gradients(
         except RuntimeError as error:
             raise TraceError(f"{name} cannot be trained: {first_line(error).rstrip('.')}.") from error
     return {n: g for n, g in zip(parameters, gradients, strict=True) if g is not None}
-
-
-def _is_random(module: nn.Module) -> bool:
-    """Return whether a module has no submodules, so that only its mode matters."""
-    return not any(True for _ in module.children())
 
 
 def _ran(graph: LayerGraph, part: nn.Module, images: torch.Tensor, name: str, mode: str) -> Any:
@@ -275,13 +257,13 @@ def _training_cause(graph: LayerGraph, model: nn.Module) -> str:
     if patched:
         return f"perhaps as forward was replaced on {', '.join(map(repr, patched[:3]))}"
     leaves = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    own = [p for p, m in model.named_modules() if p in leaves and not is_weighted(m) and not _is_torchs(m)]
+    own = [
+        path
+        for path, module in model.named_modules()
+        if path in leaves and not is_weighted(module) and not type(module).__module__.startswith("torch.nn")
+    ]
     where = f" The modules kept whole are {', '.join(own[:3])}." if own else ""
     return f"and the cause was not found.{where} Move what is not plain PyTorch into a module of its own"
-
-
-def _is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn")
 
 
 def _switch(part: nn.Module, *, training: bool) -> None:

@@ -7,7 +7,6 @@ normalisation that always uses the batch. So a few images go through the traced 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +20,6 @@ from depthsearch.models.tracing.inputs import has_lazy_layers
 from depthsearch.models.tracing.restoring import (
     evaluating,
     kept_random_state,
-    kept_state,
     random_states,
     torch_states,
     unchanged,
@@ -40,12 +38,8 @@ _unfixed: WeakKeyDictionary[type, dict[str, tuple[int, str]]] = WeakKeyDictionar
 def check_fixed(graph: LayerGraph, model: nn.Module, position: int) -> None:
     """Refuse a cut behind an operation that is not a fixed function of one image even in eval mode.
 
-    Such is what draws random numbers always, and batch normalisation that never uses its statistics.
-
-    Args:
-        graph: The traced model.
-        model: What was traced. Left as it was.
-        position: Of the cut.
+    Such is what draws random numbers always, and batch normalisation that never uses its statistics. The
+    model is left as it was.
 
     Raises:
         CutError: If there is such an operation before the position.
@@ -67,27 +61,18 @@ def check_fixed(graph: LayerGraph, model: nn.Module, position: int) -> None:
 def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
     """Find the first operation that is not a fixed function of one image; the end if there is none."""
     images = small_batch(graph, model)
-    outputs: list[torch.Tensor] = []
     buffers: dict[str, torch.Tensor] = {}
-    contexts = (
-        kept_state(model),
-        kept_random_state(),
-        unchanged(model),
-        evaluating(model),
-        evaluating(graph.traced),
-    )
-    with ExitStack() as until_done, torch.no_grad():
-        for each in contexts:
-            until_done.enter_context(each)
+    traced = graph.traced
+    with unchanged(model), kept_random_state(), evaluating(model), evaluating(traced), torch.no_grad():
         runs = []
         for seed, batch in ((0, images), (1, images), (2, images[:1])):
             torch.manual_seed(seed)
-            runs.append(_Summed(graph.traced, batch))
+            runs.append(_Summed(traced, batch))
             # What the first run alone sets is a cache.
             buffers = buffers or {name: buffer.clone() for name, buffer in model.named_buffers()}
         changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, buffers[name])]
         drawn = random_states()
-        outputs += [called(graph, model, images), called(graph, model, images)]
+        once, twice = called(graph, model, images), called(graph, model, images)
         has_drawn = random_states() != drawn
     causes = [
         (graph.first_uses[name], f"it changes '{name}'") for name in changed if name in graph.first_uses
@@ -102,9 +87,7 @@ def _first_unfixed(graph: LayerGraph, model: nn.Module) -> tuple[int, str]:
             return order[node], "it is another each time in eval mode too"
         if not _is_same(alone, first):
             return order[node], "it depends on the other images of a batch in eval mode too"
-    if has_drawn or not torch.allclose(
-        outputs[0], outputs[1], rtol=SAME_OUTPUT, atol=SAME_OUTPUT, equal_nan=True
-    ):
+    if has_drawn or not torch.allclose(once, twice, rtol=SAME_OUTPUT, atol=SAME_OUTPUT, equal_nan=True):
         return 0, "the model gives two outputs for the same images in eval mode"
     return len(graph.nodes), ""
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from depthsearch.errors import SettingsError
 from depthsearch.models.tracing.inputs import input_size
+from depthsearch.models.tracing.nodes import is_within
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.models.tracing.trace import trace
 from depthsearch.text import first_line
@@ -104,11 +105,8 @@ def _map_shape(model: Any, image_size: int) -> torch.Size:
             "Give another --image-size or --backbone, or --head pool."
         ) from error
     if not isinstance(features, torch.Tensor) or features.ndim != 4:
-        kind = (
-            f"a tensor {tuple(features.shape)}"
-            if isinstance(features, torch.Tensor)
-            else type(features).__name__
-        )
+        is_tensor = isinstance(features, torch.Tensor)
+        kind = f"a tensor {tuple(features.shape)}" if is_tensor else type(features).__name__
         raise SettingsError(
             f"--head flatten needs a last feature map, and {name} gives {kind}. "
             "Take a CNN as --backbone, or --head pool."
@@ -121,5 +119,5 @@ def _drop_unused(model: nn.Module, image_size: int) -> None:
     graph = trace(model, image_size=image_size)
     used = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
     for name, _ in list(model.named_children()):
-        if not any((path + ".").startswith(name + ".") for path in used):
+        if not any(is_within(path, name) for path in used):
             setattr(model, name, nn.Identity())

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from torch import nn
 
 from depthsearch.errors import CutError
 from depthsearch.models.cuts import Cut
-from depthsearch.models.fixed import check_fixed
-from depthsearch.models.split import frozen_parameters, position_of, refuse_other
+from depthsearch.models.split import frozen_parameters, trace_to
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
-from depthsearch.models.tracing.trace import trace
 
 __all__ = ["Frozen", "freeze_before"]
 
@@ -30,27 +27,31 @@ class _Hold:
     """What one call of `freeze_before` holds frozen.
 
     Attributes:
-        whole: Paths of the modules held with all that is inside, and their modes of before.
-        alone: Paths of modules of which only the own mode is held, and their modes of before.
-        parameters: Names of frozen parameters, and whether they took gradients before.
+        whole: Paths of the modules held with all that is inside.
+        alone: Paths of modules of which only the own mode is held.
+        parameters: Names of frozen parameters.
     """
 
-    whole: dict[str, bool]
-    alone: dict[str, bool]
-    parameters: dict[str, bool]
+    whole: list[str]
+    alone: list[str]
+    parameters: list[str]
 
 
 @dataclass(eq=False, slots=True)
 class _Keeper:
-    """A hook before the model's forward: what is held is in eval mode whenever the model runs."""
+    """A hook before the model's forward: what is held is in eval mode whenever the model runs.
+
+    Attributes:
+        holds: The earliest first.
+        modes: Of each module that is held, before it was.
+        gradients: Whether each parameter that is held took gradients before.
+    """
 
     holds: list[_Hold] = field(default_factory=list)
+    modes: dict[str, bool] = field(default_factory=dict)
+    gradients: dict[str, bool] = field(default_factory=dict)
 
-    def __call__(self, model: nn.Module, args: object) -> None:
-        """Put what is held into eval mode."""
-        self.enforce(model)
-
-    def enforce(self, model: nn.Module) -> None:
+    def __call__(self, model: nn.Module, args: object = None) -> None:
         """Put what is held into eval mode, also modules that have taken the place of others."""
         for hold in self.holds:
             for path in hold.alone:
@@ -83,7 +84,7 @@ class _Train:
                 self.module.training = False
             keeper = _keeper(self.module)
             if keeper is not None:
-                keeper.enforce(self.module)
+                keeper(self.module)
         return self.module
 
 
@@ -106,12 +107,7 @@ class Frozen:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace_: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.undo()
 
 
@@ -146,30 +142,25 @@ def freeze_before(
         CutError: If ``cut`` is not a cut of this model, lies within code that asks for the mode on both sides
             of it, or behind something that is no fixed function of an image whatever the mode.
     """
-    refuse_other(cut)
-    graph = trace(
-        model, image_size=image_size, channels=channels, example_inputs=example_inputs, likely=cut.image_shape
+    graph, position = trace_to(
+        model, cut, head, image_size=image_size, channels=channels, example_inputs=example_inputs
     )
-    position = position_of(graph, model, cut, head=head)
-    check_fixed(graph, model, position)
     whole = _held_whole(graph, model, position)
     alone = _held_alone(graph, model, position, cut, whole)
-    hold = _Hold(
-        whole={path: model.get_submodule(path).training for path in whole},
-        alone={path: model.get_submodule(path).training for path in alone},
-        parameters={
-            name: model.get_parameter(name).requires_grad
-            for name in frozen_parameters(graph, model, position)
-        },
-    )
-    for name in hold.parameters:
-        model.get_parameter(name).requires_grad_(False)
+    hold = _Hold(whole=whole, alone=alone, parameters=frozen_parameters(graph, model, position))
     keeper = _keeper(model)
     if keeper is None:
         keeper = _Keeper()
         model.register_forward_pre_hook(keeper, prepend=True)
     keeper.holds.append(hold)
-    keeper.enforce(model)
+    for path in (*whole, *alone):
+        keeper.modes.setdefault(path, model.get_submodule(path).training)
+    for name in hold.parameters:
+        keeper.gradients.setdefault(name, model.get_parameter(name).requires_grad)
+    # Once all are noted: a parameter may have several names.
+    for name in hold.parameters:
+        model.get_parameter(name).requires_grad_(False)
+    keeper(model)
     _stand_in(model, keeper)
     return Frozen(model, hold)
 
@@ -198,11 +189,7 @@ def _upwards(path: str) -> Iterator[str]:
 
 
 def _held_alone(graph: LayerGraph, model: nn.Module, position: int, cut: Cut, whole: list[str]) -> list[str]:
-    """List the modules of which only the own mode is to be held: code of theirs asks for it before the cut.
-
-    Raises:
-        CutError: If it does so behind the cut as well.
-    """
+    """List the modules of which only the own mode is to be held: their code asks for it before the cut."""
     reading = dict.fromkeys(path for path, at in graph.mode_reads if at < position and path not in whole)
     for path in reading:
         if any(at >= position for other, at in graph.mode_reads if other == path):
@@ -230,23 +217,19 @@ def _stand_in(model: nn.Module, keeper: _Keeper) -> None:
 
 
 def _release(model: nn.Module, keeper: _Keeper, hold: _Hold) -> None:
-    """Undo what one hold alone holds; a later one that holds the same takes over the state of before."""
-    place = keeper.holds.index(hold)
+    """Undo what one hold alone holds."""
     keeper.holds.remove(hold)
-    later = keeper.holds[place:]
-    for name, requires_grad in hold.parameters.items():
-        if _passed_on(name, requires_grad, [h.parameters for h in later]):
-            continue
-        if not any(name in other.parameters for other in keeper.holds):
+    frozen = {name for other in keeper.holds for name in other.parameters}
+    held = {path for other in keeper.holds for path in (*other.whole, *other.alone)}
+    for name in hold.parameters:
+        if name not in frozen:
+            requires_grad = keeper.gradients.pop(name)
             for parameter in _parameters(model, name):
                 parameter.requires_grad_(requires_grad)
     _stand_in(model, keeper)
-    modules = dict(model.named_modules())
-    for path, training in {**hold.alone, **hold.whole}.items():
-        if _passed_on(path, training, [modes for h in later for modes in (h.alone, h.whole)]):
-            continue
-        if path in modules and not any(path in h.alone or path in h.whole for h in keeper.holds):
-            _switch(modules[path], training=training)
+    for path in (*hold.alone, *hold.whole):
+        if path not in held:
+            _switch(_submodule(model, path), training=keeper.modes.pop(path))
     if not keeper.holds:
         hooks = model._forward_pre_hooks
         for number in [number for number, hook in hooks.items() if hook is keeper]:
@@ -270,15 +253,6 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
         return model.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _passed_on(name: str, before: bool, later: list[dict[str, bool]]) -> bool:
-    """Hand the state of before to the next of some later holds; return whether one of them holds the name."""
-    for before_of in later:
-        if name in before_of:
-            before_of[name] = before
-            return True
-    return False
 
 
 def _switch(module: nn.Module | None, *, training: bool) -> None:

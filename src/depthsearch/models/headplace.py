@@ -10,10 +10,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from depthsearch.errors import CutError
 from depthsearch.models.tracing.graph import Layer, LayerGraph
+from depthsearch.models.tracing.inputs import configuration
 from depthsearch.models.tracing.layers import NORMS
-from depthsearch.models.tracing.nodes import is_weighted, module_path
+from depthsearch.models.tracing.nodes import is_weighted, is_within, module_path
 
-__all__ = ["NO_HEAD", "classifier_paths", "find_head", "is_within"]
+__all__ = ["NO_HEAD", "find_head"]
 
 # Name of the end of a model without a head.
 NO_HEAD = "output"
@@ -34,7 +35,7 @@ def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> t
         return len(graph.nodes) - 1, NO_HEAD
     if head is not None:
         return _beginning(graph, model, [head])
-    named = classifier_paths(model)
+    named = _classifier_paths(model)
     if len(named) == 1:
         container = _container(graph, model, named[0])
         # A norm or a pooling alone does not make more of a head than what timm names.
@@ -50,17 +51,12 @@ def find_head(graph: LayerGraph, model: nn.Module, head: str | None = None) -> t
     return _beginning(graph, model, around) if around else (len(graph.nodes) - 1, NO_HEAD)
 
 
-def classifier_paths(model: nn.Module) -> tuple[str, ...]:
+def _classifier_paths(model: nn.Module) -> tuple[str, ...]:
     """List the modules that a timm model's configuration names as its classifiers, and that it has."""
-    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    named = configuration(model).get("classifier") or ()
     paths = (named,) if isinstance(named, str) else tuple(named)
     has = dict(model.named_modules())
     return tuple(path for path in paths if path in has)
-
-
-def is_within(module: str, path: str) -> bool:
-    """Return whether a module is another, or inside it."""
-    return module == path or module.startswith(path + ".")
 
 
 def _beginning(graph: LayerGraph, model: nn.Module, paths: Sequence[str]) -> tuple[int, str]:

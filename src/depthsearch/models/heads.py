@@ -71,10 +71,6 @@ class SampleJoin(nn.Module):
             raise ValueError(f"This head takes {self.n_numbers} numbers of each sample, and got none.")
         return torch.cat([joined, (numbers - self.mean) / self.deviation], 1)
 
-    def extra_repr(self) -> str:
-        """Return what it joins, for ``repr``."""
-        return f"images_each={self.images_each}, n_numbers={self.n_numbers}"
-
 
 class SampleHead(nn.Sequential):
     """A head for samples of several images, or with numbers: layers one after the other.
@@ -99,12 +95,7 @@ class SampleHead(nn.Sequential):
 
 
 def standardise(head: nn.Module, numbers: torch.Tensor) -> None:
-    """Set the mean and deviation by which a head for samples standardises their numbers.
-
-    Args:
-        head: One of `SampleHead` with numbers.
-        numbers: ``(n, d)``, of the samples that it is to learn from.
-    """
+    """Set a `SampleHead`'s mean and deviation to those of the numbers ``(n, d)`` that it is to learn from."""
     assert isinstance(head, SampleHead)
     values = numbers.double()
     # Of equal values, rounding can leave a deviation that is not quite 0.
@@ -116,12 +107,7 @@ def standardise(head: nn.Module, numbers: torch.Tensor) -> None:
 
 @contextmanager
 def giving_numbers(model: nn.Module, numbers: torch.Tensor | None) -> Iterator[None]:
-    """Pass the numbers of samples to the head of a whole model, whose own forward takes images only.
-
-    Args:
-        model: Backbone with its head.
-        numbers: ``(n, d)``, on the model's device; None: samples have none.
-    """
+    """Pass the numbers ``(n, d)`` of samples to the head of a model, whose own forward takes images only."""
     heads = [m for m in model.modules() if isinstance(m, SampleHead) and m.takes_numbers]
     hooks = [head.register_forward_pre_hook(lambda _, features: (*features, numbers)) for head in heads]
     try:

@@ -30,12 +30,7 @@ GATES = ("sigmoid", "silu", "gelu", "elu", "selu", "celu", "mish", "softplus", "
 
 
 def gates_of(module: fx.GraphModule, nodes: Collection[fx.Node]) -> list[fx.Node]:
-    """List the nodes whose operation is rounded otherwise at the end of a part.
-
-    Args:
-        module: Has the nodes' modules.
-        nodes: Of its graph, or of one that it was made from.
-    """
+    """List the nodes, of a module's graph, whose operation is rounded otherwise at the end of a part."""
     modules: Mapping[str, nn.Module] = dict(module.named_modules())
     return [node for node in nodes if _operation(node, modules) in GATES]
 
@@ -69,10 +64,7 @@ def rows_at_once(n_rows: int, elements: Collection[int], *, n_threads: int | Non
 def filled_up(rows: torch.Tensor, device: Device, elements: Collection[int] = MOST_GATES) -> torch.Tensor:
     """Repeat the last row of a batch ``(b, ...)`` until each is rounded as in any other batch on this device.
 
-    Args:
-        rows: On whatever device.
-        device: Where what comes of them is computed.
-        elements: See `rows_at_once`.
+    The rows may lie elsewhere. For the elements see `rows_at_once`.
     """
     if device.kind != "cpu":
         return rows

@@ -19,10 +19,11 @@ from depthsearch.errors import CutError, TraceError
 from depthsearch.models.checking import check_split, check_trace
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
-from depthsearch.models.headplace import find_head, is_within
+from depthsearch.models.headplace import find_head
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import ExampleInputs, has_lazy_layers
+from depthsearch.models.tracing.nodes import is_within
 from depthsearch.models.tracing.restoring import unchanged
 from depthsearch.models.tracing.trace import trace
 
@@ -34,11 +35,11 @@ __all__ = [
     "frozen_parameters",
     "joined_state",
     "position_of",
-    "refuse_other",
     "split_at",
     "split_traced",
     "suffix_from",
     "suffix_of",
+    "trace_to",
 ]
 
 
@@ -143,24 +144,33 @@ def split_at(
         CutError: If ``cut`` is not a cut of this model, or lies behind something that is no fixed function of
             an image.
     """
-    refuse_other(cut)
     if has_lazy_layers(model):
         raise TraceError(
             f"{type(model).__name__} has lazy layers that have no weights yet: call it once on a batch of "
             "images of your size, then split it."
         )
-    graph = trace(
-        model,
-        image_size=image_size,
-        channels=channels,
-        example_inputs=example_inputs,
-        likely=cut.image_shape,
+    graph, _ = trace_to(
+        model, cut, head, image_size=image_size, channels=channels, example_inputs=example_inputs
     )
-    check_fixed(graph, model, position_of(graph, model, cut, head=head))
     split = split_traced(graph, model, cut, head=head)
     if check_traced(graph, model):
         check_split(graph, model, split.prefix, split.suffix)
     return split
+
+
+def trace_to(model: nn.Module, cut: Cut, head: str | None, **images: Any) -> tuple[LayerGraph, int]:
+    """Trace a model, see `trace.trace`, that is to be frozen before a cut; return also the cut's position.
+
+    Raises:
+        TraceError: If the model cannot be followed.
+        CutError: If ``cut`` is none of this model, or lies behind something that is no fixed function.
+    """
+    if not isinstance(cut, Cut):
+        raise CutError(f"{cut!r} is no cut: give one of list_cuts(model), such as find_cut(cuts, {cut!r}).")
+    graph = trace(model, likely=cut.image_shape, **images)
+    position = position_of(graph, model, cut, head=head)
+    check_fixed(graph, model, position)
+    return graph, position
 
 
 def check_traced(graph: LayerGraph, model: nn.Module) -> bool:
@@ -228,16 +238,6 @@ def _held_in_eval(model: nn.Module) -> list[str]:
         return [path for path, module in model.named_modules() if path and not module.training]
 
 
-def refuse_other(cut: object) -> None:
-    """Refuse what is not a `Cut`, such as the name of one.
-
-    Raises:
-        CutError: If it is none.
-    """
-    if not isinstance(cut, Cut):
-        raise CutError(f"{cut!r} is no cut: give one of list_cuts(model), such as find_cut(cuts, {cut!r}).")
-
-
 def joined_state(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:
     """Join both parts' tensors into a state dict for ``model``, in its own order.
 
@@ -250,11 +250,7 @@ def joined_state(model: nn.Module, split: Split) -> dict[str, torch.Tensor]:
 def position_of(graph: LayerGraph, model: nn.Module, cut: Cut, *, head: str | None = None) -> int:
     """Find the position of a cut in a model's graph.
 
-    Args:
-        graph: The traced model.
-        model: What was traced.
-        cut: One of its cuts.
-        head: Module path of the head, where the cut freezes the whole backbone and does not say.
+    The head's module path is needed where the cut freezes the whole backbone and does not say it.
 
     Raises:
         CutError: If it is not a cut of this model.

@@ -30,6 +30,7 @@ from depthsearch.features.sources import BoundarySource
 from depthsearch.models.split import Suffix
 from depthsearch.training.loop import class_weights, costs_of, validate
 from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.probe import held_out_rows, moments
 from depthsearch.training.recipe import Recipe
 
 __all__ = ["LinearFit", "fit_linear", "only_linear_layer", "solve"]
@@ -37,15 +38,11 @@ __all__ = ["LinearFit", "fit_linear", "only_linear_layer", "solve"]
 # From strong to weak: each starts from the solution of the one before. A held-out loss higher by a share than
 # the least so far ends the search, as weaker ones fit the noise further; one within a share of it is as good.
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(1, -9, -1))
-# One image in so many of each class chooses the strength.
-HELD_OUT_EVERY = 5
 WORSE_ENOUGH = 1.05
 AS_GOOD = 1.01
 MOST_STEPS = 500
 # Steps that L-BFGS remembers.
 MEMORY = 30
-# A feature that deviates by less than this share of its largest value is constant but for rounding.
-CONSTANT = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +96,10 @@ def fit_linear(
     each = torch.ones(len(rows), dtype=dtype, device=rows.device)
     if weights is not None:
         each = weights.to(each)[labels]
-    held_out = _held_out(labels[: len(labels) // n_views]).repeat(n_views)
-    z, mean, deviation = _standardised(rows)
+    held_out = held_out_rows(labels[: len(labels) // n_views]).repeat(n_views)
+    # Constant features become 0: their deviation is infinite.
+    mean, deviation = moments(rows)
+    z = (rows - mean) / deviation
     rotation = None
     if len(z) < z.shape[1]:
         # The solution is a combination of the rows: in their own basis there are only n numbers to find.
@@ -145,7 +144,7 @@ class _Problem:
             self.n_passes += 1
             weight, bias = unpacked(numbers)
             logs = torch.addmm(bias, self._z, weight).log_softmax(1)
-            loss = self._loss(logs) + 0.5 * strength * weight.square().sum()
+            loss = -(self._each @ (self._targets * logs).sum(1)) + 0.5 * strength * weight.square().sum()
             # By the logits: a row's targets sum to 1.
             slope = self._each[:, None] * (logs.exp() - self._targets)
             gradient = torch.cat([(self._z.T @ slope + strength * weight).flatten(), slope.sum(0)])
@@ -160,9 +159,6 @@ class _Problem:
         )
         self.weight, self.bias = (each.clone() for each in unpacked(found.x))
 
-    def _loss(self, logs: torch.Tensor) -> torch.Tensor:
-        return -(self._each @ (self._targets * logs).sum(1))
-
     def loss_of(self, z: torch.Tensor, targets: torch.Tensor, each: torch.Tensor) -> float:
         """Compute the loss on other rows, without the penalty."""
         logits = z @ self.weight + self.bias
@@ -172,11 +168,7 @@ class _Problem:
 def _choose_strength(
     z: torch.Tensor, targets: torch.Tensor, each: torch.Tensor, held_out: torch.Tensor
 ) -> tuple[float, _Problem | None]:
-    """Find the strongest strength about as good as the best on held-out rows.
-
-    Returns:
-        It, and what was solved with it without these rows, to start from; None where there are none.
-    """
+    """Find the strongest strength about as good as the best on held-out rows, and the fit without them."""
     if not bool(held_out.any()):
         return STRENGTHS[len(STRENGTHS) // 2], None
     fit = ~held_out
@@ -194,30 +186,8 @@ def _choose_strength(
     return STRENGTHS[chosen], problem
 
 
-def _held_out(labels: torch.Tensor) -> torch.Tensor:
-    """Choose a fifth of the images of each class: a mask ``(n,)``."""
-    held_out = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
-    order = torch.argsort(labels, stable=True)
-    held_out[order[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]] = True
-    return held_out
-
-
-def _standardised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Bring features to mean 0 and deviation 1; constant ones become 0, and their deviation infinite."""
-    variance, mean = torch.var_mean(rows, 0, correction=0)
-    deviation = variance.sqrt()
-    varies = deviation > CONSTANT * rows.abs().amax(0)
-    deviation = torch.where(varies, deviation, torch.full_like(deviation, float("inf")))
-    return (rows - mean) / deviation, mean, deviation
-
-
 def only_linear_layer(suffix: Suffix, classifier: str) -> nn.Linear | None:
-    """Return a suffix's classifier if that is linear and all that learns, so that it can be solved.
-
-    Args:
-        suffix: What is to be trained.
-        classifier: Module path of the head in it.
-    """
+    """Return a suffix's classifier if that is linear and all that learns, so that it can be solved."""
     head = suffix.graph.get_submodule(classifier)
     linear = head if isinstance(head, nn.Linear) else getattr(head, "classifier", None)
     learns = {id(p) for p in suffix.parameters() if p.requires_grad}
@@ -261,7 +231,19 @@ def solve(
     n_views = min(recipe.views, recipe.epochs)
     rows = _inputs_of(suffix, linear, train_source, recipe, device, n_views)
     labels = train_source.labels.repeat(n_views)
-    fit = _fitted(linear, rows, labels, recipe, n_views)
+    weights = None if recipe.balance == "none" else class_weights(labels, linear.out_features)
+    fit = fit_linear(
+        rows,
+        labels,
+        linear.out_features,
+        weights=weights,
+        label_smoothing=recipe.label_smoothing,
+        n_views=n_views,
+    )
+    with torch.no_grad():
+        linear.weight.copy_(fit.weight)
+        if linear.bias is not None:
+            linear.bias.copy_(fit.bias)
     trained = time.perf_counter() - started
     val_loss, score = validate(suffix, val_source, recipe, device, recipe.epochs)
     costs = costs_of(sources, before, suffix_macs)
@@ -281,34 +263,8 @@ def solve(
     )
 
 
-def _fitted(
-    linear: nn.Linear, rows: torch.Tensor, labels: torch.Tensor, recipe: Recipe, n_views: int
-) -> LinearFit:
-    """Fit a linear layer, in place, to what it gets ``(n_views * n, d)``."""
-    num_classes = linear.out_features
-    weights = None if recipe.balance == "none" else class_weights(labels, num_classes)
-    fit = fit_linear(
-        rows,
-        labels,
-        num_classes,
-        weights=weights,
-        label_smoothing=recipe.label_smoothing,
-        n_views=n_views,
-    )
-    with torch.no_grad():
-        linear.weight.copy_(fit.weight)
-        if linear.bias is not None:
-            linear.bias.copy_(fit.bias)
-    return fit
-
-
 def _inputs_of(
-    suffix: Suffix,
-    linear: nn.Linear,
-    source: BoundarySource,
-    recipe: Recipe,
-    device: Device,
-    n_views: int,
+    suffix: Suffix, linear: nn.Linear, source: BoundarySource, recipe: Recipe, device: Device, n_views: int
 ) -> torch.Tensor:
     """Compute what the linear layer gets of each image in each view: ``(n_views * n, d)``."""
     rows: list[torch.Tensor] = []

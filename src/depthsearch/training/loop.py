@@ -214,17 +214,16 @@ def predict_logits(suffix: nn.Module, source: BoundarySource, recipe: Recipe, de
 
 
 def _score(metric: str, logits: torch.Tensor, labels: torch.Tensor, loss: float) -> float:
+    if metric == "loss":
+        return loss
     predicted = logits.argmax(1)
     if metric == "accuracy":
         return (predicted == labels).double().mean().item()
     # Imported here because it takes a second, of each worker too, and most studies do without it.
     from sklearn.metrics import f1_score, recall_score
 
-    if metric == "balanced_accuracy":
-        return float(recall_score(labels, predicted, average="macro", zero_division=0.0))
-    if metric == "macro_f1":
-        return float(f1_score(labels, predicted, average="macro", zero_division=0.0))
-    return loss
+    score = recall_score if metric == "balanced_accuracy" else f1_score
+    return float(score(labels, predicted, average="macro", zero_division=0.0))
 
 
 def _optimizer(suffix: nn.Module, recipe: Recipe, device: Device) -> torch.optim.Optimizer:

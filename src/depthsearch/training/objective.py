@@ -28,19 +28,8 @@ from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.models.cuts import Cut
 from depthsearch.models.fixed import check_fixed
 from depthsearch.models.headplace import find_head
-from depthsearch.models.heads import (
-    HeadSize,
-    head_macs,
-    head_size,
-    standardise,
-    with_head,
-)
-from depthsearch.models.split import (
-    Suffix,
-    check_traced,
-    position_of,
-    suffix_of,
-)
+from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise, with_head
+from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.attributes import TrialKey
@@ -282,14 +271,7 @@ def _train_point(
     if linear is not None:
         return suffix, solve(suffix, linear, shown, judged, recipe, task.device, suffix_macs=macs)
     results = train(
-        suffix,
-        shown,
-        judged,
-        recipe,
-        task.device,
-        suffix_macs=macs,
-        passes=passes,
-        checkpoint=checkpoint,
+        suffix, shown, judged, recipe, task.device, suffix_macs=macs, passes=passes, checkpoint=checkpoint
     )
     return suffix, results
 

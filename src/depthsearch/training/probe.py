@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from depthsearch.errors import DataError, TrainingError
 
-__all__ = ["choose_strength", "linear_probe"]
+__all__ = ["choose_strength", "held_out_rows", "linear_probe", "moments"]
 
 # Pooled features of DenseNet121 and EfficientNet-Lite0 at 11 depths, of 1078 and 1600 images and a quarter of
 # them, scored best with one of these; 1e-4 was better for 2 of the 44.
@@ -88,8 +88,7 @@ def choose_strength(features: torch.Tensor, labels: torch.Tensor, num_classes: i
     Squared error, as accuracy on few rows is the same for most strengths. Float32 is enough to choose and
     takes half the time; strengths so weak that its rounding could make the system singular are left out.
     """
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    held_out[torch.argsort(labels, stable=True)[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]] = True
+    held_out = held_out_rows(labels)
     weakest = torch.finfo(torch.float32).eps * features.shape[1]
     strengths = [strength for strength in STRENGTHS if strength > weakest] or [STRENGTHS[-1]]
     if not held_out.any():
@@ -101,6 +100,13 @@ def choose_strength(features: torch.Tensor, labels: torch.Tensor, num_classes: i
     targets = F.one_hot(labels[held_out], num_classes)
     errors = [(each - targets).square().sum().item() for each in logits]
     return strengths[errors.index(min(errors))]
+
+
+def held_out_rows(labels: torch.Tensor) -> torch.Tensor:
+    """Choose a fifth of the rows of each class: a mask ``(n,)``."""
+    held_out = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    held_out[torch.argsort(labels, stable=True)[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY]] = True
+    return held_out
 
 
 def ridge_logits(
@@ -147,8 +153,15 @@ def ridge_logits(
 
 def _standardised(features: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Bring features to mean 0 and deviation 1, queries likewise, and drop constant features from both."""
+    mean, deviation = moments(features)
+    varies = deviation.isfinite()
+    mean, deviation = mean[varies], deviation[varies]
+    return features[:, varies].sub_(mean).div_(deviation), queries[:, varies].sub_(mean).div_(deviation)
+
+
+def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the mean and the deviation of each feature ``(n, d)``, infinite where it is constant."""
     variance, mean = torch.var_mean(features, 0, correction=0)
     deviation = variance.sqrt()
     varies = deviation > CONSTANT * features.abs().amax(0)
-    mean, deviation = mean[varies], deviation[varies]
-    return features[:, varies].sub_(mean).div_(deviation), queries[:, varies].sub_(mean).div_(deviation)
+    return mean, deviation.where(varies, torch.inf)

@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 from depthsearch.errors import SettingsError
 from depthsearch.options.augmentation import USUAL, read_augmentation
-from depthsearch.options.words import (
-    BALANCES,
-    METRICS,
-    OPTIMIZERS,
-    SCHEDULES,
-)
+from depthsearch.options.words import BALANCES, METRICS, OPTIMIZERS, SCHEDULES
 
 __all__ = ["Recipe"]
 

@@ -22,13 +22,7 @@ from torch import fx
 from depthsearch.devices import is_out_of_memory
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.parts import Layout
-from depthsearch.features.tiers.rowfile import (
-    SUFFIX,
-    MappedRows,
-    RowWriter,
-    content_of,
-    is_whole,
-)
+from depthsearch.features.tiers.rowfile import SUFFIX, MappedRows, RowWriter, content_of, is_whole
 from depthsearch.files import PARTIAL_SUFFIX, remove_abandoned
 
 __all__ = ["Files", "Filling", "Item", "Memory", "Rows"]

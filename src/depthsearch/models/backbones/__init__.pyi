@@ -5,9 +5,4 @@ from .backbone import (
     WeightsOrigin as WeightsOrigin,
     state_digest as state_digest,
 )
-from .loading import (
-    check_size as check_size,
-    load_backbone as load_backbone,
-    make_model as make_model,
-    rebuild as rebuild,
-)
+from .loading import check_size as check_size, load_backbone as load_backbone, make_model as make_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from depthsearch.data.decode import Geometry
 from depthsearch.data.ranges import ValueRange
 from depthsearch.models.backbones.usercode import UserCode
+from depthsearch.models.tracing.nodes import is_within
 from depthsearch.options.words import HeadWord
 
 __all__ = [
@@ -161,6 +162,8 @@ class Backbone:
         notes: See `Network`.
     """
 
+    # First, so that it is unpickled, and run, before the model whose classes it has.
+    code: UserCode | None = None
     name: str
     model: nn.Module
     classifier: str
@@ -169,7 +172,6 @@ class Backbone:
     preprocessing: Preprocessing
     head: HeadWord = "pool"
     built_from: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    code: UserCode | None = None
     library: str = ""
     notes: tuple[str, ...] = ()
 
@@ -186,21 +188,12 @@ class Backbone:
         text = json.dumps(self.built_from, sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the code of its classes before what needs it, for a process that has not run it."""
-        return _unpickled, (self.code, {each.name: getattr(self, each.name) for each in fields(self)})
-
-
-def _unpickled(code: UserCode | None, values: Mapping[str, Any]) -> Backbone:
-    """Make a backbone again; its code is there by now."""
-    return Backbone(**values)
-
 
 def state_digest(model: nn.Module, *, leave_out: str | None = None) -> str:
     """Hash a model's parameters and buffers, names included; leave one module out."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
-        if leave_out is not None and (name + ".").startswith(leave_out + "."):
+        if leave_out is not None and is_within(name, leave_out):
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

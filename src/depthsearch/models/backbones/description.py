@@ -5,7 +5,6 @@ timm's configuration (``pretrained_cfg``) says which images a model takes and wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -19,7 +18,7 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones.backbone import Preprocessing
-from depthsearch.models.tracing.inputs import logits_of
+from depthsearch.models.tracing.inputs import configuration, logits_of
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.text import first_line
 
@@ -27,7 +26,6 @@ __all__ = [
     "USUAL_MEAN",
     "USUAL_STD",
     "classifier_of",
-    "configuration",
     "describe",
     "fold_to_grey",
     "grey",
@@ -39,13 +37,9 @@ USUAL_MEAN, USUAL_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def describe(model: nn.Module, name: str, seen: Preprocessing, **others: Any) -> None:
-    """Attach timm's configuration to a model; its classifier is found by running it on one image.
+    """Attach timm's configuration to a model, and further keys.
 
-    Args:
-        model: Of somebody else's; where it has a configuration of timm's, its classifier is the one there.
-        name: The backbone's.
-        seen: What its weights were trained to see.
-        **others: Further keys.
+    Its classifier is what a configuration that it has says, else it is found by running it on one image.
 
     Raises:
         SettingsError: If it does not run on such an image, or no single module gives what it returns.
@@ -64,14 +58,6 @@ def describe(model: nn.Module, name: str, seen: Preprocessing, **others: Any) ->
         "classifier": named,
         **others,
     }
-
-
-def configuration(model: nn.Module) -> Mapping[str, Any]:
-    """Read timm's configuration of a model; empty where it has none."""
-    config: Any = getattr(model, "pretrained_cfg", None)
-    if hasattr(config, "to_dict"):
-        config = config.to_dict()
-    return config if isinstance(config, Mapping) else {}
 
 
 def classifier_of(model: nn.Module) -> str:

@@ -17,27 +17,11 @@ from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.models.backbones.backbone import (
-    Network,
-    Preprocessing,
-    Request,
-    WeightsOrigin,
-)
-from depthsearch.models.backbones.description import (
-    USUAL_MEAN,
-    USUAL_STD,
-    configuration,
-    describe,
-    fold_to_grey,
-    grey,
-)
-from depthsearch.models.backbones.savedweights import load_file
-from depthsearch.models.backbones.usercode import (
-    UserCode,
-    import_code,
-    read_code,
-    where_it_failed,
-)
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
+from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
+from depthsearch.models.backbones.usercode import UserCode, import_code, read_code, where_it_failed
+from depthsearch.models.backbones.weightsfile import load_file
+from depthsearch.models.tracing.inputs import configuration
 
 __all__ = ["create", "network"]
 
@@ -47,14 +31,7 @@ NUM_CLASSES = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A function in the user's own file.
-
-    Attributes:
-        name: ``FILE.py:function``.
-        code: The file.
-        call: The function.
-        takes: Its parameters by name, with their defaults.
-    """
+    """A function in the user's own file, ``FILE.py:function``, with its parameters by name."""
 
     name: str
     code: UserCode
@@ -189,11 +166,7 @@ def _call(
 
 
 def _arguments(made: _Function, in_chans: int, image_size: int | None) -> dict[str, Any]:
-    """Choose what a function is called with.
-
-    Raises:
-        SettingsError: If it needs what nobody knows.
-    """
+    """Choose what a function is called with; refuse one that needs what nobody knows."""
     takes = made.takes
     given: dict[str, Any] = {}
     if "in_chans" in takes:

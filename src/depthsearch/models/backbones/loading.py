@@ -12,12 +12,7 @@ from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError
-from depthsearch.models.backbones import (
-    file_source,
-    timm_source,
-    torchvision_source,
-    transformers_source,
-)
+from depthsearch.models.backbones import file_source, timm_source, torchvision_source, transformers_source
 from depthsearch.models.backbones.backbone import (
     Backbone,
     Preprocessing,
@@ -25,19 +20,15 @@ from depthsearch.models.backbones.backbone import (
     Request,
     state_digest,
 )
-from depthsearch.models.backbones.description import (
-    classifier_of,
-    configuration,
-    preprocessing_of,
-    unsaid,
-)
+from depthsearch.models.backbones.description import classifier_of, preprocessing_of, unsaid
 from depthsearch.models.flattening import flattened
+from depthsearch.models.tracing.inputs import configuration
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.words import HEADS, HeadWord
 from depthsearch.text import first_line
 
-__all__ = ["check_size", "load_backbone", "make_model", "rebuild"]
+__all__ = ["check_size", "load_backbone", "make_model"]
 
 # Each has ``network(request, weights)``, with its weights, and ``create(request, built_from)``, without them.
 SOURCES = {
@@ -131,30 +122,22 @@ def _asked(name: str, **options: Any) -> tuple[ModuleType, Request]:
     return SOURCES[parsed.source], Request(name=parsed.name, entry=parsed.entry, **options)
 
 
-def make_model(name: str, *, seed: int = 0, in_chans: int = 3, image_size: int | None = None) -> nn.Module:
-    """Build a model without pretrained weights, to look at its cuts; for grey images with one channel.
-
-    Args:
-        name: See `load_backbone`. A function in a file gives its model the weights that it has.
-        seed: Of the weights.
-        in_chans: 3 for colours, 1 for grey.
-        image_size: In pixels, where the model does not say itself what it takes.
-
-    Raises:
-        SettingsError: If there is no such model.
-    """
-    return rebuild(name, None, seed=seed, in_chans=in_chans, image_size=image_size)
-
-
-def rebuild(
+def make_model(
     name: str,
-    built_from: Mapping[str, Any] | None,
+    built_from: Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
     in_chans: int = 3,
     image_size: int | None = None,
 ) -> nn.Module:
-    """Build a model as `make_model`, from what `Backbone.built_from` said once; None: as it is built now.
+    """Build a model without pretrained weights; for grey images with one channel.
+
+    Args:
+        name: See `load_backbone`. A function in a file gives its model the weights that it has.
+        built_from: What `Backbone.built_from` said once, to build the same again; None: as it is built now.
+        seed: Of the weights.
+        in_chans: 3 for colours, 1 for grey.
+        image_size: In pixels, where the model does not say itself what it takes.
 
     Raises:
         SettingsError: If there is no such model, or it is built otherwise now.
@@ -165,12 +148,7 @@ def rebuild(
 
 
 def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
-    """Refuse a size of images that a model cannot take, before anything is traced or decoded.
-
-    Args:
-        name: The backbone's.
-        model: What takes them.
-        image_size: In pixels; None: the model's own.
+    """Refuse a size of images, in pixels, that a model cannot take, before anything is traced or decoded.
 
     Raises:
         SettingsError: Naming the size that it takes.
@@ -193,11 +171,7 @@ def check_size(name: str, model: nn.Module, image_size: int | None) -> None:
 
 
 def _changed(own: Preprocessing, image_size: int | None, seen: PreprocessingOptions) -> Preprocessing:
-    """Replace what the weights were trained to see by what is asked for.
-
-    Raises:
-        SettingsError: If it is of another number of channels, or no deviation.
-    """
+    """Replace what the weights were trained to see by what is asked for, as far as it fits the channels."""
     changes: dict[str, Any] = {name: value for name, value in seen.items() if value is not None}
     n_channels = len(own.mean)
     for name in ("mean", "std"):

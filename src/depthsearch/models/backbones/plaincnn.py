@@ -43,15 +43,15 @@ default_cfgs = generate_default_cfgs(
 class PlainCnn(nn.Module):
     """Maps images ``(n, c, h, w)`` of at least 16 x 16 pixels to logits ``(n, num_classes)``."""
 
-    def __init__(self, num_classes: int = 1000, in_chans: int = 3, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for i, (before, width) in enumerate(zip((in_chans, *widths), widths, strict=False), start=1):
+        for i, (before, width) in enumerate(zip((in_chans, *WIDTHS), WIDTHS, strict=False), start=1):
             layers[f"conv{i}"] = nn.Conv2d(before, width, kernel_size=3, padding=1)
             layers[f"relu{i}"] = nn.ReLU()
             layers[f"pool{i}"] = nn.MaxPool2d(2)
         self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = widths[-1]
+        self.num_features = self.head_hidden_size = WIDTHS[-1]
         self.features = nn.Sequential(layers)
         self.global_pool = SelectAdaptivePool2d(pool_type="avg", flatten=True)
         self.fc = nn.Linear(self.num_features, num_classes)
@@ -70,7 +70,7 @@ class PlainCnn(nn.Module):
         self.fc = nn.Linear(self.num_features, num_classes)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the last feature map ``(n, widths[-1], h // 16, w // 16)``."""
+        """Compute the last feature map ``(n, 128, h // 16, w // 16)``."""
         features: torch.Tensor = self.features(x)
         return features
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import timm
-
 from depthsearch.errors import WeightsError
 from depthsearch.models.backbones import hub
 from depthsearch.models.backbones.timm_source import at_hand, repository_of
@@ -20,19 +18,13 @@ OTHERS = (
 
 
 def suggest(device: str) -> tuple[str, str]:
-    """Suggest a backbone of timm's.
-
-    Args:
-        device: ``cpu``, ``cuda`` or ``mps``.
-
-    Returns:
-        Its name, and why.
+    """Suggest a backbone of timm's for a kind of device: its name, and why.
 
     Raises:
         WeightsError: If no weights are on this machine and the hub does not answer.
     """
     first = ON_CPU if device == "cpu" else ON_GPU
-    repository = repository_of(timm.get_pretrained_cfg(first))
+    repository = repository_of(first)
     if at_hand(first) or (repository and hub.answers(lambda: hub.ask_hub(repository))):
         size = "small enough to train without a GPU" if device == "cpu" else "a good first choice with a GPU"
         return first, f"{size}; more than one is searched too, such as {first},densenet121"

@@ -24,7 +24,8 @@ from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
 from depthsearch.models.backbones.backbone import Network, Request, WeightsOrigin
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
-from depthsearch.models.backbones.savedweights import load_file
+from depthsearch.models.backbones.weightsfile import load_file
+from depthsearch.text import first_line
 
 __all__ = ["SHIPPED", "at_hand", "create", "load_in_order", "network", "repository_of"]
 
@@ -131,18 +132,18 @@ def _near(name: str) -> list[str]:
 
 def at_hand(name: str) -> bool:
     """Return whether a model's pretrained weights are in the hub's local cache or an installed package."""
-    repository = repository_of(timm.get_pretrained_cfg(name))
+    repository = repository_of(name)
     return bool(repository and hub.in_cache(repository, *HUB_FILES)) or _packaged(name) is not None
 
 
-def repository_of(config: Any) -> str | None:
-    """Read the hub's repository from a configuration of timm's; None where it names none."""
-    repository = config.get("hf_hub_id") if isinstance(config, dict) else getattr(config, "hf_hub_id", None)
-    return repository if isinstance(repository, str) else None
+def repository_of(name: str) -> str | None:
+    """Return the hub's repository of a model's pretrained weights; None where timm names none."""
+    config = timm.get_pretrained_cfg(name)
+    return config.hf_hub_id if config else None
 
 
 def _load_pretrained(name: str, model: nn.Module, *, demo: bool) -> WeightsOrigin:
-    repository = repository_of(model.pretrained_cfg)
+    repository = repository_of(name)
     cached = hub.in_cache(repository, *HUB_FILES) if repository else None
     if cached is not None:
         _copy_pretrained(name, model, {"file": str(cached)})
@@ -174,9 +175,8 @@ def _copy_pretrained(name: str, model: nn.Module, overlay: Mapping[str, Any]) ->
     except Exception as error:  # timm, the hub and their libraries may raise anything
         if is_out_of_memory(error):
             raise
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise WeightsError(
-            f"timm could not load the pretrained weights of {name}: {reason[0]}. "
+            f"timm could not load the pretrained weights of {name}: {first_line(error)}. "
             f"{hub.if_unwritable(error)}Try again, or give --weights FILE."
         ) from error
     model.load_state_dict(loaded.state_dict())

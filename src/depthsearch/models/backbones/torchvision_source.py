@@ -19,23 +19,17 @@ from torch import nn
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import (
-    Network,
-    Preprocessing,
-    Request,
-    WeightsOrigin,
-)
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import (
     USUAL_MEAN,
     USUAL_STD,
-    configuration,
     describe,
     fold_to_grey,
     grey,
     preprocessing_of,
 )
-from depthsearch.models.backbones.savedweights import load_file
-from depthsearch.models.backbones.weightsfile import read_state
+from depthsearch.models.backbones.weightsfile import load_file, read_state
+from depthsearch.models.tracing.inputs import configuration
 from depthsearch.text import first_line
 
 __all__ = ["create", "network", "seen_by_transforms"]
@@ -95,17 +89,12 @@ def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.
 
 
 def _coloured(request: Request, *, as_pretrained: bool) -> nn.Module:
-    """Build a model for colours with random weights, described by the images of its weights' entry.
-
-    Args:
-        request: Names it.
-        as_pretrained: Whether it is to compute as with torchvision's weights, which see images otherwise in
-            two of its models.
-    """
+    """Build a model for colours with random weights, described by the images of its weights' entry."""
     name = request.name
     chosen = _entry(name, request.entry)
     options: dict[str, Any] = {}
     if name in AUXILIARY:
+        # With torchvision's weights these see images otherwise.
         options = {"aux_logits": False, "init_weights": True, "transform_input": as_pretrained}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")

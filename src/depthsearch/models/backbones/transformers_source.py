@@ -16,20 +16,9 @@ from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.files import is_folder
 from depthsearch.models.backbones import hub
-from depthsearch.models.backbones.backbone import (
-    Network,
-    Preprocessing,
-    Request,
-    WeightsOrigin,
-)
-from depthsearch.models.backbones.description import (
-    USUAL_MEAN,
-    USUAL_STD,
-    describe,
-    fold_to_grey,
-    grey,
-)
-from depthsearch.models.backbones.savedweights import load_file
+from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
+from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
+from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.text import first_line
 
 __all__ = ["create", "network", "seen_by_processor"]
@@ -131,11 +120,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _options(name: str, *filenames: str) -> dict[str, Any]:
-    """Return how transformers is to look for a model: where it is at hand, the hub is not asked.
-
-    Raises:
-        WeightsError: If it is not, and the hub does not answer.
-    """
+    """Return how transformers is to look for a model: where it is at hand, the hub is not asked."""
     if is_folder(Path(name)) or hub.in_cache(name, *filenames):
         return {"local_files_only": True, "trust_remote_code": False}
     if not hub.answers(lambda: hub.ask_hub(name)):
@@ -221,10 +206,9 @@ def _pretrained(name: str) -> Any:
     return model
 
 
-def _described(model: Any, called: str, seen: Preprocessing) -> nn.Module:
+def _described(model: nn.Module, called: str, seen: Preprocessing) -> nn.Module:
     describe(model, called, seen)
-    made: nn.Module = model.eval()
-    return made
+    return model.eval()
 
 
 def _folded(model: nn.Module, called: str, config: Any, seen: Preprocessing) -> nn.Module:
@@ -295,9 +279,8 @@ def _each(values: Any) -> tuple[float, ...]:
 
 
 def _filter(resample: Any) -> str:
-    return (
-        str(resample.value) if isinstance(getattr(resample, "value", None), str) else FILTERS[int(resample)]
-    )
+    name = getattr(resample, "value", None)
+    return name if isinstance(name, str) else FILTERS[int(resample)]
 
 
 def _side_and_share(called: str, processor: Any) -> tuple[int, float]:

@@ -1,5 +1,7 @@
 """Weights in a file: read without running code that it holds, refused where nobody can compute with them.
 
+All but those of the classifier are loaded into a model.
+
 A state dict by itself, or one of several under names such as ``state_dict`` or ``state_dict_ema``, as
 training programs save them; ``FILE:NAME`` says which. What stands before every key, such as ``module.``, is
 taken off where the rest then fits.
@@ -7,6 +9,7 @@ taken off where the rest then fits.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 import warnings
@@ -20,12 +23,15 @@ from typing import Any
 import safetensors.torch
 import torch
 from timm.models import clean_state_dict
+from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import WeightsError
 from depthsearch.files import is_file, why_no_file
+from depthsearch.models.backbones.backbone import WeightsOrigin
+from depthsearch.models.backbones.description import classifier_of
 
-__all__ = ["SavedState", "differences", "fitting", "locate", "read_state", "without"]
+__all__ = ["SavedState", "load_file", "read_state"]
 
 State = Mapping[str, torch.Tensor]
 
@@ -52,7 +58,64 @@ class SavedState:
     others: tuple[str, ...] = ()
 
 
-def locate(given: str) -> tuple[Path, str]:
+def load_file(name: str, model: nn.Module, given: str) -> tuple[WeightsOrigin, tuple[str, ...]]:
+    """Load everything but the classifier, which may have another size or be missing.
+
+    What is given is ``FILE``, or ``FILE:NAME`` for one of several state dicts in it.
+
+    Returns:
+        Where the weights come from, and what the user should know of them, a line each.
+
+    Raises:
+        WeightsError: If the file cannot be used, or does not fit.
+    """
+    path, entry = _locate(given)
+    saved = read_state(path, entry)
+    classifier = classifier_of(model)
+    expected = _without(model.state_dict(), classifier)
+    tensors, begin = _fitting(expected, saved.tensors, classifier, path)
+    problems = _differences(expected, _without(tensors, classifier))
+    if problems:
+        taken_off = f" without the {begin!r} before its keys" if begin else ""
+        raise WeightsError(
+            f"{path} does not fit {name}{taken_off}: {'; '.join(problems)}. Give weights of {name}."
+        )
+    # The model's own state dict says of which version its parts are.
+    whole = model.state_dict()
+    whole.update(_without(tensors, classifier))
+    model.load_state_dict(whole)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=4)).hexdigest()
+    entry = f":{saved.entry}" if saved.entry and (saved.others or saved.entry == entry) else ""
+    notes = _notes(f"{path}{entry}", saved, begin, tensors, model.get_submodule(classifier), classifier)
+    return WeightsOrigin(kind="file", where=f"{path.name}{entry} ({digest})"), tuple(notes)
+
+
+def _notes(
+    place: str, saved: SavedState, begin: str, tensors: State, old: nn.Module, classifier: str
+) -> Iterator[str]:
+    """Write a line on each thing that is surprising in what was taken from a file."""
+    if saved.others:
+        path = place.removesuffix(f":{saved.entry}")
+        yield (
+            f"Weights: {saved.entry} of {path}, which also holds {', '.join(saved.others)}. "
+            f"Another: --weights {path}:{saved.others[0]}."
+        )
+    if begin:
+        n_beside = len(saved.tensors) - len(tensors)
+        beside = f"; {n_beside} tensors beside them are left out" if n_beside else ""
+        yield f"Weights: the {begin!r} before the keys of {place} is taken off{beside}."
+    theirs, ours = tensors.get(f"{classifier}.weight"), getattr(old, "weight", None)
+    if theirs is None:
+        yield f"Weights: {place} comes without a classifier ({classifier}); a new one is trained anyway."
+    elif isinstance(ours, torch.Tensor) and theirs.shape != ours.shape:
+        yield (
+            f"Weights: the classifier of {place} tells {len(theirs)} classes; it is left out, as a new one "
+            "is trained anyway."
+        )
+
+
+def _locate(given: str) -> tuple[Path, str]:
     """Split ``FILE:NAME``; the name is empty where none is given, or the whole is a file's name."""
     path, colon, entry = given.rpartition(":")
     if colon and path and re.fullmatch(r"[\w.]+", entry) and not is_file(Path(given)):
@@ -157,18 +220,12 @@ def _refuse_bomb(path: Path) -> None:
         )
 
 
-def fitting(expected: State, given: State, classifier: str, path: Path) -> tuple[State, str]:
+def _fitting(expected: State, given: State, classifier: str, path: Path) -> tuple[State, str]:
     """Remove a prefix that all keys of a model's tensors have in a file, if there is one.
-
-    Args:
-        expected: The model's tensors, without its classifier.
-        given: Those of the file.
-        classifier: Module path of the classifier, whose tensors need not fit.
-        path: Of the file.
 
     Returns:
         The tensors by the model's names, and what was taken off, empty if nothing. Where they do not fit, the
-        best of what is there.
+        best of what is there. Those of the classifier need not fit.
 
     Raises:
         WeightsError: If the tensors of several such models are in the file.
@@ -177,7 +234,7 @@ def fitting(expected: State, given: State, classifier: str, path: Path) -> tuple
         return given, ""
     states = {begin: _behind(given, begin) for begin in _beginnings(expected, given)}
     whole = [
-        begin for begin, state in states.items() if not differences(expected, without(state, classifier))
+        begin for begin, state in states.items() if not _differences(expected, _without(state, classifier))
     ]
     if len(whole) > 1:
         names = [begin.rstrip(".") for begin in whole]
@@ -193,7 +250,7 @@ def fitting(expected: State, given: State, classifier: str, path: Path) -> tuple
     return (states[best], best) if best else (given, "")
 
 
-def without(state: State, module: str) -> State:
+def _without(state: State, module: str) -> State:
     """Leave out the tensors of a module."""
     return {key: tensor for key, tensor in state.items() if not key.startswith(f"{module}.")}
 
@@ -215,13 +272,8 @@ def _missing(expected: State, given: State) -> set[str]:
     return {key for key in expected.keys() - given.keys() if not key.endswith("num_batches_tracked")}
 
 
-def differences(expected: State, given: State) -> list[str]:
-    """List how a state dict differs from what a model takes.
-
-    Args:
-        expected: The model's.
-        given: From a file; what counts batches may be missing.
-    """
+def _differences(expected: State, given: State) -> list[str]:
+    """List how a state dict differs from what a model takes; what counts batches may be missing."""
     both = expected.keys() & given.keys()
     fitting = {k for k in both if expected[k].shape == given[k].shape}
     unlike = {k for k in fitting if not _is_like(given[k], expected[k])}

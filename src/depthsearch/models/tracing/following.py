@@ -24,33 +24,13 @@ from depthsearch.errors import TraceError
 from depthsearch.models.tracing.forks import find_forks
 from depthsearch.models.tracing.hooks import ModelHooks, has_hooks
 from depthsearch.models.tracing.nodes import is_weighted
-from depthsearch.models.tracing.restoring import kept_tensors
-from depthsearch.models.tracing.tracer import (
-    AFTER_FORWARD,
-    BEFORE_FORWARD,
-    Given,
-    LostError,
-    Mode,
-    Tracer,
-)
+from depthsearch.models.tracing.restoring import unchanged
+from depthsearch.models.tracing.tracer import AFTER_FORWARD, BEFORE_FORWARD, Given, LostError, Mode, Tracer
 from depthsearch.text import first_line
 
-__all__ = ["Followed", "ModeRead", "follow", "refuse_wrapped"]
+__all__ = ["Followed", "follow", "refuse_wrapped"]
 
 LONGEST_REASON = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModeRead:
-    """An operation that does something else in training, or behind which another way is gone then.
-
-    Attributes:
-        module: Path of the module whose mode the code around it asks for.
-        node: The operation.
-    """
-
-    module: str
-    node: fx.Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,30 +40,27 @@ class Followed:
     Attributes:
         traced: The model as operations; it shares the model's modules.
         whole: Paths of modules with layers inside that were kept whole, and why.
-        mode_reads: What depends on the mode in code that was followed.
+        mode_reads: Operations that do something else in training, or behind which another way is gone then:
+            the path of the module whose mode the code around them asks for, and their nodes.
         forks: Whether the model's own forward goes another way in training. What is written down is the way
             it goes in eval mode.
     """
 
     traced: fx.GraphModule
     whole: Mapping[str, str]
-    mode_reads: tuple[ModeRead, ...]
+    mode_reads: tuple[tuple[str, fx.Node], ...]
     forks: bool
 
 
 def follow(model: nn.Module, given: Given) -> Followed:
-    """Follow a model in eval mode; what cannot be entered is kept whole.
-
-    Args:
-        model: Left as it was.
-        given: How it takes its images.
+    """Follow a model in eval mode; what cannot be entered is kept whole. The model is left as it was.
 
     Raises:
         TraceError: If the model's own forward stops, or the only module that runs.
     """
     refuse_wrapped(model)
     whole = {path: "it has hooks" for path, module in model.named_modules() if path and has_hooks(module)}
-    with kept_tensors(model):
+    with unchanged(model):
         for name, after in ((BEFORE_FORWARD, False), (AFTER_FORWARD, True)):
             hooks = ModelHooks(model, after=after)
             if hooks.hooks:
@@ -94,8 +71,7 @@ def follow(model: nn.Module, given: Given) -> Followed:
             if not forked.keys() - {""}:
                 break
             whole.update(dict.fromkeys(forked.keys() - {""}, "it does something else in training"))
-        reads = [ModeRead(module="", node=node) for node in forked.get("", ())]
-        reads += _follow_modes(graph)
+        reads = [*(("", node) for node in forked.get("", ())), *_follow_modes(graph)]
         traced = fx.GraphModule(model, graph)
         entered = dict(model.named_modules())
         # Its mode is that of no model.
@@ -141,7 +117,7 @@ def _reason(error: Exception) -> str:
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
-def _follow_modes(graph: fx.Graph) -> Iterator[ModeRead]:
+def _follow_modes(graph: fx.Graph) -> Iterator[tuple[str, fx.Node]]:
     """Make the modes handed to operations follow the mode of the module that runs the graph."""
     for node in graph.nodes:
         read: list[Mode] = []
@@ -163,7 +139,7 @@ def _follow_modes(graph: fx.Graph) -> Iterator[ModeRead]:
 
         node.args = fx.node.map_aggregate(node.args, as_node)
         node.kwargs = fx.node.map_aggregate(node.kwargs, as_node)
-        yield from (ModeRead(module=each.owner, node=node) for each in read)
+        yield from ((each.owner, node) for each in read)
 
 
 def refuse_wrapped(model: nn.Module) -> None:

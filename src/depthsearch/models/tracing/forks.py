@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from depthsearch.models.tracing.nodes import module_around
+from depthsearch.models.tracing.nodes import is_within, module_around
 from depthsearch.models.tracing.tracer import Given, Mode, Tracer
 
 __all__ = ["find_forks"]
@@ -42,7 +42,7 @@ def find_forks(
         affected = _forks(graph, _values(model, graph), set(_values(model, other).values()))
     # The branch may stand in one module and what differs in another that is called by it.
     forked = {path for path in differing if path in tracer.branches} or {
-        owner for owner in tracer.branches if any(_is_within(path, owner) for path in differing)
+        owner for owner in tracer.branches if any(is_within(path, owner) for path in differing)
     }
     kinds = {type(model.get_submodule(path)) for path in forked if path}
     forked |= {path for path in tracer.branches if path and type(model.get_submodule(path)) in kinds}
@@ -98,7 +98,3 @@ def _without_modes(arguments: Any) -> Any:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     return fx.node.map_aggregate(arguments, plain)
-
-
-def _is_within(module: str, path: str) -> bool:
-    return not path or module == path or module.startswith(path + ".")

@@ -73,8 +73,7 @@ class LayerGraph:
         mode_reads: Operations that do something else in training: the path of the module whose mode they
             depend on, and their positions.
         forks: Whether the model's own forward goes another way in training.
-        opaque: Paths of modules with layers inside that tracing kept whole.
-        reasons: Why, by their paths.
+        opaque: Paths of modules with layers inside that tracing kept whole, and why.
         image_shape: Channels, height and width of the image it was run on.
         input_name: Name of the parameter of forward that takes the image; None: the first.
     """
@@ -91,8 +90,7 @@ class LayerGraph:
     first_effects: dict[str, int]
     mode_reads: tuple[tuple[str, int], ...]
     forks: bool
-    opaque: tuple[str, ...]
-    reasons: Mapping[str, str]
+    opaque: Mapping[str, str]
     image_shape: tuple[int, int, int]
     input_name: str | None = None
 
@@ -100,11 +98,6 @@ class LayerGraph:
     def image_size(self) -> int:
         """Height of the image it was run on, in pixels."""
         return self.image_shape[1]
-
-    @property
-    def channels(self) -> int:
-        """Channels of the image it was run on."""
-        return self.image_shape[0]
 
     @property
     def nodes(self) -> list[fx.Node]:

@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_IMAGE_SIZE",
     "ExampleInputs",
     "candidate_images",
+    "configuration",
     "has_lazy_layers",
     "input_name",
     "input_size",
@@ -36,6 +37,14 @@ USUAL_SIZES = (32, 64, 28, 96, 128, 160, 192, 224, 256, 299, 384, 48, 16, 8)
 POSITIONAL = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 SIZE_NAMES = ("image_size", "img_size")
 PATCH_EMBEDDINGS = ("patch_embed", "patch_embeddings", "patch_embedding", "embeddings")
+
+
+def configuration(model: nn.Module) -> Mapping[str, Any]:
+    """Read timm's configuration of a model; empty where it has none."""
+    config: Any = getattr(model, "pretrained_cfg", None)
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    return config if isinstance(config, Mapping) else {}
 
 
 def input_size(model: nn.Module) -> tuple[int, int, int]:
@@ -176,8 +185,7 @@ def _channels(model: nn.Module) -> list[int]:
 
 
 def _timm_size(model: nn.Module) -> tuple[int, int, int] | None:
-    config = getattr(model, "pretrained_cfg", None)
-    size = config.get("input_size") if isinstance(config, Mapping) else None
+    size = configuration(model).get("input_size")
     return tuple(size) if size else None
 
 

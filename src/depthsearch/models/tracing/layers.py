@@ -11,13 +11,7 @@ from timm.layers.norm_act import BatchNormAct2d, GroupNormAct, LayerNormAct
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.pooling import (
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-    _AvgPoolNd,
-    _LPPoolNd,
-    _MaxPoolNd,
-)
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd
 
 from depthsearch.models.tracing.graph import Layer, LayerKind
 from depthsearch.models.tracing.measuring import Run, named_state

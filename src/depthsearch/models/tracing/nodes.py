@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["Watching", "is_weighted", "module_around", "module_path"]
+__all__ = ["Watching", "is_weighted", "is_within", "module_around", "module_path"]
 
 
 class Watching(fx.Interpreter):
@@ -47,3 +47,8 @@ def module_path(node: fx.Node) -> str:
 def is_weighted(module: nn.Module) -> bool:
     """Return whether a module is a convolution or a linear layer."""
     return isinstance(module, _ConvNd | nn.Linear)
+
+
+def is_within(path: str, module: str) -> bool:
+    """Return whether a path is that of a module, or of something inside it; ``""`` is the model."""
+    return not module or path == module or path.startswith(module + ".")

@@ -15,16 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = [
-    "evaluating",
-    "is_lazy",
-    "kept_random_state",
-    "kept_state",
-    "kept_tensors",
-    "random_states",
-    "torch_states",
-    "unchanged",
-]
+__all__ = ["evaluating", "is_lazy", "kept_random_state", "random_states", "torch_states", "unchanged"]
 
 
 @contextlib.contextmanager
@@ -41,17 +32,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore the attributes of every module of a model, whatever its forward has set.
+    """Restore the attributes of a model's modules, the values of its buffers and each requires_grad.
 
     Code that is followed may keep what stands for a tensor (``self.features = x``), and torch.fx adds
-    constants to the model. Lists and dicts among the attributes get their members back; tensors are not
-    copied.
+    constants to the model. Lists, dicts and sets among the attributes get their members back; parameters are
+    not copied.
     """
     before = [
         (module, dict(vars(module)), [(v, v.copy()) for v in vars(module).values() if _is_container(v)])
         for module in model.modules()
         if not isinstance(module, torch.jit.ScriptModule)
     ]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
+    parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     finally:
@@ -60,19 +53,12 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
             for container, members in containers:
                 _refill(container, members)
-
-
-@contextlib.contextmanager
-def kept_tensors(model: nn.Module) -> Iterator[None]:
-    """Restore the attributes of a model and the values of its buffers, whatever its forward has done."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
-    with unchanged(model):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, values in buffers:
-                    buffer.copy_(values)
+        with torch.no_grad():
+            for buffer, values in buffers:
+                buffer.copy_(values)
+        for parameter, requires_grad in parameters:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
 
 
 def is_lazy(tensor: torch.Tensor) -> bool:
@@ -118,17 +104,3 @@ def kept_random_state() -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-
-
-@contextlib.contextmanager
-def kept_state(model: nn.Module) -> Iterator[None]:
-    """Restore the values of every buffer and the requires_grad of every parameter."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    parameters = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for buffer, values in buffers:
-            buffer.copy_(values)
-        for parameter, requires_grad in parameters:
-            parameter.requires_grad_(requires_grad)

@@ -11,20 +11,10 @@ from torch import nn
 from depthsearch.errors import TraceError
 from depthsearch.models.tracing.following import Followed, follow, refuse_wrapped
 from depthsearch.models.tracing.graph import LayerGraph
-from depthsearch.models.tracing.inputs import (
-    ExampleInputs,
-    candidate_images,
-    has_lazy_layers,
-    input_name,
-)
-from depthsearch.models.tracing.layers import (
-    first_effects,
-    list_layers,
-    own_unused,
-    pixel_nodes,
-)
+from depthsearch.models.tracing.inputs import ExampleInputs, candidate_images, has_lazy_layers, input_name
+from depthsearch.models.tracing.layers import first_effects, list_layers, own_unused, pixel_nodes
 from depthsearch.models.tracing.measuring import Run, does_not_run, measure
-from depthsearch.models.tracing.restoring import evaluating, kept_tensors
+from depthsearch.models.tracing.restoring import evaluating, unchanged
 from depthsearch.models.tracing.tracer import Given
 from depthsearch.text import first_line
 
@@ -59,11 +49,7 @@ def trace(
     refuse_wrapped(model)
     images = list(
         candidate_images(
-            model,
-            image_size=image_size,
-            channels=channels,
-            example_inputs=example_inputs,
-            likely=likely,
+            model, image_size=image_size, channels=channels, example_inputs=example_inputs, likely=likely
         )
     )
     if has_lazy_layers(model):
@@ -74,7 +60,7 @@ def trace(
         model = _made(model, images)
     given = Given(dtype=images[0].dtype, name=input_name(model, example_inputs))
     followed = follow(model, given)
-    with kept_tensors(model), evaluating(model), evaluating(followed.traced), torch.no_grad():
+    with unchanged(model), evaluating(model), evaluating(followed.traced), torch.no_grad():
         run = measure(model, followed.traced, images)
         return _describe(model, followed, run, given.name)
 
@@ -115,10 +101,9 @@ def _describe(model: nn.Module, followed: Followed, run: Run, name: str | None) 
         changed=frozenset(run.changed),
         first_uses=first_uses,
         first_effects=first_effects(nodes, pixels, run),
-        mode_reads=tuple((read.module, run.order[read.node]) for read in followed.mode_reads),
+        mode_reads=tuple((path, run.order[node]) for path, node in followed.mode_reads),
         forks=followed.forks,
-        opaque=tuple(followed.whole),
-        reasons=followed.whole,
+        opaque=followed.whole,
         image_shape=run.image_shape,
         input_name=name,
     )

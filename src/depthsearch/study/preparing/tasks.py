@@ -143,7 +143,7 @@ def whole_modules(graph: LayerGraph) -> str:
         return ""
     n_whole = len(graph.opaque)
     what = f"{n_whole} {'module has' if n_whole == 1 else 'modules have'} no cuts inside"
-    return named_few(what, [f"{path} ({reason})" for path, reason in graph.reasons.items()])
+    return named_few(what, [f"{path} ({reason})" for path, reason in graph.opaque.items()])
 
 
 def device_here(options: StudyOptions) -> Device:
