@@ -51,17 +51,7 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import nn
 
 from benchmarks.shared.samplers import of_optuna
-from depthsearch import (
-    Cut,
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-    load_data,
-    split_at,
-)
+from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data, split_at
 from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS

@@ -20,16 +20,7 @@ from torch import nn
 
 from benchmarks.search.first_depths import print_table
 from benchmarks.shared.machine import machine_facts, print_facts
-from depthsearch import (
-    Cut,
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-    load_data,
-)
+from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
 from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.models.split import suffix_of
 from depthsearch.training.loop import train

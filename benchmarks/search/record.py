@@ -35,24 +35,12 @@ from depthsearch import Cut, list_cuts
 from depthsearch.data import DataSet, load_data
 from depthsearch.devices import choose_device, processor_name
 from depthsearch.errors import DivergedError, SettingsError
-from depthsearch.features import (
-    Asks,
-    Boundaries,
-    Spent,
-    ViewedImages,
-    choose_budget,
-)
+from depthsearch.features import Asks, Boundaries, Spent, ViewedImages, choose_budget
 from depthsearch.models.backbones import load_backbone
 from depthsearch.models.split import Suffix, suffix_of
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
-from depthsearch.training import (
-    EpochResult,
-    Recipe,
-    Task,
-    linear_probe,
-    train,
-)
+from depthsearch.training import EpochResult, Recipe, Task, linear_probe, train
 from depthsearch.training.exact import only_linear_layer, solve
 from depthsearch.training.objective import model_for, suffix_macs
 

@@ -38,26 +38,14 @@ from benchmarks.speed.plain import (
     print_data,
     train_model,
 )
-from depthsearch import (
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-)
+from depthsearch import Point, Recipe, Task, choose_device, list_cuts, load_backbone
 from depthsearch.errors import DivergedError
 from depthsearch.features import choose_budget
 from depthsearch.options.study import StudyOptions
 from depthsearch.options.words import LEARNING_RATES
 from depthsearch.results import rank
 from depthsearch.seeds import seed_from
-from depthsearch.study import (
-    StudyResult,
-    TrialEnded,
-    TrialStarted,
-    run,
-)
+from depthsearch.study import StudyResult, TrialEnded, TrialStarted, run
 from depthsearch.training.objective import train_point
 
 # Sets the trainings that judge the answers apart from all others.

@@ -45,17 +45,7 @@ from benchmarks.speed.plain import (
     print_data,
     train_plain,
 )
-from depthsearch import (
-    Cut,
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    find_cut,
-    list_cuts,
-    load_backbone,
-    split_at,
-)
+from depthsearch import Cut, Point, Recipe, Task, choose_device, find_cut, list_cuts, load_backbone, split_at
 from depthsearch.data import ImageSet
 from depthsearch.features import choose_budget
 from depthsearch.models.backbones import Backbone

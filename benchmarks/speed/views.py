@@ -16,16 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.shared.machine import machine_facts, print_facts
-from depthsearch import (
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    find_cut,
-    list_cuts,
-    load_backbone,
-    load_data,
-)
+from depthsearch import Point, Recipe, Task, choose_device, find_cut, list_cuts, load_backbone, load_data
 from depthsearch.devices import use_all_cores
 from depthsearch.features import choose_budget
 from depthsearch.training.objective import train_point

@@ -26,12 +26,7 @@ from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions
-from depthsearch.report.page import (
-    Report,
-    compose,
-    pictures,
-    write_report,
-)
+from depthsearch.report.page import Report, compose, pictures, write_report
 from depthsearch.results import StoredStudy, importance_of
 from depthsearch.results.evidence import Evidence, Expected, Settled
 from depthsearch.results.summary import Summary, summarize

@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from depthsearch.options import values, words
-from depthsearch.options.declaring import (
-    Declared,
-    Rule,
-    declared,
-    flag_of,
-    refused_if,
-)
+from depthsearch.options.declaring import Declared, Rule, declared, flag_of, refused_if
 from depthsearch.options.study import (
     BACKBONE_HELP,
     CHANNELS,

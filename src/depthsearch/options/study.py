@@ -12,13 +12,7 @@ from typing import Any, Self
 from depthsearch.errors import SettingsError
 from depthsearch.options import values, words
 from depthsearch.options.augmentation import USUAL, WORDS
-from depthsearch.options.declaring import (
-    Declared,
-    Rule,
-    declared,
-    flag_of,
-    refused_if,
-)
+from depthsearch.options.declaring import Declared, Rule, declared, flag_of, refused_if
 from depthsearch.options.file import read_study_file
 from depthsearch.text import printable
 

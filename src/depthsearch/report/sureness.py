@@ -6,15 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from depthsearch.report.tables import (
-    KIND,
-    LAYER,
-    MACS,
-    NAME,
-    TRIAL,
-    Column,
-    FittingTable,
-)
+from depthsearch.report.tables import KIND, LAYER, MACS, NAME, TRIAL, Column, FittingTable
 from depthsearch.results.evidence import Evidence
 from depthsearch.results.summary import Summary, cut_json
 from depthsearch.visualization.words import (

@@ -11,25 +11,9 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines
-from depthsearch.report.tables import (
-    KIND,
-    LAYER,
-    MACS,
-    NAME,
-    TRIAL,
-    Column,
-    FittingTable,
-)
+from depthsearch.report.tables import KIND, LAYER, MACS, NAME, TRIAL, Column, FittingTable
 from depthsearch.results.front import Front, front_of
-from depthsearch.results.summary import (
-    Cost,
-    Standing,
-    Summary,
-    cut_json,
-    end_score,
-    standings,
-    trainable,
-)
+from depthsearch.results.summary import Cost, Standing, Summary, cut_json, end_score, standings, trainable
 from depthsearch.results.trials import ENDED, StoredTrial
 from depthsearch.training.outcomes import ProbePoint, plateau_start
 from depthsearch.visualization.words import (

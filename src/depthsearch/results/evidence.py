@@ -22,13 +22,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.options.words import COSTS, SHARES
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.trials import StoredTrial, cost_of, rank
-from depthsearch.search.beliefs.learning import (
-    Learned,
-    Lesson,
-    ScoreError,
-    learn,
-    split_of,
-)
+from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn, split_of
 from depthsearch.search.beliefs.verdict import SURE, Verdict, judge
 from depthsearch.search.extrapolation import Course
 from depthsearch.search.pareto import hypervolume

@@ -11,13 +11,7 @@ import optuna
 from depthsearch.models.cuts import Cut
 from depthsearch.results.evidence import Evidence, weigh
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.trials import (
-    ENDED,
-    State,
-    StoredTrial,
-    cost_of,
-    rank,
-)
+from depthsearch.results.trials import ENDED, State, StoredTrial, cost_of, rank
 from depthsearch.training.outcomes import ProbePoint, TransferCurve
 
 __all__ = [

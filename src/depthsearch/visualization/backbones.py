@@ -8,21 +8,10 @@ import optuna
 from plotly.graph_objects import Figure
 
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.summary import (
-    Standing,
-    Summary,
-    standings,
-    summarize,
-)
+from depthsearch.results.summary import Standing, Summary, standings, summarize
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import cut_text, trial_marks
-from depthsearch.visualization.style import (
-    Trace,
-    figure,
-    hover,
-    plain,
-    points,
-)
+from depthsearch.visualization.style import Trace, figure, hover, plain, points
 from depthsearch.visualization.words import setting_of, with_error
 
 __all__ = ["draw_backbones", "plot_backbones"]

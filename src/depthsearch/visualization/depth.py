@@ -11,28 +11,11 @@ from plotly.graph_objects import Figure
 from depthsearch.results.evidence import Evidence, Settled
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, end_score
-from depthsearch.visualization.axes import (
-    depth_axis,
-    score_axis,
-    score_range,
-    stage_names,
-)
+from depthsearch.visualization.axes import depth_axis, score_axis, score_range, stage_names
 from depthsearch.visualization.marks import best_mark, cut_text, trial_marks
 from depthsearch.visualization.reading import read_part
-from depthsearch.visualization.style import (
-    COLOURS,
-    Trace,
-    figure,
-    hover,
-    plain,
-    points,
-)
-from depthsearch.visualization.words import (
-    runs,
-    setting_of,
-    shown,
-    with_trainings,
-)
+from depthsearch.visualization.style import COLOURS, Trace, figure, hover, plain, points
+from depthsearch.visualization.words import runs, setting_of, shown, with_trainings
 
 __all__ = ["draw_score_by_depth", "plot_score_by_depth"]
 

@@ -17,13 +17,7 @@ from depthsearch.results.summary import Summary, summarize
 from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import cut_text, kind_of, trial_marks
-from depthsearch.visualization.style import (
-    COLOURS,
-    Trace,
-    figure,
-    hover,
-    points,
-)
+from depthsearch.visualization.style import COLOURS, Trace, figure, hover, points
 from depthsearch.visualization.words import millions, setting_of, with_error
 
 __all__ = ["draw_front", "plot_front"]

@@ -12,25 +12,10 @@ import optuna
 import torch
 from rich.console import Console
 
-from depthsearch.classifier.explain.gallery import (
-    Picture,
-    draw_gallery,
-    pick_photos,
-    read_photos,
-)
-from depthsearch.classifier.explain.maps import (
-    Comparison,
-    Photo,
-    compare,
-    pretrained_classes,
-)
+from depthsearch.classifier.explain.gallery import Picture, draw_gallery, pick_photos, read_photos
+from depthsearch.classifier.explain.maps import Comparison, Photo, compare, pretrained_classes
 from depthsearch.classifier.modelfolder import load
-from depthsearch.cli.console import (
-    Notices,
-    console_for,
-    say,
-    say_list,
-)
+from depthsearch.cli.console import Notices, console_for, say, say_list
 from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.places import artifacts_of
 from depthsearch.devices import choose_device, use_all_cores

@@ -15,12 +15,7 @@ from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.study.progress import Status
 from depthsearch.text import duration
-from depthsearch.visualization.words import (
-    percent,
-    setting_of,
-    shown,
-    with_error,
-)
+from depthsearch.visualization.words import percent, setting_of, shown, with_error
 
 __all__ = ["note_text"]
 

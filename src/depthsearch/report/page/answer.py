@@ -10,14 +10,7 @@ from depthsearch.report.page.tables import STATES
 from depthsearch.report.page.values import Cell
 from depthsearch.results.summary import Summary, end_score, trainable
 from depthsearch.text import duration
-from depthsearch.visualization.words import (
-    layer_ranges,
-    metric_of,
-    percent,
-    setting_of,
-    shown,
-    with_error,
-)
+from depthsearch.visualization.words import layer_ranges, metric_of, percent, setting_of, shown, with_error
 
 __all__ = ["Answer", "answer_of", "key_figures", "plural"]
 

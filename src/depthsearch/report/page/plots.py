@@ -6,12 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from depthsearch.report.page.tables import (
-    depth_table,
-    importance_table,
-    learning_table,
-    transfer_table,
-)
+from depthsearch.report.page.tables import depth_table, importance_table, learning_table, transfer_table
 from depthsearch.report.page.values import Plot
 from depthsearch.results.front import Front, front_of
 from depthsearch.results.importance import importance_of

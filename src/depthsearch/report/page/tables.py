@@ -9,12 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from depthsearch.models.cuts import Cut
-from depthsearch.report.page.values import (
-    Cell,
-    Code,
-    Table,
-    names_of,
-)
+from depthsearch.report.page.values import Cell, Code, Table, names_of
 from depthsearch.report.text import BACKBONE_HEADINGS, backbone_row, sparkline
 from depthsearch.results.evidence import Expected, Settled
 from depthsearch.results.front import Front, FrontPoint
