@@ -174,13 +174,7 @@ def run_in_turn(trials: Sequence[Trial], loaders: Loaders) -> Iterator[Run]:
         else:
             plain, plain_seconds = _timed_plain(trial, loaders)
             kept, kept_seconds = _timed_kept(kept_side)
-        yield Run(
-            trial=trial,
-            plain=plain,
-            plain_seconds=plain_seconds,
-            kept=kept,
-            kept_seconds=kept_seconds,
-        )
+        yield Run(trial=trial, plain=plain, plain_seconds=plain_seconds, kept=kept, kept_seconds=kept_seconds)
 
 
 def _timed_plain(trial: Trial, loaders: Loaders) -> tuple[list[PlainEpoch], float]:

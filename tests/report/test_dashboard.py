@@ -439,10 +439,7 @@ def test_a_browser_shows_hostile_names_as_text(place, tab: Tab) -> None:
         ):
             assert tab.value(
                 f"(() => {{ try {{ return {secret} }} catch (error) {{ return error.name }} }})()"
-            ) in (
-                "SecurityError",
-                "TypeError",
-            )
+            ) in ("SecurityError", "TypeError")
         tab.open(f"{address}{artifact(study, 'script.html')}")
         tab.until("document.body.innerText.includes('text')")
         assert tab.value("document.title") == "before"

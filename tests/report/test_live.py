@@ -204,10 +204,7 @@ def test_trials_that_end_fast_are_not_held_up(kept, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("wanted", "state"),
-    [
-        (5, "Complete: 5 of 5 trials done."),
-        (6, "Interrupted: nobody runs it; 5 of 6 trials done."),
-    ],
+    [(5, "Complete: 5 of 5 trials done."), (6, "Interrupted: nobody runs it; 5 of 6 trials done.")],
 )
 def test_the_last_view_is_of_a_study_that_nobody_runs(kept, wanted: int, state: str) -> None:
     study = kept(*FINISHED, wanted={"trials": wanted, "confirm": False})

@@ -616,11 +616,7 @@ def console_of(page: Path, scratch: Path) -> list[str]:
         f"--screenshot={shown}",
     ]
     ended = subprocess.run(
-        [*command, page.as_uri()],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
+        [*command, page.as_uri()], capture_output=True, text=True, check=False, timeout=120
     )
     assert shown.is_file(), ended.stderr
     return [line for line in ended.stderr.splitlines() if "CONSOLE" in line]

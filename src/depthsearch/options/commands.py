@@ -31,10 +31,7 @@ ARTIFACTS = (
     values.place("DIR"),
     "folder of the studies' pictures and reports (default: DATABASE-artifacts beside an SQLite file)",
 )
-OWN_NETWORK = (
-    values.name("NAME"),
-    "FILE.py:FUNCTION of a model whose network is your own: it is run",
-)
+OWN_NETWORK = (values.name("NAME"), "FILE.py:FUNCTION of a model whose network is your own: it is run")
 UNREADABLE_HELP = "leave out images that cannot be read"
 JSON_HELP = "print one JSON object"
 JSON_LAST_HELP = "print one JSON object, in the last line of stdout"
@@ -266,9 +263,7 @@ class DashboardOptions(Declared):
     storage: str = declared(DEFAULT_STORAGE, *STORAGE)
     artifacts: str | None = declared(None, *ARTIFACTS)
     host: str = declared(
-        "127.0.0.1",
-        values.name(),
-        "address to listen on; any but this machine's own needs --password",
+        "127.0.0.1", values.name(), "address to listen on; any but this machine's own needs --password"
     )
     port: int = declared(8080, values.whole(0, metavar=None), "port to listen on; 0: a free one")
     password: str | Literal[True] | None = declared(

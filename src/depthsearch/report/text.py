@@ -26,14 +26,7 @@ from depthsearch.visualization.words import (
     with_trainings,
 )
 
-__all__ = [
-    "BACKBONE_HEADINGS",
-    "as_json",
-    "backbone_row",
-    "render",
-    "render_trials",
-    "sparkline",
-]
+__all__ = ["BACKBONE_HEADINGS", "as_json", "backbone_row", "render", "render_trials", "sparkline"]
 
 SETTING = Column(heading="setting", rank=3, wraps=True)
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -201,15 +194,7 @@ def _top_table(summary: Summary, metric: str) -> FittingTable:
     """List the best trial of each of the best cuts."""
     return FittingTable(
         title=f"Top cuts of the search by {metric}, one training each",
-        columns=(
-            LAYER,
-            NAME,
-            KIND,
-            MACS,
-            SETTING,
-            Column(heading="score", is_right=True),
-            TRIAL,
-        ),
+        columns=(LAYER, NAME, KIND, MACS, SETTING, Column(heading="score", is_right=True), TRIAL),
         rows=[
             (
                 str(trial.cut.layer),

@@ -349,11 +349,7 @@ def promising(stored: StoredStudy, n_cuts: int) -> list[StoredTrial]:
 
 
 def _along_front(
-    ranked: Sequence[StoredTrial],
-    expected: Mapping[int, float],
-    ends: Sequence[Cut],
-    cost: str,
-    n_cuts: int,
+    ranked: Sequence[StoredTrial], expected: Mapping[int, float], ends: Sequence[Cut], cost: str, n_cuts: int
 ) -> list[StoredTrial]:
     """Choose the most promising cut and, one by one, what adds most hypervolume to it and the ends.
 

@@ -132,11 +132,7 @@ def _answers(summary: Summary) -> Iterator[Trace]:
 
 def _means(confirmed: Sequence[Settled], name: str, kind: str, size: float) -> Trace:
     texts = [
-        hover(
-            with_trainings(each).capitalize(),
-            cut_text(each.cut),
-            setting_of(each.params),
-        )
+        hover(with_trainings(each).capitalize(), cut_text(each.cut), setting_of(each.params))
         for each in confirmed
     ]
     places, means = [each.cut.index for each in confirmed], [each.mean for each in confirmed]

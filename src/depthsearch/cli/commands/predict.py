@@ -36,10 +36,7 @@ def predict(options: PredictOptions) -> None:
     if is_folder(of_study) and not is_folder(Path(options.folder)):
         raise ModelError(f"No model folder {str(options.folder)!r}. Give {str(of_study)!r}, which exists.")
     classifier = load(
-        options.folder,
-        device=options.device,
-        precision=options.precision,
-        backbone=options.backbone,
+        options.folder, device=options.device, precision=options.precision, backbone=options.backbone
     )
     samples = [sample for given in options.images for sample in _samples_of(classifier, given)]
     console, warnings = console_for(), console_for(stderr=True)

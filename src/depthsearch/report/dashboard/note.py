@@ -75,11 +75,7 @@ def _best_cuts(summary: Summary) -> Table | None:
     again = {each.cut: each for each in confirmed}
     by_number = {trial.number: trial for trial in summary.trials}
     listed = [
-        (
-            by_number[c.trial],
-            with_error(c.mean, c.standard_error),
-            _rests_on(c),
-        )
+        (by_number[c.trial], with_error(c.mean, c.standard_error), _rests_on(c))
         for c in sorted(again.values(), key=lambda confirmed: confirmed.gap)
     ]
     listed += [(trial, shown(trial.score), "one training") for trial in top if trial.cut not in again]
