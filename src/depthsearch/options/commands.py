@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from depthsearch.options import values, words
-from depthsearch.options.declaring import Declared, Rule, declared, flag_of, refused_if
+from depthsearch.options.declaring import Declared, Rule, declared, flag_of
 from depthsearch.options.study import (
     BACKBONE_HELP,
     CHANNELS,
@@ -58,7 +58,7 @@ class InitOptions(Declared):
         "auto",
         values.place("auto|FILE|random"),
         "as --weights of study",
-        refused_if(
+        Rule(
             lambda options: options.backbone is None,
             "--weights {value} needs the --backbone that they are of: give both, or leave --weights out.",
         ),
@@ -196,14 +196,14 @@ class PredictOptions(Declared):
 
 
 def _without_images(name: str) -> Rule:
-    return refused_if(
+    return Rule(
         lambda options: bool(options.images),
         f"{flag_of(name)} picks images of the study, and files are given: leave one of the two out.",
     )
 
 
 def _with_images(name: str) -> Rule:
-    return refused_if(
+    return Rule(
         lambda options: not options.images,
         f"{flag_of(name)} is of images given as files: give some, or leave it out.",
     )

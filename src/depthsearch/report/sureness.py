@@ -35,7 +35,8 @@ def evidence_lines(summary: Summary, evidence: Evidence) -> Iterator[str]:
             f"against the best cut has {chance}"
         )
     if answer is not best:
-        yield f"{layer_of(best.cut)} has the highest expected score, {with_trainings(best)}"
+        score = with_trainings(best.mean, best.standard_error, best.n_trainings)
+        yield f"{layer_of(best.cut)} has the highest expected score, {score}"
     which = layer_ranges(summary.cuts, evidence.level)
     if not summary.parts:
         which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {which}"

@@ -140,7 +140,8 @@ def _backbone_json(part: Summary) -> dict[str, Any]:
 
 def _answer_json(summary: Summary, chosen: StoredTrial) -> dict[str, Any]:
     """Return the setting to take, and how sure it is."""
-    evidence = summary.evidence
+    evidence, answer = summary.evidence, summary.answer
+    assert answer is not None
     learns = trainable(summary, chosen)
     return {
         "trial": chosen.number,
@@ -148,36 +149,37 @@ def _answer_json(summary: Summary, chosen: StoredTrial) -> dict[str, Any]:
         **chosen.params,
         "head_width": chosen.params.get("head_width", 0),
         "confirmed": evidence is not None and bool(evidence.answer.scores),
-        "score": chosen.score if evidence is None else evidence.answer.mean,
-        "standard_error": None if evidence is None else evidence.answer.standard_error,
+        "score": answer.score,
+        "standard_error": answer.standard_error,
         "trainable": None if learns is None else asdict(learns),
     }
 
 
 def render(summary: Summary) -> RenderableType:
     """Draw the result for a terminal: the answer, the baselines, the evidence, the top cuts, the cost."""
-    chosen = summary.chosen
-    if chosen is None:
+    chosen, answer = summary.chosen, summary.answer
+    if chosen is None or answer is None:
         return Text(f"Study {summary.study}: no trial is complete yet.")
     part, metric = summary.part_with(chosen.cut), f"validation {summary.metric}"
     evidence = summary.evidence
-    answer = Text.assemble(
+    score = with_trainings(answer.score, answer.standard_error, answer.n_trainings)
+    lines = Text.assemble(
         ("Best cut  ", "bold"),
         (f"{chosen.cut.backbone or summary.backbone}: train from {chosen.cut.named}", "bold green"),
-        f"\n          {metric} {_sure(summary, chosen)}, {setting_of(chosen.params)} (trial {chosen.number})",
+        f"\n          {metric} {score}, {setting_of(chosen.params)} (trial {chosen.number})",
         f"\nBaselines {f'of {chosen.cut.backbone}: ' if chosen.cut.backbone else ''}"
         f"feature extraction {with_error(*end_score(part, -1))}"
         f" · full fine-tuning {with_error(*end_score(part, 0))}",
     )
     learns = trainable(summary, chosen)
     if learns is not None:
-        answer.append(
+        lines.append(
             f"\nTrainable {learns.tensors} of {learns.all_tensors} weight tensors, "
             f"{learns.parameters:,} of {learns.all_parameters:,} parameters, the head's included"
         )
     if evidence is not None and len(summary.cuts) > 1:
         for at, line in enumerate(evidence_lines(summary, evidence)):
-            answer.append(f"\n{'' if at else 'Evidence':<9} {line}")
+            lines.append(f"\n{'' if at else 'Evidence':<9} {line}")
     tables = [_top_table(summary, metric)]
     if evidence is not None and evidence.confirmed:
         tables.insert(0, confirmed_table(evidence, metric))
@@ -187,7 +189,7 @@ def render(summary: Summary) -> RenderableType:
     if summary.parts:
         tables.insert(0, _backbones_table(standings(summary), metric))
     curves = [line for part in summary.each for line in _curve(part)]
-    return Group(answer, *curves, *tables, _account(summary))
+    return Group(lines, *curves, *tables, _account(summary))
 
 
 def _top_table(summary: Summary, metric: str) -> FittingTable:
@@ -287,13 +289,6 @@ def backbone_row(standing: Standing) -> tuple[str, ...]:
         str(standing.n_trials),
         f"{standing.cost.full_fine_tunes:.2f}",
     )
-
-
-def _sure(summary: Summary, chosen: StoredTrial) -> str:
-    """Write the answer's score, and how many trainings it rests on."""
-    if summary.evidence is None:
-        return f"{shown(chosen.score)}, one training"
-    return with_trainings(summary.evidence.answer)
 
 
 def _curve(summary: Summary) -> list[Text]:

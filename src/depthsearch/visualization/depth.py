@@ -76,7 +76,7 @@ def _how_sure(summary: Summary) -> str:
     if evidence is not None:
         answer = evidence.answer
         word = "answer" if summary.holds_answer else "its best"
-        return f"{word}: layer {answer.cut.layer}, {with_trainings(answer)}"
+        return f"{word}: layer {answer.cut.layer}, {_trained(answer)}"
     if best is None:
         return f"{len(summary.searched)} trials, none complete yet"
     return f"best so far: layer {best.cut.layer}, {shown(best.score)}, one training"
@@ -132,12 +132,15 @@ def _answers(summary: Summary) -> Iterator[Trace]:
 
 def _means(confirmed: Sequence[Settled], name: str, kind: str, size: float) -> Trace:
     texts = [
-        hover(with_trainings(each).capitalize(), cut_text(each.cut), setting_of(each.params))
-        for each in confirmed
+        hover(_trained(each).capitalize(), cut_text(each.cut), setting_of(each.params)) for each in confirmed
     ]
     places, means = [each.cut.index for each in confirmed], [each.mean for each in confirmed]
     errors = [each.standard_error for each in confirmed]
     return points(name, kind, places, means, texts, size=size, errors=errors)
+
+
+def _trained(setting: Settled) -> str:
+    return with_trainings(setting.mean, setting.standard_error, setting.n_trainings)
 
 
 def _level(evidence: Evidence | None) -> Iterator[dict[str, Any]]:

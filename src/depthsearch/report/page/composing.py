@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from depthsearch.errors import SettingsError
 from depthsearch.files import written_whole
 from depthsearch.report.page import tables
-from depthsearch.report.page.answer import answer_of, key_figures
+from depthsearch.report.page.answer import key_figures, level_of, other_ends
 from depthsearch.report.page.pictures import draw_files
 from depthsearch.report.page.plots import Plots, plots_of
 from depthsearch.report.page.rendering import as_html, as_markdown
@@ -122,13 +122,16 @@ def compose(
 
 def opening_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
     """Return what the template ``opening.j2`` wants."""
+    answer = summary.answer
     return {
         "summary": summary,
         "is_finished": not is_something_left(stored),
         "gap": "",
         "noun": summary.noun,
         "metric": metric_of(summary),
-        "answer": answer_of(summary),
+        "answer": answer,
+        "ends": () if answer is None else tuple(other_ends(summary, answer)),
+        "level": level_of(summary),
         "is_confirmed": summary.evidence is not None and bool(summary.evidence.confirmed),
         "tolerance": "" if summary.evidence is None else in_points(summary.evidence.tolerance),
         "sureness": () if summary.evidence is None else tuple(evidence_lines(summary, summary.evidence)),
