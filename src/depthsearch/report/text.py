@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines
-from depthsearch.report.tables import KIND, LAYER, MACS, NAME, TRIAL, Column, FittingTable
+from depthsearch.report.tables import KIND, LAYER, MACS, NAME, SCORE, SETTING, TRIAL, Column, FittingTable
 from depthsearch.results.front import Front, front_of
 from depthsearch.results.summary import Cost, Standing, Summary, cut_json, end_score, standings, trainable
 from depthsearch.results.trials import ENDED, StoredTrial
@@ -28,7 +28,6 @@ from depthsearch.visualization.words import (
 
 __all__ = ["BACKBONE_HEADINGS", "as_json", "backbone_row", "render", "render_trials", "sparkline"]
 
-SETTING = Column(heading="setting", rank=3, wraps=True)
 BLOCKS = "▁▂▃▄▅▆▇█"
 BACKBONE_HEADINGS = (
     "backbone",
@@ -194,21 +193,18 @@ def render(summary: Summary) -> RenderableType:
 
 def _top_table(summary: Summary, metric: str) -> FittingTable:
     """List the best trial of each of the best cuts."""
-    return FittingTable(
-        title=f"Top cuts of the search by {metric}, one training each",
-        columns=(LAYER, NAME, KIND, MACS, SETTING, Column(heading="score", is_right=True), TRIAL),
-        rows=[
-            (
-                str(trial.cut.layer),
-                names_of(trial.cut),
-                trial.cut.kind,
-                f"{trial.cut.frozen_mac_share:.3f}",
-                setting_of(trial.params),
-                shown(trial.score),
-                str(trial.number),
-            )
-            for trial in summary.top_cuts()
-        ],
+    return FittingTable.of(
+        summary.top_cuts(),
+        {
+            LAYER: lambda trial: str(trial.cut.layer),
+            NAME: lambda trial: names_of(trial.cut),
+            KIND: lambda trial: trial.cut.kind,
+            MACS: lambda trial: f"{trial.cut.frozen_mac_share:.3f}",
+            SETTING: lambda trial: setting_of(trial.params),
+            SCORE: lambda trial: shown(trial.score),
+            TRIAL: lambda trial: str(trial.number),
+        },
+        f"Top cuts of the search by {metric}, one training each",
     )
 
 
@@ -229,30 +225,18 @@ def _account(summary: Summary) -> Text:
 def _front_table(front: Front, metric: str) -> FittingTable:
     """Show what score costs: of which setting none scores better and costs no more."""
     how = "means over seeds" if front.is_confirmed else "single trainings, so too good"
-    cost = front.cost_name
-    return FittingTable(
-        title=f"Front: {metric} against {cost} ({how})",
-        columns=(
-            Column(heading=cost, is_right=True, wraps=True),
-            Column(heading="score", is_right=True),
-            LAYER,
-            NAME,
-            SETTING,
-            TRIAL,
-            Column(heading="", rank=1),
-        ),
-        rows=[
-            (
-                millions(point.cost),
-                with_error(point.score, point.standard_error),
-                str(point.trial.cut.layer),
-                names_of(point.trial.cut),
-                setting_of(point.trial.params),
-                str(point.trial.number),
-                front.answer_word if point.is_answer else "",
-            )
-            for point in front.points
-        ],
+    return FittingTable.of(
+        front.points,
+        {
+            Column(heading=front.cost_name, is_right=True, wraps=True): lambda point: millions(point.cost),
+            SCORE: lambda point: with_error(point.score, point.standard_error),
+            LAYER: lambda point: str(point.trial.cut.layer),
+            NAME: lambda point: names_of(point.trial.cut),
+            SETTING: lambda point: setting_of(point.trial.params),
+            TRIAL: lambda point: str(point.trial.number),
+            Column(heading="", rank=1): lambda point: front.answer_word if point.is_answer else "",
+        },
+        f"Front: {metric} against {front.cost_name} ({how})",
     )
 
 
@@ -320,28 +304,16 @@ def sparkline(scores: Sequence[float]) -> str:
 
 def render_trials(summary: Summary) -> RenderableType:
     """Draw every trial as a row."""
-    return FittingTable(
-        columns=(
-            Column(heading="trial", is_right=True),
-            LAYER,
-            NAME,
-            SETTING,
-            Column(heading="state", wraps=True),
-            Column(heading="score", is_right=True),
-            Column(heading="epochs", is_right=True, rank=1),
-            Column(heading="seconds", is_right=True, rank=4),
-        ),
-        rows=[
-            (
-                str(trial.number),
-                str(trial.cut.layer),
-                names_of(trial.cut),
-                setting_of(trial.params),
-                trial.reason or trial.state,
-                shown(trial.score),
-                str(trial.epochs),
-                f"{trial.seconds:.1f}",
-            )
-            for trial in summary.trials
-        ],
+    return FittingTable.of(
+        summary.trials,
+        {
+            Column(heading="trial", is_right=True): lambda trial: str(trial.number),
+            LAYER: lambda trial: str(trial.cut.layer),
+            NAME: lambda trial: names_of(trial.cut),
+            SETTING: lambda trial: setting_of(trial.params),
+            Column(heading="state", wraps=True): lambda trial: trial.reason or trial.state,
+            SCORE: lambda trial: shown(trial.score),
+            Column(heading="epochs", is_right=True, rank=1): lambda trial: str(trial.epochs),
+            Column(heading="seconds", is_right=True, rank=4): lambda trial: f"{trial.seconds:.1f}",
+        },
     )

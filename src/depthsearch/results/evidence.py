@@ -136,6 +136,14 @@ class Evidence:
         """Settings that were trained again, by depth."""
         return tuple(setting for setting in self.settled if setting.scores)
 
+    @property
+    def best_again(self) -> dict[Cut, Settled]:
+        """The best setting of each cut that was trained again, the best cut first."""
+        best: dict[Cut, Settled] = {}
+        for setting in sorted(self.confirmed, key=lambda setting: setting.gap):
+            best.setdefault(setting.cut, setting)
+        return best
+
     def prices(self, cuts: Sequence[Cut]) -> list[tuple[Cut, float]]:
         """Return what freezing more than the answer costs: cuts, and what each loses at most with 90 %.
 
