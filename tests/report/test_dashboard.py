@@ -25,9 +25,9 @@ from test_page import nasty
 
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
-from depthsearch.report.dashboard import refresh
+from depthsearch.report.dashboard.refreshing import refresh
 from depthsearch.report.dashboard.serving import QuietHandler, Server, application, serve
-from depthsearch.report.page import compose
+from depthsearch.report.page.composing import compose
 from depthsearch.results import StoredStudy
 from depthsearch.results.summary import summarize
 from depthsearch.study.artifacts import Artifacts, keep_latest

@@ -15,7 +15,7 @@ from rich.console import Console
 from stored_studies import AIM, FINISHED, cut, stored, trial
 from test_page import document, figure, traces, trials_in
 
-from depthsearch.report.dashboard import refresh
+from depthsearch.report.dashboard.refreshing import refresh
 from depthsearch.report.text import as_json, render
 from depthsearch.results.front import front_of
 from depthsearch.results.summary import summarize

@@ -19,17 +19,9 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from plotly.graph_objects import Figure
 from stored_studies import AGAIN, CONFIRMED, FINISHED, NASTY, attributes, several, stored, trial
 
-from depthsearch.report.dashboard import (
-    BEGIN,
-    END,
-    keep_note,
-    keep_plot,
-    plots_of,
-    refresh,
-    refreshed,
-    refreshing,
-)
-from depthsearch.report.dashboard.keeping import with_ours
+from depthsearch.report.dashboard import refreshing
+from depthsearch.report.dashboard.keeping import BEGIN, END, keep_note, keep_plot, with_ours
+from depthsearch.report.dashboard.refreshing import plots_of, refresh, refreshed
 from depthsearch.results import StoredStudy, weigh
 from depthsearch.results.summary import summarize
 from depthsearch.study.control import mark

@@ -338,9 +338,7 @@ def promising(stored: StoredStudy, n_cuts: int) -> list[StoredTrial]:
         means = learned.response.mean(
             np.array([t.place for t in ranked]), [names.index(t.cut.backbone) for t in ranked]
         )
-        expected = {
-            t.number: float(m) for t, m in zip(ranked, learned.scores(means.astype(np.float64)), strict=True)
-        }
+        expected = {t.number: float(m) for t, m in zip(ranked, learned.scores(means), strict=True)}
         ranked.sort(key=lambda trial: -expected[trial.number])
     cuts = [cut for cut in stored.cuts if ranked and cut.backbone == ranked[0].cut.backbone]
     ends = [*cuts[-1:], *cuts[:1]]

@@ -15,7 +15,7 @@ from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.live_view import View
 from depthsearch.errors import SettingsError
 from depthsearch.options.study import StudyOptions, is_planned
-from depthsearch.report.dashboard import refreshed
+from depthsearch.report.dashboard.refreshing import refreshed
 from depthsearch.report.text import as_json, render
 from depthsearch.results.summary import summarize
 from depthsearch.study.conducting import StudyResult, run

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from markupsafe import Markup
 from rich.filesize import decimal
 
@@ -35,7 +34,7 @@ from depthsearch.report.sureness import evidence_lines
 from depthsearch.results.front import front_of
 from depthsearch.results.importance import LEAST_FOR_IMPORTANCE
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.summary import Summary, standings, summarize
+from depthsearch.results.summary import Summary, standings
 from depthsearch.results.trials import ENDED
 from depthsearch.study.artifacts import SmallPicture
 from depthsearch.study.progress import is_something_left
@@ -188,26 +187,17 @@ def _again_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
     }
 
 
-def write_report(
-    study: optuna.Study | StoredStudy,
-    folder: Path,
-    pictures: Mapping[str, SmallPicture] | None = None,
-    *,
-    images: bool = False,
-) -> tuple[Path, Path]:
+def write_report(report: Report, folder: Path, *, images: bool = False) -> tuple[Path, Path]:
     """Write ``report.md`` with its ``charts/`` and ``report.html`` into a folder; other files there stay.
 
     Args:
-        study: What to report on.
+        report: What to write.
         folder: Where; made if it is not there.
-        pictures: Of the images that were explained, by artifact, see `artifacts.small_pictures`.
         images: Whether to draw the figures as files for the Markdown, which takes kaleido and a Chrome.
 
     Raises:
         SettingsError: If they cannot be written there.
     """
-    stored = StoredStudy.read(study)
-    report = compose(summarize(stored), stored, pictures)
     markdown, html = folder / "report.md", folder / "report.html"
     charts, reason = draw_files(report.plots) if images else ({}, NO_CHARTS)
     contents = {folder / "charts" / name: small.jpeg for name, small, _ in report.pictures}

@@ -97,9 +97,13 @@ class Learned:
 
     def scores(self, responses: Floats) -> Floats:
         """Turn values of the response into scores, more is better."""
+        scores: Floats = np.negative(responses, dtype=np.float64)
+        # In place, as there may be many.
         with np.errstate(over="ignore"):
-            scores: Floats = self.best - self.near * np.expm1(-responses)
-        return scores.clip(*self.bounds)
+            np.expm1(scores, out=scores)
+        scores *= -self.near
+        scores += self.best
+        return scores.clip(*self.bounds, out=scores)
 
 
 def learn(lessons: Sequence[Lesson], *, epochs: int, maximize: bool, error: ScoreError) -> Learned | None:

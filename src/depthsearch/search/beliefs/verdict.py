@@ -100,7 +100,7 @@ def judge(
     drawn = learned.response.draws(
         np.vstack([np.array(settled), places]), n_draws, seed=0, backbones=[*backbones, *of_places]
     )
-    scores = learned.scores(drawn.astype(np.float64))
+    scores = learned.scores(drawn)
     ours = scores[:, :k]
     # Of each candidate the best of its settings that promise most.
     theirs = scores[:, k:].reshape(len(scores), len(of_candidates), -1).max(2)
@@ -113,8 +113,10 @@ def judge(
     # Of those that cost the same, the best.
     answer = min(shown, key=lambda at: (costs[at], -means[at]), default=best)
     gaps = ours[:, [best]] - ours
-    low, middle, high = np.quantile(theirs, (0.025, 0.5, 0.975), axis=0)
     level = _fewest(theirs.argmax(1), of_candidates) | {candidates[answer], candidates[best]}
+    loss = np.quantile(most[:, None] - theirs, SURE, axis=0, overwrite_input=True)
+    # At last, as it changes their order.
+    low, middle, high = np.quantile(theirs, (0.025, 0.5, 0.975), axis=0, overwrite_input=True)
     return Verdict(
         answer=answer,
         best=best,
@@ -124,7 +126,7 @@ def judge(
         score=middle,
         low=low,
         high=high,
-        loss=np.quantile(most[:, None] - theirs, SURE, axis=0),
+        loss=loss,
         level=tuple(sorted(level)),
     )
 
