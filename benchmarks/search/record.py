@@ -31,8 +31,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from benchmarks.search.tables import BY_RATE, About, Table, packed
+from benchmarks.shared.images import load_images
 from depthsearch import Cut, list_cuts
-from depthsearch.data import DataSet, load_data
+from depthsearch.data import DataSet
 from depthsearch.devices import choose_device, processor_name
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import Asks, Boundaries, Spent, ViewedImages, choose_budget
@@ -113,15 +114,7 @@ def load_task(options: argparse.Namespace) -> Task:
     backbone = load_backbone(
         options.backbone, options.weights, image_size=options.image_size, demo=options.data == "digits"
     )
-    seen = backbone.preprocessing
-    data = load_data(
-        options.data,
-        image_size=seen.image_size,
-        crop_share=seen.crop_share,
-        interpolation=seen.interpolation,
-        val_share=options.val_share,
-        classes_map=options.classes_map,
-    )
+    data = load_images(options.data, backbone, val_share=options.val_share, classes_map=options.classes_map)
     return Task(
         backbone=backbone,
         data=limited(data, options.max_train, options.max_val),

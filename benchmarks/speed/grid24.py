@@ -33,13 +33,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmarks.shared.images import load_images
 from benchmarks.shared.machine import machine_facts, print_facts
 from benchmarks.speed.plain import (
     Loaders,
     PlainEpoch,
     add_arguments,
     frozen_backbone,
-    load_images,
     make_loaders,
     plain_model,
     print_data,

@@ -79,7 +79,6 @@ def judge(
     of_candidates: Sequence[int],
     *,
     tolerance: float,
-    n_draws: int = N_DRAWS,
 ) -> Verdict:
     """Say which setting to take.
 
@@ -91,14 +90,13 @@ def judge(
         candidates: Of each settled setting the place of its cut among all candidates.
         of_candidates: Backbone of each candidate; those of one lie evenly over depth.
         tolerance: What the answer may lose, in the unit of the score.
-        n_draws: Of scores.
     """
     places = _best_places(learned.response, of_candidates, settled)
     places = places.reshape(-1, places.shape[-1])
     k = len(settled)
     of_places = np.repeat(of_candidates, len(places) // len(of_candidates))
     drawn = learned.response.draws(
-        np.vstack([np.array(settled), places]), n_draws, seed=0, backbones=[*backbones, *of_places]
+        np.vstack([np.array(settled), places]), N_DRAWS, seed=0, backbones=[*backbones, *of_places]
     )
     scores = learned.scores(drawn)
     ours = scores[:, :k]
