@@ -57,11 +57,7 @@ def predict(options: PredictOptions) -> None:
 
 
 def _samples_of(classifier: Classifier, given: Path) -> Sequence[Path | Sample]:
-    """List the images of a file or folder, or the samples of a table, as a model takes them.
-
-    Raises:
-        DataError: If the model takes the other of these, or nothing can be listed.
-    """
+    """List the images of a file or folder, or the samples of a table, as a model takes them."""
     columns = classifier.columns
     is_table = given.suffix.lower() in MANIFEST_SUFFIXES and not is_folder(given)
     if columns.is_plain:

@@ -57,11 +57,7 @@ def study(options: StudyOptions) -> bool:
 
 
 def _print(result: StudyResult, console: Console) -> None:
-    """Print the result; of a study that was stopped only the JSON.
-
-    Raises:
-        SettingsError: If no trial is complete.
-    """
+    """Print the result; of a study that was stopped only the JSON."""
     options, summary = result.options, result.summary
     if result.is_stopped:
         if options.json:
