@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,7 @@ class Learned:
     bounds: tuple[float, float]
     errors: tuple[float, ...]
 
-    def scores(self, responses: Floats) -> Floats:
+    def scores(self, responses: NDArray[np.floating[Any]]) -> Floats:
         """Turn values of the response into scores, more is better."""
         scores: Floats = np.negative(responses, dtype=np.float64)
         # In place, as there may be many.
