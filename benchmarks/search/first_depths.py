@@ -50,22 +50,12 @@ from optuna.trial import TrialState
 from scipy.interpolate import RegularGridInterpolator
 from torch import nn
 
+from benchmarks.shared.images import load_images
 from benchmarks.shared.samplers import of_optuna
-from depthsearch import (
-    Cut,
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-    load_data,
-    split_at,
-)
+from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, split_at
 from depthsearch.data import ImageSet
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS
-from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
 from depthsearch.search.sampling import make_pruner, make_sampler
 from depthsearch.seeds import seed_from
@@ -261,14 +251,8 @@ class Tabled:
     Only the rates of the table are searched, with a linear head; a training that diverged scores chance.
     """
 
-    def __init__(self, table: dict[str, Any], *, smooth: bool = False) -> None:
-        """Average the runs of each cell.
-
-        Args:
-            table: As written by `run_table`.
-            smooth: Whether to take for a cell's truth what a regression over all runs expects there. The best
-                of hundreds of cells of a run or two each is the luckiest: above what it would reach again.
-        """
+    def __init__(self, table: dict[str, Any]) -> None:
+        """Average the runs of each cell of a table, as `run_table` writes it."""
         self.n_cuts = int(table["n_cuts"])
         self.epochs = int(table["settings"]["epochs"])
         chance = 1 / int(table["n_classes"])
@@ -286,8 +270,6 @@ class Tabled:
         squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in repeated)
         self.noise = math.sqrt(squares / sum(len(scores) - 1 for scores in repeated))
         curves = np.array([[np.mean(cells[cut, rate], 0) for rate in rates] for cut in cuts])
-        if smooth:
-            curves += (self._expected(cells, cuts, rates) - curves[:, :, -1])[:, :, None]
         self._interpolator = RegularGridInterpolator((cuts, np.log(rates)), curves)
         # A bilinear function is greatest at a grid point.
         finals = curves[:, :, -1]
@@ -299,24 +281,6 @@ class Tabled:
             "learning_rate": FloatDistribution(rates[0], rates[-1], log=True),
         }
 
-    def _expected(
-        self, cells: dict[tuple[int, float], list[list[float]]], cuts: list[int], rates: list[float]
-    ) -> Floats:
-        """Expect each cell's last score from all runs: ``(cuts, rates)``."""
-
-        def place(cut: int, rate: float) -> tuple[float, float]:
-            return cut / (self.n_cuts - 1), math.log(rate / rates[0]) / math.log(rates[-1] / rates[0])
-
-        response = Response(
-            [
-                Observation(place=place(*cell), score=scores[-1])
-                for cell, runs in cells.items()
-                for scores in runs
-            ]
-        )
-        grid = np.array([place(cut, rate) for cut in cuts for rate in rates])
-        return response.mean(grid).reshape(len(cuts), len(rates))
-
     def curve(self, params: Params) -> Floats:
         """Give the expected score after each epoch ``(epochs,)``."""
         scores: Floats = self._interpolator((params["cut"], math.log(params["learning_rate"])))
@@ -327,14 +291,13 @@ class Tabled:
         return float(max(self._interpolator((cut, rate))[-1] for rate in self._log_rates))
 
 
-def tabled_problems(path: Path, n_seeds: int, *, smooth: bool = False) -> Iterator[Problem]:
+def tabled_problems(path: Path, n_seeds: int) -> Iterator[Problem]:
     """Read a table of real trainings; seeds differ in the noise and the sampler."""
     table = json.loads(path.read_text(encoding="utf-8"))
-    surface = Tabled(table, smooth=smooth)
+    surface = Tabled(table)
     probe = tuple(ProbePoint(**point) for point in table["probe"])
-    name = f"{table['name']}, smoothed" if smooth else table["name"]
     for seed in range(n_seeds):
-        yield Problem(family=name, surface=surface, probe=probe, seed=seed)
+        yield Problem(family=table["name"], surface=surface, probe=probe, seed=seed)
 
 
 # --- where the first trials are -----------------------------------------------------------------------
@@ -613,23 +576,17 @@ def run_table(arguments: argparse.Namespace) -> None:
         image_size=arguments.image_size,
         demo=arguments.data == "digits",
     )
-    preprocessing = backbone.preprocessing
-    data = load_data(
-        arguments.data,
-        image_size=preprocessing.image_size,
-        crop_share=preprocessing.crop_share,
-        interpolation=preprocessing.interpolation,
-        val_share=arguments.val_share,
-    )
+    image_size = backbone.preprocessing.image_size
+    data = load_images(arguments.data, backbone, val_share=arguments.val_share)
     recipe = Recipe(epochs=arguments.epochs, batch_size=arguments.batch_size)
     task = Task(backbone=backbone, data=data, recipe=recipe, device=device)
-    cuts = list_cuts(backbone.model, image_size=preprocessing.image_size)
+    cuts = list_cuts(backbone.model, image_size=image_size)
     wanted = evenly(len(cuts), arguments.cuts)
     settings = {
         "data": data.fingerprint,
         "backbone": backbone.name,
         "weights": f"{backbone.weights} [{backbone.digest}]",
-        "image_size": preprocessing.image_size,
+        "image_size": image_size,
         "precision": device.precision,
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,

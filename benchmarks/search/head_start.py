@@ -11,27 +11,15 @@ pretrained features and underperform out-of-distribution", ICLR 2022.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean, stdev
 
 from torch import nn
 
 from benchmarks.search.first_depths import print_table
-from benchmarks.search.heads import trained
+from benchmarks.search.heads import add_arguments, loaded, trained
 from benchmarks.shared.machine import machine_facts, print_facts
-from depthsearch import (
-    Cut,
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-    load_data,
-)
-from depthsearch.features import Budget
+from depthsearch import Cut, Point, Task, list_cuts
 from depthsearch.training.objective import train_point
 
 
@@ -68,43 +56,27 @@ def _numbers(text: str) -> list[float]:
 def main() -> None:
     """Print a row for each cut and learning rate."""
     parser = argparse.ArgumentParser(description="Trainings from a random head and from a solved one.")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--backbone", required=True)
-    parser.add_argument("--weights", default="auto")
-    parser.add_argument("--image-size", type=int, required=True)
+    add_arguments(parser, splits=6, epochs=6)
     parser.add_argument("--depths", type=_numbers, default=_numbers("0,0.35,0.7,0.9,0.95"), metavar="SHARES")
     parser.add_argument("--learning-rates", type=_numbers, default=_numbers("3e-4,1e-3,3e-3"))
-    parser.add_argument("--splits", type=int, default=6)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--subset", type=float, default=1.0)
     arguments = parser.parse_args()
-    device = choose_device("auto", "float32")
-    size = arguments.image_size
-    backbone = load_backbone(
-        arguments.backbone, arguments.weights, image_size=size, demo=arguments.data == "digits"
-    )
-    data = load_data(arguments.data, image_size=size, subset=arguments.subset)
-    recipe = Recipe(epochs=arguments.epochs, batch_size=arguments.batch_size)
-    every = list_cuts(backbone.model, image_size=size)
-    cuts = [min(every, key=lambda cut: abs(cut.frozen_mac_share - share)) for share in arguments.depths]
-    points = [Point(cut=cut, learning_rate=rate) for cut in cuts for rate in arguments.learning_rates]
     heads_alone: list[float] = []
     scores: dict[tuple[Point, bool], list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        budget = Budget(memory_bytes=2**30, device_bytes=0, disk_bytes=2**32, folder=Path(folder))
-        task = Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget)
+    with loaded(arguments, disk_bytes=2**32) as task:
+        every = list_cuts(task.backbone.model, image_size=arguments.image_size)
+        cuts = [min(every, key=lambda cut: abs(cut.frozen_mac_share - share)) for share in arguments.depths]
+        points = [Point(cut=cut, learning_rate=rate) for cut in cuts for rate in arguments.learning_rates]
         for seed in range(1, arguments.splits + 1):
             split = task.resampled(seed)
             head, score = solved(split, every[-1], seed)
             heads_alone.append(score)
             for point in points:
                 cut, rate = point.cut, point.learning_rate
-                start = starting_from(head, backbone.classifier)
+                start = starting_from(head, task.backbone.classifier)
                 scores.setdefault((point, False), []).append(trained(split, cut, seed, rate))
                 scores.setdefault((point, True), []).append(trained(split, cut, seed, rate, start=start))
-    print_facts(machine_facts(device))
-    sizes = f"{len(data.train)} training, {len(data.val)} validation images"
+    print_facts(machine_facts(task.device))
+    sizes = f"{len(task.data.train)} training, {len(task.data.val)} validation images"
     print(f"{sizes}; {arguments.epochs} epochs, n = {arguments.splits} divisions; ± standard error")
     print(f"the head alone, solved: {fmean(heads_alone):.3f} ± {_error(heads_alone):.3f}\n")
     lines = [("layer", "frozen MACs", "learning rate", "random head", "solved head", "solved is ahead by")]

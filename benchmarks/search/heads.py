@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,16 +21,7 @@ from torch import nn
 
 from benchmarks.search.first_depths import print_table
 from benchmarks.shared.machine import machine_facts, print_facts
-from depthsearch import (
-    Cut,
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-    load_data,
-)
+from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
 from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.models.split import suffix_of
 from depthsearch.training.loop import train
@@ -71,18 +63,21 @@ def trained(
     return list(train(suffix, shown, judged, recipe, task.device, suffix_macs=macs))[-1].score
 
 
-def main() -> None:
-    """Print a row for each way."""
-    parser = argparse.ArgumentParser(description="The head alone, made in several ways.")
+def add_arguments(parser: argparse.ArgumentParser, *, splits: int, epochs: int) -> None:
+    """Add the options that both benchmarks of heads have."""
     parser.add_argument("--data", required=True)
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--image-size", type=int, required=True)
-    parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--splits", type=int, default=splits)
+    parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--subset", type=float, default=1.0)
-    arguments = parser.parse_args()
+
+
+@contextmanager
+def loaded(arguments: argparse.Namespace, *, disk_bytes: int) -> Iterator[Task]:
+    """Load what the options name, with room to keep features meanwhile."""
     device = choose_device("auto", "float32")
     backbone = load_backbone(
         arguments.backbone,
@@ -93,9 +88,17 @@ def main() -> None:
     data = load_data(arguments.data, image_size=arguments.image_size, subset=arguments.subset)
     recipe = Recipe(epochs=arguments.epochs, batch_size=arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        budget = Budget(memory_bytes=2**30, device_bytes=0, disk_bytes=0, folder=Path(folder))
-        task = Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget)
-        cut = list_cuts(backbone.model, image_size=arguments.image_size)[-1]
+        budget = Budget(memory_bytes=2**30, device_bytes=0, disk_bytes=disk_bytes, folder=Path(folder))
+        yield Task(backbone=backbone, data=data, recipe=recipe, device=device, budget=budget)
+
+
+def main() -> None:
+    """Print a row for each way."""
+    parser = argparse.ArgumentParser(description="The head alone, made in several ways.")
+    add_arguments(parser, splits=5, epochs=10)
+    arguments = parser.parse_args()
+    with loaded(arguments, disk_bytes=0) as task:
+        cut = list_cuts(task.backbone.model, image_size=arguments.image_size)[-1]
         scores: dict[str, list[float]] = {}
         for seed in range(1, arguments.splits + 1):
             split = task.resampled(seed)
@@ -104,8 +107,8 @@ def main() -> None:
             for rate in RATES:
                 name = f"{arguments.epochs} epochs at {rate:g}"
                 scores.setdefault(name, []).append(trained(split, cut, seed, rate))
-    print_facts(machine_facts(device))
-    sizes = f"{len(data.train)} training, {len(data.val)} validation images"
+    print_facts(machine_facts(task.device))
+    sizes = f"{len(task.data.train)} training, {len(task.data.val)} validation images"
     print(f"{sizes}; n = {arguments.splits} divisions\n")
     lines = [("head", "accuracy, mean ± sd", "solved is ahead by")]
     for name, each in scores.items():

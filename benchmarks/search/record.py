@@ -31,28 +31,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from benchmarks.search.tables import BY_RATE, About, Table, packed
+from benchmarks.shared.images import load_images
 from depthsearch import Cut, list_cuts
-from depthsearch.data import DataSet, load_data
+from depthsearch.data import DataSet
 from depthsearch.devices import choose_device, processor_name
 from depthsearch.errors import DivergedError, SettingsError
-from depthsearch.features import (
-    Asks,
-    Boundaries,
-    Spent,
-    ViewedImages,
-    choose_budget,
-)
+from depthsearch.features import Asks, Boundaries, Spent, ViewedImages, choose_budget
 from depthsearch.models.backbones import load_backbone
 from depthsearch.models.split import Suffix, suffix_of
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
-from depthsearch.training import (
-    EpochResult,
-    Recipe,
-    Task,
-    linear_probe,
-    train,
-)
+from depthsearch.training import EpochResult, Recipe, Task, linear_probe, train
 from depthsearch.training.exact import only_linear_layer, solve
 from depthsearch.training.objective import model_for, suffix_macs
 
@@ -125,15 +114,7 @@ def load_task(options: argparse.Namespace) -> Task:
     backbone = load_backbone(
         options.backbone, options.weights, image_size=options.image_size, demo=options.data == "digits"
     )
-    seen = backbone.preprocessing
-    data = load_data(
-        options.data,
-        image_size=seen.image_size,
-        crop_share=seen.crop_share,
-        interpolation=seen.interpolation,
-        val_share=options.val_share,
-        classes_map=options.classes_map,
-    )
+    data = load_images(options.data, backbone, val_share=options.val_share, classes_map=options.classes_map)
     return Task(
         backbone=backbone,
         data=limited(data, options.max_train, options.max_val),

@@ -28,22 +28,8 @@ from depthsearch.devices import choose_device
 from depthsearch.errors import DivergedError
 from depthsearch.models.backbones import load_backbone
 from depthsearch.seeds import seed_from
-from depthsearch.training import (
-    EpochResult,
-    ProbePoint,
-    Recipe,
-    Task,
-    TransferCurve,
-)
-from depthsearch.workers import (
-    Ended,
-    Failed,
-    InProcess,
-    Job,
-    Probing,
-    Report,
-    Training,
-)
+from depthsearch.training import EpochResult, ProbePoint, Recipe, Task, TransferCurve
+from depthsearch.workers import Ended, Failed, InProcess, Job, Probing, Report, Training
 
 Answer = TypeVar("Answer")
 

@@ -29,35 +29,17 @@ from statistics import fmean, median
 import optuna
 
 from benchmarks.search.first_depths import print_table
+from benchmarks.shared.images import load_images
 from benchmarks.shared.machine import machine_facts, print_facts
-from benchmarks.speed.plain import (
-    add_arguments,
-    load_images,
-    make_loaders,
-    plain_model,
-    print_data,
-    train_model,
-)
-from depthsearch import (
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-)
+from benchmarks.speed.plain import add_arguments, make_loaders, plain_model, print_data, train_model
+from depthsearch import Point, Recipe, Task, choose_device, list_cuts, load_backbone
 from depthsearch.errors import DivergedError
 from depthsearch.features import choose_budget
 from depthsearch.options.study import StudyOptions
 from depthsearch.options.words import LEARNING_RATES
 from depthsearch.results import rank
 from depthsearch.seeds import seed_from
-from depthsearch.study import (
-    StudyResult,
-    TrialEnded,
-    TrialStarted,
-    run,
-)
+from depthsearch.study import StudyResult, TrialEnded, TrialStarted, run
 from depthsearch.training.objective import train_point
 
 # Sets the trainings that judge the answers apart from all others.

@@ -33,29 +33,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmarks.shared.images import load_images
 from benchmarks.shared.machine import machine_facts, print_facts
 from benchmarks.speed.plain import (
     Loaders,
     PlainEpoch,
     add_arguments,
     frozen_backbone,
-    load_images,
     make_loaders,
     plain_model,
     print_data,
     train_plain,
 )
-from depthsearch import (
-    Cut,
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    find_cut,
-    list_cuts,
-    load_backbone,
-    split_at,
-)
+from depthsearch import Cut, Point, Recipe, Task, choose_device, find_cut, list_cuts, load_backbone, split_at
 from depthsearch.data import ImageSet
 from depthsearch.features import choose_budget
 from depthsearch.models.backbones import Backbone
@@ -184,13 +174,7 @@ def run_in_turn(trials: Sequence[Trial], loaders: Loaders) -> Iterator[Run]:
         else:
             plain, plain_seconds = _timed_plain(trial, loaders)
             kept, kept_seconds = _timed_kept(kept_side)
-        yield Run(
-            trial=trial,
-            plain=plain,
-            plain_seconds=plain_seconds,
-            kept=kept,
-            kept_seconds=kept_seconds,
-        )
+        yield Run(trial=trial, plain=plain, plain_seconds=plain_seconds, kept=kept, kept_seconds=kept_seconds)
 
 
 def _timed_plain(trial: Trial, loaders: Loaders) -> tuple[list[PlainEpoch], float]:

@@ -20,15 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.shared.machine import machine_facts, print_facts
-from depthsearch import (
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-    load_data,
-)
+from depthsearch import Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
 from depthsearch.devices import use_all_cores
 from depthsearch.features import Budget
 from depthsearch.training.objective import train_point

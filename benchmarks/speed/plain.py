@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 
+from benchmarks.shared.images import load_images
 from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import (
     Cut,
@@ -41,7 +42,6 @@ from depthsearch import (
     freeze_before,
     list_cuts,
     load_backbone,
-    load_data,
 )
 from depthsearch.data import ImageSet
 from depthsearch.data.sources.folder import list_folder
@@ -330,19 +330,6 @@ def _validate(model: nn.Module, loader: Loader, normalise: Normalisation, task: 
     predicted, right = torch.cat(logits), torch.cat(labels)
     score = (predicted.argmax(1) == right).double().mean().item()
     return F.cross_entropy(predicted, right).item(), score
-
-
-def load_images(source: str, backbone: Backbone, *, seed: int = 0, cache: Path | None = None) -> DataSet:
-    """Load an image folder as depthsearch does, for the backbone's image size."""
-    preprocessing = backbone.preprocessing
-    return load_data(
-        source,
-        image_size=preprocessing.image_size,
-        crop_share=preprocessing.crop_share,
-        interpolation=preprocessing.interpolation,
-        seed=seed,
-        cache=cache,
-    )
 
 
 def print_data(data: DataSet) -> None:

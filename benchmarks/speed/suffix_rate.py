@@ -23,16 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.shared.machine import machine_facts, print_facts
-from depthsearch import (
-    Cut,
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    list_cuts,
-    load_backbone,
-    load_data,
-)
+from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
 from depthsearch.devices import Device, use_all_cores
 from depthsearch.features import Boundaries, Budget
 from depthsearch.models.split import suffix_of

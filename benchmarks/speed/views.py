@@ -15,17 +15,9 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
+from benchmarks.shared.images import load_images
 from benchmarks.shared.machine import machine_facts, print_facts
-from depthsearch import (
-    Point,
-    Recipe,
-    Task,
-    choose_device,
-    find_cut,
-    list_cuts,
-    load_backbone,
-    load_data,
-)
+from depthsearch import Point, Recipe, Task, choose_device, find_cut, list_cuts, load_backbone
 from depthsearch.devices import use_all_cores
 from depthsearch.features import choose_budget
 from depthsearch.training.objective import train_point
@@ -37,18 +29,12 @@ def main() -> None:
     use_all_cores()
     device = choose_device(arguments.device, arguments.precision)
     backbone = load_backbone(arguments.backbone, arguments.weights, image_size=arguments.image_size)
-    preprocessing = backbone.preprocessing
-    data = load_data(
-        arguments.data,
-        image_size=preprocessing.image_size,
-        crop_share=preprocessing.crop_share,
-        interpolation=preprocessing.interpolation,
-    )
-    cut = find_cut(list_cuts(backbone.model, image_size=preprocessing.image_size), arguments.layer)
+    data = load_images(arguments.data, backbone)
+    cut = find_cut(list_cuts(backbone.model, image_size=data.image_size), arguments.layer)
     point = Point(cut=cut, learning_rate=arguments.learning_rate)
     print_facts(machine_facts(device))
     print(f"{data.name}: {len(data.train)} train, {len(data.val)} validation; {backbone.name}, "
-          f"{backbone.weights}, {preprocessing.image_size} px; train from {cut}, lr {point.learning_rate:g}, "
+          f"{backbone.weights}, {data.image_size} px; train from {cut}, lr {point.learning_rate:g}, "
           f"{arguments.epochs} epochs", flush=True)  # fmt: skip
     scores: dict[str, list[list[float]]] = {}
     for seed in range(arguments.seeds):

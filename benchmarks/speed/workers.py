@@ -33,30 +33,10 @@ import optuna
 from optuna.trial import TrialState
 
 from benchmarks.shared.machine import machine_facts, print_facts
-from depthsearch import (
-    Recipe,
-    SearchSpace,
-    Task,
-    choose_device,
-    load_backbone,
-    load_data,
-)
-from depthsearch.study import (
-    TrialLost,
-    open_storage,
-    open_study,
-    search,
-)
+from depthsearch import Recipe, SearchSpace, Task, choose_device, load_backbone, load_data
+from depthsearch.study import TrialLost, open_storage, open_study, search
 from depthsearch.training.outcomes import EpochResult, TransferCurve
-from depthsearch.workers import (
-    Ended,
-    Job,
-    LocalProcesses,
-    Probing,
-    Report,
-    plan_workers,
-    run_job,
-)
+from depthsearch.workers import Ended, Job, LocalProcesses, Probing, Report, plan_workers, run_job
 
 EPOCHS = 5
 # For the processes that workers run in.

@@ -20,10 +20,7 @@ from depthsearch.errors import DivergedError
 from depthsearch.study import open_study, search
 from depthsearch.training import full_fine_tune_macs
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")]
 
 
 @pytest.fixture(scope="module")

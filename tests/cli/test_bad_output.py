@@ -142,13 +142,7 @@ def test_a_shell_sees_no_traceback(shell: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("redirection", "status"),
-    [
-        ("", 0),
-        (">/dev/full", 2),
-        (">&- 2>/dev/full", 0),
-        ("| head -1", 0),
-    ],
+    ("redirection", "status"), [("", 0), (">/dev/full", 2), (">&- 2>/dev/full", 0), ("| head -1", 0)]
 )
 def test_a_whole_command_in_a_poor_locale_sees_no_traceback(redirection: str, status: int) -> None:
     """Guards all that a command prints where the terminal knows only ASCII; a process for each."""

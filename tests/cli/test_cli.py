@@ -541,10 +541,7 @@ def test_a_study_whose_database_stays_away_ends_with_a_status_of_its_own(
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [
-        (StorageError("It has been away for 600 s."), 75),
-        (SettingsError("It cannot be opened."), 2),
-    ],
+    [(StorageError("It has been away for 600 s."), 75), (SettingsError("It cannot be opened."), 2)],
 )
 def test_a_database_that_cannot_be_opened_is_no_outage(monkeypatch, error: Exception, status: int) -> None:
     def fail(_: object) -> None:
@@ -691,12 +688,7 @@ BAD = [
     ("study", "--augment", "crop", "--augment: crop=: give a number above 0 and below 1, or leave crop out"),
     ("study", "--augment", "zoom=nan", "--augment: zoom=nan: give a number above 0 and up to 0.9, or leave"),
     ("study", "--augment", "flip,flip", "--augment: flip is given twice in 'flip,flip': keep one"),
-    (
-        "study",
-        "--augment",
-        "flip",
-        "--augment needs --views 2 or more: --views 1 has the plain images only.",
-    ),
+    ("study", "--augment", "flip", "--augment needs --views 2 or more: --views 1 has the plain images only."),
     ("study", "--compile", "=yes", "--no-compile: ignored explicit argument 'yes'"),
     ("study", "--keep-memory", "lots", "--keep-memory: 'lots' is no size, such as 0, 512MiB or 4GiB"),
     ("study", "--keep-disk", "-1", "--keep-disk: '-1' is no size"),

@@ -19,7 +19,7 @@ from depthsearch.classifier.explain.maps import pretrained_classes
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
 from depthsearch.models.backbones import load_backbone, make_model
-from depthsearch.report.page import compose
+from depthsearch.report.page.composing import compose
 from depthsearch.report.text import as_json, render
 from depthsearch.results import StoredStudy
 from depthsearch.results.evidence import weigh

@@ -25,14 +25,9 @@ from test_page import nasty
 
 from depthsearch.cli import main
 from depthsearch.errors import SettingsError
-from depthsearch.report.dashboard import refresh
-from depthsearch.report.dashboard.serving import (
-    QuietHandler,
-    Server,
-    application,
-    serve,
-)
-from depthsearch.report.page import compose
+from depthsearch.report.dashboard.refreshing import refresh
+from depthsearch.report.dashboard.serving import QuietHandler, Server, application, serve
+from depthsearch.report.page.composing import compose
 from depthsearch.results import StoredStudy
 from depthsearch.results.summary import summarize
 from depthsearch.study.artifacts import Artifacts, keep_latest
@@ -444,10 +439,7 @@ def test_a_browser_shows_hostile_names_as_text(place, tab: Tab) -> None:
         ):
             assert tab.value(
                 f"(() => {{ try {{ return {secret} }} catch (error) {{ return error.name }} }})()"
-            ) in (
-                "SecurityError",
-                "TypeError",
-            )
+            ) in ("SecurityError", "TypeError")
         tab.open(f"{address}{artifact(study, 'script.html')}")
         tab.until("document.body.innerText.includes('text')")
         assert tab.value("document.title") == "before"

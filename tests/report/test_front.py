@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -14,11 +15,12 @@ from rich.console import Console
 from stored_studies import AIM, FINISHED, cut, stored, trial
 from test_page import document, figure, traces, trials_in
 
-from depthsearch.report.dashboard import refresh
+from depthsearch.report.dashboard.refreshing import refresh
 from depthsearch.report.text import as_json, render
 from depthsearch.results.front import front_of
 from depthsearch.results.summary import summarize
 from depthsearch.study.storage.optuna_private import storage_of, study_id_of
+from depthsearch.visualization.front import draw_front
 
 SECTION = "## Score against cost"
 
@@ -78,6 +80,14 @@ def test_after_confirmation_the_front_is_of_means_with_their_errors() -> None:
     assert found == [(0, pytest.approx(0.705), 2, False), (2, pytest.approx(0.935), 2, True)]
     assert [p.trial.number for p in front.others] == [4]
     assert front.points[1].standard_error == pytest.approx(0.005)
+
+
+def test_a_point_of_one_training_beside_means_says_so() -> None:
+    summary = summarize(stored(*TRIALS, *AGAIN, **AIM, **PLAN))
+    front = front_of(summary)
+    once = replace(front, points=(replace(front.points[0], n_trainings=1, standard_error=None),))
+    texts = {trace.name: trace.text for trace in draw_front(summary, once).data}
+    assert texts["front"][0].startswith("Trial 0: 0.7050, one training<br>")
 
 
 def test_the_cost_can_be_parameters_and_falls_back_to_those_of_the_cut() -> None:

@@ -19,17 +19,9 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from plotly.graph_objects import Figure
 from stored_studies import AGAIN, CONFIRMED, FINISHED, NASTY, attributes, several, stored, trial
 
-from depthsearch.report.dashboard import (
-    BEGIN,
-    END,
-    keep_note,
-    keep_plot,
-    plots_of,
-    refresh,
-    refreshed,
-    refreshing,
-)
-from depthsearch.report.dashboard.keeping import with_ours
+from depthsearch.report.dashboard import refreshing
+from depthsearch.report.dashboard.keeping import BEGIN, END, keep_note, keep_plot, with_ours
+from depthsearch.report.dashboard.refreshing import plots_of, refresh, refreshed
 from depthsearch.results import StoredStudy, weigh
 from depthsearch.results.summary import summarize
 from depthsearch.study.control import mark
@@ -204,10 +196,7 @@ def test_trials_that_end_fast_are_not_held_up(kept, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("wanted", "state"),
-    [
-        (5, "Complete: 5 of 5 trials done."),
-        (6, "Interrupted: nobody runs it; 5 of 6 trials done."),
-    ],
+    [(5, "Complete: 5 of 5 trials done."), (6, "Interrupted: nobody runs it; 5 of 6 trials done.")],
 )
 def test_the_last_view_is_of_a_study_that_nobody_runs(kept, wanted: int, state: str) -> None:
     study = kept(*FINISHED, wanted={"trials": wanted, "confirm": False})

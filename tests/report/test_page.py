@@ -26,12 +26,8 @@ from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions
-from depthsearch.report.page import (
-    Report,
-    compose,
-    pictures,
-    write_report,
-)
+from depthsearch.report.page import pictures
+from depthsearch.report.page.composing import Report, compose, write_report
 from depthsearch.results import StoredStudy, importance_of
 from depthsearch.results.evidence import Evidence, Expected, Settled
 from depthsearch.results.summary import Summary, summarize
@@ -527,8 +523,8 @@ def test_one_table_has_as_many_cells_in_each_row() -> None:
 
 def test_both_files_are_written_whole_and_again(tmp_path: Path) -> None:
     for study in (stored(*FINISHED), stored(*ENDS)):
-        written = write_report(study, tmp_path / "out")
         made = document(study)
+        written = write_report(made, tmp_path / "out")
         assert [path.read_text() for path in written] == [made.markdown(), made.html()]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
 
@@ -537,7 +533,7 @@ def test_both_files_are_written_whole_and_again(tmp_path: Path) -> None:
 @needs_chromium
 def test_the_markdown_shows_each_figure_from_a_file_that_is_there(tmp_path: Path) -> None:
     """Guards the pictures that kaleido draws in a Chrome."""
-    markdown, _ = write_report(nasty(), tmp_path, images=True)
+    markdown, _ = write_report(document(nasty()), tmp_path, images=True)
     text = markdown.read_text()
     shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert "charts/score-against-depth.svg" in shown
@@ -563,7 +559,7 @@ def test_a_markdown_without_pictures_says_in_a_line_why(
         raise RuntimeError("no browser here.\nMore.")
 
     monkeypatch.setattr(pictures, "_drawn", fail)
-    markdown, _ = write_report(stored(*FINISHED), tmp_path, images=images)
+    markdown, _ = write_report(document(stored(*FINISHED)), tmp_path, images=images)
     assert [line for line in markdown.read_text().splitlines() if line.startswith(told)]
     assert not (tmp_path / "charts").exists()
 
@@ -595,7 +591,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"^--out '.*file': (Not a directory|File exists)\. Give a folder"
     ):
-        write_report(stored(*FINISHED), tmp_path / "file")
+        write_report(document(stored(*FINISHED)), tmp_path / "file")
 
 
 def test_reading_for_a_report_changes_nothing() -> None:
@@ -621,11 +617,7 @@ def console_of(page: Path, scratch: Path) -> list[str]:
         f"--screenshot={shown}",
     ]
     ended = subprocess.run(
-        [*command, page.as_uri()],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
+        [*command, page.as_uri()], capture_output=True, text=True, check=False, timeout=120
     )
     assert shown.is_file(), ended.stderr
     return [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
@@ -635,7 +627,7 @@ def console_of(page: Path, scratch: Path) -> list[str]:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
 def test_a_browser_shows_the_page_without_a_complaint(tmp_path: Path) -> None:
     """Guards the page's script and style, which no parser checks."""
-    _, page = write_report(nasty(), tmp_path)
+    _, page = write_report(document(nasty()), tmp_path)
     assert console_of(page, tmp_path) == []
     broken = tmp_path / "broken.html"
     broken.write_text(page.read_text().replace("</main>", "<script>1</script></main>"))
@@ -650,7 +642,7 @@ INK = "getComputedStyle(document.querySelector('.chart .xtitle')).fill"
 @needs_chromium
 def test_a_page_fits_a_telephone_and_a_desk_in_light_and_dark(tmp_path: Path) -> None:
     """Guards the layout, which exists in a browser alone."""
-    _, page = write_report(stored(*FINISHED), tmp_path)
+    _, page = write_report(document(stored(*FINISHED)), tmp_path)
     inks = set()
     with browser(tmp_path / "profile") as tab:
         for width, scheme in itertools.product((390, 1280), ("light", "dark")):
@@ -675,7 +667,7 @@ def test_a_page_fits_a_telephone_and_a_desk_in_light_and_dark(tmp_path: Path) ->
 @needs_chromium
 def test_the_arrow_keys_go_from_mark_to_mark(tmp_path: Path) -> None:
     """Guards the page for who uses no mouse."""
-    _, page = write_report(stored(*FINISHED), tmp_path)
+    _, page = write_report(document(stored(*FINISHED)), tmp_path)
     with browser(tmp_path / "profile") as tab:
         tab.open(page.as_uri())
         tab.until(DRAWN)

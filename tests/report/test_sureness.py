@@ -14,13 +14,7 @@ from stored_studies import AGAIN, ENDS, FINISHED, N_CUTS, attributes, several, s
 from depthsearch.models.cuts import Cut
 from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines
 from depthsearch.report.text import as_json, render
-from depthsearch.results import (
-    Evidence,
-    Expected,
-    Settled,
-    Summary,
-    summarize,
-)
+from depthsearch.results import Evidence, Expected, Settled, Summary, summarize
 from depthsearch.results.evidence import Advice
 
 

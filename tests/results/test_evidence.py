@@ -487,10 +487,7 @@ def test_of_settings_that_cost_the_same_the_best_is_the_answer(store, first: flo
         again = {"origin": "confirm", "confirms": 9, "seed": seed - 1, "resample": False} if seed else {}
         study.add_trial(
             create_trial(
-                value=score,
-                params={"cut": 12, "learning_rate": 3e-3},
-                distributions=RANGES,
-                user_attrs=again,
+                value=score, params={"cut": 12, "learning_rate": 3e-3}, distributions=RANGES, user_attrs=again
             )
         )
     evidence = weighed(study)

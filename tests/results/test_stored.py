@@ -10,29 +10,12 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import create_trial
-from stored_studies import (
-    AGAIN,
-    AIM,
-    CONFIRMED,
-    EPOCHS,
-    FINISHED,
-    N_CUTS,
-    attributes,
-    several,
-    stored,
-    trial,
-)
+from stored_studies import AGAIN, AIM, CONFIRMED, EPOCHS, FINISHED, N_CUTS, attributes, several, stored, trial
 
 import depthsearch
 from depthsearch.errors import StudyError
 from depthsearch.options.attributes import FORMAT, StudyKey, TrialKey
-from depthsearch.results import (
-    StoredStudy,
-    front_of,
-    importance_of,
-    summarize,
-    weigh,
-)
+from depthsearch.results import StoredStudy, front_of, importance_of, summarize, weigh
 from depthsearch.study import open_storage
 from depthsearch.study.progress import is_something_left
 from depthsearch.study.storage.optuna_private import storage_of

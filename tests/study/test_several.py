@@ -23,7 +23,7 @@ from depthsearch.data import load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.models.backbones import load_backbone
 from depthsearch.options.weights import weights_by_backbone, with_full_paths
-from depthsearch.report.page import compose
+from depthsearch.report.page.composing import compose
 from depthsearch.report.text import as_json
 from depthsearch.results import StoredStudy, summary as summary_module
 from depthsearch.results.evidence import promising, weigh

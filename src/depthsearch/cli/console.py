@@ -10,12 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import Progress
 from rich.segment import Segment
 
-from depthsearch.study.events import (
-    Decoding,
-    Event,
-    Note,
-    Notice,
-)
+from depthsearch.study.events import Decoding, Event, Note, Notice
 from depthsearch.text import named_few, one_line, printable
 
 __all__ = ["Notices", "console_for", "say", "say_list"]

@@ -66,19 +66,16 @@ def _readings(fitted: Fitted) -> list[Text]:
 
 
 def _classes(figures: Figures, noun: str) -> FittingTable:
-    return FittingTable(
-        title="Classes",
-        columns=(
-            Column(heading="class", wraps=True),
-            Column(heading="precision", is_right=True, rank=1),
-            Column(heading="recall", is_right=True),
-            Column(heading="F1", is_right=True, rank=2),
-            Column(heading=f"{noun}s", is_right=True, rank=3),
-        ),
-        rows=[
-            (each.name, f"{each.precision:.4f}", f"{each.recall:.4f}", f"{each.f1:.4f}", str(each.n))
-            for each in figures.classes
-        ],
+    return FittingTable.of(
+        figures.classes,
+        {
+            Column(heading="class", wraps=True): lambda each: each.name,
+            Column(heading="precision", is_right=True, rank=1): lambda each: f"{each.precision:.4f}",
+            Column(heading="recall", is_right=True): lambda each: f"{each.recall:.4f}",
+            Column(heading="F1", is_right=True, rank=2): lambda each: f"{each.f1:.4f}",
+            Column(heading=f"{noun}s", is_right=True, rank=3): lambda each: str(each.n),
+        },
+        "Classes",
     )
 
 
@@ -117,17 +114,14 @@ def _most_frequent(figures: Figures, noun: str) -> FittingTable:
         for j, n in enumerate(row)
         if n and i != j
     ]
-    return FittingTable(
-        title="Most frequent confusions",
-        columns=(
-            Column(heading="class", wraps=True),
-            Column(heading="called", wraps=True),
-            Column(heading=f"{noun}s", is_right=True),
-        ),
-        rows=[
-            (name, called, str(n))
-            for n, name, called in sorted(wrong, key=lambda each: -each[0])[:N_CONFUSIONS]
-        ],
+    return FittingTable.of(
+        sorted(wrong, key=lambda each: -each[0])[:N_CONFUSIONS],
+        {
+            Column(heading="class", wraps=True): lambda each: each[1],
+            Column(heading="called", wraps=True): lambda each: each[2],
+            Column(heading=f"{noun}s", is_right=True): lambda each: str(each[0]),
+        },
+        "Most frequent confusions",
     )
 
 

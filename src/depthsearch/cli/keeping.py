@@ -15,7 +15,7 @@ from rich.console import Console
 from depthsearch.cli.console import say
 from depthsearch.cli.places import artifacts_of
 from depthsearch.errors import DepthsearchError
-from depthsearch.report.page import compose
+from depthsearch.report.page.composing import Report, compose
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import summarize
 from depthsearch.signals import deferred
@@ -27,12 +27,20 @@ __all__ = ["keep_fit", "keep_report"]
 REPORT, CARD, CONFUSIONS = "report.html", "model-card.md", "confusions.png"
 
 
-def keep_report(study: optuna.Study, console: Console, storage: str, artifacts: str | None = None) -> None:
-    """Store the report of a study as its artifact, replacing an earlier one."""
+def keep_report(
+    study: optuna.Study,
+    console: Console,
+    storage: str,
+    artifacts: str | None = None,
+    *,
+    report: Report | None = None,
+) -> None:
+    """Store the report of a study, made here unless given, as its artifact, replacing an earlier one."""
     with _failure_said(REPORT, console):
         if (store := artifacts_of(storage, artifacts)) is not None:
-            stored = StoredStudy.read(study)
-            report = compose(summarize(stored), stored, small_pictures(study, store))
+            if report is None:
+                stored = StoredStudy.read(study)
+                report = compose(summarize(stored), stored, small_pictures(study, store))
             _keep(store, study, {REPORT: report.html().encode()})
 
 

@@ -67,10 +67,7 @@ class View:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.live:
             self.live.stop()
@@ -148,19 +145,13 @@ class View:
             say(self.console, text)
 
     def _progress(self) -> str:
-        return (
-            f"{self.n_done}" if self.n_trials is None else f"{self.n_done}/{self.n_trials}{self._time_left()}"
-        )
-
-    def _time_left(self) -> str:
         if self.n_trials is None:
-            return ""
-        n_here = self.n_done - self.n_done_before
-        n_left = self.n_trials - self.n_done
-        if not n_here or n_left <= 0:
-            return ""
-        seconds = (time.monotonic() - self.started) / n_here * n_left
-        return f", about {duration(seconds)} left"
+            return f"{self.n_done}"
+        n_here, n_left = self.n_done - self.n_done_before, self.n_trials - self.n_done
+        left = ""
+        if n_here and n_left > 0:
+            left = f", about {duration((time.monotonic() - self.started) / n_here * n_left)} left"
+        return f"{self.n_done}/{self.n_trials}{left}"
 
     def _panel(self) -> RenderableType:
         progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))

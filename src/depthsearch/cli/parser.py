@@ -15,13 +15,7 @@ from typing import Any, NoReturn
 from depthsearch import __version__
 from depthsearch.errors import SettingsError
 from depthsearch.options.commands import COMMANDS
-from depthsearch.options.declaring import (
-    Declared,
-    Option,
-    default_text,
-    flag_of,
-    options_of,
-)
+from depthsearch.options.declaring import Declared, Option, default_text, flag_of, options_of
 from depthsearch.options.study import StudyOptions
 from depthsearch.text import hidden, one_line
 

@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from depthsearch.options import values, words
-from depthsearch.options.declaring import (
-    Declared,
-    Rule,
-    declared,
-    flag_of,
-    refused_if,
-)
+from depthsearch.options.declaring import Declared, Rule, declared, flag_of
 from depthsearch.options.study import (
     BACKBONE_HELP,
     CHANNELS,
@@ -37,10 +31,7 @@ ARTIFACTS = (
     values.place("DIR"),
     "folder of the studies' pictures and reports (default: DATABASE-artifacts beside an SQLite file)",
 )
-OWN_NETWORK = (
-    values.name("NAME"),
-    "FILE.py:FUNCTION of a model whose network is your own: it is run",
-)
+OWN_NETWORK = (values.name("NAME"), "FILE.py:FUNCTION of a model whose network is your own: it is run")
 UNREADABLE_HELP = "leave out images that cannot be read"
 JSON_HELP = "print one JSON object"
 JSON_LAST_HELP = "print one JSON object, in the last line of stdout"
@@ -67,7 +58,7 @@ class InitOptions(Declared):
         "auto",
         values.place("auto|FILE|random"),
         "as --weights of study",
-        refused_if(
+        Rule(
             lambda options: options.backbone is None,
             "--weights {value} needs the --backbone that they are of: give both, or leave --weights out.",
         ),
@@ -205,14 +196,14 @@ class PredictOptions(Declared):
 
 
 def _without_images(name: str) -> Rule:
-    return refused_if(
+    return Rule(
         lambda options: bool(options.images),
         f"{flag_of(name)} picks images of the study, and files are given: leave one of the two out.",
     )
 
 
 def _with_images(name: str) -> Rule:
-    return refused_if(
+    return Rule(
         lambda options: not options.images,
         f"{flag_of(name)} is of images given as files: give some, or leave it out.",
     )
@@ -272,9 +263,7 @@ class DashboardOptions(Declared):
     storage: str = declared(DEFAULT_STORAGE, *STORAGE)
     artifacts: str | None = declared(None, *ARTIFACTS)
     host: str = declared(
-        "127.0.0.1",
-        values.name(),
-        "address to listen on; any but this machine's own needs --password",
+        "127.0.0.1", values.name(), "address to listen on; any but this machine's own needs --password"
     )
     port: int = declared(8080, values.whole(0, metavar=None), "port to listen on; 0: a free one")
     password: str | Literal[True] | None = declared(

@@ -24,12 +24,11 @@ __all__ = [
     "default_text",
     "flag_of",
     "options_of",
-    "refused_if",
     "text_of",
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Rule:
     """A condition on other options without which a given one would do nothing.
 
@@ -40,11 +39,6 @@ class Rule:
 
     is_broken: Callable[[Any], bool]
     message: str
-
-
-def refused_if(is_broken: Callable[[Any], bool], message: str) -> Rule:
-    """Make a rule for an option that is given."""
-    return Rule(is_broken=is_broken, message=message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,7 @@ from typing import Any, Self
 from depthsearch.errors import SettingsError
 from depthsearch.options import values, words
 from depthsearch.options.augmentation import USUAL, WORDS
-from depthsearch.options.declaring import (
-    Declared,
-    Rule,
-    declared,
-    flag_of,
-    refused_if,
-)
+from depthsearch.options.declaring import Declared, Rule, declared, flag_of
 from depthsearch.options.file import read_study_file
 from depthsearch.text import printable
 
@@ -79,7 +73,7 @@ _here = partial(_run, is_kept=False)
 
 
 def _fixed(name: str) -> Rule:
-    return refused_if(
+    return Rule(
         lambda options: name in options.also,
         f"{flag_of(name)} fixes what --also {name} searches: give one of the two.",
     )
@@ -90,7 +84,7 @@ def _searched(name: str) -> Rule:
         is_ended = options.search == "exhaustive" and options.trials is None
         return is_ended and getattr(options, name) != "none"
 
-    return refused_if(
+    return Rule(
         is_idle,
         f"--search exhaustive trains each candidate, its head linear: {flag_of(name)} would do nothing. "
         "Leave it out, or let the search go on with more --trials than candidates.",
@@ -98,7 +92,7 @@ def _searched(name: str) -> Rule:
 
 
 def _confirmed(name: str) -> Rule:
-    return refused_if(
+    return Rule(
         lambda options: options.confirm == 0,
         f"{flag_of(name)} is for the confirmation, and --confirm 0 leaves that out: give one of the two.",
     )
@@ -202,7 +196,7 @@ class StudyOptions(Declared):
         None,
         values.SHARE,
         "Nesterov momentum of sgd, in [0, 1) (0.9)",
-        refused_if(
+        Rule(
             lambda options: options.optimizer != "sgd" and "optimizer" not in options.also,
             "--momentum needs --optimizer sgd: add that, or leave --momentum out.",
         ),
@@ -225,7 +219,7 @@ class StudyOptions(Declared):
         values.whole(1),
         "number of hidden layers, where --head-width gives the head any (1)",
         _fixed("head_depth"),
-        refused_if(
+        Rule(
             lambda options: options.head_width == 0,
             "--head-depth counts hidden layers, and --head-width 0 allows none: leave one of the two out.",
         ),
@@ -245,7 +239,7 @@ class StudyOptions(Declared):
         None,
         values.AUGMENTATION,
         f"what views may do and how far: some of {', '.join(WORDS)} ({USUAL})",
-        refused_if(
+        Rule(
             lambda options: options.views == 1,
             "--augment needs --views 2 or more: --views 1 has the plain images only.",
         ),
@@ -268,11 +262,11 @@ class StudyOptions(Declared):
         None,
         values.RATES,
         "exhaustive: each candidate once at each of these",
-        refused_if(
+        Rule(
             lambda options: options.learning_rate is not None,
             "--learning-rate is a range to search, --learning-rates a list to try: give one of the two.",
         ),
-        refused_if(
+        Rule(
             lambda options: options.search != "exhaustive",
             "--learning-rates needs --search exhaustive: add that, or give a range to search with "
             "--learning-rate LOW:HIGH.",
@@ -314,7 +308,7 @@ class StudyOptions(Declared):
         None,
         values.choice(words.COSTS),
         "what counts as cost with --aim accuracy+cost: training MACs or trainable parameters (macs)",
-        refused_if(
+        Rule(
             lambda options: options.aim == "accuracy",
             "--cost {value} is a second aim: add --aim accuracy+cost, or leave --cost out.",
         ),
@@ -354,7 +348,7 @@ class StudyOptions(Declared):
         values.name("ADDRESS"),
         "HOST:PORT of the cluster's head; local: start Ray here (RAY_ADDRESS, else one running here, else "
         "local)",
-        refused_if(
+        Rule(
             lambda options: options.executor != "ray",
             "--ray-address needs --executor ray: add that, or leave --ray-address out.",
         ),
@@ -368,7 +362,7 @@ class StudyOptions(Declared):
         "auto",
         DEVICE,
         DEVICE_HELP,
-        refused_if(
+        Rule(
             lambda options: options.device == "mps" and options.executor == "ray",
             "--executor ray computes on cpu and cuda, not on mps: leave one of the two out.",
         ),

@@ -6,16 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from depthsearch.report.tables import (
-    KIND,
-    LAYER,
-    MACS,
-    NAME,
-    TRIAL,
-    Column,
-    FittingTable,
-)
-from depthsearch.results.evidence import Evidence
+from depthsearch.report.tables import KIND, LAYER, MACS, NAME, TRIAL, Column, FittingTable
+from depthsearch.results.evidence import Evidence, Settled
 from depthsearch.results.summary import Summary, cut_json
 from depthsearch.visualization.words import (
     in_points,
@@ -43,7 +35,8 @@ def evidence_lines(summary: Summary, evidence: Evidence) -> Iterator[str]:
             f"against the best cut has {chance}"
         )
     if answer is not best:
-        yield f"{layer_of(best.cut)} has the highest expected score, {with_trainings(best)}"
+        score = with_trainings(best.mean, best.standard_error, best.n_trainings)
+        yield f"{layer_of(best.cut)} has the highest expected score, {score}"
     which = layer_ranges(summary.cuts, evidence.level)
     if not summary.parts:
         which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {which}"
@@ -70,39 +63,31 @@ def evidence_lines(summary: Summary, evidence: Evidence) -> Iterator[str]:
 
 def confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
     """List the settings that were trained again."""
-    rows = []
-    for c in evidence.confirmed:
-        behind = "" if c is evidence.best else with_error(c.gap, c.gap_error)
-        words = ["answer"] * (c is evidence.answer) + ["best expected"] * (c is evidence.best)
-        rows.append(
-            (
-                str(c.cut.layer),
-                names_of(c.cut),
-                c.cut.kind,
-                f"{c.cut.frozen_mac_share:.3f}",
-                with_error(c.mean, c.standard_error),
-                str(len(c.scores)),
-                behind,
-                percent(c.chance),
-                str(c.trial),
-                ", ".join(words),
-            )
-        )
-    return FittingTable(
-        title=f"Trained again, {metric}; chance: that it loses less than {in_points(evidence.tolerance)}",
-        columns=(
-            LAYER,
-            NAME,
-            KIND,
-            MACS,
-            Column(heading="mean", is_right=True),
-            Column(heading="n", is_right=True, rank=3),
-            Column(heading="behind the best", is_right=True, rank=2),
-            Column(heading="chance", is_right=True),
-            TRIAL,
-            Column(heading="", rank=1, wraps=True),
-        ),
-        rows=rows,
+
+    def behind(setting: Settled) -> str:
+        return "" if setting is evidence.best else with_error(setting.gap, setting.gap_error)
+
+    def what(setting: Settled) -> str:
+        words = ["answer"] * (setting is evidence.answer) + ["best expected"] * (setting is evidence.best)
+        return ", ".join(words)
+
+    return FittingTable.of(
+        evidence.confirmed,
+        {
+            LAYER: lambda setting: str(setting.cut.layer),
+            NAME: lambda setting: names_of(setting.cut),
+            KIND: lambda setting: setting.cut.kind,
+            MACS: lambda setting: f"{setting.cut.frozen_mac_share:.3f}",
+            Column(heading="mean", is_right=True): lambda setting: with_error(
+                setting.mean, setting.standard_error
+            ),
+            Column(heading="n", is_right=True, rank=3): lambda setting: str(len(setting.scores)),
+            Column(heading="behind the best", is_right=True, rank=2): behind,
+            Column(heading="chance", is_right=True): lambda setting: percent(setting.chance),
+            TRIAL: lambda setting: str(setting.trial),
+            Column(heading="", rank=1, wraps=True): what,
+        },
+        f"Trained again, {metric}; chance: that it loses less than {in_points(evidence.tolerance)}",
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["KIND", "LAYER", "MACS", "NAME", "TRIAL", "Column", "FittingTable"]
+__all__ = ["KIND", "LAYER", "MACS", "NAME", "SCORE", "SETTING", "TRIAL", "Column", "FittingTable"]
 
+Thing = TypeVar("Thing")
 # Of a column beside its text: a border and a space on each side; and one border more at the end.
 BESIDE, END = 3, 1
 
@@ -38,6 +40,8 @@ LAYER = Column(heading="layer", is_right=True)
 NAME = Column(heading="first trainable", wraps=True)
 KIND = Column(heading="kind", rank=6)
 MACS = Column(heading="frozen MACs", is_right=True, rank=5)
+SETTING = Column(heading="setting", rank=3, wraps=True)
+SCORE = Column(heading="score", is_right=True)
 TRIAL = Column(heading="trial", is_right=True, rank=4)
 
 
@@ -54,6 +58,17 @@ class FittingTable:
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
     title: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        things: Iterable[Thing],
+        columns: Mapping[Column, Callable[[Thing], str]],
+        title: str | None = None,
+    ) -> Self:
+        """Write things as rows: what to write of each stands beside its column."""
+        rows = [tuple(write(thing) for write in columns.values()) for thing in things]
+        return cls(columns=tuple(columns), rows=rows, title=title)
 
     def fits(self, width: int) -> bool:
         """Return whether all columns fit into a width with no name broken."""

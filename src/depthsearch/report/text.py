@@ -11,25 +11,9 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines
-from depthsearch.report.tables import (
-    KIND,
-    LAYER,
-    MACS,
-    NAME,
-    TRIAL,
-    Column,
-    FittingTable,
-)
+from depthsearch.report.tables import KIND, LAYER, MACS, NAME, SCORE, SETTING, TRIAL, Column, FittingTable
 from depthsearch.results.front import Front, front_of
-from depthsearch.results.summary import (
-    Cost,
-    Standing,
-    Summary,
-    cut_json,
-    end_score,
-    standings,
-    trainable,
-)
+from depthsearch.results.summary import Cost, Standing, Summary, cut_json, end_score, standings, trainable
 from depthsearch.results.trials import ENDED, StoredTrial
 from depthsearch.training.outcomes import ProbePoint, plateau_start
 from depthsearch.visualization.words import (
@@ -42,16 +26,8 @@ from depthsearch.visualization.words import (
     with_trainings,
 )
 
-__all__ = [
-    "BACKBONE_HEADINGS",
-    "as_json",
-    "backbone_row",
-    "render",
-    "render_trials",
-    "sparkline",
-]
+__all__ = ["BACKBONE_HEADINGS", "as_json", "backbone_row", "render", "render_trials", "sparkline"]
 
-SETTING = Column(heading="setting", rank=3, wraps=True)
 BLOCKS = "▁▂▃▄▅▆▇█"
 BACKBONE_HEADINGS = (
     "backbone",
@@ -163,7 +139,8 @@ def _backbone_json(part: Summary) -> dict[str, Any]:
 
 def _answer_json(summary: Summary, chosen: StoredTrial) -> dict[str, Any]:
     """Return the setting to take, and how sure it is."""
-    evidence = summary.evidence
+    evidence, answer = summary.evidence, summary.answer
+    assert answer is not None
     learns = trainable(summary, chosen)
     return {
         "trial": chosen.number,
@@ -171,36 +148,37 @@ def _answer_json(summary: Summary, chosen: StoredTrial) -> dict[str, Any]:
         **chosen.params,
         "head_width": chosen.params.get("head_width", 0),
         "confirmed": evidence is not None and bool(evidence.answer.scores),
-        "score": chosen.score if evidence is None else evidence.answer.mean,
-        "standard_error": None if evidence is None else evidence.answer.standard_error,
+        "score": answer.score,
+        "standard_error": answer.standard_error,
         "trainable": None if learns is None else asdict(learns),
     }
 
 
 def render(summary: Summary) -> RenderableType:
     """Draw the result for a terminal: the answer, the baselines, the evidence, the top cuts, the cost."""
-    chosen = summary.chosen
-    if chosen is None:
+    chosen, answer = summary.chosen, summary.answer
+    if chosen is None or answer is None:
         return Text(f"Study {summary.study}: no trial is complete yet.")
     part, metric = summary.part_with(chosen.cut), f"validation {summary.metric}"
     evidence = summary.evidence
-    answer = Text.assemble(
+    score = with_trainings(answer.score, answer.standard_error, answer.n_trainings)
+    lines = Text.assemble(
         ("Best cut  ", "bold"),
         (f"{chosen.cut.backbone or summary.backbone}: train from {chosen.cut.named}", "bold green"),
-        f"\n          {metric} {_sure(summary, chosen)}, {setting_of(chosen.params)} (trial {chosen.number})",
+        f"\n          {metric} {score}, {setting_of(chosen.params)} (trial {chosen.number})",
         f"\nBaselines {f'of {chosen.cut.backbone}: ' if chosen.cut.backbone else ''}"
         f"feature extraction {with_error(*end_score(part, -1))}"
         f" · full fine-tuning {with_error(*end_score(part, 0))}",
     )
     learns = trainable(summary, chosen)
     if learns is not None:
-        answer.append(
+        lines.append(
             f"\nTrainable {learns.tensors} of {learns.all_tensors} weight tensors, "
             f"{learns.parameters:,} of {learns.all_parameters:,} parameters, the head's included"
         )
     if evidence is not None and len(summary.cuts) > 1:
         for at, line in enumerate(evidence_lines(summary, evidence)):
-            answer.append(f"\n{'' if at else 'Evidence':<9} {line}")
+            lines.append(f"\n{'' if at else 'Evidence':<9} {line}")
     tables = [_top_table(summary, metric)]
     if evidence is not None and evidence.confirmed:
         tables.insert(0, confirmed_table(evidence, metric))
@@ -210,34 +188,23 @@ def render(summary: Summary) -> RenderableType:
     if summary.parts:
         tables.insert(0, _backbones_table(standings(summary), metric))
     curves = [line for part in summary.each for line in _curve(part)]
-    return Group(answer, *curves, *tables, _account(summary))
+    return Group(lines, *curves, *tables, _account(summary))
 
 
 def _top_table(summary: Summary, metric: str) -> FittingTable:
     """List the best trial of each of the best cuts."""
-    return FittingTable(
-        title=f"Top cuts of the search by {metric}, one training each",
-        columns=(
-            LAYER,
-            NAME,
-            KIND,
-            MACS,
-            SETTING,
-            Column(heading="score", is_right=True),
-            TRIAL,
-        ),
-        rows=[
-            (
-                str(trial.cut.layer),
-                names_of(trial.cut),
-                trial.cut.kind,
-                f"{trial.cut.frozen_mac_share:.3f}",
-                setting_of(trial.params),
-                shown(trial.score),
-                str(trial.number),
-            )
-            for trial in summary.top_cuts()
-        ],
+    return FittingTable.of(
+        summary.top_cuts(),
+        {
+            LAYER: lambda trial: str(trial.cut.layer),
+            NAME: lambda trial: names_of(trial.cut),
+            KIND: lambda trial: trial.cut.kind,
+            MACS: lambda trial: f"{trial.cut.frozen_mac_share:.3f}",
+            SETTING: lambda trial: setting_of(trial.params),
+            SCORE: lambda trial: shown(trial.score),
+            TRIAL: lambda trial: str(trial.number),
+        },
+        f"Top cuts of the search by {metric}, one training each",
     )
 
 
@@ -258,30 +225,18 @@ def _account(summary: Summary) -> Text:
 def _front_table(front: Front, metric: str) -> FittingTable:
     """Show what score costs: of which setting none scores better and costs no more."""
     how = "means over seeds" if front.is_confirmed else "single trainings, so too good"
-    cost = front.cost_name
-    return FittingTable(
-        title=f"Front: {metric} against {cost} ({how})",
-        columns=(
-            Column(heading=cost, is_right=True, wraps=True),
-            Column(heading="score", is_right=True),
-            LAYER,
-            NAME,
-            SETTING,
-            TRIAL,
-            Column(heading="", rank=1),
-        ),
-        rows=[
-            (
-                millions(point.cost),
-                with_error(point.score, point.standard_error),
-                str(point.trial.cut.layer),
-                names_of(point.trial.cut),
-                setting_of(point.trial.params),
-                str(point.trial.number),
-                front.answer_word if point.is_answer else "",
-            )
-            for point in front.points
-        ],
+    return FittingTable.of(
+        front.points,
+        {
+            Column(heading=front.cost_name, is_right=True, wraps=True): lambda point: millions(point.cost),
+            SCORE: lambda point: with_error(point.score, point.standard_error),
+            LAYER: lambda point: str(point.trial.cut.layer),
+            NAME: lambda point: names_of(point.trial.cut),
+            SETTING: lambda point: setting_of(point.trial.params),
+            TRIAL: lambda point: str(point.trial.number),
+            Column(heading="", rank=1): lambda point: front.answer_word if point.is_answer else "",
+        },
+        f"Front: {metric} against {front.cost_name} ({how})",
     )
 
 
@@ -320,13 +275,6 @@ def backbone_row(standing: Standing) -> tuple[str, ...]:
     )
 
 
-def _sure(summary: Summary, chosen: StoredTrial) -> str:
-    """Write the answer's score, and how many trainings it rests on."""
-    if summary.evidence is None:
-        return f"{shown(chosen.score)}, one training"
-    return with_trainings(summary.evidence.answer)
-
-
 def _curve(summary: Summary) -> list[Text]:
     """Draw the transfer curve as a line: where the pretrained features stop helping."""
     points: Sequence[ProbePoint] = summary.curve
@@ -356,28 +304,16 @@ def sparkline(scores: Sequence[float]) -> str:
 
 def render_trials(summary: Summary) -> RenderableType:
     """Draw every trial as a row."""
-    return FittingTable(
-        columns=(
-            Column(heading="trial", is_right=True),
-            LAYER,
-            NAME,
-            SETTING,
-            Column(heading="state", wraps=True),
-            Column(heading="score", is_right=True),
-            Column(heading="epochs", is_right=True, rank=1),
-            Column(heading="seconds", is_right=True, rank=4),
-        ),
-        rows=[
-            (
-                str(trial.number),
-                str(trial.cut.layer),
-                names_of(trial.cut),
-                setting_of(trial.params),
-                trial.reason or trial.state,
-                shown(trial.score),
-                str(trial.epochs),
-                f"{trial.seconds:.1f}",
-            )
-            for trial in summary.trials
-        ],
+    return FittingTable.of(
+        summary.trials,
+        {
+            Column(heading="trial", is_right=True): lambda trial: str(trial.number),
+            LAYER: lambda trial: str(trial.cut.layer),
+            NAME: lambda trial: names_of(trial.cut),
+            SETTING: lambda trial: setting_of(trial.params),
+            Column(heading="state", wraps=True): lambda trial: trial.reason or trial.state,
+            SCORE: lambda trial: shown(trial.score),
+            Column(heading="epochs", is_right=True, rank=1): lambda trial: str(trial.epochs),
+            Column(heading="seconds", is_right=True, rank=4): lambda trial: f"{trial.seconds:.1f}",
+        },
     )

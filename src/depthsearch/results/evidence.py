@@ -22,13 +22,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.options.words import COSTS, SHARES
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.trials import StoredTrial, cost_of, rank
-from depthsearch.search.beliefs.learning import (
-    Learned,
-    Lesson,
-    ScoreError,
-    learn,
-    split_of,
-)
+from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn, split_of
 from depthsearch.search.beliefs.verdict import SURE, Verdict, judge
 from depthsearch.search.extrapolation import Course
 from depthsearch.search.pareto import hypervolume
@@ -141,6 +135,14 @@ class Evidence:
     def confirmed(self) -> tuple[Settled, ...]:
         """Settings that were trained again, by depth."""
         return tuple(setting for setting in self.settled if setting.scores)
+
+    @property
+    def best_again(self) -> dict[Cut, Settled]:
+        """The best setting of each cut that was trained again, the best cut first."""
+        best: dict[Cut, Settled] = {}
+        for setting in sorted(self.confirmed, key=lambda setting: setting.gap):
+            best.setdefault(setting.cut, setting)
+        return best
 
     def prices(self, cuts: Sequence[Cut]) -> list[tuple[Cut, float]]:
         """Return what freezing more than the answer costs: cuts, and what each loses at most with 90 %.
@@ -336,9 +338,7 @@ def promising(stored: StoredStudy, n_cuts: int) -> list[StoredTrial]:
         means = learned.response.mean(
             np.array([t.place for t in ranked]), [names.index(t.cut.backbone) for t in ranked]
         )
-        expected = {
-            t.number: float(m) for t, m in zip(ranked, learned.scores(means.astype(np.float64)), strict=True)
-        }
+        expected = {t.number: float(m) for t, m in zip(ranked, learned.scores(means), strict=True)}
         ranked.sort(key=lambda trial: -expected[trial.number])
     cuts = [cut for cut in stored.cuts if ranked and cut.backbone == ranked[0].cut.backbone]
     ends = [*cuts[-1:], *cuts[:1]]
@@ -355,11 +355,7 @@ def promising(stored: StoredStudy, n_cuts: int) -> list[StoredTrial]:
 
 
 def _along_front(
-    ranked: Sequence[StoredTrial],
-    expected: Mapping[int, float],
-    ends: Sequence[Cut],
-    cost: str,
-    n_cuts: int,
+    ranked: Sequence[StoredTrial], expected: Mapping[int, float], ends: Sequence[Cut], cost: str, n_cuts: int
 ) -> list[StoredTrial]:
     """Choose the most promising cut and, one by one, what adds most hypervolume to it and the ends.
 

@@ -102,31 +102,27 @@ def front_of(summary: Summary) -> Front | None:
 
 
 def _points(summary: Summary, field: str) -> list[FrontPoint]:
-    chosen = summary.chosen
-    if summary.evidence is None:
-        return [
-            FrontPoint(
-                trial=trial,
-                score=trial.score,
-                standard_error=None,
-                n_trainings=1,
-                cost=getattr(trial, field),
-                is_answer=chosen is not None and trial.number == chosen.number,
-            )
-            for trial in summary.searched
-            if trial.state == "complete" and trial.score is not None
-        ]
+    chosen, evidence = summary.chosen, summary.evidence
     by_number = {trial.number: trial for trial in summary.trials}
+    scored: list[tuple[StoredTrial, float, float | None, int]]
+    if evidence is None:
+        searched = summary.searched
+        scored = [(t, t.score, None, 1) for t in searched if t.state == "complete" and t.score is not None]
+    else:
+        scored = [
+            (by_number[settled.trial], settled.mean, settled.standard_error, settled.n_trainings)
+            for settled in _shown(evidence)
+        ]
     return [
         FrontPoint(
-            trial=by_number[settled.trial],
-            score=settled.mean,
-            standard_error=settled.standard_error,
-            n_trainings=settled.n_trainings,
-            cost=getattr(by_number[settled.trial], field),
-            is_answer=chosen is not None and settled.trial == chosen.number,
+            trial=trial,
+            score=score,
+            standard_error=standard_error,
+            n_trainings=n_trainings,
+            cost=getattr(trial, field),
+            is_answer=chosen is not None and trial.number == chosen.number,
         )
-        for settled in _shown(summary.evidence)
+        for trial, score, standard_error, n_trainings in scored
     ]
 
 

@@ -17,13 +17,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import FORMAT, StudyKey, curve_key
 from depthsearch.options.study import StudyOptions, is_planned
 from depthsearch.options.words import COSTS, TOLERANCE
-from depthsearch.results.trials import (
-    StoredTrial,
-    UnsetTrial,
-    has_setting,
-    read_trial,
-    read_unset,
-)
+from depthsearch.results.trials import StoredTrial, UnsetTrial, has_setting, read_trial, read_unset
 from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.training.outcomes import ProbePoint, TransferCurve
 from depthsearch.training.recipe import Recipe

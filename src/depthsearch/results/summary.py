@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import optuna
@@ -11,16 +11,11 @@ import optuna
 from depthsearch.models.cuts import Cut
 from depthsearch.results.evidence import Evidence, weigh
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.trials import (
-    ENDED,
-    State,
-    StoredTrial,
-    cost_of,
-    rank,
-)
+from depthsearch.results.trials import ENDED, State, StoredTrial, cost_of, rank
 from depthsearch.training.outcomes import ProbePoint, TransferCurve
 
 __all__ = [
+    "Answer",
     "Cost",
     "EndScore",
     "Standing",
@@ -53,6 +48,27 @@ class Cost:
     seconds: float
     kept_bytes: int
     read_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer of a study so far.
+
+    Attributes:
+        cut: Where.
+        backbone: timm's name.
+        score: Of one training, or the mean of several.
+        standard_error: Of the mean; None with one training.
+        n_trainings: Behind the score; more than one: confirmed.
+        trial: Number of the trial that had the setting first.
+    """
+
+    cut: Cut
+    backbone: str
+    score: float | None
+    standard_error: float | None
+    n_trainings: int
+    trial: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,15 +150,32 @@ class Summary:
             return self.best
         return next(t for t in self.trials if t.number == self.evidence.answer.trial)
 
+    @property
+    def answer(self) -> Answer | None:
+        """The answer so far; None before a trial is complete."""
+        chosen = self.chosen
+        if chosen is None:
+            return None
+        settled = None if self.evidence is None else self.evidence.answer
+        return Answer(
+            cut=chosen.cut,
+            backbone=self.part_with(chosen.cut).backbone,
+            score=chosen.score if settled is None else settled.mean,
+            standard_error=None if settled is None else settled.standard_error,
+            n_trainings=1 if settled is None else settled.n_trainings,
+            trial=chosen.number,
+        )
+
     def part_with(self, cut: Cut) -> Summary:
         """Return the summary of the backbone that a cut is of."""
         return next(part for part in self.each if cut in part.cuts)
 
     def top_cuts(self, n: int = 5) -> list[StoredTrial]:
         """List the best complete trial of each cut, best first."""
-        ranked = rank(self.searched, maximize=self.maximize)
-        first = {trial.cut: trial for trial in reversed(ranked)}
-        return [trial for trial in ranked if first[trial.cut] is trial][:n]
+        best: dict[Cut, StoredTrial] = {}
+        for trial in rank(self.searched, maximize=self.maximize):
+            best.setdefault(trial.cut, trial)
+        return list(best.values())[:n]
 
 
 def summarize(study: optuna.Study | StoredStudy) -> Summary:
@@ -239,13 +272,7 @@ def _joined(parts: Sequence[Summary], trials: tuple[StoredTrial, ...], evidence:
 def _total(costs: Iterable[Cost]) -> Cost:
     """Add costs up; each backbone's work counts in its own full fine-tunes."""
     every = list(costs)
-    return Cost(
-        full_fine_tunes=sum(cost.full_fine_tunes for cost in every),
-        plain_full_fine_tunes=sum(cost.plain_full_fine_tunes for cost in every),
-        seconds=sum(cost.seconds for cost in every),
-        kept_bytes=sum(cost.kept_bytes for cost in every),
-        read_bytes=sum(cost.read_bytes for cost in every),
-    )
+    return Cost(**{each.name: sum(getattr(cost, each.name) for cost in every) for each in fields(Cost)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,19 +338,20 @@ class Standing:
 
 def standings(summary: Summary) -> list[Standing]:
     """Compare the backbones that have a complete trial, the answer's first, then by score."""
-    compared = [_standing(part, part.chosen) for part in summary.each if part.chosen is not None]
+    compared = [_standing(part, chosen) for part in summary.each if (chosen := part.chosen) is not None]
     sign = -1.0 if summary.maximize else 1.0
     return sorted(compared, key=lambda s: (not s.is_answer, sign * (s.score or 0.0), s.backbone))
 
 
 def _standing(part: Summary, chosen: StoredTrial) -> Standing:
-    answer = None if part.evidence is None else part.evidence.answer
+    answer = part.answer
+    assert answer is not None
     return Standing(
         backbone=part.backbone,
         trial=chosen,
-        score=chosen.score if answer is None else answer.mean,
-        standard_error=None if answer is None else answer.standard_error,
-        n_trainings=1 if answer is None else answer.n_trainings,
+        score=answer.score,
+        standard_error=answer.standard_error,
+        n_trainings=answer.n_trainings,
         is_answer=part.holds_answer,
         parameters=part.cuts[0].trainable_parameters,
         macs=part.cuts[0].training_macs // 3,

@@ -13,7 +13,7 @@ from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.reproduction import study_command
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.summary import Summary, cut_json, summarize
+from depthsearch.results.summary import Answer, Summary, cut_json, summarize
 from depthsearch.results.trials import ENDED, State as TrialState, StoredTrial, UnsetTrial
 from depthsearch.search.origins import Origin
 from depthsearch.study.choosing.confirmation import count_searched
@@ -22,7 +22,6 @@ from depthsearch.study.lease import Holder, asked_of, clock_of, holder_of
 
 __all__ = [
     "STATES",
-    "Answer",
     "Running",
     "State",
     "Status",
@@ -34,27 +33,6 @@ __all__ = [
 
 State = Literal["running", "stopping", "interrupted", "complete", "empty", "foreign"]
 STATES: tuple[State, ...] = get_args(State)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The answer of a study so far.
-
-    Attributes:
-        cut: Where.
-        backbone: timm's name.
-        score: Of one training, or the mean of several.
-        standard_error: Of the mean; None with one training.
-        n_trainings: Behind the score; more than one: confirmed.
-        trial: Number of the trial that had the setting first.
-    """
-
-    cut: Cut
-    backbone: str
-    score: float | None
-    standard_error: float | None
-    n_trainings: int
-    trial: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +133,7 @@ def status(study: optuna.Study, stored: StoredStudy | None = None, summary: Summ
         confirmed=sum(trial.state in ENDED for trial in again),
         confirming=len(again) or None,
         guesses_waiting=sum(t.state == "waiting" and t.origin == "guess" for t in trials),
-        answer=_answer(stored, summary),
+        answer=summary.answer,
         running=_running(stored),
         full_fine_tunes=summary.cost.full_fine_tunes,
         seconds=summary.cost.seconds,
@@ -197,21 +175,6 @@ def _state(stored: StoredStudy, holder: Holder | None, *, started: bool) -> Stat
     if not started:
         return "empty"
     return "interrupted" if is_something_left(stored) else "complete"
-
-
-def _answer(stored: StoredStudy, summary: Summary) -> Answer | None:
-    chosen, evidence = summary.chosen, summary.evidence
-    if chosen is None:
-        return None
-    confirmed = None if evidence is None else evidence.answer
-    return Answer(
-        cut=chosen.cut,
-        backbone=stored.backbones[chosen.cut.backbone].name,
-        score=chosen.score if confirmed is None else confirmed.mean,
-        standard_error=None if confirmed is None else confirmed.standard_error,
-        n_trainings=1 if confirmed is None else confirmed.n_trainings,
-        trial=chosen.number,
-    )
 
 
 def _running(stored: StoredStudy) -> tuple[Running, ...]:

@@ -8,22 +8,11 @@ import optuna
 from plotly.graph_objects import Figure
 
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.summary import (
-    Standing,
-    Summary,
-    standings,
-    summarize,
-)
+from depthsearch.results.summary import Standing, Summary, standings, summarize
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import cut_text, trial_marks
-from depthsearch.visualization.style import (
-    Trace,
-    figure,
-    hover,
-    plain,
-    points,
-)
-from depthsearch.visualization.words import setting_of, with_error
+from depthsearch.visualization.style import Trace, figure, hover, plain, points
+from depthsearch.visualization.words import setting_of, with_trainings
 
 __all__ = ["draw_backbones", "plot_backbones"]
 
@@ -63,8 +52,8 @@ def draw_backbones(summary: Summary, compared: Sequence[Standing]) -> Figure:
 def _marks(compared: Sequence[Standing], name: str, kind: str, size: float) -> Trace:
     texts = [
         hover(
-            f"{standing.backbone}: {with_error(standing.score, standing.standard_error)}"
-            + (f", mean of {n} trainings" if (n := standing.n_trainings) > 1 else ", one training"),
+            f"{standing.backbone}: "
+            + with_trainings(standing.score, standing.standard_error, standing.n_trainings),
             cut_text(standing.trial.cut),
             setting_of(standing.trial.params),
         )

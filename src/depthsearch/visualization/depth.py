@@ -11,28 +11,11 @@ from plotly.graph_objects import Figure
 from depthsearch.results.evidence import Evidence, Settled
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, end_score
-from depthsearch.visualization.axes import (
-    depth_axis,
-    score_axis,
-    score_range,
-    stage_names,
-)
+from depthsearch.visualization.axes import depth_axis, score_axis, score_range, stage_names
 from depthsearch.visualization.marks import best_mark, cut_text, trial_marks
 from depthsearch.visualization.reading import read_part
-from depthsearch.visualization.style import (
-    COLOURS,
-    Trace,
-    figure,
-    hover,
-    plain,
-    points,
-)
-from depthsearch.visualization.words import (
-    runs,
-    setting_of,
-    shown,
-    with_trainings,
-)
+from depthsearch.visualization.style import COLOURS, Trace, figure, hover, plain, points
+from depthsearch.visualization.words import runs, setting_of, shown, with_trainings
 
 __all__ = ["draw_score_by_depth", "plot_score_by_depth"]
 
@@ -93,7 +76,7 @@ def _how_sure(summary: Summary) -> str:
     if evidence is not None:
         answer = evidence.answer
         word = "answer" if summary.holds_answer else "its best"
-        return f"{word}: layer {answer.cut.layer}, {with_trainings(answer)}"
+        return f"{word}: layer {answer.cut.layer}, {_trained(answer)}"
     if best is None:
         return f"{len(summary.searched)} trials, none complete yet"
     return f"best so far: layer {best.cut.layer}, {shown(best.score)}, one training"
@@ -149,16 +132,15 @@ def _answers(summary: Summary) -> Iterator[Trace]:
 
 def _means(confirmed: Sequence[Settled], name: str, kind: str, size: float) -> Trace:
     texts = [
-        hover(
-            with_trainings(each).capitalize(),
-            cut_text(each.cut),
-            setting_of(each.params),
-        )
-        for each in confirmed
+        hover(_trained(each).capitalize(), cut_text(each.cut), setting_of(each.params)) for each in confirmed
     ]
     places, means = [each.cut.index for each in confirmed], [each.mean for each in confirmed]
     errors = [each.standard_error for each in confirmed]
     return points(name, kind, places, means, texts, size=size, errors=errors)
+
+
+def _trained(setting: Settled) -> str:
+    return with_trainings(setting.mean, setting.standard_error, setting.n_trainings)
 
 
 def _level(evidence: Evidence | None) -> Iterator[dict[str, Any]]:

@@ -17,14 +17,8 @@ from depthsearch.results.summary import Summary, summarize
 from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import cut_text, kind_of, trial_marks
-from depthsearch.visualization.style import (
-    COLOURS,
-    Trace,
-    figure,
-    hover,
-    points,
-)
-from depthsearch.visualization.words import millions, setting_of, with_error
+from depthsearch.visualization.style import COLOURS, Trace, figure, hover, points
+from depthsearch.visualization.words import millions, setting_of, with_trainings
 
 __all__ = ["draw_front", "plot_front"]
 
@@ -87,8 +81,8 @@ def _scale(low: float, high: float) -> dict[str, Any]:
 def _marks(front: Front, every: Sequence[FrontPoint], name: str, kind: str, size: float) -> Trace:
     texts = [
         hover(
-            f"Trial {point.trial.number}: {with_error(point.score, point.standard_error)}, "
-            + (f"mean of {point.n_trainings} trainings" if front.is_confirmed else "one training"),
+            f"Trial {point.trial.number}: "
+            + with_trainings(point.score, point.standard_error, point.n_trainings),
             f"{millions(point.cost)} {front.cost_name}",
             cut_text(point.trial.cut),
             setting_of(point.trial.params),

@@ -13,12 +13,7 @@ from depthsearch.results.summary import Summary, summarize
 from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import kind_of, trial_text
-from depthsearch.visualization.style import (
-    COLOURS,
-    SYMBOLS,
-    Trace,
-    figure,
-)
+from depthsearch.visualization.style import COLOURS, SYMBOLS, Trace, figure
 
 __all__ = ["draw_learning_curves", "plot_learning_curves"]
 

@@ -8,19 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from depthsearch.models.cuts import Cut
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
-from depthsearch.visualization.style import (
-    COLOURS,
-    Trace,
-    hover,
-    points,
-)
-from depthsearch.visualization.words import (
-    STATES,
-    frozen_share,
-    setting_of,
-    shown,
-    state_of,
-)
+from depthsearch.visualization.style import COLOURS, Trace, hover, points
+from depthsearch.visualization.words import STATES, frozen_share, setting_of, shown, state_of
 
 __all__ = ["best_mark", "cut_text", "kind_of", "trial_marks", "trial_text"]
 

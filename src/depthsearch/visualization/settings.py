@@ -13,22 +13,9 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.axes import depth_axis, stage_names, title_of_score
-from depthsearch.visualization.marks import (
-    KINDS,
-    best_mark,
-    kind_of,
-    trial_text,
-)
+from depthsearch.visualization.marks import KINDS, best_mark, kind_of, trial_text
 from depthsearch.visualization.reading import read_part
-from depthsearch.visualization.style import (
-    COLOURS,
-    SYMBOLS,
-    Trace,
-    figure,
-    marker,
-    plain,
-    points,
-)
+from depthsearch.visualization.style import COLOURS, SYMBOLS, Trace, figure, marker, plain, points
 
 __all__ = ["draw_importance", "draw_learning_rate_by_depth", "plot_learning_rate_by_depth"]
 

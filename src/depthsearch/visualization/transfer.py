@@ -14,13 +14,7 @@ from depthsearch.training.outcomes import ProbePoint, plateau_start
 from depthsearch.visualization.axes import depth_axis, stage_names
 from depthsearch.visualization.marks import cut_text
 from depthsearch.visualization.reading import read_part
-from depthsearch.visualization.style import (
-    COLOURS,
-    Trace,
-    figure,
-    hover,
-    points,
-)
+from depthsearch.visualization.style import COLOURS, Trace, figure, hover, points
 from depthsearch.visualization.words import with_error
 
 __all__ = ["draw_transfer_curve", "plot_transfer_curve"]

@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Any
 
 from depthsearch.models.cuts import Cut
-from depthsearch.results.evidence import Settled
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import State, StoredTrial
 
@@ -57,11 +56,10 @@ def in_points(loss: float) -> str:
     return f"{100 * loss:.1f} points"
 
 
-def with_trainings(settled: Settled) -> str:
+def with_trainings(score: float | None, standard_error: float | None, n_trainings: int) -> str:
     """Write a setting's score, and how many trainings it rests on."""
-    n = len(settled.scores)
-    rests_on = f"mean of {n} trainings" if n > 1 else "one training"
-    return f"{with_error(settled.mean, settled.standard_error)}, {rests_on}"
+    rests_on = f"mean of {n_trainings} trainings" if n_trainings > 1 else "one training"
+    return f"{with_error(score, standard_error)}, {rests_on}"
 
 
 def with_error(score: float | None, standard_error: float | None) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from depthsearch.cli.console import console_for, say
 from depthsearch.models.backbones.loading import check_size, make_model
 from depthsearch.models.candidates import cuts_of
+from depthsearch.models.cuts import Cut
 from depthsearch.models.flattening import flattened
 from depthsearch.models.tracing.inputs import input_size
 from depthsearch.models.tracing.trace import trace
@@ -17,18 +19,18 @@ from depthsearch.study.preparing.tasks import whole_modules
 
 __all__ = ["cuts"]
 
-CUT_COLUMNS = (
-    Column(heading="index", is_right=True, rank=5),
-    Column(heading="layer", is_right=True),
-    Column(heading="first trainable"),
-    Column(heading="kind", rank=1),
-    Column(heading="Keras", rank=2),
-    Column(heading="also", rank=7, wraps=True),
-    Column(heading="frozen MACs", is_right=True, rank=3),
-    Column(heading="trainable", is_right=True, rank=4),
-    Column(heading="tensors", is_right=True, rank=8),
-    Column(heading="boundary", is_right=True, rank=6),
-)
+COLUMNS: Mapping[Column, Callable[[Cut], str]] = {
+    Column(heading="index", is_right=True, rank=5): lambda cut: str(cut.index),
+    Column(heading="layer", is_right=True): lambda cut: str(cut.layer),
+    Column(heading="first trainable"): lambda cut: cut.name,
+    Column(heading="kind", rank=1): lambda cut: cut.kind,
+    Column(heading="Keras", rank=2): lambda cut: cut.keras_name or "",
+    Column(heading="also", rank=7, wraps=True): lambda cut: ", ".join(cut.aliases),
+    Column(heading="frozen MACs", is_right=True, rank=3): lambda cut: f"{cut.frozen_mac_share:.4f}",
+    Column(heading="trainable", is_right=True, rank=4): lambda cut: f"{cut.trainable_parameters:,}",
+    Column(heading="tensors", is_right=True, rank=8): lambda cut: str(cut.trainable_tensors),
+    Column(heading="boundary", is_right=True, rank=6): lambda cut: f"{cut.boundary_bytes / 1024:,.0f} KiB",
+}
 
 
 def cuts(options: CutsOptions) -> None:
@@ -42,26 +44,8 @@ def cuts(options: CutsOptions) -> None:
     if options.json:
         print(json.dumps([asdict(cut) for cut in candidates]))
         return
-    table = FittingTable(
-        title=f"{options.backbone}: {len(candidates)} candidate cuts",
-        columns=CUT_COLUMNS,
-        rows=[
-            (
-                str(cut.index),
-                str(cut.layer),
-                cut.name,
-                cut.kind,
-                cut.keras_name or "",
-                ", ".join(cut.aliases),
-                f"{cut.frozen_mac_share:.4f}",
-                f"{cut.trainable_parameters:,}",
-                str(cut.trainable_tensors),
-                f"{cut.boundary_bytes / 1024:,.0f} KiB",
-            )
-            for cut in candidates
-        ],
-    )
     console = console_for()
-    console.print(table)
+    title = f"{options.backbone}: {len(candidates)} candidate cuts"
+    console.print(FittingTable.of(candidates, COLUMNS, title))
     if text := whole_modules(graph):
         say(console, text, style="yellow")

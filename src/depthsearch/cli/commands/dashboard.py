@@ -42,11 +42,7 @@ def dashboard(options: DashboardOptions) -> None:
 
 
 def _password(given: str | bool | None) -> str | None:
-    """Return the password from the command line, a prompt or the environment; None: there is none.
-
-    Raises:
-        SettingsError: If it is empty, or there is no terminal to ask for it.
-    """
+    """Return the password from the command line, a prompt or the environment; None: there is none."""
     source = "--password"
     if given is True:
         if not sys.stdin.isatty():

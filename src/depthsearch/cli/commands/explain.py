@@ -9,28 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from rich.console import Console
 
-from depthsearch.classifier.explain.gallery import (
-    Picture,
-    draw_gallery,
-    pick_photos,
-    read_photos,
-)
-from depthsearch.classifier.explain.maps import (
-    Comparison,
-    Photo,
-    compare,
-    pretrained_classes,
-)
+from depthsearch.classifier.explain.gallery import Picture, draw_gallery, pick_photos, read_photos
+from depthsearch.classifier.explain.maps import Comparison, Photo, compare, pretrained_classes
 from depthsearch.classifier.modelfolder import load
-from depthsearch.cli.console import (
-    Notices,
-    console_for,
-    say,
-    say_list,
-)
+from depthsearch.cli.console import Notices, console_for, say, say_list
 from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.places import artifacts_of
 from depthsearch.devices import choose_device, use_all_cores
@@ -39,7 +23,7 @@ from depthsearch.files import folder_named, is_file, is_folder
 from depthsearch.models.backbones.backbone import Backbone, WeightsOrigin
 from depthsearch.models.backbones.loading import load_backbone
 from depthsearch.models.candidates import list_cuts
-from depthsearch.models.cuts import Cut, find_cut
+from depthsearch.models.cuts import find_cut
 from depthsearch.options.attributes import StudyKey
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.commands import ExplainOptions
@@ -69,8 +53,7 @@ def explain(options: ExplainOptions) -> None:
     device = choose_device(options.device, "float32")
     store = artifacts_of(options.storage, options.artifacts)
     use_all_cores()
-    folder, study = _model_folder(options)
-    stored = None if study is None else StoredStudy.read(study)
+    folder, study, stored = _model_folder(options)
     if stored is None and not options.images:
         raise SettingsError(f"Which images? Give files: depthsearch explain {options.model} IMAGE...")
     network = options.backbone or _own_network(stored)
@@ -82,6 +65,7 @@ def explain(options: ExplainOptions) -> None:
         )
     about = classifier.config["depthsearch"]
     pretrained = _pretrained(options.weights, network, about, stored, console)
+    cuts = list_cuts(classifier.model, KINDS, image_size=classifier.preprocessing.image_size)
     comparison = compare(
         # Both in one layout: in another, convolutions round otherwise.
         device.place(classifier.model),
@@ -89,7 +73,7 @@ def explain(options: ExplainOptions) -> None:
         classes=classifier.classes,
         before_classes=None if pretrained is None else pretrained_classes(pretrained),
         preprocessing=classifier.preprocessing,
-        cut=_named_cut(classifier.model, about["cut"], classifier.preprocessing.image_size),
+        cut=find_cut(cuts, about["cut"]["name"]),
         layers=options.layers or (),
     )
     photos = _photos(options, comparison, stored, console)
@@ -106,24 +90,24 @@ def explain(options: ExplainOptions) -> None:
         print(json.dumps({"folder": str(out), "pictures": [picture.about for picture in pictures]}))
 
 
-def _model_folder(options: ExplainOptions) -> tuple[Path, optuna.Study | None]:
-    """Find the folder of a model, and the study if that is given instead of the folder."""
+def _model_folder(options: ExplainOptions) -> tuple[Path, optuna.Study | None, StoredStudy | None]:
+    """Find the folder of a model, and read the study if that is given instead of the folder."""
     folder = Path(options.model)
     if is_file(folder / "config.json"):
-        return folder, None
+        return folder, None, None
     study = _study_named(options)
-    fitted = StoredStudy.read(study).fit
-    if not fitted:
+    stored = StoredStudy.read(study)
+    if not stored.fit:
         raise SettingsError(
             f"Study {options.model!r} has no fitted model. Run depthsearch fit first, then this again."
         )
-    folder = Path(fitted["folder"])
+    folder = Path(stored.fit["folder"])
     if not is_file(folder / "config.json"):
         raise SettingsError(
             f"The model of study {options.model!r} is not in {folder} any more. Give its folder, or run "
             "depthsearch fit again."
         )
-    return folder, study
+    return folder, study, stored
 
 
 def _study_named(options: ExplainOptions) -> optuna.Study:
@@ -150,11 +134,6 @@ def _own_network(stored: StoredStudy | None) -> str | None:
     """Return the FILE.py:FUNCTION that builds a study's model; None: the model is a library's."""
     name = None if stored is None else str(stored.fit["backbone"])
     return name if name and parse_name(name).source == "file" else None
-
-
-def _named_cut(model: torch.nn.Module, named: Mapping[str, Any], image_size: int) -> Cut:
-    """Find the cut that a model's description names."""
-    return find_cut(list_cuts(model, KINDS, image_size=image_size), named["name"])
 
 
 def _pretrained(
@@ -186,11 +165,7 @@ def _weights_of(stored: StoredStudy | None, backbone: str) -> str | None:
 
 
 def _same_backbone(weights: str | None, name: str, about: Mapping[str, Any]) -> Backbone:
-    """Load a backbone with the weights that a model started from.
-
-    Raises:
-        WeightsError: If those are not at hand, or the given ones are others.
-    """
+    """Load a backbone with the weights that a model started from, and no others."""
     provenance, seen = about["provenance"], about["preprocessing"]
     origin = WeightsOrigin(**provenance["weights"])
     given = weights or ("auto" if origin.seed is None else "random")

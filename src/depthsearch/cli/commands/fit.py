@@ -17,7 +17,7 @@ from depthsearch.cli.keeping import keep_fit, keep_report
 from depthsearch.cli.places import artifacts_of, model_folder, named_study
 from depthsearch.errors import StudyError
 from depthsearch.options.commands import FitOptions
-from depthsearch.report.dashboard import refresh
+from depthsearch.report.dashboard.refreshing import refresh
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import summarize
 from depthsearch.study.preparing.again import prepare_again

@@ -36,10 +36,7 @@ def predict(options: PredictOptions) -> None:
     if is_folder(of_study) and not is_folder(Path(options.folder)):
         raise ModelError(f"No model folder {str(options.folder)!r}. Give {str(of_study)!r}, which exists.")
     classifier = load(
-        options.folder,
-        device=options.device,
-        precision=options.precision,
-        backbone=options.backbone,
+        options.folder, device=options.device, precision=options.precision, backbone=options.backbone
     )
     samples = [sample for given in options.images for sample in _samples_of(classifier, given)]
     console, warnings = console_for(), console_for(stderr=True)
@@ -60,11 +57,7 @@ def predict(options: PredictOptions) -> None:
 
 
 def _samples_of(classifier: Classifier, given: Path) -> Sequence[Path | Sample]:
-    """List the images of a file or folder, or the samples of a table, as a model takes them.
-
-    Raises:
-        DataError: If the model takes the other of these, or nothing can be listed.
-    """
+    """List the images of a file or folder, or the samples of a table, as a model takes them."""
     columns = classifier.columns
     is_table = given.suffix.lower() in MANIFEST_SUFFIXES and not is_folder(given)
     if columns.is_plain:

@@ -11,8 +11,8 @@ from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.places import artifacts_of, named_study
 from depthsearch.errors import SettingsError
 from depthsearch.options.commands import ReportOptions
-from depthsearch.report.dashboard import refresh
-from depthsearch.report.page import write_report
+from depthsearch.report.dashboard.refreshing import refresh
+from depthsearch.report.page.composing import compose, write_report
 from depthsearch.report.text import as_json, render, render_trials
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import summarize
@@ -35,9 +35,9 @@ def report(options: ReportOptions) -> None:
     summary = summarize(stored)
     written: Sequence[Path] = ()
     if options.out is not None:
-        pictures = small_pictures(study, store) if store else {}
-        written = write_report(stored, Path(options.out), pictures, images=options.images)
-        keep_report(study, console_for(stderr=True), options.storage, options.artifacts)
+        page = compose(summary, stored, small_pictures(study, store) if store else {})
+        written = write_report(page, Path(options.out), images=options.images)
+        keep_report(study, console_for(stderr=True), options.storage, options.artifacts, report=page)
         refresh(study)
     if options.json:
         print(json.dumps(as_json(summary)))

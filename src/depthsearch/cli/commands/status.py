@@ -13,12 +13,7 @@ from depthsearch.cli.places import named_study
 from depthsearch.options.commands import StatusOptions
 from depthsearch.results.stored import StoredStudy
 from depthsearch.study.preparing.places import existing
-from depthsearch.study.progress import (
-    Running,
-    Status,
-    status as status_of,
-    status_json,
-)
+from depthsearch.study.progress import Running, Status, status as status_of, status_json
 from depthsearch.study.storage.opening import open_storage
 from depthsearch.text import duration, without_password
 from depthsearch.visualization.words import layer_of, with_error

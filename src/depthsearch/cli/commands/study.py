@@ -15,7 +15,7 @@ from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.live_view import View
 from depthsearch.errors import SettingsError
 from depthsearch.options.study import StudyOptions, is_planned
-from depthsearch.report.dashboard import refreshed
+from depthsearch.report.dashboard.refreshing import refreshed
 from depthsearch.report.text import as_json, render
 from depthsearch.results.summary import summarize
 from depthsearch.study.conducting import StudyResult, run
@@ -57,11 +57,7 @@ def study(options: StudyOptions) -> bool:
 
 
 def _print(result: StudyResult, console: Console) -> None:
-    """Print the result; of a study that was stopped only the JSON.
-
-    Raises:
-        SettingsError: If no trial is complete.
-    """
+    """Print the result; of a study that was stopped only the JSON."""
     options, summary = result.options, result.summary
     if result.is_stopped:
         if options.json:

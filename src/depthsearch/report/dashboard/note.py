@@ -15,12 +15,7 @@ from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.study.progress import Status
 from depthsearch.text import duration
-from depthsearch.visualization.words import (
-    percent,
-    setting_of,
-    shown,
-    with_error,
-)
+from depthsearch.visualization.words import percent, setting_of, shown, with_error
 
 __all__ = ["note_text"]
 
@@ -76,29 +71,21 @@ def _best_cuts(summary: Summary) -> Table | None:
     if not top:
         return None
     evidence = summary.evidence
-    confirmed = () if evidence is None else sorted(evidence.confirmed, key=lambda each: -each.gap)
-    again = {each.cut: each for each in confirmed}
+    again = {} if evidence is None else evidence.best_again
     by_number = {trial.number: trial for trial in summary.trials}
     listed = [
-        (
-            by_number[c.trial],
-            with_error(c.mean, c.standard_error),
-            _rests_on(c),
-        )
-        for c in sorted(again.values(), key=lambda confirmed: confirmed.gap)
+        (by_number[c.trial], with_error(c.mean, c.standard_error), _rests_on(c)) for c in again.values()
     ]
     listed += [(trial, shown(trial.score), "one training") for trial in top if trial.cut not in again]
-    chosen = summary.chosen
-    cuts = [trial.cut for trial, _, _ in listed]
-    place = cuts.index(chosen.cut) if chosen is not None and chosen.cut in cuts else None
-    kept = list(range(len(listed)))[:N_CUTS]
-    if place is not None and place not in kept:
+    chosen, kept = summary.chosen, listed[:N_CUTS]
+    answer = next((row for row in listed if chosen is not None and row[0].cut == chosen.cut), None)
+    if answer is not None and answer not in kept:
         # The answer is the cheapest of those that lose little, of which there may be many.
-        kept[-1] = place
+        kept[-1] = answer
     return Table(
         headings=(*(("backbone",) if summary.parts else ()), *HEADINGS),
-        rows=tuple(_row(summary, *listed[row]) for row in kept),
-        marked=None if place is None else kept.index(place),
+        rows=tuple(_row(summary, *row) for row in kept),
+        marked=None if answer is None else kept.index(answer),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from plotly.graph_objects import Figure
 
 from depthsearch.report.dashboard.keeping import keep_note, keep_plot
 from depthsearch.report.dashboard.note import note_text
+from depthsearch.report.page.plots import figure_name
 from depthsearch.results.front import front_of
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
@@ -96,12 +96,10 @@ def refresh(study: optuna.Study, *, at_end: bool = False) -> None:
 def plots_of(summary: Summary) -> Iterator[tuple[str, Figure]]:
     """Draw a study's plots, each with its name; those of which nothing is known yet are left out."""
     for part in summary.each:
-        # Letters, digits, dots, hyphens and underscores are what the dashboard takes in a name.
-        behind = re.sub(r"[^A-Za-z0-9_.-]", "-", f"-{part.backbone}") if summary.parts else ""
         if part.trials:
-            yield f"depth{behind}", draw_score_by_depth(part)
+            yield figure_name("depth", summary, part), draw_score_by_depth(part)
         if part.curve:
-            yield f"transfer{behind}", draw_transfer_curve(part)
+            yield figure_name("transfer", summary, part), draw_transfer_curve(part)
     if any(trial.scores for trial in summary.trials):
         yield "learning", draw_learning_curves(summary)
     front = front_of(summary)

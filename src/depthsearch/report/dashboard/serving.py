@@ -15,12 +15,7 @@ from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
 
 from depthsearch.errors import SettingsError
-from depthsearch.report.dashboard.guard import (
-    LOOPBACK_NAMES,
-    Application,
-    guarded,
-    is_loopback,
-)
+from depthsearch.report.dashboard.guard import LOOPBACK_NAMES, Application, guarded, is_loopback
 from depthsearch.study.artifacts import Artifacts
 
 __all__ = ["QuietHandler", "Server", "application", "serve"]

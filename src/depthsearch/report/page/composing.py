@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from markupsafe import Markup
 from rich.filesize import decimal
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import written_whole
 from depthsearch.report.page import tables
-from depthsearch.report.page.answer import answer_of, key_figures
+from depthsearch.report.page.answer import key_figures, level_of, other_ends
 from depthsearch.report.page.pictures import draw_files
 from depthsearch.report.page.plots import Plots, plots_of
 from depthsearch.report.page.rendering import as_html, as_markdown
@@ -35,7 +34,7 @@ from depthsearch.report.sureness import evidence_lines
 from depthsearch.results.front import front_of
 from depthsearch.results.importance import LEAST_FOR_IMPORTANCE
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.summary import Summary, standings, summarize
+from depthsearch.results.summary import Summary, standings
 from depthsearch.results.trials import ENDED
 from depthsearch.study.artifacts import SmallPicture
 from depthsearch.study.progress import is_something_left
@@ -122,13 +121,16 @@ def compose(
 
 def opening_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
     """Return what the template ``opening.j2`` wants."""
+    answer = summary.answer
     return {
         "summary": summary,
         "is_finished": not is_something_left(stored),
         "gap": "",
         "noun": summary.noun,
         "metric": metric_of(summary),
-        "answer": answer_of(summary),
+        "answer": answer,
+        "ends": () if answer is None else tuple(other_ends(summary, answer)),
+        "level": level_of(summary),
         "is_confirmed": summary.evidence is not None and bool(summary.evidence.confirmed),
         "tolerance": "" if summary.evidence is None else in_points(summary.evidence.tolerance),
         "sureness": () if summary.evidence is None else tuple(evidence_lines(summary, summary.evidence)),
@@ -185,26 +187,17 @@ def _again_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
     }
 
 
-def write_report(
-    study: optuna.Study | StoredStudy,
-    folder: Path,
-    pictures: Mapping[str, SmallPicture] | None = None,
-    *,
-    images: bool = False,
-) -> tuple[Path, Path]:
+def write_report(report: Report, folder: Path, *, images: bool = False) -> tuple[Path, Path]:
     """Write ``report.md`` with its ``charts/`` and ``report.html`` into a folder; other files there stay.
 
     Args:
-        study: What to report on.
+        report: What to write.
         folder: Where; made if it is not there.
-        pictures: Of the images that were explained, by artifact, see `artifacts.small_pictures`.
         images: Whether to draw the figures as files for the Markdown, which takes kaleido and a Chrome.
 
     Raises:
         SettingsError: If they cannot be written there.
     """
-    stored = StoredStudy.read(study)
-    report = compose(summarize(stored), stored, pictures)
     markdown, html = folder / "report.md", folder / "report.html"
     charts, reason = draw_files(report.plots) if images else ({}, NO_CHARTS)
     contents = {folder / "charts" / name: small.jpeg for name, small, _ in report.pictures}

@@ -6,12 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from depthsearch.report.page.tables import (
-    depth_table,
-    importance_table,
-    learning_table,
-    transfer_table,
-)
+from depthsearch.report.page.tables import depth_table, importance_table, learning_table, transfer_table
 from depthsearch.report.page.values import Plot
 from depthsearch.results.front import Front, front_of
 from depthsearch.results.importance import importance_of
@@ -24,7 +19,7 @@ from depthsearch.visualization.learning import draw_learning_curves
 from depthsearch.visualization.settings import draw_importance, draw_learning_rate_by_depth
 from depthsearch.visualization.transfer import draw_transfer_curve
 
-__all__ = ["Plots", "plots_of"]
+__all__ = ["Plots", "figure_name", "plots_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +92,16 @@ def plots_of(summary: Summary, stored: StoredStudy) -> Plots:
     )
 
 
-def _name(kind: str, summary: Summary, part: Summary) -> str:
+def figure_name(kind: str, summary: Summary, part: Summary) -> str:
     """Name a figure of a backbone: by its kind alone where there is only one."""
+    # Letters, digits, dots, hyphens and underscores are what the dashboard takes in a name.
     return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{kind}-{part.backbone}") if summary.parts else kind
 
 
 def _depth(summary: Summary, part: Summary) -> Plot:
     drawn = draw_score_by_depth(part)
     return Plot(
-        name=_name("score-against-depth", summary, part),
+        name=figure_name("score-against-depth", summary, part),
         title="Score against depth",
         figure=drawn,
         caption=_depth_caption(part, *drawn.layout.yaxis.range),
@@ -134,7 +130,7 @@ def _depth_caption(summary: Summary, low: float, high: float) -> str:
 
 def _transfer(summary: Summary, part: Summary) -> Plot:
     return Plot(
-        name=_name("transfer-curve", summary, part),
+        name=figure_name("transfer-curve", summary, part),
         title="Accuracy of a linear probe of the frozen features against depth",
         figure=draw_transfer_curve(part),
         caption="Bars are binomial standard errors; the star is the first that is as good as the best.",
@@ -144,7 +140,7 @@ def _transfer(summary: Summary, part: Summary) -> Plot:
 
 def _rates(summary: Summary, part: Summary) -> Plot:
     return Plot(
-        name=_name("learning-rate-and-depth", summary, part),
+        name=figure_name("learning-rate-and-depth", summary, part),
         title="Learning rate and depth of each trial",
         figure=draw_learning_rate_by_depth(part),
         caption="Where good trials lie: from blue for the worst score to orange for the best. The values are "

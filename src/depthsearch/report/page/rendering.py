@@ -17,12 +17,7 @@ from markupsafe import Markup, escape
 from plotly.io.json import to_json_plotly
 
 from depthsearch.report.page.answer import plural
-from depthsearch.report.page.values import (
-    Cell,
-    Code,
-    Plot,
-    Table,
-)
+from depthsearch.report.page.values import Cell, Code, Plot, Table
 from depthsearch.study.artifacts import SmallPicture
 from depthsearch.visualization.words import shown, with_error
 

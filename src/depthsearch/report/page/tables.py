@@ -9,12 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from depthsearch.models.cuts import Cut
-from depthsearch.report.page.values import (
-    Cell,
-    Code,
-    Table,
-    names_of,
-)
+from depthsearch.report.page.values import Cell, Code, Table, names_of
 from depthsearch.report.text import BACKBONE_HEADINGS, backbone_row, sparkline
 from depthsearch.results.evidence import Expected, Settled
 from depthsearch.results.front import Front, FrontPoint
@@ -110,7 +105,7 @@ def depth_table(summary: Summary) -> Table:
     """List what is known of each depth that was tried: best score, mean over seeds, what all trials say."""
     evidence = summary.evidence
     n_trials = Counter(trial.cut for trial in summary.searched)
-    best = {trial.cut: trial.score for trial in reversed(summary.top_cuts(len(summary.cuts)))}
+    best = {trial.cut: trial.score for trial in summary.top_cuts(len(summary.cuts))}
     columns: dict[str, Callable[[Cut], Cell]] = {
         "layer": lambda cut: str(cut.layer),
         "first trainable": names_of,
@@ -118,9 +113,7 @@ def depth_table(summary: Summary) -> Table:
         "best score": lambda cut: shown(best[cut]) if cut in best else "",
     }
     if evidence is not None:
-        # Of several settings of a cut the best one.
-        by_gap = sorted(evidence.confirmed, key=lambda confirmed: -confirmed.gap)
-        means = {confirmed.cut: _mean(confirmed) for confirmed in by_gap}
+        means = {cut: _mean(setting) for cut, setting in evidence.best_again.items()}
         expected = dict(zip(summary.cuts, evidence.expected, strict=False))
         level = {summary.cuts[place] for place in evidence.level}
         columns["mean, trained again"] = lambda cut: means.get(cut, "")
@@ -144,18 +137,16 @@ def _loss(expected: Expected | None) -> str:
 
 def marked_table(summary: Summary) -> Table:
     """Compare the layers that were asked for with the best, by means over seeds or by single trainings."""
-    confirmed = () if summary.evidence is None else summary.evidence.confirmed
-    by_mean = {each.cut: each for each in sorted(confirmed, key=lambda each: -each.gap)}
-    single = {trial.cut: trial.score for trial in reversed(summary.top_cuts(len(summary.cuts)))}
-    ranked = list(dict.fromkeys(each.cut for each in sorted(confirmed, key=lambda each: each.gap)))
+    again = {} if summary.evidence is None else summary.evidence.best_again
+    single = {trial.cut: trial.score for trial in summary.top_cuts(len(summary.cuts))}
     columns: dict[str, Callable[[Cut], Cell]] = {
         "layer": lambda cut: str(cut.layer),
         "first trainable": names_of,
-        "mean, trained again": lambda cut: _mean(by_mean[cut]) if cut in by_mean else "",
+        "mean, trained again": lambda cut: _mean(again[cut]) if cut in again else "",
         "place among the means": lambda cut: (
-            f"{ranked.index(cut) + 1} of {len(ranked)}" if cut in by_mean else ""
+            f"{list(again).index(cut) + 1} of {len(again)}" if cut in again else ""
         ),
-        "behind the best": lambda cut: _gap(by_mean[cut]) if cut in by_mean else "",
+        "behind the best": lambda cut: _gap(again[cut]) if cut in again else "",
         "best trial": lambda cut: shown(single.get(cut)),
     }
     return _table(summary.marked, columns)

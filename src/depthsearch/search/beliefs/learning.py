@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,11 +99,15 @@ class Learned:
     bounds: tuple[float, float]
     errors: tuple[float, ...]
 
-    def scores(self, responses: Floats) -> Floats:
+    def scores(self, responses: NDArray[np.floating[Any]]) -> Floats:
         """Turn values of the response into scores, more is better."""
+        scores: Floats = np.negative(responses, dtype=np.float64)
+        # In place, as there may be many.
         with np.errstate(over="ignore"):
-            scores: Floats = self.best - self.near * np.expm1(-responses)
-        return scores.clip(*self.bounds)
+            np.expm1(scores, out=scores)
+        scores *= -self.near
+        scores += self.best
+        return scores.clip(*self.bounds, out=scores)
 
 
 def learn(lessons: Sequence[Lesson], *, epochs: int, maximize: bool, error: ScoreError) -> Learned | None:

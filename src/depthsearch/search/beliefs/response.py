@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,8 +144,8 @@ class _Fit:
 def _fits_of(
     kernel: _Kernel,
     noises: Sequence[tuple[float, float]],
-    covariances: Floats,
-    scores: Floats,
+    wider: Floats,
+    usual: float,
     log_priors: Floats,
     least_variance: float,
 ) -> Iterator[_Fit]:
@@ -154,21 +154,17 @@ def _fits_of(
     Args:
         kernel: How alike settings are.
         noises: Variance of the noise, and of what a division does to all settings ``(s, 2)``.
-        covariances: Of the scores with these noises ``(s, n, n)``.
-        scores: Of the trials ``(n,)``.
+        wider: Covariances of the scores with these noises, and below them, as two rows, ones and the scores
+            ``(s, n + 2, n + 2)``: one call finds the root and divides both by it.
+        usual: Least score that is expected far from all trials.
         log_priors: How probable each choice is beforehand ``(s,)``.
         least_variance: Of the response.
     """
-    n = len(scores)
-    # One call finds the root and what is to be divided by it, as two rows below it.
-    wider = np.zeros((len(noises), n + 2, n + 2))
-    wider[:, :n, :n] = covariances
-    wider[:, n:, :n] = np.ones(n), scores
-    wider[:, n:, n:] = MUCH * np.eye(2)
+    n = wider.shape[1] - 2
     roots = np.linalg.cholesky(wider)
     ones, halves = roots[:, n, :n], roots[:, n + 1, :n]
     precisions = (ones**2).sum(1)
-    means = np.maximum((ones * halves).sum(1) / precisions, np.quantile(scores, USUAL_QUANTILE))
+    means = np.maximum((ones * halves).sum(1) / precisions, usual)
     rests = halves - means[:, None] * ones
     # With a flat prior on the mean and a scale-free one on the variance, both integrated out: what is not
     # known of the mean stays unknown where the quantile takes its place.
@@ -284,16 +280,19 @@ class Response:
         off = (np.log(NOISE_SHARES) - math.log(self._usual_noise)) / self._noise_spread
         log_priors = np.repeat(-0.5 * off**2, len(split_shares))
         rates = RATE_SCALES if d > 1 else (1.0,)
+        usual = float(np.quantile(scores, USUAL_QUANTILE))
+        of_splits = split_share * is_same
+        wider = np.zeros((len(noises), n + 2, n + 2))
+        wider[:, n:, :n] = np.ones(n), scores
+        wider[:, n:, n:] = MUCH * np.eye(2)
         for depth_scale, rate_scale, kinship in itertools.product(DEPTH_SCALES, rates, kinships):
             scales = (depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2))
             kernel = _Kernel(scales, kinship)
             correlation = kernel(self._places, self._backbones, self._places, self._backbones)
-            covariances = correlation + np.diag(self._errors) + split_share * is_same
+            covariances = np.add(correlation + np.diag(self._errors), of_splits, out=wider[:, :n, :n])
             covariances += noise * (np.eye(n) + SPLIT_NOISE * correlation * is_same)
             of_scale = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
-            found += _fits_of(
-                kernel, noises, covariances, scores, log_priors + of_scale, self._least_variance
-            )
+            found += _fits_of(kernel, noises, wider, usual, log_priors + of_scale, self._least_variance)
         return found
 
     def mean(self, places: Floats, backbones: Sequence[int] | NDArray[np.int64] | None = None) -> Floats:
@@ -302,13 +301,17 @@ class Response:
         Settings in single precision are reckoned in it, in a quarter of the time.
         """
         total, which = np.zeros(len(places)), _given(backbones, len(places))
-        for weight, fit in zip(self._weights, self._fitted, strict=True):
-            residual = solve_triangular(fit.root, fit.rest, lower=True, trans="T", check_finite=False)
-            residual = residual.astype(places.dtype)
-            for start in range(0, len(places), BLOCK):
-                block = slice(start, start + BLOCK)
-                to_trials = self._to_trials(fit, places[block], which[block])
-                total[block] += weight * (fit.mean + to_trials @ residual)
+        residuals = [
+            solve_triangular(fit.root, fit.rest, lower=True, trans="T", check_finite=False).astype(
+                places.dtype
+            )
+            for fit in self._fitted
+        ]
+        for start in range(0, len(places), BLOCK):
+            block = slice(start, start + BLOCK)
+            to_trials = self._to_trials(self._fitted, places[block], which[block])
+            for weight, fit, residual in zip(self._weights, self._fitted, residuals, strict=True):
+                total[block] += weight * (fit.mean + to_trials[fit.kernel] @ residual)
         return self._offset + self._unit * total
 
     def beliefs(
@@ -329,11 +332,12 @@ class Response:
         """
         which, n = _given(backbones, len(places)), len(self._places)
         first = places[:n_first], which[:n_first]
-        found = []
-        for weight, fit in list(zip(self._weights, self._fitted, strict=True))[:N_BELIEFS]:
-            to_trials = self._to_trials(fit, places, which)
+        found, fits = [], self._fitted[:N_BELIEFS]
+        by_kernel = self._to_trials(fits, places, which)
+        priors = {kernel: kernel(*first, places, which) for kernel in by_kernel}
+        for weight, fit in zip(self._weights[:N_BELIEFS], fits, strict=True):
+            to_trials, prior = by_kernel[fit.kernel], priors[fit.kernel]
             half, left = fit.explained(to_trials)
-            prior = fit.kernel(*first, places, which)
             unit = self._unit**2 * fit.variance * (n - 1) / max(1, n - 3)
             explained = half[:, :n_first], left[:n_first]
             judged = {
@@ -388,9 +392,13 @@ class Response:
         shared: Floats = is_same * (SPLIT_NOISE * fit.noise * to_trials + fit.split_share)
         return to_trials + shared
 
-    def _to_trials(self, fit: _Fit, places: Floats, which: NDArray[np.int64]) -> Floats:
+    def _to_trials(
+        self, fits: Iterable[_Fit], places: Floats, which: NDArray[np.int64]
+    ) -> dict[_Kernel, Floats]:
+        """Correlate settings with the trials ``(m, n)``, once for each kernel of some fits."""
         trials = self._places.astype(places.dtype)
-        return fit.kernel(places, which, trials, self._backbones)
+        kernels = dict.fromkeys(fit.kernel for fit in fits)
+        return {kernel: kernel(places, which, trials, self._backbones) for kernel in kernels}
 
     def draws(
         self, places: Floats, n: int, seed: int, backbones: Sequence[int] | NDArray[np.int64] | None = None
@@ -398,20 +406,26 @@ class Response:
         """Draw what the true scores of settings may be, together: ``(n, m)``; arguments as of `mean`."""
         which = _given(backbones, len(places))
         rng = np.random.default_rng(seed)
-        n_trials = len(self._places)
-        drawn = []
-        for count, fit in zip(rng.multinomial(n, self._weights), self._fitted, strict=True):
-            if not count:
-                continue
-            to_trials = self._to_trials(fit, places, which)
-            half, left = fit.explained(to_trials)
-            covariance = fit.kernel(places, which, places, which) - half.T @ half
-            root = _root(covariance + np.outer(left, left))
+        n_trials, n_drawn = len(self._places), 0
+        counts = rng.multinomial(n, self._weights)
+        fits = [(count, fit) for count, fit in zip(counts, self._fitted, strict=True) if count]
+        by_kernel = self._to_trials([fit for _, fit in fits], places, which)
+        priors = {kernel: kernel(places, which, places, which) for kernel in by_kernel}
+        # Filled in place: to make room for so many numbers takes longer than to reckon with them.
+        drawn = np.empty((n, len(places)))
+        for count, fit in fits:
+            half, left = fit.explained(by_kernel[fit.kernel])
+            root = _root(priors[fit.kernel] - half.T @ half + np.outer(left, left))
             # Student's: the variance is drawn as well.
             scale = np.sqrt(fit.variance * (n_trials - 1) / rng.chisquare(n_trials - 1, count))
-            normal = rng.standard_normal((count, len(places)))
-            drawn.append(fit.mean + fit.rest @ half + scale[:, None] * (normal @ root.T))
-        return self._offset + self._unit * np.concatenate(drawn)
+            own = drawn[n_drawn : n_drawn + count]
+            np.matmul(rng.standard_normal((count, len(places))), root.T, out=own)
+            own *= scale[:, None]
+            own += fit.mean + fit.rest @ half
+            n_drawn += count
+        drawn *= self._unit
+        drawn += self._offset
+        return drawn
 
 
 def _scaled(unit: float, pair: tuple[Floats, Floats]) -> tuple[Floats, Floats]:

@@ -79,7 +79,6 @@ def judge(
     of_candidates: Sequence[int],
     *,
     tolerance: float,
-    n_draws: int = N_DRAWS,
 ) -> Verdict:
     """Say which setting to take.
 
@@ -91,16 +90,15 @@ def judge(
         candidates: Of each settled setting the place of its cut among all candidates.
         of_candidates: Backbone of each candidate; those of one lie evenly over depth.
         tolerance: What the answer may lose, in the unit of the score.
-        n_draws: Of scores.
     """
     places = _best_places(learned.response, of_candidates, settled)
     places = places.reshape(-1, places.shape[-1])
     k = len(settled)
     of_places = np.repeat(of_candidates, len(places) // len(of_candidates))
     drawn = learned.response.draws(
-        np.vstack([np.array(settled), places]), n_draws, seed=0, backbones=[*backbones, *of_places]
+        np.vstack([np.array(settled), places]), N_DRAWS, seed=0, backbones=[*backbones, *of_places]
     )
-    scores = learned.scores(drawn.astype(np.float64))
+    scores = learned.scores(drawn)
     ours = scores[:, :k]
     # Of each candidate the best of its settings that promise most.
     theirs = scores[:, k:].reshape(len(scores), len(of_candidates), -1).max(2)
@@ -113,8 +111,10 @@ def judge(
     # Of those that cost the same, the best.
     answer = min(shown, key=lambda at: (costs[at], -means[at]), default=best)
     gaps = ours[:, [best]] - ours
-    low, middle, high = np.quantile(theirs, (0.025, 0.5, 0.975), axis=0)
     level = _fewest(theirs.argmax(1), of_candidates) | {candidates[answer], candidates[best]}
+    loss = np.quantile(most[:, None] - theirs, SURE, axis=0, overwrite_input=True)
+    # At last, as it changes their order.
+    low, middle, high = np.quantile(theirs, (0.025, 0.5, 0.975), axis=0, overwrite_input=True)
     return Verdict(
         answer=answer,
         best=best,
@@ -124,7 +124,7 @@ def judge(
         score=middle,
         low=low,
         high=high,
-        loss=np.quantile(most[:, None] - theirs, SURE, axis=0),
+        loss=loss,
         level=tuple(sorted(level)),
     )
 
