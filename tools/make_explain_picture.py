@@ -18,12 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from depthsearch.classifier.explain.maps import (
-    Photo,
-    compare,
-    explain,
-    pretrained_classes,
-)
+from depthsearch.classifier.explain.maps import Photo, compare, explain, pretrained_classes
 from depthsearch.classifier.explain.picture import draw
 from depthsearch.models.backbones import Backbone, load_backbone
 from depthsearch.models.candidates import list_cuts

@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depthsearch.options.commands import COMMANDS
-from depthsearch.options.declaring import (
-    Declared,
-    Option,
-    default_text,
-    flag_of,
-)
+from depthsearch.options.declaring import Declared, Option, default_text, flag_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
 HEAD = """# Command line and options

@@ -67,12 +67,7 @@ def modules() -> list[str]:
 
 def use() -> None:
     """Use the ground floor."""
-    from depthsearch.files import (
-        folder_written_whole,
-        is_allowed,
-        lock_folder,
-        written_whole,
-    )
+    from depthsearch.files import folder_written_whole, is_allowed, lock_folder, written_whole
     from depthsearch.machine import (
         free_memory_bytes,
         name_process,
@@ -82,12 +77,7 @@ def use() -> None:
         this_machine,
         usable_cores,
     )
-    from depthsearch.signals import (
-        children_uninterrupted,
-        deferred,
-        name_of_signal,
-        sigterm_interrupts,
-    )
+    from depthsearch.signals import children_uninterrupted, deferred, name_of_signal, sigterm_interrupts
 
     assert usable_cores() >= 1
     assert free_memory_bytes() > 0

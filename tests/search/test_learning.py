@@ -10,12 +10,7 @@ import pytest
 
 from benchmarks.search.tables import Table
 from depthsearch.options.words import LEARNING_RATES
-from depthsearch.search.beliefs.learning import (
-    Learned,
-    Lesson,
-    ScoreError,
-    learn,
-)
+from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn
 from depthsearch.search.extrapolation import Course
 
 TABLES = Path(__file__).parents[2] / "benchmarks" / "search" / "tables"

@@ -8,12 +8,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from depthsearch.errors import SettingsError
 from depthsearch.search.extrapolation import course_of, extrapolated
-from depthsearch.search.sampling import (
-    ExtrapolatingGPSampler,
-    make_pruner,
-    make_sampler,
-    resolve,
-)
+from depthsearch.search.sampling import ExtrapolatingGPSampler, make_pruner, make_sampler, resolve
 
 RANGE = {"x": FloatDistribution(0.0, 1.0)}
 

@@ -14,13 +14,7 @@ from depthsearch.data.samples import Columns
 from depthsearch.errors import WeightsError
 from depthsearch.models.backbones import hub, suggesting
 from depthsearch.options.study import StudyOptions, with_defaults
-from depthsearch.study import (
-    CurveDrawn,
-    EpochDone,
-    Note,
-    TrialStarted,
-    run,
-)
+from depthsearch.study import CurveDrawn, EpochDone, Note, TrialStarted, run
 from depthsearch.study.planning import Setting, outlook as looking_ahead, study_file
 from depthsearch.study.planning.choosing import choose_size, settings_for, settings_to_save_time
 from depthsearch.study.planning.outlook import LongStudyNote, expected_seconds

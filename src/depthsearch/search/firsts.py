@@ -8,12 +8,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from depthsearch.search.origins import Origin
-from depthsearch.search.space import (
-    BACKBONE,
-    Point,
-    SearchSpace,
-    cut_parameter,
-)
+from depthsearch.search.space import BACKBONE, Point, SearchSpace, cut_parameter
 
 ANCHOR_DEPTHS = (0.25, 0.5, 0.75, 0.9)
 # Good learning rates fall as more layers learn. On four recorded sets of images (EfficientNet-Lite0 and

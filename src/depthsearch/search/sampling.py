@@ -22,12 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from depthsearch.errors import SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS
 from depthsearch.search.aims import CheaperMedianPruner
-from depthsearch.search.extrapolation import (
-    course_of,
-    extrapolated,
-    running_beside,
-    study_of,
-)
+from depthsearch.search.extrapolation import course_of, extrapolated, running_beside, study_of
 from depthsearch.search.space import BACKBONE, cut_parameter
 
 __all__ = ["GAIN", "PAUSE", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]

@@ -15,12 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import DEFAULT_KINDS, Cut

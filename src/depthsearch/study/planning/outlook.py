@@ -13,13 +13,7 @@ from statistics import fmean
 from depthsearch.models.cuts import Cut
 from depthsearch.options.study import StudyOptions, is_planned
 from depthsearch.search.space import SearchSpace
-from depthsearch.study.events import (
-    CurveDrawn,
-    EpochDone,
-    Event,
-    Note,
-    TrialStarted,
-)
+from depthsearch.study.events import CurveDrawn, EpochDone, Event, Note, TrialStarted
 from depthsearch.text import duration
 from depthsearch.training.objective import Task, full_fine_tune_macs
 
