@@ -3,10 +3,13 @@
 import re
 import runpy
 import tomllib
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import plotly.graph_objects
 import pytest
 
 import depthsearch.study
@@ -115,13 +118,28 @@ def test_a_frozen_batch_norm_is_what_its_page_says() -> None:
         exec(block, names)
 
 
-def test_the_options_of_the_guide_are_a_studys(monkeypatch) -> None:
+def test_the_study_of_the_guide_runs_in_python(monkeypatch, tmp_path, capsys) -> None:
     given: list[StudyOptions] = []
-    monkeypatch.setattr(depthsearch.study, "run", given.append)
+    run = depthsearch.study.run
+
+    def run_small(options: StudyOptions, **events: object) -> object:
+        given.append(options)
+        small = {"backbone": ("test_resnet",), "data": "digits", "weights": "random", "subset": 0.2}
+        few = {"trials": 2, "epochs": 1, "head_width": 0, "confirm": 0, "device": "cpu"}
+        return run(replace(options, storage=f"sqlite:///{tmp_path}/s.db", **small, **few), **events)
+
+    monkeypatch.setattr(depthsearch.study, "run", run_small)
+    monkeypatch.setattr(plotly.graph_objects.Figure, "show", lambda figure: print(len(figure.data) > 0))
     objective, study = TOOL["python_blocks"]((DOCS / "guide" / "python.md").read_text("utf-8"))
     assert "SearchSpace.for_model" in objective
-    exec(study, {})
+    names: dict[str, Any] = {}
+    exec(study, names)
     assert given[0].backbone == ("resnet50",)
+    assert names["setting"].cut == names["answer"].cut
+    *trials, result, is_drawn = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in trials] == ["0", "1"]
+    assert "train from layer" in result
+    assert is_drawn == "True"
 
 
 def test_the_study_file_of_the_reference_has_options_as_keys() -> None:

@@ -125,6 +125,11 @@ def test_a_study_is_run_from_python_as_by_its_command(pictures: Path, tmp_path: 
     assert names.count("TrialEnded") == 2
     assert names.index("Note") < names.index("CurveDrawn") < names.index("TrialStarted")
     assert (result.is_stopped, result.summary.n_finished, result.options.epochs) == (False, 2, 1)
+    answer = result.summary.answer
+    assert (
+        repr(result)
+        == f"StudyResult({result.study.study_name}: train from {answer.cut}, accuracy {answer.score:.4f})"
+    )
     stored = result.study.user_attrs["provenance"]["options"]
     assert StudyOptions.from_json(stored).data == str(pictures.resolve())
     lines = (tmp_path / "log.jsonl").read_text().splitlines()

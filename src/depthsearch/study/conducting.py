@@ -53,7 +53,7 @@ SEARCHED = 0.6
 Watcher = Callable[[optuna.Study, StudyOptions], AbstractContextManager[Sink]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class StudyResult:
     """What a study has come to.
 
@@ -70,6 +70,13 @@ class StudyResult:
     summary: Summary
     options: StudyOptions
     is_stopped: bool
+
+    def __repr__(self) -> str:
+        """Name the study and its answer: all of it would fill pages."""
+        answer, metric = self.summary.answer, self.summary.metric
+        said = "no answer yet" if answer is None else f"train from {answer.cut}"
+        score = "" if answer is None or answer.score is None else f", {metric} {answer.score:.4f}"
+        return f"StudyResult({self.stored.name}: {said}{score})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
