@@ -23,10 +23,10 @@ import numpy as np
 import optuna
 
 from benchmarks.search import policies
-from benchmarks.search.first_depths import print_table
 from benchmarks.search.recorded import Recorded
 from benchmarks.search.replay import read_table
 from benchmarks.search.truth import truth_of
+from benchmarks.shared.printing import print_table
 from depthsearch.search.planning import moves, planner
 
 # Of a study that ends by itself.

@@ -37,8 +37,8 @@ from benchmarks.search.first_depths import (
     anchor,
     first_cuts,
     noisy,
-    print_table,
 )
+from benchmarks.shared.printing import print_table
 from benchmarks.shared.samplers import of_optuna
 from depthsearch.options.words import COSTS
 from depthsearch.search.pareto import hypervolume, non_dominated

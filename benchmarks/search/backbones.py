@@ -31,7 +31,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from benchmarks.search.first_depths import Simulated, noisy, print_table
+from benchmarks.search.first_depths import Simulated, noisy
+from benchmarks.shared.printing import print_table
 from benchmarks.shared.samplers import of_optuna
 from depthsearch import Cut, SearchSpace
 from depthsearch.search.firsts import first_settings

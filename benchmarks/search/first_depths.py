@@ -51,6 +51,7 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import nn
 
 from benchmarks.shared.images import load_images
+from benchmarks.shared.printing import print_table
 from benchmarks.shared.samplers import of_optuna
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, split_at
 from depthsearch.data import ImageSet
@@ -472,15 +473,6 @@ def _mean_and_deviation(values: NDArray[Any], digits: int = 1) -> str:
 
 def _standard_error(values: NDArray[Any]) -> float:
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
-def print_table(lines: Sequence[Sequence[str]]) -> None:
-    """Print lines as a Markdown table, the first as its head."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for i, line in enumerate(lines):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
-        if i == 0:
-            print("|" + "|".join("-" * (width + 2) for width in widths) + "|", flush=True)
 
 
 def run_compare(arguments: argparse.Namespace) -> None:

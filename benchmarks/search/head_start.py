@@ -16,9 +16,9 @@ from statistics import fmean, stdev
 
 from torch import nn
 
-from benchmarks.search.first_depths import print_table
 from benchmarks.search.heads import add_arguments, loaded, trained
 from benchmarks.shared.machine import machine_facts, print_facts
+from benchmarks.shared.printing import print_table
 from depthsearch import Cut, Point, Task, list_cuts
 from depthsearch.training.objective import train_point
 

@@ -19,8 +19,8 @@ from statistics import fmean, stdev
 
 from torch import nn
 
-from benchmarks.search.first_depths import print_table
 from benchmarks.shared.machine import machine_facts, print_facts
+from benchmarks.shared.printing import print_table
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
 from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.models.split import suffix_of

@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.search.first_depths import print_table
 from benchmarks.search.replay import read_table
 from benchmarks.search.tables import Table
 from benchmarks.search.truth import truth_of
+from benchmarks.shared.printing import print_table
 
 NEAR_SCORE = 0.03
 COVERED = 0.95

@@ -31,11 +31,11 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from benchmarks.search.first_depths import print_table
 from benchmarks.search.policies import POLICIES, Answer
 from benchmarks.search.recorded import Recorded
 from benchmarks.search.tables import Table
 from benchmarks.search.truth import Truth, truth_of
+from benchmarks.shared.printing import print_table
 from depthsearch.options.words import LEARNING_RATES
 
 WITHIN = 0.5

@@ -28,9 +28,9 @@ from statistics import fmean, median
 
 import optuna
 
-from benchmarks.search.first_depths import print_table
 from benchmarks.shared.images import load_images
 from benchmarks.shared.machine import machine_facts, print_facts
+from benchmarks.shared.printing import print_table
 from benchmarks.speed.plain import add_arguments, make_loaders, plain_model, print_data, train_model
 from depthsearch import Point, Recipe, Task, choose_device, list_cuts, load_backbone
 from depthsearch.errors import DivergedError
