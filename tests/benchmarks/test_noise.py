@@ -47,5 +47,7 @@ def test_an_oracle_without_noise_leaves_one_cut_and_with_much_nearly_all(outcome
     rising = np.linspace(0.5, 0.8, outcomes.score.shape[1])[None, :, None, None]
     table = replace(outcomes, score=np.broadcast_to(rising, outcomes.score.shape).copy())
     n_cuts = outcomes.score.shape[1]
-    assert noise.Oracle(table, 1e-6, seed=0).set_share(4) == 1 / n_cuts
-    assert noise.Oracle(table, 10.0, seed=0).set_share(2) > 0.7
+    assert noise.searched(table, 1e-6, budget=4) == (1, 1 / n_cuts)
+    within, share = noise.searched(table, 10.0, budget=2)
+    assert within < 0.5
+    assert share > 0.7
