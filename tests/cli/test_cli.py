@@ -32,6 +32,7 @@ import depthsearch
 from depthsearch.cli import main
 from depthsearch.cli.live_view import View
 from depthsearch.cli.parser import make_parser
+from depthsearch.cli.places import storage_option
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.commands import COMMANDS
@@ -145,6 +146,20 @@ def test_a_study_that_has_its_trials_is_only_shown(finished, arguments, capsys) 
     assert "Study noughts: 3 of 3 trials done" in told.err
     assert "trial 3" not in told.err
     assert "Best cut" in told.out
+    # What to do next, each with the storage that it needs.
+    storage = f" --storage {arguments[-1]}"
+    study, *following = told.out.splitlines()[-4:]
+    assert study == f"Study     noughts in {arguments[-1]}"
+    assert [line[:10].strip() for line in following] == ["Next", "", ""]
+    commands = ["report noughts --out DIR", "fit noughts", "dashboard"]
+    assert [line[10:] for line in following] == [f"depthsearch {each}{storage}" for each in commands]
+    for line in following:
+        make_parser().parse_args(shlex.split(line[10:])[1:])
+
+
+def test_the_usual_storage_needs_no_option() -> None:
+    assert storage_option("sqlite:///depthsearch.db") == ""
+    assert storage_option("sqlite:///a b.db") == " --storage 'sqlite:///a b.db'"
 
 
 def test_the_note_of_a_study_that_has_ended_says_so_and_one_who_is_refused_changes_nothing(
@@ -186,7 +201,7 @@ def test_a_study_confirms_its_answer_once(finished, arguments, tmp_path, folder,
     assert result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
     assert f"with 2 seeds each: {2 * n_settings} trainings to go" in told.err
     assert "the best cut is among layers " in told.err
-    assert f"and {2 * n_settings} trained again" in told.err
+    assert f"{2 * n_settings} train a setting again" in told.err
     assert main(again) == 0
     told = capsys.readouterr()
     assert ": 0 trainings to go" in told.err
@@ -913,7 +928,7 @@ def test_what_may_not_be_removed_of_the_cache_is_told_after_all_else_is_removed(
     with modes_obeyed():
         assert status_of(["cache", "--clear", "all"]) == 2
     told = capsys.readouterr()
-    assert told.out == f"Cleared 10 bytes in 1 files of {full_cache}.\n"
+    assert told.out == f"Cleared 10 bytes in 1 file of {full_cache}.\n"
     assert f"depthsearch cache: Not all could be {expected.format(full_cache)}" in complaint(told.err)
     (full_cache / "features").chmod(0o755)
     assert [path.name for path in full_cache.rglob("*.*")] == ["a.features", "b.features"]

@@ -320,7 +320,7 @@ def test_what_stands_before_every_key_is_taken_off(tmp_path, begin: str) -> None
     assert bool(told) != by_itself
     if told:
         assert f"the {begin.removeprefix('module.')!r} before the keys of" in told[0]
-        assert "1 tensors beside them are left out" in told[0]
+        assert "left out beside them: 1 tensor" in told[0]
 
 
 def digest_of(tensors: State) -> str:
