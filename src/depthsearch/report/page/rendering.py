@@ -86,7 +86,7 @@ def flat(text: Markup) -> Markup:
 
 def whole_options(text: Markup) -> Markup:
     """Keep the options in a text of HTML from being broken behind their hyphens."""
-    return Markup(re.sub(r"(?<![\w-])--[a-z][a-z-]*", r'<span class="whole">\g<0></span>', text))
+    return Markup(re.sub(r"(?<![\w-])--[a-z][a-z-]*", r'<span class="whole">\g<0></span>', str(text)))
 
 
 def code_html(text: str) -> Markup:
