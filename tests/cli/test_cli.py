@@ -27,6 +27,8 @@ import torch
 from insides import actions_of
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
+from rich.console import Console
+from stored_studies import FINISHED as FINISHED_TRIALS, stored
 
 import depthsearch
 from depthsearch.cli import main
@@ -46,11 +48,15 @@ from depthsearch.options.study import (
     with_defaults,
 )
 from depthsearch.options.values import SIZE
+from depthsearch.results.summary import summarize
+from depthsearch.search.space import Point
 from depthsearch.study import FINISHED, EpochDone, conducting
+from depthsearch.study.events import TrialEnded, TrialStarted
 from depthsearch.study.lease import lease
 from depthsearch.study.preparing import executors
 from depthsearch.study.storage.outage import Away
 from depthsearch.study.storage.patient import StorageError
+from depthsearch.training.outcomes import EpochResult
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
 
@@ -133,11 +139,32 @@ def test_the_result_is_the_last_line_of_stdout_and_all_else_goes_to_stderr(finis
         "Backbone test_resnet",
         "0 of 3 trials done",
         "trial 2 (anchor)",
+        "; 3 of 3 done",
         "Best cut",
     ):
         assert told in finished.stderr
     assert "Traceback" not in finished.stderr
     assert "Warning" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "told"), [(None, "trial 0 complete, score 0.5000\n"), (1, "; 1 of 1 done\n")]
+)
+def test_a_trial_that_is_solved_has_no_epochs_and_progress_is_in_words(n_trials, told: str) -> None:
+    summary = summarize(stored(*FINISHED_TRIALS))
+    output = StringIO()
+    point = Point(cut=summary.cuts[-1], learning_rate=1e-3)
+    spent = dict.fromkeys(("prefix_macs", "forward_macs", "backward_macs", "plain_macs"), 0)
+    losses = {"train_loss": 1.0, "val_loss": 1.0, "score": 0.5, "seconds": 1.0, "images_per_second": 1.0}
+    result = EpochResult(epoch=4, kept_bytes=0, read_bytes=0, **losses, **spent)
+    view = View(Console(file=output, width=160), replace(summary, trials=()), n_trials=n_trials, epochs=4)
+    view.update(TrialStarted(number=0, point=point, origin="baseline", adopted=False))
+    view.update(EpochDone(number=0, result=result))
+    state = optuna.trial.TrialState.COMPLETE
+    view.update(TrialEnded(number=0, point=point, state=state, score=0.5, reason=None))
+    assert "  solved: score 0.5000, validation loss" in output.getvalue()
+    assert output.getvalue().endswith(told)
+    assert "epoch" not in output.getvalue()
 
 
 def test_a_study_that_has_its_trials_is_only_shown(finished, arguments, capsys) -> None:

@@ -14,6 +14,7 @@ from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions, with_defaults
 from depthsearch.search.space import Point
 from depthsearch.study.preparing.tasks import RECIPE
+from depthsearch.text import counted
 from depthsearch.training import Recipe
 
 
@@ -34,6 +35,11 @@ def test_what_two_backbones_share_is_told_once(pictures: Path, tmp_path: Path, c
     told = capsys.readouterr().err
     assert told.count("Data pictures") == 1
     assert told.count("Backbone test_") == 2
+
+
+@pytest.mark.parametrize(("n", "told"), [(0, "0 images"), (1, "1 image"), (1437, "1,437 images")])
+def test_what_is_counted_stands_in_its_number(n: int, told: str) -> None:
+    assert counted(n, "image") == told
 
 
 @pytest.mark.parametrize(

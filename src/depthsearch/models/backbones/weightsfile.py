@@ -282,7 +282,7 @@ def _differences(expected: State, given: State) -> list[str]:
         *_listed("missing", _missing(expected, given)),
         *_listed("unexpected", given.keys() - expected.keys()),
         *_listed("of another shape", both - fitting),
-        *_listed("that hold no floating-point numbers", unlike),
+        *_listed("without floating-point numbers", unlike),
         *_listed("with NaN or infinite values", {k for k in fitting - unlike if not _is_finite(given[k])}),
     ]
 
