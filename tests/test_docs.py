@@ -100,10 +100,11 @@ def test_the_citation_is_of_this_version() -> None:
 def test_the_output_that_is_shown_is_chosen_from_the_demos() -> None:
     lines = [f"trial {i} {what}" for i in range(4) for what in ("(sampler): layer 7", "complete, score 0.9")]
     output = ["Data digits: ...", *lines, "search ended: enough", "Best cut  7", " " * 10 + "0.9"]
-    output += ["Cost      3 s", "Study     d; watch it: depthsearch dashboard"]
+    output += ["Cost      3 s", "Study     d in sqlite:///d.db", "Next      depthsearch fit d"]
+    output += [" " * 10 + "depthsearch dashboard"]
     end = ["search ended: enough", "Best cut  7", " " * 10 + "0.9", "Cost      3 s"]
     assert TOOL["short"](output)[-4:] == end
-    assert TOOL["long"](output) == [output[0], *lines[:4], "  ...", *output[-5:]]
+    assert TOOL["long"](output) == [output[0], *lines[:4], "  ...", *output[-7:]]
 
 
 def test_pictures_are_those_of_the_kept_studies() -> None:

@@ -157,8 +157,8 @@ def short(lines: Sequence[str]) -> list[str]:
     """Choose about a dozen lines: what is searched, one trial, the answer and its cost."""
     kept, is_shown = [], False
     for line in lines:
-        # The last line names the study once more.
-        is_shown = (line.startswith(SHOWN) and "watch it" not in line) or (
+        # The last lines name the study once more, and what to do with it.
+        is_shown = (line.startswith(SHOWN) and not line.startswith("Study     ")) or (
             is_shown and line.startswith(CONTINUED)
         )
         if is_shown:

@@ -11,12 +11,14 @@ import unicodedata
 from collections.abc import Sequence
 
 __all__ = [
+    "counted",
     "duration",
     "first_line",
     "hidden",
     "is_plain",
     "named_few",
     "one_line",
+    "plural",
     "printable",
     "without_password",
 ]
@@ -62,6 +64,16 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def plural(word: str, n: int) -> str:
+    """Return a word in the number that fits."""
+    return word if n == 1 else f"{word}s"
+
+
+def counted(n: int, word: str) -> str:
+    """Write how many there are of something."""
+    return f"{n:,} {plural(word, n)}"
 
 
 def _is_unsafe(character: str) -> bool:

@@ -44,6 +44,7 @@ from depthsearch.models.split import split_at
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
 from depthsearch.study.lease import lease
+from depthsearch.text import counted
 from depthsearch.training import loop
 from depthsearch.training.objective import Task, train_point
 from depthsearch.training.recipe import Recipe
@@ -543,6 +544,25 @@ def test_the_card_says_what_the_model_is(middle, task) -> None:
     assert "/tmp" not in card + (middle.folder / "config.json").read_text()
 
 
+def test_a_head_that_is_solved_is_told_without_epochs_and_rate(middle, study, task, space, tmp_path) -> None:
+    head = run_fit(study, task, Point(cut=space.cuts[-1], learning_rate=1e-3), tmp_path / "model")
+    told = shown(head.fitted), (tmp_path / "model" / "README.md").read_text()
+    assert "head linear, solved (trial 3), on 104 images (train + validation), " in told[0]
+    assert "**Setting**: a linear head on frozen layers, solved, seed " in told[1]
+    assert not any("epoch" in text or "rate" in text for text in told)
+    assert "Confusion: a row for each true class, a column for each predicted one" in " ".join(
+        told[0].split()
+    )
+    told = shown(middle.fitted), (middle.folder / "README.md").read_text()
+    n = len(middle.fitted.results)
+    assert f"(train + validation), {counted(n, 'epoch')}, " in told[0]
+    assert f", {counted(n, 'epoch')} of batches of " in told[1]
+    assert "**Setting**: learning rate 0.003, " in told[1]
+    hidden = Point(cut=space.cuts[-1], learning_rate=1e-3, head_width=16)
+    assert not hidden.is_solved
+    assert not Point(cut=space.cuts[0], learning_rate=1e-3).is_solved
+
+
 # --- where it may be written --------------------------------------------------------------------
 
 
@@ -861,7 +881,12 @@ def test_fit_tells_epochs_and_result_and_then_that_it_was_read_before(
     capsys.readouterr()
     assert main(["fit", "--storage", url, "--keep-memory", "0", "--keep-disk", "0"]) == 0
     told = capsys.readouterr()
-    assert re.search(r"^  epoch 2/2: training loss \d\.\d{4}, ", told.err, re.MULTILINE)
+    # A linear head on frozen layers has neither epochs nor a learning rate.
+    assert re.search(r"^  solved: training loss \d\.\d{4}, ", told.err, re.MULTILINE)
+    assert "(train + validation), solved.\n" in told.err
+    assert "head linear, solved (trial " in told.out
+    assert "epoch" not in told.err.lower() + told.out
+    assert "lr " not in told.out
     assert "THE TEST IMAGES WERE READ BEFORE" in told.out
     # A study's name may hold what a folder's cannot.
     folder = f"{folder_named('a/b')}-model"
@@ -900,7 +925,7 @@ def test_a_study_on_a_part_of_the_images_is_fitted_on_all(pictures, tmp_path, ca
 def test_an_interrupted_fit_says_how_to_go_on(
     pictures, tmp_path_factory, tmp_path, capsys, monkeypatch, epochs_trained
 ) -> None:
-    def interrupt(result, epochs):
+    def interrupt(result, epochs, *, is_solved):
         raise KeyboardInterrupt
 
     url = study_of(pictures, tmp_path_factory, "--head-width", "16")

@@ -27,11 +27,14 @@ import torch
 from insides import actions_of
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
+from rich.console import Console
+from stored_studies import FINISHED as FINISHED_TRIALS, stored
 
 import depthsearch
 from depthsearch.cli import main
 from depthsearch.cli.live_view import View
 from depthsearch.cli.parser import make_parser
+from depthsearch.cli.places import storage_option
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.commands import COMMANDS
@@ -45,11 +48,15 @@ from depthsearch.options.study import (
     with_defaults,
 )
 from depthsearch.options.values import SIZE
+from depthsearch.results.summary import summarize
+from depthsearch.search.space import Point
 from depthsearch.study import FINISHED, EpochDone, conducting
+from depthsearch.study.events import TrialEnded, TrialStarted
 from depthsearch.study.lease import lease
 from depthsearch.study.preparing import executors
 from depthsearch.study.storage.outage import Away
 from depthsearch.study.storage.patient import StorageError
+from depthsearch.training.outcomes import EpochResult
 
 NOTICES = ("Device ", "Data ", "Backbone ", "No --data")
 
@@ -132,11 +139,32 @@ def test_the_result_is_the_last_line_of_stdout_and_all_else_goes_to_stderr(finis
         "Backbone test_resnet",
         "0 of 3 trials done",
         "trial 2 (anchor)",
+        "; 3 of 3 done",
         "Best cut",
     ):
         assert told in finished.stderr
     assert "Traceback" not in finished.stderr
     assert "Warning" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "told"), [(None, "trial 0 complete, score 0.5000\n"), (1, "; 1 of 1 done\n")]
+)
+def test_a_trial_that_is_solved_has_no_epochs_and_progress_is_in_words(n_trials, told: str) -> None:
+    summary = summarize(stored(*FINISHED_TRIALS))
+    output = StringIO()
+    point = Point(cut=summary.cuts[-1], learning_rate=1e-3)
+    spent = dict.fromkeys(("prefix_macs", "forward_macs", "backward_macs", "plain_macs"), 0)
+    losses = {"train_loss": 1.0, "val_loss": 1.0, "score": 0.5, "seconds": 1.0, "images_per_second": 1.0}
+    result = EpochResult(epoch=4, kept_bytes=0, read_bytes=0, **losses, **spent)
+    view = View(Console(file=output, width=160), replace(summary, trials=()), n_trials=n_trials, epochs=4)
+    view.update(TrialStarted(number=0, point=point, origin="baseline", adopted=False))
+    view.update(EpochDone(number=0, result=result))
+    state = optuna.trial.TrialState.COMPLETE
+    view.update(TrialEnded(number=0, point=point, state=state, score=0.5, reason=None))
+    assert "  solved: score 0.5000, validation loss" in output.getvalue()
+    assert output.getvalue().endswith(told)
+    assert "epoch" not in output.getvalue()
 
 
 def test_a_study_that_has_its_trials_is_only_shown(finished, arguments, capsys) -> None:
@@ -145,6 +173,20 @@ def test_a_study_that_has_its_trials_is_only_shown(finished, arguments, capsys) 
     assert "Study noughts: 3 of 3 trials done" in told.err
     assert "trial 3" not in told.err
     assert "Best cut" in told.out
+    # What to do next, each with the storage that it needs.
+    storage = f" --storage {arguments[-1]}"
+    study, *following = told.out.splitlines()[-4:]
+    assert study == f"Study     noughts in {arguments[-1]}"
+    assert [line[:10].strip() for line in following] == ["Next", "", ""]
+    commands = ["report noughts --out DIR", "fit noughts", "dashboard"]
+    assert [line[10:] for line in following] == [f"depthsearch {each}{storage}" for each in commands]
+    for line in following:
+        make_parser().parse_args(shlex.split(line[10:])[1:])
+
+
+def test_the_usual_storage_needs_no_option() -> None:
+    assert storage_option("sqlite:///depthsearch.db") == ""
+    assert storage_option("sqlite:///a b.db") == " --storage 'sqlite:///a b.db'"
 
 
 def test_the_note_of_a_study_that_has_ended_says_so_and_one_who_is_refused_changes_nothing(
@@ -186,7 +228,7 @@ def test_a_study_confirms_its_answer_once(finished, arguments, tmp_path, folder,
     assert result["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
     assert f"with 2 seeds each: {2 * n_settings} trainings to go" in told.err
     assert "the best cut is among layers " in told.err
-    assert f"and {2 * n_settings} trained again" in told.err
+    assert f"{2 * n_settings} train a setting again" in told.err
     assert main(again) == 0
     told = capsys.readouterr()
     assert ": 0 trainings to go" in told.err
@@ -913,7 +955,7 @@ def test_what_may_not_be_removed_of_the_cache_is_told_after_all_else_is_removed(
     with modes_obeyed():
         assert status_of(["cache", "--clear", "all"]) == 2
     told = capsys.readouterr()
-    assert told.out == f"Cleared 10 bytes in 1 files of {full_cache}.\n"
+    assert told.out == f"Cleared 10 bytes in 1 file of {full_cache}.\n"
     assert f"depthsearch cache: Not all could be {expected.format(full_cache)}" in complaint(told.err)
     (full_cache / "features").chmod(0o755)
     assert [path.name for path in full_cache.rglob("*.*")] == ["a.features", "b.features"]

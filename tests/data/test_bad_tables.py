@@ -92,7 +92,7 @@ CSV: dict[str, tuple[str | bytes, str]] = {
     "a label of 100,000": (GOOD + "a0.png," + "x" * 100_000 + "\n", "line 12"),
     "a header of 100,000": ("x" * 100_000 + ",label\na,b\n", "has no column 'image'"),
     "10,000 columns": (",".join(f"c{i}" for i in range(10_000)) + "\n", "has no column 'image'"),
-    "too few values": (GOOD + "a0.png\n", "line 12: 1 values for 2 columns"),
+    "too few values": (GOOD + "a0.png\n", "line 12: 1 value for 2 columns"),
     "too many values": (GOOD + "a0.png,a,b\n", "line 12: 3 values for 2 columns (image, label). Put values"),
     "no path": (GOOD + ",a\n", "line 12: image is empty"),
     "a path of spaces": (GOOD + "  ,a\n", "line 12: image is empty"),

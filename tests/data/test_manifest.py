@@ -160,7 +160,7 @@ GOOD = "cat/00.png,cat\ncat/01.png,cat\ndog/00.png,dog\n"
         (f"{IMAGE}{GOOD}dog/99.png,dog\ndog/98.png,dog\n", r"line 6: no file .*98.png \(and 1 more"),
         (f"{IMAGE}{GOOD}dog/01.png,\n", "line 5: label is empty"),
         (f"{IMAGE}{GOOD},dog\n", "line 5: image is empty"),
-        (f"{IMAGE}{GOOD}dog/01.png\n", "line 5: 1 values for 2 columns"),
+        (f"{IMAGE}{GOOD}dog/01.png\n", "line 5: 1 value for 2 columns"),
         (f"{SPLIT}cat/00.png,cat,train\ndog/00.png,dog,a\n", "line 3: split is 'a'. Give train"),
         (f"{SPLIT}cat/00.png,cat,train\ndog/00.png,dog,\n", "line 3: split is ''. Give train"),
         (f"{IMAGE}{GOOD}./cat/../cat/00.png,dog\n", "is 'cat' in samples.csv, line 2 and 'dog' in"),

@@ -62,8 +62,8 @@ def test_a_key_that_is_missing_unexpected_or_misshaped_is_named(tmp_path: Path) 
     path = tmp_path / "odd.safetensors"
     save_file(state, path)
     expected = (
-        r"odd\.safetensors does not fit test_resnet: 1 keys missing \(conv1\.0\.weight\); "
-        r"1 keys unexpected \(body\.weight\); 1 keys of another shape \(bn1\.weight\)\. Give weights of"
+        r"odd\.safetensors does not fit test_resnet: 1 key missing \(conv1\.0\.weight\); "
+        r"1 key unexpected \(body\.weight\); 1 key of another shape \(bn1\.weight\)\. Give weights of"
     )
     with pytest.raises(WeightsError, match=expected):
         load_backbone(NAME, str(path))

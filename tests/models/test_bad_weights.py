@@ -158,18 +158,18 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: save(timm.create_model("test_vit", pretrained=False).state_dict()),
         "does not fit test_resnet: ",
     ),
-    "a key too few": (SAFE, lambda: save(fewer()), "1 keys missing (bn1.weight)"),
-    "a key too many": (SAFE, lambda: save({**state(), "more": torch.zeros(2)}), "1 keys unexpected (more)"),
+    "a key too few": (SAFE, lambda: save(fewer()), "1 key missing (bn1.weight)"),
+    "a key too many": (SAFE, lambda: save({**state(), "more": torch.zeros(2)}), "1 key unexpected (more)"),
     "a key of escapes": (SAFE, lambda: save({**state(), "\x1b[2J": torch.zeros(2)}), r"unexpected (\x1b[2J)"),
     "another shape": (
         SAFE,
         lambda: save(first(lambda t: t[:, :1].contiguous())),
-        "1 keys of another shape (conv1.0.weight)",
+        "1 key of another shape (conv1.0.weight)",
     ),
-    "a scalar": (SAFE, lambda: save(changed("bn1.weight", lambda t: t.mean())), "1 keys of another shape"),
+    "a scalar": (SAFE, lambda: save(changed("bn1.weight", lambda t: t.mean())), "1 key of another shape"),
     "transposed": (SAFE, lambda: save(first(lambda t: t.mT[..., :2].contiguous())), "another shape"),
-    "NaN": (SAFE, lambda: save(poisoned(float("nan"))), "1 keys with NaN or infinite values (conv1."),
-    "infinite": (SAFE, lambda: save(poisoned(float("inf"))), "1 keys with NaN or infinite values"),
+    "NaN": (SAFE, lambda: save(poisoned(float("nan"))), "1 key with NaN or infinite values (conv1."),
+    "infinite": (SAFE, lambda: save(poisoned(float("inf"))), "1 key with NaN or infinite values"),
     "infinite, torch's": (TORCH, lambda: torch_bytes(poisoned(float("-inf"))), "with NaN or infinite"),
     "infinite in 16 bits": (SAFE, lambda: save(poisoned(1e9, torch.float16)), "with NaN or infinite"),
     "infinite in 32 bits": (SAFE, lambda: save(poisoned(1e300, torch.float64)), "with NaN or infinite"),
@@ -177,13 +177,13 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "whole numbers": (
         SAFE,
         lambda: save(first(lambda t: t.to(torch.int8))),
-        "1 keys that hold no floating-point numbers (conv1.0.weight)",
+        "1 key without floating-point numbers (conv1.0.weight)",
     ),
-    "truth values": (SAFE, lambda: save(first(lambda t: t > 0)), "no floating-point"),
-    "complex numbers": (TORCH, lambda: torch_bytes(first(lambda t: t + 1j)), "no floating-point"),
-    "sparse": (TORCH, lambda: torch_bytes(first(lambda t: t.to_sparse())), "no floating-point"),
-    "without memory": (TORCH, lambda: torch_bytes(first(lambda t: t.to("meta"))), "no floating"),
-    "quantised": (TORCH, lambda: torch_bytes(quantised()), "no floating-point"),
+    "truth values": (SAFE, lambda: save(first(lambda t: t > 0)), "without floating-point"),
+    "complex numbers": (TORCH, lambda: torch_bytes(first(lambda t: t + 1j)), "without floating-point"),
+    "sparse": (TORCH, lambda: torch_bytes(first(lambda t: t.to_sparse())), "without floating-point"),
+    "without memory": (TORCH, lambda: torch_bytes(first(lambda t: t.to("meta"))), "without floating"),
+    "quantised": (TORCH, lambda: torch_bytes(quantised()), "without floating-point"),
 }
 
 
@@ -320,7 +320,7 @@ def test_what_stands_before_every_key_is_taken_off(tmp_path, begin: str) -> None
     assert bool(told) != by_itself
     if told:
         assert f"the {begin.removeprefix('module.')!r} before the keys of" in told[0]
-        assert "1 tensors beside them are left out" in told[0]
+        assert "left out beside them: 1 tensor" in told[0]
 
 
 def digest_of(tensors: State) -> str:
@@ -332,7 +332,7 @@ def digest_of(tensors: State) -> str:
 def test_weights_that_do_not_fit_behind_what_stands_before_them_name_it(tmp_path) -> None:
     torch.save({f"model.{key}": tensor for key, tensor in fewer().items()}, tmp_path / "w.pt")
     expected = (
-        r"w\.pt does not fit test_resnet without the 'model\.' before its keys: 1 keys missing \(bn1\.wei"
+        r"w\.pt does not fit test_resnet without the 'model\.' before its keys: 1 key missing \(bn1\.wei"
     )
     with pytest.raises(WeightsError, match=expected):
         load_backbone("test_resnet", str(tmp_path / "w.pt"))

@@ -277,6 +277,16 @@ def test_the_note_ranks_what_was_trained_again_by_its_means(kept) -> None:
     assert "(mean of 2 trainings)" in get_note(study)
 
 
+def test_the_note_sorts_its_cuts_by_the_score_that_it_shows(kept) -> None:
+    study = kept(*FINISHED, trial(8, 0.84), *AGAIN, **CONFIRMED)
+    refresh(study)
+    _, *rows = cells(get_note(study))
+    scores = [float(row[3].split()[0]) for row in rows[:4]]
+    assert [row[4] for row in rows[:4]].count("one training") == 1
+    assert scores == sorted(scores, reverse=True)
+    assert rows[3][4] != "one training"
+
+
 def test_the_answer_is_in_the_note_also_where_many_cuts_are_better_by_a_hair(kept) -> None:
     n_cuts = 10
     # The later the cut, the lower its score: by less than the tolerance in all.

@@ -337,6 +337,22 @@ def test_evidence_is_the_answer_and_is_drawn() -> None:
     assert "against 0.7000 with only the head trained" in text
 
 
+def test_the_best_is_behind_nothing_and_an_option_stays_whole() -> None:
+    summary, study = confirmed(4, 6)
+    page = compose(summary, StoredStudy.read(study))
+    (row,) = [row for row in page.values["confirmation_table"].rows if row[0] == "14"]
+    assert row[page.values["confirmation_table"].headings.index("behind the best")] == ""
+    assert '<span class="whole">--resample</span>' in page.html()
+    assert "with --resample, which of them" in page.markdown()
+
+
+def test_few_validation_images_are_told_once_on_the_page() -> None:
+    images = {"train": 8, "val": 2, "test": 2}
+    text = document(stored(*FINISHED, data={**attributes()["data"], "images": images})).markdown()
+    assert text.count("Only 2 validation images, each worth 0.5000") == 1
+    assert "Only " not in document(stored(*FINISHED)).markdown()
+
+
 def test_an_end_that_was_trained_again_is_told_by_its_mean() -> None:
     summary, study = confirmed(0, 6)
     made = compose(summary, StoredStudy.read(study))
@@ -364,6 +380,8 @@ def test_a_test_is_told_as_fit_stores_it() -> None:
         "Confusion",
     ):
         assert expected in page.text
+    solved = document(stored(*FINISHED, fit={**fitted(), "is_solved": True})).markdown()
+    assert "on 400 images (train + validation), solved." in solved
     place = page.cells.index("precision")
     assert page.cells[place + 4 : place + 9] == ["cat", "0.7000", "0.6000", "0.6500", "25"]
     once = document(stored(*FINISHED, fit=fitted(), test_readings=readings[:1])).markdown()

@@ -9,12 +9,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
+from stored_studies import AGAIN, FINISHED, several, stored
 
 from depthsearch.errors import StudyError
-from depthsearch.report.text import as_json, render, render_trials
-from depthsearch.results.summary import summarize
+from depthsearch.report.page.composing import compose
+from depthsearch.report.text import as_json, backbone_row, render, render_trials
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.summary import standings, summarize
 from depthsearch.study import open_study
 from depthsearch.training.objective import full_fine_tune_macs
+from depthsearch.visualization.words import millions
 
 
 @pytest.fixture
@@ -109,6 +113,11 @@ def test_the_cost_has_the_probes_in_it_and_the_curve_is_shown(store, task, url, 
     summary = summarize(optuna.load_study(study_name="s", storage=open_quick_storage(url)))
     assert summary.cost.full_fine_tunes == pytest.approx(1500 / full_fine_tune_macs(task))
     assert (summary.cost.seconds, summary.cost.kept_bytes) == (3.0, 8)
+    # What the probes took is told apart: the plain cost beside it is of the trials alone.
+    unit = full_fine_tune_macs(task)
+    text = drawn(render(summary))
+    assert f"{1500 / unit:.2f} full fine-tunes, {500 / unit:.2f} of them linear probes, for 1 trial (" in text
+    assert f"the trials alone: {1000 / unit:.2f}; the same trials" in text
     assert "▁█ accuracy of a linear probe at 2 depths, from 0.6000 (layer 4)" in drawn(render(summary))
     assert as_json(summary)["transfer_curve"] == points
 
@@ -191,10 +200,35 @@ def test_the_answer_names_the_cut_by_number_and_path(store, space) -> None:
     assert f"test_resnet: train from layer {cut.layer} ({cut.name})" in text
     assert "validation accuracy 0.5000, one training, lr 0.001, head 16 (trial 6)" in text
     assert "feature extraction – · full fine-tuning 0.2500" in text  # noqa: RUF001 (a dash for nothing)
-    assert "2 trials (2 complete, 0 pruned, 0 failed)" in text
+    assert "for 2 trials (2 complete)" in text
 
 
 def test_every_trial_is_a_row(store) -> None:
     trials = [(3, 0.5, "COMPLETE"), (5, 0.6, "PRUNED"), (6, None, "FAIL")]
     text = drawn(render_trials(summarize(store(*trials))))
     assert [line.split()[1] for line in text.splitlines() if line.startswith("│")] == ["6", "7", "8"]
+
+
+def test_trials_that_train_a_setting_again_are_named_and_counted() -> None:
+    summary = summarize(stored(*FINISHED, *AGAIN))
+    text = drawn(render_trials(summary))
+    assert text.count("trial 2 again, seed 1") == 1
+    assert text.count(" again, seed ") == len(AGAIN)
+    n, told = len(summary.trials), "5 of the search: 3 complete, 1 pruned, 1 failed; 6 train a setting again"
+    assert f"for {n} trials ({told})" in drawn(render(summary))
+    page = compose(summary, StoredStudy.read(stored(*FINISHED, *AGAIN))).markdown()
+    assert f"- Trials: {n} ({told})" in page
+    assert "trial 2 again, seed 1" in page
+
+
+def test_small_numbers_are_written_in_full() -> None:
+    assert [millions(count) for count in (0, 5124, 99_999)] == ["0", "5,124", "99,999"]
+    assert [millions(count) for count in (100_000, 3_376_132, 2_000_000_000)] == ["0.1 M", "3.38 M", "2 G"]
+
+
+def test_the_parameters_that_a_backbone_trains_are_the_heads_too() -> None:
+    study = several()
+    (first, *_) = standings(summarize(study))
+    learns = replace(first, trial=replace(first.trial, trainable_parameters=5124))
+    of_head = 5124 - first.trial.cut.trainable_parameters
+    assert f"5,124 of {millions(first.parameters + of_head)}" in backbone_row(learns)

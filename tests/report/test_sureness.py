@@ -12,7 +12,7 @@ from rich.console import Console
 from stored_studies import AGAIN, ENDS, FINISHED, N_CUTS, attributes, several, stored, trial
 
 from depthsearch.models.cuts import Cut
-from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines
+from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines, few_images
 from depthsearch.report.text import as_json, render
 from depthsearch.results import Evidence, Expected, Settled, Summary, summarize
 from depthsearch.results.evidence import Advice
@@ -62,14 +62,61 @@ def test_an_answer_that_is_not_shown_says_so_and_what_would_show_it(judged) -> N
     advice = Advice(trainings=4, images=3.2)
     lines = list(evidence_lines(*judged(0.4, is_best=True, advice=advice)))
     assert lines[0] == (
-        "layer 20 has the highest expected score; that it loses less than 0.5 points against the best cut "
-        "has 40 % probability"
+        "layer 20 has the highest expected score; with a probability of 40 % it loses less than 0.5 points "
+        "against the best cut"
     )
     assert lines[-1] == (
         "to be surer: about 4 more trainings of two cuts, or 3 times as many validation images"
     )
     only_images = list(evidence_lines(*judged(0.4, is_best=True, advice=replace(advice, trainings=None))))
     assert only_images[-1] == "to be surer: 3 times as many validation images"
+
+
+@pytest.mark.parametrize(
+    ("advice", "told"),
+    [
+        (Advice(trainings=None, images=1.2), "to be surer: 2 times as many validation images"),
+        (Advice(trainings=1, images=2012.0), "to be surer: about 1 more training of two cuts"),
+        (
+            Advice(trainings=None, images=2012.0),
+            "even 10 times as many validation images would not tell the answer from its rivals",
+        ),
+    ],
+)
+def test_no_more_images_are_advised_than_can_be_had(judged, advice: Advice, told: str) -> None:
+    assert list(evidence_lines(*judged(0.4, is_best=True, advice=advice)))[-1] == told
+
+
+def test_a_score_above_the_answers_is_explained(judged) -> None:
+    summary, evidence = judged(0.4, is_best=True)
+    lucky = settled(summary.cuts[11], trial=0, mean=0.95)
+    told = (
+        "layer 35 (trial 0) has scored 0.9500, one training; expected scores are learned from all trials "
+        "together"
+    )
+    lines = list(evidence_lines(summary, replace(evidence, settled=(*evidence.settled, lucky))))
+    assert lines[1] == told
+    # Nothing is to be explained where the answer, or the one expected to be best, has the best score.
+    answer = replace(evidence.answer, mean=0.96)
+    alone = replace(evidence, settled=(lucky, answer), best=answer, answer=answer)
+    assert "expected scores are" not in "".join(evidence_lines(summary, alone))
+    assert "expected scores are" not in "".join(evidence_lines(*judged(0.95)))
+    # Of losses the lowest is the best.
+    falling = replace(summary, maximize=False)
+    low = replace(evidence, settled=(settled(summary.cuts[11], mean=0.1), evidence.answer))
+    assert "has scored 0.1000" in list(evidence_lines(falling, low))[1]
+
+
+def test_a_reader_is_warned_of_few_validation_images() -> None:
+    few = summarize(stored(*FINISHED, data={**attributes()["data"], "images": {"train": 8, "val": 2}}))
+    assert (
+        few_images(few)
+        == "only 2 validation images, each worth 0.5000: most differences of scores are chance"
+    )
+    text = io.StringIO()
+    Console(file=text, width=200).print(render(few))
+    assert f"Careful   {few_images(few)}\n" in text.getvalue()
+    assert few_images(summarize(stored(*FINISHED))) == ""
 
 
 def test_a_learning_rate_at_an_end_of_the_range_is_pointed_out(judged) -> None:
@@ -100,10 +147,24 @@ def test_only_what_was_trained_again_is_in_the_table(judged) -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(confirmed_table(evidence, "validation accuracy"))
     text = console.file.getvalue()
-    assert "chance: that it loses less than 0.5 points" in text
+    assert "behind the best: by expected scores" in text
     rows = [line for line in text.splitlines() if line.startswith("│")]
     assert len(rows) == 1
     assert "best expected" in rows[0]
+
+
+def test_settings_of_one_cut_are_told_apart_on_a_narrow_terminal(judged) -> None:
+    summary, evidence = judged(0.95)
+    both = [
+        settled(summary.cuts[11], params={"learning_rate": 2e-3, "head_width": width}, scores={0: 0.9})
+        for width in (0, 768)
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(confirmed_table(replace(evidence, settled=tuple(both)), "validation accuracy"))
+    text = console.file.getvalue()
+    assert "linear" in text
+    assert "768" in text
+    assert " note " in text
 
 
 @pytest.mark.parametrize(

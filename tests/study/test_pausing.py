@@ -113,7 +113,7 @@ def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(
     for trial in study.get_trials():
         assert trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         if trial.state == TrialState.PRUNED:
-            assert trial.user_attrs["reason"] == "paused after epoch 2: going on was not worth its cost"
+            assert trial.user_attrs["reason"] == "pruned after epoch 2: going on was not worth its cost"
         assert [result["epoch"] for result in trial.user_attrs["results"]] == list(trial.intermediate_values)
     assert not list((tmp_path / "checkpoints").rglob("*.pt"))
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from depthsearch.models.backbones.backbone import WeightsOrigin
 from depthsearch.options.backbones import parse_name
-from depthsearch.text import one_line
+from depthsearch.text import counted, one_line
 
 __all__ = ["model_card"]
 
@@ -36,7 +36,7 @@ def model_card(config: Mapping[str, Any], name: str, has_onnx: bool) -> str:
             weights=str(WeightsOrigin(**origin["weights"])),
             noun="sample" if samples else "image",
             images=origin["data"],
-            setting=_setting(ours["setting"]),
+            setting=_trained(ours),
             recipe=origin["recipe"],
             origin=origin,
             seen=ours["preprocessing"],
@@ -59,7 +59,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": _plain, "few": _few, "numbers": _numbers}
+    environment.filters |= {"plain": _plain, "few": _few, "numbers": _numbers, "counted": counted}
     return environment
 
 
@@ -76,6 +76,15 @@ def _few(names: Iterable[str]) -> str:
 
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def _trained(ours: Mapping[str, Any]) -> str:
+    """Write how the model was trained, or that its head was solved, which takes neither rate nor epochs."""
+    if ours["provenance"].get("is_solved"):
+        return "a linear head on frozen layers, solved"
+    recipe = ours["provenance"]["recipe"]
+    epochs = counted(recipe["epochs"], "epoch")
+    return f"{_setting(ours['setting'])}, {epochs} of batches of {recipe['batch_size']}"
 
 
 def _setting(setting: Mapping[str, Any]) -> str:

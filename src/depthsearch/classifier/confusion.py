@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw
 
 from depthsearch.classifier.figures import Figures
 from depthsearch.classifier.lettering import INK, PALE, write
+from depthsearch.text import counted
 
 __all__ = ["confusion_picture"]
 
@@ -34,7 +35,7 @@ def confusion_picture(figures: Figures, noun: str = "image") -> Image.Image:
     sheet = Image.new("RGB", (max(x + side + MARGIN, 640), y + side + MARGIN), PAPER)
     low, high = figures.interval
     write(sheet, (MARGIN, MARGIN), f"Confusions on the test {noun}s", size=20, room=600)
-    summary = f"accuracy {figures.accuracy:.4f} (95 %: {low:.4f} to {high:.4f}), {figures.n} {noun}s"
+    summary = f"accuracy {figures.accuracy:.4f} (95 %: {low:.4f} to {high:.4f}), {counted(figures.n, noun)}"
     write(sheet, (MARGIN, MARGIN + 28), summary, room=600, colour=PALE)
     meaning = "a row for each true class, a column for what it is called; darker: a larger share of the row"
     write(sheet, (MARGIN, MARGIN + 46), meaning, room=610, colour=PALE)

@@ -118,6 +118,7 @@ class Fitted:
             "trial": self.trial,
             "cut": _names(self.point.cut),
             "setting": _setting(self.point),
+            "is_solved": self.point.is_solved,
             "seed": self.seed,
             "n_images": self.n_images,
             "epochs": [
@@ -371,6 +372,7 @@ def _describe(fitted: Fitted, task: Task, preprocessing: Preprocessing) -> Descr
             "study": fitted.study,
             "trial": fitted.trial,
             "seed": fitted.seed,
+            "is_solved": fitted.point.is_solved,
             "recipe": {name: v for name, v in asdict(task.recipe).items() if name not in setting},
         },
         test={

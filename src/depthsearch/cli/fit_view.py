@@ -11,6 +11,7 @@ from depthsearch.classifier.figures import Figures
 from depthsearch.classifier.fitting import Fitted
 from depthsearch.options.backbones import parse_name
 from depthsearch.report.tables import Column, FittingTable
+from depthsearch.text import counted
 from depthsearch.training.outcomes import EpochResult
 
 __all__ = ["epoch_line", "render_fit"]
@@ -20,26 +21,30 @@ MOST_COLUMNS = 12
 N_CONFUSIONS = 10
 
 
-def epoch_line(result: EpochResult, epochs: int) -> str:
-    """Write an epoch as a line."""
-    return f"  epoch {result.epoch}/{epochs}: training loss {result.train_loss:.4f}, {result.seconds:.1f} s"
+def epoch_line(result: EpochResult, epochs: int, *, is_solved: bool = False) -> str:
+    """Write an epoch as a line; what is solved has none."""
+    step = "solved" if is_solved else f"epoch {result.epoch}/{epochs}"
+    return f"  {step}: training loss {result.train_loss:.4f}, {result.seconds:.1f} s"
 
 
 def render_fit(fitted: Fitted) -> RenderableType:
     """Render a fit for a terminal."""
     figures = fitted.figures
     low, high = figures.interval
-    setting = f"lr {fitted.point.learning_rate:.2g}, head {fitted.point.head_width or 'linear'}"
+    point = fitted.point
+    head = f"head {point.head_width or 'linear'}"
+    setting = f"{head}, solved" if point.is_solved else f"lr {point.learning_rate:.2g}, {head}"
+    epochs = "" if point.is_solved else f"{counted(len(fitted.results), 'epoch')}, "
     answer = Text.assemble(
         ("Model     ", "bold"),
-        (f"{fitted.backbone}: trained from {fitted.point.cut}", "bold green"),
-        f"\n          {setting} (trial {fitted.trial}), on {fitted.n_images} {fitted.noun}s "
-        f"(train + validation), {len(fitted.results)} epochs, {fitted.seconds:.1f} s",
+        (f"{fitted.backbone}: trained from {point.cut}", "bold green"),
+        f"\n          {setting} (trial {fitted.trial}), on {counted(fitted.n_images, fitted.noun)} "
+        f"(train + validation), {epochs}{fitted.seconds:.1f} s",
     )
     test = Text.assemble(
         ("Test      ", "bold"),
         (f"accuracy {figures.accuracy:.4f}", "bold"),
-        f", 95 % interval {low:.4f} to {high:.4f} (Wilson), {figures.n} {fitted.noun}s"
+        f", 95 % interval {low:.4f} to {high:.4f} (Wilson), {counted(figures.n, fitted.noun)}"
         f"\n          negative log likelihood {figures.negative_log_likelihood:.4f}, "
         f"expected calibration error {figures.calibration_error:.4f}",
     )
@@ -96,7 +101,7 @@ class _Confusion:
 def _matrix(figures: Figures) -> FittingTable:
     names = [each.name for each in figures.classes]
     return FittingTable(
-        title="Row's class, called column's",
+        title="Confusion: a row for each true class, a column for each predicted one",
         columns=[Column(heading="", wraps=True)]
         + [Column(heading=name, is_right=True, wraps=True) for name in names],
         rows=[
@@ -136,6 +141,6 @@ def _place(fitted: Fitted) -> Text:
     if fitted.onnx:
         lines.append(
             f"          model.onnx: probabilities within {fitted.onnx.difference:.1g} of the model's, "
-            f"on {fitted.onnx.n_images} images in onnxruntime"
+            f"on {counted(fitted.onnx.n_images, 'image')} in onnxruntime"
         )
     return Text("\n".join(lines))

@@ -28,7 +28,7 @@ from depthsearch.study.events import (
     TrialPaused,
     TrialStarted,
 )
-from depthsearch.text import duration
+from depthsearch.text import counted, duration
 
 __all__ = ["View"]
 
@@ -79,21 +79,23 @@ class View:
                 scores = [point.score for point in event.curve.points]
                 self._line(
                     f"frozen features {f'of {event.backbone} ' if event.backbone else ''}"
-                    f"probed at {len(scores)} depths: {sparkline(scores)} "
+                    f"probed at {counted(len(scores), 'depth')}: {sparkline(scores)} "
                     f"{min(scores):.4f} to {max(scores):.4f}, {event.curve.seconds:.1f} s"
                 )
             case ConfirmationPlanned():
                 self.n_trials = self.n_done + event.n_trainings
                 layers = ", ".join(f"{cut.backbone} {cut.layer}".strip() for cut in event.cuts)
-                left = f"{event.n_trainings} trainings to go"
-                self._line(f"confirming layers {layers} with {event.n_seeds} seeds each: {left}")
+                left = f"{counted(event.n_trainings, 'training')} to go"
+                self._line(f"confirming layers {layers} with {counted(event.n_seeds, 'seed')} each: {left}")
             case SearchEnded():
                 self._line(f"search ended: {event.reason}")
             case TrialStarted():
                 again = ", continued" if event.adopted else ""
                 on = f" on {event.worker}" if event.worker else ""
                 title = f"trial {event.number} ({event.origin}{again}){on}: {_describe(event.point)}"
-                self.running[event.number] = _Shown(title=title, is_alone=event.worker is None)
+                self.running[event.number] = _Shown(
+                    title=title, is_alone=event.worker is None, is_solved=event.point.is_solved
+                )
                 self._line(title)
             case EpochDone():
                 self._show_epoch(event)
@@ -115,8 +117,9 @@ class View:
         shown.scores.append(result.score)
         if not event.is_again:
             whose = "" if shown.is_alone else f"trial {event.number}, "
+            step = "solved" if shown.is_solved else f"epoch {result.epoch}/{self.epochs}"
             self._line(
-                f"  {whose}epoch {result.epoch}/{self.epochs}: score {result.score:.4f}, "
+                f"  {whose}{step}: score {result.score:.4f}, "
                 f"validation loss {result.val_loss:.4f}, {result.seconds:.1f} s"
             )
 
@@ -136,7 +139,8 @@ class View:
         summary = f"trial {event.number} {event.reason or event.state.name.lower()}{score}"
         if self.live:
             self.console.print(Text.assemble(summary, "  ", (_describe(event.point), "dim")))
-        self._line(f"{summary} [{self._progress()}]")
+        progress = "" if self.n_trials is None else f"; {self._progress()}"
+        self._line(f"{summary}{progress}")
         # One that was paused runs no more.
         self.running.pop(event.number, None)
 
@@ -146,12 +150,12 @@ class View:
 
     def _progress(self) -> str:
         if self.n_trials is None:
-            return f"{self.n_done}"
+            return f"{self.n_done} done"
         n_here, n_left = self.n_done - self.n_done_before, self.n_trials - self.n_done
         left = ""
         if n_here and n_left > 0:
             left = f", about {duration((time.monotonic() - self.started) / n_here * n_left)} left"
-        return f"{self.n_done}/{self.n_trials}{left}"
+        return f"{self.n_done} of {self.n_trials} done{left}"
 
     def _panel(self) -> RenderableType:
         progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
@@ -179,11 +183,13 @@ class _Shown:
     Attributes:
         title: Its first line.
         is_alone: Whether no other runs beside it.
+        is_solved: Whether it is solved, in one step.
         scores: Of its epochs so far.
     """
 
     title: str
     is_alone: bool
+    is_solved: bool
     scores: list[float] = field(default_factory=list)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import optuna
@@ -9,12 +10,13 @@ import optuna
 from depthsearch.errors import SettingsError
 from depthsearch.files import folder_named, is_file
 from depthsearch.options.commands import StoredOptions
+from depthsearch.options.study import DEFAULT_STORAGE
 from depthsearch.study.artifacts import Artifacts, artifact_folder
 from depthsearch.study.preparing.places import existing
 from depthsearch.study.storage.opening import open_storage
 from depthsearch.text import without_password
 
-__all__ = ["artifacts_of", "model_folder", "named_study"]
+__all__ = ["artifacts_of", "model_folder", "named_study", "storage_option"]
 
 
 def named_study(options: StoredOptions) -> optuna.Study:
@@ -47,3 +49,8 @@ def artifacts_of(storage: str, artifacts: str | None = None) -> Artifacts | None
 def model_folder(study_name: str) -> Path:
     """Return the default folder of a study's model."""
     return Path(f"{folder_named(study_name)}-model")
+
+
+def storage_option(url: str) -> str:
+    """Return what a command needs behind it to find the studies of a database; of the usual one nothing."""
+    return "" if url == DEFAULT_STORAGE else f" --storage {shlex.quote(url)}"

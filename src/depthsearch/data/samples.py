@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depthsearch.errors import DataError
+from depthsearch.text import counted
 
 # Of 32 bits.
 LARGEST = 3.4028234663852886e38
@@ -65,8 +66,8 @@ class Columns:
         """Name what there are many of: ``images``, or ``samples of 2 images and 3 numbers``."""
         if self.is_plain:
             return "images"
-        numbers = f" and {_counted(len(self.numbers), 'number')}" if self.numbers else ""
-        return f"samples of {_counted(len(self.images), 'image')}{numbers}"
+        numbers = f" and {counted(len(self.numbers), 'number')}" if self.numbers else ""
+        return f"samples of {counted(len(self.images), 'image')}{numbers}"
 
     def as_json(self) -> dict[str, list[str]]:
         """Return plain values for JSON."""
@@ -76,10 +77,6 @@ class Columns:
 def column_key(name: str) -> str:
     """Return what a column is known by, whatever the case of its name."""
     return name.strip().lower()
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from depthsearch.options.declaring import flag_of, options_of, text_of
-from depthsearch.options.study import StudyOptions
+from depthsearch.options.study import StudyOptions, with_defaults
 
 __all__ = ["study_command"]
 
 LINE = 90
 
 
-def study_command(options: StudyOptions, *, name: str, n_trials: int) -> str:
+def study_command(options: StudyOptions, *, name: str, n_trials: int, is_short: bool = False) -> str:
     """Write the command line, folded for a shell.
 
     Every option is written out, so that a later version with other defaults runs the same study.
@@ -22,8 +23,11 @@ def study_command(options: StudyOptions, *, name: str, n_trials: int) -> str:
         options: As stored.
         name: What to call the new study.
         n_trials: How many trials it is to have.
+        is_short: Whether to leave out what this version takes by default.
     """
-    words = [*_words(options), f"--trials {n_trials}", f"--name {shlex.quote(name)}"]
+    options = replace(options, trials=n_trials)
+    left_out = _at_default(options) if is_short else frozenset()
+    words = [*_words(options, left_out), f"--trials {n_trials}", f"--name {shlex.quote(name)}"]
     lines = ["depthsearch study"]
     for word in words:
         if len(lines[-1]) + len(word) > LINE:
@@ -32,15 +36,32 @@ def study_command(options: StudyOptions, *, name: str, n_trials: int) -> str:
     return " \\\n".join(lines)
 
 
-def _words(options: StudyOptions) -> Iterator[str]:
-    for name, option in options_of(type(options)).items():
+def _at_default(options: StudyOptions) -> frozenset[str]:
+    """Name the options that may be left out: the others are sure to give the same ones."""
+    least = StudyOptions(backbone=options.backbone, data=options.data, trials=options.trials)
+    usual = with_defaults(least)
+    at_default = {name for name in _kept() if getattr(options, name) == getattr(usual, name)}
+    at_default -= {"backbone", "data"}
+    given = {name: getattr(options, name) for name in _kept() if name not in at_default}
+    again = with_defaults(replace(least, **given))
+    is_same = all(getattr(again, name) == getattr(options, name) for name in _kept())
+    return frozenset(at_default if is_same else ())
+
+
+def _kept() -> list[str]:
+    return [name for name, option in options_of(StudyOptions).items() if option.is_kept]
+
+
+def _words(options: StudyOptions, left_out: Collection[str]) -> Iterator[str]:
+    for name in _kept():
         value = getattr(options, name)
-        if not option.is_kept or name == "trials" or value in (None, ()) or value is False:
+        if name in left_out or name == "trials" or value in (None, ()) or value is False:
             continue
         if value is True:
             yield flag_of(name)
             continue
-        assert option.kind is not None
-        text = text_of(option.kind, value)
+        kind = options_of(StudyOptions)[name].kind
+        assert kind is not None
+        text = text_of(kind, value)
         # After an equals sign a value may begin with a dash.
         yield f"{flag_of(name)}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"

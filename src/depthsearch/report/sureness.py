@@ -6,41 +6,57 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from depthsearch.report.tables import KIND, LAYER, MACS, NAME, TRIAL, Column, FittingTable
-from depthsearch.results.evidence import Evidence, Settled
+from depthsearch.report.tables import LAYER, NAME, TRIAL, Column, FittingTable
+from depthsearch.results.evidence import Advice, Evidence, Settled
 from depthsearch.results.summary import Summary, cut_json
+from depthsearch.text import counted, plural
 from depthsearch.visualization.words import (
     in_points,
     layer_of,
     layer_ranges,
     names_of,
     percent,
+    setting_of,
+    shown,
     with_error,
     with_trainings,
 )
 
-__all__ = ["confirmed_table", "evidence_json", "evidence_lines"]
+__all__ = ["confirmed_table", "evidence_json", "evidence_lines", "few_images"]
+
+# More validation images than this many times those that there are can hardly be had.
+MOST_TIMES = 10
+# Fewer validation images than this say little.
+FEW_IMAGES = 30
 
 
 def evidence_lines(summary: Summary, evidence: Evidence) -> Iterator[str]:
     """Write why the answer is the answer, which cut may be the best, what freezing more costs."""
     best, answer = evidence.best, evidence.answer
-    tolerance = in_points(evidence.tolerance)
-    chance = f"{percent(answer.chance)} probability"
+    tolerance, chance = in_points(evidence.tolerance), percent(answer.chance)
     if evidence.is_shown:
-        yield f"{layer_of(answer.cut)} loses less than {tolerance} against the best cut with {chance}"
+        loses = f"loses less than {tolerance} against the best cut"
+        yield f"{layer_of(answer.cut)} {loses} with {chance} probability"
     else:
         yield (
-            f"{layer_of(answer.cut)} has the highest expected score; that it loses less than {tolerance} "
-            f"against the best cut has {chance}"
+            f"{layer_of(answer.cut)} has the highest expected score; with a probability of {chance} it loses "
+            f"less than {tolerance} against the best cut"
         )
     if answer is not best:
         score = with_trainings(best.mean, best.standard_error, best.n_trainings)
         yield f"{layer_of(best.cut)} has the highest expected score, {score}"
+    top = _top(summary, evidence)
+    if shown(top.mean) not in (shown(answer.mean), shown(best.mean)):
+        score = with_trainings(top.mean, top.standard_error, top.n_trainings)
+        yield (
+            f"{layer_of(top.cut)} (trial {top.trial}) has scored {score}; expected scores are "
+            "learned from all trials together"
+        )
     which = layer_ranges(summary.cuts, evidence.level)
     if not summary.parts:
         which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {which}"
-    yield f"the best cut is among {which} ({len(evidence.level)} of {len(summary.cuts)} candidates, 95 %)"
+    n_cuts = counted(len(summary.cuts), "candidate")
+    yield f"the best cut is among {which} ({len(evidence.level)} of {n_cuts}, 95 %)"
     prices = [
         f"up to {layer_of(cut)} at most {in_points(loss)}" for cut, loss in evidence.prices(summary.cuts)
     ]
@@ -53,12 +69,33 @@ def evidence_lines(summary: Summary, evidence: Evidence) -> Iterator[str]:
             f"a study with --learning-rate {low:g}:{high:g} looks further"
         )
     if evidence.advice is not None:
-        images = f"{evidence.advice.images:.0f} times as many validation images"
-        n = evidence.advice.trainings
-        again = (
-            "" if n is None else f"about {n} more {'training' if n == 1 else 'trainings'} of two cuts, or "
-        )
-        yield f"to be surer: {again}{images}"
+        yield _advised(evidence.advice)
+
+
+def _top(summary: Summary, evidence: Evidence) -> Settled:
+    """Return the setting of the best printed score, which need not be the one expected to be best."""
+    sign = 1.0 if summary.maximize else -1.0
+    return max(evidence.settled, key=lambda setting: sign * setting.mean)
+
+
+def _advised(advice: Advice) -> str:
+    """Write what would make the answer surer, as far as that can be had."""
+    n, times = advice.trainings, max(2, round(advice.images))
+    ways = [] if n is None else [f"about {n} more {plural('training', n)} of two cuts"]
+    if times <= MOST_TIMES:
+        ways.append(f"{times} times as many validation images")
+    if ways:
+        return f"to be surer: {', or '.join(ways)}"
+    return f"even {MOST_TIMES} times as many validation images would not tell the answer from its rivals"
+
+
+def few_images(summary: Summary) -> str:
+    """Write a warning where the validation images are too few for scores to mean much; else nothing."""
+    n = summary.n_val
+    if n is None or n >= FEW_IMAGES:
+        return ""
+    worth = f", each worth {1 / n:.4f}" if n and summary.metric == "accuracy" else ""
+    return f"only {counted(n, f'validation {summary.noun}')}{worth}: most differences of scores are chance"
 
 
 def confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
@@ -76,8 +113,7 @@ def confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
         {
             LAYER: lambda setting: str(setting.cut.layer),
             NAME: lambda setting: names_of(setting.cut),
-            KIND: lambda setting: setting.cut.kind,
-            MACS: lambda setting: f"{setting.cut.frozen_mac_share:.3f}",
+            Column(heading="setting", wraps=True): lambda setting: setting_of(setting.params),
             Column(heading="mean", is_right=True): lambda setting: with_error(
                 setting.mean, setting.standard_error
             ),
@@ -85,9 +121,10 @@ def confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
             Column(heading="behind the best", is_right=True, rank=2): behind,
             Column(heading="chance", is_right=True): lambda setting: percent(setting.chance),
             TRIAL: lambda setting: str(setting.trial),
-            Column(heading="", rank=1, wraps=True): what,
+            Column(heading="note", rank=1, wraps=True): what,
         },
-        f"Trained again, {metric}; chance: that it loses less than {in_points(evidence.tolerance)}",
+        f"Trained again, {metric}; behind the best: by expected scores, not by means; "
+        f"chance: that it loses less than {in_points(evidence.tolerance)}",
     )
 
 

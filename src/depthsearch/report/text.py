@@ -10,18 +10,21 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
-from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines
+from depthsearch.report.sureness import confirmed_table, evidence_json, evidence_lines, few_images
 from depthsearch.report.tables import KIND, LAYER, MACS, NAME, SCORE, SETTING, TRIAL, Column, FittingTable
 from depthsearch.results.front import Front, front_of
 from depthsearch.results.summary import Cost, Standing, Summary, cut_json, end_score, standings, trainable
-from depthsearch.results.trials import ENDED, StoredTrial
+from depthsearch.results.trials import StoredTrial
+from depthsearch.text import counted
 from depthsearch.training.outcomes import ProbePoint, plateau_start
 from depthsearch.visualization.words import (
-    STATES,
     millions,
     names_of,
+    origin_of,
     setting_of,
     shown,
+    state_of,
+    trial_counts,
     with_error,
     with_trainings,
 )
@@ -176,6 +179,8 @@ def render(summary: Summary) -> RenderableType:
             f"\nTrainable {learns.tensors} of {learns.all_tensors} weight tensors, "
             f"{learns.parameters:,} of {learns.all_parameters:,} parameters, the head's included"
         )
+    if warning := few_images(summary):
+        lines.append(f"\nCareful   {warning}", "yellow")
     if evidence is not None and len(summary.cuts) > 1:
         for at, line in enumerate(evidence_lines(summary, evidence)):
             lines.append(f"\n{'' if at else 'Evidence':<9} {line}")
@@ -210,13 +215,16 @@ def _top_table(summary: Summary, metric: str) -> FittingTable:
 
 def _account(summary: Summary) -> Text:
     """Write what a study took."""
-    counts = ", ".join(f"{summary.count(state)} {STATES[state]}" for state in ENDED)
-    again = f" and {len(summary.confirming)} trained again" if summary.confirming else ""
     cost = summary.cost
+    probes = alone = ""
+    if cost.probe_full_fine_tunes:
+        probes = f", {cost.probe_full_fine_tunes:.2f} of them linear probes,"
+        alone = f"the trials alone: {cost.full_fine_tunes - cost.probe_full_fine_tunes:.2f}; "
     return Text(
-        f"Cost      {cost.seconds:.1f} s, {cost.full_fine_tunes:.2f} full fine-tunes "
-        f"for {len(summary.searched)} trials ({counts}){again}\n"
-        f"          the same trials with the frozen layers run each epoch: {cost.plain_full_fine_tunes:.2f}; "
+        f"Cost      {cost.seconds:.1f} s, {cost.full_fine_tunes:.2f} full fine-tunes{probes} "
+        f"for {counted(len(summary.trials), 'trial')} ({trial_counts(summary)})\n"
+        f"          {alone}the same trials with the frozen layers run in each epoch: "
+        f"{cost.plain_full_fine_tunes:.2f}; "
         f"features kept {decimal(cost.kept_bytes)}, read {decimal(cost.read_bytes)}\n"
         f"Weights   {summary.weights}"
     )
@@ -234,7 +242,7 @@ def _front_table(front: Front, metric: str) -> FittingTable:
             NAME: lambda point: names_of(point.trial.cut),
             SETTING: lambda point: setting_of(point.trial.params),
             TRIAL: lambda point: str(point.trial.number),
-            Column(heading="", rank=1): lambda point: front.answer_word if point.is_answer else "",
+            Column(heading="note", rank=1): lambda point: front.answer_word if point.is_answer else "",
         },
         f"Front: {metric} against {front.cost_name} ({how})",
     )
@@ -261,13 +269,14 @@ def _backbones_table(found: Sequence[Standing], metric: str) -> FittingTable:
 
 def backbone_row(standing: Standing) -> tuple[str, ...]:
     """Write a backbone's row under `BACKBONE_HEADINGS`: MACs of an image, cost in full fine-tunes."""
-    cut = standing.trial.cut
+    trial, cut = standing.trial, standing.trial.cut
+    of_head = trial.trainable_parameters - cut.trainable_parameters
     return (
         standing.backbone,
         with_error(standing.score, standing.standard_error),
         str(cut.layer),
         f"{cut.name} ({cut.keras_name})" if cut.keras_name else cut.name,
-        f"{millions(cut.trainable_parameters)} of {millions(standing.parameters)}",
+        f"{millions(trial.trainable_parameters)} of {millions(standing.parameters + of_head)}",
         millions(cut.training_macs),
         millions(standing.macs),
         str(standing.n_trials),
@@ -286,7 +295,7 @@ def _curve(summary: Summary) -> list[Text]:
     line = sparkline([point.score for point in points])
     return [
         Text(
-            f"Transfer  {whose}{line} accuracy of a linear probe at {len(points)} depths, from "
+            f"Transfer  {whose}{line} accuracy of a linear probe at {counted(len(points), 'depth')}, from "
             f"{shown(points[0].score)} (layer {points[0].layer}) over at most "
             f"{shown(best.score)} (layer {best.layer}) to {shown(points[-1].score)}\n"
             f"          the pretrained layers stop helping a linear classifier at layer {start.layer} "
@@ -311,9 +320,10 @@ def render_trials(summary: Summary) -> RenderableType:
             LAYER: lambda trial: str(trial.cut.layer),
             NAME: lambda trial: names_of(trial.cut),
             SETTING: lambda trial: setting_of(trial.params),
-            Column(heading="state", wraps=True): lambda trial: trial.reason or trial.state,
+            Column(heading="origin", rank=1, wraps=True): origin_of,
+            Column(heading="state", wraps=True): state_of,
             SCORE: lambda trial: shown(trial.score),
-            Column(heading="epochs", is_right=True, rank=1): lambda trial: str(trial.epochs),
-            Column(heading="seconds", is_right=True, rank=4): lambda trial: f"{trial.seconds:.1f}",
+            Column(heading="epochs", is_right=True, rank=4): lambda trial: str(trial.epochs),
+            Column(heading="seconds", is_right=True, rank=5): lambda trial: f"{trial.seconds:.1f}",
         },
     )

@@ -37,6 +37,7 @@ class Cost:
 
     Attributes:
         full_fine_tunes: MACs spent, in trainings of everything once.
+        probe_full_fine_tunes: Those of them that linear probes took.
         plain_full_fine_tunes: What a loop without a feature store would have spent on the same trials.
         seconds: Spent on trials and probes.
         kept_bytes: Written to the feature store.
@@ -44,6 +45,7 @@ class Cost:
     """
 
     full_fine_tunes: float
+    probe_full_fine_tunes: float
     plain_full_fine_tunes: float
     seconds: float
     kept_bytes: int
@@ -97,6 +99,7 @@ class Summary:
         cost_aim: What the study aims at beside the score, one of `words.COSTS`; None: nothing.
         marked: Candidates that somebody wants to see pointed out.
         noun: What a sample is called: ``image``, or ``sample`` where it is more than that.
+        n_val: Validation images; None: unknown.
     """
 
     study: str
@@ -118,6 +121,7 @@ class Summary:
     cost_aim: str | None = None
     marked: tuple[Cut, ...] = ()
     noun: str = "image"
+    n_val: int | None = None
 
     @property
     def each(self) -> tuple[Summary, ...]:
@@ -217,6 +221,7 @@ def _of_backbone(stored: StoredStudy, key: str, evidence: Evidence | None) -> Su
         curve=curve.points,
         cost=Cost(
             full_fine_tunes=(sum(t.macs for t in trials) + curve.macs) / unit,
+            probe_full_fine_tunes=curve.macs / unit,
             plain_full_fine_tunes=sum(t.plain_macs for t in trials) / unit,
             seconds=sum(t.seconds for t in trials) + curve.seconds,
             kept_bytes=sum(t.kept_bytes for t in trials) + curve.kept_bytes,
@@ -226,6 +231,7 @@ def _of_backbone(stored: StoredStudy, key: str, evidence: Evidence | None) -> Su
         cost_aim=stored.cost_aim,
         marked=tuple(cut for cut in stored.marked if cut.backbone == key),
         noun=stored.data.noun,
+        n_val=stored.data.images.get("val"),
     )
 
 

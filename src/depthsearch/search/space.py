@@ -62,6 +62,11 @@ class Point:
     weight_decay: float = 0.01
     optimizer: str = "adamw"
 
+    @property
+    def is_solved(self) -> bool:
+        """Whether only a linear head learns: it is solved, without learning rate or epochs."""
+        return self.cut.kind == "head" and self.cut.index > 0 and not self.head_width
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:

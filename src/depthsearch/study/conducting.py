@@ -40,6 +40,7 @@ from depthsearch.study.preparing.executors import check_executor, started_execut
 from depthsearch.study.preparing.places import cache_folder, is_stored
 from depthsearch.study.preparing.tasks import load_backbones, load_tasks, provenance_of
 from depthsearch.study.storage.opening import check_storage, open_storage
+from depthsearch.text import counted
 from depthsearch.training.objective import Task
 from depthsearch.workers.jobs import Executor
 
@@ -231,11 +232,12 @@ def _announce(prepared: _Prepared, study: optuna.Study) -> None:
         how = f"exhaustive search{f', then {how}' if options.trials != n_first else ''}"
     before = summarize(study)
     at_most = "at most " if is_planned(options) else ""
+    done = f"{before.n_finished} of {at_most}{counted(options.trials or 0, 'trial')} done"
     aims = "" if cost is None else f"; score against {cost_name(cost, before.noun)}"
     prepared.say(
         Note(
-            text=f"Study {study.study_name}: {before.n_finished} of {at_most}{options.trials} trials done; "
-            f"{options.epochs} {'epoch' if options.epochs == 1 else 'epochs'} each; {how}{aims}."
+            text=f"Study {study.study_name}: {done}; "
+            f"{counted(options.epochs or 0, 'epoch')} each; {how}{aims}."
         )
     )
 

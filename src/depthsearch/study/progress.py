@@ -140,7 +140,9 @@ def status(study: optuna.Study, stored: StoredStudy | None = None, summary: Summ
         seconds_left=_seconds_left(stored),
         command=None
         if stored.options is None
-        else study_command(stored.options, name=stored.name, n_trials=max(1, n_wanted or n_done)),
+        else study_command(
+            stored.options, name=stored.name, n_trials=max(1, n_wanted or n_done), is_short=True
+        ),
     )
 
 

@@ -44,7 +44,7 @@ from depthsearch.study.events import (
 from depthsearch.study.lease import Lease
 from depthsearch.study.storage.attributes import set_trial_attrs
 from depthsearch.study.storage.optuna_private import trial_id_of
-from depthsearch.text import first_line
+from depthsearch.text import counted, first_line
 from depthsearch.training.objective import Task, cost_attributes
 from depthsearch.training.outcomes import EpochResult, TransferCurve
 from depthsearch.workers.jobs import Ended, Executor, Failed, Lost, Probing, Report, Training
@@ -396,7 +396,7 @@ class Run:
             if is_paused(stored):
                 running = self._prepared(Trial(self.study, trial_id_of(self.study, stored.number)))
                 epoch, score = max(stored.intermediate_values.items())
-                why, state = f"paused after epoch {epoch}: {reason}", TrialState.PRUNED
+                why, state = f"pruned after epoch {epoch}: {reason}", TrialState.PRUNED
                 self._tell(running.trial, state, why, {})
                 yield TrialEnded(
                     number=stored.number, point=running.point, state=state, score=score, reason=why
@@ -432,7 +432,7 @@ def _spent(running: _RunningTrial) -> dict[str, Any]:
 
 
 def _lost_often(reasons: Sequence[str]) -> str:
-    return f"lost its worker {len(reasons)} times: {reasons[-1]}"
+    return f"lost its worker {counted(len(reasons), 'time')}: {reasons[-1]}"
 
 
 def _is_weak(running: _RunningTrial, epoch: int, *, judge: bool) -> bool:

@@ -11,6 +11,7 @@ from plotly.graph_objects import Figure
 from depthsearch.results.evidence import Evidence, Settled
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, end_score
+from depthsearch.text import counted
 from depthsearch.visualization.axes import depth_axis, score_axis, score_range, stage_names
 from depthsearch.visualization.marks import best_mark, cut_text, trial_marks
 from depthsearch.visualization.reading import read_part
@@ -78,7 +79,7 @@ def _how_sure(summary: Summary) -> str:
         word = "answer" if summary.holds_answer else "its best"
         return f"{word}: layer {answer.cut.layer}, {_trained(answer)}"
     if best is None:
-        return f"{len(summary.searched)} trials, none complete yet"
+        return f"{counted(len(summary.searched), 'trial')}, none complete yet"
     return f"best so far: layer {best.cut.layer}, {shown(best.score)}, one training"
 
 

@@ -15,6 +15,7 @@ from depthsearch.results.front import Front, FrontPoint, front_of
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.results.trials import StoredTrial
+from depthsearch.text import counted
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import cut_text, kind_of, trial_marks
 from depthsearch.visualization.style import COLOURS, Trace, figure, hover, points
@@ -56,7 +57,7 @@ def draw_front(summary: Summary, front: Front) -> Figure:
     answer = [point for point in front.every if point.is_answer]
     step = {"mode": "lines+markers", "line": {"shape": "hv", "color": COLOURS["mean"], "width": 2}}
     return figure(
-        (f"Score against {front.cost_name}", f"{summary.n_finished} trials; {how}"),
+        (f"Score against {front.cost_name}", f"{counted(summary.n_finished, 'trial')}; {how}"),
         (
             *trial_marks(behind, cost_of, (low, high), maximize=summary.maximize),
             _marks(front, front.others, "dominated", "pruned", 7),

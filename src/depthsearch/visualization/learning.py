@@ -11,6 +11,7 @@ from plotly.graph_objects import Figure
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 from depthsearch.results.trials import StoredTrial
+from depthsearch.text import counted
 from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import kind_of, trial_text
 from depthsearch.visualization.style import COLOURS, SYMBOLS, Trace, figure
@@ -55,7 +56,7 @@ def draw_learning_curves(summary: Summary) -> Figure:
     low, high = score_range(summary, [score for trial in drawn for _, score in _points(trial)])
     ticks = {"dtick": 1} if n_epochs <= FEW_EPOCHS else {}
     return figure(
-        ("Learning curves", f"{len(drawn)} trials{more}; point at a line to see its layer"),
+        ("Learning curves", f"{counted(len(drawn), 'trial')}{more}; point at a line to see its layer"),
         _lines(drawn, best),
         x={"title": "epoch", "tickformat": "d", "showgrid": False, **ticks},
         y=score_axis(summary, low, high),

@@ -20,11 +20,13 @@ __all__ = [
     "metric_of",
     "millions",
     "names_of",
+    "origin_of",
     "percent",
     "runs",
     "setting_of",
     "shown",
     "state_of",
+    "trial_counts",
     "with_error",
     "with_trainings",
 ]
@@ -38,6 +40,8 @@ STATES: dict[State, str] = {
     "paused": "paused",
     "waiting": "waiting",
 }
+# Counts below this are written in full: of a million they are next to nothing.
+SMALL = 100_000
 PARAMETERS = {"learning_rate": "lr", "head_width": "head"}
 
 
@@ -78,6 +82,25 @@ def state_of(trial: StoredTrial) -> str:
         return trial.reason or f"pruned after epoch {trial.epochs}"
     word = STATES[trial.state]
     return f"{word}: {trial.reason}" if trial.reason and trial.state == "fail" else word
+
+
+def origin_of(trial: StoredTrial) -> str:
+    """Write what a trial is for, such as ``baseline`` or ``trial 3 again, seed 0``."""
+    if trial.confirms is None:
+        return trial.origin
+    seed = "" if trial.seed is None else f", seed {trial.seed}"
+    return f"trial {trial.confirms} again{seed}"
+
+
+def trial_counts(summary: Summary) -> str:
+    """Write how the search's trials ended, and how many trials train a setting again."""
+    counts = [f"{summary.count(state)} {word}" for state, word in STATES.items() if summary.count(state)]
+    n_again = len(summary.confirming)
+    again = f"{n_again} {'trains' if n_again == 1 else 'train'} a setting again" if n_again else ""
+    searched = ", ".join(counts)
+    if again and searched:
+        return f"{len(summary.searched)} of the search: {searched}; {again}"
+    return searched or again or "none begun"
 
 
 def frozen_share(cut: Cut) -> str:
@@ -129,6 +152,8 @@ def runs(numbers: Sequence[int]) -> Iterator[list[int]]:
 
 
 def millions(count: int) -> str:
-    """Write a count as millions with three digits, or as billions."""
+    """Write a count as millions with three digits, or as billions; a small one in full."""
+    if count < SMALL:
+        return f"{count:,.0f}"
     scaled, unit = (count / 1e9, " G") if count >= 1e9 else (count / 1e6, " M")
     return f"{scaled:.3g}{unit}"

@@ -17,6 +17,7 @@ from depthsearch.features.tiers.locks import remove_locks
 from depthsearch.features.tiers.rowfile import kept_files
 from depthsearch.options.commands import CacheOptions
 from depthsearch.study.preparing.places import cache_folder
+from depthsearch.text import counted
 
 __all__ = ["cache"]
 
@@ -78,7 +79,7 @@ def _show(options: CacheOptions, kept: Sequence[Mapping[str, Any]]) -> None:
             table.add_row(kind, of, n_images, view, str(len(sizes)), decimal(sum(sizes)))
         console.print(table)
     done = "Cleared" if options.clear else "Kept"
-    say(console, f"{done} {decimal(n_bytes)} in {len(kept)} files of {cache_folder()}.")
+    say(console, f"{done} {decimal(n_bytes)} in {counted(len(kept), 'file')} of {cache_folder()}.")
 
 
 def _kept(kind: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from depthsearch.models.tracing.trace import trace
 from depthsearch.options.commands import CutsOptions
 from depthsearch.report.tables import Column, FittingTable
 from depthsearch.study.preparing.tasks import whole_modules
+from depthsearch.text import counted
 
 __all__ = ["cuts"]
 
@@ -45,7 +46,7 @@ def cuts(options: CutsOptions) -> None:
         print(json.dumps([asdict(cut) for cut in candidates]))
         return
     console = console_for()
-    title = f"{options.backbone}: {len(candidates)} candidate cuts"
+    title = f"{options.backbone}: {counted(len(candidates), 'candidate cut')}"
     console.print(FittingTable.of(candidates, COLUMNS, title))
     if text := whole_modules(graph):
         say(console, text, style="yellow")

@@ -13,6 +13,7 @@ from depthsearch.search.space import BACKBONE, cut_parameter
 from depthsearch.study.control import enqueue as enqueue_guess
 from depthsearch.study.progress import Status, status as status_of
 from depthsearch.study.storage.optuna_private import fixed_params
+from depthsearch.text import counted
 from depthsearch.visualization.words import setting_of
 
 __all__ = ["enqueue"]
@@ -56,8 +57,8 @@ def _when(status: Status) -> tuple[str, str]:
     needed = n_begun + status.guesses_waiting
     if status.trials_wanted is not None and needed > status.trials_wanted:
         return "more trials", (
-            f"None of the study's {status.trials_wanted} trials is left for it: the command that started it "
-            f"tries this one with --trials {needed}."
+            f"None of the study's {counted(status.trials_wanted, 'trial')} is left for it: the command that "
+            f"started it tries this one with --trials {needed}."
         )
     searches = status.holder is not None and status.holder.doing == "study" and status.state == "running"
     if searches and not is_confirming:

@@ -35,7 +35,7 @@ from depthsearch.study.artifacts import Artifacts, keep_artifact
 from depthsearch.study.preparing.again import prepare_again
 from depthsearch.study.preparing.places import existing
 from depthsearch.study.storage.opening import open_storage
-from depthsearch.text import without_password
+from depthsearch.text import counted, without_password
 
 __all__ = ["explain"]
 
@@ -200,7 +200,7 @@ def _photos(
         )
         skipped = [image for image in options.images if image not in {photo.name for photo in photos}]
         if skipped:
-            say_list(console, f"{len(skipped)} unreadable images left out", skipped)
+            say_list(console, f"{counted(len(skipped), 'unreadable image')} left out", skipped)
         return photos
     keys = {each.name: key for key, each in stored.backbones.items()}
     with closing(Notices(console)) as notices:

@@ -22,6 +22,7 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import summarize
 from depthsearch.study.preparing.again import prepare_again
 from depthsearch.study.preparing.places import cache_folder
+from depthsearch.text import counted
 from depthsearch.training.outcomes import EpochResult
 
 __all__ = ["fit"]
@@ -57,11 +58,12 @@ def fit(options: FitOptions) -> None:
             keep_disk=options.keep_disk,
         )
     point = space.point({**chosen.params, "cut": chosen.cut.index})
-    n_learned = len(task.data.train) + len(task.data.val)
+    learned = counted(len(task.data.train) + len(task.data.val), task.data.columns.noun)
+    how = "solved" if point.is_solved else counted(task.recipe.epochs, "epoch")
     say(
         console,
-        f"Fit {stored.name}: {chosen.cut}, setting of trial {chosen.number}; {n_learned} "
-        f"{task.data.columns.noun}s (train + validation), {task.recipe.epochs} epochs.",
+        f"Fit {stored.name}: {chosen.cut}, setting of trial {chosen.number}; {learned} "
+        f"(train + validation), {how}.",
     )
     training = fit_answer(
         study,
@@ -74,7 +76,7 @@ def fit(options: FitOptions) -> None:
         onnx=options.onnx,
     )
     with closing(training):
-        fitted = _show_epochs(console, training, task.recipe.epochs)
+        fitted = _show_epochs(console, training, task.recipe.epochs, is_solved=point.is_solved)
     confusions = confusion_picture(fitted.figures, fitted.noun)
     keep_fit(study, confusions, fitted.folder / "README.md", console, options.storage, options.artifacts)
     keep_report(study, console, options.storage, options.artifacts)
@@ -84,11 +86,13 @@ def fit(options: FitOptions) -> None:
         print(json.dumps(fitted.as_json()))
 
 
-def _show_epochs(console: Console, training: Generator[EpochResult, None, Fitted], epochs: int) -> Fitted:
+def _show_epochs(
+    console: Console, training: Generator[EpochResult, None, Fitted], epochs: int, *, is_solved: bool
+) -> Fitted:
     while True:
         try:
             result = next(training)
         except StopIteration as ended:
             fitted: Fitted = ended.value
             return fitted
-        say(console, epoch_line(result, epochs))
+        say(console, epoch_line(result, epochs, is_solved=is_solved))

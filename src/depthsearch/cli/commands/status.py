@@ -9,7 +9,7 @@ import optuna
 from rich.table import Table
 
 from depthsearch.cli.console import console_for, say
-from depthsearch.cli.places import named_study
+from depthsearch.cli.places import named_study, storage_option
 from depthsearch.options.commands import StatusOptions
 from depthsearch.results.stored import StoredStudy
 from depthsearch.study.preparing.places import existing
@@ -143,7 +143,8 @@ def _how_to_go_on(status: Status, url: str, *, is_alone: bool) -> str:
     if status.command is None:
         return f"{status.study} goes on with the command that started it."
     if not is_alone:
-        see = f"depthsearch status {shlex.quote(status.study)} --storage {shlex.quote(url)}"
+        see = f"depthsearch status {shlex.quote(status.study)}{storage_option(url)}"
         return f"{status.study} goes on with the command that started it; see {see}"
-    command = f"{status.command} \\\n    --storage {shlex.quote(url)}"
+    folded = " \\\n   " if storage_option(url) else ""
+    command = f"{status.command}{folded}{storage_option(url)}"
     return f"It goes on with the command that started it, or with\n{command}"

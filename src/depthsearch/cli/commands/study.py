@@ -13,6 +13,7 @@ from rich.console import Console
 from depthsearch.cli.console import Notices, console_for, say
 from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.live_view import View
+from depthsearch.cli.places import storage_option
 from depthsearch.errors import SettingsError
 from depthsearch.options.study import StudyOptions, is_planned
 from depthsearch.report.dashboard.refreshing import refreshed
@@ -66,12 +67,20 @@ def _print(result: StudyResult, console: Console) -> None:
     keep_report(result.study, console, options.storage)
     results = console_for(stderr=options.json)
     results.print(render(summary))
-    name, storage_url = result.study.study_name, without_password(options.storage)
-    option = f" --storage {shlex.quote(storage_url)}"
-    say(results, f"Study     {name} in {storage_url}; watch it: depthsearch dashboard{option}")
+    name, url = result.study.study_name, without_password(options.storage)
+    say(results, f"Study     {name} in {url}")
+    if summary.best is not None:
+        for at, command in enumerate(_next_commands(name, url)):
+            say(results, f"{'' if at else 'Next':<9} {command}")
     if options.json:
         print(json.dumps(as_json(summary)))
     if summary.best is None:
-        raise SettingsError(
-            f"No trial of {name} is complete. See why: depthsearch report --name {shlex.quote(name)}{option}"
-        )
+        see = f"depthsearch report --name {shlex.quote(name)}{storage_option(url)}"
+        raise SettingsError(f"No trial of {name} is complete. See why: {see}")
+
+
+def _next_commands(name: str, url: str) -> list[str]:
+    """Write what to do with an answer: read its page, train it, look at it in a browser."""
+    named = f"--name {shlex.quote(name)}" if name.startswith("-") else shlex.quote(name)
+    commands = (f"report {named} --out DIR", f"fit {named}", "dashboard")
+    return [f"depthsearch {command}{storage_option(url)}" for command in commands]

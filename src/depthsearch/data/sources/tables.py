@@ -13,6 +13,7 @@ from typing import TypeAlias
 from depthsearch.data.listing import a_few
 from depthsearch.data.samples import column_key, is_number
 from depthsearch.errors import DataError
+from depthsearch.text import counted
 
 # What a file holds: the names of its columns, and its rows.
 _Content: TypeAlias = "tuple[tuple[str, ...], list[Row]]"
@@ -185,10 +186,8 @@ def _misfit(place: str, fields: Sequence[str], columns: Sequence[str]) -> DataEr
             return DataError(
                 f"{place}: its values are parted by commas, the header by {name}. Part it by commas."
             )
-    return DataError(
-        f"{place}: {len(fields)} values for {len(columns)} columns ({', '.join(columns)}). "
-        f"{_step(fields, columns)}."
-    )
+    n_fields, n_columns = counted(len(fields), "value"), counted(len(columns), "column")
+    return DataError(f"{place}: {n_fields} for {n_columns} ({', '.join(columns)}). {_step(fields, columns)}.")
 
 
 def _step(fields: Sequence[str], columns: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from depthsearch.models.tracing.inputs import configuration
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.words import HEADS, HeadWord
-from depthsearch.text import first_line
+from depthsearch.text import counted, first_line
 
 __all__ = ["check_size", "load_backbone", "make_model"]
 
@@ -180,7 +180,7 @@ def _changed(own: Preprocessing, image_size: int | None, seen: PreprocessingOpti
             continue
         if len(values) not in (1, n_channels):
             raise SettingsError(
-                f"--{name} has {len(values)} values, and images have {n_channels} "
+                f"--{name} has {counted(len(values), 'value')}, and images have {n_channels} "
                 f"{'channel' if n_channels == 1 else 'channels'}. Give one for each, or one for all."
             )
         changes[name] = tuple(values) * (n_channels if len(values) == 1 else 1)

@@ -19,7 +19,7 @@ from depthsearch.models.backbones import hub
 from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
 from depthsearch.models.backbones.weightsfile import load_file
-from depthsearch.text import first_line
+from depthsearch.text import counted, first_line
 
 __all__ = ["create", "network", "seen_by_processor"]
 
@@ -200,7 +200,7 @@ def _pretrained(name: str) -> Any:
     missing = sorted(key for key in info["missing_keys"] if key.startswith(f"{base}."))
     if missing:
         raise WeightsError(
-            f"The weights of hf:{name} lack {len(missing)} tensors of its backbone "
+            f"The weights of hf:{name} lack {counted(len(missing), 'tensor')} of its backbone "
             f"({', '.join(missing[:5])}). Give --weights FILE, or another backbone."
         )
     return model

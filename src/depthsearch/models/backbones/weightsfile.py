@@ -30,6 +30,7 @@ from depthsearch.errors import WeightsError
 from depthsearch.files import is_file, why_no_file
 from depthsearch.models.backbones.backbone import WeightsOrigin
 from depthsearch.models.backbones.description import classifier_of
+from depthsearch.text import counted
 
 __all__ = ["SavedState", "load_file", "read_state"]
 
@@ -103,7 +104,7 @@ def _notes(
         )
     if begin:
         n_beside = len(saved.tensors) - len(tensors)
-        beside = f"; {n_beside} tensors beside them are left out" if n_beside else ""
+        beside = f"; left out beside them: {counted(n_beside, 'tensor')}" if n_beside else ""
         yield f"Weights: the {begin!r} before the keys of {place} is taken off{beside}."
     theirs, ours = tensors.get(f"{classifier}.weight"), getattr(old, "weight", None)
     if theirs is None:
@@ -281,7 +282,7 @@ def _differences(expected: State, given: State) -> list[str]:
         *_listed("missing", _missing(expected, given)),
         *_listed("unexpected", given.keys() - expected.keys()),
         *_listed("of another shape", both - fitting),
-        *_listed("that hold no floating-point numbers", unlike),
+        *_listed("without floating-point numbers", unlike),
         *_listed("with NaN or infinite values", {k for k in fitting - unlike if not _is_finite(given[k])}),
     ]
 
@@ -302,4 +303,4 @@ def _listed(what: str, keys: set[str]) -> Iterator[str]:
     if keys:
         shown = sorted(keys)[:5]
         more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        yield f"{len(keys)} keys {what} ({', '.join(shown)}{more})"
+        yield f"{counted(len(keys), 'key')} {what} ({', '.join(shown)}{more})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from datetime import UTC
 
-from depthsearch.report.page.answer import plural
 from depthsearch.report.page.composing import cost_values, data_values, opening_values
 from depthsearch.report.page.rendering import as_markdown
 from depthsearch.report.page.values import Cell, Code, Table
@@ -14,7 +13,7 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.study.progress import Status
-from depthsearch.text import duration
+from depthsearch.text import counted, duration, plural
 from depthsearch.visualization.words import percent, setting_of, shown, with_error
 
 __all__ = ["note_text"]
@@ -51,9 +50,9 @@ def _state(stored: StoredStudy, status: Status) -> Cell:
     most = "at most " if status.trials_at_most else ""
     progress = f"{n}{f' of {most}{wanted}' if wanted else ''} {plural('trial', wanted or n)} done"
     if status.confirming and status.trials_at_most:
-        progress += f", {status.confirmed} {plural('training', status.confirmed)} of settings again"
+        progress += f", {counted(status.confirmed, 'training')} of settings again"
     elif status.confirming:
-        progress += f", {status.confirmed} of {status.confirming} trainings of the confirmation"
+        progress += f", {status.confirmed} of {counted(status.confirming, 'training')} of the confirmation"
     when = f" As of {stored.latest.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC." if stored.latest else ""
     if status.holder is not None:
         doing = "trains its answer" if status.holder.doing == "fit" else "runs it"
@@ -66,7 +65,7 @@ def _state(stored: StoredStudy, status: Status) -> Cell:
 
 
 def _best_cuts(summary: Summary) -> Table | None:
-    """List the cuts that were trained again, by their means, then others by their best training."""
+    """List the best cuts by score: the mean of one that was trained again, else its best training."""
     top = summary.top_cuts(N_CUTS)
     if not top:
         return None
@@ -82,6 +81,9 @@ def _best_cuts(summary: Summary) -> Table | None:
     if answer is not None and answer not in kept:
         # The answer is the cheapest of those that lose little, of which there may be many.
         kept[-1] = answer
+    sign = -1.0 if summary.maximize else 1.0
+    means = {settled.trial: settled.mean for settled in again.values()}
+    kept.sort(key=lambda row: sign * (means.get(row[0].number, row[0].score) or 0.0))
     return Table(
         headings=(*(("backbone",) if summary.parts else ()), *HEADINGS),
         rows=tuple(_row(summary, *row) for row in kept),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depthsearch.report.page.tables import STATES
 from depthsearch.report.page.values import Cell
 from depthsearch.results.summary import Answer, Summary, end_score, trainable
 from depthsearch.text import duration
-from depthsearch.visualization.words import layer_ranges, metric_of, percent, setting_of, shown
+from depthsearch.visualization.words import layer_ranges, metric_of, percent, setting_of, shown, trial_counts
 
-__all__ = ["key_figures", "level_of", "other_ends", "plural"]
+__all__ = ["key_figures", "level_of", "other_ends"]
 
 
 def other_ends(summary: Summary, answer: Answer) -> Iterator[tuple[str, str]]:
@@ -50,18 +49,6 @@ def key_figures(summary: Summary) -> Iterator[tuple[str, Cell, Cell]]:
     whose = f" of {part.backbone}" if summary.parts else ""
     yield "Head only", shown(end_score(part, -1).score), f"feature extraction{whose}"
     yield "Everything trained", shown(end_score(part, 0).score), f"full fine-tuning{whose}"
-    yield "Trials", str(len(summary.searched)), _counted(summary)
+    yield "Trials", str(len(summary.trials)), trial_counts(summary)
     cost = summary.cost
     yield "Cost", f"{cost.full_fine_tunes:.2f}", f"full fine-tunes; {duration(cost.seconds)}"
-
-
-def _counted(summary: Summary) -> str:
-    counts = [f"{summary.count(state)} {word}" for state, word in STATES if summary.count(state)]
-    if summary.confirming:
-        counts.append(f"{len(summary.confirming)} trained again")
-    return ", ".join(counts) or "none begun"
-
-
-def plural(word: str, n: int) -> str:
-    """Return a word in the number that fits."""
-    return word if n == 1 else f"{word}s"

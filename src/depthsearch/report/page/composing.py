@@ -30,7 +30,7 @@ from depthsearch.report.page.sources import (
     test_facts,
     test_tables,
 )
-from depthsearch.report.sureness import evidence_lines
+from depthsearch.report.sureness import evidence_lines, few_images
 from depthsearch.results.front import front_of
 from depthsearch.results.importance import LEAST_FOR_IMPORTANCE
 from depthsearch.results.stored import StoredStudy
@@ -133,6 +133,7 @@ def opening_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
         "level": level_of(summary),
         "is_confirmed": summary.evidence is not None and bool(summary.evidence.confirmed),
         "tolerance": "" if summary.evidence is None else in_points(summary.evidence.tolerance),
+        "few_images": few_images(summary),
         "sureness": () if summary.evidence is None else tuple(evidence_lines(summary, summary.evidence)),
         "n_running": sum(trial.state == "running" for trial in summary.trials),
         "counts": stored.data.images,

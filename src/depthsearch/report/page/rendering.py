@@ -16,9 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.io.json import to_json_plotly
 
-from depthsearch.report.page.answer import plural
 from depthsearch.report.page.values import Cell, Code, Plot, Table
 from depthsearch.study.artifacts import SmallPicture
+from depthsearch.text import plural
 from depthsearch.visualization.words import shown, with_error
 
 __all__ = ["as_html", "as_markdown"]
@@ -54,6 +54,7 @@ def _environment(form: str) -> Environment:
     environment.globals |= {"form": f"{form}.j2", "plural": plural, "shown": shown, "with_error": with_error}
     environment.filters |= {
         "flat": flat,
+        "whole_options": whole_options,
         "code_html": code_html,
         "code_markdown": code_markdown,
         "fence": fence,
@@ -81,6 +82,11 @@ def plain_markdown(value: Any) -> Markup:
 def flat(text: Markup) -> Markup:
     """Join the lines that a template breaks its sentences into."""
     return Markup(re.sub(r"\s*\n\s*", " ", text).strip())
+
+
+def whole_options(text: Markup) -> Markup:
+    """Keep the options in a text of HTML from being broken behind their hyphens."""
+    return Markup(re.sub(r"(?<![\w-])--[a-z][a-z-]*", r'<span class="whole">\g<0></span>', str(text)))
 
 
 def code_html(text: str) -> Markup:

@@ -10,6 +10,7 @@ from depthsearch.options.reproduction import study_command
 from depthsearch.report.page.values import Cell, Code, Table
 from depthsearch.results.stored import StoredData, StoredStudy
 from depthsearch.results.summary import Summary
+from depthsearch.text import counted
 from depthsearch.visualization.words import shown
 
 __all__ = [
@@ -68,8 +69,9 @@ def fitted_words(stored: StoredStudy) -> str:
     fit = stored.fit
     if not fit:
         return ""
-    what = f"{fit['n_images']} {stored.data.noun}s (train + validation)"
-    return f"of trial {fit['trial']}, from layer {fit['cut']['layer']}, on {what}"
+    what = f"{counted(fit['n_images'], stored.data.noun)} (train + validation)"
+    solved = ", solved" if fit.get("is_solved") else ""
+    return f"of trial {fit['trial']}, from layer {fit['cut']['layer']}, on {what}{solved}"
 
 
 def test_tables(stored: StoredStudy) -> tuple[Table | None, Table | None]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from depthsearch.models.cuts import Cut
 from depthsearch.report.page.values import Cell, Code, Table, names_of
 from depthsearch.report.text import BACKBONE_HEADINGS, backbone_row, sparkline
-from depthsearch.results.evidence import Expected, Settled
+from depthsearch.results.evidence import Evidence, Expected, Settled
 from depthsearch.results.front import Front, FrontPoint
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Standing, Summary
@@ -21,6 +21,7 @@ from depthsearch.visualization import words
 from depthsearch.visualization.words import (
     in_points,
     millions,
+    origin_of,
     percent,
     setting_of,
     shown,
@@ -50,7 +51,19 @@ STATES: tuple[tuple[State, str], ...] = (
 )
 # Columns of words; all others hold numbers.
 WORDS = frozenset(
-    {"backbone", "first trainable", "features before", "kind", "setting", "state", "curve", "parameter", ""}
+    {
+        "backbone",
+        "first trainable",
+        "features before",
+        "kind",
+        "setting",
+        "origin",
+        "state",
+        "curve",
+        "parameter",
+        "note",
+        "",
+    }
 )
 Row = TypeVar("Row")
 
@@ -137,7 +150,8 @@ def _loss(expected: Expected | None) -> str:
 
 def marked_table(summary: Summary) -> Table:
     """Compare the layers that were asked for with the best, by means over seeds or by single trainings."""
-    again = {} if summary.evidence is None else summary.evidence.best_again
+    evidence = summary.evidence
+    again = {} if evidence is None else evidence.best_again
     single = {trial.cut: trial.score for trial in summary.top_cuts(len(summary.cuts))}
     columns: dict[str, Callable[[Cut], Cell]] = {
         "layer": lambda cut: str(cut.layer),
@@ -146,7 +160,7 @@ def marked_table(summary: Summary) -> Table:
         "place among the means": lambda cut: (
             f"{list(again).index(cut) + 1} of {len(again)}" if cut in again else ""
         ),
-        "behind the best": lambda cut: _gap(again[cut]) if cut in again else "",
+        "behind the best": lambda cut: _gap(again[cut], evidence) if evidence and cut in again else "",
         "best trial": lambda cut: shown(single.get(cut)),
     }
     return _table(summary.marked, columns)
@@ -160,7 +174,7 @@ def confirmation_table(summary: Summary) -> Table | None:
     columns: dict[str, Callable[[Settled], Cell]] = {
         "layer": lambda c: str(c.cut.layer),
         "mean": _mean,
-        "behind the best": _gap,
+        "behind the best": partial(_gap, evidence=evidence),
         "chance": lambda c: percent(c.chance),
         "first trainable": lambda c: names_of(c.cut),
         "setting": lambda c: setting_of(c.params),
@@ -179,8 +193,8 @@ def _mean(confirmed: Settled) -> str:
     return with_error(confirmed.mean, confirmed.standard_error)
 
 
-def _gap(confirmed: Settled) -> str:
-    return with_error(confirmed.gap, confirmed.gap_error)
+def _gap(confirmed: Settled, evidence: Evidence) -> str:
+    return "" if confirmed is evidence.best else with_error(confirmed.gap, confirmed.gap_error)
 
 
 def front_table(front: Front) -> Table:
@@ -192,7 +206,7 @@ def front_table(front: Front) -> Table:
         "first trainable": lambda p: names_of(p.trial.cut),
         "setting": lambda p: setting_of(p.trial.params),
         "trial": lambda p: str(p.trial.number),
-        "": lambda p: front.answer_word if p.is_answer else "",
+        "note": lambda p: front.answer_word if p.is_answer else "",
     }
     return _table(front.points, columns, next((p for p in front.points if p.is_answer), None))
 
@@ -252,7 +266,8 @@ def trials_table(summary: Summary) -> Table:
         "trial": lambda t: str(t.number),
         "layer": lambda t: str(t.cut.layer),
         "score": lambda t: shown(t.score),
-        "state": lambda t: state_of(t) + (", trained again" if t.confirms is not None else ""),
+        "origin": origin_of,
+        "state": state_of,
         "setting": lambda t: setting_of(t.params),
         "first trainable": lambda t: names_of(t.cut),
         "epochs": lambda t: str(t.epochs),

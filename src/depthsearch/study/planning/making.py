@@ -30,7 +30,7 @@ from depthsearch.study.planning.choosing import (
 from depthsearch.study.planning.measuring import Measured, measure
 from depthsearch.study.planning.outlook import expected_seconds
 from depthsearch.study.preparing.tasks import load_backbones
-from depthsearch.text import duration
+from depthsearch.text import counted, duration
 
 __all__ = ["Plan", "plan"]
 
@@ -160,7 +160,7 @@ def described(seen: Survey) -> str:
 
 def _machine(device: Device) -> str:
     n_cores = usable_cores()
-    cores = f"{n_cores} {'core' if n_cores == 1 else 'cores'}"
+    cores = counted(n_cores, "core")
     free = f"{free_memory_bytes() / 2**30:.0f} GiB of memory free"
     return f"{device.kind}, {device.precision}, {processor_name(device)}, {cores}, {free}"
 

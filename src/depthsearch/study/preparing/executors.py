@@ -16,6 +16,7 @@ from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Note, Say
 from depthsearch.study.preparing.tasks import device_here
+from depthsearch.text import counted
 from depthsearch.training.objective import Task
 from depthsearch.workers.gpu import check_room
 from depthsearch.workers.here import InProcess
@@ -96,7 +97,7 @@ def started_executor(
         text = f"{len(plans)} workers on {usable_cores()} cores wait for each other: fewer are as fast."
         say(Note(text=text, level="warning"))
     n_threads = plans[0].threads
-    of = f"of {n_threads} {'thread' if n_threads == 1 else 'threads'}"
+    of = f"of {counted(n_threads, 'thread')}"
     say(Note(text=f"Workers   {len(plans)}, {of} each{_on_gpus(plans)}."))
     with (
         _sharing(tasks, plans) as shared,
@@ -122,7 +123,7 @@ def _on_a_cluster(options: StudyOptions, tasks: Mapping[str, Task], say: Say) ->
     later = f", {n_asked - n_there} more once there is room" if n_there < n_asked else ""
     say(
         Note(
-            text=f"Workers   {n_there} on {n_nodes} {'node' if n_nodes == 1 else 'nodes'} of a Ray cluster"
+            text=f"Workers   {n_there} on {counted(n_nodes, 'node')} of a Ray cluster"
             f"{later}; {executor.slots} each, {executor.device.kind}, {executor.device.precision}."
         )
     )
@@ -131,7 +132,7 @@ def _on_a_cluster(options: StudyOptions, tasks: Mapping[str, Task], say: Say) ->
 
 def _on_gpus(plans: tuple[WorkerPlan, ...]) -> str:
     on = Counter(plan.gpu for plan in plans if plan.gpu is not None)
-    return f", on {len(on)} {'GPU' if len(on) == 1 else 'GPUs'}" if on else ""
+    return f", on {counted(len(on), 'GPU')}" if on else ""
 
 
 @contextmanager

@@ -29,9 +29,9 @@ from depthsearch.options.study import StudyOptions, is_demo
 from depthsearch.options.weights import weights_by_backbone, with_full_paths
 from depthsearch.options.words import OPTIONAL_RANGES
 from depthsearch.search.space import FIXABLE, SearchSpace
-from depthsearch.study.events import Decoding, Note, Say
+from depthsearch.study.events import Decoding, Note, Notice, Say
 from depthsearch.study.preparing.places import cache_folder, check_cache
-from depthsearch.text import named_few
+from depthsearch.text import counted, named_few
 from depthsearch.training.objective import Task
 from depthsearch.training.recipe import Recipe
 
@@ -104,12 +104,13 @@ def load_tasks(
         memory_bytes=options.keep_memory,
         disk_bytes=options.keep_disk,
     )
+    say_new = _once(say)
     data: dict[Preprocessing, DataSet] = {}
     tasks = {}
     for key, backbone in backbones.items():
         preprocessing = backbone.preprocessing
         if preprocessing not in data:
-            data[preprocessing] = load_images(options, say, preprocessing)
+            data[preprocessing] = load_images(options, say_new, preprocessing)
         tasks[key] = Task(
             backbone=backbone,
             data=data[preprocessing],
@@ -128,9 +129,23 @@ def load_tasks(
     return tasks
 
 
+def _once(say: Say) -> Say:
+    """Pass each note on once: backbones that take other pixels are told the same of the images."""
+    said: set[Note] = set()
+
+    def say_new(notice: Notice) -> None:
+        if isinstance(notice, Note):
+            if notice in said:
+                return
+            said.add(notice)
+        say(notice)
+
+    return say_new
+
+
 def _say_backbone(say: Say, task: Task, *, n_cuts: int) -> None:
     backbone = task.backbone
-    cuts = f"{n_cuts} candidate {'cut' if n_cuts == 1 else 'cuts'}"
+    cuts = counted(n_cuts, "candidate cut")
     about = f"Backbone {backbone.name}, weights: {backbone.weights}"
     say(Note(text=f"{about}; {cuts}; {backbone.preprocessing.image_size} px."))
     if text := whole_modules(task.graph):
@@ -222,10 +237,12 @@ def load_images(
     notes = list(data.notes)
     if data.skipped:
         whole = "" if data.columns.images_each == 1 else ", their samples with them"
-        notes.append(named_few(f"{len(data.skipped)} unreadable images left out{whole}", data.skipped))
+        what = f"{counted(len(data.skipped), 'unreadable image')} left out{whole}"
+        notes.append(named_few(what, data.skipped))
     if data.duplicates:
         groups = [" = ".join(group) for group in data.duplicates]
-        notes.append(named_few(f"{len(groups)} images stand in several splits", groups))
+        noun = "image stands" if len(groups) == 1 else "images stand"
+        notes.append(named_few(f"{len(groups)} {noun} in several splits", groups))
     for note in notes:
         say(Note(text=note, level="warning"))
     return data
