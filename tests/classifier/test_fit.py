@@ -26,11 +26,12 @@ from sklearn.metrics import log_loss
 import depthsearch
 from depthsearch import seeds
 from depthsearch.classifier import fitting, modelfolder, onnxfile
+from depthsearch.classifier.checking import ONNX_PACKAGES, check_place
 from depthsearch.classifier.explain.gallery import read_photos
 from depthsearch.classifier.figures import calibration_error, figures_of
 from depthsearch.classifier.fitting import Fitted, fit, learn_from_all
 from depthsearch.classifier.model import Classifier
-from depthsearch.classifier.modelfolder import check_place, save
+from depthsearch.classifier.modelfolder import save
 from depthsearch.cli import main
 from depthsearch.cli.fit_view import render_fit
 from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
@@ -727,7 +728,7 @@ def test_an_image_given_twice_is_told_twice(middle, files) -> None:
 
 @pytest.fixture(scope="module")
 def exportable(middle) -> Classifier:
-    for package in onnxfile.PACKAGES:
+    for package in ONNX_PACKAGES:
         pytest.importorskip(package, reason="needs the extra onnx")
     return depthsearch.load(middle.folder, device="cpu")
 
@@ -1074,7 +1075,7 @@ def test_a_backbone_goes_through_the_folder_to_the_bit(
 @pytest.mark.slow
 def test_a_densenet_is_written_as_onnx(tmp_path) -> None:
     """Guards the export of concatenations and of pooling that the tiny network lacks."""
-    for package in onnxfile.PACKAGES:
+    for package in ONNX_PACKAGES:
         pytest.importorskip(package, reason="needs the extra onnx")
     backbone = load_backbone("densenet121", "random", image_size=32)
     classifier = depthsearch.load(saved(tmp_path / "model", backbone, backbone.preprocessing), device="cpu")

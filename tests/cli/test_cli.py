@@ -24,6 +24,7 @@ import platformdirs
 import pytest
 import timm
 import torch
+from image_folders import fill
 from insides import actions_of
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
@@ -278,9 +279,9 @@ def test_two_names_of_a_study_are_one_too_many(finished, arguments, capsys) -> N
 @pytest.mark.parametrize(
     ("option", "value", "difference"),
     [
-        ("--epochs", "2", "epochs: 1 stored, 2 given"),
-        ("--learning-rate", "1e-4:1e-3", "learning_rate: [0.0001, 0.01] stored, [0.0001, 0.001] given"),
-        ("--image-size", "24", "image_size: 16 stored, 24 given"),
+        ("--epochs", "2", "--epochs 1 (here 2)"),
+        ("--learning-rate", "1e-4:1e-3", "--learning-rate 0.0001:0.01 (here 0.0001:0.001)"),
+        ("--image-size", "24", "--image-size 16 (here 24)"),
     ],
 )
 def test_the_same_name_with_other_settings_is_refused(
@@ -288,8 +289,9 @@ def test_the_same_name_with_other_settings_is_refused(
 ) -> None:
     assert status_of([*arguments, option, value]) == 2
     said = complaint(capsys.readouterr().err)
-    assert said.startswith("depthsearch study: Study 'noughts' exists with other settings: ")
+    assert said.startswith("depthsearch study: Study 'noughts' is stored with other settings: ")
     assert difference in said
+    assert said.endswith(". To go on with it, give what is stored; for a new study, give another --name.")
 
 
 def test_a_study_in_which_nothing_completes_says_where_to_look(pictures, tmp_path, capsys) -> None:
@@ -1155,6 +1157,48 @@ def test_what_reads_a_stored_study_does_not_wait_for_pytorch(finished, folder: P
     assert (ended.returncode, ended.stderr.count("\n")) == (0, 1), ended.stderr
     assert "Nobody runs study 'noughts'" in ended.stderr
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+WRONG_WITHOUT_PYTORCH = [
+    (["study", "--backbone", "x", "--data", "none"], "No folder"),
+    (["study", "--backbone", "x", "--data", "empty"], "No images in"),
+    (["study", "--backbone", "x", "--data", "one"], "has one class only, 'only'"),
+    (["study", "--backbone", "x", "--data", "t.csv"], "t.csv has no column"),
+    (["study", "--backbone", "x", "--data", "torchvision:Flowers"], "called 'Flowers'"),
+    (["study", "--backbone", "x", "--log-file", "none/events.jsonl"], "none/events.jsonl"),
+    (["study", "--backbone", "x", "--name", "noughts", "--storage", "URL"], "--epochs 1 (here 3)"),
+    (["study", "--backbone", "none.py:make"], "cannot read 'none.py'"),
+    (["init", "one"], "has one class only, 'only'"),
+    (["init", "digits", "--out", "t.csv"], "t.csv is there already"),
+    (["fit", "--storage", "URL", "--out", "one"], "one is there already and is no model folder"),
+    (["fit", "--storage", "URL", "--onnx"], "--onnx needs onnx"),
+    (["predict", "one", "one/only/0.png"], "one is no model folder"),
+    (["predict", "none", "one/only/0.png"], "No model folder 'none'"),
+]
+
+
+def test_what_is_wrong_without_pytorch_does_not_wait_for_it(finished, folder: Path, tmp_path: Path) -> None:
+    """All in one process, as starting one takes longer than they do."""
+    fill(tmp_path / "one", {"only": 3})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "t.csv").write_text("file,class\n")
+    url = f"sqlite:///{shutil.copy(folder / 'studies.db', tmp_path)}"
+    commands = [[url if word == "URL" else word for word in command] for command, _ in WRONG_WITHOUT_PYTORCH]
+    code = (
+        "import sys, depthsearch.cli.entry as cli\n"
+        "from depthsearch.classifier import checking\n"
+        "checking.ONNX_PACKAGES = ('onnx_that_is_missing',)\n"
+        f"ended = [cli.main(command) for command in {commands}]\n"
+        "heavy = {'torch', 'torchvision', 'timm'} & set(sys.modules)\n"
+        "assert (set(ended), heavy) == ({2}, set()), (ended, heavy)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    lines = ended.stderr.splitlines()
+    assert (ended.returncode, len(lines)) == (0, len(commands)), ended.stderr
+    for line, (_, said) in zip(lines, WRONG_WITHOUT_PYTORCH, strict=True):
+        assert said in line
 
 
 def test_help_does_not_wait_for_pytorch() -> None:
