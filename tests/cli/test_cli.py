@@ -305,10 +305,11 @@ def test_a_study_in_which_nothing_completes_says_where_to_look(pictures, tmp_pat
     )
 
 
-def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch) -> None:
+def test_the_demo_is_shorter_than_a_study_of_ones_own_images(pictures, monkeypatch) -> None:
     given = []
+    photos = ["--data", str(pictures)]
     monkeypatch.setattr("depthsearch.cli.commands.study.study", given.append)
-    for data in ([], ["--data", "digits"], ["--data", "photos"], ["--data", "photos", "--sampler", "gp"]):
+    for data in ([], ["--data", "digits"], photos, [*photos, "--sampler", "gp"]):
         assert main(["study", "--backbone", "x", *data]) == 0
     counts = [(options.trials, options.epochs) for options in map(with_defaults, given)]
     demo, own, other = (DEMO_TRIALS, DEMO_EPOCHS), (MOST_TRIALS, EPOCHS), (TRIALS, EPOCHS)
@@ -330,7 +331,7 @@ def test_a_study_searches_the_layers_that_are_picked_and_fits_one(pictures, tmp_
     assert main(["fit", "--storage", url, "--out", str(tmp_path / "model"), "--device", "cpu"]) == 0
     capsys.readouterr()
     assert status_of(argv[:-2]) == 2
-    assert "cuts: '4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
+    assert "cuts 4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
 
 
 def exhaustive_arguments(pictures: Path, folder: Path, *options: str) -> list[str]:
@@ -395,7 +396,7 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
     capsys.readouterr()
     assert status_of(argv[:-4]) == 2
     told = complaint(capsys.readouterr().err)
-    assert "head_depth: 2 stored, 1 given; dropout: 0.25 stored, 0.0 given. Give another --name." in told
+    assert "--head-depth 2 (here 1); --dropout 0.25 (here 0.0). To go on with it, " in told
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,8 +12,7 @@ from depthsearch.cli.places import answer_of, artifacts_of, model_folder, named_
 from depthsearch.data.checking import check_source
 from depthsearch.errors import ModelError
 from depthsearch.files import is_folder
-from depthsearch.models.backbones.usercode import read_code
-from depthsearch.options.backbones import parse_name
+from depthsearch.models.backbones.requirements import check_requirements
 from depthsearch.options.commands import FitOptions, InitOptions, PredictOptions
 from depthsearch.options.study import StudyOptions, with_defaults
 from depthsearch.results.stored import StoredStudy
@@ -37,17 +35,18 @@ def check_study(options: StudyOptions) -> None:
     check_watchers(options)
     if options.executor == "ray":
         import_ray()
-    for name in map(parse_name, options.backbone):
-        if name.source == "file":
-            read_code(Path(name.name))
+    for name in options.backbone:
+        check_requirements(name)
     if options.name and is_stored(options.storage, options.name):
         study = optuna.load_study(study_name=options.name, storage=open_storage(options.storage))
         refuse_other_settings(options.name, StoredStudy.read(study).settings, settings_given(options))
 
 
 def check_init(options: InitOptions) -> None:
-    """Check the images, and the place of the study file."""
+    """Check images and own networks, and the place of the study file."""
     check_file_place(study_file(options))
+    for name in options.backbone or ():
+        check_requirements(name)
     check_source(
         options.data,
         image_columns=options.image_columns,

@@ -38,7 +38,7 @@ def predict(options: PredictOptions) -> None:
     console, warnings = console_for(), console_for(stderr=True)
 
     def skipped(error: UnreadableError) -> None:
-        say(warnings, f"Left out: {error}", style="yellow")
+        say(warnings, f"Left out: {error.problem}", style="yellow")
 
     predictions = classifier.predictions(
         samples, batch_size=options.batch_size, skipped=skipped if options.skip_unreadable else None
