@@ -678,9 +678,9 @@ BAD = [
     ("study", "--cost", "macs", "--cost macs is a second aim: add --aim accuracy+cost, or leave --cost out."),
     ("study", "--trials", "0", "--trials: '0' is no whole number from 1 on"),
     ("study", "--workers", "0", "--workers: '0' is no whole number from 1 on"),
-    ("study", "--budget", "0", "--budget: '0' is no number above 0"),
+    ("study", "--budget", "0", "--budget: '0' is no number above 0, such as 4"),
     ("study", "--timeout", "soon", "--timeout: 'soon' is no time above 0, such as 90s, 30m or 2h"),
-    ("study", "--hung-after", "0", "--hung-after: '0' is no number above 0"),
+    ("study", "--hung-after", "0", "--hung-after: '0' is no number above 0, such as 300"),
     ("study", "--executor", "dask", "--executor: invalid choice: 'dask'"),
     ("study", "--ray-address", "head:6379", "--ray-address needs --executor ray"),
     ("study", "--device", "tpu", "--device: invalid choice: 'tpu'"),
@@ -944,6 +944,10 @@ def test_a_command_is_needed(capsys) -> None:
             ["study", "--trial=5"],
             "unrecognized arguments: --trial=5. Did you mean --trials? (see depthsearch",
         ),
+        (
+            ["study", "--epoch", "2", "--bugdet", "3"],
+            "arguments: --epoch --bugdet 3. Did you mean --epochs and --budget? (see depthsearch study",
+        ),
         (["study", "--back-bone", "x"], "--back-bone. Did you mean --backbone? (see depthsearch study"),
         (["fit", "--subsets", "1"], "--subsets. Did you mean --subset? (see depthsearch fit --help)"),
         (["study", "--zzz"], "unrecognized arguments: --zzz (see depthsearch study --help)"),
@@ -953,6 +957,10 @@ def test_a_command_is_needed(capsys) -> None:
         (
             ["study", "photo.toml"],
             "No study file 'photo.toml': No such file or directory. The nearest is 'photos.toml'.",
+        ),
+        (
+            ["study", "none.toml"],
+            "No study file 'none.toml': No such file or directory. Beside it: photos.toml.",
         ),
         (["study", "resnet50"], "A backbone is given as --backbone resnet50."),
     ],

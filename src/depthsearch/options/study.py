@@ -194,7 +194,7 @@ class StudyOptions(Declared):
     )
     momentum: float | None = _train(
         None,
-        values.SHARE,
+        values.MOMENTUM,
         "Nesterov momentum of sgd, in [0, 1) (0.9)",
         Rule(
             lambda options: options.optimizer != "sgd" and "optimizer" not in options.also,
@@ -323,7 +323,7 @@ class StudyOptions(Declared):
     )
     budget: float | None = _run(
         None,
-        values.POSITIVE,
+        values.BUDGET,
         "what the study may cost in all, trainings again included, such as 4 full fine-tunes (trainings of "
         f"everything); what has begun runs to its end (demo without --trials: {DEMO_BUDGET:g})",
     )
