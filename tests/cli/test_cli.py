@@ -1002,7 +1002,10 @@ def test_a_port_that_is_taken_is_refused(finished, arguments, capsys) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert status_of(["dashboard", "--storage", arguments[-1], "--port", str(port)]) == 2
-    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in complaint(capsys.readouterr().err)
+    said = (
+        f"Cannot listen on 127.0.0.1:{port}: Address already in use. Give another --port (0: any free one)."
+    )
+    assert said in complaint(capsys.readouterr().err)
 
 
 def test_the_report_of_a_study_is_its_artifact_once(finished, arguments, folder, tmp_path, capsys) -> None:

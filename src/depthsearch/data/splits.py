@@ -1,5 +1,6 @@
 """Which sample trains, which chooses, which tests."""
 
+import difflib
 import math
 
 import numpy as np
@@ -126,9 +127,17 @@ def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: ND
 
 
 def _too_small(listing: Listing, labels: NDArray[np.int64], label: int, missing: list[str]) -> DataError:
-    count, noun = int((labels == label).sum()), listing.columns.noun
+    name, noun = listing.classes[label], listing.columns.noun
+    counts = [f"{n} {noun}{'s' * (n != 1)}" for n in np.bincount(labels, minlength=len(listing.classes))]
+    by_form = {each.casefold().strip(): each for each in listing.classes if each != name}
+    near = difflib.get_close_matches(name.casefold().strip(), by_form, n=1, cutoff=0.8)
+    hint = ""
+    if near:
+        other = by_form[near[0]]
+        hint = f"Near: {other!r} ({counts[listing.classes.index(other)]}): write both alike if they are one. "
+    shares = " and ".join(f"--{split}-share" for split in missing)
     return DataError(
-        f"Class {listing.classes[label]!r} of {listing.source} has {count} {noun}(s), too few to "
-        f"take {' and '.join(missing)} from by the shares given. Add {noun}s to it, change the "
-        "shares, or give the splits as folders."
+        f"Class {name!r} of {listing.source} has {counts[label]}, too few to be in each of train, "
+        f"{' and '.join(missing)} at this {shares}. {hint}Add {noun}s to it, change {shares}, or divide the "
+        "images into such folders yourself."
     )
