@@ -595,7 +595,7 @@ BAD = [
         "torchvision:VOCDetection",
         "torchvision has no data set for classification called 'VOCDetection'",
     ),
-    ("study", "--data", "TABLE", "table.csv has no column 'image'"),
+    ("study", "--data", "TABLE", "table.csv has no columns 'image'"),
     ("study", "--image-columns", "front,side", "--image-columns names columns of a table, and"),
     ("study", "--image-columns", ",", "--image-columns: ',' is no list, such as front,side"),
     ("study", "--number-columns", "age", "--number-columns names columns of a table, and"),

@@ -58,7 +58,7 @@ CSV: dict[str, tuple[str | bytes, str]] = {
     ),
     "another case": (
         GOOD.replace("a0.png,a", "a0.png,A"),
-        "at this --test-share and --val-share. Near: 'a' (4 images): write both alike if they are one. Add images",
+        "--val-share. Near: 'a' (4 images): write both alike if they are one. Add images to it",
     ),
     "semicolons": (GOOD.replace(",", ";"), "only: image;label. Part columns by commas"),
     "tabs": (GOOD.replace(",", "\t"), r"only: image\tlabel. Part columns by commas"),

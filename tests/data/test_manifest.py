@@ -153,7 +153,7 @@ GOOD = "cat/00.png,cat\ncat/01.png,cat\ndog/00.png,dog\n"
     [
         ("", "samples.csv is empty. Give a header"),
         ("image,label\n", "samples.csv: no rows. Give one for each image"),
-        ("file,class\nx,y\n", r"no columns 'image' .* and 'label' .*, only: file, class\. Rename columns, or"),
+        ("file,class\nx,y\n", r"no columns 'image' .* and 'label' .*, only: file, class\. Rename columns"),
         ("image,class\nx,y\n", r"no column 'label' \(its class\), only: image, class"),
         ("image;label\nx;y\n", r"only: image;label\. Part columns by commas"),
         ("image,label,Label\nx,y,z\n", "columns of one name: Label, label"),

@@ -128,16 +128,19 @@ def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: ND
 
 def _too_small(listing: Listing, labels: NDArray[np.int64], label: int, missing: list[str]) -> DataError:
     name, noun = listing.classes[label], listing.columns.noun
-    counts = [f"{n} {noun}{'s' * (n != 1)}" for n in np.bincount(labels, minlength=len(listing.classes))]
+    counts = [
+        f"{n} {noun}{'s' * (n != 1)}" for n in np.bincount(labels, minlength=len(listing.classes)).tolist()
+    ]
     by_form = {each.casefold().strip(): each for each in listing.classes if each != name}
     near = difflib.get_close_matches(name.casefold().strip(), by_form, n=1, cutoff=0.8)
     hint = ""
     if near:
         other = by_form[near[0]]
         hint = f"Near: {other!r} ({counts[listing.classes.index(other)]}): write both alike if they are one. "
+    splits = " and ".join(("train", *missing))
     shares = " and ".join(f"--{split}-share" for split in missing)
     return DataError(
-        f"Class {name!r} of {listing.source} has {counts[label]}, too few to be in each of train, "
-        f"{' and '.join(missing)} at this {shares}. {hint}Add {noun}s to it, change {shares}, or divide the "
-        "images into such folders yourself."
+        f"Class {name!r} of {listing.source} has {counts[label]}, too few to be in each of {splits} "
+        f"at this {shares}. {hint}Add {noun}s to it, change {shares}, or divide the images into such folders "
+        "yourself."
     )

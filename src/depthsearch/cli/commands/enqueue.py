@@ -56,8 +56,8 @@ def _when(status: Status) -> tuple[str, str]:
     needed = n_begun + status.guesses_waiting
     if status.trials_wanted is not None and needed > status.trials_wanted:
         return "more trials", (
-            f"None of the study's {status.trials_wanted} trials is left for it: the command that started it "
-            f"tries this one with --trials {needed}."
+            f"The study has {status.trials_wanted} trials, and all are taken: to try this one, start it "
+            f"again with --trials {needed}."
         )
     searches = status.holder is not None and status.holder.doing == "study" and status.state == "running"
     if searches and not is_confirming:

@@ -32,3 +32,6 @@ def init(options: InitOptions) -> None:
         results,
         f"Wrote {path}, with the reason for each value. Next: depthsearch study {shlex.quote(str(path))}",
     )
+    shorter = [each.key for each in planned.settings if each.key in ("timeout", "subset")]
+    if shorter:
+        say(results, f"For an answer sooner, take the # from {' or '.join(shorter)} in that file.")
