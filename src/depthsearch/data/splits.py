@@ -137,7 +137,7 @@ def _too_small(listing: Listing, labels: NDArray[np.int64], label: int, missing:
     if near:
         other = by_form[near[0]]
         hint = f"Near: {other!r} ({counts[listing.classes.index(other)]}): write both alike if they are one. "
-    splits = " and ".join(("train", *missing))
+    splits = f"{', '.join(('train', *missing[:-1]))} and {missing[-1]}"
     shares = " and ".join(f"--{split}-share" for split in missing)
     return DataError(
         f"Class {name!r} of {listing.source} has {counts[label]}, too few to be in each of {splits} "
