@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from depthsearch import machine
-from depthsearch.machine import free_memory_bytes, process_lives, start_of
+from depthsearch.machine import excess_load, free_memory_bytes, process_lives, start_of
 
 MACHINE = 10_000_000
 
@@ -116,3 +116,12 @@ def test_a_process_that_the_system_hides_is_not_taken_for_dead(monkeypatch: pyte
     assert process_lives(os.getpid(), started) is None
     # That of nobody is.
     assert sys.platform == "win32" or process_lives(2**22 + 1, started) is False
+
+
+@pytest.mark.parametrize(("load", "expected"), [(4.0, None), (4.5, 4.5)])
+def test_a_load_above_the_cores_is_too_much(
+    monkeypatch: pytest.MonkeyPatch, load: float, expected: float | None
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert excess_load() == expected

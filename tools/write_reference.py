@@ -21,6 +21,7 @@ underscores, and the fields of `depthsearch.StudyOptions`, with underscores. A r
 the command line and may be an array in a file and a pair in Python; a list is written with commas, and may be
 an array or a tuple.
 Where no default stands in its column, the option is off, or its explanation says what is taken.
+*Refused* quotes the answer to an option that would do nothing beside another.
 """
 
 
@@ -41,9 +42,11 @@ def _table(some: Iterator[Field[Any]], options: type[Declared]) -> Iterator[str]
     yield "|---|---|---|"
     for each in some:
         option = _option(each)
-        rules = " ".join(rule.message.format(value="...") for rule in option.rules)
-        help_ = f"{option.help}. {rules}".replace("..", ".") if rules else option.help
-        yield f"| {_written(each.name, option)} | {_default(each)} | {_escaped(help_)} |"
+        # What is refused stands on lines of its own.
+        refused = "".join(
+            f"<br>*Refused:* {_escaped(rule.message.format(value='...'))}" for rule in option.rules
+        )
+        yield f"| {_written(each.name, option)} | {_default(each)} | {_escaped(option.help)}{refused} |"
 
 
 def _option(each: Field[Any]) -> Option:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import psutil
 
 __all__ = [
+    "excess_load",
     "free_memory_bytes",
     "name_process",
     "process_lives",
@@ -41,6 +42,15 @@ def usable_cores() -> int:
         quota, period = (GROUPS / "cpu.max").read_text(encoding="utf-8").split()
         return max(1, min(bound, int(quota) // int(period)))
     return bound
+
+
+def excess_load() -> float | None:
+    """Return the load of the last minute where it is above the cores, so that programs wait; else None.
+
+    Load and cores are the whole machine's, whatever part of it this process may use.
+    """
+    load = psutil.getloadavg()[0]
+    return load if load > (os.cpu_count() or 1) else None
 
 
 def processor_model() -> str:

@@ -335,7 +335,7 @@ def test_layers_come_by_depth_and_once(densenet):
     ("wanted", "message"),
     [
         ("denseblock9", r"^No layer 'denseblock9' in DenseNet\. Give numbers, Keras names or module paths"),
-        ("100000", r"^No layer '100000' in DenseNet\. .* See `depthsearch cuts`\.$"),
+        ("100000", r"^No layer '100000' in DenseNet\. .* All of them: depthsearch cuts BACKBONE\.$"),
         ("classifier", r"^Layer 'classifier' of DenseNet has no map .* last that has one: layer 42\d"),
     ],
 )

@@ -25,12 +25,13 @@ from sklearn.metrics import log_loss
 
 import depthsearch
 from depthsearch import seeds
-from depthsearch.classifier import fitting, modelfolder, onnxfile
+from depthsearch.classifier import checking, fitting, modelfolder, onnxfile
+from depthsearch.classifier.checking import ONNX_PACKAGES, check_place
 from depthsearch.classifier.explain.gallery import read_photos
 from depthsearch.classifier.figures import calibration_error, figures_of
 from depthsearch.classifier.fitting import Fitted, fit, learn_from_all
 from depthsearch.classifier.model import Classifier
-from depthsearch.classifier.modelfolder import check_place, save
+from depthsearch.classifier.modelfolder import save
 from depthsearch.cli import main
 from depthsearch.cli.fit_view import render_fit
 from depthsearch.data import DataSet, Geometry, ImageSet, ValueRange, decode_file, load_data
@@ -747,7 +748,7 @@ def test_an_image_given_twice_is_told_twice(middle, files) -> None:
 
 @pytest.fixture(scope="module")
 def exportable(middle) -> Classifier:
-    for package in onnxfile.PACKAGES:
+    for package in ONNX_PACKAGES:
         pytest.importorskip(package, reason="needs the extra onnx")
     return depthsearch.load(middle.folder, device="cpu")
 
@@ -819,7 +820,7 @@ def test_a_file_that_onnxruntime_refuses_is_one_line(exportable, task, monkeypat
 def test_without_its_packages_onnx_is_refused_before_training(
     study, task, space, tmp_path, monkeypatch, epochs_trained
 ) -> None:
-    monkeypatch.setattr(onnxfile, "PACKAGES", ("onnx", "nonesuch"))
+    monkeypatch.setattr(checking, "ONNX_PACKAGES", ("onnx", "nonesuch"))
     point = Point(cut=space.cuts[-1], learning_rate=1e-3)
     with pytest.raises(SettingsError, match=r'nonesuch: pip install "depthsearch\[onnx\]", or leave --onnx'):
         run_fit(study, task, point, tmp_path / "model", onnx=True)
@@ -974,7 +975,9 @@ def test_predict_leaves_out_what_it_cannot_read_if_told_to(model, pictures, tmp_
     assert main([*argv, "--skip-unreadable"]) == 0
     told = capsys.readouterr()
     assert told.out.startswith(good)
-    assert told.err.startswith("Left out: Cannot read the image")
+    (line,) = told.err.splitlines()
+    assert line.startswith("Left out: Cannot read the image")
+    assert "--skip-unreadable" not in line
 
 
 def test_a_study_without_an_answer_cannot_be_fitted(
@@ -1099,7 +1102,7 @@ def test_a_backbone_goes_through_the_folder_to_the_bit(
 @pytest.mark.slow
 def test_a_densenet_is_written_as_onnx(tmp_path) -> None:
     """Guards the export of concatenations and of pooling that the tiny network lacks."""
-    for package in onnxfile.PACKAGES:
+    for package in ONNX_PACKAGES:
         pytest.importorskip(package, reason="needs the extra onnx")
     backbone = load_backbone("densenet121", "random", image_size=32)
     classifier = depthsearch.load(saved(tmp_path / "model", backbone, backbone.preprocessing), device="cpu")

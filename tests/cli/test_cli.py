@@ -24,6 +24,7 @@ import platformdirs
 import pytest
 import timm
 import torch
+from image_folders import fill
 from insides import actions_of
 from optuna_dashboard import get_note
 from privileges import modes_obeyed
@@ -320,9 +321,9 @@ def test_two_names_of_a_study_are_one_too_many(finished, arguments, capsys) -> N
 @pytest.mark.parametrize(
     ("option", "value", "difference"),
     [
-        ("--epochs", "2", "epochs: 1 stored, 2 given"),
-        ("--learning-rate", "1e-4:1e-3", "learning_rate: [0.0001, 0.01] stored, [0.0001, 0.001] given"),
-        ("--image-size", "24", "image_size: 16 stored, 24 given"),
+        ("--epochs", "2", "--epochs 1 (here 2)"),
+        ("--learning-rate", "1e-4:1e-3", "--learning-rate 0.0001:0.01 (here 0.0001:0.001)"),
+        ("--image-size", "24", "--image-size 16 (here 24)"),
     ],
 )
 def test_the_same_name_with_other_settings_is_refused(
@@ -330,8 +331,9 @@ def test_the_same_name_with_other_settings_is_refused(
 ) -> None:
     assert status_of([*arguments, option, value]) == 2
     said = complaint(capsys.readouterr().err)
-    assert said.startswith("depthsearch study: Study 'noughts' exists with other settings: ")
+    assert said.startswith("depthsearch study: Study 'noughts' is stored with other settings: ")
     assert difference in said
+    assert said.endswith(". To go on with it, give what is stored; for a new study, give another --name.")
 
 
 def test_a_study_in_which_nothing_completes_says_where_to_look(pictures, tmp_path, capsys) -> None:
@@ -345,10 +347,11 @@ def test_a_study_in_which_nothing_completes_says_where_to_look(pictures, tmp_pat
     )
 
 
-def test_the_demo_is_shorter_than_a_study_of_ones_own_images(monkeypatch) -> None:
+def test_the_demo_is_shorter_than_a_study_of_ones_own_images(pictures, monkeypatch) -> None:
     given = []
+    photos = ["--data", str(pictures)]
     monkeypatch.setattr("depthsearch.cli.commands.study.study", given.append)
-    for data in ([], ["--data", "digits"], ["--data", "photos"], ["--data", "photos", "--sampler", "gp"]):
+    for data in ([], ["--data", "digits"], photos, [*photos, "--sampler", "gp"]):
         assert main(["study", "--backbone", "x", *data]) == 0
     counts = [(options.trials, options.epochs) for options in map(with_defaults, given)]
     demo, own, other = (DEMO_TRIALS, DEMO_EPOCHS), (MOST_TRIALS, EPOCHS), (TRIALS, EPOCHS)
@@ -370,7 +373,7 @@ def test_a_study_searches_the_layers_that_are_picked_and_fits_one(pictures, tmp_
     assert main(["fit", "--storage", url, "--out", str(tmp_path / "model"), "--device", "cpu"]) == 0
     capsys.readouterr()
     assert status_of(argv[:-2]) == 2
-    assert "cuts: '4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
+    assert "cuts 4 from conv1.0 to fc [" in complaint(capsys.readouterr().err)
 
 
 def exhaustive_arguments(pictures: Path, folder: Path, *options: str) -> list[str]:
@@ -435,7 +438,7 @@ def test_what_is_fixed_is_trained_with_stored_and_fitted(pictures, tmp_path, cap
     capsys.readouterr()
     assert status_of(argv[:-4]) == 2
     told = complaint(capsys.readouterr().err)
-    assert "head_depth: 2 stored, 1 given; dropout: 0.25 stored, 0.0 given. Give another --name." in told
+    assert "--head-depth 2 (here 1); --dropout 0.25 (here 0.0). To go on with it, " in told
 
 
 @pytest.mark.parametrize(
@@ -634,7 +637,7 @@ BAD = [
         "torchvision:VOCDetection",
         "torchvision has no data set for classification called 'VOCDetection'",
     ),
-    ("study", "--data", "TABLE", "table.csv has no column 'image'"),
+    ("study", "--data", "TABLE", "table.csv has no columns 'image'"),
     ("study", "--image-columns", "front,side", "--image-columns names columns of a table, and"),
     ("study", "--image-columns", ",", "--image-columns: ',' is no list, such as front,side"),
     ("study", "--number-columns", "age", "--number-columns names columns of a table, and"),
@@ -717,9 +720,9 @@ BAD = [
     ("study", "--cost", "macs", "--cost macs is a second aim: add --aim accuracy+cost, or leave --cost out."),
     ("study", "--trials", "0", "--trials: '0' is no whole number from 1 on"),
     ("study", "--workers", "0", "--workers: '0' is no whole number from 1 on"),
-    ("study", "--budget", "0", "--budget: '0' is no number above 0"),
+    ("study", "--budget", "0", "--budget: '0' is no number above 0, such as 4"),
     ("study", "--timeout", "soon", "--timeout: 'soon' is no time above 0, such as 90s, 30m or 2h"),
-    ("study", "--hung-after", "0", "--hung-after: '0' is no number above 0"),
+    ("study", "--hung-after", "0", "--hung-after: '0' is no number above 0, such as 300"),
     ("study", "--executor", "dask", "--executor: invalid choice: 'dask'"),
     ("study", "--ray-address", "head:6379", "--ray-address needs --executor ray"),
     ("study", "--device", "tpu", "--device: invalid choice: 'tpu'"),
@@ -983,6 +986,10 @@ def test_a_command_is_needed(capsys) -> None:
             ["study", "--trial=5"],
             "unrecognized arguments: --trial=5. Did you mean --trials? (see depthsearch",
         ),
+        (
+            ["study", "--epoch", "2", "--bugdet", "3"],
+            "arguments: --epoch --bugdet 3. Did you mean --epochs and --budget? (see depthsearch study",
+        ),
         (["study", "--back-bone", "x"], "--back-bone. Did you mean --backbone? (see depthsearch study"),
         (["fit", "--subsets", "1"], "--subsets. Did you mean --subset? (see depthsearch fit --help)"),
         (["study", "--zzz"], "unrecognized arguments: --zzz (see depthsearch study --help)"),
@@ -992,6 +999,10 @@ def test_a_command_is_needed(capsys) -> None:
         (
             ["study", "photo.toml"],
             "No study file 'photo.toml': No such file or directory. The nearest is 'photos.toml'.",
+        ),
+        (
+            ["study", "none.toml"],
+            "No study file 'none.toml': No such file or directory. Beside it: photos.toml.",
         ),
         (["study", "resnet50"], "A backbone is given as --backbone resnet50."),
     ],
@@ -1033,7 +1044,10 @@ def test_a_port_that_is_taken_is_refused(finished, arguments, capsys) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert status_of(["dashboard", "--storage", arguments[-1], "--port", str(port)]) == 2
-    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in complaint(capsys.readouterr().err)
+    said = (
+        f"Cannot listen on 127.0.0.1:{port}: Address already in use. Give another --port (0: any free one)."
+    )
+    assert said in complaint(capsys.readouterr().err)
 
 
 def test_the_report_of_a_study_is_its_artifact_once(finished, arguments, folder, tmp_path, capsys) -> None:
@@ -1197,6 +1211,48 @@ def test_what_reads_a_stored_study_does_not_wait_for_pytorch(finished, folder: P
     assert (ended.returncode, ended.stderr.count("\n")) == (0, 1), ended.stderr
     assert "Nobody runs study 'noughts'" in ended.stderr
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+WRONG_WITHOUT_PYTORCH = [
+    (["study", "--backbone", "x", "--data", "none"], "No folder"),
+    (["study", "--backbone", "x", "--data", "empty"], "No images in"),
+    (["study", "--backbone", "x", "--data", "one"], "has one class only, 'only'"),
+    (["study", "--backbone", "x", "--data", "t.csv"], "t.csv has no column"),
+    (["study", "--backbone", "x", "--data", "torchvision:Flowers"], "called 'Flowers'"),
+    (["study", "--backbone", "x", "--log-file", "none/events.jsonl"], "none/events.jsonl"),
+    (["study", "--backbone", "x", "--name", "noughts", "--storage", "URL"], "--epochs 1 (here 3)"),
+    (["study", "--backbone", "none.py:make"], "cannot read 'none.py'"),
+    (["init", "one"], "has one class only, 'only'"),
+    (["init", "digits", "--out", "t.csv"], "t.csv is there already"),
+    (["fit", "--storage", "URL", "--out", "one"], "one is there already and is no model folder"),
+    (["fit", "--storage", "URL", "--onnx"], "--onnx needs onnx"),
+    (["predict", "one", "one/only/0.png"], "one is no model folder"),
+    (["predict", "none", "one/only/0.png"], "No model folder 'none'"),
+]
+
+
+def test_what_is_wrong_without_pytorch_does_not_wait_for_it(finished, folder: Path, tmp_path: Path) -> None:
+    """All in one process, as starting one takes longer than they do."""
+    fill(tmp_path / "one", {"only": 3})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "t.csv").write_text("file,class\n")
+    url = f"sqlite:///{shutil.copy(folder / 'studies.db', tmp_path)}"
+    commands = [[url if word == "URL" else word for word in command] for command, _ in WRONG_WITHOUT_PYTORCH]
+    code = (
+        "import sys, depthsearch.cli.entry as cli\n"
+        "from depthsearch.classifier import checking\n"
+        "checking.ONNX_PACKAGES = ('onnx_that_is_missing',)\n"
+        f"ended = [cli.main(command) for command in {commands}]\n"
+        "heavy = {'torch', 'torchvision', 'timm'} & set(sys.modules)\n"
+        "assert (set(ended), heavy) == ({2}, set()), (ended, heavy)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    lines = ended.stderr.splitlines()
+    assert (ended.returncode, len(lines)) == (0, len(commands)), ended.stderr
+    for line, (_, said) in zip(lines, WRONG_WITHOUT_PYTORCH, strict=True):
+        assert said in line
 
 
 def test_help_does_not_wait_for_pytorch() -> None:

@@ -86,7 +86,7 @@ def test_a_changed_file_is_another_study(here: Path, capsys) -> None:
     run(*study("net.py:make", image_size="32"))
     Path("net.py").write_text(NET + "\n# changed\n", encoding="utf-8")
     complaint = refusal(study("net.py:make", image_size="32"), capsys)
-    assert "Study 'net-make-digits' exists with other settings: backbone: 'net.py:make [" in complaint
+    assert "Study 'net-make-digits' is stored with other settings: --backbone net.py:make [" in complaint
     complaint = refusal(["fit", "--storage=sqlite:///studies.db"], capsys)
     assert "The network net.py:make of study 'net-make-digits' has changed. Restore it" in complaint
 

@@ -32,6 +32,8 @@ def merged(monkeypatch, tmp_path):
     """Give what `depthsearch study` is run with, for a file's text and a command line."""
     given: list[StudyOptions] = []
     monkeypatch.setattr("depthsearch.cli.commands.study.study", given.append)
+    # There are no such images.
+    monkeypatch.setattr("depthsearch.cli.checks.CHECKS", {})
 
     def merge(text: str, *options: str) -> StudyOptions:
         assert main(["study", str(write(tmp_path, text)), *options]) == 0

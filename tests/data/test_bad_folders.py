@@ -53,8 +53,11 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "one class beside a Mac's": (filled({"a": 5, "__MACOSX": 5}), "has one class only, 'a'"),
     "an empty class": (filled({"a": 5, "b": 5, "c": 0}), "holds no image. Add images or remove"),
     "one image in all": (filled({"a": 1, "b": 0}), "b holds no image"),
-    "one image each": (filled({"a": 1, "b": 1}), "has 1 image(s), too few to take test and val"),
-    "two images each": (filled({"a": 2, "b": 2}), "has 2 image(s), too few to take test and val"),
+    "one image each": (
+        filled({"a": 1, "b": 1}),
+        "has 1 image, too few to be in each of train, test and val at this --test-share and --val-share.",
+    ),
+    "two images each": (filled({"a": 2, "b": 2}), "has 2 images, too few to be in each of train, "),
     "one rare class": (filled({"a": 40, "b": 2}), "Class 'b' of"),
     "loose images": (filled({".": 3, "a": 5, "b": 5}), "3 image(s) directly in"),
     "train without classes": (filled({"train": 5}), "5 image(s) directly in"),

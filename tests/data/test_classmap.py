@@ -108,7 +108,7 @@ def test_a_study_keeps_its_map_and_refuses_another(folder, tmp_path, monkeypatch
     stored = optuna.load_study(study_name="plants", storage="sqlite:///s.db")
     assert stored_options(StoredStudy.read(stored)).classes_map == str(tmp_path / "map.json")
     assert main(argv) == 2
-    assert "Study 'plants' exists with other settings: data: 'plants [" in capsys.readouterr().err
+    assert "Study 'plants' is stored with other settings: --data plants [" in capsys.readouterr().err
     assert main(["fit", "--storage", "sqlite:///s.db"]) == 0
     config = json.loads((tmp_path / "plants-model" / "config.json").read_text())
     assert config["label_names"] == ["flower", "tree"]

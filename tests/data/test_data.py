@@ -361,9 +361,9 @@ def test_split_depends_on_the_seed_alone(folder, tmp_path, cache):
         ({"cat": 5}, "one class only, 'cat'"),
         ({".": 2, "cat": 5, "dog": 5}, r"2 image\(s\) directly in .*00.png, 01.png.*class folders"),
         ({".": 2}, r"2 image\(s\) directly in"),
-        ({"cat": 5, "dog": 2}, r"Class 'dog' of .* has 2 image\(s\), too few .* test and val"),
-        ({"cat": 5, "dog": 1}, r"Class 'dog' of .* has 1 image\(s\), too few"),
-        ({"cat": 200, "dog": 2}, r"Class 'dog' of .* has 2 image\(s\), too few"),
+        ({"cat": 5, "dog": 2}, r"Class 'dog' of .* has 2 images, too few .* test and val"),
+        ({"cat": 5, "dog": 1}, r"Class 'dog' of .* has 1 image, too few"),
+        ({"cat": 200, "dog": 2}, r"Class 'dog' of .* has 2 images, too few"),
         ({"cat": 5, "dog/notes": 0}, r"dog holds no image"),
         (
             {"train/a": 5, "train/b": 5, "val/a": 2, "val/c": 2},

@@ -153,7 +153,7 @@ GOOD = "cat/00.png,cat\ncat/01.png,cat\ndog/00.png,dog\n"
     [
         ("", "samples.csv is empty. Give a header"),
         ("image,label\n", "samples.csv: no rows. Give one for each image"),
-        ("file,class\nx,y\n", r"no column 'image' \(the file's path\), only: file, class\. Add it"),
+        ("file,class\nx,y\n", r"no columns 'image' .* and 'label' .*, only: file, class\. Rename columns"),
         ("image,class\nx,y\n", r"no column 'label' \(its class\), only: image, class"),
         ("image;label\nx;y\n", r"only: image;label\. Part columns by commas"),
         ("image,label,Label\nx,y,z\n", "columns of one name: Label, label"),
@@ -171,7 +171,7 @@ GOOD = "cat/00.png,cat\ncat/01.png,cat\ndog/00.png,dog\n"
             r"class 'dog' has no image in train \(1 in val\)",
         ),
         (f"{SPLIT}cat/00.png,cat,val\ndog/00.png,dog,val\n", "no row has the split train, only val"),
-        (f"{IMAGE}{GOOD}", r"Class 'dog' of .*samples.csv has 1 image\(s\), too few"),
+        (f"{IMAGE}{GOOD}", r"Class 'dog' of .*samples.csv has 1 image, too few"),
         ('image,label\n"cat/00.png,cat\n', r"samples.csv is no CSV: .*\(line"),
         ("image,label\nk\xe4tzchen.png,cat\n", r"samples.csv is not in UTF-8 \(.* at byte 13\)"),
     ],

@@ -605,7 +605,7 @@ BAD = [
     ),
     (
         "front,side,label,age\nf00.png,s00.png,x,1\nf00.png,s01.png,y,1\n",
-        "bad.csv has 1 sample(s), too few to take test and val from by the shares given. Add samples to it",
+        "bad.csv has 1 sample, too few to be in each of train, test and val at this --test-share and ",
     ),
 ]
 

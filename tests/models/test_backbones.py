@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import nn
 
 from depthsearch.errors import SettingsError, WeightsError
 from depthsearch.models.backbones import hub, load_backbone, make_model, state_digest, timm_source
+from depthsearch.options.study import StudyOptions
+from depthsearch.study.preparing.tasks import load_backbones
 
 NAME = "test_resnet"
 
@@ -193,6 +196,17 @@ def test_without_any_weights_the_ways_out_are_named() -> None:
     with pytest.raises(WeightsError, match=r"No pretrained weights for test_resnet: .*--weights random\."):
         load_backbone(NAME)
     assert time.monotonic() - started < 12
+
+
+def test_a_wrong_name_is_told_before_the_hub_is_asked_for_the_weights_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "ask_hub", lambda repository: pytest.fail("the hub is asked"))
+    options = StudyOptions(backbone=(NAME, "resnet18x"), image_size=32, learning_rate=1e-3)
+    with pytest.raises(SettingsError, match=r"has no model 'resnet18x'\. Near: resnet18"):
+        load_backbones(options, lambda _: None)
+    with pytest.raises(SettingsError, match=r"has no image classifier 'resnet18x'"):
+        load_backbones(replace(options, backbone=(NAME, "torchvision:resnet18x")), lambda _: None)
 
 
 def test_a_hub_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

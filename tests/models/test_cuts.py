@@ -84,11 +84,11 @@ def test_cut_is_found_by_an_alias():
 def test_unknown_name_is_an_error_with_the_names_that_come_nearest():
     message = (
         r"^No cut 'layer4\.2'\. Near: layer 166 \(conv5_block3_1_conv, layer4\.2\.conv1\), "
-        r".*layer4\.2\.conv3\)\. See `depthsearch cuts`\.$"
+        r".*layer4\.2\.conv3\)\. All of them: depthsearch cuts BACKBONE\.$"
     )
     with pytest.raises(CutError, match=message):
         find_cut(cuts_of("resnet50"), "layer4.2")
-    with pytest.raises(CutError, match=r"^No cut 'layer9'\. Near: layer \d+ \(.*layer.*\)\. See"):
+    with pytest.raises(CutError, match=r"^No cut 'layer9'\. Near: layer \d+ \(.*layer.*\)\. All"):
         find_cut(cuts_of("resnet50"), "layer9")
 
 

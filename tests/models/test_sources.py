@@ -555,9 +555,9 @@ def test_without_a_network_a_name_of_the_hub_is_one_line(monkeypatch: pytest.Mon
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from depthsearch.models.backbones import transformers_source
+    from depthsearch.models.backbones import requirements
 
-    monkeypatch.setattr(transformers_source, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r'needs transformers: pip install "depthsearch\[transformers\]"'):
         make_model("hf:microsoft/resnet-18")
 

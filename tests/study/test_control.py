@@ -563,8 +563,8 @@ def test_a_guess_says_what_tries_it(place, url, capsys) -> None:
             f"It is tried next, by process {os.getpid()} on {socket.gethostname()}.\n"
         )
         assert (
-            "None of the study's 2 trials is left for it: the command that started it tries this one with "
-            "--trials 3.\n" in enqueued(6)
+            "The study has 2 trials, and all are taken: to try this one, start it again with --trials 3.\n"
+            in enqueued(6)
         )
         list(events)
 

@@ -15,7 +15,7 @@ from depthsearch.errors import WeightsError
 from depthsearch.models.backbones import hub, suggesting
 from depthsearch.options.study import StudyOptions, with_defaults
 from depthsearch.study import CurveDrawn, EpochDone, Note, TrialStarted, run
-from depthsearch.study.planning import Setting, outlook as looking_ahead, study_file
+from depthsearch.study.planning import Setting, making, outlook as looking_ahead, study_file
 from depthsearch.study.planning.choosing import choose_size, settings_for, settings_to_save_time
 from depthsearch.study.planning.outlook import LongStudyNote, expected_seconds
 from depthsearch.study.preparing.places import cache_folder
@@ -91,6 +91,21 @@ def test_it_says_what_it_measured_and_leaves_no_image_behind(
     assert "pictures0: 28 images of 2 classes, 14 of each, shorter side 16 px; 16 to train" in told.err
 
 
+def test_a_busy_machine_and_a_long_study_are_said(
+    pictures: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(making, "excess_load", lambda: 7.25)
+    monkeypatch.setattr(making, "expected_seconds", lambda *_, **__: 36_000.0)
+    assert init(pictures, "--backbone", OWN, "--weights=random", "--out=s.toml") == 0
+    told = capsys.readouterr().out
+    assert "the study takes about 10.0 h; less once this machine has no other work.\n" in told
+    assert told.endswith("For an answer sooner, take the # from timeout in that file.\n")
+    planned, measured = Path("s.toml").read_text(encoding="utf-8").splitlines()[1:3]
+    assert planned.endswith("; busy with other work (load 7.2).")
+    assert measured.endswith("; less once this machine has no other work.")
+
+
 def test_samples_of_a_table_are_planned_for_too(pictures: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     paths = sorted(pictures.rglob("*.png"))
@@ -148,6 +163,7 @@ def test_images_are_named_as_the_file_has_to_name_them(
     planned = SimpleNamespace(
         settings=[Setting(key="data", value=source, reason="there")],
         machine="cpu",
+        is_busy=False,
         measured=SimpleNamespace(images_per_second={"": 9.0}, decode_seconds=0.0),
         survey=seen(),
         seconds=60.0,

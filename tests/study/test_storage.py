@@ -738,7 +738,7 @@ def test_a_command_to_go_on_with_has_no_password(
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("depthsearch.cli.commands.fit.fit", interrupted)
+    monkeypatch.setattr("depthsearch.cli.checks.CHECKS", {"fit": interrupted})
     assert cli.main(["fit", "--storage", "postgresql://u:s3:c@ret@h/d", "--out", "x"]) == entry.INTERRUPTED
     told = capsys.readouterr().err
     assert told.endswith("go on with: depthsearch fit --storage 'postgresql://u:***@h/d' --out x\n")

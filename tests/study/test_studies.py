@@ -27,6 +27,8 @@ def arguments_of(name: str) -> StudyOptions:
     given: list[StudyOptions] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("depthsearch.cli.commands.study.study", given.append)
+        # The images are not in this repository.
+        patch.setattr("depthsearch.cli.checks.CHECKS", {})
         assert main(["study", str(STUDIES / f"{name}.toml")]) == 0
     return given[0]
 

@@ -611,31 +611,31 @@ def with_poolings(task: Task, space: SearchSpace) -> tuple[Task, SearchSpace]:
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        (with_backbone("test_efficientnet"), r"backbone: 'test_resnet' stored, 'test_efficientnet' given"),
+        (with_backbone("test_efficientnet"), r"--backbone test_resnet \(here test_efficientnet\)"),
         (
             with_backbone("test_resnet", seed=1),
-            r"weights: 'random \(seed 0\) \[\w{12}\]' stored, 'random \(s",
+            r"--weights random \(seed 0\) \[\w{12}\] \(here random \(s",
         ),
-        (with_backbone("test_resnet", image_size=24), r"image_size: 16 stored, 24 given"),
-        (with_other_split, r"data: 'digits \[\w{12}\]' stored, 'digits \[\w{12}\]' given"),
-        (with_poolings, r"cuts: '16 from .* stored, '\d+ from .* given"),
+        (with_backbone("test_resnet", image_size=24), r"--image-size 16 \(here 24\)"),
+        (with_other_split, r"--data digits \[\w{12}\] \(here digits \[\w{12}\]\)"),
+        (with_poolings, r"cuts 16 from .* \(here \d+ from "),
         (
             lambda task, space: (task, replace(space, learning_rate=(1e-3, 1e-2))),
-            r"learning_rate: \[0\.0001, 0\.01\] stored, \[0\.001, 0\.01\] given",
+            r"--learning-rate 0\.0001:0\.01 \(here 0\.001:0\.01\)",
         ),
         (
             lambda task, space: (task, replace(space, dropout=(0.0, 0.5))),
-            r"dropout: 0\.0 stored, \[0\.0, 0\.5\] given",
+            r"--dropout 0\.0 \(here 0\.0,0\.5\)",
         ),
-        (with_recipe(seed=1), r"seed: 0 stored, 1 given"),
-        (with_recipe(epochs=5), r"epochs: 2 stored, 5 given"),
-        (with_recipe(metric="loss"), r"metric: 'accuracy' stored, 'loss' given"),
-        (with_recipe(balance="weights"), r"balance: 'none' stored, 'weights' given"),
+        (with_recipe(seed=1), r"--seed 0 \(here 1\)"),
+        (with_recipe(epochs=5), r"--epochs 2 \(here 5\)"),
+        (with_recipe(metric="loss"), r"--metric accuracy \(here loss\)"),
+        (with_recipe(balance="weights"), r"--balance none \(here weights\)"),
     ],
 )
 def test_a_study_of_that_name_with_other_settings_is_refused(place, task, space, change, difference) -> None:
     place.open(task, space)
-    message = rf"^Study 's' exists with other settings: .*{difference}.*Give another --name\.$"
+    message = rf"^Study 's' is stored with other settings: .*{difference}.*give another --name\.$"
     with pytest.raises(StudyError, match=message):
         place.open(*change(task, space))
     assert len(place.open(task, space).get_trials()) == N_ANCHORS

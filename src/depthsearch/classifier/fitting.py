@@ -20,10 +20,11 @@ import torch
 from optuna.exceptions import StorageInternalError
 from torch import nn
 
+from depthsearch.classifier.checking import check_place, require_onnx
 from depthsearch.classifier.figures import Figures, figures_of
 from depthsearch.classifier.model import BATCH_SIZE, Classifier
-from depthsearch.classifier.modelfolder import Description, check_place, save
-from depthsearch.classifier.onnxfile import OnnxFile, export_onnx, require_onnx
+from depthsearch.classifier.modelfolder import Description, save
+from depthsearch.classifier.onnxfile import OnnxFile, export_onnx
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import DivergedError, SettingsError, StudyError, TrainingError

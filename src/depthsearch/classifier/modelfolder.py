@@ -9,7 +9,6 @@ model.onnx          where it was asked for
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,22 +22,14 @@ from torch import nn
 
 from depthsearch import __version__
 from depthsearch.classifier.card import model_card
+from depthsearch.classifier.checking import CARD, CONFIG, FORMAT, ONNX, WEIGHTS, read_config
 from depthsearch.classifier.model import Classifier
 from depthsearch.data.decode import Geometry
 from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns, is_number
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import DataError, ModelError
-from depthsearch.files import (
-    folder_written_whole,
-    is_allowed,
-    is_file,
-    is_folder,
-    nearest_folder,
-    read_regular,
-    why_no_file,
-    why_no_folder,
-)
+from depthsearch.files import folder_written_whole, is_file, why_no_file
 from depthsearch.models.backbones.backbone import Preprocessing, state_digest
 from depthsearch.models.backbones.loading import make_model
 from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
@@ -46,12 +37,10 @@ from depthsearch.models.flattening import flattened
 from depthsearch.models.heads import with_head
 from depthsearch.options.backbones import parse_name
 
-__all__ = ["FILES", "Description", "check_place", "load", "save"]
+__all__ = ["Description", "load", "save"]
 
-FORMAT = 1
-WEIGHTS, CONFIG, CARD, ONNX = FILES = ("model.safetensors", "config.json", "README.md", "model.onnx")
 # Far more than any model has: a damaged description is not to fill the memory.
-MOST_BYTES, MOST_SIDE, MOST_WIDTH, MOST_DEPTH = 2**26, 2**14, 2**20, 1000
+MOST_SIDE, MOST_WIDTH, MOST_DEPTH = 2**14, 2**20, 1000
 # What reading a damaged description may raise.
 DAMAGED = (
     LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, DataError
@@ -99,53 +88,13 @@ class Description:
     built_from: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_place(folder: Path) -> None:
-    """Refuse to write a model where something else is, before it is trained.
-
-    Raises:
-        ModelError: If the folder is there and holds anything but an earlier model, or cannot be written.
-    """
-    there = nearest_folder(folder)
-    if not is_folder(there):
-        raise ModelError(f"{there} is a file. Give --out a folder that is not there yet.")
-    if not is_allowed(there, os.W_OK):
-        raise ModelError(f"{there} may not be written to. Give another --out.")
-    if not is_folder(folder) and (reason := why_no_folder(folder)):
-        raise ModelError(f"{folder} cannot be made{reason}. Give another --out.")
-    files = _held(folder) if is_folder(folder) else []
-    others = [name for name in files if name not in FILES]
-    if files and not _is_ours(folder):
-        raise ModelError(
-            f"{folder} is there already and is no model folder of depthsearch. Give another --out."
-        )
-    if others:
-        raise ModelError(
-            f"{folder} holds other files than a model's, which a new one would remove: "
-            f"{', '.join(others[:5])}. Move them away, or give another --out."
-        )
-
-
-def _held(folder: Path) -> list[str]:
-    """List a folder that is to be replaced."""
-    try:
-        files = sorted(file.name for file in folder.iterdir())
-    except OSError as error:
-        raise ModelError(f"{folder} cannot be looked into ({error.strerror}). Give another --out.") from error
-    around = folder.resolve().parent
-    if not is_allowed(around, os.W_OK):
-        raise ModelError(
-            f"{around} may not be written to: {folder.name} cannot be replaced there. Give another --out."
-        )
-    return files
-
-
 def save(
     folder: Path, model: nn.Module, description: Description, *, onnx: bytes | None = None
 ) -> dict[str, Any]:
     """Write a model folder, whole or not at all; an earlier one is replaced.
 
     Args:
-        folder: Where; see `check_place`.
+        folder: Where; see `checking.check_place`.
         model: Backbone with its head, see `heads.without_dropout`.
         description: What else to keep.
         onnx: The model as an ONNX file.
@@ -194,7 +143,7 @@ def load(
         SettingsError: If this timm lacks the backbone, or the device cannot be had.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     ours = config["depthsearch"]
     try:
         _check_sizes(ours)
@@ -307,46 +256,6 @@ def _config(model: nn.Module, description: Description) -> dict[str, Any]:
             "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
         },
     }
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        _read_config(folder)
-    except ModelError:
-        return False
-    return True
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Read the description of one of our own model folders."""
-    if not is_folder(folder):
-        raise ModelError(
-            f"No model folder {str(folder)!r}{why_no_folder(folder)}. Give the folder that depthsearch fit "
-            "wrote."
-        )
-    try:
-        config = json.loads(read_regular(folder / CONFIG, most_bytes=MOST_BYTES))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder} is no model folder: it has no {CONFIG}. Give the folder that depthsearch fit wrote."
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{folder / CONFIG} cannot be read ({type(error).__name__}). "
-            "Write the model again with depthsearch fit."
-        ) from error
-    ours = config.get("depthsearch") if isinstance(config, dict) else None
-    if not isinstance(ours, dict):
-        raise ModelError(
-            f"{folder} was not written by depthsearch. A model of timm's loads with "
-            f'timm.create_model("local-dir:{folder}", pretrained=True).'
-        )
-    if ours.get("format") != FORMAT:
-        raise ModelError(
-            f"{folder} has format {ours.get('format')}, this depthsearch {__version__} reads {FORMAT}. "
-            f"Install the version that wrote it: {ours.get('version')}."
-        )
-    return dict(config)
 
 
 def _check_sizes(ours: Mapping[str, Any]) -> None:

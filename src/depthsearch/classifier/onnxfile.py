@@ -7,22 +7,20 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 
 import torch
 from torch import nn
 
 from depthsearch.classifier.model import Classifier
 from depthsearch.devices import is_out_of_memory
-from depthsearch.errors import ModelError, SettingsError
+from depthsearch.errors import ModelError
 from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.text import first_line
 
-__all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "require_onnx", "written_onnx"]
+__all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "written_onnx"]
 
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # Largest difference between two probabilities of one image and class.
 TOLERANCE = 1e-4
 
@@ -40,19 +38,6 @@ class OnnxFile:
     content: bytes = field(repr=False)
     difference: float
     n_images: int
-
-
-def require_onnx() -> None:
-    """Refuse to go on where the packages are missing.
-
-    Raises:
-        SettingsError: If one is.
-    """
-    missing = [package for package in PACKAGES if find_spec(package) is None]
-    if missing:
-        raise SettingsError(
-            f'--onnx needs {", ".join(missing)}: pip install "depthsearch[onnx]", or leave --onnx out.'
-        )
 
 
 def export_onnx(classifier: Classifier, pixels: torch.Tensor) -> OnnxFile:

@@ -14,6 +14,7 @@ from depthsearch.cli import commands
 from depthsearch.cli.output import run_writing
 from depthsearch.cli.parser import make_parser, options_from, without_passwords
 from depthsearch.errors import DepthsearchError, SettingsError
+from depthsearch.options.declaring import Declared
 from depthsearch.signals import sigterm_interrupts
 from depthsearch.text import one_line, printable
 
@@ -42,6 +43,7 @@ def _run(argv: list[str]) -> int:
         _refuse_gone_folder()
         options = options_from(command, given)
         with sigterm_interrupts():
+            _check(command, options)
             is_stopped = _command_named(command)(options)
     except DepthsearchError as error:
         print(one_line(without_passwords(f"depthsearch {command}: {error}")), file=sys.stderr)
@@ -54,6 +56,15 @@ def _run(argv: list[str]) -> int:
     if is_stopped:
         print(f"Stopped on request.{_how_to_go_on(argv)}", file=sys.stderr)
     return 0
+
+
+def _check(command: str, options: Declared) -> None:
+    """Refuse what can be known to be wrong without PyTorch."""
+    # Imported here, as the parser and the help need none of it.
+    from depthsearch.cli.checks import CHECKS
+
+    if command in CHECKS:
+        CHECKS[command](options)
 
 
 def _command_named(name: str) -> Callable[[Any], bool | None]:

@@ -141,15 +141,15 @@ def _add_option(
 
 
 def _meant(unknown: Sequence[str], command: str | None) -> str:
-    """Return the option that is nearest to the first unknown one; empty if none is near."""
+    """Return the option that is nearest to each unknown one; empty if none is near."""
     if command is None:
         return ""
     flags = [
         flag_of(name) for name, option in options_of(COMMANDS[command][0]).items() if not option.positional
     ]
-    given = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
-    near = difflib.get_close_matches(given, flags, n=1, cutoff=0.7)
-    return f". Did you mean {near[0]}?" if near else ""
+    given = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    near = [flag for word in given for flag in difflib.get_close_matches(word, flags, n=1, cutoff=0.7)]
+    return f". Did you mean {' and '.join(dict.fromkeys(near))}?" if near else ""
 
 
 def _unknown_command(given: str) -> str:

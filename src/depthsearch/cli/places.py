@@ -7,16 +7,19 @@ from pathlib import Path
 
 import optuna
 
-from depthsearch.errors import SettingsError
-from depthsearch.files import folder_named, is_file
-from depthsearch.options.commands import StoredOptions
+from depthsearch.errors import SettingsError, StudyError
+from depthsearch.files import folder_named, full_path, is_file
+from depthsearch.options.commands import InitOptions, StoredOptions
 from depthsearch.options.study import DEFAULT_STORAGE
+from depthsearch.results.stored import StoredStudy
+from depthsearch.results.summary import summarize
+from depthsearch.results.trials import StoredTrial
 from depthsearch.study.artifacts import Artifacts, artifact_folder
 from depthsearch.study.preparing.places import existing
 from depthsearch.study.storage.opening import open_storage
 from depthsearch.text import without_password
 
-__all__ = ["artifacts_of", "model_folder", "named_study", "storage_option"]
+__all__ = ["answer_of", "artifacts_of", "model_folder", "named_study", "storage_option", "study_file"]
 
 
 def named_study(options: StoredOptions) -> optuna.Study:
@@ -54,3 +57,22 @@ def model_folder(study_name: str) -> Path:
 def storage_option(url: str) -> str:
     """Return what a command needs behind it to find the studies of a database; of the usual one nothing."""
     return "" if url == DEFAULT_STORAGE else f" --storage {shlex.quote(url)}"
+
+
+def study_file(options: InitOptions) -> Path:
+    """Return where ``init`` writes its study file."""
+    return options.out or Path(f"{folder_named(full_path(options.data).stem)}.toml")
+
+
+def answer_of(study: StoredStudy) -> StoredTrial:
+    """Return the trial that is a study's answer.
+
+    Raises:
+        StudyError: If none is complete.
+    """
+    if (chosen := summarize(study).chosen) is None:
+        raise StudyError(
+            f"No trial of study {study.name!r} is complete: it has no answer to train. "
+            "How it goes on: depthsearch status."
+        )
+    return chosen

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns
 from depthsearch.data.store.mapping import carried_pixels
 from depthsearch.data.store.ownsize import SmallImages
+from depthsearch.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -169,3 +171,28 @@ def _carried(images: Tensor | SmallImages) -> Tensor | SmallImages:
     if isinstance(images, SmallImages):
         return replace(images, pixels=carried_pixels(images.pixels))
     return carried_pixels(images)
+
+
+def divided(train: ImageSet, val: ImageSet, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide two splits anew, as many samples in each as before, stratified by class.
+
+    Returns:
+        Places in ``train.joined(val)`` that train, ``(n_train,)``, and that validate, ``(n_val,)``, int64.
+
+    Raises:
+        DataError: If a class has a single image in both together.
+    """
+    from sklearn.model_selection import train_test_split
+
+    labels = torch.cat([train.labels, val.labels])
+    try:
+        parts = train_test_split(
+            np.arange(len(labels)), test_size=len(val), stratify=labels.numpy(), random_state=seed
+        )
+    except ValueError as error:
+        raise DataError(
+            f"The {len(labels)} samples to train and validate on cannot be divided anew: {error}. "
+            "Add some of the rarest classes, or leave --resample out."
+        ) from error
+    first, second = (torch.from_numpy(np.sort(part)) for part in parts)
+    return first, second

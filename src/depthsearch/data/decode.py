@@ -45,7 +45,16 @@ _TURNS = {
 
 
 class UnreadableError(DataError):
-    """An image that cannot be read."""
+    """An image that cannot be read.
+
+    Attributes:
+        problem: Which image, and why; without what to do about it.
+    """
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        """Make the message."""
+        super().__init__(f"{problem} {advice}".rstrip())
+        self.problem = problem
 
 
 class UnknownRangeError(UnreadableError):
@@ -321,6 +330,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _unreadable(path: Path, reason: str) -> UnreadableError:
     return UnreadableError(
-        f"Cannot read the image {path}: {reason}. Mend or remove it, or leave out every such file "
-        "with --skip-unreadable (skip_unreadable=True)."
+        f"Cannot read the image {path}: {reason}.",
+        "Mend or remove it, or leave out every such file with --skip-unreadable (skip_unreadable=True).",
     )

@@ -21,18 +21,15 @@ import platformdirs
 import torch
 from numpy.typing import NDArray
 
-from depthsearch.data.classmap import mapped
-from depthsearch.data.classnames import check_names
+from depthsearch.data.checking import divided_listing
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry, pillow_quiet
 from depthsearch.data.listing import SPLITS, Listing, a_few
 from depthsearch.data.ranges import NARROW, percent, range_notes
 from depthsearch.data.samples import Columns, column_key
-from depthsearch.data.sources.opening import list_source
-from depthsearch.data.splits import assign_splits, check_shares, drawn, require_every_class
+from depthsearch.data.splits import check_subset, drawn, require_every_class
 from depthsearch.data.store.ownsize import SmallImages, Store
 from depthsearch.data.store.pixelfile import open_store
-from depthsearch.files import full_path
 from depthsearch.text import one_line
 
 # To see whether all images of a set or class are dark or pale: of each class at least three, if it has them,
@@ -87,17 +84,22 @@ def load_data(
     how = Geometry(
         image_size=image_size, crop_share=crop_share, interpolation=interpolation, channels=channels
     )
-    check_shares(val_share=val_share, test_share=test_share, subset=subset)
+    check_subset(subset)
     columns = Columns(images=tuple(image_columns), numbers=tuple(number_columns))
     folder = cache or Path(platformdirs.user_cache_dir("depthsearch"))
+    listing, splits, notes = divided_listing(
+        source,
+        columns,
+        folder / "torchvision",
+        val_share=val_share,
+        test_share=test_share,
+        seed=seed,
+        classes_map=classes_map,
+        skip_unreadable=skip_unreadable,
+    )
+    if subset < 1:
+        listing, splits = drawn(listing, splits, share=subset, seed=seed)
     with pillow_quiet():
-        listing = list_source(source, columns, folder / "torchvision", skip_unreadable=skip_unreadable)
-        if classes_map is not None:
-            listing = mapped(listing, full_path(classes_map))
-        notes = check_names(listing.classes, listing.source)
-        splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
-        if subset < 1:
-            listing, splits = drawn(listing, splits, share=subset, seed=seed)
         store = open_store(
             listing, how, folder / "images", skip_unreadable=skip_unreadable, progress=progress
         )

@@ -1,24 +1,31 @@
 """Which sample trains, which chooses, which tests."""
 
+import difflib
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from depthsearch.data.dataset import ImageSet
 from depthsearch.data.listing import SPLITS, Listing
 from depthsearch.errors import DataError
 
 
-def check_shares(*, val_share: float, test_share: float, subset: float = 1.0) -> None:
-    """Refuse shares that leave a split without images.
+def check_subset(subset: float) -> None:
+    """Refuse a share of the images that leaves none.
 
     Raises:
-        DataError: If a share is not in (0, 1), a subset not in (0, 1], or nothing is left to train on.
+        DataError: If it is not in (0, 1].
     """
     if not 0 < subset <= 1:
         raise DataError(f"subset {subset} is not a share of the images. Give one in (0, 1].")
+
+
+def check_shares(*, val_share: float, test_share: float) -> None:
+    """Refuse shares that leave a split without images.
+
+    Raises:
+        DataError: If a share is not in (0, 1), or nothing is left to train on.
+    """
     for name, share in (("val", val_share), ("test", test_share)):
         if not 0 < share < 1:
             raise DataError(f"{name} share {share} is not a share of the images. Give one in (0, 1).")
@@ -98,31 +105,6 @@ def drawn(
     return listing.only(samples), splits[listing.rows_of(samples)]
 
 
-def divided(train: ImageSet, val: ImageSet, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divide two splits anew, as many samples in each as before, stratified by class.
-
-    Returns:
-        Places in ``train.joined(val)`` that train, ``(n_train,)``, and that validate, ``(n_val,)``, int64.
-
-    Raises:
-        DataError: If a class has a single image in both together.
-    """
-    from sklearn.model_selection import train_test_split
-
-    labels = torch.cat([train.labels, val.labels])
-    try:
-        parts = train_test_split(
-            np.arange(len(labels)), test_size=len(val), stratify=labels.numpy(), random_state=seed
-        )
-    except ValueError as error:
-        raise DataError(
-            f"The {len(labels)} samples to train and validate on cannot be divided anew: {error}. "
-            "Add some of the rarest classes, or leave --resample out."
-        ) from error
-    first, second = (torch.from_numpy(np.sort(part)) for part in parts)
-    return first, second
-
-
 def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: NDArray[np.bool_]) -> None:
     """Refuse to go on where leaving out unreadable images has emptied a class.
 
@@ -145,9 +127,20 @@ def require_every_class(listing: Listing, splits: NDArray[np.str_], readable: ND
 
 
 def _too_small(listing: Listing, labels: NDArray[np.int64], label: int, missing: list[str]) -> DataError:
-    count, noun = int((labels == label).sum()), listing.columns.noun
+    name, noun = listing.classes[label], listing.columns.noun
+    counts = [
+        f"{n} {noun}{'s' * (n != 1)}" for n in np.bincount(labels, minlength=len(listing.classes)).tolist()
+    ]
+    by_form = {each.casefold().strip(): each for each in listing.classes if each != name}
+    near = difflib.get_close_matches(name.casefold().strip(), by_form, n=1, cutoff=0.8)
+    hint = ""
+    if near:
+        other = by_form[near[0]]
+        hint = f"Near: {other!r} ({counts[listing.classes.index(other)]}): write both alike if they are one. "
+    splits = f"{', '.join(('train', *missing[:-1]))} and {missing[-1]}"
+    shares = " and ".join(f"--{split}-share" for split in missing)
     return DataError(
-        f"Class {listing.classes[label]!r} of {listing.source} has {count} {noun}(s), too few to "
-        f"take {' and '.join(missing)} from by the shares given. Add {noun}s to it, change the "
-        "shares, or give the splits as folders."
+        f"Class {name!r} of {listing.source} has {counts[label]}, too few to be in each of {splits} "
+        f"at this {shares}. {hint}Add {noun}s to it, change {shares}, or divide the images into such folders "
+        "yourself."
     )

@@ -134,7 +134,8 @@ def _no_candidate(
             return f"Layer {wanted!r} is none of {', '.join(kinds)}: --kinds {','.join(more)} has it."
     if any(is_within(cut.name, wanted) for cut in cuts):
         return f"{wanted!r} is a module with layers inside, not one: give '{wanted}.*' for its cuts."
-    nearest = f"Near: {', '.join(map(str, cuts_near(wanted, cuts, numbers)))}. See `depthsearch cuts`."
+    near = ", ".join(map(str, cuts_near(wanted, cuts, numbers)))
+    nearest = f"Near: {near}. All of them: depthsearch cuts BACKBONE."
     for name, numbered in numbers.items():
         if wanted in (str(numbered.number), name, numbered.keras_name):
             known = f"Layer {wanted!r} ({name}) is none of {', '.join(KINDS[:-1])}"

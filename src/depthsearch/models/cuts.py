@@ -79,7 +79,7 @@ def find_cut(cuts: Iterable[Cut], name: str | int) -> Cut:
         if wanted in (str(cut.layer), cut.name, cut.keras_name, *cut.aliases):
             return cut
     nearest = ", ".join(map(str, cuts_near(wanted, cuts, {})))
-    raise CutError(f"No cut {wanted!r}. Near: {nearest}. See `depthsearch cuts`.")
+    raise CutError(f"No cut {wanted!r}. Near: {nearest}. All of them: depthsearch cuts BACKBONE.")
 
 
 def cuts_named(wanted: str, cuts: Sequence[Cut], numbers: Mapping[str, Numbered]) -> list[Cut]:

@@ -129,7 +129,7 @@ class EnqueueOptions(StoredOptions):
         values.name("LAYER"),
         "first trainable layer, one of the study's candidates: number, Keras name or module path",
     )
-    learning_rate: float | None = declared(None, values.POSITIVE, "default: the sensible one at that depth")
+    learning_rate: float | None = declared(None, values.RATE, "default: the sensible one at that depth")
     head_width: int | None = declared(
         None,
         values.whole(0, values.WIDEST),

@@ -78,14 +78,18 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _instead(path: Path) -> str:
-    """Write what may be meant by a path that is no file; empty where nothing is near."""
+    """Write what may be meant by a path that is no file, or how to get one."""
     if is_folder(path):
         return f" Images are given as --data {path}; depthsearch init {path} writes a study file for them."
     with contextlib.suppress(OSError):
-        files = [file.name for file in path.parent.glob("*.toml")]
+        files = sorted(file.name for file in path.parent.glob("*.toml"))
         if near := difflib.get_close_matches(path.name, files, n=1, cutoff=0.7):
             return f" The nearest is {str(path.parent / near[0])!r}."
-    return "" if path.suffix == ".toml" else f" A backbone is given as --backbone {path}."
+        if files and path.suffix == ".toml":
+            return f" Beside it: {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}."
+    if path.suffix == ".toml":
+        return " depthsearch init DIR writes one for the images in a folder."
+    return f" A backbone is given as --backbone {path}."
 
 
 def _entries(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -178,8 +178,8 @@ class StudyOptions(Declared):
     late_passes: int = _train(
         30,
         values.whole(1),
-        "passes over the training images where only what costs next to nothing learns: hidden layers of the "
-        "head, the last layers; 1: as many as --epochs",
+        "a training in which only the head or the last layers learn costs little for each pass over the "
+        "images: it makes up to so many passes in all, instead of one an epoch; 1: one an epoch for all",
     )
     batch_size: int = _train(64, values.whole(2), "images (or samples) in a training step")
     metric: words.Metric = _train("accuracy", values.choice(words.METRICS), "score on the validation images")
@@ -194,7 +194,7 @@ class StudyOptions(Declared):
     )
     momentum: float | None = _train(
         None,
-        values.SHARE,
+        values.MOMENTUM,
         "Nesterov momentum of sgd, in [0, 1) (0.9)",
         Rule(
             lambda options: options.optimizer != "sgd" and "optimizer" not in options.also,
@@ -286,17 +286,17 @@ class StudyOptions(Declared):
     sampler: words.SamplerWord = _search(
         "auto",
         values.choice(words.SAMPLERS),
-        "what chooses the next training. gain: what promises most for its cost; gp: Optuna's Gaussian "
-        "process, which here learns from pruned trials too; tpe, random: Optuna's; auto: gain, or with a "
-        "pruner of Optuna's tpe under 20 trials, else gp",
+        "what chooses the next training. gain: the one that promises most for its cost. gp, tpe, random: "
+        "Optuna's samplers; gp, a Gaussian process, learns from pruned trials too. auto: gain; with another "
+        "--pruner than pause, or after an exhaustive search: tpe for fewer than 20 trials, else gp",
         _searched("sampler"),
     )
     pruner: words.PrunerWord = _search(
         "auto",
         values.choice(words.PRUNERS),
-        "what becomes of weak trials. pause, with gain: they wait, and may go on later; halving, median: "
-        "they end; none: they go on; auto: pause, or with a sampler of Optuna's halving under 20 trials, "
-        "else median",
+        "what becomes of weak trials. pause (only with --sampler gain): they wait, and go on if they look "
+        "better later. halving, median: they end, by Optuna's rule of that name. none: they go on. auto: "
+        "pause; with another --sampler: halving for fewer than 20 trials, else median",
         _searched("pruner"),
     )
     aim: words.Aim = _search(
@@ -323,7 +323,7 @@ class StudyOptions(Declared):
     )
     budget: float | None = _run(
         None,
-        values.POSITIVE,
+        values.BUDGET,
         "what the study may cost in all, trainings again included, such as 4 full fine-tunes (trainings of "
         f"everything); what has begun runs to its end (demo without --trials: {DEMO_BUDGET:g})",
     )
@@ -375,10 +375,10 @@ class StudyOptions(Declared):
     confirm: int | str | None = _run(
         None,
         values.CONFIRMED,
-        "how many cuts to train again, to be surer of the answer. auto (default with --sampler gain): as "
-        "many as are worth their cost; N: at most N, but not fewer than 2. With other samplers: the N "
-        f"most promising and both ends, at the end ({CONFIRMED}). 0: none. all: every cut that was "
-        "trained, at the end",
+        "how many cuts to train again with other seeds, to be surer of the answer. With --sampler gain: auto "
+        "(default), as many as are worth their cost, or N, at most so many (2 at least). With other "
+        f"samplers, once the search has ended: the N most promising cuts and both ends ({CONFIRMED}). 0: "
+        "none. all: every cut that was trained, once the search has ended",
     )
     seeds: int | None = _run(
         None,

@@ -13,11 +13,9 @@ from functools import partial
 import optuna
 import torch
 
-from depthsearch.data.sources.opening import check_source
 from depthsearch.devices import quick_releases
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut, find_cut
-from depthsearch.options.backbones import plain_name
 from depthsearch.options.study import StudyOptions, is_planned, with_defaults
 from depthsearch.results.front import cost_name
 from depthsearch.results.stored import StoredStudy
@@ -37,8 +35,10 @@ from depthsearch.study.loggers.watching import check_watchers, watching
 from depthsearch.study.opening import open_study
 from depthsearch.study.planning.outlook import LongStudyNote
 from depthsearch.study.preparing.executors import check_executor, started_executor
+from depthsearch.study.preparing.images import check_images
 from depthsearch.study.preparing.places import cache_folder, is_stored
 from depthsearch.study.preparing.tasks import load_backbones, load_tasks, provenance_of
+from depthsearch.study.settings import default_name
 from depthsearch.study.storage.opening import check_storage, open_storage
 from depthsearch.text import counted
 from depthsearch.training.objective import Task
@@ -117,7 +117,7 @@ def run(
     prepared = _prepare(with_defaults(options), tell)
     options, tasks, space = prepared.options, prepared.tasks, prepared.space
     task = next(iter(tasks.values()))
-    name = options.name or f"{'-'.join(map(plain_name, options.backbone))}-{task.data.name}"
+    name = options.name or default_name(options, task.data.name)
     start = partial(started_executor, options, tasks, space, tell)
     with ExitStack() as until_stored:
         # A new study is stored once there is somebody to run it. One that is there may be run by others, whom
@@ -169,7 +169,7 @@ def _prepare(options: StudyOptions, say: Say) -> _Prepared:
     cost = _cost_aim(options)
     device = check_executor(options)
     check_storage(options.storage)
-    check_source(options.data or "digits")
+    check_images(options)
     check_watchers(options)
     if options.data is None:
         say(Note(text="No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px)."))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +12,6 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
 from depthsearch.data.dataset import DataSet
-from depthsearch.errors import StudyError
 from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import FORMAT, StudyKey, TrialKey
@@ -24,6 +22,7 @@ from depthsearch.search.space import FIXABLE, Point, SearchSpace
 from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.lease import lease
+from depthsearch.study.settings import refuse_other_settings
 from depthsearch.training.objective import Task, full_fine_tune_macs, tasks_of
 
 
@@ -140,23 +139,8 @@ def _refuse_differences(study: optuna.Study, settings: Mapping[str, Any], direct
         # New, or its making was interrupted.
         return
     stored = StoredStudy.read(study).settings
-    differences = [
-        f"{key}: {stored.get(key)!r} stored, {settings.get(key)!r} given"
-        for key in {**stored, **settings}
-        if _content(stored.get(key)) != _content(settings.get(key))
-    ]
-    if differences:
-        raise StudyError(
-            f"Study {name!r} exists with other settings: {'; '.join(differences)}. Give another --name."
-        )
-
-
-def _content(value: Any) -> Any:
-    """Return a setting's fingerprint if it has one: a file or folder may have been renamed."""
-    if isinstance(value, list):
-        return [_content(part) for part in value]
-    fingerprint = re.search(r"\[(\w+)\]$", value) if isinstance(value, str) else None
-    return fingerprint[1] if fingerprint else value
+    # What one of the two lacks is a difference too.
+    refuse_other_settings(name, stored, {key: settings.get(key) for key in {**stored, **settings}})
 
 
 def _describe_study(

@@ -13,8 +13,7 @@ import optuna
 import torch
 from torch import nn
 
-from depthsearch.data.dataset import DataSet, ImageSet
-from depthsearch.data.splits import divided
+from depthsearch.data.dataset import DataSet, ImageSet, divided
 from depthsearch.data.views import view_of
 from depthsearch.devices import Device, is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError

@@ -210,5 +210,5 @@ def _find_layer(subject: Subject, name: str) -> MapLayer:
     near = [layer for layer in subject.layers if name in layer.name] or list(choose_layers(subject))
     raise SettingsError(
         f"No layer {name!r} in {kind}. Give numbers, Keras names or module paths, such as: "
-        f"{', '.join(str(layer) for layer in near[:4])}. See `depthsearch cuts`."
+        f"{', '.join(str(layer) for layer in near[:4])}. All of them: depthsearch cuts BACKBONE."
     )

@@ -57,8 +57,8 @@ def _when(status: Status) -> tuple[str, str]:
     needed = n_begun + status.guesses_waiting
     if status.trials_wanted is not None and needed > status.trials_wanted:
         return "more trials", (
-            f"None of the study's {counted(status.trials_wanted, 'trial')} is left for it: the command that "
-            f"started it tries this one with --trials {needed}."
+            f"The study has {counted(status.trials_wanted, 'trial')}, and all are taken: to try this one, "
+            f"start it again with --trials {needed}."
         )
     searches = status.holder is not None and status.holder.doing == "study" and status.state == "running"
     if searches and not is_confirming:

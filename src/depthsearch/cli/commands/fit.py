@@ -10,16 +10,13 @@ from rich.console import Console
 
 from depthsearch.classifier.confusion import confusion_picture
 from depthsearch.classifier.fitting import Fitted, fit as fit_answer
-from depthsearch.classifier.modelfolder import check_place
 from depthsearch.cli.console import Notices, console_for, say
 from depthsearch.cli.fit_view import epoch_line, render_fit
 from depthsearch.cli.keeping import keep_fit, keep_report
-from depthsearch.cli.places import artifacts_of, model_folder, named_study
-from depthsearch.errors import StudyError
+from depthsearch.cli.places import answer_of, model_folder, named_study
 from depthsearch.options.commands import FitOptions
 from depthsearch.report.dashboard.refreshing import refresh
 from depthsearch.results.stored import StoredStudy
-from depthsearch.results.summary import summarize
 from depthsearch.study.preparing.again import prepare_again
 from depthsearch.study.preparing.places import cache_folder
 from depthsearch.text import counted
@@ -37,15 +34,8 @@ def fit(options: FitOptions) -> None:
     console = console_for(stderr=True)
     study = named_study(options)
     stored = StoredStudy.read(study)
-    chosen = summarize(stored).chosen
-    if chosen is None:
-        raise StudyError(
-            f"No trial of study {stored.name!r} is complete: it has no answer to train. "
-            "How it goes on: depthsearch status."
-        )
+    chosen = answer_of(stored)
     folder = options.out or model_folder(stored.name)
-    check_place(folder)
-    artifacts_of(options.storage, options.artifacts)  # refuses a path that is no folder
     with closing(Notices(console)) as notices:
         task, space = prepare_again(
             stored,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shlex
 from contextlib import closing
-from pathlib import Path
 
 from depthsearch.cli.console import Notices, console_for, say
-from depthsearch.data.sources.opening import check_source
-from depthsearch.files import folder_named, full_path
+from depthsearch.cli.places import study_file
 from depthsearch.options.commands import InitOptions
 from depthsearch.study.planning.making import pace, plan
-from depthsearch.study.planning.writing import check_place, write_study_file
+from depthsearch.study.planning.writing import write_study_file
 
 __all__ = ["init"]
 
@@ -23,9 +21,7 @@ def init(options: InitOptions) -> None:
         DepthsearchError: If images or weights cannot be had or used, or the file is there already.
     """
     console = console_for(stderr=True)
-    check_source(options.data)
-    path = options.out or Path(f"{folder_named(full_path(options.data).stem)}.toml")
-    check_place(path)
+    path = study_file(options)
     with closing(Notices(console)) as notices:
         planned = plan(options, notices)
     write_study_file(planned, path)
@@ -36,3 +32,6 @@ def init(options: InitOptions) -> None:
         results,
         f"Wrote {path}, with the reason for each value. Next: depthsearch study {shlex.quote(str(path))}",
     )
+    shorter = [each.key for each in planned.settings if each.key in ("timeout", "subset")]
+    if shorter:
+        say(results, f"For an answer sooner, take the # from {' or '.join(shorter)} in that file.")

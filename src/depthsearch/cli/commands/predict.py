@@ -9,13 +9,12 @@ from pathlib import Path
 from depthsearch.classifier.model import Classifier
 from depthsearch.classifier.modelfolder import load
 from depthsearch.cli.console import console_for, say
-from depthsearch.cli.places import model_folder
 from depthsearch.data.decode import UnreadableError
 from depthsearch.data.samples import Sample
 from depthsearch.data.sources.folder import files_left_out, image_files
 from depthsearch.data.sources.manifest import MANIFEST_SUFFIXES, read_samples
 from depthsearch.devices import use_all_cores
-from depthsearch.errors import DataError, ModelError
+from depthsearch.errors import DataError
 from depthsearch.files import is_folder
 from depthsearch.options.commands import PredictOptions
 
@@ -32,9 +31,6 @@ def predict(options: PredictOptions) -> None:
         DepthsearchError: If the model or an image cannot be used.
     """
     use_all_cores()
-    of_study = model_folder(str(options.folder))
-    if is_folder(of_study) and not is_folder(Path(options.folder)):
-        raise ModelError(f"No model folder {str(options.folder)!r}. Give {str(of_study)!r}, which exists.")
     classifier = load(
         options.folder, device=options.device, precision=options.precision, backbone=options.backbone
     )
@@ -42,7 +38,7 @@ def predict(options: PredictOptions) -> None:
     console, warnings = console_for(), console_for(stderr=True)
 
     def skipped(error: UnreadableError) -> None:
-        say(warnings, f"Left out: {error}", style="yellow")
+        say(warnings, f"Left out: {error.problem}", style="yellow")
 
     predictions = classifier.predictions(
         samples, batch_size=options.batch_size, skipped=skipped if options.skip_unreadable else None

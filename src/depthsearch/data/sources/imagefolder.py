@@ -89,8 +89,7 @@ def _by_class_folders(tree: Tree, table: Table) -> Listing:
     try:
         listing = list_folder(tree)
     except DataError:
-        table.require("file_name", "the file's path")
-        table.require("label", "its class")
+        table.require({"file_name": "the file's path", "label": "its class"})
         raise
     name = table.path.relative_to(tree.root).as_posix()
     note = f"{name} has no columns file_name and label and is not read: the folders are the classes."

@@ -68,7 +68,11 @@ def list_manifest(file: Path, *, columns: Columns, skip_missing: bool) -> Listin
             f"{', '.join(columns.images)}, label and, if you like, split."
         )
     table = _read(path, columns, "label", "split")
-    table.require("label", "its class")
+    lacks_images = not all(map(table.has, columns.images))
+    table.require(
+        {**_meanings(columns), "label": "its class"},
+        also=", or name those of the images with --image-columns" if lacks_images else "",
+    )
     has_split, places = table.has("split"), Places(path.parent)
     entries = [
         entry_of(row, columns, places, path.parent, split_in_column(row) if has_split else None)
@@ -92,7 +96,9 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
     if not is_file(file):
         names = ", ".join((*columns.images, *columns.numbers))
         raise DataError(f"No file {file}{why_no_file(file)}. Give a table with the columns {names}.")
-    rows = _read(file, columns).rows
+    table = _read(file, columns)
+    table.require(_meanings(columns))
+    rows = table.rows
     if not rows:
         raise DataError(f"{file}: no rows. Give one for each sample.")
     places = Places(file.parent)
@@ -107,13 +113,14 @@ def read_samples(file: Path, columns: Columns) -> list[Sample]:
 
 
 def _read(file: Path, columns: Columns, *others: str) -> Table:
-    """Read a table that has the columns of a sample, and perhaps others."""
-    table = read_table(file, needed=(*map(column_key, (*columns.images, *columns.numbers)), *others))
-    for column in columns.images:
-        table.require(column, "the file's path")
-    for column in columns.numbers:
-        table.require(column, "a number of the sample")
-    return table
+    """Read the columns of a sample from a table, and perhaps others."""
+    return read_table(file, needed=(*map(column_key, (*columns.images, *columns.numbers)), *others))
+
+
+def _meanings(columns: Columns) -> dict[str, str]:
+    """Describe the columns of a sample."""
+    images = dict.fromkeys(columns.images, "the file's path")
+    return images | dict.fromkeys(columns.numbers, "a number of the sample")
 
 
 def _path(row: Row, column: str) -> str:

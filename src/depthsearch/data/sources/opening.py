@@ -14,23 +14,6 @@ from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_folder
 
 
-def check_source(source: str | Path) -> None:
-    """Refuse a folder or table that is not there, before anything else is loaded for it.
-
-    Raises:
-        DataError: If there is none.
-    """
-    if source == "digits" or str(source).startswith(PREFIX):
-        return
-    try:
-        is_there = full_path(Path(source)).exists()
-    except OSError:
-        # What is wrong with it is said where it is read.
-        return
-    if not is_there:
-        list_source(source, Columns(), Path(), skip_unreadable=False)
-
-
 def list_source(source: str | Path, columns: Columns, downloads: Path, *, skip_unreadable: bool) -> Listing:
     """List the images of a source.
 

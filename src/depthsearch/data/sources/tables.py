@@ -91,17 +91,23 @@ class Table:
         """Return whether there is a column, whatever its case."""
         return column in map(column_key, self.columns)
 
-    def require(self, column: str, meaning: str) -> None:
-        """Refuse a table that lacks a column.
+    def require(self, meanings: Mapping[str, str], also: str = "") -> None:
+        """Refuse a table that lacks columns.
+
+        Args:
+            meanings: What each column holds.
+            also: Another way out than other columns, for the message.
 
         Raises:
-            DataError: If it does, naming the columns that there are.
+            DataError: If it does, naming all that it lacks and the columns that there are.
         """
-        if not self.has(column):
+        missing = [f"{name!r} ({meaning})" for name, meaning in meanings.items() if not self.has(name)]
+        if missing:
             columns = ", ".join(self.columns) or "no columns at all"
             parted = any(mark in columns for mark in ";\t|") and len(self.columns) == 1
-            step = "Part columns by commas." if parted else "Add it, or rename one."
-            raise DataError(f"{self.path} has no column {column!r} ({meaning}), only: {columns}. {step}")
+            step = "Part columns by commas" if parted else f"Rename columns, or add them{also}"
+            what = f"column{'s' * (len(missing) > 1)} {' and '.join(missing)}"
+            raise DataError(f"{self.path} has no {what}, only: {columns}. {step}.")
 
     @property
     def others(self) -> list[str]:

@@ -85,6 +85,20 @@ _ORIGINS = (
 )  # fmt: skip
 
 
+def known_set(name: str) -> KnownSet:
+    """Return how a set is used.
+
+    Raises:
+        DataError: If there is no such set for classification.
+    """
+    if name not in SETS:
+        by_lower = {key.lower(): key for key in SETS}
+        near = [by_lower[key] for key in difflib.get_close_matches(name.lower(), by_lower, cutoff=0.5)]
+        hint = f"Near: {', '.join(near)}." if near else f"It has {', '.join(SETS)}."
+        raise DataError(f"torchvision has no data set for classification called {name!r}. {hint}")
+    return SETS[name]
+
+
 def list_torchvision(name: str, *, folder: Path) -> Listing:
     """List the images of a set, which is downloaded if it is not there.
 
@@ -95,12 +109,7 @@ def list_torchvision(name: str, *, folder: Path) -> Listing:
     Raises:
         DataError: If there is no such set for classification, or it cannot be had.
     """
-    if name not in SETS:
-        by_lower = {key.lower(): key for key in SETS}
-        near = [by_lower[key] for key in difflib.get_close_matches(name.lower(), by_lower, cutoff=0.5)]
-        hint = f"Near: {', '.join(near)}." if near else f"It has {', '.join(SETS)}."
-        raise DataError(f"torchvision has no data set for classification called {name!r}. {hint}")
-    known, root = SETS[name], folder / name
+    known, root = known_set(name), folder / name
     loaded = {split: _load(name, root, options) for split, options in known.splits.items()}
     labelled = {split: (part, _labels_of(name, part, known)) for split, part in loaded.items()}
     # Of some sets the test images come without labels.

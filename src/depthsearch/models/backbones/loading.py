@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, Unpack
@@ -28,7 +28,7 @@ from depthsearch.options.backbones import parse_name
 from depthsearch.options.words import HEADS, HeadWord
 from depthsearch.text import counted, first_line
 
-__all__ = ["check_size", "load_backbone", "make_model"]
+__all__ = ["check_names", "check_size", "load_backbone", "make_model"]
 
 # Each has ``network(request, weights)``, with its weights, and ``create(request, built_from)``, without them.
 SOURCES = {
@@ -37,6 +37,19 @@ SOURCES = {
     "hf": transformers_source,
     "file": file_source,
 }
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that their library does not know, before weights of any are downloaded.
+
+    Raises:
+        SettingsError: If one is unknown, with names that are like it.
+    """
+    for parsed in map(parse_name, names):
+        if parsed.source == "timm":
+            timm_source.check_name(parsed.name)
+        elif parsed.source == "torchvision":
+            torchvision_source.find_entry(parsed.name, parsed.entry)
 
 
 def load_backbone(

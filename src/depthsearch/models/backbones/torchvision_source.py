@@ -32,7 +32,7 @@ from depthsearch.models.backbones.weightsfile import load_file, read_state
 from depthsearch.models.tracing.inputs import configuration
 from depthsearch.text import first_line
 
-__all__ = ["create", "network", "seen_by_transforms"]
+__all__ = ["create", "find_entry", "network", "seen_by_transforms"]
 
 # Where torchvision has no weights of a model, as of mnasnet in some versions.
 USUAL = Preprocessing(
@@ -58,7 +58,7 @@ def network(request: Request, weights: str) -> Network:
         raise SettingsError(
             f"torchvision:{name}@{entry} names weights, and --weights {weights} gives others: leave one out."
         )
-    chosen = _entry(name, entry)
+    chosen = find_entry(name, entry)
     notes: tuple[str, ...] = ()
     model = _coloured(request, as_pretrained=weights == "auto")
     if weights == "auto":
@@ -91,7 +91,7 @@ def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.
 def _coloured(request: Request, *, as_pretrained: bool) -> nn.Module:
     """Build a model for colours with random weights, described by the images of its weights' entry."""
     name = request.name
-    chosen = _entry(name, request.entry)
+    chosen = find_entry(name, request.entry)
     options: dict[str, Any] = {}
     if name in AUXILIARY:
         # With torchvision's weights these see images otherwise.
@@ -123,8 +123,12 @@ def _make_grey(model: nn.Module, name: str) -> None:
     describe(model, name, grey(preprocessing_of(model)), **{n: configuration(model)[n] for n in KEPT})
 
 
-def _entry(name: str, entry: str) -> Any:
-    """Find the weights of a model; None where it has none and none are named."""
+def find_entry(name: str, entry: str) -> Any:
+    """Find the weights of a model; None where it has none and none are named.
+
+    Raises:
+        SettingsError: If torchvision has no such model or weights.
+    """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         holding = [model for model in known if name.lower() in model]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from depthsearch.files import is_folder
 from depthsearch.models.backbones import hub
 from depthsearch.models.backbones.backbone import Network, Preprocessing, Request, WeightsOrigin
 from depthsearch.models.backbones.description import USUAL_MEAN, USUAL_STD, describe, fold_to_grey, grey
+from depthsearch.models.backbones.requirements import require_transformers
 from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.text import counted, first_line
 
@@ -88,19 +88,6 @@ def create(request: Request, built_from: Mapping[str, Any] | None = None) -> nn.
         seen = _seen(called, config, processor, request.image_size)
         model = _described(_built(config, request.seed), called, seen)
         return _folded(model, called, config, seen) if request.in_chans == 1 else model
-
-
-def require_transformers() -> None:
-    """Refuse to go on where the package is missing.
-
-    Raises:
-        SettingsError: If it is.
-    """
-    if find_spec("transformers") is None:
-        raise SettingsError(
-            '--backbone hf:NAME needs transformers: pip install "depthsearch[transformers]", or take a '
-            "backbone of timm's or torchvision's."
-        )
 
 
 @contextlib.contextmanager

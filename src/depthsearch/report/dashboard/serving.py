@@ -123,7 +123,7 @@ def _cannot_listen(error: OSError | UnicodeError, host: str, port: int) -> str:
     if isinstance(error, UnicodeError):
         return f"--host {host!r} is no name of a machine: give its address, such as 127.0.0.1."
     is_about_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
-    other = "--port, such as 0" if is_about_port else "--host, an address of this machine"
+    other = "--port (0: any free one)" if is_about_port else "--host, an address of this machine"
     return f"Cannot listen on {host}:{port}: {error.strerror or error}. Give another {other}."
 
 

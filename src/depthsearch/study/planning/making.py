@@ -10,7 +10,7 @@ from typing import Any
 from depthsearch.data.surveying import Survey, survey
 from depthsearch.devices import Device, choose_device, processor_name
 from depthsearch.errors import SettingsError
-from depthsearch.machine import free_memory_bytes, usable_cores
+from depthsearch.machine import excess_load, free_memory_bytes, usable_cores
 from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.models.backbones.suggesting import suggest
 from depthsearch.options.backbones import counted_from
@@ -43,6 +43,7 @@ class Plan:
         settings: Its options, each with a reason.
         survey: Of the images.
         machine: What it was planned for, in a line.
+        is_busy: Whether others computed on it, so that all was measured slower than it is.
         measured: What a few batches took.
         seconds: That the study takes, images decoded first; not the training of the answer behind it.
     """
@@ -50,6 +51,7 @@ class Plan:
     settings: Sequence[Setting]
     survey: Survey
     machine: str
+    is_busy: bool
     measured: Measured
     seconds: float
 
@@ -74,7 +76,8 @@ def plan(options: InitOptions, say: Say) -> Plan:
     }
     seen = survey(options.data, val_share=SHARE, test_share=SHARE, **columns)
     say(Note(text=described(seen)))
-    machine = _machine(device)
+    load = excess_load()
+    machine = _machine(device, load)
     say(Note(text=f"Machine: {machine}."))
     given, reason = options.backbone, "as given"
     if given is None:
@@ -105,6 +108,7 @@ def plan(options: InitOptions, say: Say) -> Plan:
         ],
         survey=seen,
         machine=machine,
+        is_busy=load is not None,
         measured=measured,
         seconds=seconds,
     )
@@ -158,11 +162,12 @@ def described(seen: Survey) -> str:
     )
 
 
-def _machine(device: Device) -> str:
+def _machine(device: Device, load: float | None) -> str:
     n_cores = usable_cores()
     cores = counted(n_cores, "core")
     free = f"{free_memory_bytes() / 2**30:.0f} GiB of memory free"
-    return f"{device.kind}, {device.precision}, {processor_name(device)}, {cores}, {free}"
+    busy = "" if load is None else f"; busy with other work (load {load:.1f})"
+    return f"{device.kind}, {device.precision}, {processor_name(device)}, {cores}, {free}{busy}"
 
 
 def pace(planned: Plan) -> str:
@@ -174,4 +179,5 @@ def pace(planned: Plan) -> str:
     )
     decoding = planned.measured.decode_seconds
     before = f", of it {duration(decoding)} to decode the images, once" if decoding >= 60 else ""
-    return f"trains everything at {each}; the study takes about {duration(planned.seconds)}{before}"
+    alone = "; less once this machine has no other work" if planned.is_busy else ""
+    return f"trains everything at {each}; the study takes about {duration(planned.seconds)}{before}{alone}"

@@ -12,25 +12,13 @@ from typing import Any
 from depthsearch import __version__
 from depthsearch.data.sources.torchvision_sets import PREFIX
 from depthsearch.errors import SettingsError
-from depthsearch.files import full_path, is_folder
+from depthsearch.files import full_path
 from depthsearch.options.file import TABLES
 from depthsearch.study.planning.choosing import Setting
 from depthsearch.study.planning.making import Plan, pace
 from depthsearch.text import one_line
 
-__all__ = ["check_place", "study_file", "write_study_file"]
-
-
-def check_place(path: Path) -> None:
-    """Refuse a path that cannot be a new file, before anything is measured.
-
-    Raises:
-        SettingsError: If something is there already, or no folder around it.
-    """
-    if os.path.lexists(path):
-        raise SettingsError(f"{path} is there already, and is kept. Give another --out, or remove it first.")
-    if not is_folder(path.parent):
-        raise SettingsError(f"No folder {path.parent} for {path.name}. Make it, or give another --out.")
+__all__ = ["study_file", "write_study_file"]
 
 
 def write_study_file(planned: Plan, path: Path) -> None:

@@ -22,7 +22,7 @@ from depthsearch.features.budget import choose_budget
 from depthsearch.features.tiers.nodes import local_folder
 from depthsearch.files import full_path
 from depthsearch.models.backbones.backbone import Backbone, Preprocessing
-from depthsearch.models.backbones.loading import load_backbone
+from depthsearch.models.backbones.loading import check_names, load_backbone
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.options.backbones import parse_name
 from depthsearch.options.study import StudyOptions, is_demo
@@ -60,6 +60,7 @@ def load_backbones(options: StudyOptions, say: Say) -> tuple[Mapping[str, Backbo
     """
     check_cache(options.keep_disk)
     weights = weights_by_backbone(options.weights, options.backbone)
+    check_names(options.backbone)
     use_all_cores()
     backbones = {name: _load_backbone(name, weights[name], options, say) for name in options.backbone}
     rates = options.learning_rates or ()
