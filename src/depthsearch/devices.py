@@ -16,17 +16,6 @@ from depthsearch.errors import SettingsError
 from depthsearch.machine import processor_model, usable_cores
 from depthsearch.options.words import DEVICES, PRECISIONS
 
-__all__ = [
-    "Device",
-    "choose_device",
-    "is_device_fault",
-    "is_out_of_memory",
-    "processor_name",
-    "quick_releases",
-    "release_memory",
-    "use_all_cores",
-]
-
 # How errors say in small letters that memory did not suffice, and that a GPU failed. CUDA's libraries cannot
 # begin their work where no memory is left for it, and say that they did not.
 NO_MEMORY = (

@@ -17,19 +17,6 @@ and exits with status 2, or 75 where the database was away for too long; anythin
 bug of ours and keeps its traceback.
 """
 
-__all__ = [
-    "CutError",
-    "DataError",
-    "DepthsearchError",
-    "DivergedError",
-    "ModelError",
-    "SettingsError",
-    "StudyError",
-    "TraceError",
-    "TrainingError",
-    "WeightsError",
-]
-
 
 class DepthsearchError(Exception):
     """Anything that the user can mend."""

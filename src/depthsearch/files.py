@@ -16,23 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = [
-    "PARTIAL_SUFFIX",
-    "folder_named",
-    "folder_written_whole",
-    "full_path",
-    "is_allowed",
-    "is_file",
-    "is_folder",
-    "lock_folder",
-    "nearest_folder",
-    "read_regular",
-    "remove_abandoned",
-    "why_no_file",
-    "why_no_folder",
-    "written_whole",
-]
-
 PARTIAL_SUFFIX = ".partial"
 ABANDONED_SECONDS = 24 * 3600
 # A file's name may have 255 bytes; the rest is for what is added to it.

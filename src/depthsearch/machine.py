@@ -18,18 +18,6 @@ from typing import NamedTuple
 
 import psutil
 
-__all__ = [
-    "excess_load",
-    "free_memory_bytes",
-    "name_process",
-    "process_lives",
-    "processor_model",
-    "start_of",
-    "this_machine",
-    "thread_clock",
-    "usable_cores",
-]
-
 # Where Linux mounts its control groups, and the file that lists those of this process.
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["seed_from"]
-
 
 def seed_from(*numbers: int) -> int:
     """Mix several numbers into one seed, so that neighbouring seeds are unrelated."""

@@ -12,17 +12,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-__all__ = [
-    "Drain",
-    "children_uninterrupted",
-    "deferred",
-    "handled",
-    "let_through",
-    "name_of_signal",
-    "sigterm_drains",
-    "sigterm_interrupts",
-]
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Of each active `deferred`: the signals that it holds back, and the handlers that it has replaced.
 _deferring: list[tuple[list[int], Mapping[int, Any]]] = []

@@ -10,19 +10,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = [
-    "counted",
-    "duration",
-    "first_line",
-    "hidden",
-    "is_plain",
-    "named_few",
-    "one_line",
-    "plural",
-    "printable",
-    "without_password",
-]
-
 # Control characters, surrogates (which also stand for bytes that are no UTF-8), line separators.
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _DIRECTION_MARKS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -13,8 +13,6 @@ from depthsearch.models.backbones.backbone import WeightsOrigin
 from depthsearch.options.backbones import parse_name
 from depthsearch.text import counted, one_line
 
-__all__ = ["model_card"]
-
 N_SHOWN = 20
 
 

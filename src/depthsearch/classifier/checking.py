@@ -12,18 +12,6 @@ from depthsearch import __version__
 from depthsearch.errors import ModelError, SettingsError
 from depthsearch.files import is_allowed, is_folder, nearest_folder, read_regular, why_no_folder
 
-__all__ = [
-    "CARD",
-    "CONFIG",
-    "FORMAT",
-    "ONNX",
-    "ONNX_PACKAGES",
-    "WEIGHTS",
-    "check_place",
-    "read_config",
-    "require_onnx",
-]
-
 FORMAT = 1
 WEIGHTS, CONFIG, CARD, ONNX = FILES = ("model.safetensors", "config.json", "README.md", "model.onnx")
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")

@@ -8,8 +8,6 @@ from depthsearch.classifier.figures import Figures
 from depthsearch.classifier.lettering import INK, PALE, write
 from depthsearch.text import counted
 
-__all__ = ["confusion_picture"]
-
 # The matrix is to be about so large; its squares between the smallest and the largest.
 SIDE, SMALLEST, LARGEST = 1000, 6, 88
 # Squares from so many pixels on have room for a name beside them, and for a count in them.

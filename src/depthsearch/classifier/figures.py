@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-__all__ = ["ClassFigures", "Figures", "calibration_error", "figures_of"]
-
 CONFIDENCE = 0.95
 CALIBRATION_BINS = 15
 

@@ -41,16 +41,6 @@ from depthsearch.text import first_line
 from depthsearch.training.objective import Task, model_for, train_point
 from depthsearch.training.outcomes import EpochResult
 
-__all__ = [
-    "Fitted",
-    "TestReading",
-    "classifier_with",
-    "fit",
-    "learn_from_all",
-    "logits_on",
-    "refit",
-]
-
 ONNX_IMAGES = 32
 
 

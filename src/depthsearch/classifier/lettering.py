@@ -7,8 +7,6 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["INK", "PALE", "write"]
-
 SYSTEM_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "DejaVuSans.ttf",

@@ -29,8 +29,6 @@ from depthsearch.models.pixels import Normalisation
 from depthsearch.models.rounding import filled_up
 from depthsearch.models.tracing.inputs import logits_of
 
-__all__ = ["BATCH_SIZE", "Classifier", "Prediction", "read_pixels"]
-
 BATCH_SIZE = 64
 
 

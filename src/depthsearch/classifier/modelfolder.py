@@ -37,8 +37,6 @@ from depthsearch.models.flattening import flattened
 from depthsearch.models.heads import with_head
 from depthsearch.options.backbones import parse_name
 
-__all__ = ["Description", "load", "save"]
-
 # Far more than any model has: a damaged description is not to fill the memory.
 MOST_SIDE, MOST_WIDTH, MOST_DEPTH = 2**14, 2**20, 1000
 # What reading a damaged description may raise.

@@ -19,8 +19,6 @@ from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.text import first_line
 
-__all__ = ["TOLERANCE", "OnnxFile", "export_onnx", "written_onnx"]
-
 # Largest difference between two probabilities of one image and class.
 TOLERANCE = 1e-4
 

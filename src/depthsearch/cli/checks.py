@@ -24,8 +24,6 @@ from depthsearch.study.settings import refuse_other_settings, settings_given
 from depthsearch.study.storage.opening import check_storage, open_storage
 from depthsearch.workers.ray.connecting import import_ray
 
-__all__ = ["CHECKS"]
-
 
 def check_study(options: StudyOptions) -> None:
     """Check database, images, packages and own networks, and the settings of a stored study of that name."""

@@ -13,8 +13,6 @@ from rich.segment import Segment
 from depthsearch.study.events import Decoding, Event, Note, Notice
 from depthsearch.text import named_few, one_line, printable
 
-__all__ = ["Notices", "console_for", "say", "say_list"]
-
 # Without a terminal there is no width to keep to.
 PLAIN_WIDTH = 160
 STYLES = {"info": None, "warning": "yellow", "alarm": "bold yellow"}

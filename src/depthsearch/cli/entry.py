@@ -18,8 +18,6 @@ from depthsearch.options.declaring import Declared
 from depthsearch.signals import sigterm_interrupts
 from depthsearch.text import one_line, printable
 
-__all__ = ["main"]
-
 INTERRUPTED = 130
 # EX_TEMPFAIL of sysexits.h: a later try may succeed.
 AWAY = 75

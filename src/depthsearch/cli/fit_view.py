@@ -14,8 +14,6 @@ from depthsearch.report.tables import Column, FittingTable
 from depthsearch.text import counted
 from depthsearch.training.outcomes import EpochResult
 
-__all__ = ["epoch_line", "render_fit"]
-
 # A larger matrix does not fit a terminal: then the most frequent confusions are shown instead.
 MOST_COLUMNS = 12
 N_CONFUSIONS = 10

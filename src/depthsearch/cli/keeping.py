@@ -22,8 +22,6 @@ from depthsearch.signals import deferred
 from depthsearch.study.artifacts import Artifacts, keep_latest, small_pictures
 from depthsearch.text import first_line
 
-__all__ = ["keep_fit", "keep_report"]
-
 REPORT, CARD, CONFUSIONS = "report.html", "model-card.md", "confusions.png"
 
 

@@ -30,8 +30,6 @@ from depthsearch.study.events import (
 )
 from depthsearch.text import counted, duration
 
-__all__ = ["View"]
-
 
 class View:
     """Follows the events of a study; use it as a context manager."""

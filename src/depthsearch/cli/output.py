@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
-__all__ = ["UNREAD", "run_writing"]
-
 # The reader has closed the output, as head does; a shell reports this status for a process ended by SIGPIPE.
 UNREAD = 141
 # No room on the disk, or none for this user.

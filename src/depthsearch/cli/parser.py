@@ -22,8 +22,6 @@ from depthsearch.text import hidden, one_line
 # Those that decide what a study computes, as a report of a problem has to name them.
 LIBRARIES = ("torch", "timm", "optuna")
 
-__all__ = ["make_parser", "options_from", "without_passwords"]
-
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""

@@ -19,8 +19,6 @@ from depthsearch.study.preparing.places import existing
 from depthsearch.study.storage.opening import open_storage
 from depthsearch.text import without_password
 
-__all__ = ["answer_of", "artifacts_of", "model_folder", "named_study", "storage_option", "study_file"]
-
 
 def named_study(options: StoredOptions) -> optuna.Study:
     """Load the study that the command line names; if there is only one, no name is needed."""

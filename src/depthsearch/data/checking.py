@@ -18,8 +18,6 @@ from depthsearch.data.sources.torchvision_sets import PREFIX, known_set
 from depthsearch.data.splits import assign_splits, check_shares
 from depthsearch.files import full_path
 
-__all__ = ["check_source", "divided_listing"]
-
 
 def check_source(
     source: str | Path,

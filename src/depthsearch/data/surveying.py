@@ -16,8 +16,6 @@ from depthsearch.data.samples import Columns
 from depthsearch.data.sources.opening import list_source
 from depthsearch.data.splits import assign_splits
 
-__all__ = ["Survey", "survey"]
-
 # Read for their sizes, spread over the set: a photo takes a tenth of a second.
 N_LOOKED_AT = 24
 

@@ -22,19 +22,6 @@ import torch.nn.functional as F
 
 from depthsearch.options.augmentation import RANGES, Ranges
 
-__all__ = [
-    "Parameters",
-    "View",
-    "adjust_colours",
-    "draw",
-    "matrices_of",
-    "mean_grey",
-    "table_of",
-    "uniform",
-    "view_of",
-    "warp",
-]
-
 # Sets the numbers that shift, shear and zoom are drawn from apart from all others.
 DISTORTION = 1
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue, as in torchvision

@@ -12,8 +12,6 @@ from depthsearch.devices import Device
 from depthsearch.files import nearest_folder
 from depthsearch.machine import free_memory_bytes
 
-__all__ = ["Budget", "choose_budget"]
-
 # Of what is free at the start: the rest is for training, and for others.
 MEMORY_SHARE = 0.25
 DEVICE_SHARE = 0.4

@@ -16,8 +16,6 @@ from torch import fx, nn
 
 from depthsearch.models.tracing.graph import LayerGraph
 
-__all__ = ["value_digests"]
-
 PLAIN = (bool, int, float, str, torch.dtype, type(None))
 # Counts the batches seen in training; in eval mode nothing reads it.
 COUNTER = "num_batches_tracked"

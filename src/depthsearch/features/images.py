@@ -11,8 +11,6 @@ from depthsearch.data.views import View
 from depthsearch.devices import Device
 from depthsearch.options.augmentation import USUAL, read_augmentation, written
 
-__all__ = ["ViewedImages"]
-
 
 class ViewedImages:
     """The images of one set in one view: a fixed augmentation of each; view 0 is the plain image.

@@ -23,8 +23,6 @@ from depthsearch.models.rounding import filled_up, gates_of
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.nodes import Watching
 
-__all__ = ["FrozenBackbone", "Layout", "Part"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:

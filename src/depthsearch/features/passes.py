@@ -14,8 +14,6 @@ from torch import fx
 from depthsearch.devices import Device
 from depthsearch.models.tracing.graph import LayerGraph
 
-__all__ = ["PassSize", "live_bytes"]
-
 MOST_IMAGES = {"cpu": 64, "cuda": 256, "mps": 64}
 # Of a GPU's free memory, for the values that are alive at once. The rest is for what convolutions and copies
 # take beside them, and for other workers of this GPU, who may pass over their images at the same time.

@@ -28,8 +28,6 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Asks", "Starts", "choose"]
-
 Group = TypeVar("Group")
 
 

@@ -14,8 +14,6 @@ from depthsearch.data.views import view_of
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.store import FeatureStore, Spent
 
-__all__ = ["Boundaries", "BoundarySource"]
-
 
 class BoundarySource(Protocol):
     """The boundary tensors of one image set, by index of its samples, of ``k`` images each.

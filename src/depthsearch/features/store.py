@@ -32,8 +32,6 @@ from depthsearch.features.rule import Asks, Starts, choose
 from depthsearch.features.tiers.locks import Timeout, locked
 from depthsearch.features.tiers.tiers import Files, Filling, Item, Memory, Rows
 
-__all__ = ["FeatureStore", "Spent"]
-
 FORMAT = 1
 READ_BATCH = 1024
 # MACs that a device computes while it reads a byte: what a kept byte has to save to be worth reading. On a

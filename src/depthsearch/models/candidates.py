@@ -24,8 +24,6 @@ from depthsearch.models.tracing.nodes import is_weighted, is_within
 from depthsearch.models.tracing.trace import trace
 from depthsearch.options.words import KINDS
 
-__all__ = ["cuts_of", "find_blocks", "kinds_of", "list_cuts"]
-
 CONVOLUTIONAL, BLOCKS = ("conv", "pool", "concat"), ("block",)
 # Which name a cut carries when several candidates start at the same layer.
 PRECEDENCE = ("head", "conv", "linear", "pool", "concat", "block")

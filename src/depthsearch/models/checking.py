@@ -25,8 +25,6 @@ from depthsearch.models.tracing.nodes import Watching, is_weighted
 from depthsearch.models.tracing.restoring import evaluating, kept_random_state, unchanged
 from depthsearch.text import first_line
 
-__all__ = ["called", "check_split", "check_trace", "small_batch", "structure_of"]
-
 N_IMAGES = 2
 # Relative, of float32: more than another order of a sum makes, less than a step in 16 bits.
 TOLERANCE = 1e-3

@@ -11,8 +11,6 @@ from depthsearch.errors import CutError
 from depthsearch.models.numbering import Numbered, layer_name
 from depthsearch.options.words import AUTO
 
-__all__ = ["Cut", "cuts_named", "cuts_near", "find_cut"]
-
 # Of candidates: those that suit the network.
 DEFAULT_KINDS = (AUTO,)
 

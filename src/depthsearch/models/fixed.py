@@ -25,8 +25,6 @@ from depthsearch.models.tracing.restoring import (
     unchanged,
 )
 
-__all__ = ["check_fixed"]
-
 # Of sums over a value: more than the size of a batch makes, less than another value.
 SAME_SUM = 1e-3
 # Of outputs for the same batch: more than the order of sums on a GPU makes.

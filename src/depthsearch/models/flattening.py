@@ -19,8 +19,6 @@ from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.models.tracing.trace import trace
 from depthsearch.text import first_line
 
-__all__ = ["FLAT_HEAD", "MapClassifier", "flattened"]
-
 # Module path of the head.
 FLAT_HEAD = "flat_head"
 

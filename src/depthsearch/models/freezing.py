@@ -19,8 +19,6 @@ from depthsearch.models.split import frozen_parameters, trace_to
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.inputs import ExampleInputs
 
-__all__ = ["Frozen", "freeze_before"]
-
 
 @dataclass(eq=False, slots=True)
 class _Hold:

@@ -14,8 +14,6 @@ from depthsearch.models.tracing.inputs import configuration
 from depthsearch.models.tracing.layers import NORMS
 from depthsearch.models.tracing.nodes import is_weighted, is_within, module_path
 
-__all__ = ["NO_HEAD", "find_head"]
-
 # Name of the end of a model without a head.
 NO_HEAD = "output"
 

@@ -15,21 +15,6 @@ from torch import nn
 from depthsearch.errors import SettingsError
 from depthsearch.models.flattening import MapClassifier
 
-__all__ = [
-    "HeadOptions",
-    "HeadSize",
-    "SampleHead",
-    "SampleJoin",
-    "giving_numbers",
-    "head_for",
-    "head_macs",
-    "head_size",
-    "make_head",
-    "standardise",
-    "with_head",
-    "without_dropout",
-]
-
 
 class HeadOptions(TypedDict, total=False):
     """Options of a head beside its classifier; see `make_head`."""

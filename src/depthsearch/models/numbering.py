@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 from depthsearch.models.tracing.graph import Layer, LayerGraph
 
-__all__ = ["Numbered", "keras_architecture", "layer_name", "number_layers"]
-
 # Layers that Keras' include_top=False leaves out, such as MobileNetV3's conv_head.
 HEADS: tuple[tuple[str, ...], ...] = ((), ("conv",), ("conv", "norm"))
 

@@ -11,8 +11,6 @@ from torch import nn
 from depthsearch.devices import Device
 from depthsearch.models.backbones.backbone import Preprocessing
 
-__all__ = ["Normalisation"]
-
 
 class Normalisation(nn.Module):
     """Turns pixels into a backbone's input: ``(pixel / 255 - mean) / std``."""

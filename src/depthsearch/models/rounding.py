@@ -15,8 +15,6 @@ from torch import fx, nn
 
 from depthsearch.devices import Device
 
-__all__ = ["LEAST_BATCH", "MOST_GATES", "filled_up", "gates_of", "rows_at_once"]
-
 LEAST_BATCH = 16
 # More rows than these are not tried: parts of equal size need not exist, as among five threads.
 MOST_MORE = 32

@@ -27,21 +27,6 @@ from depthsearch.models.tracing.nodes import is_within
 from depthsearch.models.tracing.restoring import unchanged
 from depthsearch.models.tracing.trace import trace
 
-__all__ = [
-    "Prefix",
-    "Split",
-    "Suffix",
-    "check_traced",
-    "frozen_parameters",
-    "joined_state",
-    "position_of",
-    "split_at",
-    "split_traced",
-    "suffix_from",
-    "suffix_of",
-    "trace_to",
-]
-
 
 class Prefix(nn.Module):
     """The frozen part: images ``(n, c, h, w)`` to the boundary, a tuple of tensors ``(n, ...)``.

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["FORMAT", "StudyKey", "TrialKey", "curve_key"]
-
 # Of all that is stored. Studies of another are refused.
 FORMAT = 1
 

@@ -22,8 +22,6 @@ from typing import Any
 
 from depthsearch.errors import SettingsError
 
-__all__ = ["RANGES", "USUAL", "WORDS", "Ranges", "read_augmentation", "written"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:

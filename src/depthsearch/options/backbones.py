@@ -14,8 +14,6 @@ from typing import Literal
 from depthsearch.errors import SettingsError
 from depthsearch.files import full_path, is_folder
 
-__all__ = ["BackboneName", "counted_from", "normal", "parse_name", "plain_name"]
-
 TORCHVISION, TRANSFORMERS = "torchvision:", "hf:"
 
 

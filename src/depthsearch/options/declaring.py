@@ -16,17 +16,6 @@ from typing import Any
 from depthsearch.errors import SettingsError
 from depthsearch.options.values import Kind
 
-__all__ = [
-    "Declared",
-    "Option",
-    "Rule",
-    "declared",
-    "default_text",
-    "flag_of",
-    "options_of",
-    "text_of",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:

@@ -21,8 +21,6 @@ from depthsearch.files import full_path, is_folder
 from depthsearch.options.backbones import counted_from
 from depthsearch.options.declaring import Option, options_of, read_value
 
-__all__ = ["TABLES", "read_study_file"]
-
 TABLES = ("train", "search", "run")
 # A study file has some dozens of lines.
 MOST_BYTES = 2**20

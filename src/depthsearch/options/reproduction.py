@@ -9,8 +9,6 @@ from dataclasses import replace
 from depthsearch.options.declaring import flag_of, options_of, text_of
 from depthsearch.options.study import StudyOptions, with_defaults
 
-__all__ = ["study_command"]
-
 LINE = 90
 
 

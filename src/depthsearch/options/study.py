@@ -16,8 +16,6 @@ from depthsearch.options.declaring import Declared, Rule, declared, flag_of
 from depthsearch.options.file import read_study_file
 from depthsearch.text import printable
 
-__all__ = ["StudyOptions", "is_demo", "is_planned", "with_defaults"]
-
 DEFAULT_STORAGE = "sqlite:///depthsearch.db"
 # Most settings of a search by gain, which ends by itself long before; and how many others have.
 MOST_TRIALS, TRIALS = 100, 30

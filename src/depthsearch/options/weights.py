@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from depthsearch.errors import SettingsError
 from depthsearch.files import full_path
 
-__all__ = ["weights_by_backbone", "with_full_paths"]
-
 # Words that are no files.
 WORDS = ("auto", "random")
 

@@ -22,8 +22,6 @@ from depthsearch.visualization.words import (
     with_trainings,
 )
 
-__all__ = ["confirmed_table", "evidence_json", "evidence_lines", "few_images"]
-
 # More validation images than this many times those that there are can hardly be had.
 MOST_TIMES = 10
 # Fewer validation images than this say little.

@@ -11,8 +11,6 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["KIND", "LAYER", "MACS", "NAME", "SCORE", "SETTING", "TRIAL", "Column", "FittingTable"]
-
 Thing = TypeVar("Thing")
 # Of a column beside its text: a border and a space on each side; and one border more at the end.
 BESIDE, END = 3, 1

@@ -29,8 +29,6 @@ from depthsearch.visualization.words import (
     with_trainings,
 )
 
-__all__ = ["BACKBONE_HEADINGS", "as_json", "backbone_row", "render", "render_trials", "sparkline"]
-
 BLOCKS = "▁▂▃▄▅▆▇█"
 BACKBONE_HEADINGS = (
     "backbone",

@@ -27,8 +27,6 @@ from depthsearch.search.beliefs.verdict import SURE, Verdict, judge
 from depthsearch.search.extrapolation import Course
 from depthsearch.search.pareto import hypervolume
 
-__all__ = ["Advice", "Evidence", "Expected", "Settled", "promising", "weigh"]
-
 Floats = NDArray[np.float64]
 
 # States of trials that say something once they have reported.

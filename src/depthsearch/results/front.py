@@ -11,8 +11,6 @@ from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.search.pareto import non_dominated
 
-__all__ = ["Front", "FrontPoint", "cost_name", "front_of"]
-
 
 def cost_name(cost: str, noun: str) -> str:
     """Name one of `words.COSTS`, where a sample is called so: ``image`` or ``sample``."""

@@ -7,8 +7,6 @@ from optuna.trial import create_trial
 
 from depthsearch.results.stored import StoredStudy
 
-__all__ = ["LEAST_FOR_IMPORTANCE", "importance_of"]
-
 # With fewer complete trials the shares are those of chance.
 LEAST_FOR_IMPORTANCE = 20
 

@@ -22,8 +22,6 @@ from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.training.outcomes import ProbePoint, TransferCurve
 from depthsearch.training.recipe import Recipe
 
-__all__ = ["ConfirmationPlan", "StoredBackbone", "StoredData", "StoredStudy", "Wanted"]
-
 # What a study's settings have of its space: ranges of what is searched, values of what is not.
 RANGES = ("learning_rate", "head_width", *FIXABLE)
 

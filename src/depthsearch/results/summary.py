@@ -14,20 +14,6 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.results.trials import ENDED, State, StoredTrial, cost_of, rank
 from depthsearch.training.outcomes import ProbePoint, TransferCurve
 
-__all__ = [
-    "Answer",
-    "Cost",
-    "EndScore",
-    "Standing",
-    "Summary",
-    "Trainable",
-    "cut_json",
-    "end_score",
-    "standings",
-    "summarize",
-    "trainable",
-]
-
 NO_CURVE = TransferCurve(points=(), macs=0, seconds=0.0, kept_bytes=0)
 
 

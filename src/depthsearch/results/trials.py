@@ -16,18 +16,6 @@ from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, place_of
 from depthsearch.training.outcomes import EpochResult
 
-__all__ = [
-    "ENDED",
-    "State",
-    "StoredTrial",
-    "UnsetTrial",
-    "cost_of",
-    "has_setting",
-    "rank",
-    "read_trial",
-    "read_unset",
-]
-
 # ``paused``: for Optuna, which has no such state, it is RUNNING.
 State = Literal["complete", "pruned", "fail", "running", "paused", "waiting"]
 ENDED: tuple[State, ...] = ("complete", "pruned", "fail")

@@ -20,8 +20,6 @@ from depthsearch.options.attributes import StudyKey
 from depthsearch.options.words import COSTS
 from depthsearch.search.extrapolation import study_of
 
-__all__ = ["CheaperMedianPruner", "store_aim"]
-
 # Complete trials that cost at most as much as a trial, before it can be judged.
 STARTUP_CHEAPER = 4
 

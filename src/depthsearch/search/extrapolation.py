@@ -14,8 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.options.attributes import TrialKey
 
-__all__ = ["Course", "course_of", "extrapolated", "running_beside", "study_of"]
-
 
 def study_of(trials: Iterable[FrozenTrial], direction: StudyDirection) -> optuna.Study:
     """Make a study in memory of other trials, to let a sampler or a pruner of Optuna see those."""

@@ -8,8 +8,6 @@ from optuna.trial import FrozenTrial, Trial
 
 from depthsearch.options.attributes import TrialKey
 
-__all__ = ["Origin", "origin_of"]
-
 # ``baseline``: an end of the depths; ``anchor``: of the spread over depth; ``exhaustive``: every candidate;
 # ``sampler``: proposed by the sampler; ``guess``: enqueued by a person; ``confirm``: a confirmation.
 Origin = Literal["baseline", "anchor", "exhaustive", "sampler", "guess", "confirm"]

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["hypervolume", "non_dominated"]
-
 
 def non_dominated(points: Sequence[tuple[float, float]]) -> list[int]:
     """Find the points that no other beats: as good in both score and cost, and better in one.

@@ -25,8 +25,6 @@ from depthsearch.search.aims import CheaperMedianPruner
 from depthsearch.search.extrapolation import course_of, extrapolated, running_beside, study_of
 from depthsearch.search.space import BACKBONE, cut_parameter
 
-__all__ = ["GAIN", "PAUSE", "ExtrapolatingGPSampler", "make_pruner", "make_sampler", "resolve"]
-
 FEW_TRIALS = 20
 # The sampler and the pruner that `planning.planner.Planner` is: no samplers and pruners of Optuna's.
 GAIN, PAUSE = "gain", "pause"

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from depthsearch.models.tracing.inputs import ExampleInputs
 
-__all__ = ["BACKBONE", "FIXABLE", "Point", "SearchSpace", "cut_parameter", "is_solved", "place_of"]
-
 # The parameter that chooses among several backbones.
 BACKBONE = "backbone"
 # What can be fixed for all trials, where it is not searched.

@@ -17,8 +17,6 @@ from PIL import Image
 from depthsearch.study.storage.databasefile import database_file
 from depthsearch.study.storage.optuna_private import forget_artifact, list_artifacts
 
-__all__ = ["Artifacts", "SmallPicture", "artifact_folder", "keep_artifact", "keep_latest", "small_pictures"]
-
 # Of the small copies: longest side in pixels, and JPEG quality.
 SMALL_SIDE = 1400
 SMALL_QUALITY = 80

@@ -44,8 +44,6 @@ from depthsearch.text import counted
 from depthsearch.training.objective import Task
 from depthsearch.workers.jobs import Executor
 
-__all__ = ["StudyResult", "Watcher", "run"]
-
 logger = logging.getLogger(__name__)
 
 # Of a budget and of the time; the rest is for a confirmation that comes at the end, where there is one.

@@ -37,8 +37,6 @@ from depthsearch.study.storage.connecting import is_of_one_thread
 from depthsearch.study.storage.optuna_private import USER_ATTRIBUTES, database_of, study_id_of
 from depthsearch.study.storage.patient import PatientStorage, patiently, query
 
-__all__ = ["Holder", "Lease", "asked_of", "clock_of", "holder_of", "lease"]
-
 # A coordinator on another machine that has not renewed its lease for so long is taken for dead.
 LEASE_SECONDS = 120.0
 # How often it is renewed in that time, and how often a failed renewal is tried.

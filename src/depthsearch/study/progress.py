@@ -20,17 +20,6 @@ from depthsearch.study.choosing.confirmation import count_searched
 from depthsearch.study.control import trials_in_total
 from depthsearch.study.lease import Holder, asked_of, clock_of, holder_of
 
-__all__ = [
-    "STATES",
-    "Running",
-    "State",
-    "Status",
-    "holder_json",
-    "is_something_left",
-    "status",
-    "status_json",
-]
-
 State = Literal["running", "stopping", "interrupted", "complete", "empty", "foreign"]
 STATES: tuple[State, ...] = get_args(State)
 

@@ -11,8 +11,6 @@ from depthsearch.options.backbones import plain_name
 from depthsearch.options.declaring import flag_of, options_of, text_of
 from depthsearch.options.study import StudyOptions
 
-__all__ = ["default_name", "refuse_other_settings", "settings_given"]
-
 # Settings that an option of the same name decides alone, where it is given or has a default.
 PLAIN = (
     *("epochs", "late_passes", "batch_size", "schedule", "label_smoothing", "metric", "seed", "momentum"),

@@ -33,8 +33,6 @@ from depthsearch.training.outcomes import EpochResult
 from depthsearch.training.probe import held_out_rows, moments
 from depthsearch.training.recipe import Recipe
 
-__all__ = ["LinearFit", "fit_linear", "only_linear_layer", "solve"]
-
 # From strong to weak: each starts from the solution of the one before. A held-out loss higher by a share than
 # the least so far ends the search, as weaker ones fit the noise further; one within a share of it is as good.
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(1, -9, -1))

@@ -27,8 +27,6 @@ from depthsearch.text import first_line
 from depthsearch.training.outcomes import EpochResult
 from depthsearch.training.recipe import Recipe
 
-__all__ = ["predict_logits", "save_checkpoint", "train", "train_epoch"]
-
 log = logging.getLogger(__name__)
 
 

@@ -41,18 +41,6 @@ from depthsearch.training.outcomes import EpochResult, ProbePoint, TransferCurve
 from depthsearch.training.probe import linear_probe
 from depthsearch.training.recipe import Recipe
 
-__all__ = [
-    "Objective",
-    "Task",
-    "cost_attributes",
-    "full_fine_tune_macs",
-    "head_size_of",
-    "note_cost",
-    "tasks_of",
-    "train_point",
-    "transfer_curve",
-]
-
 # Expected of a foreign study, which does not say how many it will run.
 TRIALS_TO_COME = 20
 # More make a probe slow and hardly better.

@@ -20,8 +20,6 @@ import torch.nn.functional as F
 
 from depthsearch.errors import DataError, TrainingError
 
-__all__ = ["choose_strength", "held_out_rows", "linear_probe", "moments"]
-
 # Pooled features of DenseNet121 and EfficientNet-Lite0 at 11 depths, of 1078 and 1600 images and a quarter of
 # them, scored best with one of these; 1e-4 was better for 2 of the 44.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)

@@ -8,8 +8,6 @@ from depthsearch.errors import SettingsError
 from depthsearch.options.augmentation import USUAL, read_augmentation
 from depthsearch.options.words import BALANCES, METRICS, OPTIMIZERS, SCHEDULES
 
-__all__ = ["Recipe"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:

@@ -17,8 +17,6 @@ from depthsearch.results.summary import Summary
 from depthsearch.visualization.style import COLOURS, plain
 from depthsearch.visualization.words import metric_of
 
-__all__ = ["depth_axis", "score_axis", "score_range", "stage_names", "stages", "title_of_score"]
-
 N_TICKS = 12
 # Scores so far (in interquartile ranges) from the middle half would flatten all others.
 FENCE = 3.0

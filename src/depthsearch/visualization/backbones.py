@@ -14,8 +14,6 @@ from depthsearch.visualization.marks import cut_text, trial_marks
 from depthsearch.visualization.style import Trace, figure, hover, plain, points
 from depthsearch.visualization.words import setting_of, with_trainings
 
-__all__ = ["draw_backbones", "plot_backbones"]
-
 
 def plot_backbones(study: optuna.Study | StoredStudy) -> Figure:
     """Plot each backbone's best score against what an image takes to train, its trials behind it.

@@ -18,8 +18,6 @@ from depthsearch.visualization.reading import read_part
 from depthsearch.visualization.style import COLOURS, Trace, figure, hover, plain, points
 from depthsearch.visualization.words import runs, setting_of, shown, with_trainings
 
-__all__ = ["draw_score_by_depth", "plot_score_by_depth"]
-
 
 def plot_score_by_depth(study: optuna.Study | StoredStudy, *, backbone: str | None = None) -> Figure:
     """Plot each trial's score at the depth of its cut, with what confirmation says where there was one.

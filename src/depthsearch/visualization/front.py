@@ -21,8 +21,6 @@ from depthsearch.visualization.marks import cut_text, kind_of, trial_marks
 from depthsearch.visualization.style import COLOURS, Trace, figure, hover, points
 from depthsearch.visualization.words import millions, setting_of, with_trainings
 
-__all__ = ["draw_front", "plot_front"]
-
 # Above this ratio of the dearest to the cheapest the axis of costs is logarithmic.
 WIDE_RANGE = 10
 

@@ -16,8 +16,6 @@ from depthsearch.visualization.axes import score_axis, score_range
 from depthsearch.visualization.marks import kind_of, trial_text
 from depthsearch.visualization.style import COLOURS, SYMBOLS, Trace, figure
 
-__all__ = ["draw_learning_curves", "plot_learning_curves"]
-
 # More lines than this hide each other, and every look at the study would carry them.
 MOST_CURVES = 60
 # Up to here each has a tick; of fewer plotly.js would mark halves, all written as whole ones.

@@ -11,8 +11,6 @@ from depthsearch.results.trials import StoredTrial
 from depthsearch.visualization.style import COLOURS, Trace, hover, points
 from depthsearch.visualization.words import STATES, frozen_share, setting_of, shown, state_of
 
-__all__ = ["best_mark", "cut_text", "kind_of", "trial_marks", "trial_text"]
-
 # The kinds of trials, the first lowest, with what the legend calls them.
 KINDS = {
     **{state: STATES[state] for state in ("fail", "pruned", "paused", "waiting")},

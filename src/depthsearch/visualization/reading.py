@@ -8,8 +8,6 @@ from depthsearch.errors import SettingsError
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
 
-__all__ = ["read_part"]
-
 
 def read_part(study: optuna.Study | StoredStudy, backbone: str | None) -> Summary:
     """Read what figures show of one backbone of a study.

@@ -17,8 +17,6 @@ from depthsearch.visualization.marks import KINDS, best_mark, kind_of, trial_tex
 from depthsearch.visualization.reading import read_part
 from depthsearch.visualization.style import COLOURS, SYMBOLS, Trace, figure, marker, plain, points
 
-__all__ = ["draw_importance", "draw_learning_rate_by_depth", "plot_learning_rate_by_depth"]
-
 # From the worst score to the best: apart for colour-blind readers, and seen on white and on black.
 SCALE = ((0.0, "#3f6fb5"), (0.5, "#978a90"), (1.0, "#e08214"))
 

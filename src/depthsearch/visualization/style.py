@@ -15,8 +15,6 @@ from plotly.graph_objects import Figure
 
 from depthsearch.text import one_line
 
-__all__ = ["COLOURS", "SYMBOLS", "Trace", "figure", "hover", "marker", "plain", "points"]
-
 # A trace as plotly.js reads it; the figure checks its names and values.
 Trace = dict[str, Any]
 

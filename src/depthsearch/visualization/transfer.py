@@ -17,8 +17,6 @@ from depthsearch.visualization.reading import read_part
 from depthsearch.visualization.style import COLOURS, Trace, figure, hover, points
 from depthsearch.visualization.words import with_error
 
-__all__ = ["draw_transfer_curve", "plot_transfer_curve"]
-
 
 def plot_transfer_curve(study: optuna.Study | StoredStudy, *, backbone: str | None = None) -> Figure:
     """Plot the accuracy of linear probes of the frozen features over depth.

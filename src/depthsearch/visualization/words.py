@@ -11,26 +11,6 @@ from depthsearch.models.cuts import Cut
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import State, StoredTrial
 
-__all__ = [
-    "STATES",
-    "frozen_share",
-    "in_points",
-    "layer_of",
-    "layer_ranges",
-    "metric_of",
-    "millions",
-    "names_of",
-    "origin_of",
-    "percent",
-    "runs",
-    "setting_of",
-    "shown",
-    "state_of",
-    "trial_counts",
-    "with_error",
-    "with_trainings",
-]
-
 # How a trial ended, or that it has not; `state_of` adds the reason.
 STATES: dict[State, str] = {
     "complete": "complete",

@@ -14,8 +14,6 @@ from depthsearch.search.space import Point, SearchSpace
 from depthsearch.training.objective import Task, train_point
 from depthsearch.workers.plans import WorkerPlan
 
-__all__ = ["check_room", "peak_bytes"]
-
 # What CUDA itself takes of a GPU for each process: 0.3 to 0.6 GiB.
 CONTEXT_BYTES = 600 * 2**20
 

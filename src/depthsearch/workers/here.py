@@ -8,8 +8,6 @@ from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
 from depthsearch.workers.jobs import Job, JobRunner, Report, run_job
 
-__all__ = ["InProcess"]
-
 
 class InProcess:
     """Runs one job after the other in this process, an epoch at each `wait`; see `jobs.Executor`."""

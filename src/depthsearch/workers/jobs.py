@@ -21,19 +21,6 @@ from depthsearch.text import first_line
 from depthsearch.training.objective import Task, train_point, transfer_curve
 from depthsearch.training.outcomes import EpochResult, TransferCurve
 
-__all__ = [
-    "Ended",
-    "Executor",
-    "Failed",
-    "Job",
-    "JobRunner",
-    "Lost",
-    "Probing",
-    "Report",
-    "Training",
-    "run_job",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:

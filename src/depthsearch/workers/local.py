@@ -32,8 +32,6 @@ from depthsearch.workers.plans import WorkerPlan
 from depthsearch.workers.process import ProcessPlace, process_context
 from depthsearch.workers.serving import READY
 
-__all__ = ["LocalProcesses"]
-
 log = logging.getLogger(__name__)
 
 

@@ -10,8 +10,6 @@ from torch.hub import tqdm
 
 from depthsearch.workers.jobs import Job
 
-__all__ = ["HUNG_SECONDS", "Place", "make_locks_mortal"]
-
 # A worker that has used no processor for so long hangs; one that waits for another's features uses a little.
 HUNG_SECONDS = 300.0
 # Processor time up to this counts as none.

@@ -11,8 +11,6 @@ from depthsearch.devices import Device
 from depthsearch.errors import SettingsError
 from depthsearch.machine import usable_cores
 
-__all__ = ["WorkerPlan", "plan_workers"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlan:

@@ -23,8 +23,6 @@ from depthsearch.workers.jobs import JobRunner
 from depthsearch.workers.places import HARDLY_SECONDS, Place
 from depthsearch.workers.plans import WorkerPlan
 
-__all__ = ["ProcessPlace", "process_context"]
-
 # A killed process that has not ended by then will live on for longer.
 KILL_SECONDS = 10.0
 # How long to wait for the exit status of a process that has closed its connection.

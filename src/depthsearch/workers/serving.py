@@ -23,8 +23,6 @@ from depthsearch.workers.jobs import Job, JobRunner, failed_to_start, portable
 from depthsearch.workers.places import make_locks_mortal
 from depthsearch.workers.plans import WorkerPlan
 
-__all__ = ["READY", "serve"]
-
 # The first message of a worker that can work.
 READY = "ready"
 # How long to wait for the end of this process once its coordinator is gone.

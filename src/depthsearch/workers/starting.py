@@ -12,8 +12,6 @@ from depthsearch.workers.places import HUNG_SECONDS, PATIENCE_SECONDS
 from depthsearch.workers.ray.cluster import RayWorkers
 from depthsearch.workers.ray.connecting import connect, import_ray, reason_of
 
-__all__ = ["cluster_device", "cluster_has_gpus", "ray_workers"]
-
 
 def ray_workers(
     tasks: Mapping[str, Task],

@@ -24,8 +24,6 @@ from depthsearch.models.pixels import Normalisation
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.restoring import evaluating
 
-__all__ = ["INDEX", "Picture", "draw_gallery", "pick_photos", "read_photos"]
-
 INDEX = "index.json"
 BATCH = 32
 # More images take long to look through for wrong ones.

@@ -20,8 +20,6 @@ from depthsearch.models.numbering import layer_name, number_layers
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 
-__all__ = ["MapLayer", "Subject", "choose_layers", "find_layers", "subject_of"]
-
 # A smaller output is no map: global pooling and what follows it.
 SMALLEST_SIDE = 2
 N_STAGES = 5

@@ -24,17 +24,6 @@ from depthsearch.models.split import position_of
 from depthsearch.models.tracing.nodes import Watching
 from depthsearch.models.tracing.restoring import evaluating
 
-__all__ = [
-    "Comparison",
-    "Explanation",
-    "Insight",
-    "Photo",
-    "compare",
-    "explain",
-    "look",
-    "pretrained_classes",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Insight:

@@ -17,8 +17,6 @@ from depthsearch.classifier.explain.layers import MapLayer
 from depthsearch.classifier.explain.maps import Comparison, Explanation, Insight
 from depthsearch.classifier.lettering import INK, PALE, write
 
-__all__ = ["class_name", "draw", "shown_channels"]
-
 N_CHANNELS = 4
 CELL, GAP, MARGIN, LEFT = 168, 12, 16, 184
 LINE = 17

@@ -19,8 +19,6 @@ from depthsearch.options.commands import CacheOptions
 from depthsearch.study.preparing.places import cache_folder
 from depthsearch.text import counted
 
-__all__ = ["cache"]
-
 
 def cache(options: CacheOptions) -> None:
     """Show what is kept on disk, or clear it.

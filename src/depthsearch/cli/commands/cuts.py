@@ -18,8 +18,6 @@ from depthsearch.report.tables import Column, FittingTable
 from depthsearch.study.preparing.tasks import whole_modules
 from depthsearch.text import counted
 
-__all__ = ["cuts"]
-
 COLUMNS: Mapping[Column, Callable[[Cut], str]] = {
     Column(heading="index", is_right=True, rank=5): lambda cut: str(cut.index),
     Column(heading="layer", is_right=True): lambda cut: str(cut.layer),

@@ -14,8 +14,6 @@ from depthsearch.report.dashboard.serving import serve
 from depthsearch.study.preparing.places import existing
 from depthsearch.study.storage.opening import open_storage
 
-__all__ = ["dashboard"]
-
 # Unlike a command line, the environment is not visible to other users.
 PASSWORD_VARIABLE = "DEPTHSEARCH_DASHBOARD_PASSWORD"
 

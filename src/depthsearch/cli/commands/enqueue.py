@@ -16,8 +16,6 @@ from depthsearch.study.storage.optuna_private import fixed_params
 from depthsearch.text import counted
 from depthsearch.visualization.words import setting_of
 
-__all__ = ["enqueue"]
-
 
 def enqueue(options: EnqueueOptions) -> None:
     """Enqueue a setting that a study tries next.

@@ -37,8 +37,6 @@ from depthsearch.study.preparing.places import existing
 from depthsearch.study.storage.opening import open_storage
 from depthsearch.text import counted, without_password
 
-__all__ = ["explain"]
-
 # Images of a study, unless others or more are asked for.
 SPLIT, N_PHOTOS = "val", 4
 

@@ -22,8 +22,6 @@ from depthsearch.study.preparing.places import cache_folder
 from depthsearch.text import counted
 from depthsearch.training.outcomes import EpochResult
 
-__all__ = ["fit"]
-
 
 def fit(options: FitOptions) -> None:
     """Train a study's answer on train + validation, read the test images, write the model.

@@ -11,8 +11,6 @@ from depthsearch.options.commands import InitOptions
 from depthsearch.study.planning.making import pace, plan
 from depthsearch.study.planning.writing import write_study_file
 
-__all__ = ["init"]
-
 
 def init(options: InitOptions) -> None:
     """Write a study file that suits images and this machine.

@@ -18,8 +18,6 @@ from depthsearch.errors import DataError
 from depthsearch.files import is_folder
 from depthsearch.options.commands import PredictOptions
 
-__all__ = ["predict"]
-
 # Classes shown of an image, the most probable first.
 N_SHOWN = 3
 

@@ -18,8 +18,6 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import summarize
 from depthsearch.study.artifacts import small_pictures
 
-__all__ = ["report"]
-
 
 def report(options: ReportOptions) -> None:
     """Show a stored study with every trial, and write its report if that is asked for.

@@ -18,8 +18,6 @@ from depthsearch.study.storage.opening import open_storage
 from depthsearch.text import duration, without_password
 from depthsearch.visualization.words import layer_of, with_error
 
-__all__ = ["status"]
-
 HEADINGS = (
     *("study", "backbone", "data", "state", "trials", "answer so far", "running now"),
     *("full fine-tunes", "spent", "left"),

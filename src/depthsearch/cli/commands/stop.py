@@ -11,8 +11,6 @@ from depthsearch.options.commands import StopOptions
 from depthsearch.study.control import request_stop, wait_until_free
 from depthsearch.study.progress import holder_json
 
-__all__ = ["stop"]
-
 
 def stop(options: StopOptions) -> None:
     """Request that the process that runs a study stops, and wait for it if that is asked for.

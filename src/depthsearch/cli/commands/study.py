@@ -24,8 +24,6 @@ from depthsearch.study.events import Event, TrialEnded
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.text import without_password
 
-__all__ = ["study"]
-
 
 def study(options: StudyOptions) -> bool:
     """Search for the best cut and print it.

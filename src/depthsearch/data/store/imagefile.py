@@ -24,8 +24,6 @@ from depthsearch.data.ranges import ValueRange, pool_ranges
 from depthsearch.files import remove_abandoned, written_whole
 from depthsearch.machine import usable_cores
 
-__all__ = ["Contents", "ImageFile", "find_ranges"]
-
 FORMAT = 4
 _END = struct.Struct("<Q")
 _BATCH = 256

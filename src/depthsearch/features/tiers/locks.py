@@ -15,8 +15,6 @@ from filelock import FileLock, Timeout
 
 from depthsearch.features.tiers.nodes import folders_in
 
-__all__ = ["Timeout", "locked", "remove_locks"]
-
 # Beside the files that the locks are about.
 FOLDER = "locks"
 SUFFIX = ".lock"

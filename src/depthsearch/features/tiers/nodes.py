@@ -11,8 +11,6 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["folders_in", "local_folder", "node_folder"]
-
 PREFIX = "node-"
 # What psutil calls the disks that others may see as well.
 NETWORK_DISKS = {

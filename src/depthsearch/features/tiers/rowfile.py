@@ -28,8 +28,6 @@ from depthsearch.features.parts import Layout
 from depthsearch.features.tiers.nodes import folders_in
 from depthsearch.files import PARTIAL_SUFFIX, written_whole
 
-__all__ = ["SUFFIX", "KeptFile", "MappedRows", "RowWriter", "content_of", "is_whole", "kept_files"]
-
 SUFFIX = ".features"
 MAGIC = b"dsfeat01"
 CHUNK_BYTES = 2**24

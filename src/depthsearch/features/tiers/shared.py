@@ -16,8 +16,6 @@ import psutil
 
 from depthsearch.files import lock_folder
 
-__all__ = ["remove_shared", "shared_memory_folder"]
-
 # Where Linux has files in memory, and how folders there begin.
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "depthsearch-shared-"

@@ -25,8 +25,6 @@ from depthsearch.features.parts import Layout
 from depthsearch.features.tiers.rowfile import SUFFIX, MappedRows, RowWriter, content_of, is_whole
 from depthsearch.files import PARTIAL_SUFFIX, remove_abandoned
 
-__all__ = ["Files", "Filling", "Item", "Memory", "Rows"]
-
 # A file's description is a little smaller.
 DESCRIPTION_BYTES = 512
 # What the system counts a file's used room in.

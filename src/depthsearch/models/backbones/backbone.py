@@ -17,16 +17,6 @@ from depthsearch.models.backbones.usercode import UserCode
 from depthsearch.models.tracing.nodes import is_within
 from depthsearch.options.words import HeadWord
 
-__all__ = [
-    "Backbone",
-    "Network",
-    "Preprocessing",
-    "PreprocessingOptions",
-    "Request",
-    "WeightsOrigin",
-    "state_digest",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:

@@ -22,17 +22,6 @@ from depthsearch.models.tracing.inputs import configuration, logits_of
 from depthsearch.models.tracing.restoring import evaluating
 from depthsearch.text import first_line
 
-__all__ = [
-    "USUAL_MEAN",
-    "USUAL_STD",
-    "classifier_of",
-    "describe",
-    "fold_to_grey",
-    "grey",
-    "preprocessing_of",
-    "unsaid",
-]
-
 USUAL_MEAN, USUAL_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 

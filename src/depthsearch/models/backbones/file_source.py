@@ -23,8 +23,6 @@ from depthsearch.models.backbones.usercode import UserCode, import_code, read_co
 from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.models.tracing.inputs import configuration
 
-__all__ = ["create", "network"]
-
 # Logits of the classifier that is replaced, where a function has to be told how many.
 NUM_CLASSES = 1000
 

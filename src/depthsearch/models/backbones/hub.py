@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["HUB_TIMEOUT_SECONDS", "answers", "ask_hub", "if_unwritable", "in_cache"]
-
 HUB_TIMEOUT_SECONDS = 10.0
 # A folder that is another's, of a disk that is full or only to be read, or is none.
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)

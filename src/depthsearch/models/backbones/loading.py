@@ -28,8 +28,6 @@ from depthsearch.options.backbones import parse_name
 from depthsearch.options.words import HEADS, HeadWord
 from depthsearch.text import counted, first_line
 
-__all__ = ["check_names", "check_size", "load_backbone", "make_model"]
-
 # Each has ``network(request, weights)``, with its weights, and ``create(request, built_from)``, without them.
 SOURCES = {
     "timm": timm_source,

@@ -16,8 +16,6 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-__all__ = ["FROM_SCRATCH", "PlainCnn", "cnn"]
-
 # timm's names of models that only this package knows, and that nobody has pretrained.
 FROM_SCRATCH = ("cnn",)
 WIDTHS = (32, 64, 128, 128)

@@ -9,8 +9,6 @@ from depthsearch.errors import SettingsError
 from depthsearch.models.backbones.usercode import read_code
 from depthsearch.options.backbones import parse_name
 
-__all__ = ["check_requirements", "require_transformers"]
-
 
 def check_requirements(name: str) -> None:
     """Refuse a backbone whose file or package is missing.

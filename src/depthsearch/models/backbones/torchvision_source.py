@@ -32,8 +32,6 @@ from depthsearch.models.backbones.weightsfile import load_file, read_state
 from depthsearch.models.tracing.inputs import configuration
 from depthsearch.text import first_line
 
-__all__ = ["create", "find_entry", "network", "seen_by_transforms"]
-
 # Where torchvision has no weights of a model, as of mnasnet in some versions.
 USUAL = Preprocessing(
     image_size=224, mean=USUAL_MEAN, std=USUAL_STD, interpolation="bilinear", crop_share=0.875

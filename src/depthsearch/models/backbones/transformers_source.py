@@ -21,8 +21,6 @@ from depthsearch.models.backbones.requirements import require_transformers
 from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.text import counted, first_line
 
-__all__ = ["create", "network", "seen_by_processor"]
-
 # Pillow's filters by their numbers, as processors store them.
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 BYTE = 1 / 255

@@ -18,8 +18,6 @@ from typing import Any
 from depthsearch.errors import SettingsError
 from depthsearch.files import read_regular
 
-__all__ = ["UserCode", "import_code", "read_code", "where_it_failed"]
-
 # A file of code that somebody has written.
 MOST_BYTES = 2**24
 

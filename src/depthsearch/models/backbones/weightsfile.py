@@ -32,8 +32,6 @@ from depthsearch.models.backbones.backbone import WeightsOrigin
 from depthsearch.models.backbones.description import classifier_of
 from depthsearch.text import counted
 
-__all__ = ["SavedState", "load_file", "read_state"]
-
 State = Mapping[str, torch.Tensor]
 
 # PyTorch does not compress, and somebody who does so saves a few per cent.

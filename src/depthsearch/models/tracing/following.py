@@ -28,8 +28,6 @@ from depthsearch.models.tracing.restoring import unchanged
 from depthsearch.models.tracing.tracer import AFTER_FORWARD, BEFORE_FORWARD, Given, LostError, Mode, Tracer
 from depthsearch.text import first_line
 
-__all__ = ["Followed", "follow", "refuse_wrapped"]
-
 LONGEST_REASON = 100
 
 

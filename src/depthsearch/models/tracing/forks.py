@@ -11,8 +11,6 @@ from torch import fx, nn
 from depthsearch.models.tracing.nodes import is_within, module_around
 from depthsearch.models.tracing.tracer import Given, Mode, Tracer
 
-__all__ = ["find_forks"]
-
 # How torch.fx calls a tensor that it finds in the code and not on the model.
 CONSTANT = "_tensor_constant"
 

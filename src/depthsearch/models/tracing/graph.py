@@ -17,8 +17,6 @@ from depthsearch.errors import TraceError
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["Layer", "LayerGraph", "LayerKind"]
-
 LayerKind = Literal["conv", "pool", "concat", "norm", "norm_act", "identity", "other"]
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["ModelHooks", "has_hooks", "is_own", "without_global_hooks"]
-
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 

@@ -17,18 +17,6 @@ from torch.nn.modules.conv import _ConvNd
 from depthsearch.errors import TraceError
 from depthsearch.models.tracing.restoring import is_lazy
 
-__all__ = [
-    "DEFAULT_IMAGE_SIZE",
-    "ExampleInputs",
-    "candidate_images",
-    "configuration",
-    "has_lazy_layers",
-    "input_name",
-    "input_size",
-    "logits_of",
-    "other_shapes",
-]
-
 DEFAULT_IMAGE_SIZE = 224
 # One batch of images: itself, alone in a tuple, or under the name of the model's parameter.
 ExampleInputs: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor]

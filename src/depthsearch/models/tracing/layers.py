@@ -17,8 +17,6 @@ from depthsearch.models.tracing.graph import Layer, LayerKind
 from depthsearch.models.tracing.measuring import Run, named_state
 from depthsearch.models.tracing.nodes import module_path
 
-__all__ = ["NORMS", "first_effects", "list_layers", "own_unused", "pixel_nodes"]
-
 CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 POOLINGS = {
     F.avg_pool2d,

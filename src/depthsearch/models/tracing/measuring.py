@@ -15,8 +15,6 @@ from depthsearch.errors import TraceError
 from depthsearch.models.tracing.inputs import logits_of, other_shapes
 from depthsearch.text import first_line
 
-__all__ = ["Run", "does_not_run", "measure", "named_state"]
-
 
 def measure(model: nn.Module, traced: fx.GraphModule, images: Iterable[torch.Tensor]) -> Run:
     """Run a traced model on the first of some images that it takes."""

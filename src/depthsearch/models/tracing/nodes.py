@@ -8,8 +8,6 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["Watching", "is_weighted", "is_within", "module_around", "module_path"]
-
 
 class Watching(fx.Interpreter):
     """Runs a traced model and shows every result as it is computed."""

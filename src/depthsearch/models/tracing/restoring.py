@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "is_lazy", "kept_random_state", "random_states", "torch_states", "unchanged"]
-
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:

@@ -18,8 +18,6 @@ from depthsearch.models.tracing.restoring import evaluating, unchanged
 from depthsearch.models.tracing.tracer import Given
 from depthsearch.text import first_line
 
-__all__ = ["trace"]
-
 
 def trace(
     model: nn.Module,

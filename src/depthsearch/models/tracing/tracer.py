@@ -17,8 +17,6 @@ from depthsearch.models.tracing.hooks import ModelHooks, without_global_hooks
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.nodes import is_weighted
 
-__all__ = ["Given", "LostError", "Mode", "Tracer"]
-
 BEFORE_FORWARD, AFTER_FORWARD = "hooks_before_forward", "hooks_after_forward"
 TRACE = fx.Tracer.trace.__code__
 

@@ -18,8 +18,6 @@ from urllib.parse import urlsplit
 
 from depthsearch.report.page.scripts import page_policy
 
-__all__ = ["guarded", "is_loopback"]
-
 Environment = dict[str, Any]
 Application = Callable[[Environment, Callable[..., Any]], Iterable[bytes]]
 Headers = list[tuple[str, str]]

@@ -16,8 +16,6 @@ from depthsearch.study.progress import Status
 from depthsearch.text import counted, duration, plural
 from depthsearch.visualization.words import percent, setting_of, shown, with_error
 
-__all__ = ["note_text"]
-
 # Best cuts that the note lists.
 N_CUTS = 8
 # The dashboard sets the columns of a table side by side without a gap.

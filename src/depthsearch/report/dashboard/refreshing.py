@@ -30,8 +30,6 @@ from depthsearch.visualization.learning import draw_learning_curves
 from depthsearch.visualization.transfer import draw_transfer_curve
 from depthsearch.visualization.words import metric_of
 
-__all__ = ["plots_of", "refresh", "refreshed"]
-
 logger = logging.getLogger(__name__)
 
 # At most this share of a study's time goes into showing it.

@@ -18,8 +18,6 @@ from depthsearch.errors import SettingsError
 from depthsearch.report.dashboard.guard import LOOPBACK_NAMES, Application, guarded, is_loopback
 from depthsearch.study.artifacts import Artifacts
 
-__all__ = ["QuietHandler", "Server", "application", "serve"]
-
 
 class Server(ThreadingMixIn, WSGIServer):
     """Serves each request in a thread of its own; none of them keeps the process alive."""

@@ -9,8 +9,6 @@ from depthsearch.results.summary import Answer, Summary, end_score, trainable
 from depthsearch.text import duration
 from depthsearch.visualization.words import layer_ranges, metric_of, percent, setting_of, shown, trial_counts
 
-__all__ = ["key_figures", "level_of", "other_ends"]
-
 
 def other_ends(summary: Summary, answer: Answer) -> Iterator[tuple[str, str]]:
     """List what else the answer's backbone scores: a score, and what is trained there."""

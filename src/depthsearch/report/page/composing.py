@@ -41,8 +41,6 @@ from depthsearch.study.progress import is_something_left
 from depthsearch.training.outcomes import plateau_start
 from depthsearch.visualization.words import in_points, metric_of, percent
 
-__all__ = ["Report", "compose", "cost_values", "data_values", "opening_values", "write_report"]
-
 NO_CHARTS = (
     "The figures are in report.html; depthsearch report --out DIR --images draws them for this text, too."
 )

@@ -11,8 +11,6 @@ from typing import Any
 from depthsearch.report.page.values import Plot
 from depthsearch.text import first_line
 
-__all__ = ["draw_files"]
-
 logger = logging.getLogger(__name__)
 
 SIZE = {"width": 860, "height": 460, "format": "svg"}

@@ -19,8 +19,6 @@ from depthsearch.visualization.learning import draw_learning_curves
 from depthsearch.visualization.settings import draw_importance, draw_learning_rate_by_depth
 from depthsearch.visualization.transfer import draw_transfer_curve
 
-__all__ = ["Plots", "figure_name", "plots_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plots:

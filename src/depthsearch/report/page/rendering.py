@@ -21,8 +21,6 @@ from depthsearch.study.artifacts import SmallPicture
 from depthsearch.text import plural
 from depthsearch.visualization.words import shown, with_error
 
-__all__ = ["as_html", "as_markdown"]
-
 # What XML and HTML cannot hold, not even escaped.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 # Of these Markdown makes markup wherever they stand; of an underscore only beside a word.

@@ -9,8 +9,6 @@ from importlib.resources import files
 
 from plotly.offline import get_plotlyjs
 
-__all__ = ["page_policy", "page_scripts", "page_style"]
-
 TEMPLATES = files("depthsearch.report.page") / "templates"
 
 

@@ -13,18 +13,6 @@ from depthsearch.results.summary import Summary
 from depthsearch.text import counted
 from depthsearch.visualization.words import shown
 
-__all__ = [
-    "command_of",
-    "data_facts",
-    "data_lists",
-    "fitted_words",
-    "made_with_table",
-    "picture_caption",
-    "settings_table",
-    "test_facts",
-    "test_tables",
-]
-
 # More classes than this are folded away.
 FEW_CLASSES = 20
 

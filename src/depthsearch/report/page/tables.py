@@ -29,21 +29,6 @@ from depthsearch.visualization.words import (
     with_error,
 )
 
-__all__ = [
-    "STATES",
-    "backbones_table",
-    "confirmation_table",
-    "cost_table",
-    "depth_table",
-    "front_table",
-    "importance_table",
-    "learning_table",
-    "marked_table",
-    "top_table",
-    "transfer_table",
-    "trials_table",
-]
-
 STATES: tuple[tuple[State, str], ...] = (
     *((state, words.STATES[state]) for state in ENDED),
     ("running", "running"),

@@ -8,8 +8,6 @@ from plotly.graph_objects import Figure
 
 from depthsearch.models.cuts import Cut
 
-__all__ = ["Cell", "Code", "Plot", "Table", "names_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Code:

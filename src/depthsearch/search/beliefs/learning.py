@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.search.extrapolation import Course
 
-__all__ = ["Learned", "Lesson", "ScoreError", "learn", "split_of"]
-
 Floats = NDArray[np.float64]
 
 # Standard errors of a score that lie near the best: differences further down count by their logarithm.

@@ -23,8 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-__all__ = ["Belief", "Observation", "Response"]
-
 Floats = NDArray[np.floating[Any]]
 
 # Length scales in shares of a dimension's range: the score changes slowly over depth and over the logarithm

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from depthsearch.search.beliefs.learning import Learned
 from depthsearch.search.beliefs.response import Response
 
-__all__ = ["SURE", "Verdict", "judge"]
-
 Floats = NDArray[np.float64]
 
 # How probable something is that is called shown.

@@ -19,8 +19,6 @@ from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.planning.problem import Problem
 from depthsearch.search.space import BACKBONE, cut_parameter
 
-__all__ = ["Known", "Setting"]
-
 # Failed trainings that say that a cut asks for too much: one may be chance.
 MOST_FAILED = 2
 

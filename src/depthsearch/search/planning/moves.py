@@ -12,8 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 
-__all__ = ["Move", "Race", "Repeat", "cost_of_training", "is_paused", "passes_each"]
-
 # What a training costs whatever its cut, in full fine-tunes: to start it, to read what is kept.
 OVERHEAD = 0.02
 

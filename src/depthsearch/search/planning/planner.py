@@ -45,8 +45,6 @@ from depthsearch.search.planning.promise import gains_of
 from depthsearch.search.planning.settings import rates_at, settings_of, spread, widest_gap
 from depthsearch.search.space import place_of
 
-__all__ = ["Planner"]
-
 Floats = NDArray[np.float64]
 
 # Less score than this for a whole full fine-tune is not worth it: where somebody has said what may be spent,

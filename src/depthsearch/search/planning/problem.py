@@ -15,8 +15,6 @@ from depthsearch.search.extrapolation import course_of
 from depthsearch.search.planning.moves import cost_of_training
 from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, is_solved, place_of
 
-__all__ = ["Problem"]
-
 
 class Problem:
     """The settings of a study: where they lie, what they cost, and what their trials say.

@@ -12,8 +12,6 @@ from depthsearch.search.beliefs.response import Belief
 from depthsearch.search.planning.known import Known
 from depthsearch.search.planning.moves import Move
 
-__all__ = ["gains_of"]
-
 Floats = NDArray[np.float64]
 
 # Settings that may turn out the best one: those of the highest expected scores.

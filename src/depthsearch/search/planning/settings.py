@@ -13,8 +13,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from depthsearch.search.space import BACKBONE, cut_parameter
 
-__all__ = ["rates_at", "settings_of", "spread", "widest_gap"]
-
 Floats = NDArray[np.float64]
 
 # Learning rates that are weighed at each cut, and values of the other dimensions.

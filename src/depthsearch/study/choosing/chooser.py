@@ -31,8 +31,6 @@ from depthsearch.study.choosing.lost import replaced
 from depthsearch.study.control import GUESS, trials_in_total
 from depthsearch.study.storage.optuna_private import planned_params, storage_of, trial_id_of
 
-__all__ = ["Chooser", "begin"]
-
 # So few full fine-tunes are shown as none.
 SPENT = 0.005
 

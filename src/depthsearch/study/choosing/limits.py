@@ -10,8 +10,6 @@ import optuna
 
 from depthsearch.results.stored import StoredStudy
 
-__all__ = ["Limits", "spent_on"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

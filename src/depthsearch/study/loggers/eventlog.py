@@ -43,8 +43,6 @@ from depthsearch.study.events import Event, TrialEnded
 from depthsearch.text import first_line, hidden
 from depthsearch.training.outcomes import EpochResult, TransferCurve
 
-__all__ = ["KEYS", "Sink", "check_log", "forgiving", "log_line", "open_log", "require_extra", "teller"]
-
 log = logging.getLogger(__name__)
 
 Sink = Callable[[Event], None]

@@ -17,8 +17,6 @@ from depthsearch.study.events import EpochDone, Event, Stopped, TrialEnded, Tria
 from depthsearch.study.loggers.eventlog import SCALARS, Sink, forgiving, require_extra, teller
 from depthsearch.text import first_line, without_password
 
-__all__ = ["check_mlflow", "mlflow_log"]
-
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 # Where the user has not set them. MLflow's retries would delay a study for minutes when its server is away.
 ENVIRONMENT = {

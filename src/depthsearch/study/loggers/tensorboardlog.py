@@ -18,8 +18,6 @@ from depthsearch.study.loggers.eventlog import SCALARS, Sink, forgiving, require
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["check_tensorboard", "tensorboard_log"]
-
 
 def check_tensorboard(folder: Path) -> None:
     """Make the folder, and check that it can be written to and that TensorBoard is installed.

@@ -13,8 +13,6 @@ from depthsearch.study.loggers.eventlog import Sink, check_log, open_log
 from depthsearch.study.loggers.mlflowlog import check_mlflow, mlflow_log
 from depthsearch.study.loggers.tensorboardlog import check_tensorboard, tensorboard_log
 
-__all__ = ["check_watchers", "watching"]
-
 
 def check_watchers(options: StudyOptions) -> None:
     """Check that all loggers can write, before anything is loaded.

@@ -10,8 +10,6 @@ from depthsearch.data.listing import SPLITS
 from depthsearch.data.surveying import Survey
 from depthsearch.options.words import TOLERANCE
 
-__all__ = ["SHARE", "Setting", "choose_size", "settings_for", "settings_to_save_time", "spread"]
-
 # Of the training samples, for a split that the source lacks.
 SHARE = 0.2
 # Samples to train on: an epoch of fewer teaches little, and one of more is worth several.

@@ -32,8 +32,6 @@ from depthsearch.study.planning.outlook import expected_seconds
 from depthsearch.study.preparing.tasks import load_backbones
 from depthsearch.text import counted, duration
 
-__all__ = ["Plan", "plan"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

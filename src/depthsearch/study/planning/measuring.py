@@ -23,8 +23,6 @@ from depthsearch.study.preparing.tasks import load_images
 from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
 from depthsearch.training.recipe import Recipe
 
-__all__ = ["Measured", "measure"]
-
 N_BATCHES = 2
 # The first warms up; the second is timed.
 EPOCHS = 2

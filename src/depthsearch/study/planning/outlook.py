@@ -17,8 +17,6 @@ from depthsearch.study.events import CurveDrawn, EpochDone, Event, Note, TrialSt
 from depthsearch.text import duration
 from depthsearch.training.objective import Task, full_fine_tune_macs
 
-__all__ = ["LONG_SECONDS", "LongStudyNote", "expected_seconds"]
-
 # What is said of a study before its first trial has ended, if it takes longer.
 LONG_SECONDS = 3600.0
 # Of a training's epochs, where weak ones are pruned: most are stopped at a fifth to a half of them.

@@ -8,8 +8,6 @@ from pathlib import Path
 from depthsearch.errors import SettingsError
 from depthsearch.files import is_allowed, is_folder
 
-__all__ = ["check_place"]
-
 
 def check_place(path: Path) -> None:
     """Refuse a path that cannot be a new file, before anything is measured.

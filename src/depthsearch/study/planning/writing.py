@@ -18,8 +18,6 @@ from depthsearch.study.planning.choosing import Setting
 from depthsearch.study.planning.making import Plan, pace
 from depthsearch.text import one_line
 
-__all__ = ["study_file", "write_study_file"]
-
 
 def write_study_file(planned: Plan, path: Path) -> None:
     """Write a plan as a new study file.

@@ -14,8 +14,6 @@ from depthsearch.study.events import Say
 from depthsearch.study.preparing.tasks import device_here, load_backbones, load_images, load_tasks
 from depthsearch.training.objective import Task
 
-__all__ = ["prepare_again", "stored_options"]
-
 
 def stored_options(study: StoredStudy) -> StudyOptions:
     """Return the options that a study was run with.

@@ -28,8 +28,6 @@ from depthsearch.workers.ray.cluster import RayWorkers
 from depthsearch.workers.ray.connecting import connect, import_ray
 from depthsearch.workers.starting import cluster_device, cluster_has_gpus, ray_workers
 
-__all__ = ["check_executor", "started_executor"]
-
 
 def check_executor(options: StudyOptions) -> Device:
     """Check that the workers or the cluster can be had, before anything is loaded.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from depthsearch.data.checking import check_source
 from depthsearch.options.study import StudyOptions
 
-__all__ = ["check_images"]
-
 
 def check_images(options: StudyOptions) -> None:
     """Refuse a study's images as far as that is known before one is decoded.

@@ -14,8 +14,6 @@ from depthsearch.study.storage.databasefile import database_file
 from depthsearch.study.storage.opening import open_storage
 from depthsearch.text import without_password
 
-__all__ = ["cache_folder", "check_cache", "existing", "is_stored"]
-
 
 def existing(url: str) -> str:
     """Refuse a database file that is missing or empty, which opening would turn into one of studies."""

@@ -35,9 +35,6 @@ from depthsearch.text import counted, named_few
 from depthsearch.training.objective import Task
 from depthsearch.training.recipe import Recipe
 
-__all__ = ["device_here", "load_backbones", "load_images", "load_tasks", "provenance_of", "whole_modules"]
-
-
 # Options that the recipe has under the same name, and those that `load_data` has.
 RECIPE = (
     *("epochs", "late_passes", "batch_size", "schedule", "label_smoothing", "metric", "seed"),

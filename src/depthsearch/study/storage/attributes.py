@@ -19,8 +19,6 @@ from depthsearch.study.storage.optuna_private import (
 )
 from depthsearch.study.storage.patient import PatientStorage, patiently
 
-__all__ = ["set_system_attrs", "set_trial_attrs"]
-
 
 def set_system_attrs(study: optuna.Study, values: Mapping[str, Any]) -> None:
     """Set system attributes of a study in one transaction: a reader sees all of them or none.

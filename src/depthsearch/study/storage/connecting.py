@@ -23,8 +23,6 @@ from depthsearch.files import is_allowed
 from depthsearch.study.storage.databasefile import database_file
 from depthsearch.study.storage.outage import Away, chain, is_transient, lacks_log
 
-__all__ = ["ConnectedStorage", "is_of_one_thread"]
-
 # How long SQLite itself waits for a lock; Ctrl-C does not interrupt that.
 LOCK_SECONDS = 0.2
 # Between two tries to open a database that other processes open too.

@@ -13,8 +13,6 @@ from depthsearch.errors import SettingsError
 from depthsearch.files import is_file
 from depthsearch.text import printable
 
-__all__ = ["database_file", "refuse_foreign"]
-
 # Tables that every version of Optuna makes.
 TABLES = frozenset({"version_info", "studies", "study_user_attributes", "trials"})
 OPTUNAS = "alembic_version"

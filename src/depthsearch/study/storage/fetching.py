@@ -20,8 +20,6 @@ from sqlalchemy.engine import Connection, Row
 
 from depthsearch.study.storage.optuna_private import USER_ATTRIBUTES, models
 
-__all__ = ["fetch_trial", "fetch_trials", "fetch_user_attrs"]
-
 # How Optuna stores numbers that are not finite, in scores and in values.
 NUMBERS = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
 

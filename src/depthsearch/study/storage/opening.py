@@ -12,8 +12,6 @@ from depthsearch.study.storage.outage import Away, chain, reason_of
 from depthsearch.study.storage.patient import BUSY_SECONDS, PATIENCE_SECONDS, PatientStorage
 from depthsearch.text import without_password
 
-__all__ = ["check_storage", "open_storage"]
-
 
 def check_storage(url: str) -> None:
     """Check that a database can be used, before anything else is done; no file is made.

@@ -16,22 +16,6 @@ from optuna.storages._rdb import models
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
-__all__ = [
-    "SYSTEM_ATTRIBUTES",
-    "USER_ATTRIBUTES",
-    "database_of",
-    "fixed_params",
-    "forget_artifact",
-    "list_artifacts",
-    "models",
-    "note_user_attrs",
-    "planned_params",
-    "storage_of",
-    "study_id_of",
-    "trial_id_of",
-]
-
-
 # Each key of a study stands there once.
 USER_ATTRIBUTES = models.StudyUserAttributeModel.__table__
 SYSTEM_ATTRIBUTES = models.StudySystemAttributeModel.__table__

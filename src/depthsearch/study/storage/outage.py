@@ -7,8 +7,6 @@ import sqlite3
 
 from depthsearch.text import first_line
 
-__all__ = ["Away", "chain", "is_transient", "lacks_log", "reason_of"]
-
 # SQLite's result codes: the database is busy, a table locked, an I/O error, the disk full, the file not to
 # be opened (its folder is away), a race for the lock of the write-ahead log.
 LOCKS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)

@@ -31,8 +31,6 @@ from depthsearch.study.storage.optuna_private import models
 from depthsearch.study.storage.outage import Away, chain, reason_of
 from depthsearch.study.storage.writing import can_write, state_of, write_score, write_user_attrs
 
-__all__ = ["PatientStorage", "StorageError", "patiently", "query"]
-
 PATIENCE_SECONDS = 600.0
 # SQLite: a lock is no outage before that.
 BUSY_SECONDS = 60.0

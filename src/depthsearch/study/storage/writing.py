@@ -16,8 +16,6 @@ from sqlalchemy.engine import Connection
 
 from depthsearch.study.storage.optuna_private import models
 
-__all__ = ["can_write", "state_of", "write_score", "write_user_attrs"]
-
 # The kinds of database that replace a row where there is one.
 INSERTS: Mapping[str, Callable[[Any], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 TRIALS = models.TrialModel.__table__

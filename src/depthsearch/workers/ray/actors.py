@@ -11,8 +11,6 @@ from depthsearch.workers.places import HARDLY_SECONDS, Place
 from depthsearch.workers.ray.remote import Ready, Trainer
 from depthsearch.workers.ray.slots import Slots
 
-__all__ = ["LOOKS", "ActorPlace", "actor_class"]
-
 # An actor has a thread for its calls, and one that answers how much the first has computed.
 SIGNS = "signs"
 # How often to ask an actor for a sign in the time after which it counts as hung.

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from depthsearch.files import written_whole
 
-__all__ = ["Bytes", "Tokens", "read_checkpoint", "write_checkpoint"]
-
 # The content of a file that is sent: Ray passes an array on without a copy.
 Bytes = NDArray[np.uint8]
 

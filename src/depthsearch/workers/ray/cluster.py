@@ -33,8 +33,6 @@ from depthsearch.workers.ray.connecting import import_ray, reason_of
 from depthsearch.workers.ray.remote import NoImages, Ready, Terms, own_versions
 from depthsearch.workers.ray.slots import plan_slots
 
-__all__ = ["RayWorkers"]
-
 # How long to be without any worker before a warning.
 NOTE_SECONDS = 20.0
 # An answer is fetched in less time, or its node is gone.

@@ -21,8 +21,6 @@ from depthsearch.machine import usable_cores
 from depthsearch.signals import handled
 from depthsearch.text import first_line
 
-__all__ = ["connect", "import_ray", "reason_of"]
-
 # How long to try to reach the address, then to wait for Ray's answer; by itself Ray tries for minutes.
 REACH_SECONDS = 5.0
 ANSWER_SECONDS = 30.0

@@ -34,8 +34,6 @@ from depthsearch.workers.ray.checkpoints import Bytes, read_checkpoint, write_ch
 from depthsearch.workers.ray.connecting import import_ray
 from depthsearch.workers.ray.slots import Slots
 
-__all__ = ["NoImages", "Ready", "Terms", "Trainer", "own_versions"]
-
 PREFIX = "depthsearch-worker"
 # Folders of workers: machine, process, start of the process.
 FOLDER = re.compile(rf"{PREFIX}-([0-9a-f]{{16}})-(\d+)-(\w+)")

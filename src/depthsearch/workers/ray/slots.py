@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from depthsearch.errors import SettingsError
 
-__all__ = ["Resources", "Slots", "plan_slots"]
-
 # The resources of a node, by Ray's names: ``CPU``, ``GPU`` and others.
 Resources = Mapping[str, float]
 
