@@ -180,7 +180,7 @@ def test_a_stop_anywhere_changes_nothing(run, finished, tmp_path, stop_after: in
 def test_another_list_of_backbones_is_another_study(finished, tasks, space) -> None:
     storage = storage_of(finished)
     alone = tasks[NAMES[0]]
-    message = rf"backbone: \['{NAMES[0]}', '{NAMES[1]}'\] stored, '{NAMES[0]}' given"
+    message = rf"--backbone {NAMES[0]},{NAMES[1]} \(here {NAMES[0]}\)"
     with pytest.raises(StudyError, match=message):
         open_study(storage, "s", alone, space, {})
 

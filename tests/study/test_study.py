@@ -583,7 +583,7 @@ def test_a_fixed_learning_rate_is_that_of_every_candidate(place, task, five) -> 
 
 def test_an_exhaustive_search_and_another_are_two_studies(place, task, five) -> None:
     place.open(task, five)
-    message = "search: 'adaptive' stored, 'exhaustive, learning rates 0.001' given"
+    message = r"--search adaptive \(here exhaustive, learning rates 0.001\)"
     with pytest.raises(StudyError, match=message):
         exhaust(place, task, five, 0, learning_rates=(1e-3,))
 

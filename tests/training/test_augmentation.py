@@ -229,7 +229,7 @@ def test_another_augmentation_is_another_study(task, space, tmp_path, open_quick
     study = open_study(storage, "s", task, space, {})
     assert study.user_attrs["settings"]["augment"] == USUAL
     other = task.with_recipe(replace(task.recipe, augment="flip"))
-    with pytest.raises(StudyError, match=rf"augment: '{USUAL}' stored, 'flip' given"):
+    with pytest.raises(StudyError, match=rf"--augment {USUAL} \(here flip\)"):
         open_study(storage, "s", other, space, {})
 
 
