@@ -281,7 +281,7 @@ def test_from_the_search_to_the_model_and_its_explanation(pictures, last_line, c
     assert len(last_line("explain", name, str(image), "--json")["pictures"]) == 1
     with_pool = [word if word != "flatten" else "pool" for word in STUDY.split()]
     assert main([*with_pool, "--data", str(pictures)]) == 2
-    assert "head: 'flatten' stored, 'pool' given" in capsys.readouterr().err
+    assert "--head flatten (here pool)" in capsys.readouterr().err
 
 
 def assert_learns(answer: dict[str, Any]) -> None:
