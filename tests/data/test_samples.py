@@ -720,7 +720,7 @@ def assert_refused(capsys, folder: Path) -> None:
             "No file missing.csv. Give a table with the columns front, side, w",
         ),
         (["predict", "m", "empty.csv"], "empty.csv: no rows. Give one for each sample."),
-        (["predict", "m", "short.csv"], "short.csv has no column 'side' (the file's path), only: front."),
+        (["predict", "m", "short.csv"], "short.csv has no columns 'side' (the file's path) and 'weight_g'"),
     ]
     Path("empty.csv").write_text("front,side,weight_g,age\n", encoding="utf-8")
     Path("short.csv").write_text("front\nx.png\n", encoding="utf-8")

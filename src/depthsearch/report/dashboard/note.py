@@ -63,7 +63,7 @@ def _state(stored: StoredStudy, status: Status) -> Cell:
 
 
 def _best_cuts(summary: Summary) -> Table | None:
-    """List the best cuts by score: the mean of one that was trained again, else its best training."""
+    """List the cuts that were trained again, by their means, then others by their best training."""
     top = summary.top_cuts(N_CUTS)
     if not top:
         return None
@@ -79,9 +79,6 @@ def _best_cuts(summary: Summary) -> Table | None:
     if answer is not None and answer not in kept:
         # The answer is the cheapest of those that lose little, of which there may be many.
         kept[-1] = answer
-    sign = -1.0 if summary.maximize else 1.0
-    means = {settled.trial: settled.mean for settled in again.values()}
-    kept.sort(key=lambda row: sign * (means.get(row[0].number, row[0].score) or 0.0))
     return Table(
         headings=(*(("backbone",) if summary.parts else ()), *HEADINGS),
         rows=tuple(_row(summary, *row) for row in kept),
