@@ -59,8 +59,9 @@ FEWEST_TRIALS = 6
 # Before it ends, the best setting is tried at other learning rates, where that costs at most so many full
 # fine-tunes, as long as there is one so much of the range away from those that were tried.
 OTHER_RATE_COST, OTHER_RATE_GAP = 0.35, 0.15
-# Then it is trained again if it was trained only once, where that costs at most so many full fine-tunes.
-ONCE_MORE_COST = 1.0
+# Then it is trained again if it was trained only once, where that costs at most so many full fine-tunes:
+# *everything* too, which may be the luckiest training, and with it what it is compared with.
+ONCE_MORE_COST = 1.5
 # A gain that is nothing but for rounding: the best setting is far ahead.
 ROUNDING = 1e-9
 # Trials that failed or diverged, where no other is complete, before it is given up.
