@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from benchmarks.search.tables import Table
 from depthsearch.options.words import LEARNING_RATES
+from depthsearch.search.beliefs import learning
 from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn
+from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.search.extrapolation import Course
 
 TABLES = Path(__file__).parents[2] / "benchmarks" / "search" / "tables"
@@ -44,6 +47,20 @@ def expected_best(*lessons: Lesson) -> float:
 
 
 FAR = [complete((0.9, 0.2), *[0.5] * EPOCHS), complete((1.0, 0.2), *[0.5] * EPOCHS)]
+
+
+def test_four_tenths_of_the_variance_by_the_images_are_expected_to_be_a_scores_own(monkeypatch) -> None:
+    """Guards the belief about noise: it decides how far a single good training is trusted."""
+    given: list[float] = []
+
+    def respond(observations: Sequence[Observation], *, noise: float) -> Response:
+        given.append(noise)
+        return Response(observations, noise=noise)
+
+    monkeypatch.setattr(learning, "Response", respond)
+    found = learned(complete((0.0, 0.5), *[0.8] * EPOCHS), *FAR)
+    by_images = 0.8 * 0.2 / ERROR.n_val
+    assert (given[0] * found.near) ** 2 == pytest.approx(0.4 * by_images, rel=0.05)
 
 
 def test_a_curve_that_still_moves_is_expected_to_gain_more_and_less_surely() -> None:
