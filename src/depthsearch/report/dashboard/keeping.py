@@ -17,6 +17,7 @@ from plotly.graph_objects import Figure
 
 from depthsearch.signals import deferred
 from depthsearch.study.storage.attributes import set_system_attrs
+from depthsearch.study.storage.optuna_private import storage_of, study_id_of
 
 # Lines that Markdown shows nothing of. Between them stands what depthsearch writes.
 BEGIN = "[//]: # (depthsearch begins: what stands from here to its end is written anew after each trial)"
@@ -42,7 +43,7 @@ def keep_note(study: optuna.Study, text: str) -> bool:
     is_new = _keep(study, attributes, note_str_key_prefix(None), body)
     if note_ver_key(None) not in attributes:
         with deferred():
-            study._storage.set_study_system_attr(study._study_id, note_ver_key(None), 1)
+            storage_of(study).set_study_system_attr(study_id_of(study), note_ver_key(None), 1)
     return is_new
 
 
@@ -75,7 +76,7 @@ def keep_plot(study: optuna.Study, name: str, figure: Figure) -> bool:
 
 
 def _attributes(study: optuna.Study) -> dict[str, Any]:
-    return study._storage.get_study_system_attrs(study._study_id)
+    return storage_of(study).get_study_system_attrs(study_id_of(study))
 
 
 def _keep(study: optuna.Study, attributes: Mapping[str, Any], prefix: str, text: str) -> bool:
