@@ -27,6 +27,7 @@ from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load
 from depthsearch.devices import Device, use_all_cores
 from depthsearch.features import Boundaries, Budget
 from depthsearch.models.split import suffix_of
+from depthsearch.training.gradients import quick_gradients
 from depthsearch.training.objective import model_for, train_point
 
 # The head alone is solved, not trained.
@@ -68,7 +69,7 @@ def step(
     device: Device,
 ) -> None:
     """Make one step."""
-    with device.autocast():
+    with device.autocast(), quick_gradients(device):
         logits = suffix(batch)
     loss = F.cross_entropy(logits.float(), labels)
     optimizer.zero_grad(set_to_none=True)

@@ -121,6 +121,28 @@ def test_training_learns(rows) -> None:
     assert results[-1].score > 0.9
 
 
+class Depthwise(nn.Module):
+    """Says how the gradients of its convolution are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(4, 4, 3, groups=4)
+        self.head = nn.Linear(16, 10)
+        self.ways: set[str] = set()
+
+    def forward(self, boundary: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        maps = self.convolution(boundary[0].reshape(-1, 4, 4, 4))
+        if self.training:
+            self.ways.add(type(maps.grad_fn).__name__)
+        return self.head(maps.flatten(1))
+
+
+def test_in_bf16_gradients_of_depthwise_convolutions_are_computed_in_float32(rows) -> None:
+    suffix, device = Depthwise(), replace(CPU, bf16=True)
+    list(train(suffix, rows(100), rows(50), Recipe(epochs=1), device, suffix_macs=640))
+    assert suffix.ways == {"_DepthwiseBackward"}
+
+
 def test_macs_are_prefix_once_and_suffix_thrice_where_it_learns(rows) -> None:
     recipe = Recipe(epochs=2, batch_size=32)
     results = list(train(linear(), rows(100, 7), rows(50, 7), recipe, CPU, suffix_macs=640))

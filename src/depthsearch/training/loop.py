@@ -24,6 +24,7 @@ from depthsearch.features.store import Spent
 from depthsearch.files import written_whole
 from depthsearch.seeds import seed_from
 from depthsearch.text import first_line
+from depthsearch.training.gradients import quick_gradients
 from depthsearch.training.outcomes import EpochResult
 from depthsearch.training.recipe import Recipe
 
@@ -145,7 +146,7 @@ def train_epoch(
             group["lr"] = _learning_rate(recipe, done)
         labels = device.move(source.labels[index])
         boundary = source.batch(index)
-        with device.autocast():
+        with device.autocast(), quick_gradients(device):
             logits = suffix(boundary)
         if recipe.balance == "weights" and weights is None:
             weights = class_weights(source.labels, logits.shape[1]).to(logits.device)
