@@ -214,7 +214,7 @@ RATES = np.geomspace(1e-5, 1e-2, 7).clip(1e-5, 1e-2).tolist()
 @pytest.fixture
 def last(space, planner, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Move | None]:
     """Say what is done where nothing is worth its cost: a cut scores more, tried at some learning rates."""
-    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+    monkeypatch.setattr(planning, "LEAST_RATE", math.inf)
 
     def next_move(index: int, rates: Iterable[float], **options: Any) -> Move | None:
         others = [each for each in level(space, RATES) if each.params["cut"] != index]
@@ -240,7 +240,7 @@ def test_a_dear_cut_and_a_head_that_is_solved_are_not(last) -> None:
 
 
 def test_before_it_ends_even_everything_is_trained_once_more_if_it_seems_best(space, monkeypatch) -> None:
-    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+    monkeypatch.setattr(planning, "LEAST_RATE", math.inf)
     everything = [trial(space, 0, 0.804, rate=rate) for rate in RATES]
     trials = numbered(*[t for t in level(space, RATES) if t.params["cut"]], *everything)
     # With its head, everything costs a little more than one full fine-tune.
@@ -254,7 +254,7 @@ def test_before_it_ends_even_everything_is_trained_once_more_if_it_seems_best(sp
 def test_where_nothing_beats_the_head_alone_the_best_of_the_others_is_tried_at_other_rates(
     space, planner, monkeypatch
 ) -> None:
-    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+    monkeypatch.setattr(planning, "LEAST_RATE", math.inf)
     others = [trial(space, i, 0.7 + 0.001 * i, rate=1e-5) for i in range(10, N_CUTS - 1)]
     move = planner.next_move(numbered(trial(space, N_CUTS - 1, 0.8), *others), seed=0, is_thrifty=True)
     assert (move.params["cut"], move.params["learning_rate"]) == (N_CUTS - 2, pytest.approx(1e-2))
@@ -284,7 +284,7 @@ def test_what_is_left_of_a_budget_goes_to_any_learning_rate(space, planner, monk
 
 
 def test_a_learning_rate_that_is_given_is_tried_at_no_other(space, monkeypatch) -> None:
-    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+    monkeypatch.setattr(planning, "LEAST_RATE", math.inf)
     given = replace(space, learning_rate=(1e-3, 1e-3))
     trials = numbered(*[trial(given, index, 0.8 + 0.001 * index) for index in range(10, 20)])
     assert (
@@ -587,7 +587,7 @@ def test_a_clear_winner_is_not_trained_again_beside_what_is_far_behind(space, ra
 
 def test_a_best_setting_that_was_trained_once_is_trained_again(space, racing, monkeypatch) -> None:
     """Also where that promises nothing: the best of many is in part the luckiest."""
-    monkeypatch.setattr(planning, "THRIFTY_RATE", math.inf)
+    monkeypatch.setattr(planning, "LEAST_RATE", math.inf)
     planner = racing()
     first = numbered(*level(space, RATES), *[trial(space, 18, 0.83, rate=rate) for rate in RATES])
     trials = list(first)

@@ -90,7 +90,7 @@ def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(
     """Guards what a pause keeps. Trainings of many epochs."""
     # Random images promise nothing.
     monkeypatch.setattr(planner, "LEAST_RATE", 0.0)
-    monkeypatch.setattr(planner, "THRIFTY_RATE", 0.0)
+    monkeypatch.setattr(planner, "LEAST_RATE", 0.0)
     monkeypatch.setattr(planner, "LEAST_GAIN", 0.0)
     study, events = run()
     paused, epochs = [], {}
@@ -164,7 +164,7 @@ def test_a_search_ends_by_itself_and_is_complete_then(run, monkeypatch: pytest.M
 
 
 def test_a_search_whose_cost_nobody_has_bounded_ends_sooner(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "THRIFTY_RATE", math.inf)
+    monkeypatch.setattr(planner, "LEAST_RATE", math.inf)
     monkeypatch.setattr(planner, "LEAST_RATE", -math.inf)
     monkeypatch.setattr(planner, "OTHER_RATE_COST", -math.inf)
     study, events = run(n_trials=16)

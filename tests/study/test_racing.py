@@ -40,7 +40,7 @@ N_SETTINGS = 4
 def tireless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be too little for its cost, so that the bounds alone end a search."""
     monkeypatch.setattr(planner, "LEAST_RATE", -math.inf)
-    monkeypatch.setattr(planner, "THRIFTY_RATE", -math.inf)
+    monkeypatch.setattr(planner, "LEAST_RATE", -math.inf)
     monkeypatch.setattr(planner, "LEAST_GAIN", -math.inf)
 
 

@@ -47,9 +47,8 @@ from depthsearch.search.space import place_of
 
 Floats = NDArray[np.float64]
 
-# Less score than this for a whole full fine-tune is not worth it: where somebody has said what may be spent,
-# and where nobody has. On few validation images another training always promises a little.
-LEAST_RATE, THRIFTY_RATE = 0.0002, 0.001
+# Less score than this for a whole full fine-tune is not worth it.
+LEAST_RATE = 0.0002
 # Nor is a training, however cheap, that is expected to give less.
 LEAST_GAIN = 0.00002
 # A running trial is paused where another move promises this many times as much for its cost.
@@ -127,7 +126,7 @@ class Planner:
             return self._first(known, seed, most) if may_be_new and not is_hopeless else None
         moves = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         weighed = self._weighed(moves, known)
-        best = _best_worth(weighed, THRIFTY_RATE if is_thrifty else LEAST_RATE)
+        best = _best_worth(weighed)
         if best is not None:
             return best
         if len(known.ended) + sum(map(is_paused, trials)) < FEWEST_TRIALS:
@@ -138,7 +137,7 @@ class Planner:
         if check is not None or is_thrifty or not may_be_new:
             return check
         moves = list(self._new(known, np.random.default_rng(seed), any_rate=True))
-        return _best_worth(self._weighed([move for move in moves if move.cost <= most], known), LEAST_RATE)
+        return _best_worth(self._weighed([move for move in moves if move.cost <= most], known))
 
     def cost_of(self, params: Mapping[str, Any]) -> float:
         """Estimate what a setting costs, in full fine-tunes of the first backbone."""
@@ -332,9 +331,9 @@ class Planner:
         return split_of(move.repeats[0].seed, resampled=self.resamples) if move.repeats else 0
 
 
-def _best_worth(moves: Iterable[Move], least_rate: float) -> Move | None:
+def _best_worth(moves: Iterable[Move]) -> Move | None:
     """Choose the move that promises most for its cost among those that promise enough."""
-    worth = (move for move in moves if move.rate >= least_rate and move.gain >= LEAST_GAIN)
+    worth = (move for move in moves if move.rate >= LEAST_RATE and move.gain >= LEAST_GAIN)
     return max(worth, key=lambda move: move.rate, default=None)
 
 
