@@ -90,7 +90,6 @@ def test_a_trial_waits_with_its_checkpoint_and_goes_on_behind_it(
     """Guards what a pause keeps. Trainings of many epochs."""
     # Random images promise nothing.
     monkeypatch.setattr(planner, "LEAST_RATE", 0.0)
-    monkeypatch.setattr(planner, "LEAST_RATE", 0.0)
     monkeypatch.setattr(planner, "LEAST_GAIN", 0.0)
     study, events = run()
     paused, epochs = [], {}
@@ -163,13 +162,15 @@ def test_a_search_ends_by_itself_and_is_complete_then(run, monkeypatch: pytest.M
     assert where.state == "complete"
 
 
-def test_a_search_whose_cost_nobody_has_bounded_ends_sooner(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "LEAST_RATE", math.inf)
+def test_what_is_left_of_a_budget_goes_to_cuts_at_any_learning_rate(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planner, "LEAST_RATE", -math.inf)
     monkeypatch.setattr(planner, "OTHER_RATE_COST", -math.inf)
     study, events = run(n_trials=16)
     list(events)
     assert planner.FEWEST_TRIALS <= len(study.get_trials()) < 14
+    # With a bound, the same search does not end where no cut promises anything at its sensible rate.
     assert Limits(until=time.monotonic() + 1e6).are_given
     study, events = run(n_trials=16, limits=Limits(budget=1e6))
     list(events)

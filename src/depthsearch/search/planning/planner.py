@@ -118,7 +118,8 @@ class Planner:
             seed: Of the settings that are weighed.
             most: What it may cost, in full fine-tunes of the first backbone.
             may_be_new: Whether a new setting may be tried.
-            is_thrifty: Whether to end sooner, as nobody has said what the study may cost.
+            is_thrifty: Whether to end where no cut promises anything at a sensible learning rate, as nobody
+                has said what the study may cost.
         """
         known, most = Known(self.problem, trials), most / self.problem.unit
         if known.learned is None:
