@@ -101,15 +101,11 @@ def search(
             note_wanted(study, wanted)
             enqueue_lost(study)
         planner = _planner(study, tasks, space, cost, race) if is_planned else None
-        stored = StoredStudy.read(study)
+        is_exhaustive = StoredStudy.read(study).is_exhaustive
         chooser = Chooser(
-            study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive, pruner == PAUSE
+            study, n_trials, limits, sampler, planner, recipe.seed, is_exhaustive, pruner == PAUSE
         )
-        # One with a single cut has nothing to probe.
-        unprobed = [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
-        run = Run(
-            study, tasks, space, executor, checkpoints, lease_, limits, chooser=chooser, to_probe=unprobed
-        )
+        run = Run(study, tasks, space, executor, checkpoints, lease_, limits, chooser=chooser)
         yield from _search(run, chooser, wanted)
     yield from _stopped(lease_)
 
