@@ -213,7 +213,7 @@ def _confirm(run: Run, limits: Limits, *, n_cuts: int, n_seeds: int, resample: b
     with deferred():
         plan = plan_confirmation(study, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
         drop_others(study, plan)
-        enqueue_confirmation(study, plan)
+        enqueue_confirmation(study, plan, run.space)
         waiting = waiting_to_confirm(study)
     cuts = {t.number: t.cut for t in StoredStudy.read(study).trials}
     yield ConfirmationPlanned(
