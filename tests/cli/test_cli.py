@@ -163,7 +163,7 @@ def test_a_trial_that_is_solved_has_no_epochs_and_progress_is_in_words(n_trials,
     view.update(EpochDone(number=0, result=result))
     state = optuna.trial.TrialState.COMPLETE
     view.update(TrialEnded(number=0, point=point, state=state, score=0.5, reason=None))
-    assert "  solved: score 0.5000, validation loss" in output.getvalue()
+    assert ", linear head, solved\n  solved: score 0.5000, validation loss" in output.getvalue()
     assert output.getvalue().endswith(told)
     assert "epoch" not in output.getvalue()
 

@@ -111,7 +111,7 @@ def confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
         {
             LAYER: lambda setting: str(setting.cut.layer),
             NAME: lambda setting: names_of(setting.cut),
-            Column(heading="setting", wraps=True): lambda setting: setting_of(setting.params),
+            Column(heading="setting", wraps=True): setting_of,
             Column(heading="mean", is_right=True): lambda setting: with_error(
                 setting.mean, setting.standard_error
             ),

@@ -60,6 +60,7 @@ class StoredTrial:
             of its range.
         scores: Reported scores by epoch.
         stored_results: Of its epochs, once it has ended; `results` are values.
+        is_solved: Whether only a linear head learns, which is solved: its learning rate says nothing.
         diverged: Whether its loss was not finite.
         confirms: Number of the trial whose setting it trains again, or None.
         seed: Which of the seeds that is done with, from 0, or None.
@@ -87,6 +88,7 @@ class StoredTrial:
     place: tuple[float, ...] = ()
     scores: dict[int, float] = field(default_factory=dict)
     stored_results: Sequence[Mapping[str, Any]] = ()
+    is_solved: bool = False
     diverged: bool = False
     confirms: int | None = None
     seed: int | None = None
@@ -159,6 +161,7 @@ def read_trial(trial: FrozenTrial, space: SearchSpace) -> StoredTrial:
         read_bytes=attributes.get(TrialKey.READ_BYTES, 0),
         origin=origin_of(trial),
         reason=attributes.get(TrialKey.REASON),
+        is_solved=space.is_solved(trial.params),
         diverged=attributes.get(TrialKey.DIVERGED, False),
         confirms=attributes.get(TrialKey.CONFIRMS),
         seed=attributes.get(TrialKey.SEED),

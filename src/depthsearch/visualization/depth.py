@@ -130,9 +130,7 @@ def _answers(summary: Summary) -> Iterator[Trace]:
 
 
 def _means(confirmed: Sequence[Settled], name: str, kind: str, size: float) -> Trace:
-    texts = [
-        hover(_trained(each).capitalize(), cut_text(each.cut), setting_of(each.params)) for each in confirmed
-    ]
+    texts = [hover(_trained(each).capitalize(), cut_text(each.cut), setting_of(each)) for each in confirmed]
     places, means = [each.cut.index for each in confirmed], [each.mean for each in confirmed]
     errors = [each.standard_error for each in confirmed]
     return points(name, kind, places, means, texts, size=size, errors=errors)

@@ -100,7 +100,7 @@ def _row(summary: Summary, trial: StoredTrial, score: str, evidence: str) -> tup
         score,
         evidence,
         percent(cut.frozen_mac_share),
-        setting_of(trial.params),
+        setting_of(trial),
         str(trial.number),
     )
     return (cut.backbone, *row) if summary.parts else row

@@ -32,7 +32,7 @@ def key_figures(summary: Summary) -> Iterator[tuple[str, Cell, Cell]]:
     """List the key figures: name, value, and what there is to say of it."""
     chosen, answer = summary.chosen, summary.answer
     if chosen is not None and answer is not None:
-        setting, error = setting_of(chosen.params), answer.standard_error
+        setting, error = setting_of(chosen), answer.standard_error
         if summary.evidence is None:
             setting = f"trial {chosen.number}: {setting}"
         elif error is not None:

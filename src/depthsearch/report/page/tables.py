@@ -92,7 +92,7 @@ def top_table(summary: Summary) -> Table | None:
         "first trainable": lambda t: names_of(t.cut),
         "kind": lambda t: t.cut.kind,
         "frozen MACs": lambda t: f"{t.cut.frozen_mac_share:.3f}",
-        "setting": lambda t: setting_of(t.params),
+        "setting": setting_of,
         "trial": lambda t: str(t.number),
     }
     top = summary.top_cuts()
@@ -162,7 +162,7 @@ def confirmation_table(summary: Summary) -> Table | None:
         "behind the best": partial(_gap, evidence=evidence),
         "chance": lambda c: percent(c.chance),
         "first trainable": lambda c: names_of(c.cut),
-        "setting": lambda c: setting_of(c.params),
+        "setting": setting_of,
     }
     for seed in sorted({seed for confirmed in evidence.confirmed for seed in confirmed.scores}):
         columns[f"seed {seed}"] = partial(_score_of, seed=seed)
@@ -189,7 +189,7 @@ def front_table(front: Front) -> Table:
         "score": lambda p: with_error(p.score, p.standard_error),
         "layer": lambda p: str(p.trial.cut.layer),
         "first trainable": lambda p: names_of(p.trial.cut),
-        "setting": lambda p: setting_of(p.trial.params),
+        "setting": lambda p: setting_of(p.trial),
         "trial": lambda p: str(p.trial.number),
         "note": lambda p: front.answer_word if p.is_answer else "",
     }
@@ -253,7 +253,7 @@ def trials_table(summary: Summary) -> Table:
         "score": lambda t: shown(t.score),
         "origin": origin_of,
         "state": state_of,
-        "setting": lambda t: setting_of(t.params),
+        "setting": setting_of,
         "first trainable": lambda t: names_of(t.cut),
         "epochs": lambda t: str(t.epochs),
         "seconds": lambda t: f"{t.seconds:.1f}",
