@@ -14,7 +14,7 @@ from depthsearch.options import values, words
 from depthsearch.options.augmentation import USUAL, WORDS
 from depthsearch.options.declaring import Declared, Rule, declared, flag_of
 from depthsearch.options.file import read_study_file
-from depthsearch.text import printable
+from depthsearch.text import percent, printable
 
 DEFAULT_STORAGE = "sqlite:///depthsearch.db"
 # Most settings of a search by gain, which ends by itself long before; and how many others have.
@@ -396,7 +396,7 @@ class StudyOptions(Declared):
         words.TOLERANCE,
         values.POINTS,
         "points (0.01 of the score) that the answer may lose against the best: it is the cheapest setting "
-        "that loses less with 90 % probability",
+        f"that loses less with {percent(0.9)} probability",
     )
     mark: tuple[str, ...] | None = _run(
         None,

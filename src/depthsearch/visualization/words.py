@@ -11,6 +11,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.results.evidence import Settled
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import State, StoredTrial
+from depthsearch.text import percent
 
 # How a trial ended, or that it has not; `state_of` adds the reason.
 STATES: dict[State, str] = {
@@ -29,11 +30,6 @@ PARAMETERS = {"learning_rate": "lr", "head_width": "head"}
 def shown(score: float | None) -> str:
     """Write a score with the digits that every output gives it."""
     return "–" if score is None or not math.isfinite(score) else f"{score:.4f}"  # noqa: RUF001 (for nothing)
-
-
-def percent(share: float) -> str:
-    """Write a share as whole per cent."""
-    return f"{share:.0%}".replace("%", " %")
 
 
 def in_points(loss: float) -> str:
@@ -86,7 +82,7 @@ def trial_counts(summary: Summary) -> str:
 
 def frozen_share(cut: Cut) -> str:
     """Write how much of the work lies before a cut."""
-    return f"{cut.frozen_mac_share:.1%} of the MACs frozen".replace("%", " %", 1)
+    return f"{percent(cut.frozen_mac_share, 1)} of the MACs frozen"
 
 
 def setting_of(trial: StoredTrial | Settled) -> str:

@@ -13,8 +13,8 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.study.progress import Status
-from depthsearch.text import counted, duration, plural
-from depthsearch.visualization.words import percent, setting_of, shown, with_error
+from depthsearch.text import counted, duration, percent, plural
+from depthsearch.visualization.words import setting_of, shown, with_error
 
 # Best cuts that the note lists.
 N_CUTS = 8

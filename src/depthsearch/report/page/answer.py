@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from depthsearch.report.page.values import Cell
 from depthsearch.results.summary import Answer, Summary, end_score, trainable
-from depthsearch.text import duration
-from depthsearch.visualization.words import layer_ranges, metric_of, percent, setting_of, shown, trial_counts
+from depthsearch.text import duration, percent
+from depthsearch.visualization.words import layer_ranges, metric_of, setting_of, shown, trial_counts
 
 
 def other_ends(summary: Summary, answer: Answer) -> Iterator[tuple[str, str]]:

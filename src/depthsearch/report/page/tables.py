@@ -16,13 +16,14 @@ from depthsearch.results.front import Front, FrontPoint
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Standing, Summary
 from depthsearch.results.trials import ENDED, State, StoredTrial
+from depthsearch.search.beliefs.verdict import SURE
+from depthsearch.text import percent
 from depthsearch.training.outcomes import ProbePoint, plateau_start
 from depthsearch.visualization import words
 from depthsearch.visualization.words import (
     in_points,
     millions,
     origin_of,
-    percent,
     setting_of,
     shown,
     state_of,
@@ -115,8 +116,8 @@ def depth_table(summary: Summary) -> Table:
         expected = dict(zip(summary.cuts, evidence.expected, strict=False))
         level = {summary.cuts[place] for place in evidence.level}
         columns["mean, trained again"] = lambda cut: means.get(cut, "")
-        columns["expected (95 %)"] = lambda cut: _expected(expected.get(cut))
-        columns["loses at most (90 %)"] = lambda cut: _loss(expected.get(cut))
+        columns[f"expected ({percent(0.95)})"] = lambda cut: _expected(expected.get(cut))
+        columns[f"loses at most ({percent(SURE)})"] = lambda cut: _loss(expected.get(cut))
         columns["may be the best"] = lambda cut: "yes" if cut in level else ""
     chosen = None if summary.chosen is None else summary.chosen.cut
     tried = [cut for cut in summary.cuts if n_trials[cut]]
