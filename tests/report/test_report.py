@@ -18,7 +18,7 @@ from depthsearch.report.text import as_json, backbone_row, render, render_trials
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import standings, summarize
 from depthsearch.study import open_study
-from depthsearch.training.objective import full_fine_tune_macs
+from depthsearch.training.costs import full_fine_tune_macs
 from depthsearch.visualization.words import millions
 
 

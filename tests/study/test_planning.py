@@ -19,7 +19,7 @@ from depthsearch.study.planning import Setting, making, outlook as looking_ahead
 from depthsearch.study.planning.choosing import choose_size, settings_for, settings_to_save_time
 from depthsearch.study.planning.outlook import LongStudyNote, expected_seconds
 from depthsearch.study.preparing.places import cache_folder
-from depthsearch.training.objective import full_fine_tune_macs
+from depthsearch.training.costs import full_fine_tune_macs
 
 OWN = "test_resnet"
 

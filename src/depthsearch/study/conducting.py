@@ -32,7 +32,7 @@ from depthsearch.study.events import Event, Note, Notice, Say, Stopped, TrialSta
 from depthsearch.study.lease import Lease, lease
 from depthsearch.study.loggers.eventlog import Sink
 from depthsearch.study.loggers.watching import check_watchers, watching
-from depthsearch.study.opening import any_of, open_study
+from depthsearch.study.opening import open_study
 from depthsearch.study.planning.outlook import LongStudyNote
 from depthsearch.study.preparing.executors import check_executor, started_executor
 from depthsearch.study.preparing.images import check_images
@@ -41,7 +41,7 @@ from depthsearch.study.preparing.tasks import load_backbones, load_tasks, proven
 from depthsearch.study.settings import default_name
 from depthsearch.study.storage.opening import check_storage, open_storage
 from depthsearch.text import counted
-from depthsearch.training.objective import Task
+from depthsearch.training.task import Task, any_of
 from depthsearch.workers.jobs import Executor
 
 logger = logging.getLogger(__name__)

@@ -41,9 +41,9 @@ from depthsearch.study.choosing.lost import enqueue_lost
 from depthsearch.study.control import note_wanted
 from depthsearch.study.events import ConfirmationPlanned, Event, SearchEnded, Stopped
 from depthsearch.study.lease import Lease, lease
-from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
-from depthsearch.training.objective import Task, head_size_of, tasks_of
+from depthsearch.training.costs import head_size_of
+from depthsearch.training.task import Task, any_of, tasks_of
 from depthsearch.workers.here import InProcess
 from depthsearch.workers.jobs import Executor
 

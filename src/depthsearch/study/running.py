@@ -46,8 +46,9 @@ from depthsearch.study.lease import Lease
 from depthsearch.study.storage.attributes import set_trial_attrs
 from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.text import counted, first_line
-from depthsearch.training.objective import Task, cost_attributes
+from depthsearch.training.costs import cost_attributes
 from depthsearch.training.outcomes import EpochResult, TransferCurve
+from depthsearch.training.task import Task
 from depthsearch.workers.jobs import Ended, Executor, Failed, Lost, Probing, Report, Training
 
 # How long to wait for reports before checking whether the study is asked to stop.

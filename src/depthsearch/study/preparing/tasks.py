@@ -32,8 +32,8 @@ from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.study.events import Decoding, Note, Notice, Say
 from depthsearch.study.preparing.places import cache_folder, check_cache
 from depthsearch.text import counted, named_few
-from depthsearch.training.objective import Task
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 # Options that the recipe has under the same name, and those that `load_data` has.
 RECIPE = (

@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from depthsearch.text import first_line
-from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.task import Task, any_of
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
 from depthsearch.workers.places import (
     AWAY_SECONDS,
@@ -86,7 +86,7 @@ class RayWorkers:
         self._ray = import_ray()
         self.hung_seconds = hung_seconds
         self._ends_ray = ends_ray
-        self.device = next(iter(tasks.values())).device
+        self.device = any_of(tasks).device
         on_gpus = self.device.kind == "cuda"
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self.slots = slots = plan_slots(
