@@ -39,7 +39,7 @@ from depthsearch.cli.places import storage_option
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.commands import COMMANDS
-from depthsearch.options.study import (
+from depthsearch.options.defaults import (
     DEMO_BUDGET,
     DEMO_EPOCHS,
     DEMO_TRIALS,

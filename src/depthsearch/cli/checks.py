@@ -14,7 +14,8 @@ from depthsearch.errors import ModelError
 from depthsearch.files import is_folder
 from depthsearch.models.backbones.requirements import check_requirements
 from depthsearch.options.commands import CutsOptions, FitOptions, InitOptions, PredictOptions
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.defaults import with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.results.stored import StoredStudy
 from depthsearch.study.loggers.watching import check_watchers
 from depthsearch.study.planning.place import check_place as check_file_place

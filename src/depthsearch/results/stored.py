@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial
 from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import FORMAT, StudyKey, curve_key
-from depthsearch.options.study import StudyOptions, is_planned
+from depthsearch.options.defaults import is_planned
+from depthsearch.options.study import StudyOptions
 from depthsearch.options.words import COSTS, TOLERANCE
 from depthsearch.results.trials import StoredTrial, UnsetTrial, has_setting, read_trial, read_unset
 from depthsearch.search.space import FIXABLE, SearchSpace

@@ -16,7 +16,8 @@ import torch
 from depthsearch.devices import quick_releases
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut, find_cut
-from depthsearch.options.study import StudyOptions, is_planned, with_defaults
+from depthsearch.options.defaults import is_planned, with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.results.front import cost_name
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from depthsearch.models.cuts import Cut
-from depthsearch.options.study import StudyOptions, is_planned
+from depthsearch.options.defaults import is_planned
+from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import CurveDrawn, EpochDone, Event, Note, TrialStarted
 from depthsearch.text import duration
