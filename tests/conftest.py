@@ -174,8 +174,8 @@ def space(backbone):
 def task(backbone, few_digits):
     """Two epochs on 64 digits, float32 on the CPU."""
     from depthsearch.devices import choose_device
-    from depthsearch.training.objective import Task
     from depthsearch.training.recipe import Recipe
+    from depthsearch.training.task import Task
 
     return Task(
         backbone=backbone,

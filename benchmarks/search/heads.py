@@ -24,8 +24,9 @@ from benchmarks.shared.printing import print_table
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
 from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.models.split import suffix_of
+from depthsearch.training.costs import suffix_macs
 from depthsearch.training.loop import train
-from depthsearch.training.objective import model_for, suffix_macs, train_point
+from depthsearch.training.objective import model_for, train_point
 from depthsearch.training.probe import linear_probe
 
 RATES = (1e-3, 3e-3)

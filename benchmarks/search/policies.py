@@ -18,7 +18,8 @@ from benchmarks.search.answers import Answer, answer_at, first_answer
 from benchmarks.search.before import before
 from benchmarks.search.recorded import Recorded
 from depthsearch.errors import DivergedError
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.defaults import with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.results import StoredStudy, weigh
 from depthsearch.search.planning.moves import Race
 from depthsearch.search.sampling import GAIN, PAUSE

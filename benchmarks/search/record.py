@@ -42,8 +42,9 @@ from depthsearch.models.split import Suffix, suffix_of
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.training import EpochResult, Recipe, Task, linear_probe, train
+from depthsearch.training.costs import suffix_macs
 from depthsearch.training.exact import only_linear_layer, solve
-from depthsearch.training.objective import model_for, suffix_macs
+from depthsearch.training.objective import model_for
 
 WRITE_EVERY_SECONDS = 30.0
 # From here on cuts lie ever closer, up to this share of the MACs.

@@ -17,8 +17,9 @@ from .options.study import StudyOptions as StudyOptions
 from .search.space import Point as Point, SearchSpace as SearchSpace
 from .study.control import enqueue as enqueue, request_stop as request_stop
 from .study.progress import Status as Status, status as status
-from .training.objective import Objective as Objective, Task as Task, transfer_curve as transfer_curve
+from .training.objective import Objective as Objective, transfer_curve as transfer_curve
 from .training.outcomes import TransferCurve as TransferCurve
 from .training.recipe import Recipe as Recipe
+from .training.task import Task as Task
 
 __version__: str

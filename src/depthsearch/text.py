@@ -53,6 +53,11 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """Write a share in per cent; no line is broken before the sign, but by a terminal."""
+    return f"{share:.{digits}%}".replace("%", "\N{NO-BREAK SPACE}%")
+
+
 def plural(word: str, n: int) -> str:
     """Return a word in the number that fits."""
     return word if n == 1 else f"{word}s"

@@ -47,8 +47,9 @@ from depthsearch.study import open_study
 from depthsearch.study.lease import lease
 from depthsearch.text import counted
 from depthsearch.training import loop
-from depthsearch.training.objective import Task, train_point
+from depthsearch.training.objective import train_point
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 CPU = choose_device("cpu", "float32")
 MIDDLE = 9

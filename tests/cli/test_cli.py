@@ -39,7 +39,7 @@ from depthsearch.cli.places import storage_option
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.commands import COMMANDS
-from depthsearch.options.study import (
+from depthsearch.options.defaults import (
     DEMO_BUDGET,
     DEMO_EPOCHS,
     DEMO_TRIALS,
@@ -163,7 +163,7 @@ def test_a_trial_that_is_solved_has_no_epochs_and_progress_is_in_words(n_trials,
     view.update(EpochDone(number=0, result=result))
     state = optuna.trial.TrialState.COMPLETE
     view.update(TrialEnded(number=0, point=point, state=state, score=0.5, reason=None))
-    assert "  solved: score 0.5000, validation loss" in output.getvalue()
+    assert ", linear head, solved\n  solved: score 0.5000, validation loss" in output.getvalue()
     assert output.getvalue().endswith(told)
     assert "epoch" not in output.getvalue()
 
@@ -1222,6 +1222,10 @@ WRONG_WITHOUT_PYTORCH = [
     (["study", "--backbone", "x", "--log-file", "none/events.jsonl"], "none/events.jsonl"),
     (["study", "--backbone", "x", "--name", "noughts", "--storage", "URL"], "--epochs 1 (here 3)"),
     (["study", "--backbone", "none.py:make"], "cannot read 'none.py'"),
+    (["study", "--backbone", "resnt50"], "has no model 'resnt50'. Near: resnet50"),
+    (["study", "--backbone", "cnn,torchvision:resnt50"], "has no image classifier 'resnt50'. Near: resnet50"),
+    (["cuts", "densenet12.tv_in1k"], "has no model 'densenet12.tv_in1k'. Near: densenet121"),
+    (["init", "one", "--backbone", "resnt50"], "has no model 'resnt50'. Near: resnet50"),
     (["init", "one"], "has one class only, 'only'"),
     (["init", "digits", "--out", "t.csv"], "t.csv is there already"),
     (["fit", "--storage", "URL", "--out", "one"], "one is there already and is no model folder"),

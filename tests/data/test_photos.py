@@ -14,8 +14,9 @@ from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.models.backbones import load_backbone, state_digest
 from depthsearch.search.space import Point, SearchSpace
-from depthsearch.training.objective import Task, train_point
+from depthsearch.training.objective import train_point
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 SIZE = 96
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "vehicles"

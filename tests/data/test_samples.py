@@ -33,16 +33,10 @@ from depthsearch.models.heads import SampleHead, giving_numbers, make_head, with
 from depthsearch.models.split import split_traced
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study import open_study
-from depthsearch.training.objective import (
-    Task,
-    full_fine_tune_macs,
-    head_size_of,
-    model_for,
-    note_cost,
-    train_point,
-    transfer_curve,
-)
+from depthsearch.training.costs import full_fine_tune_macs, head_size_of, note_cost
+from depthsearch.training.objective import model_for, train_point, transfer_curve
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 SIZE = 16
 # In the order of the images' columns and of the numbers'.

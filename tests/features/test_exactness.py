@@ -28,9 +28,10 @@ from depthsearch.options.words import KINDS
 from depthsearch.search.space import Point
 from depthsearch.training import objective
 from depthsearch.training.loop import train
-from depthsearch.training.objective import Task, model_for, train_point
+from depthsearch.training.objective import model_for, train_point
 from depthsearch.training.outcomes import EpochResult
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 # Largest difference of a weight or a running statistic. Measured on a CPU with bf16 in hardware
 # (AVX-512): none, as in float32.

@@ -16,8 +16,9 @@ from depthsearch.features.passes import MOST_IMAGES, PassSize, live_bytes
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point
-from depthsearch.training.objective import Task, train_point, transfer_curve
+from depthsearch.training.objective import train_point, transfer_curve
 from depthsearch.training.outcomes import TransferCurve
+from depthsearch.training.task import Task
 from depthsearch.workers import Probing, run_job
 
 CPU = choose_device("cpu", "float32")

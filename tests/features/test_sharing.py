@@ -45,7 +45,8 @@ from depthsearch.features.tiers.locks import Timeout, locked
 from depthsearch.features.tiers.rowfile import MappedRows, RowWriter, content_of
 from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point, SearchSpace
-from depthsearch.training.objective import Task, train_point
+from depthsearch.training.objective import train_point
+from depthsearch.training.task import Task
 from depthsearch.workers.process import process_context
 
 CPU = choose_device("cpu", "float32")

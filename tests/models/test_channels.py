@@ -22,8 +22,9 @@ from depthsearch.models.backbones import Backbone, load_backbone
 from depthsearch.models.candidates import list_cuts
 from depthsearch.models.split import split_at
 from depthsearch.search.space import Point
-from depthsearch.training.objective import Task, train_point
+from depthsearch.training.objective import train_point
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 NAME = "test_resnet"
 

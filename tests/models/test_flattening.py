@@ -25,7 +25,9 @@ from depthsearch.models.heads import head_macs, head_size, make_head, with_head
 from depthsearch.models.split import suffix_of
 from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point
-from depthsearch.training.objective import Task, full_fine_tune_macs, model_for, suffix_macs, train_point
+from depthsearch.training.costs import full_fine_tune_macs, suffix_macs
+from depthsearch.training.objective import model_for, train_point
+from depthsearch.training.task import Task
 
 # Residual, depthwise, convolutions behind the pooling (MobileNetV3), a norm behind it (ConvNeXt), ours.
 NAMES = ("test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", "cnn")

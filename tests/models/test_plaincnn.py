@@ -28,7 +28,7 @@ from depthsearch.search.firsts import count_exhaustive, first_settings
 from depthsearch.search.sampling import make_sampler
 from depthsearch.search.space import Point
 from depthsearch.study import CurveDrawn, confirm, open_study, search
-from depthsearch.training.objective import Task
+from depthsearch.training.task import Task
 
 BOTH = ("cnn", "test_resnet")
 

@@ -14,7 +14,7 @@ from depthsearch import StudyOptions
 from depthsearch.errors import SettingsError
 from depthsearch.options.commands import COMMANDS
 from depthsearch.options.declaring import text_of
-from depthsearch.options.study import with_defaults
+from depthsearch.options.defaults import with_defaults
 
 ROOT = Path(__file__).parents[2]
 

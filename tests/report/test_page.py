@@ -160,7 +160,7 @@ def test_a_mark_tells_number_names_kind_share_and_setting_of_its_cut() -> None:
     assert best.text[0].split("<br>") == [
         "Trial 1: 0.9000, complete",
         "layer 20 (conv6_keras, layer2.0.conv); conv;",
-        "54.5 % of the MACs frozen",
+        "54.5\xa0% of the MACs frozen",
         "lr 0.0003, head linear",
     ]
 
@@ -278,7 +278,7 @@ def test_the_cost_adds_up() -> None:
     rows = [page.cells[i : i + 6] for i in range(len(page.cells)) if page.cells[i : i + 1] == ["in all"]]
     spent, plain = (3 * 4 + 2) * 60 + 500, (3 * 4 + 2) * 99
     assert rows == [["in all", "5", "14", "9.5", f"{spent / 10_000:.2f}", f"{plain / 10_000:.2f}"]]
-    assert "17 % went into frozen layers, 33 % forward and 50 % backward" in page.text
+    assert "17\xa0% went into frozen layers, 33\xa0% forward and 50\xa0% backward" in page.text
 
 
 def test_the_data_are_told() -> None:
@@ -307,7 +307,7 @@ def test_without_evidence_nothing_of_it_is_shown() -> None:
     assert "## Confirmation" not in made.markdown()
     assert "may be the best" not in made.markdown()
     drawn = [name for name, trace in traces(figure(made, "score-against-depth")).items() if trace.y]
-    assert "expected, 95 %" not in drawn
+    assert "expected, 95\xa0%" not in drawn
     shapes = figure(made, "score-against-depth").layout.shapes
     assert not [each for each in shapes if each.type == "rect"]
 
@@ -319,11 +319,11 @@ def test_evidence_is_the_answer_and_is_drawn() -> None:
     assert "train from layer 20" in text
     assert "validation accuracy 0.8867 ± 0.0067 (mean of 2 trainings)" in text
     assert "; the best cut is among layers 20 to 26." in text
-    assert "Layer 20 loses less than 0.5 points against the best cut with 93 % probability." in text
+    assert "Layer 20 loses less than 0.5 points against the best cut with 93\xa0% probability." in text
     assert "Not trained again" not in text
     depth = figure(made, "score-against-depth")
     found = traces(depth)
-    assert found["expected, 95 %"].fill == "tonexty"
+    assert found["expected, 95\xa0%"].fill == "tonexty"
     assert found["expected"].y == (0.8,) * N_CUTS
     assert [each.type for each in depth.layout.shapes].count("rect") == 1
     assert (found["trained again: mean ± standard error"].x, found["answer"].x) == ((4,), (6,))
@@ -375,7 +375,7 @@ def test_a_test_is_told_as_fit_stores_it() -> None:
     for expected in (
         "The final training, of trial 2, from layer 20, on 400 images (train + validation).",
         "The test images were read 2 times.",
-        "95 %: 0.8200 to 0.9600",
+        "95\xa0%: 0.8200 to 0.9600",
         "/models/a",
         "Confusion",
     ):

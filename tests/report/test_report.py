@@ -13,11 +13,12 @@ from stored_studies import AGAIN, FINISHED, several, stored
 
 from depthsearch.errors import StudyError
 from depthsearch.report.page.composing import compose
+from depthsearch.report.page.tables import top_table, trials_table
 from depthsearch.report.text import as_json, backbone_row, render, render_trials
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import standings, summarize
 from depthsearch.study import open_study
-from depthsearch.training.objective import full_fine_tune_macs
+from depthsearch.training.costs import full_fine_tune_macs
 from depthsearch.visualization.words import millions
 
 
@@ -30,7 +31,9 @@ def url(tmp_path: Path) -> str:
 def store(url: str, task, space, open_quick_storage) -> Callable[..., optuna.Study]:
     """Make a stored study of finished trials: (cut, score, state) each; give it as read anew."""
 
-    def make(*trials: tuple[int, float | None, str], metric: str = "accuracy") -> optuna.Study:
+    def make(
+        *trials: tuple[int, float | None, str], metric: str = "accuracy", head_width: int = 16
+    ) -> optuna.Study:
         measured = replace(task, recipe=replace(task.recipe, metric=metric))
         study = open_study(open_quick_storage(url), "s", measured, space, {})
         for number, (cut, score, state) in enumerate(trials):
@@ -38,7 +41,7 @@ def store(url: str, task, space, open_quick_storage) -> Callable[..., optuna.Stu
                 create_trial(
                     state=TrialState[state],
                     value=score if state == "COMPLETE" else None,
-                    params={"cut": cut, "learning_rate": 1e-3 * (number + 1), "head_width": 16},
+                    params={"cut": cut, "learning_rate": 1e-3 * (number + 1), "head_width": head_width},
                     distributions=space.distributions(),
                     intermediate_values={} if score is None else {1: 0.1, 2: score},
                     user_attrs={
@@ -192,6 +195,22 @@ def test_a_study_without_a_complete_trial_can_be_shown(store) -> None:
     assert as_json(summary)["best"] is None
     assert drawn(render(summary)) == "Study s: no trial is complete yet.\n"
     assert drawn(render_trials(summary)).count("why it ended") == 2
+
+
+def test_a_head_that_is_solved_is_shown_without_a_learning_rate(store, space) -> None:
+    """It had one, which was not used: what programs read still says so."""
+    summary = summarize(store((3, 0.5, "COMPLETE"), (len(space.cuts) - 1, 0.6, "COMPLETE"), head_width=0))
+    for table in (top_table(summary), trials_table(summary)):
+        at = table.headings.index("setting")
+        assert [row[at] for row in table.rows if "lr 0.002" in row[at] or "solved" in row[at]] == [
+            "head linear, solved"
+        ]
+    for text in (drawn(render(summary)), drawn(render_trials(summary))):
+        assert "lr 0.001, head linear" in text
+        assert "head linear, solved" in text
+        assert "lr 0.002" not in text
+    best = as_json(summary)["best"]
+    assert (best["trial"], best["learning_rate"]) == (7, 0.002)
 
 
 def test_the_answer_names_the_cut_by_number_and_path(store, space) -> None:

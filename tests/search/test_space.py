@@ -12,7 +12,7 @@ from depthsearch import SearchSpace, freeze_before
 from depthsearch.errors import CutError, SettingsError
 from depthsearch.models.heads import with_head
 from depthsearch.search.firsts import first_settings
-from depthsearch.search.space import Point, place_of
+from depthsearch.search.space import Point
 from depthsearch.training.objective import Objective
 
 
@@ -40,13 +40,13 @@ def test_what_says_nothing_of_a_setting_has_no_part_in_its_place(space) -> None:
     other = {"learning_rate": 1e-4, "head_width": 0, "head_depth": 3, "dropout": 0.4, "optimizer": "sgd"}
 
     def places(cut: int, **changes: int) -> int:
-        return len({place_of({**each, **changes, "cut": cut}, wide.distributions()) for each in (one, other)})
+        return len({wide.place({**each, **changes, "cut": cut}) for each in (one, other)})
 
     last = len(space.cuts) - 1
     assert places(last) == 1
     assert places(last, head_width=256) == places(3) == 2
     linear = [{**one, "cut": 3, "head_depth": depth} for depth in (1, 3)]
-    assert place_of(linear[0], wide.distributions()) == place_of(linear[1], wide.distributions())
+    assert wide.place(linear[0]) == wide.place(linear[1])
 
 
 def test_random_sampling_reaches_every_candidate(space) -> None:

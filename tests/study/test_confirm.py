@@ -27,7 +27,8 @@ from depthsearch.study import (
     search,
 )
 from depthsearch.study.choosing.confirmation import CONFIRMATION
-from depthsearch.training.objective import Task, train_point
+from depthsearch.training.objective import train_point
+from depthsearch.training.task import Task
 from depthsearch.workers import jobs as module
 
 N_TRIALS = 7

@@ -34,7 +34,7 @@ from depthsearch.study import (
 from depthsearch.study.choosing.chooser import Chooser
 from depthsearch.study.choosing.limits import Limits, spent_on
 from depthsearch.study.progress import status
-from depthsearch.training.objective import full_fine_tune_macs
+from depthsearch.training.costs import full_fine_tune_macs
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,14 @@ from depthsearch.data import Survey
 from depthsearch.data.samples import Columns
 from depthsearch.errors import WeightsError
 from depthsearch.models.backbones import hub, suggesting
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.defaults import with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.study import CurveDrawn, EpochDone, Note, TrialStarted, run
 from depthsearch.study.planning import Setting, making, outlook as looking_ahead, study_file
 from depthsearch.study.planning.choosing import choose_size, settings_for, settings_to_save_time
 from depthsearch.study.planning.outlook import LongStudyNote, expected_seconds
 from depthsearch.study.preparing.places import cache_folder
-from depthsearch.training.objective import full_fine_tune_macs
+from depthsearch.training.costs import full_fine_tune_macs
 
 OWN = "test_resnet"
 

@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from depthsearch.cli import main
 from depthsearch.models.backbones import load_backbone
 from depthsearch.options.attributes import TrialKey
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.defaults import with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.results import StoredStudy, front_of, summarize, weigh
 from depthsearch.search.planning import planner
 from depthsearch.search.planning.moves import Move, Race, Repeat

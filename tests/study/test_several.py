@@ -35,7 +35,9 @@ from depthsearch.seeds import seed_from
 from depthsearch.study import CurveDrawn, TrialStarted, confirm, open_study, search
 from depthsearch.study.preparing.again import prepare_again
 from depthsearch.study.storage.optuna_private import storage_of
-from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.training.costs import full_fine_tune_macs
+from depthsearch.training.objective import train_point
+from depthsearch.training.task import Task
 from depthsearch.visualization.words import layer_ranges
 
 NAMES = ("test_resnet", "test_byobnet")

@@ -10,7 +10,7 @@ import pytest
 
 from depthsearch.cli import main
 from depthsearch.models.backbones import make_model
-from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
+from depthsearch.models.backbones.requirements import FROM_SCRATCH
 from depthsearch.models.cuts import find_cut
 from depthsearch.models.flattening import flattened
 from depthsearch.options.study import StudyOptions

@@ -41,7 +41,9 @@ from depthsearch.study import (
 )
 from depthsearch.study.choosing.upcoming import upcoming_trials
 from depthsearch.training import loop
-from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.training.costs import full_fine_tune_macs
+from depthsearch.training.objective import train_point
+from depthsearch.training.task import Task
 from depthsearch.workers import jobs
 
 N_ANCHORS = 6

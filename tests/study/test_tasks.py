@@ -10,8 +10,9 @@ import pytest
 
 from depthsearch.cli import main
 from depthsearch.cli.parser import make_parser, options_from
+from depthsearch.options.defaults import with_defaults
 from depthsearch.options.reproduction import study_command
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import Point
 from depthsearch.study.preparing.tasks import RECIPE
 from depthsearch.text import counted

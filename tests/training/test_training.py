@@ -27,6 +27,7 @@ from depthsearch.options import words
 from depthsearch.search.space import Point
 from depthsearch.seeds import seed_from
 from depthsearch.training import loop, objective
+from depthsearch.training.costs import full_fine_tune_macs
 from depthsearch.training.loop import train
 from depthsearch.training.objective import model_for, train_point
 from depthsearch.training.outcomes import EpochResult
@@ -181,7 +182,7 @@ def test_macs_of_a_cut_add_up_from_its_split(task, space, index: int) -> None:
 def test_full_fine_tuning_costs_one_full_fine_tune(task, space) -> None:
     point = Point(cut=space.cuts[0], learning_rate=1e-3)
     spent = sum(result.macs for result in train_point(task, point, seed=0))
-    assert spent == objective.full_fine_tune_macs(task)
+    assert spent == full_fine_tune_macs(task)
 
 
 # --- several passes in an epoch ------------------------------------------------------------------
@@ -231,7 +232,7 @@ def test_what_costs_next_to_nothing_is_passed_over_more_often(task, space) -> No
     assert 1 < passes < 30 // task.recipe.epochs
     assert spent == split.suffix_macs * task.recipe.epochs * (3 * passes * n_train + n_val)
     whole = Point(cut=space.cuts[0], learning_rate=1e-3)
-    assert sum(r.macs for r in train_point(long, whole, seed=0)) == objective.full_fine_tune_macs(task)
+    assert sum(r.macs for r in train_point(long, whole, seed=0)) == full_fine_tune_macs(task)
 
 
 def test_late_passes_below_one_are_refused() -> None:

@@ -47,8 +47,8 @@ from depthsearch.files import written_whole
 from depthsearch.options.study import StudyOptions
 from depthsearch.study import EpochDone, TrialLost, TrialStarted, open_study, request_stop, search
 from depthsearch.study.preparing import executors
-from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult, TransferCurve
+from depthsearch.training.task import Task
 from depthsearch.workers import Probing, RayWorkers, Training, ray_workers, starting
 from depthsearch.workers.jobs import Ended, Failed, Job, Lost, Report
 from depthsearch.workers.places import HUNG_SECONDS
@@ -183,7 +183,7 @@ from depthsearch.data import load_data
 from depthsearch.devices import choose_device
 from depthsearch.workers import ray_workers
 from depthsearch.signals import sigterm_interrupts
-from depthsearch.training.objective import Task
+from depthsearch.training.task import Task
 from depthsearch.training.recipe import Recipe
 
 data = load_data("digits", image_size=16)

@@ -23,8 +23,9 @@ from depthsearch.features.digests import value_digests
 from depthsearch.models.backbones import load_backbone
 from depthsearch.models.tracing.trace import trace
 from depthsearch.search.space import Point, SearchSpace
-from depthsearch.training.objective import Task, train_point
+from depthsearch.training.objective import train_point
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 CPU = choose_device("cpu", "float32")
 SPLITS = ("train", "val", "test")

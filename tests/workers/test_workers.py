@@ -38,9 +38,9 @@ from depthsearch.study import (
 from depthsearch.study.choosing.confirmation import CONFIRMATION
 from depthsearch.study.choosing.lost import replaced
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
-from depthsearch.training import objective
-from depthsearch.training.objective import Task
+from depthsearch.training import objective, task as task_module
 from depthsearch.training.outcomes import EpochResult, TransferCurve
+from depthsearch.training.task import Task
 from depthsearch.workers import (
     Ended,
     Failed,
@@ -739,8 +739,8 @@ def test_nothing_is_left_of_what_was_measured(longer, space, monkeypatch: pytest
         release_memory()
         alive.append([found for found in made if found() is not None])
 
-    for name in ("suffix_of", "FrozenBackbone"):
-        monkeypatch.setattr(objective, name, noted(getattr(objective, name)))
+    for module, name in ((objective, "suffix_of"), (task_module, "FrozenBackbone")):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
     monkeypatch.setattr("depthsearch.workers.gpu.release_memory", release)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 7)

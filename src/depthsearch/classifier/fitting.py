@@ -38,8 +38,9 @@ from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.lease import Lease, lease
 from depthsearch.text import first_line
-from depthsearch.training.objective import Task, model_for, train_point
+from depthsearch.training.objective import model_for, train_point
 from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.task import Task
 
 ONNX_IMAGES = 32
 

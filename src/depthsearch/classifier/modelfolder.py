@@ -32,7 +32,7 @@ from depthsearch.errors import DataError, ModelError
 from depthsearch.files import folder_written_whole, is_file, why_no_file
 from depthsearch.models.backbones.backbone import Preprocessing, state_digest
 from depthsearch.models.backbones.loading import make_model
-from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
+from depthsearch.models.backbones.requirements import FROM_SCRATCH
 from depthsearch.models.flattening import flattened
 from depthsearch.models.heads import with_head
 from depthsearch.options.backbones import parse_name

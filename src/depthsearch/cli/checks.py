@@ -13,8 +13,9 @@ from depthsearch.data.checking import check_source
 from depthsearch.errors import ModelError
 from depthsearch.files import is_folder
 from depthsearch.models.backbones.requirements import check_requirements
-from depthsearch.options.commands import FitOptions, InitOptions, PredictOptions
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.commands import CutsOptions, FitOptions, InitOptions, PredictOptions
+from depthsearch.options.defaults import with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.results.stored import StoredStudy
 from depthsearch.study.loggers.watching import check_watchers
 from depthsearch.study.planning.place import check_place as check_file_place
@@ -26,7 +27,7 @@ from depthsearch.workers.ray.connecting import import_ray
 
 
 def check_study(options: StudyOptions) -> None:
-    """Check database, images, packages and own networks, and the settings of a stored study of that name."""
+    """Check database, images, packages and networks, and the settings of a stored study of that name."""
     options = with_defaults(options)
     check_storage(options.storage)
     check_images(options)
@@ -40,8 +41,13 @@ def check_study(options: StudyOptions) -> None:
         refuse_other_settings(options.name, StoredStudy.read(study).settings, settings_given(options))
 
 
+def check_cuts(options: CutsOptions) -> None:
+    """Check that there may be such a network."""
+    check_requirements(options.backbone)
+
+
 def check_init(options: InitOptions) -> None:
-    """Check images and own networks, and the place of the study file."""
+    """Check images and networks, and the place of the study file."""
     check_file_place(study_file(options))
     for name in options.backbone or ():
         check_requirements(name)
@@ -74,6 +80,7 @@ def check_predict(options: PredictOptions) -> None:
 # By the name of the command; the others need nothing checked, or no PyTorch.
 CHECKS: Mapping[str, Callable[[Any], None]] = {
     "study": check_study,
+    "cuts": check_cuts,
     "init": check_init,
     "fit": check_fit,
     "predict": check_predict,

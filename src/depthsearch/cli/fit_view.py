@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from depthsearch.classifier.figures import Figures
+from depthsearch.classifier.figures import CONFIDENCE, Figures
 from depthsearch.classifier.fitting import Fitted
 from depthsearch.options.backbones import parse_name
 from depthsearch.report.tables import Column, FittingTable
-from depthsearch.text import counted
+from depthsearch.text import counted, percent
 from depthsearch.training.outcomes import EpochResult
 
 # A larger matrix does not fit a terminal: then the most frequent confusions are shown instead.
@@ -42,8 +42,9 @@ def render_fit(fitted: Fitted) -> RenderableType:
     test = Text.assemble(
         ("Test      ", "bold"),
         (f"accuracy {figures.accuracy:.4f}", "bold"),
-        f", 95 % interval {low:.4f} to {high:.4f} (Wilson), {counted(figures.n, fitted.noun)}"
-        f"\n          negative log likelihood {figures.negative_log_likelihood:.4f}, "
+        f", {percent(CONFIDENCE)} interval {low:.4f} to {high:.4f} (Wilson), "
+        f"{counted(figures.n, fitted.noun)}\n"
+        f"          negative log likelihood {figures.negative_log_likelihood:.4f}, "
         f"expected calibration error {figures.calibration_error:.4f}",
     )
     classes, confusion = _classes(figures, fitted.noun), _Confusion(figures, fitted.noun)

@@ -193,4 +193,5 @@ class _Shown:
 
 def _describe(point: Point) -> str:
     head = f"head {point.head_width}" if point.head_width else "linear head"
-    return f"{point.cut}, lr {point.learning_rate:.2g}, {head}"
+    setting = f"{head}, solved" if point.is_solved else f"lr {point.learning_rate:.2g}, {head}"
+    return f"{point.cut}, {setting}"

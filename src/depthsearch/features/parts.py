@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
 from depthsearch.devices import Device
 from depthsearch.features.digests import value_digests
+from depthsearch.features.rule import Starts
 from depthsearch.models.backbones.backbone import Preprocessing
 from depthsearch.models.pixels import Normalisation
 from depthsearch.models.rounding import filled_up, gates_of
@@ -133,6 +135,26 @@ class FrozenBackbone:
         whole = self.part((), [n for n in nodes[-1].all_input_nodes if self.graph.carried[n]], len(nodes) - 1)
         self.run(whole, {self.image: self.normalise(self.device.move(images))}, watched, look)
         return layouts
+
+    @cached_property
+    def starts(self) -> tuple[Starts, list[fx.Node]]:
+        """The places where a pass may start, and the nodes that the columns of their needs stand for."""
+        nodes = list(self.layouts)
+        column = {node: i for i, node in enumerate(nodes)}
+        work, starts = 0, []
+        for position, alive in enumerate(self.graph.boundaries()):
+            if alive and all(node in column for node in alive):
+                starts.append((position, work, [column[node] for node in alive]))
+            work += self._macs.get(position, 0)
+        needs = np.zeros((len(starts), len(nodes)), dtype=bool)
+        for row, (_, _, columns) in enumerate(starts):
+            needs[row, columns] = True
+        return Starts(
+            positions=np.array([position for position, _, _ in starts], dtype=np.int64),
+            work=np.array([before for _, before, _ in starts], dtype=np.float64),
+            needs=needs,
+            tensor_bytes=np.array([self.layouts[node].row_bytes for node in nodes], dtype=np.float64),
+        ), nodes
 
     def filled_up(self, index: torch.Tensor) -> torch.Tensor:
         """Repeat the last image of a batch ``(b,)`` until each is rounded as in any other batch."""

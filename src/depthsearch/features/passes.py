@@ -7,17 +7,21 @@ GPU rounds by the batch anyway and has less memory: there it is as many as fit, 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import fx
 
-from depthsearch.devices import Device
+from depthsearch.devices import Device, is_out_of_memory, release_memory
 from depthsearch.models.tracing.graph import LayerGraph
 
 MOST_IMAGES = {"cpu": 64, "cuda": 256, "mps": 64}
 # Of a GPU's free memory, for the values that are alive at once. The rest is for what convolutions and copies
 # take beside them, and for other workers of this GPU, who may pass over their images at the same time.
 FREE_SHARE = 1 / 8
+
+Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,21 @@ class PassSize:
         self._n_images = self.n_images // 2
         log.debug("too little memory: %d images at once from now on", self._n_images)
         return True
+
+    def fit(self, work: Callable[[], Made]) -> Made:
+        """Run a pass over the images; after too little memory on a GPU, again with half as many at once."""
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self.halve():
+                    raise
+            release_memory()
+
+    def batches(self, n_images: int) -> Sequence[torch.Tensor]:
+        """Divide a set into batches of almost one size: a small one would be rounded in another way."""
+        batches: Sequence[torch.Tensor] = torch.arange(n_images).tensor_split(-(-n_images // self.n_images))
+        return batches
 
     def choose_again(self) -> None:
         """Forget the choice, as other memory is free now."""

@@ -12,23 +12,19 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import timm
 import torch
 from torch import fx
 
-from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.features.budget import Budget
 from depthsearch.features.images import ViewedImages
 from depthsearch.features.parts import FrozenBackbone, Part
 from depthsearch.features.passes import PassSize
-from depthsearch.features.rule import Asks, Starts, choose
+from depthsearch.features.rule import Asks, choose
 from depthsearch.features.tiers.locks import Timeout, locked
 from depthsearch.features.tiers.tiers import Files, Filling, Item, Memory, Rows
 
@@ -42,8 +38,6 @@ MACS_PER_BYTE = {
     "cuda": {"device": 10.0, "memory": 4e3, "disk": 1e4},
     "mps": {"memory": 100.0, "disk": 2e3},
 }
-
-Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +101,7 @@ class FeatureStore:
         """
         if not self._keeps:
             return
-        starts, nodes = self._starts
+        starts, nodes = self.frozen.starts
         in_memory: dict[ViewedImages, set[int]] = {asked.group: set() for asked in asks}
         for memory in self._memories:
             chosen = choose(
@@ -155,7 +149,7 @@ class FeatureStore:
         """
         with self._begun(viewed, targets, position) as (part, rows, missing):
             if missing:
-                self._in_passes_that_fit(lambda: self._fill(viewed, missing, spent))
+                self.pass_size.fit(lambda: self._fill(viewed, missing, spent))
         if missing:
             part, rows = self._start(viewed, targets, position)
         return part, rows
@@ -178,7 +172,7 @@ class FeatureStore:
             Features ``(m, k * c + d)`` at each position, float32 on the CPU, of samples of k images and d
             numbers, and these samples' labels ``(m,)``.
         """
-        return self._in_passes_that_fit(lambda: self._pooled(viewed, positions, spent, n_most))
+        return self.pass_size.fit(lambda: self._pooled(viewed, positions, spent, n_most))
 
     def _pooled(
         self, viewed: ViewedImages, positions: Sequence[int], spent: Spent, n_most: int
@@ -196,7 +190,7 @@ class FeatureStore:
             self._filling(self._places(missing), spent) as fillings,
         ):
             shown = torch.arange(len(viewed)) if fillings else spread
-            for places_shown in self._batches(len(shown)):
+            for places_shown in self.pass_size.batches(len(shown)):
                 index = shown[places_shown]
                 values = self.values(viewed, part, rows, index, spent)
                 places = chosen[index]
@@ -361,7 +355,7 @@ class FeatureStore:
                 position = 1 + max(self.frozen.position(node) for node in fillings)
                 # What another process has kept meanwhile is computed all the same: its place is made already.
                 part, inputs = self._start(viewed, list(fillings), position, but=fillings)
-                for index in self._batches(len(viewed)):
+                for index in self.pass_size.batches(len(viewed)):
 
                     def look(node: fx.Node, value: torch.Tensor, n: int = len(index)) -> None:
                         fillings[node].add(value[:n])
@@ -383,22 +377,6 @@ class FeatureStore:
                 filling.abandon(error)
             raise
 
-    def _in_passes_that_fit(self, work: Callable[[], Made]) -> Made:
-        """Run a pass over the images; after too little memory on a GPU, again with half as many at once."""
-        while True:
-            try:
-                return work()
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or not self.pass_size.halve():
-                    raise
-            release_memory()
-
-    def _batches(self, n_images: int) -> Sequence[torch.Tensor]:
-        """Divide a set into batches of almost one size: a small one would be rounded in another way."""
-        size = self.pass_size.n_images
-        batches: Sequence[torch.Tensor] = torch.arange(n_images).tensor_split(-(-n_images // size))
-        return batches
-
     def values(
         self, viewed: ViewedImages, part: Part, rows: Sequence[Rows | None], index: torch.Tensor, spent: Spent
     ) -> dict[fx.Node, torch.Tensor]:
@@ -418,28 +396,6 @@ class FeatureStore:
                 spent.read_bytes += read.nbytes
                 values[node] = self.frozen.layouts[node].from_rows(self.frozen.device.move(read))
         return values
-
-    @cached_property
-    def _starts(self) -> tuple[Starts, list[fx.Node]]:
-        """List the places where a pass may start, and the nodes that the columns of their needs stand for."""
-        graph = self.frozen.graph
-        nodes = list(self.frozen.layouts)
-        column = {node: i for i, node in enumerate(nodes)}
-        macs = {layer.position: layer.macs for layer in graph.layers}
-        work, starts = 0, []
-        for position, alive in enumerate(graph.boundaries()):
-            if alive and all(node in column for node in alive):
-                starts.append((position, work, [column[node] for node in alive]))
-            work += macs.get(position, 0)
-        needs = np.zeros((len(starts), len(nodes)), dtype=bool)
-        for row, (_, _, columns) in enumerate(starts):
-            needs[row, columns] = True
-        return Starts(
-            positions=np.array([position for position, _, _ in starts], dtype=np.int64),
-            work=np.array([before for _, before, _ in starts], dtype=np.float64),
-            needs=needs,
-            tensor_bytes=np.array([self.frozen.layouts[n].row_bytes for n in nodes], dtype=np.float64),
-        ), nodes
 
 
 def _average(value: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from depthsearch.options.declaring import flag_of, options_of, text_of
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.defaults import with_defaults
+from depthsearch.options.study import StudyOptions
 
 LINE = 90
 

@@ -9,13 +9,13 @@ from typing import Any
 from depthsearch.report.tables import LAYER, NAME, TRIAL, Column, FittingTable
 from depthsearch.results.evidence import Advice, Evidence, Settled
 from depthsearch.results.summary import Summary, cut_json
-from depthsearch.text import counted, plural
+from depthsearch.search.beliefs.verdict import COVERED, SURE
+from depthsearch.text import counted, percent, plural
 from depthsearch.visualization.words import (
     in_points,
     layer_of,
     layer_ranges,
     names_of,
-    percent,
     setting_of,
     shown,
     with_error,
@@ -54,12 +54,12 @@ def evidence_lines(summary: Summary, evidence: Evidence) -> Iterator[str]:
     if not summary.parts:
         which = f"{'layers' if len(evidence.level) > 1 else 'layer'} {which}"
     n_cuts = counted(len(summary.cuts), "candidate")
-    yield f"the best cut is among {which} ({len(evidence.level)} of {n_cuts}, 95 %)"
+    yield f"the best cut is among {which} ({len(evidence.level)} of {n_cuts}, {percent(COVERED)})"
     prices = [
         f"up to {layer_of(cut)} at most {in_points(loss)}" for cut, loss in evidence.prices(summary.cuts)
     ]
     if prices:
-        yield f"freezing more costs (90 %): {'; '.join(prices)}"
+        yield f"freezing more costs ({percent(SURE)}): {'; '.join(prices)}"
     if evidence.further_rates is not None:
         low, high = evidence.further_rates
         yield (
@@ -111,7 +111,7 @@ def confirmed_table(evidence: Evidence, metric: str) -> FittingTable:
         {
             LAYER: lambda setting: str(setting.cut.layer),
             NAME: lambda setting: names_of(setting.cut),
-            Column(heading="setting", wraps=True): lambda setting: setting_of(setting.params),
+            Column(heading="setting", wraps=True): setting_of,
             Column(heading="mean", is_right=True): lambda setting: with_error(
                 setting.mean, setting.standard_error
             ),

@@ -166,7 +166,7 @@ def render(summary: Summary) -> RenderableType:
     lines = Text.assemble(
         ("Best cut  ", "bold"),
         (f"{chosen.cut.backbone or summary.backbone}: train from {chosen.cut.named}", "bold green"),
-        f"\n          {metric} {score}, {setting_of(chosen.params)} (trial {chosen.number})",
+        f"\n          {metric} {score}, {setting_of(chosen)} (trial {chosen.number})",
         f"\nBaselines {f'of {chosen.cut.backbone}: ' if chosen.cut.backbone else ''}"
         f"feature extraction {with_error(*end_score(part, -1))}"
         f" · full fine-tuning {with_error(*end_score(part, 0))}",
@@ -203,7 +203,7 @@ def _top_table(summary: Summary, metric: str) -> FittingTable:
             NAME: lambda trial: names_of(trial.cut),
             KIND: lambda trial: trial.cut.kind,
             MACS: lambda trial: f"{trial.cut.frozen_mac_share:.3f}",
-            SETTING: lambda trial: setting_of(trial.params),
+            SETTING: setting_of,
             SCORE: lambda trial: shown(trial.score),
             TRIAL: lambda trial: str(trial.number),
         },
@@ -238,7 +238,7 @@ def _front_table(front: Front, metric: str) -> FittingTable:
             SCORE: lambda point: with_error(point.score, point.standard_error),
             LAYER: lambda point: str(point.trial.cut.layer),
             NAME: lambda point: names_of(point.trial.cut),
-            SETTING: lambda point: setting_of(point.trial.params),
+            SETTING: lambda point: setting_of(point.trial),
             TRIAL: lambda point: str(point.trial.number),
             Column(heading="note", rank=1): lambda point: front.answer_word if point.is_answer else "",
         },
@@ -317,7 +317,7 @@ def render_trials(summary: Summary) -> RenderableType:
             Column(heading="trial", is_right=True): lambda trial: str(trial.number),
             LAYER: lambda trial: str(trial.cut.layer),
             NAME: lambda trial: names_of(trial.cut),
-            SETTING: lambda trial: setting_of(trial.params),
+            SETTING: setting_of,
             Column(heading="origin", rank=1, wraps=True): origin_of,
             Column(heading="state", wraps=True): state_of,
             SCORE: lambda trial: shown(trial.score),

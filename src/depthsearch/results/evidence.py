@@ -70,6 +70,7 @@ class Settled:
         gap: How much the best setting is expected to score better than this, 0 or more.
         gap_error: Standard deviation of that.
         chance: How probable it is that this loses less than the tolerance against the best there is.
+        is_solved: Whether only a linear head learns, which is solved.
     """
 
     cut: Cut
@@ -81,6 +82,7 @@ class Settled:
     gap: float
     gap_error: float
     chance: float
+    is_solved: bool = False
 
     @property
     def n_trainings(self) -> int:
@@ -266,6 +268,7 @@ def _settled(trial: StoredTrial, scores: dict[int, float], verdict: Verdict, pla
         gap=float(verdict.gap[place]),
         gap_error=float(verdict.gap_error[place]),
         chance=float(verdict.chance[place]),
+        is_solved=trial.is_solved,
     )
 
 

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial
 from depthsearch.errors import DepthsearchError, StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import FORMAT, StudyKey, curve_key
-from depthsearch.options.study import StudyOptions, is_planned
+from depthsearch.options.defaults import is_planned
+from depthsearch.options.study import StudyOptions
 from depthsearch.options.words import COSTS, TOLERANCE
 from depthsearch.results.trials import StoredTrial, UnsetTrial, has_setting, read_trial, read_unset
 from depthsearch.search.space import FIXABLE, SearchSpace
@@ -234,7 +235,6 @@ def _read(study: optuna.Study, attributes: Mapping[str, Any], trials: Sequence[F
     options = provenance.get("options")
     options = StudyOptions.from_json(options) if options else None
     cuts = _read_cuts(attributes[StudyKey.CUTS])
-    by_backbone = {key: tuple(run) for key, run in groupby(cuts, key=lambda cut: cut.backbone)}
     backbones = {key: StoredBackbone(**each) for key, each in attributes[StudyKey.BACKBONES].items()}
     curves = {key: attributes[curve_key(key)] for key in backbones if curve_key(key) in attributes}
     plan = attributes.get(StudyKey.CONFIRMATION)
@@ -249,7 +249,7 @@ def _read(study: optuna.Study, attributes: Mapping[str, Any], trials: Sequence[F
         settings=dict(settings),
         cuts=cuts,
         space=space,
-        backbones={key: backbones[key] for key in by_backbone},
+        backbones={key: backbones[key] for key in space.backbones},
         data=StoredData(**attributes[StudyKey.DATA]),
         recipe=Recipe(**attributes[StudyKey.RECIPE]),
         provenance=provenance,
@@ -266,7 +266,7 @@ def _read(study: optuna.Study, attributes: Mapping[str, Any], trials: Sequence[F
         fit=attributes.get(StudyKey.FIT) or {},
         test_readings=tuple(attributes.get(StudyKey.TEST_READINGS) or ()),
         explained=tuple(attributes.get(StudyKey.EXPLAINED) or ()),
-        trials=tuple(read_trial(t, by_backbone) for t in trials if has_setting(t, space)),
+        trials=tuple(read_trial(t, space) for t in trials if has_setting(t, space)),
         unset=tuple(read_unset(t) for t in trials if not has_setting(t, space)),
         latest=max(moments, default=None),
     )

@@ -13,7 +13,7 @@ from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.planning.moves import is_paused
-from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, place_of
+from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter
 from depthsearch.training.outcomes import EpochResult
 
 # ``paused``: for Optuna, which has no such state, it is RUNNING.
@@ -60,6 +60,7 @@ class StoredTrial:
             of its range.
         scores: Reported scores by epoch.
         stored_results: Of its epochs, once it has ended; `results` are values.
+        is_solved: Whether only a linear head learns, which is solved: its learning rate says nothing.
         diverged: Whether its loss was not finite.
         confirms: Number of the trial whose setting it trains again, or None.
         seed: Which of the seeds that is done with, from 0, or None.
@@ -87,6 +88,7 @@ class StoredTrial:
     place: tuple[float, ...] = ()
     scores: dict[int, float] = field(default_factory=dict)
     stored_results: Sequence[Mapping[str, Any]] = ()
+    is_solved: bool = False
     diverged: bool = False
     confirms: int | None = None
     seed: int | None = None
@@ -133,26 +135,20 @@ def read_unset(trial: FrozenTrial) -> UnsetTrial:
     )
 
 
-def read_trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> StoredTrial:
-    """Read a trial that has a whole setting.
-
-    Args:
-        trial: Optuna's.
-        cuts: Candidates by backbone.
-    """
-    backbone = trial.params.get(BACKBONE, "")
-    where = cut_parameter(backbone)
+def read_trial(trial: FrozenTrial, space: SearchSpace) -> StoredTrial:
+    """Read a trial of Optuna's that has a whole setting."""
+    cut = space.cut_of(trial.params)
+    where = cut_parameter(cut.backbone)
     scores = trial.intermediate_values
     last = scores[max(scores)] if scores else None
     attributes = trial.user_attrs
-    cut = cuts[backbone][trial.params[where]]
     head = attributes.get(TrialKey.HEAD_WEIGHTS)
     results = attributes.get(TrialKey.RESULTS, ())
     return StoredTrial(
         number=trial.number,
         cut=cut,
         params={name: value for name, value in trial.params.items() if name not in (where, BACKBONE)},
-        place=place_of(trial.params, trial.distributions),
+        place=space.place(trial.params),
         state=_state(trial),
         score=trial.value if trial.state == TrialState.COMPLETE else last,
         scores=dict(scores),
@@ -165,6 +161,7 @@ def read_trial(trial: FrozenTrial, cuts: Mapping[str, Sequence[Cut]]) -> StoredT
         read_bytes=attributes.get(TrialKey.READ_BYTES, 0),
         origin=origin_of(trial),
         reason=attributes.get(TrialKey.REASON),
+        is_solved=space.is_solved(trial.params),
         diverged=attributes.get(TrialKey.DIVERGED, False),
         confirms=attributes.get(TrialKey.CONFIRMS),
         seed=attributes.get(TrialKey.SEED),

@@ -308,50 +308,49 @@ class SearchSpace:
             _suggest(trial, name, distribution)
         return self.point(trial.params)
 
+    def backbone_of(self, params: Mapping[str, Any]) -> str:
+        """Return the name of the backbone that a trial's parameters choose; the one there is by default."""
+        name: str = params.get(BACKBONE, self.backbones[0])
+        return name
+
+    def cut_of(self, params: Mapping[str, Any]) -> Cut:
+        """Return the cut that a trial's parameters choose."""
+        backbone = self.backbone_of(params)
+        index: int = params[cut_parameter(backbone)]
+        return self.cuts_of(backbone)[index]
+
     def is_whole(self, params: Mapping[str, Any]) -> bool:
         """Return whether a trial's parameters are all there: one that was killed while it chose has some."""
-        return self.distributions(params.get(BACKBONE, self.backbones[0])).keys() <= params.keys()
+        return self._distributions[self.backbone_of(params)].keys() <= params.keys()
+
+    def is_solved(self, params: Mapping[str, Any]) -> bool:
+        """Return whether only a linear head learns: it is solved, the learning rate says nothing."""
+        backbone = self.backbone_of(params)
+        last = len(self.cuts_of(backbone)) - 1
+        return params[cut_parameter(backbone)] == last > 0 and not params.get("head_width")
+
+    def place(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return where a setting lies in each range, in [0, 1]: cut, learning rate, the rest.
+
+        What says nothing at a setting lies in the middle: of a head that is solved all but its width, of a
+        linear head the number of hidden layers. The backbone has no part in it.
+        """
+        backbone, solved = self.backbone_of(params), self.is_solved(params)
+        where, ranges = cut_parameter(backbone), self._distributions[backbone]
+        names = [where, "learning_rate", *sorted(params.keys() - {where, "learning_rate", BACKBONE})]
+
+        def says_nothing(name: str) -> bool:
+            if name == "head_depth":
+                return not params.get("head_width")
+            return solved and name not in (where, "head_width")
+
+        return tuple(0.5 if says_nothing(name) else _share(ranges[name], params[name]) for name in names)
 
     def point(self, params: Mapping[str, Any]) -> Point:
         """Return the point that a trial's parameters stand for."""
-        backbone = params.get(BACKBONE, self.backbones[0])
-        cut = self.cuts_of(backbone)[params[cut_parameter(backbone)]]
         named = {f.name for f in fields(Point)} - {"cut"}
-        return Point(cut=cut, **{**self.fixed, **{k: v for k, v in params.items() if k in named}})
-
-
-def is_solved(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> bool:
-    """Return whether only a linear head learns at a setting: it is solved, the learning rate says nothing.
-
-    Args:
-        params: Of a trial.
-        distributions: Of each of them.
-    """
-    where = cut_parameter(params.get(BACKBONE, ""))
-    cuts = distributions[where]
-    assert isinstance(cuts, IntDistribution)
-    return params[where] == cuts.high > cuts.low and not params.get("head_width")
-
-
-def place_of(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> tuple[float, ...]:
-    """Return where a setting lies between the ends of each range, in [0, 1]: cut, learning rate, the rest.
-
-    What says nothing at a setting lies in the middle: of a head that is solved all but its width, of a linear
-    head the number of hidden layers.
-
-    Args:
-        params: Of a trial; its backbone has no part in it.
-        distributions: Of each of them.
-    """
-    where, solved = cut_parameter(params.get(BACKBONE, "")), is_solved(params, distributions)
-    names = [where, "learning_rate", *sorted(params.keys() - {where, "learning_rate", BACKBONE})]
-
-    def says_nothing(name: str) -> bool:
-        if name == "head_depth":
-            return not params.get("head_width")
-        return solved and name not in (where, "head_width")
-
-    return tuple(0.5 if says_nothing(name) else _share(distributions[name], params[name]) for name in names)
+        searched = {name: value for name, value in params.items() if name in named}
+        return Point(cut=self.cut_of(params), **{**self.fixed, **searched})
 
 
 def _share(distribution: BaseDistribution, value: Any) -> float:

@@ -16,7 +16,8 @@ import torch
 from depthsearch.devices import quick_releases
 from depthsearch.errors import SettingsError
 from depthsearch.models.cuts import Cut, find_cut
-from depthsearch.options.study import StudyOptions, is_planned, with_defaults
+from depthsearch.options.defaults import is_planned, with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.results.front import cost_name
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, summarize
@@ -41,7 +42,7 @@ from depthsearch.study.preparing.tasks import load_backbones, load_tasks, proven
 from depthsearch.study.settings import default_name
 from depthsearch.study.storage.opening import check_storage, open_storage
 from depthsearch.text import counted
-from depthsearch.training.objective import Task
+from depthsearch.training.task import Task, any_of
 from depthsearch.workers.jobs import Executor
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class StudyResult:
 class _Prepared:
     """All that a study needs before it is opened; ``cost`` is the second aim, where there is one."""
 
+    name: str
     options: StudyOptions
     tasks: Mapping[str, Task]
     space: SearchSpace
@@ -114,23 +116,12 @@ def run(
     tell = events or _log
     prepared = _prepare(with_defaults(options), tell)
     options, tasks, space = prepared.options, prepared.tasks, prepared.space
-    task = next(iter(tasks.values()))
-    name = options.name or default_name(options, task.data.name)
     start = partial(started_executor, options, tasks, space, tell)
     with ExitStack() as until_stored:
         # A new study is stored once there is somebody to run it. One that is there may be run by others, whom
         # workers are not to disturb: they wait for its lease.
-        executor = None if is_stored(options.storage, name) else until_stored.enter_context(start())
-        study = open_study(
-            open_storage(options.storage),
-            name,
-            tasks,
-            space,
-            provenance_of(options, task),
-            exhaustive=options.search == "exhaustive",
-            learning_rates=options.learning_rates or (),
-            is_planned=is_planned(options),
-        )
+        executor = None if is_stored(options.storage, prepared.name) else until_stored.enter_context(start())
+        study = _open(prepared)
         # One lease for search and confirmation: who asks for a stop in between is heard. Without it nothing
         # is changed, neither here nor where its events go.
         with (
@@ -173,10 +164,13 @@ def _prepare(options: StudyOptions, say: Say) -> _Prepared:
         say(Note(text="No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px)."))
     backbones, space = load_backbones(options, say)
     options = replace(options, trials=_n_trials(options, space))
+    marked = [find_cut(space.cuts, layer) for layer in options.mark or ()]
+    tasks = load_tasks(options, say, backbones, space, device)
     return _Prepared(
+        name=options.name or default_name(options, any_of(tasks).data.name),
         options=options,
-        marked=[find_cut(space.cuts, layer) for layer in options.mark or ()],
-        tasks=load_tasks(options, say, backbones, space, device),
+        marked=marked,
+        tasks=tasks,
         space=space,
         cost=cost,
         say=say,
@@ -220,6 +214,21 @@ def _n_trials(options: StudyOptions, space: SearchSpace) -> int:
     return options.trials or needed
 
 
+def _open(prepared: _Prepared) -> optuna.Study:
+    """Create the study, or open the stored one."""
+    options, tasks = prepared.options, prepared.tasks
+    return open_study(
+        open_storage(options.storage),
+        prepared.name,
+        tasks,
+        prepared.space,
+        provenance_of(options, any_of(tasks)),
+        exhaustive=options.search == "exhaustive",
+        learning_rates=options.learning_rates or (),
+        is_planned=is_planned(options),
+    )
+
+
 def _announce(prepared: _Prepared, study: optuna.Study) -> None:
     """Report where a study stands and how it is searched."""
     options, cost = prepared.options, prepared.cost
@@ -248,7 +257,7 @@ def _conduct(
     options, tasks, space = prepared.options, prepared.tasks, prepared.space
     sampler, pruner = _resolved(options, prepared.cost)
     checkpoints = cache_folder("checkpoints")
-    race = _race(options, next(iter(tasks.values())))
+    race = _race(options, any_of(tasks))
     ends_with_confirmation = bool(options.confirm) and race is None
     searched = SEARCHED if ends_with_confirmation else 1.0
     with sigterm_drains("SIGTERM: epochs that run are ended first; a second one ends at once.") as drain:
@@ -278,7 +287,7 @@ def _conduct(
             space,
             n_cuts=len(space.cuts) if options.confirm == "all" else int(options.confirm or 0),
             n_seeds=options.seeds or 0,
-            resample=_resamples(options, next(iter(tasks.values()))),
+            resample=_resamples(options, any_of(tasks)),
             limits=_limits(options, began),
             checkpoints=checkpoints,
             executor=executor,

@@ -41,9 +41,9 @@ from depthsearch.study.choosing.lost import enqueue_lost
 from depthsearch.study.control import note_wanted
 from depthsearch.study.events import ConfirmationPlanned, Event, SearchEnded, Stopped
 from depthsearch.study.lease import Lease, lease
-from depthsearch.study.opening import any_of
 from depthsearch.study.running import Run
-from depthsearch.training.objective import Task, head_size_of, tasks_of
+from depthsearch.training.costs import head_size_of
+from depthsearch.training.task import Task, any_of, tasks_of
 from depthsearch.workers.here import InProcess
 from depthsearch.workers.jobs import Executor
 
@@ -101,15 +101,11 @@ def search(
             note_wanted(study, wanted)
             enqueue_lost(study)
         planner = _planner(study, tasks, space, cost, race) if is_planned else None
-        stored = StoredStudy.read(study)
+        is_exhaustive = StoredStudy.read(study).is_exhaustive
         chooser = Chooser(
-            study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive, pruner == PAUSE
+            study, n_trials, limits, sampler, planner, recipe.seed, is_exhaustive, pruner == PAUSE
         )
-        # One with a single cut has nothing to probe.
-        unprobed = [b for b in space.backbones if b not in stored.curves and len(space.cuts_of(b)) > 1]
-        run = Run(
-            study, tasks, space, executor, checkpoints, lease_, limits, chooser=chooser, to_probe=unprobed
-        )
+        run = Run(study, tasks, space, executor, checkpoints, lease_, limits, chooser=chooser)
         yield from _search(run, chooser, wanted)
     yield from _stopped(lease_)
 
@@ -217,7 +213,7 @@ def _confirm(run: Run, limits: Limits, *, n_cuts: int, n_seeds: int, resample: b
     with deferred():
         plan = plan_confirmation(study, n_cuts=n_cuts, n_seeds=n_seeds, resample=resample)
         drop_others(study, plan)
-        enqueue_confirmation(study, plan)
+        enqueue_confirmation(study, plan, run.space)
         waiting = waiting_to_confirm(study)
     cuts = {t.number: t.cut for t in StoredStudy.read(study).trials}
     yield ConfirmationPlanned(

@@ -23,7 +23,8 @@ from depthsearch.seeds import seed_from
 from depthsearch.signals import deferred
 from depthsearch.study.lease import lease
 from depthsearch.study.settings import refuse_other_settings
-from depthsearch.training.objective import Task, full_fine_tune_macs, tasks_of
+from depthsearch.training.costs import full_fine_tune_macs
+from depthsearch.training.task import Task, any_of, tasks_of
 
 
 def open_study(
@@ -82,11 +83,6 @@ def open_study(
             study.enqueue_trial(params, user_attrs={TrialKey.ORIGIN: origin}, skip_if_exists=True)
         study.set_user_attr(StudyKey.ANCHORS, True)
     return study
-
-
-def any_of(tasks: Mapping[str, Task]) -> Task:
-    """Return one of the tasks, for what is the same in all."""
-    return next(iter(tasks.values()))
 
 
 def _settings(tasks: Mapping[str, Task], space: SearchSpace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from optuna.trial import Trial, TrialState
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import StudyKey, TrialKey, curve_key
+from depthsearch.results.stored import StoredStudy
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.space import Point, SearchSpace, cut_attributes
@@ -45,8 +46,9 @@ from depthsearch.study.lease import Lease
 from depthsearch.study.storage.attributes import set_trial_attrs
 from depthsearch.study.storage.optuna_private import trial_id_of
 from depthsearch.text import counted, first_line
-from depthsearch.training.objective import Task, cost_attributes
+from depthsearch.training.costs import cost_attributes
 from depthsearch.training.outcomes import EpochResult, TransferCurve
+from depthsearch.training.task import Task
 from depthsearch.workers.jobs import Ended, Executor, Failed, Lost, Probing, Report, Training
 
 # How long to wait for reports before checking whether the study is asked to stop.
@@ -86,9 +88,8 @@ class Run:
         limits: Limits,
         *,
         chooser: Chooser | None = None,
-        to_probe: Sequence[str] = (),
     ) -> None:
-        """Prepare to run trials; those of a search have a chooser, and backbones to probe before."""
+        """Prepare to run trials; a search has a chooser, and probes its backbones before."""
         self.study = study
         self.tasks = tasks
         self.space = space
@@ -100,7 +101,7 @@ class Run:
         self._limits = limits
         self._under_way: dict[int, _RunningTrial] = {}
         self._to_go_on: list[_RunningTrial] = []
-        self._to_probe = [*to_probe]
+        self._to_probe = [] if chooser is None else _unprobed(study, space)
         # What ran out of memory beside others runs when nothing else does, one at a time.
         self._later_alone: list[_RunningTrial | str] = []
         self._alone: int | str | None = None
@@ -419,6 +420,12 @@ class Run:
 
     def _checkpoint(self, trial: Trial) -> Path:
         return self._folder / f"trial-{trial.number}.pt"
+
+
+def _unprobed(study: optuna.Study, space: SearchSpace) -> list[str]:
+    """List the backbones without a stored curve; one with a single cut has nothing to probe."""
+    curves = StoredStudy.read(study).curves
+    return [name for name in space.backbones if name not in curves and len(space.cuts_of(name)) > 1]
 
 
 def _spent(running: _RunningTrial) -> dict[str, Any]:

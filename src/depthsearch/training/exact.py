@@ -229,19 +229,7 @@ def solve(
     n_views = min(recipe.views, recipe.epochs)
     rows = _inputs_of(suffix, linear, train_source, recipe, device, n_views)
     labels = train_source.labels.repeat(n_views)
-    weights = None if recipe.balance == "none" else class_weights(labels, linear.out_features)
-    fit = fit_linear(
-        rows,
-        labels,
-        linear.out_features,
-        weights=weights,
-        label_smoothing=recipe.label_smoothing,
-        n_views=n_views,
-    )
-    with torch.no_grad():
-        linear.weight.copy_(fit.weight)
-        if linear.bias is not None:
-            linear.bias.copy_(fit.bias)
+    fit = _fit_in_place(linear, rows, labels, recipe, n_views)
     trained = time.perf_counter() - started
     val_loss, score = validate(suffix, val_source, recipe, device, recipe.epochs)
     costs = costs_of(sources, before, suffix_macs)
@@ -282,6 +270,26 @@ def _inputs_of(
     finally:
         hook.remove()
     return torch.cat(rows)
+
+
+def _fit_in_place(
+    linear: nn.Linear, rows: torch.Tensor, labels: torch.Tensor, recipe: Recipe, n_views: int
+) -> LinearFit:
+    """Fit a linear layer to its inputs ``(n_views * n, d)``, with the recipe's loss."""
+    weights = None if recipe.balance == "none" else class_weights(labels, linear.out_features)
+    fit = fit_linear(
+        rows,
+        labels,
+        linear.out_features,
+        weights=weights,
+        label_smoothing=recipe.label_smoothing,
+        n_views=n_views,
+    )
+    with torch.no_grad():
+        linear.weight.copy_(fit.weight)
+        if linear.bias is not None:
+            linear.bias.copy_(fit.bias)
+    return fit
 
 
 def _train_loss(rows: torch.Tensor, labels: torch.Tensor, fit: LinearFit) -> float:

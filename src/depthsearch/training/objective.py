@@ -1,186 +1,39 @@
-"""Train one point of the search space, and the Optuna objective made of it."""
+"""Train one point of the search space, probe a backbone, and the Optuna objective made of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
-import torch
 from torch import nn
 
-from depthsearch.data.dataset import DataSet, ImageSet, divided
 from depthsearch.data.views import view_of
-from depthsearch.devices import Device, is_out_of_memory, release_memory
+from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import DivergedError
-from depthsearch.features.budget import Budget
 from depthsearch.features.images import ViewedImages
-from depthsearch.features.parts import FrozenBackbone
 from depthsearch.features.rule import Asks
 from depthsearch.features.sources import Boundaries
-from depthsearch.features.store import FeatureStore, Spent
-from depthsearch.models.backbones.backbone import Backbone
+from depthsearch.features.store import Spent
 from depthsearch.models.cuts import Cut
-from depthsearch.models.fixed import check_fixed
-from depthsearch.models.headplace import find_head
-from depthsearch.models.heads import HeadSize, head_macs, head_size, standardise, with_head
-from depthsearch.models.split import Suffix, check_traced, position_of, suffix_of
-from depthsearch.models.tracing.graph import LayerGraph
-from depthsearch.models.tracing.trace import trace
-from depthsearch.options.attributes import TrialKey
+from depthsearch.models.heads import HeadSize, standardise, with_head
+from depthsearch.models.split import Suffix, suffix_of
 from depthsearch.search.planning.moves import passes_each
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.seeds import seed_from
+from depthsearch.training.costs import head_size_of, note_cost, suffix_macs
 from depthsearch.training.exact import only_linear_layer, solve
 from depthsearch.training.loop import train
 from depthsearch.training.outcomes import EpochResult, ProbePoint, TransferCurve
 from depthsearch.training.probe import linear_probe
-from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task, tasks_of
 
 # Expected of a foreign study, which does not say how many it will run.
 TRIALS_TO_COME = 20
 # More make a probe slow and hardly better.
 PROBED_SAMPLES = 4000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What stays the same from trial to trial.
-
-    Attributes:
-        backbone: Pretrained model.
-        data: Images and labels.
-        recipe: How to train; each point brings its own learning rate, weight decay and optimizer.
-        device: Where.
-        budget: How much of what the frozen layers compute may be kept; None: nothing.
-        split_seed: Divides training and validation images anew; None: they are as the data set says.
-        origin: The task that this one differs from in recipe or split alone, and shares what is computed once
-            with. Not taken over by `dataclasses.replace`.
-    """
-
-    backbone: Backbone
-    data: DataSet
-    recipe: Recipe
-    device: Device
-    budget: Budget | None = None
-    split_seed: int | None = None
-    origin: Task | None = field(default=None, init=False, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle without what is computed once: another process computes it for itself."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @property
-    def num_classes(self) -> int:
-        """Classes to tell apart."""
-        return len(self.data.classes)
-
-    @property
-    def images_each(self) -> int:
-        """Images of a sample."""
-        return self.data.train.images_each
-
-    @property
-    def n_numbers(self) -> int:
-        """Numbers of a sample."""
-        return self.data.train.n_numbers
-
-    @property
-    def train_numbers(self) -> torch.Tensor | None:
-        """Numbers of the samples that train, ``(n, d)``; None where samples have none."""
-        numbers = self._pool(self.data.train).numbers
-        return numbers if numbers is None or self.train_rows is None else numbers[self.train_rows]
-
-    @cached_property
-    def graph(self) -> LayerGraph:
-        """The backbone, traced once for all trials, and compared with what was traced.
-
-        Raises:
-            TraceError: If it cannot be traced, or computes or trains otherwise than what was traced.
-            CutError: If what lies before its head is no fixed function of an image.
-        """
-        if self.origin is not None:
-            return self.origin.graph
-        model, preprocessing = self.backbone.model, self.backbone.preprocessing
-        graph = trace(model, image_size=preprocessing.image_size, channels=len(preprocessing.mean))
-        check_traced(graph, model)
-        check_fixed(graph, model, find_head(graph, model, self.backbone.classifier)[0])
-        return graph
-
-    @cached_property
-    def features(self) -> FeatureStore:
-        """What the frozen layers have computed, shared by all trials."""
-        if self.origin is not None:
-            return self.origin.features
-        frozen = FrozenBackbone(self.graph, self.backbone.preprocessing, self.device)
-        built = f"{self.backbone.build_digest} {self.backbone.library}".strip()
-        return FeatureStore(frozen, self.budget, name=self.backbone.name, built=built)
-
-    @cached_property
-    def train_views(self) -> list[ViewedImages]:
-        """The images that train are among, in each view; every cut sees the same."""
-        recipe, images = self.recipe, self._pool(self.data.train)
-        return [
-            ViewedImages(images, v, seed=recipe.seed, augment=recipe.augment) for v in range(recipe.views)
-        ]
-
-    @cached_property
-    def val_views(self) -> list[ViewedImages]:
-        """The images that validate are among, as they are; no view where there is no validation."""
-        return [ViewedImages(self._pool(self.data.val))] if len(self.data.val) else []
-
-    def _pool(self, images: ImageSet) -> ImageSet:
-        return images if self.split_seed is None else self.data.train.joined(self.data.val)
-
-    @cached_property
-    def train_rows(self) -> torch.Tensor | None:
-        """Which samples of `train_views` train, int64 ``(n,)``; None: all."""
-        return None if self.split_seed is None else self._divided[0]
-
-    @cached_property
-    def val_rows(self) -> torch.Tensor | None:
-        """Which samples of `val_views` validate, int64 ``(n,)``; None: all."""
-        return None if self.split_seed is None else self._divided[1]
-
-    @cached_property
-    def _divided(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return divided(self.data.train, self.data.val, seed=self.split_seed or 0)
-
-    def resampled(self, seed: int) -> Task:
-        """Divide training and validation samples anew: as many of each, stratified by class.
-
-        What is kept is kept of both together, so that it serves every division.
-        """
-        return self._variant(split_seed=seed)
-
-    def with_recipe(self, recipe: Recipe) -> Task:
-        """Train otherwise: another task on the same images, with the same kept features."""
-        return self._variant(recipe=recipe)
-
-    def _variant(self, **changes: Any) -> Task:
-        variant = replace(self, **changes)
-        object.__setattr__(variant, "origin", self)
-        return variant
-
-    def give_back_device(self) -> bool:
-        """Let go of what is kept in the memory of a GPU; return whether there was anything."""
-        if self.origin is not None:
-            return self.origin.give_back_device()
-        # Where cached_property puts it: nothing has been kept before the first use.
-        return "features" in self.__dict__ and self.features.give_back_device()
-
-    def position(self, cut: Cut) -> int:
-        """Find a cut's place in the graph."""
-        return position_of(self.graph, self.backbone.model, cut)
-
-
-def tasks_of(task: Task | Mapping[str, Task]) -> Mapping[str, Task]:
-    """Return the task of each backbone, by the names that the space's cuts have for them."""
-    return {"": task} if isinstance(task, Task) else task
 
 
 def train_point(
@@ -373,56 +226,6 @@ def model_for(task: Task, point: Point, seed: int, *, shares: bool = False) -> n
     if numbers is not None:
         standardise(model.get_submodule(classifier), numbers)
     return model
-
-
-def head_size_of(task: Task, *, width: int = 0, depth: int = 1) -> HeadSize:
-    """Count MACs of one sample, weight tensors and parameters of a head; a linear one by default."""
-    return head_size(
-        task.backbone.model,
-        task.backbone.classifier,
-        task.num_classes,
-        width=width,
-        depth=depth,
-        images_each=task.images_each,
-        n_numbers=task.n_numbers,
-    )
-
-
-def suffix_macs(task: Task, suffix: Suffix, position: int) -> int:
-    """Forward MACs of a suffix for one sample: of each of its images, and once of its own head."""
-    classifier = task.backbone.classifier
-    before_head = (
-        layer.macs for layer in task.graph.layers if layer.position >= position and layer.module != classifier
-    )
-    return task.images_each * sum(before_head) + head_macs(suffix.graph.get_submodule(classifier))
-
-
-def note_cost(trial: optuna.Trial, task: Task, point: Point) -> None:
-    """Keep in a trial's user attributes what its setting costs, see `cost_attributes`."""
-    for key, value in cost_attributes(task, point).items():
-        trial.set_user_attr(key, value)
-
-
-def cost_attributes(task: Task, point: Point) -> dict[str, Any]:
-    """Return what a trial's user attributes say of its setting's cost, which is known before any training.
-
-    ``training_macs`` are those of one sample: frozen layers forward, all others and the head forward and
-    backward. ``trainable_parameters`` are those of the backbone that learn, and the head's;
-    ``head_weights`` the tensors of the head, and the parameters in them.
-    """
-    head = head_size_of(task, width=point.head_width, depth=point.head_depth)
-    return {
-        TrialKey.TRAINING_MACS: task.images_each * point.cut.training_macs + 3 * head.macs,
-        TrialKey.TRAINABLE_PARAMETERS: point.cut.trainable_parameters + head.parameters,
-        TrialKey.HEAD_WEIGHTS: (head.tensors, head.parameters),
-    }
-
-
-def full_fine_tune_macs(task: Task) -> int:
-    """MACs of training everything once with a linear head: the unit that costs are given in."""
-    macs = sum(layer.macs for layer in task.graph.layers if layer.module != task.backbone.classifier)
-    macs = task.images_each * macs + head_size_of(task).macs
-    return task.recipe.epochs * macs * (3 * len(task.data.train) + len(task.data.val))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ def _marks(compared: Sequence[Standing], name: str, kind: str, size: float) -> T
             f"{standing.backbone}: "
             + with_trainings(standing.score, standing.standard_error, standing.n_trainings),
             cut_text(standing.trial.cut),
-            setting_of(standing.trial.params),
+            setting_of(standing.trial),
         )
         for standing in compared
     ]

@@ -11,7 +11,7 @@ from plotly.graph_objects import Figure
 from depthsearch.results.evidence import Evidence, Settled
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, end_score
-from depthsearch.text import counted
+from depthsearch.text import counted, percent
 from depthsearch.visualization.axes import depth_axis, score_axis, score_range, stage_names
 from depthsearch.visualization.marks import best_mark, cut_text, trial_marks
 from depthsearch.visualization.reading import read_part
@@ -93,8 +93,8 @@ def _expected(evidence: Evidence | None) -> Iterator[Trace]:
     }
     edge = {**common, "line": {"width": 0}, "showlegend": False}
     yield {**edge, "name": "expected, low", "y": [e.low for e in expected]}
-    band = {"fill": "tonexty", "fillcolor": "rgba(43,131,198,0.15)"}
-    yield {**edge, **band, "name": "expected, 95 %", "showlegend": True, "y": [e.high for e in expected]}
+    band = {"fill": "tonexty", "fillcolor": "rgba(43,131,198,0.15)", "name": f"expected, {percent(0.95)}"}
+    yield {**edge, **band, "showlegend": True, "y": [e.high for e in expected]}
     line = {"color": COLOURS["complete"], "width": 1, "dash": "dot"}
     yield {**common, "name": "expected", "showlegend": False, "line": line, "y": [e.mean for e in expected]}
 
@@ -130,9 +130,7 @@ def _answers(summary: Summary) -> Iterator[Trace]:
 
 
 def _means(confirmed: Sequence[Settled], name: str, kind: str, size: float) -> Trace:
-    texts = [
-        hover(_trained(each).capitalize(), cut_text(each.cut), setting_of(each.params)) for each in confirmed
-    ]
+    texts = [hover(_trained(each).capitalize(), cut_text(each.cut), setting_of(each)) for each in confirmed]
     places, means = [each.cut.index for each in confirmed], [each.mean for each in confirmed]
     errors = [each.standard_error for each in confirmed]
     return points(name, kind, places, means, texts, size=size, errors=errors)

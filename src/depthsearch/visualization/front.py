@@ -84,7 +84,7 @@ def _marks(front: Front, every: Sequence[FrontPoint], name: str, kind: str, size
             + with_trainings(point.score, point.standard_error, point.n_trainings),
             f"{millions(point.cost)} {front.cost_name}",
             cut_text(point.trial.cut),
-            setting_of(point.trial.params),
+            setting_of(point.trial),
         )
         for point in every
     ]

@@ -31,7 +31,7 @@ def trial_text(trial: StoredTrial) -> str:
     return hover(
         f"Trial {trial.number}{again}: {shown(trial.score)}, {state_of(trial)}",
         cut_text(trial.cut),
-        setting_of(trial.params),
+        setting_of(trial),
     )
 
 

@@ -8,8 +8,10 @@ from itertools import groupby
 from typing import Any
 
 from depthsearch.models.cuts import Cut
+from depthsearch.results.evidence import Settled
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import State, StoredTrial
+from depthsearch.text import percent
 
 # How a trial ended, or that it has not; `state_of` adds the reason.
 STATES: dict[State, str] = {
@@ -28,11 +30,6 @@ PARAMETERS = {"learning_rate": "lr", "head_width": "head"}
 def shown(score: float | None) -> str:
     """Write a score with the digits that every output gives it."""
     return "–" if score is None or not math.isfinite(score) else f"{score:.4f}"  # noqa: RUF001 (for nothing)
-
-
-def percent(share: float) -> str:
-    """Write a share as whole per cent."""
-    return f"{share:.0%}".replace("%", " %")
 
 
 def in_points(loss: float) -> str:
@@ -85,17 +82,26 @@ def trial_counts(summary: Summary) -> str:
 
 def frozen_share(cut: Cut) -> str:
     """Write how much of the work lies before a cut."""
-    return f"{cut.frozen_mac_share:.1%} of the MACs frozen".replace("%", " %", 1)
+    return f"{percent(cut.frozen_mac_share, 1)} of the MACs frozen"
 
 
-def setting_of(params: Mapping[str, Any]) -> str:
-    """Write a trial's parameters, the cut left out, as ``lr 0.001, head linear``."""
+def setting_of(trial: StoredTrial | Settled) -> str:
+    """Write a trial's setting, the cut left out, as ``lr 0.001, head linear``."""
+    return written_setting(trial.params, is_solved=trial.is_solved)
+
+
+def written_setting(params: Mapping[str, Any], *, is_solved: bool) -> str:
+    """Write the parameters that count: where a linear head is solved, no learning rate or the like does."""
     written = []
     for name, value in params.items():
+        if is_solved and name != "head_width":
+            continue
         text = f"{value:.2g}" if isinstance(value, float) else str(value)
         if name == "head_width" and value == 0:
             text = "linear"
         written.append(f"{PARAMETERS.get(name, name.replace('_', ' '))} {text}")
+    if is_solved:
+        written.append("solved")
     return ", ".join(written)
 
 

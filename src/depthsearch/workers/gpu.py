@@ -11,7 +11,8 @@ import torch
 from depthsearch.devices import is_out_of_memory, release_memory
 from depthsearch.errors import SettingsError
 from depthsearch.search.space import Point, SearchSpace
-from depthsearch.training.objective import Task, train_point
+from depthsearch.training.objective import train_point
+from depthsearch.training.task import Task, any_of
 from depthsearch.workers.plans import WorkerPlan
 
 # What CUDA itself takes of a GPU for each process: 0.3 to 0.6 GiB.
@@ -38,7 +39,7 @@ def check_room(tasks: Mapping[str, Task], space: SearchSpace, plans: Sequence[Wo
         n_each,
         each_bytes=CONTEXT_BYTES + max(peak_bytes(task, space, name) for name, task in tasks.items()),
         free_bytes=min(torch.cuda.mem_get_info(gpu)[0] for gpu in on) - kept,
-        batch_size=next(iter(tasks.values())).recipe.batch_size,
+        batch_size=any_of(tasks).recipe.batch_size,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 
-from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.task import Task
 from depthsearch.workers.jobs import Job, JobRunner, Report, run_job
 
 

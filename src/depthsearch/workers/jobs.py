@@ -18,8 +18,9 @@ from depthsearch.errors import DepthsearchError, DivergedError
 from depthsearch.models.cuts import Cut
 from depthsearch.search.space import Point
 from depthsearch.text import first_line
-from depthsearch.training.objective import Task, train_point, transfer_curve
+from depthsearch.training.objective import train_point, transfer_curve
 from depthsearch.training.outcomes import EpochResult, TransferCurve
+from depthsearch.training.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

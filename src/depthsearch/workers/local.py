@@ -18,8 +18,8 @@ from typing import Any
 from depthsearch.errors import StudyError
 from depthsearch.signals import deferred
 from depthsearch.text import first_line
-from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.task import Task
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, run_job
 from depthsearch.workers.places import (
     AWAY_SECONDS,

@@ -17,8 +17,8 @@ import torch
 from depthsearch.devices import quick_releases
 from depthsearch.features.tiers.shared import remove_shared
 from depthsearch.machine import name_process
-from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.task import Task
 from depthsearch.workers.jobs import Job, JobRunner, failed_to_start, portable
 from depthsearch.workers.places import make_locks_mortal
 from depthsearch.workers.plans import WorkerPlan

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from depthsearch.devices import Device, choose_device
 from depthsearch.errors import SettingsError
-from depthsearch.training.objective import Task
+from depthsearch.training.task import Task, any_of
 from depthsearch.workers.places import HUNG_SECONDS, PATIENCE_SECONDS
 from depthsearch.workers.ray.cluster import RayWorkers
 from depthsearch.workers.ray.connecting import connect, import_ray, reason_of
@@ -43,7 +43,7 @@ def ray_workers(
     ends_ray = connect(address)
     workers = None
     try:
-        here = next(iter(tasks.values())).device
+        here = any_of(tasks).device
         there = cluster_device(here, device, precision, has_gpus=cluster_has_gpus())
         workers = RayWorkers(
             {name: replace(task, device=there) for name, task in tasks.items()},

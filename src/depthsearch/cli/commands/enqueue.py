@@ -14,7 +14,7 @@ from depthsearch.study.control import enqueue as enqueue_guess
 from depthsearch.study.progress import Status, status as status_of
 from depthsearch.study.storage.optuna_private import fixed_params
 from depthsearch.text import counted
-from depthsearch.visualization.words import setting_of
+from depthsearch.visualization.words import written_setting
 
 
 def enqueue(options: EnqueueOptions) -> None:
@@ -40,7 +40,8 @@ def enqueue(options: EnqueueOptions) -> None:
         name: value for name, value in params.items() if name not in (BACKBONE, cut_parameter(cut.backbone))
     }
     when, sentence = _when(status_of(study, stored))
-    say(console, f"Enqueued as trial {number}: {cut}, {setting_of(setting)}.")
+    written = written_setting(setting, is_solved=stored.space.is_solved(params))
+    say(console, f"Enqueued as trial {number}: {cut}, {written}.")
     say(console, sentence)
     if options.json:
         trial = {"study": study.study_name, "trial": number, "cut": cut_json(cut), "setting": setting}

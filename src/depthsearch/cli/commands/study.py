@@ -15,7 +15,8 @@ from depthsearch.cli.keeping import keep_report
 from depthsearch.cli.live_view import View
 from depthsearch.cli.places import storage_option
 from depthsearch.errors import SettingsError
-from depthsearch.options.study import StudyOptions, is_planned
+from depthsearch.options.defaults import is_planned
+from depthsearch.options.study import StudyOptions
 from depthsearch.report.dashboard.refreshing import refreshed
 from depthsearch.report.text import as_json, render
 from depthsearch.results.summary import summarize

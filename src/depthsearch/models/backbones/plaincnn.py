@@ -16,8 +16,6 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-# timm's names of models that only this package knows, and that nobody has pretrained.
-FROM_SCRATCH = ("cnn",)
 WIDTHS = (32, 64, 128, 128)
 # Images as VGG takes them, so that one decoding of them serves both.
 default_cfgs = generate_default_cfgs(

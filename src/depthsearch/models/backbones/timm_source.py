@@ -6,7 +6,6 @@ them, the hub itself.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from importlib.util import find_spec
@@ -21,9 +20,11 @@ from torch import nn
 
 from depthsearch.devices import is_out_of_memory
 from depthsearch.errors import SettingsError, WeightsError
-from depthsearch.models.backbones import hub
+
+# plaincnn registers its model with timm.
+from depthsearch.models.backbones import hub, plaincnn as plaincnn
 from depthsearch.models.backbones.backbone import Network, Request, WeightsOrigin
-from depthsearch.models.backbones.plaincnn import FROM_SCRATCH
+from depthsearch.models.backbones.requirements import FROM_SCRATCH, TIMM, unknown_model
 from depthsearch.models.backbones.weightsfile import load_file
 from depthsearch.text import first_line
 
@@ -102,11 +103,8 @@ def check_name(name: str) -> None:
         SettingsError: If it does not, with names that are like it.
     """
     if not timm.is_model(name):
-        near = _near(name)
-        hint = f"Near: {', '.join(near)}." if near else "timm.list_models() lists them."
-        if ":" in name:
-            hint = "What has a colon is torchvision:NAME, hf:NAME or FILE.py:FUNCTION."
-        raise SettingsError(f"timm {timm.__version__} has no model {name!r}. {hint}")
+        pretrained = {model.partition(".")[0] for model in timm.list_pretrained()}
+        raise unknown_model(TIMM, name, timm.list_models(), pretrained)
 
 
 def _build(name: str, seed: int, **options: Any) -> nn.Module:
@@ -123,18 +121,6 @@ def _build(name: str, seed: int, **options: Any) -> nn.Module:
                 "names with a tag."
             ) from error
     return model
-
-
-def _near(name: str) -> list[str]:
-    """List models whose names hold this one, or are like it, the plainest first; a tag does not matter."""
-    lowered, known = name.split(".")[0].lower(), timm.list_models()
-    pretrained = {model.partition(".")[0] for model in timm.list_pretrained()}
-
-    def rank(model: str) -> tuple[bool, bool, int, str]:
-        return model not in pretrained, not model.startswith(lowered), len(model), model
-
-    holding = sorted((model for model in known if lowered and lowered in model), key=rank)
-    return holding[:4] or difflib.get_close_matches(lowered[:40], known, n=4, cutoff=0.75)
 
 
 def at_hand(name: str) -> bool:

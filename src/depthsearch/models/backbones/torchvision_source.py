@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import sys
@@ -28,6 +27,7 @@ from depthsearch.models.backbones.description import (
     grey,
     preprocessing_of,
 )
+from depthsearch.models.backbones.requirements import TORCHVISION, unknown_model
 from depthsearch.models.backbones.weightsfile import load_file, read_state
 from depthsearch.models.tracing.inputs import configuration
 from depthsearch.text import first_line
@@ -129,10 +129,7 @@ def find_entry(name: str, entry: str) -> Any:
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        holding = [model for model in known if name.lower() in model]
-        near = holding[:4] or difflib.get_close_matches(name[:40].lower(), known, n=4, cutoff=0.6)
-        hint = f"Near: {', '.join(near)}." if near else "torchvision.models.list_models() lists them."
-        raise SettingsError(f"torchvision {torchvision.__version__} has no image classifier {name!r}. {hint}")
+        raise unknown_model(TORCHVISION, name, known)
     weights = torchvision.models.get_model_weights(name)
     if not entry:
         return getattr(weights, "DEFAULT", None)

@@ -13,8 +13,8 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary
 from depthsearch.results.trials import StoredTrial
 from depthsearch.study.progress import Status
-from depthsearch.text import counted, duration, plural
-from depthsearch.visualization.words import percent, setting_of, shown, with_error
+from depthsearch.text import counted, duration, percent, plural
+from depthsearch.visualization.words import setting_of, shown, with_error
 
 # Best cuts that the note lists.
 N_CUTS = 8
@@ -100,7 +100,7 @@ def _row(summary: Summary, trial: StoredTrial, score: str, evidence: str) -> tup
         score,
         evidence,
         percent(cut.frozen_mac_share),
-        setting_of(trial.params),
+        setting_of(trial),
         str(trial.number),
     )
     return (cut.backbone, *row) if summary.parts else row

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from depthsearch.report.page.values import Cell
 from depthsearch.results.summary import Answer, Summary, end_score, trainable
-from depthsearch.text import duration
-from depthsearch.visualization.words import layer_ranges, metric_of, percent, setting_of, shown, trial_counts
+from depthsearch.text import duration, percent
+from depthsearch.visualization.words import layer_ranges, metric_of, setting_of, shown, trial_counts
 
 
 def other_ends(summary: Summary, answer: Answer) -> Iterator[tuple[str, str]]:
@@ -32,7 +32,7 @@ def key_figures(summary: Summary) -> Iterator[tuple[str, Cell, Cell]]:
     """List the key figures: name, value, and what there is to say of it."""
     chosen, answer = summary.chosen, summary.answer
     if chosen is not None and answer is not None:
-        setting, error = setting_of(chosen.params), answer.standard_error
+        setting, error = setting_of(chosen), answer.standard_error
         if summary.evidence is None:
             setting = f"trial {chosen.number}: {setting}"
         elif error is not None:

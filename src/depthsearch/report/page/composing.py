@@ -38,8 +38,9 @@ from depthsearch.results.summary import Summary, standings
 from depthsearch.results.trials import ENDED
 from depthsearch.study.artifacts import SmallPicture
 from depthsearch.study.progress import is_something_left
+from depthsearch.text import percent
 from depthsearch.training.outcomes import plateau_start
-from depthsearch.visualization.words import in_points, metric_of, percent
+from depthsearch.visualization.words import in_points, metric_of
 
 NO_CHARTS = (
     "The figures are in report.html; depthsearch report --out DIR --images draws them for this text, too."

@@ -12,6 +12,8 @@ from depthsearch.results.front import Front, front_of
 from depthsearch.results.importance import importance_of
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Summary, standings
+from depthsearch.search.beliefs.verdict import COVERED
+from depthsearch.text import percent
 from depthsearch.visualization.backbones import draw_backbones
 from depthsearch.visualization.depth import draw_score_by_depth
 from depthsearch.visualization.front import draw_front
@@ -118,8 +120,9 @@ def _depth_caption(summary: Summary, low: float, high: float) -> str:
     if summary.evidence is not None:
         parts.append(
             "Large diamonds are means of further trainings, with standard errors; the star is the answer; "
-            "the line is the score expected at each depth with its best setting, in a band of 95 %; shaded "
-            "depths are those among which the best one is, with 95 % probability."
+            "the line is the score expected at each depth with its best setting, in a band of "
+            f"{percent(0.95)}; shaded depths are those among which the best one is, with "
+            f"{percent(COVERED)} probability."
         )
     if summary.marked:
         parts.append("Vertical lines point out layers that were asked for.")

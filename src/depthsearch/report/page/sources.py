@@ -10,7 +10,7 @@ from depthsearch.options.reproduction import study_command
 from depthsearch.report.page.values import Cell, Code, Table
 from depthsearch.results.stored import StoredData, StoredStudy
 from depthsearch.results.summary import Summary
-from depthsearch.text import counted
+from depthsearch.text import counted, percent
 from depthsearch.visualization.words import shown
 
 # More classes than this are folded away.
@@ -47,7 +47,7 @@ def test_facts(stored: StoredStudy) -> Iterator[tuple[str, str, str]]:
     if stored.fit:
         figures = stored.fit["test"]
         low, high = figures["interval"]
-        yield "Test accuracy", shown(figures["accuracy"]), f"95 %: {shown(low)} to {shown(high)}"
+        yield "Test accuracy", shown(figures["accuracy"]), f"{percent(0.95)}: {shown(low)} to {shown(high)}"
         yield f"Test {stored.data.noun}s", str(figures["n"]), ""
         yield "Calibration error", shown(figures["calibration_error"]), ""
 

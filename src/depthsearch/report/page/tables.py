@@ -16,13 +16,14 @@ from depthsearch.results.front import Front, FrontPoint
 from depthsearch.results.stored import StoredStudy
 from depthsearch.results.summary import Standing, Summary
 from depthsearch.results.trials import ENDED, State, StoredTrial
+from depthsearch.search.beliefs.verdict import SURE
+from depthsearch.text import percent
 from depthsearch.training.outcomes import ProbePoint, plateau_start
 from depthsearch.visualization import words
 from depthsearch.visualization.words import (
     in_points,
     millions,
     origin_of,
-    percent,
     setting_of,
     shown,
     state_of,
@@ -92,7 +93,7 @@ def top_table(summary: Summary) -> Table | None:
         "first trainable": lambda t: names_of(t.cut),
         "kind": lambda t: t.cut.kind,
         "frozen MACs": lambda t: f"{t.cut.frozen_mac_share:.3f}",
-        "setting": lambda t: setting_of(t.params),
+        "setting": setting_of,
         "trial": lambda t: str(t.number),
     }
     top = summary.top_cuts()
@@ -115,8 +116,8 @@ def depth_table(summary: Summary) -> Table:
         expected = dict(zip(summary.cuts, evidence.expected, strict=False))
         level = {summary.cuts[place] for place in evidence.level}
         columns["mean, trained again"] = lambda cut: means.get(cut, "")
-        columns["expected (95 %)"] = lambda cut: _expected(expected.get(cut))
-        columns["loses at most (90 %)"] = lambda cut: _loss(expected.get(cut))
+        columns[f"expected ({percent(0.95)})"] = lambda cut: _expected(expected.get(cut))
+        columns[f"loses at most ({percent(SURE)})"] = lambda cut: _loss(expected.get(cut))
         columns["may be the best"] = lambda cut: "yes" if cut in level else ""
     chosen = None if summary.chosen is None else summary.chosen.cut
     tried = [cut for cut in summary.cuts if n_trials[cut]]
@@ -162,7 +163,7 @@ def confirmation_table(summary: Summary) -> Table | None:
         "behind the best": partial(_gap, evidence=evidence),
         "chance": lambda c: percent(c.chance),
         "first trainable": lambda c: names_of(c.cut),
-        "setting": lambda c: setting_of(c.params),
+        "setting": setting_of,
     }
     for seed in sorted({seed for confirmed in evidence.confirmed for seed in confirmed.scores}):
         columns[f"seed {seed}"] = partial(_score_of, seed=seed)
@@ -189,7 +190,7 @@ def front_table(front: Front) -> Table:
         "score": lambda p: with_error(p.score, p.standard_error),
         "layer": lambda p: str(p.trial.cut.layer),
         "first trainable": lambda p: names_of(p.trial.cut),
-        "setting": lambda p: setting_of(p.trial.params),
+        "setting": lambda p: setting_of(p.trial),
         "trial": lambda p: str(p.trial.number),
         "note": lambda p: front.answer_word if p.is_answer else "",
     }
@@ -253,7 +254,7 @@ def trials_table(summary: Summary) -> Table:
         "score": lambda t: shown(t.score),
         "origin": origin_of,
         "state": state_of,
-        "setting": lambda t: setting_of(t.params),
+        "setting": setting_of,
         "first trainable": lambda t: names_of(t.cut),
         "epochs": lambda t: str(t.epochs),
         "seconds": lambda t: f"{t.seconds:.1f}",

@@ -29,7 +29,7 @@ class Setting:
 
     Attributes:
         params: By Optuna's names.
-        place: Where it lies, see `space.place_of`.
+        place: Where it lies, see `SearchSpace.place`.
         number: Of the trial of the search that had it first.
         seeds: Those with which it was trained again, is being, or failed to.
     """
@@ -114,7 +114,7 @@ class Known:
         by_place: dict[Any, Setting] = {}
         for trial in self.trials:
             if trial.state == TrialState.COMPLETE and origin_of(trial) != "confirm":
-                place = self._problem.place(trial.params)
+                place = self._problem.space.place(trial.params)
                 new = Setting(params=trial.params, place=place, number=trial.number)
                 setting = by_place.setdefault((self._problem.backbone(trial.params), *place), new)
                 by_number[trial.number] = setting

@@ -50,7 +50,7 @@ class Move:
 
     Attributes:
         params: The setting, by Optuna's names.
-        place: Where it lies, see `space.place_of`.
+        place: Where it lies, see `SearchSpace.place`.
         number: The paused trial to go on with; None: a new one, or repeats.
         repeats: Trainings of settings that are known, one or two on the same division of the images.
         gain: By how much the best expected score is expected to rise, 0 or more.

@@ -43,7 +43,6 @@ from depthsearch.search.planning.moves import Move, Race, Repeat, is_paused
 from depthsearch.search.planning.problem import Problem
 from depthsearch.search.planning.promise import gains_of
 from depthsearch.search.planning.settings import rates_at, settings_of, spread, widest_gap
-from depthsearch.search.space import place_of
 
 Floats = NDArray[np.float64]
 
@@ -185,7 +184,7 @@ class Planner:
         """
         tried = self.problem.tried(known.trials)
         every = [
-            Move(params=params, place=self.problem.place(params), cost=self.problem.cost(params))
+            Move(params=params, place=self.problem.space.place(params), cost=self.problem.cost(params))
             for name in self.problem.space.backbones
             for index in range(known.first_cut(name), len(self.problem.space.cuts_of(name)))
             if (params := sensible_setting(self.problem.space, name, index))
@@ -227,7 +226,7 @@ class Planner:
                 is_any = any_rate or index in failed
                 rate = None if is_any else sensible_setting(self.problem.space, name, index)["learning_rate"]
                 for params in settings_of(name, index, distributions, best, rng, rate=rate):
-                    place = place_of(params, distributions)
+                    place = self.problem.space.place(params)
                     if not _is_known(*self.problem.alike(params, place), tried):
                         yield Move(params=params, place=place, cost=self.problem.cost(params))
 
@@ -238,11 +237,11 @@ class Planner:
         """
         if self._race is None:
             return
-        again = {self.problem.cut(s.params) for s in known.settled if s.seeds}
+        again = {self.problem.space.cut_of(s.params) for s in known.settled if s.seeds}
         for setting, lead in zip(known.settled, known.leads, strict=True):
             if lead is None or lead is setting:
                 continue
-            cuts = again | {self.problem.cut(setting.params), self.problem.cut(lead.params)}
+            cuts = again | {self.problem.space.cut_of(setting.params), self.problem.space.cut_of(lead.params)}
             if self._race.n_cuts is not None and len(cuts) > max(2, self._race.n_cuts):
                 continue
             pairs = [
@@ -260,7 +259,7 @@ class Planner:
 
     def is_the_same_again(self, params: Mapping[str, Any]) -> bool:
         """Return whether a setting trained again comes to the same: a solved head, on the same images."""
-        return self.problem.is_solved(params) and not self.resamples
+        return self.problem.space.is_solved(params) and not self.resamples
 
     def _other_rate(self, known: Known, most: float) -> Move | None:
         """Choose the best setting at the learning rate that is furthest from those tried at its cut.
@@ -268,17 +267,16 @@ class Planner:
         A few noisy scores make all learning rates of a cut look alike, and a few cheap trainings tell.
         """
         tried, found = self.problem.tried(known.trials), []
+        rates = FloatDistribution(*self.problem.space.learning_rate, log=True)
+        if rates.low == rates.high:
+            return None
         for lead in self._tunable(known):
             if (cost := self.problem.cost(lead.params)) > min(most, OTHER_RATE_COST):
-                continue
-            rates = self.problem.space.distributions(self.problem.backbone_name(lead.params))["learning_rate"]
-            assert isinstance(rates, FloatDistribution)
-            if rates.low == rates.high:
                 continue
             gap, share = widest_gap(tried[self.problem.alike(lead.params, lead.place)[0]])
             if gap >= OTHER_RATE_GAP:
                 params = {**lead.params, "learning_rate": rates_at(rates, share).item()}
-                found.append((gap, Move(params=params, place=self.problem.place(params), cost=cost)))
+                found.append((gap, Move(params=params, place=self.problem.space.place(params), cost=cost)))
         return max(found, key=lambda each: each[0], default=(0.0, None))[1]
 
     def _tunable(self, known: Known) -> list[Setting]:
@@ -286,7 +284,7 @@ class Planner:
         trained = [
             (mean, setting)
             for mean, setting in zip(known.means, known.settled, strict=True)
-            if not self.problem.is_solved(setting.params)
+            if not self.problem.space.is_solved(setting.params)
         ]
         leads = {lead.number for lead in known.leads if lead is not None}
         found = [setting for _, setting in trained if setting.number in leads]
@@ -299,7 +297,7 @@ class Planner:
         done = max(trial.intermediate_values, default=0)
         params = dict(trial.params)
         cost = self.problem.cost(params, done)
-        return Move(params=params, place=self.problem.place(params), number=trial.number, cost=cost)
+        return Move(params=params, place=self.problem.space.place(params), number=trial.number, cost=cost)
 
     # --- what it promises ---------------------------------------------------------------------------
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import TrialKey
 from depthsearch.search.beliefs.learning import Learned, Lesson, ScoreError, learn, split_of
 from depthsearch.search.extrapolation import course_of
 from depthsearch.search.planning.moves import cost_of_training
-from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter, is_solved, place_of
+from depthsearch.search.space import SearchSpace, cut_parameter
 
 
 class Problem:
@@ -75,30 +74,11 @@ class Problem:
 
     def knows_cut(self, params: Mapping[str, Any]) -> bool:
         """Return whether a setting, perhaps one in part, says where to cut."""
-        return cut_parameter(self.backbone_name(params)) in params
-
-    def is_solved(self, params: Mapping[str, Any]) -> bool:
-        """Return whether only a linear head learns, which is solved: see `space.is_solved`."""
-        return is_solved(params, self.space.distributions(self.backbone_name(params)))
-
-    def place(self, params: Mapping[str, Any]) -> tuple[float, ...]:
-        """Return where a setting lies, see `space.place_of`."""
-        return place_of(params, self.space.distributions(self.backbone_name(params)))
-
-    def cut(self, params: Mapping[str, Any]) -> Cut:
-        """Return the first layer that learns at a setting."""
-        backbone = self.backbone_name(params)
-        index: int = params[cut_parameter(backbone)]
-        return self.space.cuts_of(backbone)[index]
-
-    def backbone_name(self, params: Mapping[str, Any]) -> str:
-        """Return the name of a setting's backbone: empty where there is only one."""
-        name: str = params.get(BACKBONE, self.space.backbones[0])
-        return name
+        return cut_parameter(self.space.backbone_of(params)) in params
 
     def backbone(self, params: Mapping[str, Any]) -> int:
         """Return which of the backbones a setting is of, counted from 0."""
-        return self.space.backbones.index(self.backbone_name(params))
+        return self.space.backbones.index(self.space.backbone_of(params))
 
     def alike(self, params: Mapping[str, Any], place: tuple[float, ...]) -> tuple[tuple[Any, ...], float]:
         """Return what settings that come out alike have in common, and the place of the learning rate."""
@@ -110,7 +90,7 @@ class Problem:
         tried: dict[tuple[Any, ...], list[float]] = {}
         for trial in trials:
             if self.is_set(trial):
-                key, rate = self.alike(trial.params, self.place(trial.params))
+                key, rate = self.alike(trial.params, self.space.place(trial.params))
                 tried.setdefault(key, []).append(rate)
         return tried
 
@@ -118,9 +98,9 @@ class Problem:
 
     def cost(self, params: Mapping[str, Any], done: int = 0) -> float:
         """Estimate what a setting costs from an epoch on, in full fine-tunes of the dearest backbone."""
-        backbone = self.backbone_name(params)
+        backbone = self.space.backbone_of(params)
         head = params.get("head_width", 0), self._head_depth(params)
-        if self.is_solved(params):
+        if self.space.is_solved(params):
             done = 0
         return self._cost(backbone, params[cut_parameter(backbone)], *head, done)
 
@@ -137,11 +117,11 @@ class Problem:
     def front_cost(self, params: Mapping[str, Any]) -> float:
         """Return what a setting costs along the front: a training's MACs of an image, or what it learns."""
         width = params.get("head_width", 0)
-        head_macs = self._head_macs(self.backbone_name(params), width, self._head_depth(params))
+        head_macs = self._head_macs(self.space.backbone_of(params), width, self._head_depth(params))
         if self._front == "parameters":
             # Each weight of a head is used once.
-            return self.cut(params).trainable_parameters + head_macs
-        return self.cut(params).training_macs + 3 * head_macs
+            return self.space.cut_of(params).trainable_parameters + head_macs
+        return self.space.cut_of(params).training_macs + 3 * head_macs
 
     def _head_depth(self, params: Mapping[str, Any]) -> int:
         depth: int = params.get("head_depth", self.space.fixed.get("head_depth", 1))
@@ -153,7 +133,7 @@ class Problem:
         """Return what a trial has to say."""
         attributes = trial.user_attrs
         return Lesson(
-            place=self.place(trial.params),
+            place=self.space.place(trial.params),
             backbone=self.backbone(trial.params),
             split=split_of(attributes.get(TrialKey.SEED), resampled=bool(attributes.get(TrialKey.RESAMPLE))),
             course=course_of(trial),

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from depthsearch.options.attributes import TrialKey
 from depthsearch.results.evidence import weigh
 from depthsearch.results.stored import StoredStudy
+from depthsearch.search.beliefs.verdict import SURE
 from depthsearch.search.origins import origin_of
 from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.planning.planner import Planner
@@ -30,6 +31,7 @@ from depthsearch.study.choosing.limits import Limits
 from depthsearch.study.choosing.lost import replaced
 from depthsearch.study.control import GUESS, trials_in_total
 from depthsearch.study.storage.optuna_private import planned_params, storage_of, trial_id_of
+from depthsearch.text import percent
 
 # So few full fine-tunes are shown as none.
 SPENT = 0.005
@@ -103,7 +105,7 @@ class Chooser:
         if not any(trial.state == TrialState.COMPLETE for trial in trials):
             return "no training came to its end"
         if self._is_sure(trials):
-            return "the answer holds with a probability of 90 %"
+            return f"the answer holds with a probability of {percent(SURE)}"
         n_left = self.n_trials - self._n_begun()
         if self.planner is not None and math.isfinite(left):
             seed = seed_from(self.seed, len(trials))

@@ -15,7 +15,7 @@ from depthsearch.results.stored import ConfirmationPlan, StoredStudy
 from depthsearch.results.trials import ENDED, StoredTrial, UnsetTrial
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.planning.moves import Repeat
-from depthsearch.search.space import is_solved
+from depthsearch.search.space import SearchSpace
 from depthsearch.study.choosing.lost import REPEATS, has_failed_by_loss
 from depthsearch.study.storage.optuna_private import storage_of, trial_id_of
 
@@ -40,7 +40,7 @@ def plan_confirmation(study: optuna.Study, *, n_cuts: int, n_seeds: int, resampl
     return plan
 
 
-def enqueue_confirmation(study: optuna.Study, plan: ConfirmationPlan) -> None:
+def enqueue_confirmation(study: optuna.Study, plan: ConfirmationPlan, space: SearchSpace) -> None:
     """Enqueue what is planned and not there yet, seed by seed: stopped early, all have as many."""
     trials = study.get_trials(deepcopy=False)
     wanted_still = (t for t in trials if not t.user_attrs.get(TrialKey.DROPPED) and not has_failed_by_loss(t))
@@ -49,7 +49,7 @@ def enqueue_confirmation(study: optuna.Study, plan: ConfirmationPlan) -> None:
         for number in plan.trials:
             wanted, first = (number, seed, plan.resample), trials[number]
             # A head that is solved comes to the same on the same images.
-            tells_more = plan.resample or not is_solved(first.params, first.distributions)
+            tells_more = plan.resample or not space.is_solved(first.params)
             if tells_more and wanted not in there:
                 enqueue_again(study, [Repeat(number=number, seed=seed)], resample=plan.resample)
 

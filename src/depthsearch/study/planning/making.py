@@ -15,7 +15,8 @@ from depthsearch.models.backbones.backbone import Backbone
 from depthsearch.models.backbones.suggesting import suggest
 from depthsearch.options.backbones import counted_from
 from depthsearch.options.commands import InitOptions
-from depthsearch.options.study import StudyOptions, with_defaults
+from depthsearch.options.defaults import with_defaults
+from depthsearch.options.study import StudyOptions
 from depthsearch.options.weights import with_full_paths
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Note, Say

@@ -20,8 +20,10 @@ from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import Point, SearchSpace
 from depthsearch.study.events import Decoding, Notice
 from depthsearch.study.preparing.tasks import load_images
-from depthsearch.training.objective import Task, full_fine_tune_macs, train_point
+from depthsearch.training.costs import full_fine_tune_macs
+from depthsearch.training.objective import train_point
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 N_BATCHES = 2
 # The first warms up; the second is timed.

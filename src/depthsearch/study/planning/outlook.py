@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 
 from depthsearch.models.cuts import Cut
-from depthsearch.options.study import StudyOptions, is_planned
+from depthsearch.options.defaults import is_planned
+from depthsearch.options.study import StudyOptions
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import CurveDrawn, EpochDone, Event, Note, TrialStarted
 from depthsearch.text import duration
-from depthsearch.training.objective import Task, full_fine_tune_macs
+from depthsearch.training.costs import full_fine_tune_macs
+from depthsearch.training.task import Task, any_of
 
 # What is said of a study before its first trial has ended, if it takes longer.
 LONG_SECONDS = 3600.0
@@ -129,7 +131,7 @@ class LongStudyNote:
         return None
 
     def _note(self) -> None:
-        data = next(iter(self._tasks.values())).data
+        data = any_of(self._tasks).data
         n_train, n_val = len(data.train), len(data.val)
         seconds = expected_seconds(self._options, self._space, self._fine_tunes, n_train=n_train, n_val=n_val)
         seconds /= self._n_workers

@@ -12,7 +12,7 @@ from depthsearch.results.stored import StoredStudy
 from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Say
 from depthsearch.study.preparing.tasks import device_here, load_backbones, load_images, load_tasks
-from depthsearch.training.objective import Task
+from depthsearch.training.task import Task
 
 
 def stored_options(study: StoredStudy) -> StudyOptions:

@@ -17,7 +17,7 @@ from depthsearch.search.space import SearchSpace
 from depthsearch.study.events import Note, Say
 from depthsearch.study.preparing.tasks import device_here
 from depthsearch.text import counted
-from depthsearch.training.objective import Task
+from depthsearch.training.task import Task, any_of
 from depthsearch.workers.gpu import check_room
 from depthsearch.workers.here import InProcess
 from depthsearch.workers.jobs import Executor
@@ -85,7 +85,7 @@ def started_executor(
         with closing(_on_a_cluster(options, tasks, say)) as executor:
             yield executor
         return
-    device = next(iter(tasks.values())).device
+    device = any_of(tasks).device
     plans = plan_workers(device, options.workers)
     if len(plans) == 1:
         yield InProcess(tasks)
@@ -110,7 +110,7 @@ def _on_a_cluster(options: StudyOptions, tasks: Mapping[str, Task], say: Say) ->
         n_workers=options.workers,
         address=options.ray_address,
         # What the study is stored with: a cluster whose GPUs are gone meanwhile is refused.
-        device=next(iter(tasks.values())).device.kind,
+        device=any_of(tasks).device.kind,
         precision=options.precision,
         memory_bytes=options.keep_memory,
         disk_bytes=options.keep_disk,

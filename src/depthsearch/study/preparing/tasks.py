@@ -25,15 +25,16 @@ from depthsearch.models.backbones.backbone import Backbone, Preprocessing
 from depthsearch.models.backbones.loading import check_names, load_backbone
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.options.backbones import parse_name
-from depthsearch.options.study import StudyOptions, is_demo
+from depthsearch.options.defaults import is_demo
+from depthsearch.options.study import StudyOptions
 from depthsearch.options.weights import weights_by_backbone, with_full_paths
 from depthsearch.options.words import OPTIONAL_RANGES
 from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.study.events import Decoding, Note, Notice, Say
 from depthsearch.study.preparing.places import cache_folder, check_cache
 from depthsearch.text import counted, named_few
-from depthsearch.training.objective import Task
 from depthsearch.training.recipe import Recipe
+from depthsearch.training.task import Task
 
 # Options that the recipe has under the same name, and those that `load_data` has.
 RECIPE = (

@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from depthsearch.errors import StudyError
 from depthsearch.text import first_line
-from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.task import Task, any_of
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Lost, Report, Training, run_job
 from depthsearch.workers.places import (
     AWAY_SECONDS,
@@ -27,14 +26,13 @@ from depthsearch.workers.places import (
     PATIENCE_SECONDS,
     TICK_SECONDS,
 )
+from depthsearch.workers.ray.absence import Absence
 from depthsearch.workers.ray.actors import LOOKS, ActorPlace, actor_class
 from depthsearch.workers.ray.checkpoints import Bytes, Tokens, read_checkpoint, write_checkpoint
 from depthsearch.workers.ray.connecting import import_ray, reason_of
 from depthsearch.workers.ray.remote import NoImages, Ready, Terms, own_versions
 from depthsearch.workers.ray.slots import plan_slots
 
-# How long to be without any worker before a warning.
-NOTE_SECONDS = 20.0
 # An answer is fetched in less time, or its node is gone.
 FETCH_SECONDS = 120.0
 # How long to wait for the other workers once one is ready.
@@ -87,39 +85,30 @@ class RayWorkers:
         """
         self._ray = import_ray()
         self.hung_seconds = hung_seconds
-        self._patience_seconds = patience_seconds
         self._ends_ray = ends_ray
-        self.device = next(iter(tasks.values())).device
+        self.device = any_of(tasks).device
         on_gpus = self.device.kind == "cuda"
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        self.slots = plan_slots(
+        self.slots = slots = plan_slots(
             nodes, on_gpus=on_gpus, n_workers=n_workers, num_cpus=num_cpus, num_gpus=num_gpus
         )
-        # Every node finds there what is asked of all workers.
-        self._terms = self._ray.put(
-            Terms(
-                run=run,
-                versions=own_versions(),
-                slots=self.slots,
-                memory_bytes=memory_bytes,
-                disk_bytes=disk_bytes,
-            )
+        terms = Terms(
+            run=run, versions=own_versions(), slots=slots, memory_bytes=memory_bytes, disk_bytes=disk_bytes
         )
         self._tasks = tasks
-        self._pickled = self._ray.put(pickle.dumps(dict(tasks)))
-        self._actor = actor_class(self._ray, self.slots)
-        numbers = range(1, self.slots.n_workers + 1)
+        # Every node finds there what is asked of all workers.
+        self._terms, self._pickled = self._ray.put(terms), self._ray.put(pickle.dumps(dict(tasks)))
+        self._actor = actor_class(self._ray, slots)
+        numbers = range(1, slots.n_workers + 1)
         self._workers = [ActorPlace(ray=self._ray, number=n, hung_seconds=hung_seconds) for n in numbers]
         self._waiting: list[Job] = []
         self._reports: list[tuple[int | str, Report]] = []
         # Keys of jobs that an actor could not begin.
         self._not_begun: set[int | str] = set()
         self._tokens = Tokens()
-        # Since when there is no worker; None: there is one.
-        self._none_since: float | None = None
-        self._has_warned = False
         self._looked = time.monotonic()
-        self._why_none = f"none has started yet, or no node has {self.slots} free for one"
+        why = f"none has started yet, or no node has {slots} free for one"
+        self._absence = Absence(patience_seconds=patience_seconds, reason=why)
         self._keep_alive()
 
     @property
@@ -257,19 +246,9 @@ class RayWorkers:
                 worker.actor = self._actor.remote()
                 worker.set_up(self._pickled, self._terms)
         if any(worker.ready for worker in self._workers):
-            self._none_since = None
-            return
-        if self._none_since is None:
-            self._none_since, self._has_warned = now, False
-        waited = now - self._none_since
-        if waited > NOTE_SECONDS and not self._has_warned:
-            self._has_warned = True
-            log.warning("Waiting for a worker of the cluster: %s", self._why_none)
-        if waited > self._patience_seconds:
-            raise StudyError(
-                f"The cluster has had no worker for {self._patience_seconds:g} s: {self._why_none}. "
-                "Mend that and run the same command again."
-            )
+            self._absence.end()
+        else:
+            self._absence.go_on(now)
 
     def _look_for_signs(self, now: float) -> None:
         """End the actors that have something to compute and do not."""
@@ -383,7 +362,7 @@ class RayWorkers:
 
     def _not_begun_by(self, worker: ActorPlace, job: Job, reason: str) -> None:
         """Assign a job once more, as nothing of it has run; after a second failure report it as lost."""
-        self._why_none = reason
+        self._absence.reason = reason
         worker.pause()
         if job.key in self._not_begun:
             self._not_begun.remove(job.key)
@@ -398,5 +377,5 @@ class RayWorkers:
         """Schedule another try."""
         if not worker.n_failed:
             log.warning("worker %d cannot be started yet: %s", worker.number, reason)
-        self._why_none = reason
+        self._absence.reason = reason
         worker.pause()

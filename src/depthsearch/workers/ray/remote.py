@@ -26,8 +26,8 @@ from depthsearch.features.budget import choose_budget
 from depthsearch.features.tiers.nodes import node_folder
 from depthsearch.machine import start_of, this_machine, thread_clock
 from depthsearch.text import first_line
-from depthsearch.training.objective import Task
 from depthsearch.training.outcomes import EpochResult
+from depthsearch.training.task import Task
 from depthsearch.workers.jobs import Failed, Job, JobRunner, Report, Training, failed_to_start, portable
 from depthsearch.workers.places import make_locks_mortal
 from depthsearch.workers.ray.checkpoints import Bytes, read_checkpoint, write_checkpoint
