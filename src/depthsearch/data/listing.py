@@ -54,6 +54,7 @@ class Listing:
         keeps_whole: Whether decoding keeps an image whole, whatever the crop share.
         columns: What a sample is made of.
         numbers: ``(n / columns.images_each, d)``, float32, of each sample; None where it has none.
+        skip_unreadable: Whether to leave out samples of which an image cannot be read.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Listing:
     keeps_whole: bool = False
     columns: Columns = field(default_factory=Columns)
     numbers: NDArray[np.float32] | None = None
+    skip_unreadable: bool = False
 
     def rows_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places of the images of some samples ``(m,)``, in order."""

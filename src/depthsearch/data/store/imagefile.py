@@ -52,13 +52,11 @@ class ImageFile:
         listing: The images.
         geometry: How each becomes a square, black where it cannot be read; None: whole.
         folder: Where the file lies.
-        skip_unreadable: Whether to leave out images that cannot be read.
     """
 
     listing: Listing
     geometry: Geometry | None
     folder: Path
-    skip_unreadable: bool
 
     @cached_property
     def key(self) -> str:
@@ -154,7 +152,7 @@ class ImageFile:
                 except UnknownRangeError:
                     return False
                 except UnreadableError:
-                    if not self.skip_unreadable:
+                    if not self.listing.skip_unreadable:
                         raise
                 else:
                     return False
@@ -171,7 +169,7 @@ class ImageFile:
             except UnknownRangeError:
                 raise
             except UnreadableError:
-                if not self.skip_unreadable:
+                if not self.listing.skip_unreadable:
                     raise
                 return None
             check(decoded)
