@@ -192,7 +192,7 @@ def test_a_folder_that_vanishes_while_it_is_read_is_named(tmp_path, monkeypatch)
 
 def test_images_that_vanish_after_they_were_listed_leave_no_store(tmp_path, monkeypatch) -> None:
     fill(tmp_path / "set", TWO)
-    from depthsearch.data.sources import folder as module
+    from depthsearch.data.sources import scanning as module
 
     def removed(path, geometry, ranges):
         path.unlink(missing_ok=True)

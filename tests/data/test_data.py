@@ -466,6 +466,36 @@ def test_what_was_checked_is_loaded_without_listing_it_again(folder, cache, monk
     assert torch.equal(again.test.rows, data.test.rows)
 
 
+def test_an_image_that_changes_after_it_was_checked_is_refused_and_not_kept(folder, cache):
+    found = check_source(folder)
+    paint(folder / "cat" / "00.png", (1, 2, 3))
+    with pytest.raises(DataError, match=r"00\.png has changed while the images were read\. Run the same"):
+        load_data(found, image_size=8, cache=cache)
+    assert not list(cache.rglob("*.images"))
+
+
+def test_a_row_whose_image_changes_after_it_was_checked_is_refused(folder, cache):
+    (folder / "table.csv").write_text(
+        "image,label\n"
+        + "".join(f"{path.relative_to(folder)},{path.parent.name}\n" for path in folder.rglob("*.png"))
+    )
+    found = check_source(folder / "table.csv")
+    paint(folder / "cat" / "00.png", (1, 2, 3))
+    with pytest.raises(DataError, match=r"00\.png has changed while the images were read"):
+        load_data(found, image_size=8, cache=cache)
+
+
+def test_images_that_come_or_go_after_they_were_checked(folder, cache):
+    """What has come is of the next load; what has gone cannot be read."""
+    found = check_source(folder)
+    paint(folder / "cat" / "99.png", (1, 2, 3))
+    assert len(load_data(found, image_size=8, cache=cache).paths) == 25
+    assert len(load_data(folder, image_size=8, cache=cache).paths) == 26
+    (folder / "cat" / "00.png").unlink()
+    with pytest.raises(DataError, match=r"Cannot read .*00\.png"):
+        load_data(found, image_size=12, cache=cache)
+
+
 def test_folders_alike_in_names_sizes_and_times_are_not_confused(tmp_path, cache):
     colours = []
     for root, value in ((tmp_path / "a" / "set", 10), (tmp_path / "b" / "set", 20)):
