@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from depthsearch.data.decode import Decoded, Geometry
 from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns
+from depthsearch.hashing import digest_of
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -90,7 +90,7 @@ class Listing:
             paths=tuple(self.paths[place] for place in places),
             labels=self.labels[rows],
             splits=self.splits[rows],
-            stamp=[self.stamp, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()],
+            stamp=[self.stamp, digest_of(rows.tobytes())],
             decode=lambda index, *how: self.decode(places[index], *how),
             range_at=lambda index: self.range_at(places[index]),
             known_by=tuple(self.known_by[place] for place in places),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,6 +21,7 @@ from depthsearch.data.sources.opening import Source, list_source
 from depthsearch.data.splits import Division, divide, require_every_class
 from depthsearch.data.store.ownsize import SmallImages, Store
 from depthsearch.data.store.pixelfile import open_store
+from depthsearch.hashing import digest_of
 from depthsearch.text import one_line
 
 # To see whether all images of a set or class are dark or pale: of each class at least three, if it has them,
@@ -186,7 +186,7 @@ def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> st
         numbers = [] if listing.numbers is None else listing.numbers[read].tolist()
         keys = {key: list(map(column_key, names)) for key, names in listing.columns.as_json().items()}
         parts += [keys, numbers]
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+    return digest_of(json.dumps(parts))
 
 
 def _contradiction_notes(listing: Listing, store: Store) -> Iterator[str]:

@@ -7,7 +7,6 @@ through both: in eval mode the outputs have to be equal, and in training mode th
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from depthsearch.errors import TraceError
+from depthsearch.hashing import digest_of
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import logits_of
@@ -98,7 +98,7 @@ def structure_of(graph: LayerGraph, model: nn.Module) -> str:
         if hooks or "forward" in own:
             # What hangs on one model says nothing of the next.
             parts.append(f"{id(model)} {hooks} {id(own.get('forward'))}")
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return digest_of("\n".join(parts))
 
 
 def small_batch(graph: LayerGraph, model: nn.Module) -> torch.Tensor:

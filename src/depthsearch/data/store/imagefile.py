@@ -8,7 +8,6 @@ describes the pixels comes last, so a file that was cut short is none.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import struct
 from collections.abc import Callable, Generator, Sequence
@@ -22,6 +21,7 @@ from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, Unread
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange, pool_ranges
 from depthsearch.files import remove_abandoned, written_whole
+from depthsearch.hashing import digest_of
 from depthsearch.machine import usable_cores
 
 FORMAT = 4
@@ -62,8 +62,7 @@ class ImageFile:
     def key(self) -> str:
         """Name what determines the contents, without reading the images."""
         how = "own size" if self.geometry is None else asdict(self.geometry)
-        content = json.dumps([FORMAT, self.listing.stamp, how])
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return digest_of(json.dumps([FORMAT, self.listing.stamp, how]))
 
     @property
     def path(self) -> Path:
