@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -96,9 +96,3 @@ class Listing:
             known_by=tuple(self.known_by[place] for place in places),
             numbers=None if self.numbers is None else self.numbers[samples],
         )
-
-
-def a_few(names: Iterable[str]) -> str:
-    """Name the first few of many, in their order."""
-    shown = sorted(names)
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from depthsearch.data.decode import range_of_file
-from depthsearch.data.listing import Listing, a_few
+from depthsearch.data.listing import Listing
 from depthsearch.data.sources.layouts import Layout, layout_of
 from depthsearch.data.sources.scanning import Tree, decode_listed, folders_around, scan_folder, unread_notes
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, is_folder, why_no_folder
+from depthsearch.text import a_few
 
 # Tables that are not read, but can be saved as ones that are.
 _OTHER_TABLES = (

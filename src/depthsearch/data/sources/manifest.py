@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from depthsearch.data.decode import range_of_file
-from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
+from depthsearch.data.listing import SPLIT_WORDS, Listing
 from depthsearch.data.samples import Columns, Sample, column_key
 from depthsearch.data.sources.layouts import splits_in_paths
 from depthsearch.data.sources.places import Places
@@ -19,6 +19,7 @@ from depthsearch.data.sources.scanning import decode_listed, stamp_of
 from depthsearch.data.sources.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, why_no_file
+from depthsearch.text import a_few
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 # What programs write into tables where there is no value.

@@ -26,10 +26,10 @@ from depthsearch.data.decode import (
     lacks_memory,
     too_little_memory,
 )
-from depthsearch.data.listing import a_few
 from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
 from depthsearch.files import is_file
+from depthsearch.text import a_few
 
 # Formats that Pillow only names or hands to other programs, and some that are no pictures.
 _NOT_READ = (*PROGRAMS, *SCRAMBLED, "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "PDF")

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from depthsearch import __version__
 from depthsearch.data.dataset import DataSet
-from depthsearch.data.listing import Listing, a_few
+from depthsearch.data.listing import Listing
 from depthsearch.data.loading import load_data
 from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
 from depthsearch.features.budget import choose_budget
@@ -32,7 +32,7 @@ from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.study.events import Decoding, Note, Notice, Say
 from depthsearch.study.preparing.images import division_of, source_of
 from depthsearch.study.preparing.places import cache_folder, check_cache
-from depthsearch.text import counted, named_few
+from depthsearch.text import a_few, counted, named_few
 from depthsearch.training.objective import Task
 from depthsearch.training.recipe import Recipe
 
