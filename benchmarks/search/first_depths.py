@@ -54,7 +54,7 @@ from benchmarks.shared.images import load_images
 from benchmarks.shared.printing import print_table
 from benchmarks.shared.samplers import of_optuna
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, split_at
-from depthsearch.data import ImageSet
+from depthsearch.data import Division, ImageSet
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.options.words import PRUNERS, SAMPLERS
 from depthsearch.search.firsts import ANCHOR_DEPTHS, ANCHOR_LEARNING_RATES
@@ -569,7 +569,7 @@ def run_table(arguments: argparse.Namespace) -> None:
         demo=arguments.data == "digits",
     )
     image_size = backbone.preprocessing.image_size
-    data = load_images(arguments.data, backbone, val_share=arguments.val_share)
+    data = load_images(arguments.data, backbone, Division(val_share=arguments.val_share))
     recipe = Recipe(epochs=arguments.epochs, batch_size=arguments.batch_size)
     task = Task(backbone=backbone, data=data, recipe=recipe, device=device)
     cuts = list_cuts(backbone.model, image_size=image_size)

@@ -22,6 +22,7 @@ from torch import nn
 from benchmarks.shared.machine import machine_facts, print_facts
 from benchmarks.shared.printing import print_table
 from depthsearch import Cut, Point, Recipe, Task, choose_device, list_cuts, load_backbone, load_data
+from depthsearch.data import Division
 from depthsearch.features import Boundaries, Budget, Spent
 from depthsearch.models.split import suffix_of
 from depthsearch.training.costs import suffix_macs
@@ -86,7 +87,7 @@ def loaded(arguments: argparse.Namespace, *, disk_bytes: int) -> Iterator[Task]:
         image_size=arguments.image_size,
         demo=arguments.data == "digits",
     )
-    data = load_data(arguments.data, image_size=arguments.image_size, subset=arguments.subset)
+    data = load_data(arguments.data, Division(subset=arguments.subset), image_size=arguments.image_size)
     recipe = Recipe(epochs=arguments.epochs, batch_size=arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         budget = Budget(memory_bytes=2**30, device_bytes=0, disk_bytes=disk_bytes, folder=Path(folder))

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from benchmarks.search.tables import BY_RATE, About, Table, packed
 from benchmarks.shared.images import load_images
 from depthsearch import Cut, list_cuts
-from depthsearch.data import DataSet
+from depthsearch.data import DataSet, Division, Source
 from depthsearch.devices import choose_device, processor_name
 from depthsearch.errors import DivergedError, SettingsError
 from depthsearch.features import Asks, Boundaries, Spent, ViewedImages, choose_budget
@@ -115,7 +115,8 @@ def load_task(options: argparse.Namespace) -> Task:
     backbone = load_backbone(
         options.backbone, options.weights, image_size=options.image_size, demo=options.data == "digits"
     )
-    data = load_images(options.data, backbone, val_share=options.val_share, classes_map=options.classes_map)
+    source = Source(options.data, classes_map=options.classes_map)
+    data = load_images(source, backbone, Division(val_share=options.val_share))
     return Task(
         backbone=backbone,
         data=limited(data, options.max_train, options.max_val),

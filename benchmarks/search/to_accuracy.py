@@ -33,6 +33,7 @@ from benchmarks.shared.machine import machine_facts, print_facts
 from benchmarks.shared.printing import print_table
 from benchmarks.speed.plain import add_arguments, make_loaders, plain_model, print_data, train_model
 from depthsearch import Point, Recipe, Task, choose_device, list_cuts, load_backbone
+from depthsearch.data import Division
 from depthsearch.errors import DivergedError
 from depthsearch.features import choose_budget
 from depthsearch.options.study import StudyOptions
@@ -237,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compared: list[Compared] = []
     for seed in range(options.seed, options.seed + options.seeds):
         backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size)
-        data = load_images(options.data, backbone, seed=seed)
+        data = load_images(options.data, backbone, Division(seed=seed))
         recipe = Recipe(epochs=options.epochs, batch_size=options.batch_size, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
             budget = choose_budget(device, Path(folder))

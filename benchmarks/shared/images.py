@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 from depthsearch import DataSet, load_data
+from depthsearch.data import Division, Source
 from depthsearch.models.backbones import Backbone
 
 __all__ = ["load_images"]
 
 
-def load_images(source: str, backbone: Backbone, **more: Any) -> DataSet:
-    """Load images as a study does, at the size that a backbone sees them in; more is for `load_data`."""
+def load_images(
+    source: str | Source, backbone: Backbone, division: Division = Division(), *, cache: Path | None = None
+) -> DataSet:
+    """Load images as a study does, at the size that a backbone sees them in."""
     seen = backbone.preprocessing
-    size = {"image_size": seen.image_size, "crop_share": seen.crop_share, "interpolation": seen.interpolation}
-    return load_data(source, **size, **more)
+    return load_data(
+        source,
+        division,
+        image_size=seen.image_size,
+        crop_share=seen.crop_share,
+        interpolation=seen.interpolation,
+        cache=cache,
+    )

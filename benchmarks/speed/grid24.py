@@ -46,7 +46,7 @@ from benchmarks.speed.plain import (
     train_plain,
 )
 from depthsearch import Cut, Point, Recipe, Task, choose_device, find_cut, list_cuts, load_backbone, split_at
-from depthsearch.data import ImageSet
+from depthsearch.data import Division, ImageSet
 from depthsearch.features import choose_budget
 from depthsearch.models.backbones import Backbone
 from depthsearch.training.objective import model_for, train_point
@@ -348,7 +348,7 @@ def main() -> None:
     print(f"Backbone  {backbone.name}, weights: {backbone.weights}; {arguments.epochs} epochs a trial")
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        data = load_images(arguments.data, backbone, seed=arguments.seed, cache=Path(cache))
+        data = load_images(arguments.data, backbone, Division(seed=arguments.seed), cache=Path(cache))
         decode_seconds = time.perf_counter() - started
         n = arguments.limit_images
         data = replace(data, train=limited(data.train, n), val=limited(data.val, n))

@@ -43,7 +43,7 @@ from depthsearch import (
     list_cuts,
     load_backbone,
 )
-from depthsearch.data import ImageSet
+from depthsearch.data import Division, ImageSet
 from depthsearch.data.sources.folder import list_folder
 from depthsearch.data.sources.scanning import scan_folder
 from depthsearch.devices import Device
@@ -395,7 +395,7 @@ def main() -> None:
     backbone = load_backbone(
         arguments.backbone, arguments.weights, image_size=arguments.image_size, seed=arguments.seed
     )
-    data = load_images(arguments.data, backbone, seed=arguments.seed)
+    data = load_images(arguments.data, backbone, Division(seed=arguments.seed))
     recipe = Recipe(epochs=arguments.epochs, batch_size=arguments.batch_size, seed=arguments.seed)
     print_facts(machine_facts(device))
     print(f"Backbone  {backbone.name}, weights: {backbone.weights}")

@@ -34,6 +34,7 @@ from optuna.trial import TrialState
 
 from benchmarks.shared.machine import machine_facts, print_facts
 from depthsearch import Recipe, SearchSpace, Task, choose_device, load_backbone, load_data
+from depthsearch.data import Division
 from depthsearch.study import TrialLost, open_storage, open_study, search
 from depthsearch.training.outcomes import EpochResult, TransferCurve
 from depthsearch.workers import Ended, Job, LocalProcesses, Probing, Report, plan_workers, run_job
@@ -79,7 +80,7 @@ def make_task(subset: float = 1.0) -> Task:
     """A small network on a share of the digits."""
     return Task(
         backbone=load_backbone("test_resnet", "random", image_size=32),
-        data=load_data("digits", image_size=32, subset=subset),
+        data=load_data("digits", Division(subset=subset), image_size=32),
         recipe=Recipe(epochs=EPOCHS),
         device=choose_device("cpu", "float32"),
     )

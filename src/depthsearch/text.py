@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Control characters, surrogates (which also stand for bytes that are no UTF-8), line separators.
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
@@ -39,10 +39,20 @@ def is_plain(text: str) -> bool:
     return printable(text) == text and "\n" not in text
 
 
+def first_few(items: Iterable[str], n: int = 5) -> str:
+    """Name the first few of many, in their order."""
+    every = list(items)
+    return ", ".join(every[:n]) + (f" and {len(every) - n} more" if len(every) > n else "")
+
+
+def a_few(names: Iterable[str]) -> str:
+    """Name a few of many, in the order of the alphabet."""
+    return first_few(sorted(names))
+
+
 def named_few(what: str, items: Sequence[str]) -> str:
     """Write a line that names the first few of many items."""
-    more = f", and {len(items) - 5} more (all in the study)" if len(items) > 5 else ""
-    return f"{what}: {', '.join(items[:5])}{more}."
+    return f"{what}: {first_few(items)}{' (all in the study)' if len(items) > 5 else ''}."
 
 
 def duration(seconds: float) -> str:

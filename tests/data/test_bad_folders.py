@@ -12,7 +12,7 @@ from image_folders import fill
 from privileges import make_pipe, modes_obeyed
 
 from depthsearch.cli.console import console_for, say, say_list
-from depthsearch.data import load_data
+from depthsearch.data import Source, load_data
 from depthsearch.errors import DataError
 from depthsearch.text import one_line, printable
 
@@ -192,7 +192,7 @@ def test_a_folder_that_vanishes_while_it_is_read_is_named(tmp_path, monkeypatch)
 
 def test_images_that_vanish_after_they_were_listed_leave_no_store(tmp_path, monkeypatch) -> None:
     fill(tmp_path / "set", TWO)
-    from depthsearch.data.sources import folder as module
+    from depthsearch.data.sources import scanning as module
 
     def removed(path, geometry, ranges):
         path.unlink(missing_ok=True)
@@ -242,7 +242,7 @@ def test_a_class_of_any_name_is_used_and_cannot_repaint_the_terminal(tmp_path, c
     odd = NAMES[name].replace("/", "\u2215")
     fill(tmp_path / "set", {odd: 8, "plain": 8})
     (tmp_path / "set" / odd / f"{odd[:60]}.png").write_bytes(b"")
-    data = load_data(tmp_path / "set", image_size=8, cache=tmp_path / "cache", skip_unreadable=True)
+    data = load_data(Source(tmp_path / "set", skip_unreadable=True), image_size=8, cache=tmp_path / "cache")
     assert set(data.classes) == {odd, "plain"}
     with pytest.raises(DataError, match="not in an image format") as caught:
         load_data(tmp_path / "set", image_size=8, cache=tmp_path / "cache")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from depthsearch.cli import main
-from depthsearch.data import load_data
+from depthsearch.data import Source, load_data
 from depthsearch.errors import DataError
 from depthsearch.results import StoredStudy
 from depthsearch.study.preparing.again import stored_options
@@ -37,7 +37,7 @@ def write(folder: Path, content: object) -> Path:
 
 def test_classes_get_their_new_names_and_images_stay(folder, cache):
     plain = load_data(folder, image_size=8, cache=cache)
-    data = load_data(folder, image_size=8, cache=cache, classes_map=write(folder, PLANTS))
+    data = load_data(Source(folder, classes_map=write(folder, PLANTS)), image_size=8, cache=cache)
     assert data.classes == ("flower", "tree")
     assert data.layout == "4 classes mapped to 2 by map.json"
     for split in (data.train, data.val, data.test):
@@ -49,7 +49,7 @@ def test_classes_get_their_new_names_and_images_stay(folder, cache):
 def test_each_map_is_another_data_set_and_one_that_changes_nothing_is_none(folder, cache):
     def fingerprint(names: dict[str, str] | None) -> str:
         file = None if names is None else write(folder, names)
-        return load_data(folder, image_size=8, cache=cache, classes_map=file).fingerprint
+        return load_data(Source(folder, classes_map=file), image_size=8, cache=cache).fingerprint
 
     plain = fingerprint(None)
     assert fingerprint({name: name for name in PLANTS}) == plain
@@ -59,7 +59,7 @@ def test_each_map_is_another_data_set_and_one_that_changes_nothing_is_none(folde
 
 def test_digits_can_be_mapped(cache, tmp_path):
     file = write(tmp_path, {str(digit): "odd" if digit % 2 else "even" for digit in range(10)})
-    data = load_data("digits", image_size=8, cache=cache, classes_map=file)
+    data = load_data(Source("digits", classes_map=file), image_size=8, cache=cache)
     assert data.classes == ("even", "odd")
     assert len(data.train) == 1078
 
@@ -85,16 +85,16 @@ def test_digits_can_be_mapped(cache, tmp_path):
 )
 def test_a_map_that_cannot_be_used_says_why_in_one_line(folder, cache, content, message):
     with pytest.raises(DataError, match=message) as caught:
-        load_data(folder, image_size=8, cache=cache, classes_map=write(folder, content))
+        load_data(Source(folder, classes_map=write(folder, content)), image_size=8, cache=cache)
     assert "\n" not in str(caught.value)
 
 
 def test_a_map_that_is_not_there_or_no_text_says_so(folder, cache):
     with pytest.raises(DataError, match=r"No file .*nowhere.json for --classes-map"):
-        load_data(folder, image_size=8, cache=cache, classes_map=folder / "nowhere.json")
+        load_data(Source(folder, classes_map=folder / "nowhere.json"), image_size=8, cache=cache)
     (folder / "map.json").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"Cannot read .*map.json for --classes-map: invalid start byte"):
-        load_data(folder, image_size=8, cache=cache, classes_map=folder / "map.json")
+        load_data(Source(folder, classes_map=folder / "map.json"), image_size=8, cache=cache)
 
 
 def test_a_study_keeps_its_map_and_refuses_another(folder, tmp_path, monkeypatch, capsys):

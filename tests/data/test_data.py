@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from timm.data import create_transform
 
-from depthsearch.data import DataSet, image_files, load_data
+from depthsearch.data import DataSet, Division, Source, check_source, image_files, load_data
 from depthsearch.errors import DataError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -189,8 +189,8 @@ def test_unreadable_image_stops_with_its_path_and_the_way_on(folder, cache, spoi
     message = f"{re.escape(str(path))}.*{reason}.*--skip-unreadable"
     with pytest.raises(DataError, match=message):
         load_data(folder, image_size=8, cache=cache)
-    assert stores(cache) == []
-    data = load_data(folder, image_size=8, cache=cache, skip_unreadable=True)
+    assert not list(cache.rglob("*.images"))
+    data = load_data(Source(folder, skip_unreadable=True), image_size=8, cache=cache)
     assert data.skipped == ("dog/03.png",)
 
 
@@ -216,7 +216,7 @@ def test_skipped_image_is_in_no_split_and_moves_no_other(folder, cache):
     whole = load_data(folder, image_size=8, cache=cache)
     damaged = row_of(whole, "dog", "03.png")
     (folder / "dog" / "03.png").write_bytes(b"x")
-    rest = load_data(folder, image_size=8, cache=cache, skip_unreadable=True)
+    rest = load_data(Source(folder, skip_unreadable=True), image_size=8, cache=cache)
     for split in ("train", "val", "test"):
         before = getattr(whole, split).rows.tolist()
         assert getattr(rest, split).rows.tolist() == [row for row in before if row != damaged]
@@ -225,7 +225,7 @@ def test_skipped_image_is_in_no_split_and_moves_no_other(folder, cache):
 
 def test_store_with_skipped_images_still_stops_who_does_not_skip(folder, cache):
     damage(folder / "cat" / "02.png")
-    load_data(folder, image_size=8, cache=cache, skip_unreadable=True)
+    load_data(Source(folder, skip_unreadable=True), image_size=8, cache=cache)
     with pytest.raises(DataError, match=r"cat/02\.png"):
         load_data(folder, image_size=8, cache=cache)
 
@@ -234,10 +234,10 @@ def test_skipped_image_is_taken_once_it_can_be_read(folder, cache):
     path = folder / "cat" / "02.png"
     content, stat = path.read_bytes(), path.stat()
     damage(path)
-    assert load_data(folder, image_size=8, cache=cache, skip_unreadable=True).skipped
+    assert load_data(Source(folder, skip_unreadable=True), image_size=8, cache=cache).skipped
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert load_data(folder, image_size=8, cache=cache, skip_unreadable=True).skipped == ()
+    assert load_data(Source(folder, skip_unreadable=True), image_size=8, cache=cache).skipped == ()
 
 
 def test_class_that_skipping_empties_is_an_error(tmp_path, cache):
@@ -245,7 +245,7 @@ def test_class_that_skipping_empties_is_an_error(tmp_path, cache):
     for path in (root / "dog").iterdir():
         damage(path)
     with pytest.raises(DataError, match=r"Class 'dog' .* has no readable image in train"):
-        load_data(root, image_size=8, cache=cache, skip_unreadable=True)
+        load_data(Source(root, skip_unreadable=True), image_size=8, cache=cache)
 
 
 # --- folders ------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_split_folders_are_taken_as_they_are(tmp_path, cache):
 def test_missing_test_folder_is_taken_from_train_alone(tmp_path, cache, name):
     counts = {"train/a": 10, "train/b": 10, f"{name}/a": 2, f"{name}/b": 2}
     root = paint_classes(tmp_path / "set", counts)
-    data = load_data(root, image_size=8, cache=cache, test_share=0.3)
+    data = load_data(root, Division(test_share=0.3), image_size=8, cache=cache)
     assert (len(data.train), len(data.val), len(data.test)) == (14, 4, 6)
 
 
@@ -285,7 +285,7 @@ def test_a_subset_is_a_share_of_each_class_in_each_split(tmp_path, cache):
     counts = {"train/a": 20, "train/b": 10, "test/a": 7, "test/b": 1}
     root = paint_classes(tmp_path / "set", counts)
     whole, half, fifth = (
-        load_data(root, image_size=8, cache=cache, subset=share) for share in (1.0, 0.5, 0.2)
+        load_data(root, Division(subset=share), image_size=8, cache=cache) for share in (1.0, 0.5, 0.2)
     )
     found = [[Counter(each.labels.tolist()) for each in (d.train, d.val, d.test)] for d in (half, fifth)]
     # Of 20 and 10 training images, 4 and 2 validate.
@@ -302,20 +302,20 @@ def test_a_subset_is_a_share_of_each_class_in_each_split(tmp_path, cache):
 
 def test_a_subset_shows_the_pixels_of_the_whole(tmp_path, cache):
     root = paint_classes(tmp_path / "set", {"a": 20, "b": 20})
-    whole, half = (load_data(root, image_size=8, cache=cache, subset=share) for share in (1.0, 0.5))
+    whole, half = (load_data(root, Division(subset=share), image_size=8, cache=cache) for share in (1.0, 0.5))
     where = {path: row for row, path in enumerate(whole.paths)}
     for row in half.train.rows.tolist():
         assert torch.equal(half.train.images[row], whole.train.images[where[half.paths[row]]])
-    again = load_data(root, image_size=8, cache=cache, subset=0.5)
-    other = load_data(root, image_size=8, cache=cache, subset=0.5, seed=1)
+    again = load_data(root, Division(subset=0.5), image_size=8, cache=cache)
+    other = load_data(root, Division(subset=0.5, seed=1), image_size=8, cache=cache)
     assert (again.paths, again.fingerprint) == (half.paths, half.fingerprint)
     assert other.paths != half.paths
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, math.nan])
-def test_a_subset_that_is_no_share_is_refused(folder, cache, share):
+def test_a_subset_that_is_no_share_is_refused(share):
     with pytest.raises(DataError, match=r"^subset .* is not a share of the images\. Give one in \(0, 1\]\.$"):
-        load_data(folder, image_size=8, cache=cache, subset=share)
+        Division(subset=share)
 
 
 def test_nested_folders_count_and_hidden_and_foreign_files_do_not(folder, cache):
@@ -347,7 +347,7 @@ def test_class_of_railway_trains_is_no_split(tmp_path, cache):
 def test_split_depends_on_the_seed_alone(folder, tmp_path, cache):
     copy = shutil.copytree(folder, tmp_path / "copy")
     first, same, other = (
-        load_data(root, image_size=8, cache=cache, seed=seed).val.rows.tolist()
+        load_data(root, Division(seed=seed), image_size=8, cache=cache).val.rows.tolist()
         for root, seed in ((folder, 0), (copy, 0), (folder, 1))
     )
     assert first == same
@@ -404,9 +404,6 @@ def test_missing_folder_and_file_in_its_place_say_what_to_give(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_share": 0.0}, r"val share 0.0 is not a share"),
-        ({"test_share": 1.2}, r"test share 1.2 is not a share"),
-        ({"val_share": 0.5, "test_share": 0.5}, "leave no image to train on"),
         ({"crop_share": 1.1}, r"Crop share 1.1 is not a share.*\(0, 1\]"),
         ({"image_size": 0}, "Image size 0 is not a size"),
         ({"interpolation": "cubic"}, "No interpolation 'cubic'.*bicubic"),
@@ -415,6 +412,19 @@ def test_missing_folder_and_file_in_its_place_say_what_to_give(tmp_path):
 def test_argument_out_of_range_says_the_range(folder, cache, options, message):
     with pytest.raises(DataError, match=message):
         load_data(folder, cache=cache, **{"image_size": 8, **options})
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"val_share": 0.0}, r"val share 0.0 is not a share.*\(0, 1\)"),
+        ({"test_share": 1.2}, r"test share 1.2 is not a share.*\(0, 1\)"),
+        ({"val_share": 0.5, "test_share": 0.5}, "leave no image to train on"),
+    ],
+)
+def test_shares_that_leave_a_split_empty_are_refused(shares, message):
+    with pytest.raises(DataError, match=message):
+        Division(**shares)
 
 
 # --- the store ----------------------------------------------------------------------------------
@@ -445,6 +455,45 @@ def test_changed_image_is_decoded_again(folder, cache):
     paint(folder / "cat" / "00.png", (1, 2, 3))
     data = load_data(folder, image_size=8, cache=cache)
     assert data.train.images[0, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_what_was_checked_is_loaded_without_listing_it_again(folder, cache, monkeypatch):
+    found = check_source(folder)
+    data = load_data(folder, image_size=8, cache=cache)
+    monkeypatch.setattr("depthsearch.data.sources.imagefolder.scan_folder", lambda _: pytest.fail("listed"))
+    again = load_data(found, image_size=8, cache=cache)
+    assert again.fingerprint == data.fingerprint
+    assert torch.equal(again.test.rows, data.test.rows)
+
+
+def test_an_image_that_changes_after_it_was_checked_is_refused_and_not_kept(folder, cache):
+    found = check_source(folder)
+    paint(folder / "cat" / "00.png", (1, 2, 3))
+    with pytest.raises(DataError, match=r"00\.png has changed while the images were read\. Run the same"):
+        load_data(found, image_size=8, cache=cache)
+    assert not list(cache.rglob("*.images"))
+
+
+def test_a_row_whose_image_changes_after_it_was_checked_is_refused(folder, cache):
+    (folder / "table.csv").write_text(
+        "image,label\n"
+        + "".join(f"{path.relative_to(folder)},{path.parent.name}\n" for path in folder.rglob("*.png"))
+    )
+    found = check_source(folder / "table.csv")
+    paint(folder / "cat" / "00.png", (1, 2, 3))
+    with pytest.raises(DataError, match=r"00\.png has changed while the images were read"):
+        load_data(found, image_size=8, cache=cache)
+
+
+def test_images_that_come_or_go_after_they_were_checked(folder, cache):
+    """What has come is of the next load; what has gone cannot be read."""
+    found = check_source(folder)
+    paint(folder / "cat" / "99.png", (1, 2, 3))
+    assert len(load_data(found, image_size=8, cache=cache).paths) == 25
+    assert len(load_data(folder, image_size=8, cache=cache).paths) == 26
+    (folder / "cat" / "00.png").unlink()
+    with pytest.raises(DataError, match=r"Cannot read .*00\.png"):
+        load_data(found, image_size=12, cache=cache)
 
 
 def test_folders_alike_in_names_sizes_and_times_are_not_confused(tmp_path, cache):
@@ -504,7 +553,7 @@ def test_error_while_decoding_leaves_nothing(folder, cache):
 
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         load_data(folder, image_size=8, cache=cache, progress=stop)
-    assert stores(cache) == []
+    assert not list(cache.rglob("*.images"))
 
 
 def test_two_writers_of_one_store_do_not_disturb_each_other(folder, cache):
@@ -612,7 +661,9 @@ def test_fingerprint_differs_once_the_images_do(folder, cache, change):
 
 
 def test_fingerprint_differs_with_the_split(folder, cache):
-    assert fingerprint(folder, cache, seed=1) != fingerprint(folder, cache, seed=0)
+    assert fingerprint(folder, cache, division=Division(seed=1)) != fingerprint(
+        folder, cache, division=Division(seed=0)
+    )
 
 
 def test_only_duplicates_across_splits_are_reported(tmp_path, cache):

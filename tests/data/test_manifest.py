@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from depthsearch.data import load_data
+from depthsearch.data import Division, Source, load_data
 from depthsearch.errors import DataError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -125,7 +125,7 @@ def test_new_labels_of_the_same_images_decode_nothing(folder, cache):
     load(write(folder / "a.csv", "image,label", rows_of(folder)), cache)
     rows = [(path, "x" if "0." in path else "y") for path, _ in rows_of(folder)]
     table = write(folder / "b.csv", "image,label", rows)
-    load(table, cache, test_share=0.4, progress=lambda *_: pytest.fail("decoded again"))
+    load(table, cache, division=Division(test_share=0.4), progress=lambda *_: pytest.fail("decoded again"))
 
 
 def test_an_image_in_two_splits_is_reported(folder, cache):
@@ -140,7 +140,7 @@ def test_missing_files_are_left_out_where_unreadable_ones_are(folder, cache):
     table = write(folder / "samples.csv", "image,label", rows)
     with pytest.raises(DataError, match=r"samples.csv, line 27: no file .*99.png\. Paths count .*--skip"):
         load(table, cache)
-    assert load(table, cache, skip_unreadable=True).skipped == ("cat/99.png",)
+    assert load(Source(table, skip_unreadable=True), cache).skipped == ("cat/99.png",)
 
 
 IMAGE = "image,label\n"
@@ -344,7 +344,7 @@ def test_images_without_a_row_and_columns_that_are_not_read_are_named(tmp_path, 
         for place, path in enumerate(paths[:-2])
     ]
     write_json_lines(root / "metadata.jsonl", rows)
-    assert load(root, cache, test_share=0.3).notes == (
+    assert load(root, cache, division=Division(test_share=0.3)).notes == (
         "Columns of metadata.jsonl that are not read: text.",
         "Images that photos/metadata.jsonl does not name, left out: images/18.png, images/19.png.",
     )

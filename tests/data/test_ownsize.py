@@ -12,7 +12,7 @@ from generators import run_out
 from PIL import Image
 
 from depthsearch.classifier.model import Classifier
-from depthsearch.data import DataSet, Geometry, decode_file, load_data
+from depthsearch.data import DataSet, Geometry, Source, decode_file, load_data
 from depthsearch.data.decode import cut_square
 from depthsearch.data.store import pixelfile
 from depthsearch.data.store.enlarge import agrees_with_pillow, enlarged, enlarges
@@ -211,7 +211,7 @@ def test_unreadable_images_stop_or_are_left_out_and_taken_once_they_can_be_read(
     with pytest.raises(DataError, match=r"light/03\.png"):
         load(tiny, cache)
     assert stored_files(cache) == []
-    data = load(tiny, cache, skip_unreadable=True)
+    data = load(Source(tiny, skip_unreadable=True), cache)
     assert data.skipped == ("light/03.png",)
     rows = torch.cat([data.train.rows, data.val.rows, data.test.rows])
     files = [tiny / data.paths[row] for row in data.train.rows.tolist()]
@@ -221,7 +221,7 @@ def test_unreadable_images_stop_or_are_left_out_and_taken_once_they_can_be_read(
     np.testing.assert_array_equal(data.train.gather(torch.arange(len(files))).numpy(), expected)
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert load(tiny, cache, skip_unreadable=True).skipped == ()
+    assert load(Source(tiny, skip_unreadable=True), cache).skipped == ()
 
 
 @pytest.mark.parametrize(

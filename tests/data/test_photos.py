@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from depthsearch.data import load_data
+from depthsearch.data import Division, load_data
 from depthsearch.devices import choose_device
 from depthsearch.models.backbones import load_backbone, state_digest
 from depthsearch.search.space import Point, SearchSpace
@@ -60,7 +60,7 @@ def test_untrained_weights_are_far_below_imagenet_ones(task: Task) -> None:
 @pytest.mark.parametrize("depth", [0.3, 0.8])
 def test_frozen_prefix_is_bit_identical_after_training(task: Task, depth: float) -> None:
     """Guards frozen batch norm on a network of mobile blocks with real weights."""
-    task = replace(task, data=load_data(PHOTOS, image_size=SIZE, subset=0.2))
+    task = replace(task, data=load_data(PHOTOS, Division(subset=0.2), image_size=SIZE))
     cuts = SearchSpace.for_model(task.backbone.model, image_size=SIZE).cuts
     point = Point(cut=cuts[round(depth * (len(cuts) - 1))], learning_rate=1e-2)
     before = state_digest(task.backbone.model)

@@ -11,6 +11,7 @@ from PIL import Image
 from depthsearch.data import (
     DataSet,
     Geometry,
+    Source,
     UnreadableError,
     ValueRange,
     decode as decode_module,
@@ -222,7 +223,7 @@ def test_an_image_with_numbers_that_are_none_does_not_spoil_the_others(tmp_path,
     Image.fromarray(spoilt).save(root / "a" / "0-x.tiff")
     with pytest.raises(DataError, match=r"a/0-x\.tiff: it has values that are not finite"):
         load(root, tmp_path / "cache")
-    data = load(root, tmp_path / "cache", skip_unreadable=True)
+    data = load(Source(root, skip_unreadable=True), tmp_path / "cache")
     assert data.skipped == ("a/0-x.tiff",)
     assert np.abs(pixels_of(data)["a/1-x.tiff"] - RAMP * 255).max() < 1
 
@@ -418,5 +419,5 @@ def test_a_lack_of_memory_leaves_no_image_out(tmp_path, monkeypatch, error) -> N
 
     monkeypatch.setattr(decode_module, "_to_rgb", full)
     with pytest.raises(DataError, match=r"The memory does not suffice to decode the image .*png") as caught:
-        load(root, tmp_path / "cache", skip_unreadable=True)
+        load(Source(root, skip_unreadable=True), tmp_path / "cache")
     assert not isinstance(caught.value, UnreadableError)

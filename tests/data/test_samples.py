@@ -22,7 +22,7 @@ import depthsearch
 from depthsearch.classifier import fitting
 from depthsearch.classifier.fitting import fit
 from depthsearch.cli import main
-from depthsearch.data import Columns, DataSet, ImageSet, Sample, load_data
+from depthsearch.data import Columns, DataSet, Division, ImageSet, Sample, Source, load_data
 from depthsearch.data.sources.tables import Row
 from depthsearch.devices import choose_device
 from depthsearch.errors import DataError, SettingsError
@@ -40,8 +40,7 @@ from depthsearch.training.task import Task
 
 SIZE = 16
 # In the order of the images' columns and of the numbers'.
-BOTH = {"image_columns": ("front", "side"), "number_columns": ("weight_g", "age")}
-COLUMNS = Columns(images=BOTH["image_columns"], numbers=BOTH["number_columns"])
+COLUMNS = Columns(images=("front", "side"), numbers=("weight_g", "age"))
 PLENTY = Budget(memory_bytes=2**30, device_bytes=0, disk_bytes=0, folder=Path())
 N = 60
 
@@ -71,8 +70,15 @@ def folder(tmp_path_factory) -> Path:
 def load(folder, tmp_path_factory) -> Callable[..., DataSet]:
     cache = tmp_path_factory.mktemp("cache")
 
-    def load_(table: str = "samples.csv", **options) -> DataSet:
-        return load_data(folder / table, image_size=SIZE, cache=cache, **{**BOTH, **options})
+    def load_(
+        table: str = "samples.csv",
+        columns: Columns = COLUMNS,
+        division: Division = Division(),
+        channels: int = 3,
+        **reading,
+    ) -> DataSet:
+        source = Source(folder / table, columns=columns, **reading)
+        return load_data(source, division, image_size=SIZE, channels=channels, cache=cache)
 
     return load_
 
@@ -142,7 +148,7 @@ def test_classes_are_mapped_and_splits_given_by_samples(load, folder, tmp_path) 
     ]
     (folder / "splits.csv").write_text("\n".join(["front,side,label,age,split", *rows]) + "\n")
     (tmp_path / "map.json").write_text('{"p": "x", "q": "x", "r": "y"}')
-    data = load("splits.csv", number_columns=("age",), classes_map=tmp_path / "map.json")
+    data = load("splits.csv", replace(COLUMNS, numbers=("age",)), classes_map=tmp_path / "map.json")
     assert data.classes == ("x", "y")
     for name, images in (("train", data.train), ("val", data.val), ("test", data.test)):
         wanted = [i for i in range(N) if ("train", "val", "test")[i % 5 % 3] == name]
@@ -151,12 +157,12 @@ def test_classes_are_mapped_and_splits_given_by_samples(load, folder, tmp_path) 
 
 
 def test_the_images_are_in_the_order_of_the_columns(load, data) -> None:
-    turned = load(image_columns=("side", "front"))
+    turned = load(columns=replace(COLUMNS, images=("side", "front")))
     assert row_of(turned, turned.train, 0) == row_of(data, data.train, 0)[::-1]
 
 
 def test_no_sample_is_in_two_splits_and_all_are_stratified(load) -> None:
-    data = load(val_share=0.3, test_share=0.3)
+    data = load(division=Division(val_share=0.3, test_share=0.3))
     seen = Counter(path for s in (data.train, data.val, data.test) for path in _paths(data, s))
     assert set(seen.values()) == {1}
     assert [Counter(s.labels.tolist()) for s in (data.train, data.val, data.test)] == [
@@ -167,7 +173,7 @@ def test_no_sample_is_in_two_splits_and_all_are_stratified(load) -> None:
 
 
 def test_a_subset_keeps_samples_whole(load, data) -> None:
-    half = load(subset=0.5)
+    half = load(division=Division(subset=0.5))
     numbers = {
         tuple(row_of(data, each, n)): each.numbers[n] for each in splits_of(data) for n in range(len(each))
     }
@@ -188,7 +194,7 @@ def _paths(data: DataSet, images: ImageSet) -> list[str]:
 
 def test_the_split_is_that_of_as_many_single_images(load) -> None:
     """Over samples: the same rows as if each had its first image only."""
-    alone, both = load(image_columns=("front",), number_columns=()), load()
+    alone, both = load(columns=Columns(images=("front",))), load()
     assert _paths(both, both.test)[::2] == _paths(alone, alone.test)
 
 
@@ -212,18 +218,18 @@ def test_the_fingerprint_tells_numbers_and_columns_apart_but_not_the_place(load,
     (folder / "other.csv").write_text((folder / "samples.csv").read_text().replace(",500,", ",501,"))
     others = [
         load("other.csv"),
-        load(image_columns=("side", "front")),
-        load(number_columns=("age", "weight_g")),
-        load(number_columns=("weight_g", "shade")),
-        load(number_columns=()),
-        load(image_columns=("front",), number_columns=()),
+        load(columns=replace(COLUMNS, images=("side", "front"))),
+        load(columns=replace(COLUMNS, numbers=("age", "weight_g"))),
+        load(columns=replace(COLUMNS, numbers=("weight_g", "shade"))),
+        load(columns=replace(COLUMNS, numbers=())),
+        load(columns=Columns(images=("front",))),
     ]
     assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 7
 
 
 def test_one_image_and_no_number_is_the_data_set_that_it_was(load, folder) -> None:
     """Whatever the column is called: the fingerprint is of content, labels and splits."""
-    plain = load(image_columns=("front",), number_columns=())
+    plain = load(columns=Columns(images=("front",)))
     text = (folder / "samples.csv").read_text()
     (folder / "image.csv").write_text(text.replace("front,", "image,", 1))
     usual = load_data(folder / "image.csv", image_size=SIZE)
@@ -355,7 +361,7 @@ def test_training_on_a_new_division_keeps_to_samples(data, of, space) -> None:
 
 def test_costs_are_those_of_a_sample(data, load, of, space) -> None:
     """Twice a backbone's, once a head's."""
-    one, two = of(load(image_columns=("side",), number_columns=())), of(data, batch_size=36)
+    one, two = of(load(columns=Columns(images=("side",)))), of(data, batch_size=36)
     passes = 2 * (3 * len(data.train) + len(data.val))
     n_features = one.backbone.model.fc.in_features
     of_backbone = full_fine_tune_macs(one) / passes - 2 * n_features
@@ -384,7 +390,7 @@ def test_a_trial_notes_what_a_sample_costs(data, load, of, space) -> None:
 
 
 def test_the_probe_sees_a_sample_whole(data, load, of, space) -> None:
-    one = transfer_curve(of(load(image_columns=("front",), number_columns=())), space.cuts, n_depths=3)
+    one = transfer_curve(of(load(columns=Columns(images=("front",)))), space.cuts, n_depths=3)
     two = transfer_curve(of(data), space.cuts, n_depths=3)
     assert [p.n_features for p in two.points] == [2 * p.n_features + 2 for p in one.points]
     assert {p.n_val for p in two.points} == {len(data.val)}
@@ -395,18 +401,18 @@ def test_the_probe_sees_a_sample_whole(data, load, of, space) -> None:
 
 
 CASES = [
-    ("numbers", {"image_columns": ("front",), "number_columns": ("weight_g",)}),
-    ("second image", {"image_columns": ("front", "side"), "number_columns": ()}),
+    ("numbers", Columns(images=("front",), numbers=("weight_g",))),
+    ("second image", Columns(images=("front", "side"))),
 ]
 
 
 @pytest.mark.parametrize(("what", "columns"), CASES, ids=[what for what, _ in CASES])
 def test_what_alone_tells_the_class_is_learnt(load, of, space, what: str, columns) -> None:
     point = Point(cut=space.cuts[-1], learning_rate=0.03)
-    data = load(**columns, val_share=0.4, test_share=0.1)
+    data = load(columns=columns, division=Division(val_share=0.4, test_share=0.1))
     _, scores = end_of(of(data, epochs=20), point)
     assert scores[-1] > 0.9
-    noise = load(image_columns=("front",), number_columns=(), val_share=0.4, test_share=0.1)
+    noise = load(columns=Columns(images=("front",)), division=Division(val_share=0.4, test_share=0.1))
     _, scores = end_of(of(noise, epochs=20), point)
     assert scores[-1] < 0.75
 
@@ -424,7 +430,9 @@ def test_samples_train_with_other_backbones_and_heads(load, of) -> None:
         backbone = load_backbone(name, "random", image_size=32, **options)
         grey = load(channels=1) if options.get("in_chans") == 1 else data
         space = SearchSpace.for_model(backbone.model, image_size=32)
-        grown = load_data(data.source, image_size=32, channels=1 if grey is not data else 3, **BOTH)
+        grown = load_data(
+            Source(data.source, columns=COLUMNS), image_size=32, channels=1 if grey is not data else 3
+        )
         task = replace(of(grown, epochs=1, batch_size=32), backbone=backbone)
         for cut in (space.cuts[0], space.cuts[-1]):
             state, scores = end_of(task, Point(cut=cut, learning_rate=1e-3))
@@ -724,7 +732,7 @@ def assert_refused(capsys, folder: Path) -> None:
 
 
 def test_a_table_is_nothing_for_a_model_of_images(of, load, space, folder, tmp_path, capsys) -> None:
-    task = of(load(image_columns=("side",), number_columns=()), epochs=1)
+    task = of(load(columns=Columns(images=("side",))), epochs=1)
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/s.db")
     study.set_user_attr("checkpoint_id", "x")
     point = Point(cut=space.cuts[-1], learning_rate=1e-3)
@@ -742,7 +750,7 @@ def test_the_same_image_in_several_samples_is_no_contradiction(load, folder, col
     """A pair may share an image with another; one image may stand with other numbers."""
     rows = [f"f{i // 4:02d}.png,s{i:02d}.png,{'xy'[i % 2]},{i}" for i in range(40)]
     (folder / "pairs.csv").write_text("\n".join(["front,side,label,age", *rows]) + "\n")
-    data = load("pairs.csv", image_columns=columns, number_columns=("age",))
+    data = load("pairs.csv", columns=Columns(images=columns, numbers=("age",)))
     assert [len(s) for s in (data.train, data.val, data.test)] == [24, 8, 8]
     assert str(data.columns) == f"samples of {len(columns)} image{'s' * (len(columns) > 1)} and 1 number"
     # That an image is in several splits is said once for each.

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 from torchvision.datasets.utils import verify_str_arg
 
-from depthsearch.data import load_data
+from depthsearch.data import Division, Source, load_data
 from depthsearch.data.sources import torchvision_sets
 from depthsearch.data.sources.torchvision_sets import KnownSet
 from depthsearch.errors import DataError
@@ -40,8 +40,9 @@ def digits_as_mnist(cache: Path) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def load(name: str, cache: Path, **options: object):
-    return load_data(f"torchvision:{name}", image_size=8, cache=cache, **options)
+def load(name: str, cache: Path, *, skip_unreadable: bool = False, **options: object):
+    source = Source(f"torchvision:{name}", skip_unreadable=skip_unreadable)
+    return load_data(source, image_size=8, cache=cache, **options)
 
 
 def test_files_in_their_own_format_are_read_with_names_and_splits(cache, digits_as_mnist):
@@ -163,7 +164,7 @@ def test_test_images_without_classes_are_left_out(cache, monkeypatch):
         return image, None if self.start == 18 else label
 
     known_as(monkeypatch, "Colours", kept_in="", __getitem__=getitem)
-    data = load("Colours", cache, test_share=0.34)
+    data = load("Colours", cache, division=Division(test_share=0.34))
     assert data.layout == "torchvision: train, val"
     assert [len(data.train), len(data.val), len(data.test)] == [5, 9, 4]
 

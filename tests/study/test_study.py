@@ -18,7 +18,7 @@ import torch
 from optuna.trial import TrialState
 
 from depthsearch.cli import main
-from depthsearch.data import load_data
+from depthsearch.data import Division, load_data
 from depthsearch.errors import SettingsError, StudyError
 from depthsearch.features import Budget
 from depthsearch.machine import start_of, this_machine
@@ -603,7 +603,7 @@ def with_backbone(name: str, **options: Any) -> Callable[[Task, SearchSpace], tu
 
 
 def with_other_split(task: Task, space: SearchSpace) -> tuple[Task, SearchSpace]:
-    return replace(task, data=load_data("digits", image_size=16, seed=1)), space
+    return replace(task, data=load_data("digits", Division(seed=1), image_size=16)), space
 
 
 def with_poolings(task: Task, space: SearchSpace) -> tuple[Task, SearchSpace]:

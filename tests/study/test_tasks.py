@@ -10,6 +10,8 @@ import pytest
 
 from depthsearch.cli import main
 from depthsearch.cli.parser import make_parser, options_from
+from depthsearch.data.sources import imagefolder
+from depthsearch.data.sources.scanning import scan_folder
 from depthsearch.options.defaults import with_defaults
 from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions
@@ -28,14 +30,19 @@ def test_each_option_of_a_training_reaches_its_recipe_or_its_setting() -> None:
     assert set(RECIPE) <= options & recipe
 
 
-def test_what_two_backbones_share_is_told_once(pictures: Path, tmp_path: Path, capsys) -> None:
-    """Of other sizes they read the images each by itself."""
+def test_what_two_backbones_share_is_listed_and_told_once(
+    pictures: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """Of other sizes they read the images each by itself; before PyTorch is loaded they are checked."""
+    listed = []
+    monkeypatch.setattr(imagefolder, "scan_folder", lambda root: listed.append(root) or scan_folder(root))
     common = "--weights random --device cpu --precision float32 --epochs 1 --trials 1 --confirm 0"
     backbones = ["--backbone", "test_resnet,test_vit", "--storage", f"sqlite:///{tmp_path}/s.db"]
     assert main(["study", "--data", str(pictures), *backbones, *common.split()]) == 0
     told = capsys.readouterr().err
     assert told.count("Data pictures") == 1
     assert told.count("Backbone test_") == 2
+    assert len(listed) == 2
 
 
 @pytest.mark.parametrize(("n", "told"), [(0, "0 images"), (1, "1 image"), (1437, "1,437 images")])

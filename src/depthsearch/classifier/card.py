@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from depthsearch.models.backbones.backbone import WeightsOrigin
 from depthsearch.options.backbones import parse_name
-from depthsearch.text import counted, one_line
+from depthsearch.text import counted, first_few, one_line
 
 N_SHOWN = 20
 
@@ -57,19 +57,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": _plain, "few": _few, "numbers": _numbers, "counted": counted}
+    few = partial(first_few, n=N_SHOWN)
+    environment.filters |= {"plain": _plain, "few": few, "numbers": _numbers, "counted": counted}
     return environment
 
 
 def _plain(name: str) -> str:
     """Write a name from outside so that Markdown shows it as it is."""
     return re.sub(r"[\\`*\[\]<>|]", r"\\\g<0>", one_line(name, longest=None))
-
-
-def _few(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - N_SHOWN} more" if len(shown) > N_SHOWN else ""
-    return ", ".join(shown[:N_SHOWN]) + more
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ from depthsearch.options.study import StudyOptions
 from depthsearch.results.stored import StoredStudy
 from depthsearch.study.loggers.watching import check_watchers
 from depthsearch.study.planning.place import check_place as check_file_place
-from depthsearch.study.preparing.images import check_images
+from depthsearch.study.preparing.images import check_images, source_of
 from depthsearch.study.preparing.places import is_stored
 from depthsearch.study.settings import refuse_other_settings, settings_given
 from depthsearch.study.storage.opening import check_storage, open_storage
@@ -51,12 +51,7 @@ def check_init(options: InitOptions) -> None:
     check_file_place(study_file(options))
     for name in options.backbone or ():
         check_requirements(name)
-    check_source(
-        options.data,
-        image_columns=options.image_columns,
-        number_columns=options.number_columns,
-        skip_unreadable=options.skip_unreadable,
-    )
+    check_source(source_of(options))
 
 
 def check_fit(options: FitOptions) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from depthsearch.data.listing import Listing, a_few
+from depthsearch.data.listing import Listing
 from depthsearch.errors import DataError
 from depthsearch.files import read_regular
+from depthsearch.text import a_few
 
 _MOST_BYTES = 2**26
 _EXAMPLE = 'Give a JSON object such as {"oak": "tree", "elm": "tree", "rose": "flower"}.'

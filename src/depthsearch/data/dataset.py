@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,7 @@ from depthsearch.data.samples import Columns
 from depthsearch.data.store.mapping import carried_pixels
 from depthsearch.data.store.ownsize import SmallImages
 from depthsearch.errors import DataError
+from depthsearch.hashing import digest_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,8 +44,7 @@ class ImageSet:
     @property
     def fingerprint(self) -> str:
         """Hash of which images these are, in their order; it says nothing of labels, paths and numbers."""
-        content = ",".join(str(self.digests[row]) for row in self.rows.tolist())
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return digest_of(",".join(str(self.digests[row]) for row in self.rows.tolist()))
 
     def __len__(self) -> int:
         """Count the samples."""

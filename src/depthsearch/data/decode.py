@@ -4,7 +4,6 @@ Shapes: ``c`` channels (red, green, blue, or grey alone), ``s`` the side of the 
 """
 
 import contextlib
-import hashlib
 import io
 import math
 import warnings
@@ -20,6 +19,7 @@ from depthsearch.data.ranges import ValueRange, range_for
 from depthsearch.data.wide import N_FIRST_BYTES, has_8_bits, seen_as_8_bits, wide_numbers, wide_values
 from depthsearch.errors import DataError
 from depthsearch.files import is_file, read_regular
+from depthsearch.hashing import digest_of
 
 _MAX_ELONGATION = 500
 """Longer side over shorter side: beyond it, resizing takes gigabytes to keep next to nothing."""
@@ -141,11 +141,8 @@ def decode_file(path: Path, geometry: Geometry | None, ranges: Sequence[ValueRan
         with Image.open(io.BytesIO(content)) as image:
             rgb, seen_in = _as_rgb(image, content, ranges)
     # With its range, as another one makes other pixels of the same bytes.
-    known_by = hashlib.blake2b(content, digest_size=16)
-    if seen_in is not None:
-        known_by.update(repr((str(seen_in), seen_in.low, seen_in.high)).encode())
-    digest = known_by.hexdigest()
-    return Decoded(pixels=_pixels(rgb, geometry), digest=digest)
+    seen = "" if seen_in is None else repr((str(seen_in), seen_in.low, seen_in.high))
+    return Decoded(pixels=_pixels(rgb, geometry), digest=digest_of(content, seen))
 
 
 def range_of_file(path: Path) -> ValueRange | None:
@@ -279,9 +276,7 @@ def decode_image(image: Image.Image, geometry: Geometry | None) -> Decoded:
             "and white. Give the images as files in a folder."
         )
     rgb = _to_rgb(image)
-    content = repr(rgb.size).encode() + rgb.tobytes()
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Decoded(pixels=_pixels(rgb, geometry), digest=digest)
+    return Decoded(pixels=_pixels(rgb, geometry), digest=digest_of(repr(rgb.size), rgb.tobytes()))
 
 
 def _pixels(rgb: Image.Image, geometry: Geometry | None) -> NDArray[np.uint8]:

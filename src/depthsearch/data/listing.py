@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from depthsearch.data.decode import Decoded, Geometry
 from depthsearch.data.ranges import ValueRange
 from depthsearch.data.samples import Columns
+from depthsearch.hashing import digest_of
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -54,6 +54,7 @@ class Listing:
         keeps_whole: Whether decoding keeps an image whole, whatever the crop share.
         columns: What a sample is made of.
         numbers: ``(n / columns.images_each, d)``, float32, of each sample; None where it has none.
+        skip_unreadable: Whether to leave out samples of which an image cannot be read.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Listing:
     keeps_whole: bool = False
     columns: Columns = field(default_factory=Columns)
     numbers: NDArray[np.float32] | None = None
+    skip_unreadable: bool = False
 
     def rows_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places of the images of some samples ``(m,)``, in order."""
@@ -88,15 +90,9 @@ class Listing:
             paths=tuple(self.paths[place] for place in places),
             labels=self.labels[rows],
             splits=self.splits[rows],
-            stamp=[self.stamp, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()],
+            stamp=[self.stamp, digest_of(rows.tobytes())],
             decode=lambda index, *how: self.decode(places[index], *how),
             range_at=lambda index: self.range_at(places[index]),
             known_by=tuple(self.known_by[place] for place in places),
             numbers=None if self.numbers is None else self.numbers[samples],
         )
-
-
-def a_few(names: Iterable[str]) -> str:
-    """Name the first few of many, in their order."""
-    shown = sorted(names)
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")

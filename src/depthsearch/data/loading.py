@@ -1,16 +1,7 @@
-"""From a source of images to a data set, in one call.
+"""From a source of images to a data set, in one call."""
 
-A source is one of these:
+from __future__ import annotations
 
-- a folder, ``DIR/<class>/<image>``, ``DIR/{train,val,test}/<class>/<image>`` or
-  ``DIR/<class>/{train,val,test}/<image>``, or one with ``metadata.csv``, ``.jsonl`` or ``.parquet`` as
-  Hugging Face's ``datasets`` lays it out;
-- a table, ``.csv`` or ``.parquet``, with columns of images, the column label and optionally split;
-- ``"torchvision:NAME"``, a set of torchvision's, downloaded if it is not there;
-- ``"digits"``, scikit-learn's handwritten digits, always kept whole (``"./digits"`` is a folder).
-"""
-
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,16 +12,17 @@ import platformdirs
 import torch
 from numpy.typing import NDArray
 
-from depthsearch.data.checking import divided_listing
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry, pillow_quiet
-from depthsearch.data.listing import SPLITS, Listing, a_few
+from depthsearch.data.listing import SPLITS, Listing
 from depthsearch.data.ranges import NARROW, percent, range_notes
-from depthsearch.data.samples import Columns, column_key
-from depthsearch.data.splits import check_subset, drawn, require_every_class
+from depthsearch.data.samples import column_key
+from depthsearch.data.sources.opening import Source, list_source
+from depthsearch.data.splits import Division, divide, require_every_class
 from depthsearch.data.store.ownsize import SmallImages, Store
 from depthsearch.data.store.pixelfile import open_store
-from depthsearch.text import one_line
+from depthsearch.hashing import digest_of
+from depthsearch.text import a_few, one_line
 
 # To see whether all images of a set or class are dark or pale: of each class at least three, if it has them,
 # and more of those that seem to be.
@@ -41,40 +33,26 @@ _MOST_CLASSES = 1000
 
 
 def load_data(
-    source: str | Path,
+    source: str | Path | Source | Listing,
+    division: Division = Division(),
     *,
     image_size: int,
     crop_share: float = 1.0,
     interpolation: str = "bicubic",
     channels: int = 3,
-    val_share: float = 0.2,
-    test_share: float = 0.2,
-    subset: float = 1.0,
-    seed: int = 0,
-    classes_map: str | Path | None = None,
-    image_columns: Sequence[str] = ("image",),
-    number_columns: Sequence[str] = (),
-    skip_unreadable: bool = False,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataSet:
     """Load labelled images, decoded once and mapped from a cache in every later call.
 
     Args:
-        source: A folder of class folders or with metadata, a table (``.csv``, ``.parquet``),
-            ``torchvision:NAME`` or ``digits``; the head of this module shows the layouts.
+        source: A folder, a table, ``torchvision:NAME`` or ``digits``; or a `Source`, which says more of how
+            they are read; or what `check_source` has found there, which is not listed again.
+        division: Which of them train, validate and test.
         image_size: Side of the square images in pixels.
         crop_share: Share of the shorter side that the square keeps, in (0, 1]; timm's ``crop_pct``.
         interpolation: Filter to resize with: nearest, box, bilinear, hamming, bicubic or lanczos.
         channels: 3 for colours, 1 for grey.
-        val_share: Share of the training images to validate on where the source has no such split.
-        test_share: Share of the training images to test on where the source has no such split.
-        subset: Share of the samples of each class in each split to keep, in (0, 1]; at least one.
-        seed: Decides which images these are.
-        classes_map: A JSON file with a new name for each class; several may get one name.
-        image_columns: Columns of a table that name an image each: several make samples of as many.
-        number_columns: Columns of a table with a number of each sample.
-        skip_unreadable: Whether to leave out samples of which an image cannot be read.
         cache: Folder for decoded and downloaded images; default: in the user's cache folder.
         progress: Called with (done, total) after each image decoded.
 
@@ -84,26 +62,11 @@ def load_data(
     how = Geometry(
         image_size=image_size, crop_share=crop_share, interpolation=interpolation, channels=channels
     )
-    check_subset(subset)
-    columns = Columns(images=tuple(image_columns), numbers=tuple(number_columns))
     folder = cache or Path(platformdirs.user_cache_dir("depthsearch"))
-    listing, splits, notes = divided_listing(
-        source,
-        columns,
-        folder / "torchvision",
-        val_share=val_share,
-        test_share=test_share,
-        seed=seed,
-        classes_map=classes_map,
-        skip_unreadable=skip_unreadable,
-    )
-    if subset < 1:
-        listing, splits = drawn(listing, splits, share=subset, seed=seed)
+    listing, splits = divide(list_source(source, folder / "torchvision"), division)
     with pillow_quiet():
-        store = open_store(
-            listing, how, folder / "images", skip_unreadable=skip_unreadable, progress=progress
-        )
-    return _data_set(listing, splits, store, how, notes, val_is_drawn="val" not in listing.splits)
+        store = open_store(listing, how, folder / "images", progress)
+    return _data_set(listing, splits, store, how)
 
 
 def _data_set(
@@ -111,11 +74,8 @@ def _data_set(
     splits: NDArray[np.str_],
     store: Store,
     geometry: Geometry,
-    notes: Sequence[str],
-    *,
-    val_is_drawn: bool,
 ) -> DataSet:
-    """Put together what was listed, split and decoded; ``notes`` are those on the classes' names."""
+    """Put together what was listed, split and decoded."""
     each = listing.columns.images_each
     readable = np.array([digest is not None for digest in store.digests])
     # A sample counts if all its images can be read.
@@ -137,7 +97,6 @@ def _data_set(
         layout=listing.layout,
         notes=(
             *listing.notes,
-            *notes,
             *range_notes(store.ranges),
             *_brightness_notes(listing, store),
             *_contradiction_notes(listing, store),
@@ -147,7 +106,7 @@ def _data_set(
         interpolation=geometry.interpolation,
         columns=listing.columns,
         ranges=store.ranges,
-        val_is_drawn=val_is_drawn,
+        val_is_drawn="val" not in listing.splits,
     )
 
 
@@ -227,7 +186,7 @@ def _fingerprint(listing: Listing, splits: NDArray[np.str_], store: Store) -> st
         numbers = [] if listing.numbers is None else listing.numbers[read].tolist()
         keys = {key: list(map(column_key, names)) for key, names in listing.columns.as_json().items()}
         parts += [keys, numbers]
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+    return digest_of(json.dumps(parts))
 
 
 def _contradiction_notes(listing: Listing, store: Store) -> Iterator[str]:

@@ -1,7 +1,10 @@
 """Which sample trains, which chooses, which tests."""
 
+from __future__ import annotations
+
 import difflib
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,46 +13,63 @@ from depthsearch.data.listing import SPLITS, Listing
 from depthsearch.errors import DataError
 
 
-def check_subset(subset: float) -> None:
-    """Refuse a share of the images that leaves none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Division:
+    """How images are divided into those to train on, to validate on and to test on.
+
+    Attributes:
+        val_share: Share of the training images to validate on where the source has no such split, in (0, 1).
+        test_share: Share of the training images to test on where the source has no such split, in (0, 1).
+        subset: Share of the samples of each class in each split to keep, in (0, 1]; at least one.
+        seed: Decides which images these are.
 
     Raises:
-        DataError: If it is not in (0, 1].
+        DataError: If a share is out of its range, or nothing is left to train on.
     """
-    if not 0 < subset <= 1:
-        raise DataError(f"subset {subset} is not a share of the images. Give one in (0, 1].")
+
+    val_share: float = 0.2
+    test_share: float = 0.2
+    subset: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave a split without images."""
+        if not 0 < self.subset <= 1:
+            raise DataError(f"subset {self.subset} is not a share of the images. Give one in (0, 1].")
+        for name, share in (("val", self.val_share), ("test", self.test_share)):
+            if not 0 < share < 1:
+                raise DataError(f"{name} share {share} is not a share of the images. Give one in (0, 1).")
+        if self.val_share + self.test_share >= 1:
+            raise DataError(
+                f"val share {self.val_share} and test share {self.test_share} leave no image to train on. "
+                "Give shares that add up to less than 1."
+            )
 
 
-def check_shares(*, val_share: float, test_share: float) -> None:
-    """Refuse shares that leave a split without images.
-
-    Raises:
-        DataError: If a share is not in (0, 1), or nothing is left to train on.
-    """
-    for name, share in (("val", val_share), ("test", test_share)):
-        if not 0 < share < 1:
-            raise DataError(f"{name} share {share} is not a share of the images. Give one in (0, 1).")
-    if val_share + test_share >= 1:
-        raise DataError(
-            f"val share {val_share} and test share {test_share} leave no image to train on. "
-            "Give shares that add up to less than 1."
-        )
-
-
-def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed: int) -> NDArray[np.str_]:
+def divide(listing: Listing, division: Division) -> tuple[Listing, NDArray[np.str_]]:
     """Assign each image to a split; those that the source lacks are taken from its training images.
 
     Stratified by class. Of ``n`` training samples, test takes ``ceil(test_share * n)`` as
     scikit-learn rounds it, and val ``round(val_share * n)``. Which ones depends on the order of
     the paths, the labels and the seed only. The images of a sample stay together.
 
+    Args:
+        listing: The ``n`` images.
+        division: The shares, and the seed.
+
     Returns:
-        ``(n,)``: ``"train"``, ``"val"`` or ``"test"`` of each image of the listing.
+        The listing, or of a subset that of its samples; and ``(n,)``, ``"train"``, ``"val"`` or ``"test"`` of
+        each of its images.
 
     Raises:
         DataError: If a class is too small to be in each split.
     """
-    shares = {"test": test_share, "val": val_share}
+    splits = _assigned(listing, division)
+    return (listing, splits) if division.subset == 1 else _drawn(listing, splits, division)
+
+
+def _assigned(listing: Listing, division: Division) -> NDArray[np.str_]:
+    shares = {"test": division.test_share, "val": division.val_share}
     missing = [split for split in shares if split not in listing.splits]
     if not missing:
         return listing.splits
@@ -64,7 +84,9 @@ def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed
         n_taken = math.ceil(exact) if split == "test" else round(exact)
         rest = np.flatnonzero(splits == "train")
         try:
-            _, taken = train_test_split(rest, test_size=n_taken, stratify=labels[rest], random_state=seed)
+            _, taken = train_test_split(
+                rest, test_size=n_taken, stratify=labels[rest], random_state=division.seed
+            )
         except ValueError as error:
             rarest = int(np.bincount(labels[pool], minlength=len(listing.classes)).argmin())
             raise _too_small(listing, labels[pool], rarest, missing) from error
@@ -76,31 +98,19 @@ def assign_splits(listing: Listing, *, val_share: float, test_share: float, seed
     return np.repeat(splits, each)
 
 
-def drawn(
-    listing: Listing, splits: NDArray[np.str_], *, share: float, seed: int
+def _drawn(
+    listing: Listing, splits: NDArray[np.str_], division: Division
 ) -> tuple[Listing, NDArray[np.str_]]:
-    """Draw a share of the samples of each class in each split, rounded, at least one.
-
-    A larger share keeps what a smaller one has.
-
-    Args:
-        listing: The images.
-        splits: ``(n,)``, as assigned to them.
-        share: In (0, 1].
-        seed: Decides which.
-
-    Returns:
-        The listing of these samples, in their order, and their splits.
-    """
+    """Draw a share of the samples of each class in each split; a larger one keeps what a smaller one has."""
     each = listing.columns.images_each
     labels, of_samples = listing.labels[::each], splits[::each]
     # A generator whose numbers numpy keeps between versions.
-    order = np.random.RandomState(seed).permutation(len(labels))
+    order = np.random.RandomState(division.seed).permutation(len(labels))
     kept: list[NDArray[np.int64]] = []
     for split in SPLITS:
         for label in range(len(listing.classes)):
             alike = order[(of_samples[order] == split) & (labels[order] == label)]
-            kept.append(alike[: max(1, round(share * len(alike)))])
+            kept.append(alike[: max(1, round(division.subset * len(alike)))])
     samples = np.sort(np.concatenate(kept))
     return listing.only(samples), splits[listing.rows_of(samples)]
 

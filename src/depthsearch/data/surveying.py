@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from depthsearch.data.decode import UnreadableError, pillow_quiet
 from depthsearch.data.listing import SPLITS, Listing
 from depthsearch.data.ranges import pool_ranges
 from depthsearch.data.samples import Columns
-from depthsearch.data.sources.opening import list_source
-from depthsearch.data.splits import assign_splits
+from depthsearch.data.sources.opening import Source, list_source
+from depthsearch.data.splits import Division, divide
 
 # Read for their sizes, spread over the set: a photo takes a tenth of a second.
 N_LOOKED_AT = 24
@@ -55,37 +55,21 @@ class Survey:
         return max(self.classes.values()) / max(1, min(self.classes.values()))
 
 
-def survey(
-    source: str | Path,
-    *,
-    val_share: float,
-    test_share: float,
-    seed: int = 0,
-    image_columns: Sequence[str] = ("image",),
-    number_columns: Sequence[str] = (),
-    skip_unreadable: bool = False,
-) -> Survey:
+def survey(source: str | Path | Source | Listing, division: Division = Division()) -> Survey:
     """Look at images as `load_data` would read them, without decoding more than a few.
 
     Args:
-        source: See `load_data`, as for the other arguments.
-        val_share: Of the training images, where there is no such split.
-        test_share: Likewise.
-        seed: Of the splits.
-        image_columns: Of a table.
-        number_columns: Of a table.
-        skip_unreadable: Whether files that a table names may be missing.
+        source: The images, see `load_data`.
+        division: How they are to be divided.
 
     Raises:
         DataError: If there is no such source, or it cannot be used.
     """
-    columns = Columns(images=tuple(image_columns), numbers=tuple(number_columns))
     downloads = Path(platformdirs.user_cache_dir("depthsearch")) / "torchvision"
+    listing, splits = divide(list_source(source, downloads), division)
     with pillow_quiet():
-        listing = list_source(source, columns, downloads, skip_unreadable=skip_unreadable)
-        splits = assign_splits(listing, val_share=val_share, test_share=test_share, seed=seed)
         sides, unreadable = _looked_at(listing)
-    each = columns.images_each
+    each = listing.columns.images_each
     counts = np.bincount(listing.labels[::each], minlength=len(listing.classes)).tolist()
     return Survey(
         name=listing.name,

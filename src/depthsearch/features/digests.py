@@ -7,13 +7,13 @@ Layers behind a value, names of modules and the head say nothing about it and ar
 from __future__ import annotations
 
 import functools
-import hashlib
 import types
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from depthsearch.hashing import digest_of
 from depthsearch.models.tracing.graph import LayerGraph
 
 PLAIN = (bool, int, float, str, torch.dtype, type(None))
@@ -89,9 +89,9 @@ def _function(function: Any) -> str:
 
 def _tensor(tensor: torch.Tensor) -> str:
     content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    digest = digest_of(content)
     return f"{tensor.dtype} {tuple(tensor.shape)} {digest}"
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return digest_of("\n".join(parts))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
 from depthsearch.data.dataset import ImageSet
 from depthsearch.data.views import View
 from depthsearch.devices import Device
+from depthsearch.hashing import digest_of
 from depthsearch.options.augmentation import USUAL, read_augmentation, written
 
 
@@ -40,7 +39,7 @@ class ViewedImages:
         # What is usual says nothing, so that features kept before there was a choice are found.
         if number and written(augment) != USUAL:
             seen.append(written(augment))
-        self.fingerprint = hashlib.blake2b(repr(seen).encode(), digest_size=16).hexdigest()
+        self.fingerprint = digest_of(repr(seen))
 
     def __len__(self) -> int:
         """Count the images, several to a sample."""

@@ -9,7 +9,6 @@ want the same, one computes it and the others wait, see `locks`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from depthsearch.features.passes import PassSize
 from depthsearch.features.rule import Asks, choose
 from depthsearch.features.tiers.locks import Timeout, locked
 from depthsearch.features.tiers.tiers import Files, Filling, Item, Memory, Rows
+from depthsearch.hashing import digest_of
 
 FORMAT = 1
 READ_BATCH = 1024
@@ -268,7 +268,7 @@ class FeatureStore:
             timm.__version__,
             *([self._built] if self._built else []),
         ]
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+        return digest_of(json.dumps(parts))
 
     def _keys(self, chosen: Mapping[ViewedImages, set[int]], nodes: Sequence[fx.Node]) -> frozenset[str]:
         return frozenset(

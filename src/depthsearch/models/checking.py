@@ -7,7 +7,6 @@ through both: in eval mode the outputs have to be equal, and in training mode th
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +17,13 @@ import torch
 from torch import fx, nn
 
 from depthsearch.errors import TraceError
+from depthsearch.hashing import digest_of
 from depthsearch.models.tracing.graph import LayerGraph
 from depthsearch.models.tracing.hooks import is_own
 from depthsearch.models.tracing.inputs import logits_of
 from depthsearch.models.tracing.nodes import Watching, is_weighted
 from depthsearch.models.tracing.restoring import evaluating, kept_random_state, unchanged
-from depthsearch.text import first_line
+from depthsearch.text import first_few, first_line
 
 N_IMAGES = 2
 # Relative, of float32: more than another order of a sum makes, less than a step in 16 bits.
@@ -98,7 +98,7 @@ def structure_of(graph: LayerGraph, model: nn.Module) -> str:
         if hooks or "forward" in own:
             # What hangs on one model says nothing of the next.
             parts.append(f"{id(model)} {hooks} {id(own.get('forward'))}")
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return digest_of("\n".join(parts))
 
 
 def small_batch(graph: LayerGraph, model: nn.Module) -> torch.Tensor:
@@ -138,10 +138,9 @@ def _compare_gradients(graph: LayerGraph, model: nn.Module, suffix: nn.Module, i
     if differing:
         differing = _differing(graph, model, suffix, images, random_layers=False)
     if differing:
-        shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
         raise TraceError(
             f"{type(model).__name__} trains otherwise than what tracing wrote down: gradients differ "
-            f"({shown}), {_training_cause(graph, model)}."
+            f"({first_few(differing, 3)}), {_training_cause(graph, model)}."
         )
 
 

@@ -158,14 +158,14 @@ def _prepare(options: StudyOptions, say: Say) -> _Prepared:
     cost = _cost_aim(options)
     device = check_executor(options)
     check_storage(options.storage)
-    check_images(options)
+    images = check_images(options)
     check_watchers(options)
     if options.data is None:
         say(Note(text="No --data: a demo on scikit-learn's digits (1,797 images of 8 x 8 px)."))
     backbones, space = load_backbones(options, say)
     options = replace(options, trials=_n_trials(options, space))
     marked = [find_cut(space.cuts, layer) for layer in options.mark or ()]
-    tasks = load_tasks(options, say, backbones, space, device)
+    tasks = load_tasks(options, say, backbones, space, device, images=images)
     return _Prepared(
         name=options.name or default_name(options, any_of(tasks).data.name),
         options=options,

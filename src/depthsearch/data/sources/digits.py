@@ -4,7 +4,6 @@ Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
 Repository, 1998; the test part, as ``sklearn.datasets.load_digits`` carries it.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from PIL import Image
 from depthsearch.data.decode import Decoded, Geometry, cut_square
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange
+from depthsearch.hashing import digest_of
 
 _INK_LEVELS = 16
 
@@ -35,7 +35,7 @@ def list_digits() -> Listing:
 
     def decode(index: int, geometry: Geometry | None, _: Sequence[ValueRange]) -> Decoded:
         image = Image.fromarray(grey[index]).convert("RGB")
-        digest = hashlib.blake2b(grey[index].tobytes(), digest_size=16).hexdigest()
+        digest = digest_of(grey[index].tobytes())
         if geometry is None:
             return Decoded(pixels=np.asarray(image).transpose(2, 0, 1), digest=digest)
         return Decoded(pixels=cut_square(image, replace(geometry, crop_share=1.0)), digest=digest)
@@ -47,7 +47,7 @@ def list_digits() -> Listing:
         paths=paths,
         labels=labels,
         splits=np.full(len(labels), "train"),
-        stamp=hashlib.blake2b(grey.tobytes(), digest_size=16).hexdigest(),
+        stamp=digest_of(grey.tobytes()),
         decode=decode,
         known_by=paths,
         keeps_whole=True,

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from depthsearch.data.decode import decode_file, range_of_file
-from depthsearch.data.listing import Listing, a_few
+from depthsearch.data.decode import range_of_file
+from depthsearch.data.listing import Listing
 from depthsearch.data.sources.layouts import Layout, layout_of
-from depthsearch.data.sources.scanning import Tree, folders_around, scan_folder, unread_notes
+from depthsearch.data.sources.scanning import Tree, decode_listed, folders_around, scan_folder, unread_notes
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, is_folder, why_no_folder
+from depthsearch.text import a_few
 
 # Tables that are not read, but can be saved as ones that are.
 _OTHER_TABLES = (
@@ -78,7 +79,7 @@ def list_folder(tree: Tree) -> Listing:
         # The place is in the stamp since two folders can agree in every name, size and time: sets
         # unpacked from archives that carry one date for all, of uncompressed images of one size.
         stamp=[str(root), [(path, *stamp) for path, stamp in tree.images.items()]],
-        decode=lambda index, geometry, ranges: decode_file(root / paths[index], geometry, ranges),
+        decode=lambda index, *how: decode_listed(root / paths[index], tree.images[paths[index]], *how),
         range_at=lambda index: range_of_file(root / paths[index]),
         known_by=paths,
         layout=layout.description,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from depthsearch.data.listing import SPLITS, Listing, a_few
+from depthsearch.data.listing import SPLITS, Listing
 from depthsearch.data.samples import Columns
 from depthsearch.data.sources.folder import folder_there, list_folder
 from depthsearch.data.sources.layouts import folder_of_each, split_named, split_names
@@ -23,6 +23,7 @@ from depthsearch.data.sources.scanning import Tree, scan_folder, unread_notes
 from depthsearch.data.sources.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 from depthsearch.files import is_file
+from depthsearch.text import a_few
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _COLUMNS = ("file_name", "label")

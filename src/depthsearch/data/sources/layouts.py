@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from depthsearch.data.classnames import visible_form
-from depthsearch.data.listing import SPLIT_WORDS, SPLITS, a_few
+from depthsearch.data.listing import SPLIT_WORDS, SPLITS
 from depthsearch.data.sources.scanning import Tree, folders_around, kinds_of
 from depthsearch.errors import DataError
+from depthsearch.text import a_few
 
 # More words, of which none alone makes a folder a split.
 _WORDS = {

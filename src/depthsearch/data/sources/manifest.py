@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from depthsearch.data.decode import decode_file, range_of_file
-from depthsearch.data.listing import SPLIT_WORDS, Listing, a_few
+from depthsearch.data.decode import range_of_file
+from depthsearch.data.listing import SPLIT_WORDS, Listing
 from depthsearch.data.samples import Columns, Sample, column_key
 from depthsearch.data.sources.layouts import splits_in_paths
 from depthsearch.data.sources.places import Places
-from depthsearch.data.sources.scanning import stamp_of
+from depthsearch.data.sources.scanning import decode_listed, stamp_of
 from depthsearch.data.sources.tables import Row, Table, read_table
 from depthsearch.errors import DataError
 from depthsearch.files import full_path, is_file, why_no_file
+from depthsearch.text import a_few
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 # What programs write into tables where there is no value.
@@ -212,7 +213,7 @@ def listing_of(
         labels=np.array([labels[entry.label] for entry, _, _ in images], dtype=np.int64),
         splits=np.array([entry.split or "train" for entry, _, _ in images]),
         stamp=[str(root), [(path, *stamp) for (_, path, _), stamp in zip(images, stamps, strict=True)]],
-        decode=lambda index, geometry, ranges: decode_file(files[index], geometry, ranges),
+        decode=lambda index, *how: decode_listed(files[index], stamps[index], *how),
         range_at=lambda index: range_of_file(files[index]),
         known_by=tuple(entry.label for entry, _, _ in images),
         layout=", ".join(table.path.relative_to(root).as_posix() for table in tables),

@@ -10,17 +10,26 @@ import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from depthsearch.data.decode import PROGRAMS, SCRAMBLED, lacks_memory, too_little_memory
-from depthsearch.data.listing import a_few
+from depthsearch.data.decode import (
+    PROGRAMS,
+    SCRAMBLED,
+    Decoded,
+    Geometry,
+    decode_file,
+    lacks_memory,
+    too_little_memory,
+)
+from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
 from depthsearch.files import is_file
+from depthsearch.text import a_few
 
 # Formats that Pillow only names or hands to other programs, and some that are no pictures.
 _NOT_READ = (*PROGRAMS, *SCRAMBLED, "BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "PDF")
@@ -245,11 +254,26 @@ def kinds_of(paths: Iterable[str]) -> str:
 def stamp_of(file: Path | os.DirEntry[str]) -> tuple[int, int]:
     """Return a file's size in bytes and its time of change in ns; -1 for a file that is missing."""
     try:
-        stat = file.stat()
+        stat = os.stat(file)  # noqa: PTH116 (what an entry says itself may be out of date on Windows)
     except (OSError, ValueError):
         # The latter of a name with a NUL character, which no file has.
         return (-1, -1)
     return (stat.st_size, stat.st_mtime_ns)
+
+
+def decode_listed(
+    file: Path, stamp: tuple[int, int], geometry: Geometry | None, ranges: Sequence[ValueRange]
+) -> Decoded:
+    """Decode an image that has not changed since it was listed: it is kept under what it was then.
+
+    Raises:
+        UnreadableError: If it cannot be read.
+        DataError: If it has changed.
+    """
+    decoded = decode_file(file, geometry, ranges)
+    if stamp_of(file) != stamp:
+        raise DataError(f"{file} has changed while the images were read. Run the same command again.")
+    return decoded
 
 
 def _look_into(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from depthsearch.data.listing import a_few
 from depthsearch.data.samples import column_key, is_number
 from depthsearch.errors import DataError
-from depthsearch.text import counted
+from depthsearch.text import a_few, counted
 
 # What a file holds: the names of its columns, and its rows.
 _Content: TypeAlias = "tuple[tuple[str, ...], list[Row]]"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from depthsearch.data.decode import Decoded, Geometry, UnreadableError, decode_i
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange
 from depthsearch.errors import DataError
+from depthsearch.hashing import digest_of
 
 PREFIX = "torchvision:"
 
@@ -131,7 +131,7 @@ def list_torchvision(name: str, *, folder: Path) -> Listing:
         paths=tuple(f"{split}/{index:05d}" for split, part in parts.items() for index in range(len(part))),
         labels=np.array([places[label] for label in together.tolist()], dtype=np.int64),
         splits=np.concatenate([np.full(len(part), split) for split, part in parts.items()]),
-        stamp=[str(root), _files(root), hashlib.blake2b(together.tobytes()).hexdigest()],
+        stamp=[str(root), _files(root), digest_of(together.tobytes(), n_bytes=64)],
         decode=decode,
         known_by=tuple(names[label] for label in together.tolist()),
         layout=f"torchvision: {', '.join(parts)}",

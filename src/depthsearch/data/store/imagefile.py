@@ -8,7 +8,6 @@ describes the pixels comes last, so a file that was cut short is none.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import struct
 from collections.abc import Callable, Generator, Sequence
@@ -22,6 +21,7 @@ from depthsearch.data.decode import Decoded, Geometry, UnknownRangeError, Unread
 from depthsearch.data.listing import Listing
 from depthsearch.data.ranges import ValueRange, pool_ranges
 from depthsearch.files import remove_abandoned, written_whole
+from depthsearch.hashing import digest_of
 from depthsearch.machine import usable_cores
 
 FORMAT = 4
@@ -52,20 +52,17 @@ class ImageFile:
         listing: The images.
         geometry: How each becomes a square, black where it cannot be read; None: whole.
         folder: Where the file lies.
-        skip_unreadable: Whether to leave out images that cannot be read.
     """
 
     listing: Listing
     geometry: Geometry | None
     folder: Path
-    skip_unreadable: bool
 
     @cached_property
     def key(self) -> str:
         """Name what determines the contents, without reading the images."""
         how = "own size" if self.geometry is None else asdict(self.geometry)
-        content = json.dumps([FORMAT, self.listing.stamp, how])
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return digest_of(json.dumps([FORMAT, self.listing.stamp, how]))
 
     @property
     def path(self) -> Path:
@@ -154,7 +151,7 @@ class ImageFile:
                 except UnknownRangeError:
                     return False
                 except UnreadableError:
-                    if not self.skip_unreadable:
+                    if not self.listing.skip_unreadable:
                         raise
                 else:
                     return False
@@ -171,7 +168,7 @@ class ImageFile:
             except UnknownRangeError:
                 raise
             except UnreadableError:
-                if not self.skip_unreadable:
+                if not self.listing.skip_unreadable:
                     raise
                 return None
             check(decoded)

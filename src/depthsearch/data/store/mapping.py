@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthsearch.errors import DataError
+from depthsearch.hashing import digest_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def mapped_pixels(path: Path, shape: tuple[int, ...]) -> Pixels:
     """
     with path.open("rb") as file:
         file.seek(math.prod(shape))
-        digest = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+        digest = digest_of(file.read())
     # Mode "c" (copy on write) gives torch memory that it may write to, without the file changing.
     pixels = np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
     return _pixels(pixels, StoreFile(path=path.absolute(), digest=digest))

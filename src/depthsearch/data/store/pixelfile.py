@@ -24,8 +24,6 @@ def open_store(
     listing: Listing,
     geometry: Geometry,
     folder: Path,
-    *,
-    skip_unreadable: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Store:
     """Map the decoded images of a listing, decoding them where that has not been done yet.
@@ -34,7 +32,6 @@ def open_store(
         listing: The images.
         geometry: How each becomes a square.
         folder: Where the stores lie.
-        skip_unreadable: Whether to leave out images that cannot be read.
         progress: Called with (done, total) after each image decoded; not called for a store that is
             already there.
 
@@ -46,7 +43,7 @@ def open_store(
     # once can find the list half filled and take a good file for an unknown one.
     Image.init()
     ranges: Ranges = cache(partial(find_ranges, listing))
-    file = ImageFile(listing=listing, geometry=geometry, folder=folder, skip_unreadable=skip_unreadable)
+    file = ImageFile(listing=listing, geometry=geometry, folder=folder)
     shape = (len(listing.paths), geometry.channels, geometry.image_size, geometry.image_size)
     stored = file.read()
     if stored is None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from depthsearch.data.decode import Geometry
 from depthsearch.data.ranges import ValueRange
+from depthsearch.hashing import digest_of
 from depthsearch.models.backbones.usercode import UserCode
 from depthsearch.models.tracing.nodes import is_within
 from depthsearch.options.words import HeadWord
@@ -175,8 +176,7 @@ class Backbone:
         """Hash of what it is built from; empty where its name says it all."""
         if not self.built_from:
             return ""
-        text = json.dumps(self.built_from, sort_keys=True, default=str)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return digest_of(json.dumps(self.built_from, sort_keys=True, default=str))
 
 
 def state_digest(model: nn.Module, *, leave_out: str | None = None) -> str:

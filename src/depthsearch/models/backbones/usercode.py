@@ -7,7 +7,6 @@ imports it before it unpickles the model, and needs no file.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 import traceback
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from depthsearch.errors import SettingsError
 from depthsearch.files import read_regular
+from depthsearch.hashing import digest_of
 
 # A file of code that somebody has written.
 MOST_BYTES = 2**24
@@ -37,13 +37,12 @@ class UserCode:
     @property
     def digest(self) -> str:
         """Hash of the text."""
-        return hashlib.blake2b(self.text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        return digest_of(self.text)
 
     @property
     def module_name(self) -> str:
         """What it is imported as: another text, or place, is another module."""
-        place = hashlib.blake2b(self.path.encode(errors="surrogatepass"), digest_size=4).hexdigest()
-        return f"depthsearch_backbone_{self.digest}_{place}"
+        return f"depthsearch_backbone_{self.digest}_{digest_of(self.path, n_bytes=4)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Import it wherever it is unpickled."""

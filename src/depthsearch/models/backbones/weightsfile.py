@@ -30,7 +30,7 @@ from depthsearch.errors import WeightsError
 from depthsearch.files import is_file, why_no_file
 from depthsearch.models.backbones.backbone import WeightsOrigin
 from depthsearch.models.backbones.description import classifier_of
-from depthsearch.text import counted
+from depthsearch.text import a_few, counted
 
 State = Mapping[str, torch.Tensor]
 
@@ -299,6 +299,4 @@ def _is_finite(given: torch.Tensor) -> bool:
 
 def _listed(what: str, keys: set[str]) -> Iterator[str]:
     if keys:
-        shown = sorted(keys)[:5]
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        yield f"{counted(len(keys), 'key')} {what} ({', '.join(shown)}{more})"
+        yield f"{counted(len(keys), 'key')} {what} ({a_few(keys)})"

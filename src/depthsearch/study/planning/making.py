@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from depthsearch.data.splits import Division
 from depthsearch.data.surveying import Survey, survey
 from depthsearch.devices import Device, choose_device, processor_name
 from depthsearch.errors import SettingsError
@@ -30,6 +30,7 @@ from depthsearch.study.planning.choosing import (
 )
 from depthsearch.study.planning.measuring import Measured, measure
 from depthsearch.study.planning.outlook import expected_seconds
+from depthsearch.study.preparing.images import source_of
 from depthsearch.study.preparing.tasks import load_backbones
 from depthsearch.text import counted, duration
 
@@ -68,12 +69,7 @@ def plan(options: InitOptions, say: Say) -> Plan:
         DepthsearchError: If images or weights cannot be had or used.
     """
     device = choose_device(options.device)
-    columns: dict[str, Any] = {
-        "image_columns": options.image_columns,
-        "number_columns": options.number_columns,
-        "skip_unreadable": options.skip_unreadable,
-    }
-    seen = survey(options.data, val_share=SHARE, test_share=SHARE, **columns)
+    seen = survey(source_of(options), Division(val_share=SHARE, test_share=SHARE))
     say(Note(text=described(seen)))
     load = excess_load()
     machine = _machine(device, load)
@@ -83,7 +79,13 @@ def plan(options: InitOptions, say: Say) -> Plan:
         name, reason = suggest(device.kind)
         given = (name,)
     base = StudyOptions(
-        backbone=given, data=options.data, weights=options.weights, device=options.device, **columns
+        backbone=given,
+        data=options.data,
+        weights=options.weights,
+        device=options.device,
+        image_columns=options.image_columns,
+        number_columns=options.number_columns,
+        skip_unreadable=options.skip_unreadable,
     )
     backbones, space, settings = _chosen(base, seen, device, say)
     taken = {each.key.replace("-", "_"): each.value for each in settings if each.is_set}

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from depthsearch import __version__
 from depthsearch.data.dataset import DataSet
-from depthsearch.data.listing import a_few
+from depthsearch.data.listing import Listing
 from depthsearch.data.loading import load_data
 from depthsearch.devices import Device, choose_device, processor_name, use_all_cores
 from depthsearch.features.budget import choose_budget
@@ -31,19 +31,16 @@ from depthsearch.options.weights import weights_by_backbone, with_full_paths
 from depthsearch.options.words import OPTIONAL_RANGES
 from depthsearch.search.space import FIXABLE, SearchSpace
 from depthsearch.study.events import Decoding, Note, Notice, Say
+from depthsearch.study.preparing.images import division_of, source_of
 from depthsearch.study.preparing.places import cache_folder, check_cache
-from depthsearch.text import counted, named_few
+from depthsearch.text import a_few, counted, named_few
 from depthsearch.training.recipe import Recipe
 from depthsearch.training.task import Task
 
-# Options that the recipe has under the same name, and those that `load_data` has.
+# Options that the recipe has under the same name.
 RECIPE = (
     *("epochs", "late_passes", "batch_size", "schedule", "label_smoothing", "metric", "seed"),
     *("momentum", "views", "augment", "balance"),
-)
-IMAGES = (
-    *("val_share", "test_share", "subset", "seed", "classes_map"),
-    *("image_columns", "number_columns", "skip_unreadable"),
 )
 
 
@@ -78,7 +75,13 @@ def load_backbones(options: StudyOptions, say: Say) -> tuple[Mapping[str, Backbo
 
 
 def load_tasks(
-    options: StudyOptions, say: Say, backbones: Mapping[str, Backbone], space: SearchSpace, device: Device
+    options: StudyOptions,
+    say: Say,
+    backbones: Mapping[str, Backbone],
+    space: SearchSpace,
+    device: Device,
+    *,
+    images: Listing | None = None,
 ) -> Mapping[str, Task]:
     """Load the images for backbones, with a note on each backbone, the images and the device.
 
@@ -88,6 +91,7 @@ def load_tasks(
         backbones: By the space's names for them.
         space: What is searched.
         device: What is computed on, here or by the workers of a cluster.
+        images: What `check_images` has found; default: they are listed again.
 
     Returns:
         The task of each backbone by the space's name for it.
@@ -109,7 +113,7 @@ def load_tasks(
     for key, backbone in backbones.items():
         preprocessing = backbone.preprocessing
         if preprocessing not in data:
-            data[preprocessing] = load_images(options, say_new, preprocessing)
+            data[preprocessing] = load_images(options, say_new, preprocessing, images=images)
         tasks[key] = Task(
             backbone=backbone,
             data=data[preprocessing],
@@ -205,7 +209,12 @@ def _as_seen(backbone: Backbone) -> str:
 
 
 def load_images(
-    options: StudyOptions, say: Say, preprocessing: Preprocessing, *, cache: Path | None = None
+    options: StudyOptions,
+    say: Say,
+    preprocessing: Preprocessing,
+    *,
+    images: Listing | None = None,
+    cache: Path | None = None,
 ) -> DataSet:
     """Load the images as a backbone takes them, with notes on what they are.
 
@@ -213,18 +222,19 @@ def load_images(
         options: Of the study.
         say: Receives the notes.
         preprocessing: What the backbone takes.
+        images: What `check_images` has found; default: they are listed again.
         cache: Folder for decoded images; default: in the user's cache folder.
 
     Raises:
         DataError: If they cannot be had or used.
     """
     data = load_data(
-        options.data or "digits",
+        images or source_of(options),
+        division_of(options),
         image_size=preprocessing.image_size,
         crop_share=preprocessing.crop_share,
         interpolation=preprocessing.interpolation,
         channels=len(preprocessing.mean),
-        **_given(options, IMAGES),
         cache=cache,
         progress=lambda done, total: say(Decoding(n_done=done, n_images=total)),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import pickle
 import re
@@ -24,6 +23,7 @@ from depthsearch.devices import quick_releases
 from depthsearch.errors import DataError, StudyError
 from depthsearch.features.budget import choose_budget
 from depthsearch.features.tiers.nodes import node_folder
+from depthsearch.hashing import digest_of
 from depthsearch.machine import start_of, this_machine, thread_clock
 from depthsearch.text import first_line
 from depthsearch.training.outcomes import EpochResult
@@ -291,5 +291,4 @@ def _has_ended(folder: Path, machine: str) -> bool:
 
 def _machine() -> str:
     """Return a digest of host, boot and container, to which process numbers belong."""
-    machine = f"{socket.gethostname()} {this_machine()}"
-    return hashlib.blake2b(machine.encode(), digest_size=8).hexdigest()
+    return digest_of(f"{socket.gethostname()} {this_machine()}", n_bytes=8)
