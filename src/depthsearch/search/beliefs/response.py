@@ -287,8 +287,9 @@ class Response:
             scales = (depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2))
             kernel = _Kernel(scales, kinship)
             correlation = kernel(self._places, self._backbones, self._places, self._backbones)
-            covariances = np.add(correlation + np.diag(self._errors), of_splits, out=wider[:, :n, :n])
-            covariances += noise * (np.eye(n) + SPLIT_NOISE * correlation * is_same)
+            of_noise = np.eye(n) + SPLIT_NOISE * correlation * is_same
+            covariances = np.multiply(noise, of_noise, out=wider[:, :n, :n])
+            covariances += correlation + np.diag(self._errors) + of_splits
             of_scale = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
             found += _fits_of(kernel, noises, wider, usual, log_priors + of_scale, self._least_variance)
         return found
