@@ -1,11 +1,13 @@
 """How long does a summary of a study take, against reading the study as one goes along?
 
     python -m benchmarks.speed.summary
+    python -m benchmarks.speed.summary --again 0
 
-A study of 100 trials, 15 of them trained again, in SQLite: `summarize` against what is commonly written for
-the same figures on plain Optuna: `study.trials` and `study.user_attrs` wherever something of them is needed.
-Only `summarize` has the regression behind the evidence, too. In turn, several rounds, processor seconds; once
-with a storage just opened, once with one that has read the study.
+A study of 100 trials, 15 of them trained again or none, in SQLite: `summarize` against what is commonly
+written for the same figures on plain Optuna: `study.trials` and `study.user_attrs` wherever something of them
+is needed. Only `summarize` has the regression behind the evidence, too; reading the study, which is most of
+what is left without it, stands by itself. In turn, several rounds, processor seconds; once with a storage
+just opened, once with one that has read the study.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from optuna.trial import TrialState, create_trial
 from benchmarks.shared.machine import machine_facts, print_facts
 from benchmarks.shared.stored_study import describe
 from depthsearch import Cut, choose_device
-from depthsearch.results import summarize
+from depthsearch.results import StoredStudy, summarize
 from depthsearch.study import open_storage
 
-N_CUTS, EPOCHS, AGAIN, SEEDS = 120, 10, 5, 3
+N_CUTS, EPOCHS, SEEDS = 120, 10, 3
 RANGES = {
     "cut": IntDistribution(0, N_CUTS - 1),
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
@@ -83,22 +85,23 @@ def add(study: optuna.Study, params: dict[str, Any], score: float, **attributes:
     )
 
 
-def make(url: str, n_trials: int) -> None:
-    """Store a study in which five settings were trained again."""
+def make(url: str, n_trials: int, n_again: int) -> None:
+    """Store a study in which some settings were trained again."""
     study = optuna.create_study(study_name="s", storage=open_storage(url), direction="maximize")
     describe(study, [cut(index) for index in range(N_CUTS)], epochs=EPOCHS)
     dice = random.Random(0)
     found = []
-    for number in range(n_trials - AGAIN * SEEDS):
+    for number in range(n_trials - n_again * SEEDS):
         depth, rate = dice.random(), dice.uniform(-5, -2)
         width = 256 * dice.randrange(5)
         params = {"cut": int(depth * N_CUTS), "learning_rate": 10**rate, "head_width": width}
         score = 0.9 - 0.3 * (depth - 0.6) ** 2 - 0.02 * abs(rate + 3) + dice.gauss(0, 0.01)
         add(study, params, score)
         found.append((score, number, params))
-    best = sorted(found, key=lambda each: -each[0])[:AGAIN]
+    best = sorted(found, key=lambda each: -each[0])[:n_again]
     plan = {"trials": [number for _, number, _ in best], "seeds": SEEDS, "resample": False}
-    study.set_user_attr("confirmation", plan)
+    if best:
+        study.set_user_attr("confirmation", plan)
     for score, number, params in best:
         for seed in range(SEEDS):
             again = {"origin": "confirm", "confirms": number, "seed": seed, "resample": False}
@@ -142,14 +145,19 @@ def main() -> None:
     """Print the milliseconds of each, and the ratio to the plain one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--again", type=int, default=5, help="settings trained again, three times each")
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print_facts(machine_facts(choose_device("cpu", "float32")))
-    ways: dict[str, Callable[[optuna.Study], Any]] = {"plain": plainly, "summarize": summarize}
+    ways: dict[str, Callable[[optuna.Study], Any]] = {
+        "plain": plainly,
+        "summarize": summarize,
+        "reading alone": StoredStudy.read,
+    }
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder)}/s.db"
-        make(url, given.trials)
+        make(url, given.trials, given.again)
         for is_fresh in (True, False):
             spent: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(given.rounds):
@@ -158,7 +166,8 @@ def main() -> None:
             print("storage just opened:" if is_fresh else "storage that has read it:")
             for name, seconds in spent.items():
                 ratio = median(seconds) / median(spent["plain"])
-                print(f"  {name:14} {1e3 * median(seconds):6.1f} ms, {ratio:.2f} of plain")
+                spread = f"{1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}"
+                print(f"  {name:14} {1e3 * median(seconds):6.1f} ms ({spread}), {ratio:.2f} of plain")
 
 
 if __name__ == "__main__":

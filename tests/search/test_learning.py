@@ -115,3 +115,10 @@ def test_on_recorded_trainings_nine_of_ten_end_within_two_deviations(name: str) 
         ends.append(abs(curve[-1] - found.best) / (found.errors[0] * found.near))
     # But for the chance that so many curves leave, its standard error.
     assert np.mean(np.array(ends) < 2) + math.sqrt(0.9 * 0.1 / len(ends)) >= 0.9
+
+
+def test_draws_in_single_precision_score_as_in_double() -> None:
+    known = learned(*(complete((depth, 0.5), 0.5, 0.9 - depth / 10) for depth in (0.0, 0.3, 0.6, 1.0)))
+    draws = known.response.draws(np.array([[0.2, 0.5], [0.9, 0.1]]), 2000, seed=0)
+    assert draws.dtype == known.scores(draws).dtype == np.float32
+    np.testing.assert_allclose(known.scores(draws), known.scores(draws.astype(np.float64)), atol=1e-6)

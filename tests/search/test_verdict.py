@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthsearch.search.beliefs.response import Observation, Response
-from depthsearch.search.beliefs.verdict import SOLVED, _best_places
+from depthsearch.search.beliefs.verdict import SOLVED, _best_places, _quantiles
 
 HEAD, LOW, HIGH = SOLVED, (0.5, 0.3), (0.0, 0.9)
 
@@ -45,3 +45,9 @@ def test_a_head_with_hidden_layers_counts_for_the_head_alone(response) -> None:
 def test_each_of_two_backbones_has_a_head(response) -> None:
     places = _best_places(response, [0, 0, 1, 1], [HEAD, LOW])
     assert [float(rate) for rate in places[:, 0, 1]] == [0.3, 0.5, 0.3, 0.5]
+
+
+def test_quantiles_are_those_of_each_candidate() -> None:
+    draws = np.random.default_rng(0).standard_normal((101, 7), dtype=np.float32)
+    expected = np.quantile(draws, (0.1, 0.5), axis=0)
+    np.testing.assert_array_equal(_quantiles(draws.copy(), (0.1, 0.5)), expected)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.search.extrapolation import Course
 
-Floats = NDArray[np.float64]
+Number = TypeVar("Number", bound=np.floating[Any])
 
 # Standard errors of a score that lie near the best: differences further down count by their logarithm.
 NEAR = 8.0
@@ -97,9 +97,9 @@ class Learned:
     bounds: tuple[float, float]
     errors: tuple[float, ...]
 
-    def scores(self, responses: NDArray[np.floating[Any]]) -> Floats:
-        """Turn values of the response into scores, more is better."""
-        scores: Floats = np.negative(responses, dtype=np.float64)
+    def scores(self, responses: NDArray[Number]) -> NDArray[Number]:
+        """Turn values of the response into scores of the same precision, more is better."""
+        scores: NDArray[Number] = np.negative(responses)
         # In place, as there may be many.
         with np.errstate(over="ignore"):
             np.expm1(scores, out=scores)

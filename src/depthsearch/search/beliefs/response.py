@@ -287,8 +287,9 @@ class Response:
             scales = (depth_scale, *[rate_scale] * (d > 1), *[REST_SCALE] * (d - 2))
             kernel = _Kernel(scales, kinship)
             correlation = kernel(self._places, self._backbones, self._places, self._backbones)
-            covariances = np.add(correlation + np.diag(self._errors), of_splits, out=wider[:, :n, :n])
-            covariances += noise * (np.eye(n) + SPLIT_NOISE * correlation * is_same)
+            of_noise = np.eye(n) + SPLIT_NOISE * correlation * is_same
+            covariances = np.multiply(noise, of_noise, out=wider[:, :n, :n])
+            covariances += correlation + np.diag(self._errors) + of_splits
             of_scale = -0.5 * (math.log(depth_scale / USUAL_SCALE) / SCALE_SPREAD) ** 2
             found += _fits_of(kernel, noises, wider, usual, log_priors + of_scale, self._least_variance)
         return found
@@ -401,7 +402,10 @@ class Response:
     def draws(
         self, places: Floats, n: int, seed: int, backbones: Sequence[int] | NDArray[np.int64] | None = None
     ) -> Floats:
-        """Draw what the true scores of settings may be, together: ``(n, m)``; arguments as of `mean`."""
+        """Draw what the true scores of settings may be, together: ``(n, m)``; arguments as of `mean`.
+
+        In single precision: its rounding is nothing beside what a draw says of its distribution.
+        """
         which = _given(backbones, len(places))
         rng = np.random.default_rng(seed)
         n_trials, n_drawn = len(self._places), 0
@@ -410,16 +414,17 @@ class Response:
         by_kernel = self._to_trials([fit for _, fit in fits], places, which)
         priors = {kernel: kernel(places, which, places, which) for kernel in by_kernel}
         # Filled in place: to make room for so many numbers takes longer than to reckon with them.
-        drawn = np.empty((n, len(places)))
+        drawn = np.empty((n, len(places)), dtype=np.float32)
         for count, fit in fits:
             half, left = fit.explained(by_kernel[fit.kernel])
             root = _root(priors[fit.kernel] - half.T @ half + np.outer(left, left))
             # Student's: the variance is drawn as well.
             scale = np.sqrt(fit.variance * (n_trials - 1) / rng.chisquare(n_trials - 1, count))
             own = drawn[n_drawn : n_drawn + count]
-            np.matmul(rng.standard_normal((count, len(places))), root.T, out=own)
-            own *= scale[:, None]
-            own += fit.mean + fit.rest @ half
+            normals = rng.standard_normal((count, len(places)))
+            np.matmul(normals.astype(np.float32), root.T.astype(np.float32), out=own)
+            own *= scale[:, None].astype(np.float32)
+            own += (fit.mean + fit.rest @ half).astype(np.float32)
             n_drawn += count
         drawn *= self._unit
         drawn += self._offset

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from depthsearch.search.beliefs.learning import Learned
 from depthsearch.search.beliefs.response import Response
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 # How probable something is that is called shown.
 SURE = 0.9
@@ -110,9 +111,9 @@ def judge(
     answer = min(shown, key=lambda at: (costs[at], -means[at]), default=best)
     gaps = ours[:, [best]] - ours
     level = _fewest(theirs.argmax(1), of_candidates) | {candidates[answer], candidates[best]}
-    loss = np.quantile(most[:, None] - theirs, SURE, axis=0, overwrite_input=True)
+    (loss,) = _quantiles(most[:, None] - theirs, (SURE,))
     # At last, as it changes their order.
-    low, middle, high = np.quantile(theirs, (0.025, 0.5, 0.975), axis=0, overwrite_input=True)
+    low, middle, high = _quantiles(theirs, (0.025, 0.5, 0.975))
     return Verdict(
         answer=answer,
         best=best,
@@ -125,6 +126,16 @@ def judge(
         loss=loss,
         level=tuple(sorted(level)),
     )
+
+
+def _quantiles(draws: Floats, shares: Sequence[float]) -> Floats:
+    """Return quantiles of draws ``(n, c)``, whose order is lost: ``(len(shares), c)``.
+
+    In single precision it takes half the time to sort them first.
+    """
+    draws.sort(axis=0)
+    quantiles: Floats = np.quantile(draws, shares, axis=0, overwrite_input=True)
+    return quantiles
 
 
 def _fewest(winners: NDArray[np.int64], of_candidates: Sequence[int]) -> set[int]:
