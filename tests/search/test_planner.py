@@ -627,10 +627,14 @@ def test_on_the_same_images_again_a_race_ends(space, racing) -> None:
 
 
 def test_few_settings_are_not_trained_again_for_nothing(space, racing) -> None:
-    """The search does not end before six trials: where no new ones may be, it does."""
+    """The search does not end before six trials; where no new ones may be, it does, once the best is sure."""
     trials = numbered(*[trial(space, i, s) for i, s in ((20, 0.95), (10, 0.6), (1, 0.58))])
-    assert racing().next_move(trials, seed=0, may_be_new=False) is None
     assert racing().next_move(trials, seed=0).is_new
+    move = racing().next_move(trials, seed=0, may_be_new=False)
+    assert {repeat.number for repeat in move.repeats} == {0, 1}
+    more = [(0, 20, 0.95), (1, 10, 0.6)]
+    trials = numbered(*trials, *[again(space, *each, move.repeats[0].seed) for each in more])
+    assert racing().next_move(trials, seed=0, may_be_new=False) is None
 
 
 def test_a_repeat_is_told_apart_from_a_paused_trial_and_a_new_setting() -> None:

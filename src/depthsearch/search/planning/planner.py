@@ -60,8 +60,6 @@ OTHER_RATE_COST, OTHER_RATE_GAP = 0.35, 0.15
 # Then it is trained again if it was trained only once, where that costs at most so many full fine-tunes:
 # *everything* too, which may be the luckiest training, and with it what it is compared with.
 ONCE_MORE_COST = 1.5
-# A gain that is nothing but for rounding: the best setting is far ahead.
-ROUNDING = 1e-9
 # Trials that failed or diverged, where no other is complete, before it is given up.
 MOST_IN_VAIN = 10
 # What the first trainings of a backbone cost behind that of its head alone, in full fine-tunes.
@@ -344,9 +342,11 @@ def _is_known(key: tuple[Any, ...], rate: float, tried: Mapping[tuple[Any, ...],
 def _once_more(known: Known, moves: Sequence[Move]) -> Move | None:
     """Choose to train the best setting again if it was trained only once: chance may have made it the best.
 
-    Beside the one of the others that promises most.
+    Beside the one of the others that promises most, the cheapest where none promises anything.
     """
     once = {lead.number for lead in known.leads if lead is not None and not lead.seeds}
-    again = [move for move in moves if move.cost <= ONCE_MORE_COST]
-    again = [m for m in again if m.gain > ROUNDING and any(repeat.number in once for repeat in m.repeats)]
-    return max(again, key=lambda move: move.rate, default=None)
+    again = [move for move in moves if any(repeat.number in once for repeat in move.repeats)]
+    again = [move for move in again if move.cost <= ONCE_MORE_COST]
+    return max(
+        again, key=lambda move: (move.rate if move.gain >= LEAST_GAIN else 0.0, -move.cost), default=None
+    )
