@@ -91,15 +91,28 @@ def test_the_output_is_pytorchs_to_the_bit_and_the_gradients_are_nearer_to_the_t
         )
 
 
+class Float32(nn.Module):
+    """A network that computes a part of itself in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(6, 6, 3, groups=6)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.convolution(images)
+
+
 @pytest.mark.parametrize(
     "module",
     [
+        Float32(),
         nn.Conv2d(6, 6, 3, padding=1),
         nn.Conv2d(6, 6, 3, padding=1, groups=3),
         # PyTorch resolves what *same* means.
         nn.Conv2d(6, 6, 3, padding="same", groups=6),
     ],
-    ids=["full", "grouped", "same"],
+    ids=["without autocast", "full", "grouped", "same"],
 )
 def test_other_convolutions_are_left_to_pytorch(module: nn.Module) -> None:
     images = torch.randn(4, 6, 9, 9)

@@ -43,7 +43,8 @@ class _DepthwiseInFloat32(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in CONVOLUTIONS and torch.is_grad_enabled():
+        # A network may compute a part of itself without autocast.
+        if func in CONVOLUTIONS and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
             call = _Call(CONVOLUTIONS[func], *args, **(kwargs or {}))
             if call.is_depthwise:
                 return _Depthwise.apply(call.input, call.weight, call.bias, func, call.sizes, call.groups)
