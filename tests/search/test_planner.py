@@ -251,6 +251,23 @@ def test_before_it_ends_even_everything_is_trained_once_more_if_it_seems_best(sp
     assert 1 < move.cost <= planning.ONCE_MORE_COST
 
 
+def test_a_setting_like_one_that_was_trained_again_is_not(space, monkeypatch) -> None:
+    """Else the best of many like ones, the luckiest, is trained again, then the next that seems best."""
+    monkeypatch.setattr(planning, "LEAST_RATE", math.inf)
+    monkeypatch.setattr(planning, "OTHER_RATE_COST", 0.0)
+    planner = Planner(Problem(space, epochs=EPOCHS, error=EXACT), Race(n_seeds=5))
+    others = [t for t in level(space, RATES) if t.params["cut"]]
+
+    def ended(index: int) -> bool:
+        trials = numbered(*others, trial(space, index, 0.802, rate=1e-3), trial(space, 0, 0.804, rate=1e-3))
+        number = len(others)
+        trials = numbered(*trials, again(space, number, index, 0.802, 0))
+        return planner.next_move(trials, seed=0, is_thrifty=True) is None
+
+    assert ended(1)
+    assert not ended(11)
+
+
 def test_where_nothing_beats_the_head_alone_the_best_of_the_others_is_tried_at_other_rates(
     space, planner, monkeypatch
 ) -> None:

@@ -21,6 +21,8 @@ from depthsearch.search.space import BACKBONE, cut_parameter
 
 # Failed trainings that say that a cut asks for too much: one may be chance.
 MOST_FAILED = 2
+# Two settings that are nearer than this in depth and learning rate, as a share of each, are alike.
+ALIKE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,15 +31,22 @@ class Setting:
 
     Attributes:
         params: By Optuna's names.
+        backbone: Which of the backbones, counted from 0.
         place: Where it lies, see `SearchSpace.place`.
         number: Of the trial of the search that had it first.
         seeds: Those with which it was trained again, is being, or failed to.
     """
 
     params: Mapping[str, Any]
+    backbone: int
     place: tuple[float, ...]
     number: int
     seeds: set[int] = field(default_factory=set)
+
+    def is_like(self, other: Setting) -> bool:
+        """Return whether what one scores on other images says as much of the other."""
+        apart = (abs(a - b) for a, b in zip(self.place[:2], other.place[:2], strict=True))
+        return self.backbone == other.backbone and max(apart) < ALIKE
 
 
 class Known:
@@ -115,8 +124,9 @@ class Known:
         for trial in self.trials:
             if trial.state == TrialState.COMPLETE and origin_of(trial) != "confirm":
                 place = self._problem.space.place(trial.params)
-                new = Setting(params=trial.params, place=place, number=trial.number)
-                setting = by_place.setdefault((self._problem.backbone(trial.params), *place), new)
+                backbone = self._problem.backbone(trial.params)
+                new = Setting(params=trial.params, backbone=backbone, place=place, number=trial.number)
+                setting = by_place.setdefault((backbone, *place), new)
                 by_number[trial.number] = setting
         for trial in self.trials:
             of = by_number.get(trial.user_attrs.get(TrialKey.CONFIRMS, -1))
@@ -154,7 +164,7 @@ class Known:
             return
         self.means = means = self.learned.response.mean(
             np.array([setting.place for setting in self.settled]),
-            [self._problem.backbone(setting.params) for setting in self.settled],
+            [setting.backbone for setting in self.settled],
         )
         allowed = self.allowed([self._problem.front_cost(each.params) for each in self.settled])
         if self._problem.seeks_front:

@@ -14,8 +14,8 @@ checkpoint.
 
 A new setting is a cut at a sensible learning rate: which cut is the better one is known sooner if the rate is
 not chosen with it. Before it ends, a search checks its best setting even where no gain is expected: at other
-learning rates, and once more on other images if it was trained only once. Where somebody has given a budget,
-what is left of it goes to cuts at any learning rate.
+learning rates, and once more on other images if none like it was trained again. Where somebody has given a
+budget, what is left of it goes to cuts at any learning rate.
 
 Source: Frazier, Powell and Dayanik, The knowledge-gradient policy for correlated normal beliefs, INFORMS
 Journal on Computing 2009; by cost as in Snoek, Larochelle and Adams, Practical Bayesian optimization of
@@ -57,7 +57,7 @@ FEWEST_TRIALS = 6
 # Before it ends, the best setting is tried at other learning rates, where that costs at most so many full
 # fine-tunes, as long as there is one so much of the range away from those that were tried.
 OTHER_RATE_COST, OTHER_RATE_GAP = 0.35, 0.15
-# Then it is trained again if it was trained only once, where that costs at most so many full fine-tunes:
+# Then it is trained again if none like it was, where that costs at most so many full fine-tunes:
 # *everything* too, which may be the luckiest training, and with it what it is compared with.
 ONCE_MORE_COST = 1.5
 # Trials that failed or diverged, where no other is complete, before it is given up.
@@ -340,13 +340,18 @@ def _is_known(key: tuple[Any, ...], rate: float, tried: Mapping[tuple[Any, ...],
 
 
 def _once_more(known: Known, moves: Sequence[Move]) -> Move | None:
-    """Choose to train the best setting again if it was trained only once: chance may have made it the best.
+    """Choose to train the best setting again if none like it was: chance may have made it the best.
 
     Beside the one of the others that promises most, the cheapest where none promises anything.
     """
-    once = {lead.number for lead in known.leads if lead is not None and not lead.seeds}
-    again = [move for move in moves if any(repeat.number in once for repeat in move.repeats)]
-    again = [move for move in again if move.cost <= ONCE_MORE_COST]
+    again = [setting for setting in known.settled if setting.seeds]
+    once = {
+        lead.number
+        for lead in known.leads
+        if lead is not None and not any(lead.is_like(setting) for setting in again)
+    }
+    moves = [move for move in moves if any(repeat.number in once for repeat in move.repeats)]
+    moves = [move for move in moves if move.cost <= ONCE_MORE_COST]
     return max(
-        again, key=lambda move: (move.rate if move.gain >= LEAST_GAIN else 0.0, -move.cost), default=None
+        moves, key=lambda move: (move.rate if move.gain >= LEAST_GAIN else 0.0, -move.cost), default=None
     )
