@@ -300,6 +300,23 @@ def test_what_is_left_of_a_budget_goes_to_any_learning_rate(space, planner, monk
     assert planner.next_move(trials, seed=0, may_be_new=False) is None
 
 
+def test_the_more_was_spent_the_more_must_be_promised_where_nobody_bounds_it(
+    space, planner, monkeypatch
+) -> None:
+    monkeypatch.setattr(planning, "OTHER_RATE_COST", 0.0)
+    trials = numbered(*[trial(space, i, 0.8 + 0.01 * n) for n, i in enumerate((20, 17, 14, 11, 8, 5))])
+    move = planner.next_move(trials, seed=0, is_thrifty=True)
+    assert move.rate > 2 * planning.LEAST_RATE
+    spent = sum(planner.cost_of(each.params) for each in trials)
+    # It doubles with each full fine-tune: this many more are not worth it.
+    doublings = math.log2(move.rate / planning.LEAST_RATE)
+    monkeypatch.setattr(planning, "MODEST", spent - doublings + 0.1)
+    assert planner.next_move(trials, seed=0, is_thrifty=True) == move
+    monkeypatch.setattr(planning, "MODEST", spent - doublings - 0.1)
+    assert planner.next_move(trials, seed=0, is_thrifty=True) is None
+    assert planner.next_move(trials, seed=0) == move
+
+
 def test_a_learning_rate_that_is_given_is_tried_at_no_other(space, monkeypatch) -> None:
     monkeypatch.setattr(planning, "LEAST_RATE", math.inf)
     given = replace(space, learning_rate=(1e-3, 1e-3))

@@ -46,8 +46,9 @@ from depthsearch.search.planning.settings import rates_at, settings_of, spread, 
 
 Floats = NDArray[np.float64]
 
-# Less score than this for a whole full fine-tune is not worth it.
-LEAST_RATE = 0.0002
+# Less score than this for a whole full fine-tune is not worth it. Where nobody has said what may be spent,
+# that doubles with each full fine-tune after so many: on few images another one always promises a little.
+LEAST_RATE, MODEST = 0.0002, 4.0
 # Nor is a training, however cheap, that is expected to give less.
 LEAST_GAIN = 0.00002
 # A running trial is paused where another move promises this many times as much for its cost.
@@ -115,8 +116,8 @@ class Planner:
             seed: Of the settings that are weighed.
             most: What it may cost, in full fine-tunes of the first backbone.
             may_be_new: Whether a new setting may be tried.
-            is_thrifty: Whether to end where no cut promises anything at a sensible learning rate, as nobody
-                has said what the study may cost.
+            is_thrifty: Whether each further full fine-tune must promise more, and cuts are tried at their
+                sensible learning rates only, as nobody has said what the study may cost.
         """
         known, most = Known(self.problem, trials), most / self.problem.unit
         if known.learned is None:
@@ -124,7 +125,7 @@ class Planner:
             return self._first(known, seed, most) if may_be_new and not is_hopeless else None
         moves = [move for move in self._moves(known, seed, may_be_new=may_be_new) if move.cost <= most]
         weighed = self._weighed(moves, known)
-        best = _best_worth(weighed)
+        best = _best_worth(weighed, self._least_rate(trials) if is_thrifty else LEAST_RATE)
         if best is not None:
             return best
         if len(known.ended) + sum(map(is_paused, trials)) < FEWEST_TRIALS:
@@ -135,7 +136,16 @@ class Planner:
         if check is not None or is_thrifty or not may_be_new:
             return check
         moves = list(self._new(known, np.random.default_rng(seed), any_rate=True))
-        return _best_worth(self._weighed([move for move in moves if move.cost <= most], known))
+        return _best_worth(self._weighed([move for move in moves if move.cost <= most], known), LEAST_RATE)
+
+    def _least_rate(self, trials: Sequence[FrozenTrial]) -> float:
+        """Return how much score a full fine-tune must promise, by what the trials have cost so far."""
+        spent = sum(
+            self.problem.cost(trial.params) * max(trial.intermediate_values, default=0) / self.problem.epochs
+            for trial in trials
+            if self.problem.is_set(trial)
+        )
+        return LEAST_RATE * 2 ** max(0.0, spent * self.problem.unit - MODEST)
 
     def cost_of(self, params: Mapping[str, Any]) -> float:
         """Estimate what a setting costs, in full fine-tunes of the first backbone."""
@@ -328,9 +338,9 @@ class Planner:
         return split_of(move.repeats[0].seed, resampled=self.resamples) if move.repeats else 0
 
 
-def _best_worth(moves: Iterable[Move]) -> Move | None:
+def _best_worth(moves: Iterable[Move], least_rate: float) -> Move | None:
     """Choose the move that promises most for its cost among those that promise enough."""
-    worth = (move for move in moves if move.rate >= LEAST_RATE and move.gain >= LEAST_GAIN)
+    worth = (move for move in moves if move.rate >= least_rate and move.gain >= LEAST_GAIN)
     return max(worth, key=lambda move: move.rate, default=None)
 
 
