@@ -68,6 +68,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "keywords": (Keywords, (4, 6, 9, 9)),
     "1d": (lambda: nn.Conv1d(6, 6, 3, padding=1, groups=6), (4, 6, 20)),
     "3d": (lambda: nn.Conv3d(6, 6, 3, padding=1, groups=6), (4, 6, 5, 6, 7)),
+    "shared": (lambda: (lambda conv: nn.Sequential(conv, conv))(nn.Conv2d(6, 6, 3, groups=6)), (4, 6, 9, 9)),
     "reflected": (lambda: nn.Conv2d(6, 6, 3, padding=1, groups=6, padding_mode="reflect"), (4, 6, 9, 9)),
 }
 
@@ -91,28 +92,56 @@ def test_the_output_is_pytorchs_to_the_bit_and_the_gradients_are_nearer_to_the_t
         )
 
 
-class Float32(nn.Module):
-    """A network that computes a part of itself in float32."""
+class Otherwise(nn.Module):
+    """A network that computes a part of itself in another precision."""
+
+    def __init__(self, dtype: torch.dtype, *, bias: bool = True) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(6, 6, 3, groups=6, bias=bias)
+        self.dtype = dtype
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.float16, enabled=self.dtype == torch.float16):
+            return self.convolution(images)
+
+
+class Twice(nn.Module):
+    """A network that needs a gradient of its own in its forward pass, and then a gradient of that."""
 
     def __init__(self) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(6, 6, 3, groups=6)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return self.convolution(images)
+        energy = self.convolution(images).float().square().sum()
+        return torch.autograd.grad(energy, images, create_graph=True)[0]
+
+
+class Each(nn.Module):
+    """A network that convolves each image with a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(4, 6, 1, 3, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.vmap(lambda image, weight: F.conv2d(image[None], weight, groups=6)[0])(
+            images, self.weights
+        )
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        Float32(),
+        Otherwise(torch.float32),
+        Otherwise(torch.float32, bias=False),
+        Otherwise(torch.float16),
         nn.Conv2d(6, 6, 3, padding=1),
         nn.Conv2d(6, 6, 3, padding=1, groups=3),
         # PyTorch resolves what *same* means.
         nn.Conv2d(6, 6, 3, padding="same", groups=6),
     ],
-    ids=["without autocast", "full", "grouped", "same"],
+    ids=["float32", "float32 without bias", "float16", "full", "grouped", "same"],
 )
 def test_other_convolutions_are_left_to_pytorch(module: nn.Module) -> None:
     images = torch.randn(4, 6, 9, 9)
@@ -120,6 +149,16 @@ def test_other_convolutions_are_left_to_pytorch(module: nn.Module) -> None:
     expected, theirs = plain(module, images)
     assert torch.equal(output, expected)
     assert all(torch.equal(our, their) for our, their in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("module", [Twice(), Each()], ids=["gradient of a gradient", "vmap"])
+def test_what_a_network_may_do_with_a_convolution_it_still_may(module: nn.Module) -> None:
+    images = torch.randn(4, 6, 9, 9)
+    output, ours = gradients(module, images, BF16)
+    expected, theirs = plain(module, images)
+    assert F.cosine_similarity(output.flatten().float(), expected.flatten().float(), dim=0) > 0.999
+    for our, their in zip(ours, theirs, strict=True):
+        assert F.cosine_similarity(our.flatten().float(), their.flatten().float(), dim=0) > 0.99
 
 
 def test_one_image_without_a_batch_is_left_to_pytorch() -> None:
@@ -167,6 +206,4 @@ def test_a_network_whose_padding_is_its_own_takes_part() -> None:
     assert torch.equal(output, expected)
     assert not all(torch.equal(our, their) for our, their in zip(ours, theirs, strict=True))
     for our, their in zip(ours, theirs, strict=True):
-        assert (
-            torch.nn.functional.cosine_similarity(our.flatten().float(), their.flatten().float(), dim=0) > 0.9
-        )
+        assert F.cosine_similarity(our.flatten().float(), their.flatten().float(), dim=0) > 0.9

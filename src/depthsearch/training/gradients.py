@@ -43,12 +43,16 @@ class _DepthwiseInFloat32(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        # A network may compute a part of itself without autocast.
-        if func in CONVOLUTIONS and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+        if func in CONVOLUTIONS and torch.is_grad_enabled() and _computes_in_bf16():
             call = _Call(CONVOLUTIONS[func], *args, **(kwargs or {}))
             if call.is_depthwise:
                 return _Depthwise.apply(call.input, call.weight, call.bias, func, call.sizes, call.groups)
         return func(*args, **(kwargs or {}))
+
+
+def _computes_in_bf16() -> bool:
+    """Return whether autocast is as it was begun: parts of a network may have another precision."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 class _Call:
@@ -85,9 +89,10 @@ def _per_dimension(size: Sizes, n_dims: int) -> list[int]:
 class _Depthwise(torch.autograd.Function):
     """A convolution whose gradients are computed in float32."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         images: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
@@ -95,21 +100,23 @@ class _Depthwise(torch.autograd.Function):
         sizes: Sequence[list[int]],
         groups: int,
     ) -> torch.Tensor:
-        rounded = images.bfloat16(), weight.bfloat16()
-        ctx.save_for_backward(*rounded)
-        ctx.sizes, ctx.groups = sizes, groups
-        ctx.types = images.dtype, weight.dtype, None if bias is None else bias.dtype
-        return convolve(*rounded, bias, *sizes, groups)
+        return convolve(images, weight, bias, *sizes, groups)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        images, weight, bias, _, ctx.sizes, ctx.groups = inputs
+        ctx.save_for_backward(images, weight)
+        ctx.types = images.dtype, weight.dtype, None if bias is None else bias.dtype
+
+    @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.sizes
         found = torch.ops.aten.convolution_backward(
             gradient.float(),
-            images.float(),
-            weight.float(),
+            # As they were in the forward pass.
+            images.bfloat16().float(),
+            weight.bfloat16().float(),
             None if ctx.types[2] is None else [len(weight)],
             stride,
             padding,
