@@ -27,7 +27,7 @@ from depthsearch.errors import SettingsError
 from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions
 from depthsearch.report.page import pictures
-from depthsearch.report.page.composing import Report, compose, write_report
+from depthsearch.report.page.composing import Report, compose, sentence, write_report
 from depthsearch.results import StoredStudy, importance_of
 from depthsearch.results.evidence import Evidence, Expected, Settled
 from depthsearch.results.summary import Summary, summarize
@@ -698,3 +698,18 @@ def test_the_arrow_keys_go_from_mark_to_mark(tmp_path: Path) -> None:
         for number in range(5):
             assert [text for text in read if text.startswith(f"Trial {number}: ")]
         assert tab.until("document.querySelectorAll('.hovertext').length") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("layer 3 is the best", "Layer 3 is the best."),
+        ("mobilenetv2_100 layer 3 is the best", "mobilenetv2_100 layer 3 is the best."),
+        ("the best cut is among mobilenetv2_100 3 to 5", "The best cut is among mobilenetv2_100 3 to 5."),
+    ],
+)
+def test_the_name_of_a_backbone_is_spelled_as_it_is_at_the_beginning_of_a_sentence(
+    line: str, expected: str
+) -> None:
+    assert sentence(line, ("resnet50", "mobilenetv2_100")) == expected
+    assert sentence("layer 3 is the best", ("",)) == "Layer 3 is the best."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,9 +118,16 @@ def compose(
     return Report(values=values, plots=plots, pictures=shown)
 
 
+def sentence(line: str, names: Iterable[str]) -> str:
+    """Make a sentence of a line: with a capital letter, unless it begins with a name."""
+    is_name = any(name and line.startswith(name) for name in names)
+    return f"{line if is_name else line[:1].upper() + line[1:]}."
+
+
 def opening_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
     """Return what the template ``opening.j2`` wants."""
-    answer = summary.answer
+    answer, warning = summary.answer, few_images(summary)
+    notes = () if summary.evidence is None else evidence_lines(summary, summary.evidence)
     return {
         "summary": summary,
         "is_finished": not is_something_left(stored),
@@ -132,8 +139,10 @@ def opening_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
         "level": level_of(summary),
         "is_confirmed": summary.evidence is not None and bool(summary.evidence.confirmed),
         "tolerance": "" if summary.evidence is None else in_points(summary.evidence.tolerance),
-        "few_images": few_images(summary),
-        "sureness": () if summary.evidence is None else tuple(evidence_lines(summary, summary.evidence)),
+        "notes": [
+            sentence(line, stored.backbone_names)
+            for line in ([warning] if warning and answer else []) + [*notes]
+        ],
         "n_running": sum(trial.state == "running" for trial in summary.trials),
         "counts": stored.data.images,
         "key_figures": tuple(key_figures(summary)),
