@@ -85,7 +85,7 @@ def candidates(backbones: dict[str, Simulated]) -> tuple[Cut, ...]:
             index=i,
             layer=i + 1,
             name=f"layer{i + 1}",
-            kind="conv",
+            kind="head" if i == response.n_cuts - 1 else "conv",
             keras_name=None,
             aliases=(),
             first_layer=f"layer{i + 1}",

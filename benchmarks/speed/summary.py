@@ -48,7 +48,7 @@ def cut(index: int) -> Cut:
         index=index,
         layer=2 + 3 * index,
         name=name,
-        kind="conv",
+        kind="head" if index == N_CUTS - 1 else "conv",
         keras_name=None,
         aliases=(),
         first_layer=name,

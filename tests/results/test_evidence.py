@@ -35,7 +35,7 @@ def cut_at(index: int) -> Cut:
         index=index,
         layer=10 * index,
         name=f"conv{index}",
-        kind="conv",
+        kind="head" if index == LAST else "conv",
         keras_name=None,
         aliases=(),
         first_layer=f"conv{index}",

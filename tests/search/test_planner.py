@@ -43,7 +43,7 @@ def cut(index: int) -> Cut:
         index=index,
         layer=index + 1,
         name=f"layer{index + 1}",
-        kind="conv",
+        kind="head" if index == N_CUTS - 1 else "conv",
         keras_name=None,
         aliases=(),
         first_layer=f"layer{index + 1}",

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 """The search space, and a study of one's own over it."""
 
 import optuna
@@ -237,3 +239,18 @@ def test_one_width_is_every_trials(backbone) -> None:
     assert space.point(baseline).head_width == 48
     with pytest.raises(SettingsError, match=r"^head_width -1: give a width, or 0 for a linear head\.$"):
         SearchSpace.for_model(backbone.model, image_size=16, head_width=-1)
+
+
+def test_a_setting_has_its_place_whatever_else_a_trial_has(space) -> None:
+    """Somebody's own objective may ask for more."""
+    params = {"cut": 1, "learning_rate": 1e-3, "head_width": 256}
+    assert space.place({**params, "mixup": 0.2}) == space.place(params)
+
+
+def test_the_last_cut_is_solved_only_if_it_is_the_head(space) -> None:
+    params = {"learning_rate": 1e-3, "head_width": 0}
+    last = len(space.cuts) - 1
+    assert space.is_solved({**params, "cut": last})
+    without = replace(space, cuts=space.cuts[:-1])
+    assert not without.is_solved({**params, "cut": last - 1})
+    assert without.point({**params, "cut": last - 1}).is_solved is False

@@ -325,19 +325,19 @@ class SearchSpace:
 
     def is_solved(self, params: Mapping[str, Any]) -> bool:
         """Return whether only a linear head learns: it is solved, the learning rate says nothing."""
-        backbone = self.backbone_of(params)
-        last = len(self.cuts_of(backbone)) - 1
-        return params[cut_parameter(backbone)] == last > 0 and not params.get("head_width")
+        cut = self.cut_of(params)
+        return cut.kind == "head" and cut.index > 0 and not params.get("head_width")
 
     def place(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         """Return where a setting lies in each range, in [0, 1]: cut, learning rate, the rest.
 
         What says nothing at a setting lies in the middle: of a head that is solved all but its width, of a
-        linear head the number of hidden layers. The backbone has no part in it.
+        linear head the number of hidden layers. The backbone has no part in it, nor has what is not searched.
         """
         backbone, solved = self.backbone_of(params), self.is_solved(params)
         where, ranges = cut_parameter(backbone), self._distributions[backbone]
-        names = [where, "learning_rate", *sorted(params.keys() - {where, "learning_rate", BACKBONE})]
+        others = (params.keys() & ranges.keys()) - {where, "learning_rate", BACKBONE}
+        names = [where, "learning_rate", *sorted(others)]
 
         def says_nothing(name: str) -> bool:
             if name == "head_depth":

@@ -28,7 +28,7 @@ COVERED = 0.95
 N_DRAWS = 2000
 # Candidates of which a neighbour on either side is taken for alike; of twice as many two, and so on.
 ALIKE = 40
-# Where a head alone that is solved lies: depth and learning rate, see `space.place_of`.
+# Where a head alone that is solved lies: depth and learning rate, see `SearchSpace.place`.
 SOLVED = (1.0, 0.5)
 # Settings of a candidate that may be its best one, and of all candidates together.
 MOST_EACH, MOST_PLACES = 3, 200
