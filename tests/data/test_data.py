@@ -474,6 +474,13 @@ def test_an_image_that_changes_after_it_was_checked_is_refused_and_not_kept(fold
     assert not list(cache.rglob("*.images"))
 
 
+def test_an_image_that_is_damaged_after_it_was_checked_has_changed_and_is_not_left_out(folder, cache):
+    found = check_source(Source(str(folder), skip_unreadable=True))
+    (folder / "cat" / "00.png").write_bytes(b"half of it")
+    with pytest.raises(DataError, match=r"00\.png has changed while the images were read"):
+        load_data(found, image_size=8, cache=cache)
+
+
 def test_a_row_whose_image_changes_after_it_was_checked_is_refused(folder, cache):
     (folder / "table.csv").write_text(
         "image,label\n"

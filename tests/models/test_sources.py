@@ -78,6 +78,11 @@ def test_a_name_with_another_colon_is_told_what_may_have_one() -> None:
         make_model("keras:x")
 
 
+def test_weights_behind_a_colon_are_told_to_stand_behind_an_at() -> None:
+    with pytest.raises(SettingsError, match=r"named behind an @: torchvision:resnet50@IMAGENET1K_V2\."):
+        make_model("torchvision:resnet50:IMAGENET1K_V2")
+
+
 def test_the_same_file_has_one_name() -> None:
     assert normal("./nets/../net.py:make") == "net.py:make"
 

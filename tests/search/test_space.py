@@ -1,6 +1,6 @@
-from dataclasses import replace
-
 """The search space, and a study of one's own over it."""
+
+from dataclasses import replace
 
 import optuna
 import pytest

@@ -22,6 +22,7 @@ from depthsearch.data.decode import (
     SCRAMBLED,
     Decoded,
     Geometry,
+    UnreadableError,
     decode_file,
     lacks_memory,
     too_little_memory,
@@ -41,6 +42,8 @@ _PICTURES = (
     ".mp4", ".nef", ".npy", ".npz", ".orf", ".pdf", ".raw", ".rw2", ".svg", ".wmf",
 )  # fmt: skip
 _N_FIRST_BYTES = 64
+# The stamp of a file that is not there.
+_MISSING = (-1, -1)
 # What Pillow raises on a file that only begins like an image.
 _NO_IMAGE = (
     OSError, ValueError, SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
@@ -257,7 +260,7 @@ def stamp_of(file: Path | os.DirEntry[str]) -> tuple[int, int]:
         stat = os.stat(file)  # noqa: PTH116 (what an entry says itself may be out of date on Windows)
     except (OSError, ValueError):
         # The latter of a name with a NUL character, which no file has.
-        return (-1, -1)
+        return _MISSING
     return (stat.st_size, stat.st_mtime_ns)
 
 
@@ -270,10 +273,23 @@ def decode_listed(
         UnreadableError: If it cannot be read.
         DataError: If it has changed.
     """
-    decoded = decode_file(file, geometry, ranges)
-    if stamp_of(file) != stamp:
-        raise DataError(f"{file} has changed while the images were read. Run the same command again.")
+    try:
+        decoded = decode_file(file, geometry, ranges)
+    except UnreadableError:
+        _refuse_changed(file, stamp)
+        raise
+    _refuse_changed(file, stamp)
     return decoded
+
+
+def _refuse_changed(file: Path, stamp: tuple[int, int]) -> None:
+    """Refuse a file that is another than it was when it was listed; one that is gone cannot be read."""
+    now = stamp_of(file)
+    if now not in (stamp, _MISSING):
+        raise DataError(
+            f"{file} has changed while the images were read. Run the same command again; if this file system "
+            "notes the times of files late, copy the images to another."
+        )
 
 
 def _look_into(folder: Path) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:

@@ -116,10 +116,12 @@ def unknown_model(
         known: Those of its models.
         pretrained: Those to name first.
     """
-    near = _near(name, known, pretrained)
+    near = _near(re.split("[:@]", name)[0], known, pretrained)
     hint = f"Near: {', '.join(near)}." if near else f"{library.lists} lists them."
-    if ":" in name:
+    if ":" in name and library is TIMM:
         hint = "What has a colon is torchvision:NAME, hf:NAME or FILE.py:FUNCTION."
+    elif ":" in name:
+        hint = f"Weights are named behind an @: torchvision:{name.replace(':', '@', 1)}."
     return SettingsError(f"{library.name} {version(library.name)} has no {library.noun} {name!r}. {hint}")
 
 
