@@ -64,8 +64,8 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """Write a share in per cent; no line is broken before the sign, but by a terminal."""
-    return f"{share:.{digits}%}".replace("%", "\N{NO-BREAK SPACE}%")
+    """Write a share in per cent."""
+    return f"{share:.{digits}%}".replace("%", " %")
 
 
 def plural(word: str, n: int) -> str:

@@ -52,17 +52,17 @@ def judged() -> Any:
 
 def test_an_answer_that_is_shown_is_told_with_its_probability(judged) -> None:
     lines = list(evidence_lines(*judged(0.934)))
-    assert lines[0] == "layer 20 loses less than 0.5 points against the best cut with 93\xa0% probability"
+    assert lines[0] == "layer 20 loses less than 0.5 points against the best cut with 93 % probability"
     assert lines[1].startswith("layer 14 has the highest expected score, 0.9100")
     assert "mean of 2 trainings" in lines[1]
-    assert lines[2] == "the best cut is among layers 14 to 20 (3 of 12 candidates, 95\xa0%)"
+    assert lines[2] == "the best cut is among layers 14 to 20 (3 of 12 candidates, 95 %)"
 
 
 def test_an_answer_that_is_not_shown_says_so_and_what_would_show_it(judged) -> None:
     advice = Advice(trainings=4, images=3.2)
     lines = list(evidence_lines(*judged(0.4, is_best=True, advice=advice)))
     assert lines[0] == (
-        "layer 20 has the highest expected score; with a probability of 40\xa0% it loses less than 0.5 "
+        "layer 20 has the highest expected score; with a probability of 40 % it loses less than 0.5 "
         "points against the best cut"
     )
     assert lines[-1] == (
@@ -133,7 +133,7 @@ def test_a_learning_rate_at_an_end_of_the_range_is_pointed_out(judged) -> None:
 
 def test_what_freezing_more_costs_is_told_by_the_deepest_cut_of_each_price(judged) -> None:
     (line,) = [
-        line for line in evidence_lines(*judged(0.95)) if line.startswith("freezing more costs (90\xa0%)")
+        line for line in evidence_lines(*judged(0.95)) if line.startswith("freezing more costs (90 %)")
     ]
     # Of 0.4, 0.8, 1.2, 1.6, 2.0 and 2.4 points behind layer 17: at most half a point, one, two; the head.
     assert line.endswith(

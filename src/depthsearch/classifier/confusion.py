@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
-from depthsearch.classifier.figures import Figures
+from depthsearch.classifier.figures import CONFIDENCE, Figures
 from depthsearch.classifier.lettering import INK, PALE, write
-from depthsearch.text import counted
+from depthsearch.text import counted, percent
 
 # The matrix is to be about so large; its squares between the smallest and the largest.
 SIDE, SMALLEST, LARGEST = 1000, 6, 88
@@ -33,7 +33,8 @@ def confusion_picture(figures: Figures, noun: str = "image") -> Image.Image:
     sheet = Image.new("RGB", (max(x + side + MARGIN, 640), y + side + MARGIN), PAPER)
     low, high = figures.interval
     write(sheet, (MARGIN, MARGIN), f"Confusions on the test {noun}s", size=20, room=600)
-    summary = f"accuracy {figures.accuracy:.4f} (95 %: {low:.4f} to {high:.4f}), {counted(figures.n, noun)}"
+    interval = f"{percent(CONFIDENCE)}: {low:.4f} to {high:.4f}"
+    summary = f"accuracy {figures.accuracy:.4f} ({interval}), {counted(figures.n, noun)}"
     write(sheet, (MARGIN, MARGIN + 28), summary, room=600, colour=PALE)
     meaning = "a row for each true class, a column for what it is called; darker: a larger share of the row"
     write(sheet, (MARGIN, MARGIN + 46), meaning, room=610, colour=PALE)

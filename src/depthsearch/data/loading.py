@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from depthsearch.data.dataset import DataSet, ImageSet
 from depthsearch.data.decode import Geometry, pillow_quiet
 from depthsearch.data.listing import SPLITS, Listing
-from depthsearch.data.ranges import NARROW, percent, range_notes
+from depthsearch.data.ranges import NARROW, range_notes
 from depthsearch.data.samples import column_key
 from depthsearch.data.sources.opening import Source, list_source
 from depthsearch.data.splits import Division, divide, require_every_class
 from depthsearch.data.store.ownsize import SmallImages, Store
 from depthsearch.data.store.pixelfile import open_store
 from depthsearch.hashing import digest_of
-from depthsearch.text import a_few, one_line
+from depthsearch.text import a_few, one_line, percent
 
 # To see whether all images of a set or class are dark or pale: of each class at least three, if it has them,
 # and more of those that seem to be.

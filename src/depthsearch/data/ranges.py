@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthsearch.errors import DataError
+from depthsearch.text import percent
 
 NARROW = 0.25
 """Share of a range below which what an image uses of it is told."""
@@ -128,8 +129,3 @@ def range_notes(ranges: Iterable[ValueRange]) -> Iterator[str]:
                 "that each: little contrast. If stray pixels or files of another scale are the reason, "
                 "scale all alike."
             )
-
-
-def percent(share: float) -> str:
-    """Write a share."""
-    return f"{100 * share:.0f} %"

@@ -69,12 +69,21 @@ def _environment(form: str) -> Environment:
 
 def plain_html(value: Any) -> Markup:
     """Write a value so that a browser sees no markup in it."""
-    return value if isinstance(value, Markup) else escape(CONTROL.sub("\ufffd", str(value)))
+    return value if isinstance(value, Markup) else escape(CONTROL.sub("\ufffd", _whole(str(value))))
 
 
 def plain_markdown(value: Any) -> Markup:
     """Write a value on one line so that Markdown sees no markup in it."""
-    return value if isinstance(value, Markup) else Markup(MARKDOWN.sub(r"\\\g<0>", _one_line(str(value))))
+    return (
+        value
+        if isinstance(value, Markup)
+        else Markup(MARKDOWN.sub(r"\\\g<0>", _one_line(_whole(str(value)))))
+    )
+
+
+def _whole(text: str) -> str:
+    """Keep numbers from being broken before their per cent sign."""
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)
 
 
 def flat(text: Markup) -> Markup:
