@@ -268,7 +268,7 @@ def test_a_bad_file_is_one_line_that_names_file_and_key(tmp_path, capsys, text: 
 def test_an_option_that_would_be_ignored_is_refused_in_a_file_too(
     tmp_path, capsys, text: str, expected: str
 ) -> None:
-    path = write(tmp_path, f'backbone = "nonesuch"\ndevice = "cpu"\n{text}\n')
+    path = write(tmp_path, f'backbone = "resnet18"\ndevice = "cpu"\n{text}\n')
     assert status_of(["study", str(path), "--storage", f"sqlite:///{tmp_path}/s.db"]) == 2
     assert capsys.readouterr().err.startswith(f"depthsearch study: {expected}")
 
