@@ -101,13 +101,19 @@ def search(
             note_wanted(study, wanted)
             enqueue_lost(study)
         planner = _planner(study, tasks, space, cost, race) if is_planned else None
-        is_exhaustive = StoredStudy.read(study).is_exhaustive
+        stored = StoredStudy.read(study)
         chooser = Chooser(
-            study, n_trials, limits, sampler, planner, recipe.seed, is_exhaustive, pruner == PAUSE
+            study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive, pruner == PAUSE
         )
-        run = Run(study, tasks, space, executor, checkpoints, lease_, limits, chooser=chooser)
+        where = study, tasks, space, executor, checkpoints, lease_, limits
+        run = Run(*where, chooser=chooser, to_probe=_unprobed(stored, space))
         yield from _search(run, chooser, wanted)
     yield from _stopped(lease_)
+
+
+def _unprobed(stored: StoredStudy, space: SearchSpace) -> list[str]:
+    """List the backbones without a stored curve; one with a single cut has nothing to probe."""
+    return [name for name in space.backbones if name not in stored.curves and len(space.cuts_of(name)) > 1]
 
 
 def _search(run: Run, chooser: Chooser, wanted: Wanted) -> Iterator[Event]:

@@ -21,7 +21,6 @@ from optuna.trial import Trial, TrialState
 from depthsearch.errors import StudyError
 from depthsearch.models.cuts import Cut
 from depthsearch.options.attributes import StudyKey, TrialKey, curve_key
-from depthsearch.results.stored import StoredStudy
 from depthsearch.search.origins import Origin, origin_of
 from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.space import Point, SearchSpace, cut_attributes
@@ -88,8 +87,9 @@ class Run:
         limits: Limits,
         *,
         chooser: Chooser | None = None,
+        to_probe: Sequence[str] = (),
     ) -> None:
-        """Prepare to run trials; a search has a chooser, and probes its backbones before."""
+        """Prepare to run trials; a search has a chooser, and backbones that are probed before."""
         self.study = study
         self.tasks = tasks
         self.space = space
@@ -101,7 +101,7 @@ class Run:
         self._limits = limits
         self._under_way: dict[int, _RunningTrial] = {}
         self._to_go_on: list[_RunningTrial] = []
-        self._to_probe = [] if chooser is None else _unprobed(study, space)
+        self._to_probe = list(to_probe)
         # What ran out of memory beside others runs when nothing else does, one at a time.
         self._later_alone: list[_RunningTrial | str] = []
         self._alone: int | str | None = None
@@ -420,12 +420,6 @@ class Run:
 
     def _checkpoint(self, trial: Trial) -> Path:
         return self._folder / f"trial-{trial.number}.pt"
-
-
-def _unprobed(study: optuna.Study, space: SearchSpace) -> list[str]:
-    """List the backbones without a stored curve; one with a single cut has nothing to probe."""
-    curves = StoredStudy.read(study).curves
-    return [name for name in space.backbones if name not in curves and len(space.cuts_of(name)) > 1]
 
 
 def _spent(running: _RunningTrial) -> dict[str, Any]:
