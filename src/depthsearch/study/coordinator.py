@@ -106,8 +106,7 @@ def search(
             study, n_trials, limits, sampler, planner, recipe.seed, stored.is_exhaustive, pruner == PAUSE
         )
         where = study, tasks, space, executor, checkpoints, lease_, limits
-        run = Run(*where, chooser=chooser, to_probe=_unprobed(stored, space))
-        yield from _search(run, chooser, wanted)
+        yield from _search(Run(*where, chooser=chooser, to_probe=_unprobed(stored, space)), chooser, wanted)
     yield from _stopped(lease_)
 
 
