@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 from stored_studies import AGAIN, AIM, CONFIRMED, EPOCHS, FINISHED, N_CUTS, attributes, several, stored, trial
 
@@ -94,6 +95,22 @@ def test_a_trial_without_a_setting_is_there_but_not_among_those_that_have_one() 
         (6, "fail", "sampler", True),
     ]
     assert [each.number for each in value.every_trial] == list(range(7))
+
+
+def test_of_one_backbone_that_has_a_name_no_trial_is_left_out() -> None:
+    cuts = [{**each, "backbone": "mine"} for each in attributes()["cuts"]]
+    (key,) = attributes()["backbones"]
+    study = stored(cuts=cuts, backbones={"mine": attributes()["backbones"][key]})
+    ranges = {
+        "cut_mine": IntDistribution(0, N_CUTS - 1),
+        "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+    }
+    params = {"cut_mine": 3, "learning_rate": 1e-3}
+    complete = optuna.trial.TrialState.COMPLETE
+    study.add_trial(create_trial(state=complete, value=0.7, params=params, distributions=ranges))
+    value = StoredStudy.read(study)
+    assert [(trial.cut.index, trial.score) for trial in value.trials] == [(3, 0.7)]
+    assert not value.unset
 
 
 # --- the format ---------------------------------------------------------------------------------

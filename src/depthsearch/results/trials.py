@@ -122,7 +122,7 @@ def has_setting(trial: FrozenTrial, space: SearchSpace) -> bool:
     """Return whether a trial of Optuna's has its whole setting: not if it was killed while it chose."""
     if trial.state == TrialState.RUNNING:
         return space.is_whole(trial.params)
-    return cut_parameter(trial.params.get(BACKBONE, "")) in trial.params
+    return space.has_cut(trial.params)
 
 
 def read_unset(trial: FrozenTrial) -> UnsetTrial:

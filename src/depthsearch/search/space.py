@@ -313,6 +313,10 @@ class SearchSpace:
         name: str = params.get(BACKBONE, self.backbones[0])
         return name
 
+    def has_cut(self, params: Mapping[str, Any]) -> bool:
+        """Return whether a trial's parameters, perhaps not all of them, say where to cut."""
+        return cut_parameter(self.backbone_of(params)) in params
+
     def cut_of(self, params: Mapping[str, Any]) -> Cut:
         """Return the cut that a trial's parameters choose."""
         backbone = self.backbone_of(params)

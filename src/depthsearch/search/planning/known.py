@@ -17,7 +17,7 @@ from depthsearch.search.extrapolation import Course
 from depthsearch.search.origins import origin_of
 from depthsearch.search.planning.moves import is_paused
 from depthsearch.search.planning.problem import Problem
-from depthsearch.search.space import BACKBONE, cut_parameter
+from depthsearch.search.space import cut_parameter
 
 # Failed trainings that say that a cut asks for too much: one may be chance.
 MOST_FAILED = 2
@@ -141,7 +141,7 @@ class Known:
         """
         failed, done = [], math.inf
         for trial in self.ended:
-            if trial.params.get(BACKBONE, "") in ("", backbone):
+            if self._problem.space.backbone_of(trial.params) == backbone:
                 cut = trial.params[cut_parameter(backbone)]
                 if trial.state == TrialState.FAIL:
                     failed.append(cut)
@@ -155,7 +155,7 @@ class Known:
         return {
             trial.params[cut_parameter(backbone)]
             for trial in self.ended
-            if trial.state == TrialState.FAIL and trial.params.get(BACKBONE, "") in ("", backbone)
+            if trial.state == TrialState.FAIL and self._problem.space.backbone_of(trial.params) == backbone
         }
 
     def _find_leads(self) -> None:
@@ -192,7 +192,7 @@ class Known:
     def best_params(self, backbone: str) -> Mapping[str, Any]:
         """Return the best complete trial's setting, of a backbone if it has one; empty if there is none."""
         complete = [t for t in self.trials if t.state == TrialState.COMPLETE and t.value is not None]
-        own = [trial for trial in complete if trial.params.get(BACKBONE, "") == backbone]
+        own = [trial for trial in complete if self._problem.space.backbone_of(trial.params) == backbone]
         sign = 1.0 if self._problem.maximize else -1.0
         best = max(own or complete, key=lambda trial: sign * (trial.value or 0.0), default=None)
         return {} if best is None else best.params

@@ -72,10 +72,6 @@ class Problem:
         """Return whether a trial has its whole setting: not while it waits, nor if it was killed choosing."""
         return self.space.is_whole(trial.params)
 
-    def knows_cut(self, params: Mapping[str, Any]) -> bool:
-        """Return whether a setting, perhaps one in part, says where to cut."""
-        return cut_parameter(self.space.backbone_of(params)) in params
-
     def backbone(self, params: Mapping[str, Any]) -> int:
         """Return which of the backbones a setting is of, counted from 0."""
         return self.space.backbones.index(self.space.backbone_of(params))

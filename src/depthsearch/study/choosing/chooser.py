@@ -140,7 +140,7 @@ class Chooser:
             # What is cheap says whether the dear ones are worth going on with.
             is_again, params = origin_of(enqueued) == "confirm", planned_params(enqueued)
             # What somebody enqueues may leave the cut to the search.
-            cost = planner.cost_of(params) if planner.problem.knows_cut(params) else 0.0
+            cost = planner.cost_of(params) if planner.problem.space.has_cut(params) else 0.0
             return not is_again, origin_of(enqueued) != GUESS, cost
 
         trials = self.study.get_trials(deepcopy=False)

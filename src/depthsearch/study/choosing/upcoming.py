@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from depthsearch.models.cuts import Cut
-from depthsearch.search.space import BACKBONE, SearchSpace, cut_parameter
+from depthsearch.search.space import SearchSpace
 from depthsearch.study.choosing.confirmation import count_searched
 from depthsearch.study.storage.optuna_private import fixed_params
 
@@ -33,6 +33,4 @@ def upcoming_trials(trials: Sequence[FrozenTrial], space: SearchSpace, *, n_tria
 
 def _cut_in(space: SearchSpace, params: Mapping[str, Any]) -> Cut | None:
     """Return the cut in a trial's parameters; None if they have none."""
-    backbone = params.get(BACKBONE, space.backbones[0])
-    index = params.get(cut_parameter(backbone))
-    return None if index is None else space.cuts_of(backbone)[index]
+    return space.cut_of(params) if space.has_cut(params) else None
