@@ -59,7 +59,7 @@ def test_an_answer_that_is_shown_is_told_with_its_probability(judged) -> None:
 
 
 def test_an_answer_that_is_not_shown_says_so_and_what_would_show_it(judged) -> None:
-    advice = Advice(trainings=4, images=3.2)
+    advice = Advice(trials=False, trainings=4, images=3)
     lines = list(evidence_lines(*judged(0.4, is_best=True, advice=advice)))
     assert lines[0] == (
         "layer 20 has the highest expected score; with a probability of 40 % it loses less than 0.5 "
@@ -75,15 +75,18 @@ def test_an_answer_that_is_not_shown_says_so_and_what_would_show_it(judged) -> N
 @pytest.mark.parametrize(
     ("advice", "told"),
     [
-        (Advice(trainings=None, images=1.2), "to be surer: 2 times as many validation images"),
-        (Advice(trainings=1, images=2012.0), "to be surer: about 1 more training of two cuts"),
+        (Advice(trials=False, trainings=1, images=None), "to be surer: about 1 more training of two cuts"),
         (
-            Advice(trainings=None, images=2012.0),
+            Advice(trials=True, trainings=None, images=None),
+            "to be surer: more trials (--budget, --trials); most of the doubt is about settings not tried",
+        ),
+        (
+            Advice(trials=False, trainings=None, images=None),
             "even 10 times as many validation images would not tell the answer from its rivals",
         ),
     ],
 )
-def test_no_more_images_are_advised_than_can_be_had(judged, advice: Advice, told: str) -> None:
+def test_what_is_advised_is_what_can_be_had(judged, advice: Advice, told: str) -> None:
     assert list(evidence_lines(*judged(0.4, is_best=True, advice=advice)))[-1] == told
 
 

@@ -21,6 +21,7 @@ from depthsearch.results import (
     promising,
     weigh,
 )
+from depthsearch.results.evidence import Advice
 from depthsearch.search.aims import store_aim
 from depthsearch.search.beliefs.response import Observation, Response
 from depthsearch.visualization.words import layer_ranges
@@ -305,15 +306,27 @@ def test_what_freezing_more_costs_grows_with_depth(on_a_plateau) -> None:
         assert not within or max(within) in depths
 
 
-def test_advice_is_more_where_the_two_best_are_less_alike_from_seed_to_seed(store) -> None:
-    trials = [(20, 0.5), (10, 0.89), (5, 0.9), (0, 0.88)]
+def test_advice_is_more_where_the_best_are_less_alike_from_seed_to_seed(store) -> None:
+    trials = [(cut, even(cut)) for cut in range(LAST, -1, -2)]
     quiet, loud = (
-        weighed(store(trials, {n: noisy(0.9, 4, seed=n, noise=noise) for n in (1, 2)})).advice
-        for noise in (0.002, 0.02)
+        weighed(store(trials, {n: noisy(0.9, 4, seed=n, noise=noise) for n in range(3, 11)})).advice
+        for noise in (0.004, 0.008)
     )
-    assert quiet.trainings is not None
-    assert loud.trainings is None or loud.trainings > quiet.trainings
+    assert not quiet.trials
+    assert not loud.trials
+    assert loud.trainings > quiet.trainings > 0
     assert loud.images > quiet.images > 1
+
+
+def test_where_the_doubt_is_about_settings_not_tried_more_trials_are_advised(store) -> None:
+    """Between the two ends lies most of the network: trained again they do not tell of it."""
+    trials = [(20, 0.9), (0, 0.9), (19, 0.7)]
+    again = {n: noisy(score, 6, seed=n, noise=0.001) for n, (_, score) in enumerate(trials)}
+    study = store(trials, again, resample=True)
+    assert weighed(study).advice == Advice(trials=True, trainings=None, images=None)
+    # Where every candidate is tried, no other is left.
+    study.set_user_attr("settings", {**study.user_attrs["settings"], "search": "exhaustive"})
+    assert not weighed(study).advice.trials
 
 
 # --- the cuts that cannot be told apart -----------------------------------------------------------

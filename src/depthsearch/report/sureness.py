@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from depthsearch.report.tables import LAYER, NAME, TRIAL, Column, FittingTable
-from depthsearch.results.evidence import Advice, Evidence, Settled
+from depthsearch.results.evidence import MOST_TIMES, Advice, Evidence, Settled
 from depthsearch.results.summary import Summary, cut_json
 from depthsearch.search.beliefs.verdict import COVERED, SURE
 from depthsearch.text import counted, percent, plural
@@ -22,8 +22,6 @@ from depthsearch.visualization.words import (
     with_trainings,
 )
 
-# More validation images than this many times those that there are can hardly be had.
-MOST_TIMES = 10
 # Fewer validation images than this say little.
 FEW_IMAGES = 30
 
@@ -78,9 +76,11 @@ def _top(summary: Summary, evidence: Evidence) -> Settled:
 
 def _advised(advice: Advice) -> str:
     """Write what would make the answer surer, as far as that can be had."""
-    n, times = advice.trainings, max(2, round(advice.images))
+    if advice.trials:
+        return "to be surer: more trials (--budget, --trials); most of the doubt is about settings not tried"
+    n, times = advice.trainings, advice.images
     ways = [] if n is None else [f"about {n} more {plural('training', n)} of two cuts"]
-    if times <= MOST_TIMES:
+    if times is not None:
         ways.append(f"{times} times as many validation images")
     if ways:
         return f"to be surer: {', or '.join(ways)}"

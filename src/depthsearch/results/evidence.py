@@ -31,8 +31,10 @@ Floats = NDArray[np.float64]
 
 # States of trials that say something once they have reported.
 TELLING = ("complete", "pruned", "paused", "running")
-# More trainings than this of two settings are not advised: more images would do.
-MOST_ADVISED = 50
+# More trainings than this of two settings are not advised, nor more times as many validation images.
+MOST_TRAININGS, MOST_TIMES = 50, 10
+# Standard deviations to the 90 % quantile of a normal distribution.
+TO_SURE = 1.28
 # A learning rate within this share of the range, on its log scale, lies at the end of it.
 AT_END = 0.1
 # Losses, in points, at which the price of freezing more is named.
@@ -92,15 +94,17 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What would tell the answer from the best, as far as can be estimated.
+    """What would make it surer that the answer is as good as the best, as far as can be estimated.
 
     Attributes:
-        trainings: More trainings of each of two settings; None: more than is of use.
-        images: Times as many validation images, with the trainings that there are.
+        trials: Whether more settings are to be tried: most of the doubt is about those that were not.
+        trainings: More trainings of each of two settings; None: too many, or they would not do.
+        images: Times as many validation images, with the trainings that there are; None likewise.
     """
 
+    trials: bool
     trainings: int | None
-    images: float
+    images: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,20 +296,25 @@ def _further_rates(stored: StoredStudy, best: StoredTrial) -> tuple[float, float
 
 
 def _advice(stored: StoredStudy, settled: Sequence[Settled], verdict: Verdict) -> Advice:
-    """Estimate what would tell the best from its strongest rival by less than the tolerance.
+    """Estimate what would show that the best setting loses less than the tolerance.
 
     A difference that is known with a standard deviation is known with a smaller one after more pairs of
-    trainings, each of which says it with twice the variance of a score.
+    trainings, each of which says it with twice the variance of a score. Neither these nor more images say
+    much of what was not tried.
     """
-    rivals = [place for place in range(len(settled)) if place != verdict.best]
-    strongest = max(rivals, key=lambda place: verdict.chance[place], default=verdict.best)
-    spread = max(float(verdict.gap_error[strongest]), stored.tolerance)
-    aim = stored.tolerance / 1.28  # the 90 % quantile of a normal distribution
+    if verdict.untried > (1 - verdict.chance[verdict.best]) / 2 and not stored.is_exhaustive:
+        return Advice(trials=True, trainings=None, images=None)
+    spread, aim = max(verdict.behind, stored.tolerance) / TO_SURE, stored.tolerance / TO_SURE
     sign = 1.0 if stored.maximize else -1.0
     pooled = _noise([list(setting.scores.values()) for setting in settled])
     noise = pooled or error_of(stored).at(sign * settled[verdict.best].mean)
     n = math.ceil(max(1.0, 2 * noise**2 * (1 / aim**2 - 1 / spread**2)))
-    return Advice(trainings=n if n <= MOST_ADVISED else None, images=(spread / aim) ** 2)
+    times = max(2, math.ceil((spread / aim) ** 2))
+    return Advice(
+        trials=False,
+        trainings=n if n <= MOST_TRAININGS else None,
+        images=times if times <= MOST_TIMES else None,
+    )
 
 
 def _noise(groups: Sequence[Sequence[float]]) -> float | None:

@@ -48,6 +48,8 @@ class Verdict:
         low: Lower end of a 95 % interval of it ``(c,)``.
         high: Its upper end ``(c,)``.
         loss: What a candidate loses at most against the best, with a probability of 90 % ``(c,)``.
+        behind: What the best setting loses at most against the settled ones, with a probability of 90 %.
+        untried: How probable it is that it loses the tolerance or more, and only against what was not tried.
         level: Places of the candidates that cannot be told apart: the fewest that hold the best one with a
             probability of 95 %, and those of the answer and the best setting.
     """
@@ -61,6 +63,8 @@ class Verdict:
     low: Floats
     high: Floats
     loss: Floats
+    behind: float
+    untried: float
     level: tuple[int, ...]
 
     @property
@@ -111,6 +115,8 @@ def judge(
     answer = min(shown, key=lambda at: (costs[at], -means[at]), default=best)
     gaps = ours[:, [best]] - ours
     level = _fewest(theirs.argmax(1), of_candidates) | {candidates[answer], candidates[best]}
+    behind = ours.max(1) - ours[:, best]
+    is_untried = (behind < tolerance) & (most - ours[:, best] >= tolerance)
     (loss,) = _quantiles(most[:, None] - theirs, (SURE,))
     # At last, as it changes their order.
     low, middle, high = _quantiles(theirs, (0.025, 0.5, 0.975))
@@ -124,6 +130,8 @@ def judge(
         low=low,
         high=high,
         loss=loss,
+        behind=float(np.quantile(behind, SURE)),
+        untried=float(is_untried.mean()),
         level=tuple(sorted(level)),
     )
 
