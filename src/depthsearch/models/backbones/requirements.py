@@ -8,6 +8,7 @@ they have to be asked.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from depthsearch.options.backbones import parse_name
 # timm's names of models that only this package knows, and that nobody has pretrained.
 FROM_SCRATCH = ("cnn",)
 REGISTERED = re.compile(r"^@register_model(?:\(.*\))?\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+# Of a library in which fewer are found nothing is refused: its files are written in another way.
+FEWEST_NAMES = 50
+WORD = re.compile(r"\w+")
 # With the tag of its weights.
 TAGGED = re.compile(r"""["'](\w+)\.[\w.-]+["']\s*:""")
 
@@ -89,20 +93,39 @@ def refuse_unheard_of(library: Library, name: str) -> None:
     Raises:
         SettingsError: If none does, with names that are like it.
     """
-    text, plain = _source_of(library), name.partition(".")[0]
-    if text and plain not in FROM_SCRATCH and not re.search(rf"(?<!\w){re.escape(plain)}(?!\w)", text):
-        raise unknown_model(library, name, REGISTERED.findall(text), set(TAGGED.findall(text)))
+    source, plain = _source_of(library), name.partition(".")[0]
+    is_read = len(source.names) >= FEWEST_NAMES
+    if is_read and plain not in FROM_SCRATCH and plain not in source.words:
+        raise unknown_model(library, name, source.names, source.pretrained)
 
 
-def _source_of(library: Library) -> str:
-    """Read the files that define a library's models; empty where they cannot be read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What the files that define a library's models hold.
+
+    Attributes:
+        words: All that may be a name.
+        names: Of the models that are registered under the name of a function.
+        pretrained: Of those that have weights.
+    """
+
+    words: frozenset[str]
+    names: frozenset[str]
+    pretrained: frozenset[str]
+
+
+@functools.cache
+def _source_of(library: Library) -> _Source:
+    """Read the files that define a library's models; nothing where they cannot be read."""
     found = find_spec(library.name)
     folders = [] if found is None else found.submodule_search_locations or []
     paths = [path for folder in folders for path in Path(folder).glob(library.files)]
     try:
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
+        text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
     except OSError:
-        return ""
+        text = ""
+    words, names, pretrained = (frozenset(each.findall(text)) for each in (WORD, REGISTERED, TAGGED))
+    return _Source(words=words, names=names, pretrained=pretrained)
 
 
 def unknown_model(
