@@ -32,6 +32,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from depthsearch.devices import Device, choose_device, use_all_cores
+from depthsearch.training.gradients import quick_gradients
 
 PAD = 4
 
@@ -157,7 +158,7 @@ class Run:
                 )
             index = order[step * batch_size : (step + 1) * batch_size]
             x = to_input(augment(images[index], generator), self.sizes[epoch], self.model, self.device)
-            with self.device.autocast():
+            with self.device.autocast(), quick_gradients(self.device):
                 logits = self.model(x)
             loss = F.cross_entropy(logits.float(), self.device.move(labels[index]), label_smoothing=0.1)
             self.optimizer.zero_grad(set_to_none=True)

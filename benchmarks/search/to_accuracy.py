@@ -170,6 +170,7 @@ def study_search(
                 image_size=options.image_size,
                 epochs=options.epochs,
                 batch_size=options.batch_size,
+                subset=options.subset,
                 learning_rate=LEARNING_RATES,
                 head_width=0,
                 device=options.device,
@@ -223,6 +224,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--trials", type=int, default=20, help="of the plain search")
+    parser.add_argument("--subset", type=float, default=1.0, help="share of the images of each class to use")
     parser.add_argument("--seeds", type=int, default=3, help="from --seed on")
     parser.add_argument("--again", type=int, default=5, help="trainings that judge each answer")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -238,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compared: list[Compared] = []
     for seed in range(options.seed, options.seed + options.seeds):
         backbone = load_backbone(options.backbone, options.weights, image_size=options.image_size)
-        data = load_images(options.data, backbone, Division(seed=seed))
+        data = load_images(options.data, backbone, Division(subset=options.subset, seed=seed))
         recipe = Recipe(epochs=options.epochs, batch_size=options.batch_size, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
             budget = choose_budget(device, Path(folder))

@@ -44,8 +44,6 @@ from depthsearch import (
     load_backbone,
 )
 from depthsearch.data import Division, ImageSet
-from depthsearch.data.sources.folder import list_folder
-from depthsearch.data.sources.scanning import scan_folder
 from depthsearch.devices import Device
 from depthsearch.models.backbones import Backbone, Preprocessing
 from depthsearch.models.heads import with_head
@@ -84,8 +82,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
             preprocessing: How the backbone wants its images.
         """
         root = Path(data.source)
-        listed = list_folder(scan_folder(root)).paths
-        self.paths = [str(root / listed[row]) for row in images.rows.tolist()]
+        self.paths = [str(root / data.paths[row]) for row in images.rows.tolist()]
         self.labels = images.labels.tolist()
         # timm's evaluation transform, but for the normalisation: bytes are cheaper to move.
         self.transform = transforms.Compose(
