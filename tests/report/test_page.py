@@ -396,6 +396,8 @@ def test_a_test_is_told_as_fit_stores_it() -> None:
     [
         [],
         ["--head-width", "0", "--learning-rate", "1e-4:3e-3", "--also", "dropout,optimizer"],
+        ["--confirm", "4", "--no-resample"],
+        ["--confirm", "4", "--resample"],
         [
             "--kinds",
             "block",

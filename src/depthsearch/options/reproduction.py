@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from depthsearch.options.declaring import flag_of, options_of, text_of
 from depthsearch.options.defaults import with_defaults
@@ -52,12 +52,17 @@ def _kept() -> list[str]:
 
 
 def _words(options: StudyOptions, left_out: Collection[str]) -> Iterator[str]:
+    unset = {field.name: field.default for field in fields(StudyOptions)}
     for name in _kept():
         value = getattr(options, name)
-        if name in left_out or name == "trials" or value in (None, ()) or value is False:
+        if name in left_out or name == "trials" or value in (None, ()):
             continue
-        if value is True:
-            yield flag_of(name)
+        if isinstance(value, bool):
+            # Of an option that has no default, no is an answer as well.
+            if value:
+                yield flag_of(name)
+            elif unset[name] is not False:
+                yield flag_of(name).replace("--", "--no-", 1)
             continue
         kind = options_of(StudyOptions)[name].kind
         assert kind is not None
