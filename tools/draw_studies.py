@@ -60,21 +60,24 @@ class Panel:
     steps: Sequence[float] = field(default=())
 
 
-def confirmed(study: str, backbone: str = "") -> list[tuple[int, float, float, bool]]:
-    """Read what was trained again: layer, mean, its standard error, whether it is the answer."""
+def scored(study: str, backbone: str = "") -> list[tuple[int, float, float, bool]]:
+    """Read what each cut of a backbone scored: layer, mean, its standard error, whether it is the answer.
+
+    A head alone that is solved comes to the same score each time: there is one, and no error.
+    """
     text = (RESULTS / study / "report.md").read_text(encoding="utf-8")
-    section = text.split("## Confirmation\n")[1].split("\n## ")[0]
-    row = re.compile(r"\| (\**)(\d+)\** \| ([\d.]+) ± ([\d.]+) \| [^|]+ \| (.+?) \|")
+    section = text.split("## Score against depth\n")[1].split("\n## ")[0]
+    row = re.compile(r"\| (\**)(\d+)\** \| (.+?) \| \d+ \| ([\d.]+) \| ([\d.]*)(?: ± ([\d.]+))? \|")
     return [
-        (int(layer), float(mean), float(error), bool(mark))
-        for mark, layer, mean, error, name in row.findall(section)
+        (int(layer), float(mean or once), float(error or 0), bool(mark))
+        for mark, layer, name, once, mean, error in row.findall(section)
         if name.startswith(backbone)
     ]
 
 
-def study_panel(study: str, title: str, note: str) -> Panel:
-    """Draw the confirmed means of a study, its answer as a star."""
-    rows = confirmed(study)
+def study_panel(study: str, title: str, note: str, backbone: str = "") -> Panel:
+    """Draw the means of a study, its answer as a star."""
+    rows = scored(study, backbone)
     x = list(range(len(rows)))
     shown = {0, len(rows) - 1, next(i for i, row in enumerate(rows) if row[3])}
     answer = next(i for i, row in enumerate(rows) if row[3])
@@ -90,7 +93,12 @@ def three_answers() -> list[Panel]:
         study_panel(
             "vgg16_catsdogs_pool", "The head alone", "EfficientNet-Lite0 (ImageNet), cats, dogs; n = 2"
         ),
-        study_panel("mobilenet_vehicles", "Hard to tell", "MobileNet (CIFAR-100), vehicles; n = 3"),
+        study_panel(
+            "densenet_blocks_binary",
+            "Hard to tell",
+            "DenseNet121 (CIFAR-100), cats, dogs, grey; n = 2",
+            "densenet121",
+        ),
         study_panel("densenet_vehicles", "Everything", "DenseNet121 (CIFAR-100), vehicles; n = 3"),
     ]
 

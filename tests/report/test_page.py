@@ -20,7 +20,19 @@ import optuna
 import pytest
 from chromium import browser, needs_chromium
 from markdown_it import MarkdownIt
-from stored_studies import ENDS, EPOCHS, FINISHED, N_CUTS, NASTY, NO_CURVE, attributes, fitted, stored, trial
+from stored_studies import (
+    ENDS,
+    EPOCHS,
+    FINISHED,
+    N_CUTS,
+    NASTY,
+    NO_CURVE,
+    attributes,
+    fitted,
+    several,
+    stored,
+    trial,
+)
 
 from depthsearch.cli.parser import make_parser, options_from
 from depthsearch.errors import SettingsError
@@ -28,6 +40,7 @@ from depthsearch.options.reproduction import study_command
 from depthsearch.options.study import StudyOptions
 from depthsearch.report.page import pictures
 from depthsearch.report.page.composing import Report, compose, sentence, write_report
+from depthsearch.report.page.tables import depth_table
 from depthsearch.results import StoredStudy, importance_of
 from depthsearch.results.evidence import Evidence, Expected, Settled
 from depthsearch.results.summary import Summary, summarize
@@ -359,6 +372,14 @@ def test_an_end_that_was_trained_again_is_told_by_its_mean() -> None:
     assert "and 0.8867 with everything trained" in rendered(made.markdown()).text
     found = traces(figure(made, "score-against-depth"))
     assert {"head only 0.7000", "everything trained 0.8867"} <= {*found}
+
+
+def test_of_several_backbones_only_that_of_the_answer_has_a_marked_depth() -> None:
+    summary = summarize(several())
+    marked = {part.backbone: depth_table(part).marked for part in summary.parts}
+    answers = {part.backbone for part in summary.parts if part.holds_answer}
+    assert len(answers) == 1
+    assert {backbone for backbone, place in marked.items() if place is not None} == answers
 
 
 def test_depths_that_do_not_touch_are_named_and_shaded_apart() -> None:

@@ -119,7 +119,7 @@ def depth_table(summary: Summary) -> Table:
         columns[f"expected ({percent(0.95)})"] = lambda cut: _expected(expected.get(cut))
         columns[f"loses at most ({percent(SURE)})"] = lambda cut: _loss(expected.get(cut))
         columns["may be the best"] = lambda cut: "yes" if cut in level else ""
-    chosen = None if summary.chosen is None else summary.chosen.cut
+    chosen = summary.chosen.cut if summary.chosen is not None and summary.holds_answer else None
     tried = [cut for cut in summary.cuts if n_trials[cut]]
     return _table(tried, columns, next((cut for cut in tried if cut == chosen), None))
 
