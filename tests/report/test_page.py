@@ -195,8 +195,7 @@ def test_baselines_are_lines_and_stages_have_borders() -> None:
         (
             FINISHED,
             "tiny: train from layer 20 (conv6_keras, layer2.0.conv), everything before it frozen: validation "
-            "accuracy 0.9000, against 0.7000 with only the head trained and 0.8500 with everything trained; "
-            "the best cut is among layers ",
+            "accuracy 0.9000, against 0.7000 with only the head trained and 0.8500 with everything trained.",
         ),
         (
             ENDS,
@@ -331,7 +330,7 @@ def test_evidence_is_the_answer_and_is_drawn() -> None:
     text = rendered(made.markdown()).text
     assert "train from layer 20" in text
     assert "validation accuracy 0.8867 ± 0.0067 (mean of 2 trainings)" in text
-    assert "; the best cut is among layers 20 to 26." in text
+    assert "The best cut is among layers 20 to 26 (" in text
     assert "Layer 20 loses less than 0.5 points against the best cut with 93\xa0% probability." in text
     assert "Not trained again" not in text
     depth = figure(made, "score-against-depth")
@@ -385,7 +384,7 @@ def test_of_several_backbones_only_that_of_the_answer_has_a_marked_depth() -> No
 def test_depths_that_do_not_touch_are_named_and_shaded_apart() -> None:
     summary, study = confirmed(4, 6, level=(2, 3, 8))
     made = compose(summary, StoredStudy.read(study))
-    assert "; the best cut is among layers 8 to 11, 26." in made.markdown()
+    assert "The best cut is among layers 8 to 11, 26 (" in made.markdown()
     shapes = figure(made, "score-against-depth").layout.shapes
     assert [(each.x0, each.x1) for each in shapes if each.type == "rect"] == [(1.5, 3.5), (7.5, 8.5)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from depthsearch.report.page.values import Cell
 from depthsearch.results.summary import Answer, Summary, end_score, trainable
 from depthsearch.text import duration, percent
-from depthsearch.visualization.words import layer_ranges, metric_of, setting_of, shown, trial_counts
+from depthsearch.visualization.words import metric_of, setting_of, shown, trial_counts
 
 
 def other_ends(summary: Summary, answer: Answer) -> Iterator[tuple[str, str]]:
@@ -18,14 +18,6 @@ def other_ends(summary: Summary, answer: Answer) -> Iterator[tuple[str, str]]:
         score = end_score(part, index).score
         if score is not None and not is_answer:
             yield shown(score), what
-
-
-def level_of(summary: Summary) -> str:
-    """Write the layers that cannot be told from the best; empty if that is the answer alone."""
-    evidence = summary.evidence
-    if evidence is None or len(evidence.level) < 2:
-        return ""
-    return f"{'' if summary.parts else 'layers '}{layer_ranges(summary.cuts, evidence.level)}"
 
 
 def key_figures(summary: Summary) -> Iterator[tuple[str, Cell, Cell]]:

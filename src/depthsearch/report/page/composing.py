@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from depthsearch.errors import SettingsError
 from depthsearch.files import written_whole
 from depthsearch.report.page import tables
-from depthsearch.report.page.answer import key_figures, level_of, other_ends
+from depthsearch.report.page.answer import key_figures, other_ends
 from depthsearch.report.page.pictures import draw_files
 from depthsearch.report.page.plots import Plots, plots_of
 from depthsearch.report.page.rendering import as_html, as_markdown
@@ -136,7 +136,6 @@ def opening_values(summary: Summary, stored: StoredStudy) -> dict[str, Any]:
         "metric": metric_of(summary),
         "answer": answer,
         "ends": () if answer is None else tuple(other_ends(summary, answer)),
-        "level": level_of(summary),
         "is_confirmed": summary.evidence is not None and bool(summary.evidence.confirmed),
         "tolerance": "" if summary.evidence is None else in_points(summary.evidence.tolerance),
         "notes": [
